@@ -1,0 +1,66 @@
+"""Errors a user can act on: what was asked, what was found, what to do. One exit code per cause."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BertcError(Exception):
+    """Base of every error that bertc raises on purpose; printed without a traceback."""
+
+    exit_code = 2
+
+
+class CheckFailed(BertcError):
+    """A check ran and failed: accuracy over budget, a precision the engine did not get (exit 1)."""
+
+    exit_code = 1
+
+
+class InputError(BertcError):
+    """Bad input or usage (exit 2)."""
+
+    exit_code = 2
+
+
+class Missing(BertcError):
+    """Something that this machine lacks: a package, a GPU, disk space, torch (exit 3)."""
+
+    exit_code = 3
+
+
+class SourceError(InputError):
+    """The source model cannot be read or exported as asked."""
+
+
+class RecipeError(InputError):
+    """A recipe, a target or a profile that says something impossible."""
+
+
+class ArtifactError(InputError):
+    """An artifact directory that is damaged, of a newer format, or already there."""
+
+
+class DataError(InputError):
+    """Evaluation data that cannot be read or does not fit the model's inputs."""
+
+
+class ExportFailed(CheckFailed):
+    """The exported graph does not compute what the source computes."""
+
+
+class BuildFailed(CheckFailed):
+    """The target's compiler refused or crashed, or built something else than was asked."""
+
+
+class VerifyFailed(CheckFailed):
+    """An artifact is further from its source than its budget allows."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'? Known: ...` for an unknown name, to append to an error message."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]!r}?" if close else ";"
+    return f"{hint} known: {', '.join(names) or 'none'}"

@@ -1,0 +1,98 @@
+"""Named dynamic dimensions and optimisation profiles (min:opt:max per dimension)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .errors import RecipeError, nearest
+from .graph import TensorSpec
+
+DEFAULT_MAX_BATCH = 32
+DEFAULT_OPT_BATCH = 8
+DEFAULT_OPT_LENGTH = 128
+UNBOUNDED_LENGTH = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Dim:
+    """A named dynamic dimension: the smallest size that makes sense and the largest the model can take (None: no limit)."""
+
+    name: str
+    min: int = 1
+    max: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """One dimension of an optimisation profile: valid from min to max, kernels tuned for opt."""
+
+    min: int
+    opt: int
+    max: int
+
+    def __str__(self) -> str:
+        return f"{self.min}:{self.opt}:{self.max}"
+
+
+Profile = Mapping[str, Range]
+
+
+def parse(text: str, dims: Mapping[str, Dim]) -> Profile:
+    """`batch=1:8:32,length=16:128:512` as a profile; raises RecipeError naming the part that is wrong.
+
+    A dimension that is not named takes its default range.
+    """
+    given: dict[str, Range] = {}
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        name, _, sizes = part.partition("=")
+        numbers = sizes.split(":")
+        if len(numbers) != 3 or not all(n.strip().isdigit() for n in numbers):
+            raise RecipeError(f"profile {part!r} is not NAME=MIN:OPT:MAX with three whole numbers, as in batch=1:8:32")
+        given[name.strip()] = Range(*(int(n) for n in numbers))
+    return complete(given, dims)
+
+
+def complete(given: Mapping[str, Range], dims: Mapping[str, Dim]) -> Profile:
+    """Check the given ranges against the model's dimensions and fill in the rest with defaults."""
+    for name, sizes in given.items():
+        if name not in dims:
+            raise RecipeError(f"profile names dimension {name!r}, which this model does not have{nearest(name, dims)}")
+        _check(name, sizes, dims[name])
+    return {name: given.get(name) or default(dim) for name, dim in dims.items()}
+
+
+def _check(name: str, sizes: Range, dim: Dim) -> None:
+    if not sizes.min <= sizes.opt <= sizes.max:
+        raise RecipeError(f"profile {name}={sizes}: wants MIN <= OPT <= MAX")
+    if sizes.min < dim.min:
+        raise RecipeError(f"profile {name}={sizes}: the smallest {name} this model takes is {dim.min}")
+    if dim.max is not None and sizes.max > dim.max:
+        raise RecipeError(f"profile {name}={sizes}: the largest {name} this model takes is {dim.max}")
+
+
+def default(dim: Dim) -> Range:
+    """batch 1:8:32; any other dimension from its minimum to the model's limit (512 where it has none), opt at most 128."""
+    if dim.name == "batch":
+        top = min(DEFAULT_MAX_BATCH, dim.max or DEFAULT_MAX_BATCH)
+        return Range(dim.min, max(dim.min, min(DEFAULT_OPT_BATCH, top)), top)
+    top = dim.max or max(UNBOUNDED_LENGTH, dim.min * 64)
+    return Range(dim.min, max(dim.min, min(DEFAULT_OPT_LENGTH, top)), top)
+
+
+def shapes(spec: TensorSpec, profile: Profile) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """(min, opt, max) shapes of one input under a profile."""
+
+    def pick(which: str) -> tuple[int, ...]:
+        return tuple(d if isinstance(d, int) else getattr(profile[d], which) for d in spec.dims)
+
+    return pick("min"), pick("opt"), pick("max")
+
+
+def to_json(profiles: Sequence[Profile]) -> list[dict[str, str]]:
+    return [{name: str(sizes) for name, sizes in profile.items()} for profile in profiles]
+
+
+def from_json(data: Sequence[Mapping[str, Any]]) -> tuple[Profile, ...]:
+    return tuple({name: Range(*map(int, text.split(":"))) for name, text in profile.items()} for profile in data)

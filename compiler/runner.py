@@ -1,0 +1,81 @@
+"""What a loaded artifact offers: named arrays in, named arrays out."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from .errors import DataError, nearest
+from .graph import TensorSpec
+from .profiles import Profile
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Feeds = Mapping[str, "np.ndarray"]
+Outputs = dict[str, "np.ndarray"]
+
+
+class Runner(abc.ABC):
+    """Runs one artifact. `inputs` and `outputs` describe its tensors, `profiles` the sizes it was built for."""
+
+    def __init__(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], profiles: Sequence[Profile] = ()) -> None:
+        self.inputs = tuple(inputs)
+        self.outputs = tuple(outputs)
+        self.profiles = tuple(profiles)
+
+    @property
+    def io(self) -> dict[str, tuple[TensorSpec, ...]]:
+        """{"inputs": ..., "outputs": ...}, each a tuple of TensorSpec (name, dtype, dims)."""
+        return {"inputs": self.inputs, "outputs": self.outputs}
+
+    def run(self, feeds: Feeds) -> Outputs:
+        """Run once. Feeds are cast to the declared integer or float type when no value changes.
+
+        Raises DataError for a missing or unknown input, a wrong rank, sizes that disagree, or a size outside every profile.
+        """
+        return self._run(self._checked(feeds))
+
+    @abc.abstractmethod
+    def _run(self, feeds: Feeds) -> Outputs: ...
+
+    def _checked(self, feeds: Feeds) -> Feeds:
+        known = [spec.name for spec in self.inputs]
+        for name in feeds:
+            if name not in known:
+                raise DataError(f"unknown input {name!r}{nearest(name, known)}")
+        sizes: dict[str, int] = {}
+        return {spec.name: self._checked_input(spec, feeds, sizes) for spec in self.inputs}
+
+    def _checked_input(self, spec: TensorSpec, feeds: Feeds, sizes: dict[str, int]) -> np.ndarray:
+        import numpy as np
+
+        if spec.name not in feeds:
+            raise DataError(f"input {spec} is missing; got {', '.join(feeds) or 'nothing'}")
+        array = np.asarray(feeds[spec.name])
+        if array.ndim != len(spec.dims):
+            raise DataError(f"input {spec} wants rank {len(spec.dims)}, got shape {list(array.shape)}")
+        for dim, size in zip(spec.dims, array.shape, strict=True):
+            self._check_size(spec, dim, size, sizes)
+        wanted = np.dtype(spec.dtype)
+        if array.dtype == wanted:
+            return array
+        cast = array.astype(wanted)
+        if array.dtype.kind != wanted.kind and not (array.dtype.kind in "iub" and wanted.kind in "iub"):
+            raise DataError(f"input {spec} got dtype {array.dtype}")
+        if wanted.kind in "iu" and not np.array_equal(cast, array):
+            raise DataError(f"input {spec} got {array.dtype} values that do not fit {wanted}")
+        return cast
+
+    def _check_size(self, spec: TensorSpec, dim: int | str, size: int, sizes: dict[str, int]) -> None:
+        if isinstance(dim, int):
+            if dim != size:
+                raise DataError(f"input {spec} wants a size of {dim}, got {size}")
+            return
+        if sizes.setdefault(dim, size) != size:
+            raise DataError(f"input {spec.name!r} has {dim}={size}, but an earlier input has {dim}={sizes[dim]}")
+        ranges = [profile[dim] for profile in self.profiles if dim in profile]
+        if ranges and not any(r.min <= size <= r.max for r in ranges):
+            allowed = " or ".join(f"{r.min}..{r.max}" for r in ranges)
+            raise DataError(f"input {spec.name!r} has {dim}={size}, outside what this artifact was built for ({dim} {allowed})")

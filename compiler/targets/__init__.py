@@ -1,0 +1,115 @@
+"""Targets: one file each, found by its name (`tensorrt-rtx` is `tensorrt_rtx.py`). A leading underscore hides a helper.
+
+A target module has four functions and nothing to register:
+
+    available() -> Availability                 what this machine can do with it, or the reason why not
+    lower(graph) -> Graph                       from bertc's graph to the form its compiler takes best
+    build(request) -> Built                     write the engine into request.directory
+    load(directory, manifest) -> Runner         run an artifact
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from ..errors import RecipeError, nearest
+from ..graph import Graph
+from ..profiles import Profile
+
+if TYPE_CHECKING:
+    from ..runner import Runner
+
+
+@dataclasses.dataclass(frozen=True)
+class Availability:
+    """What a target can do on this machine; `reason` says why not, and what to install, where it cannot."""
+
+    build: bool
+    run: bool
+    reason: str = ""
+    version: str = ""
+    install: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildRequest:
+    """What a target gets: the lowered, typed graph and the file it was written to, and where the engine goes."""
+
+    graph: Graph
+    graph_path: Path
+    directory: Path
+    precision: str
+    sms: tuple[str, ...]
+    profiles: tuple[Profile, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """What a target made: file names relative to the artifact, with their sha256, and facts for the manifest."""
+
+    files: Mapping[str, str]
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class Target(Protocol):
+    """The shape of a target module."""
+
+    SMS: tuple[str, ...]  # the SMs it can be asked for, () when it takes none
+    DEFAULT_SMS: tuple[str, ...]
+
+    def available(self) -> Availability: ...
+    def lower(self, graph: Graph) -> Graph: ...
+    def build(self, request: BuildRequest) -> Built: ...
+    def load(self, directory: Path, manifest: Mapping[str, Any]) -> Runner: ...
+
+
+def names() -> tuple[str, ...]:
+    """All targets, by file name."""
+    found = (m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+    return tuple(sorted(name.replace("_", "-") for name in found))
+
+
+def get(name: str) -> Target:
+    """The target module of that name; RecipeError lists the known ones."""
+    if name not in names():
+        raise RecipeError(f"unknown target {name!r}{nearest(name, names())}")
+    return cast(Target, importlib.import_module(f".{name.replace('-', '_')}", __package__))
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetSpec:
+    """`tensorrt-rtx:sm86,sm89=fp16`: a target, the SMs it is built for, and a precision of its own if it has one."""
+
+    name: str
+    sms: tuple[str, ...] = ()
+    precision: str | None = None
+
+    def __str__(self) -> str:
+        text = self.name + (":" + ",".join(self.sms) if self.sms else "")
+        return text + (f"={self.precision}" if self.precision else "")
+
+    def directory_name(self, precision: str) -> str:
+        """`tensorrt-rtx-sm89-fp16`."""
+        return "-".join((self.name, *self.sms, precision))
+
+
+def parse_spec(text: str) -> TargetSpec:
+    """`NAME[:SM,SM...][=PRECISION]`; RecipeError for an unknown target or an SM it cannot build for."""
+    body, _, precision = text.partition("=")
+    name, _, listed = body.partition(":")
+    target = get(name)
+    sms = tuple(s.strip() for s in listed.split(",") if s.strip())
+    for sm in sms:
+        if not target.SMS:
+            raise RecipeError(f"target {text!r}: {name} takes no SM")
+        if sm not in target.SMS:
+            raise RecipeError(f"target {text!r}: {name} cannot build for {sm!r}{nearest(sm, target.SMS)}")
+    if len(set(sms)) != len(sms):
+        raise RecipeError(f"target {text!r} names an SM twice")
+    return TargetSpec(name, sms or target.DEFAULT_SMS, precision or None)
