@@ -1,0 +1,1 @@
+"""Recipes that ship with bertc: `<name>.toml`, and model code that a recipe needs."""
