@@ -1,0 +1,81 @@
+"""Precision modes: one file each, found by its name. Each has `apply(graph) -> Typed`, a function from graph to graph.
+
+Precision is written into the graph and never asked of a builder: TensorRT 11 takes nothing else, and it makes the
+numerics of an engine testable on a CPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from typing import Any, Protocol, cast
+
+from ..errors import RecipeError, nearest
+from ..graph import Graph
+
+
+@dataclasses.dataclass(frozen=True)
+class Island:
+    """A node that stays in float32 inside a half-precision graph, and why."""
+
+    node: str
+    op: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Clamp:
+    """A constant that the type cannot hold, and the finite value that takes its place."""
+
+    constant: str
+    was: float
+    now: float
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a precision mode did: how many nodes run in the type, which stay in float32, which constants changed."""
+
+    mode: str
+    typed_nodes: int = 0
+    islands: tuple[Island, ...] = ()
+    clamps: tuple[Clamp, ...] = ()
+    casts: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def reasons(self) -> dict[str, int]:
+        """Islands counted by reason, for a table a person reads."""
+        counts: dict[str, int] = {}
+        for island in self.islands:
+            counts[island.reason] = counts.get(island.reason, 0) + 1
+        return counts
+
+
+@dataclasses.dataclass(frozen=True)
+class Typed:
+    """A graph whose types are decided, and the plan that says how."""
+
+    graph: Graph
+    plan: Plan
+
+
+class Precision(Protocol):
+    """The shape of a precision module."""
+
+    def apply(self, graph: Graph) -> Typed: ...
+
+
+def names() -> tuple[str, ...]:
+    """All precision modes, by file name."""
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))
+
+
+def get(name: str) -> Precision:
+    """The precision module of that name; RecipeError lists the known ones."""
+    if name not in names():
+        raise RecipeError(f"unknown precision {name!r}{nearest(name, names())}")
+    return cast(Precision, importlib.import_module(f".{name}", __package__))

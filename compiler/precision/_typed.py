@@ -1,0 +1,175 @@
+"""Rewrite a float32 graph so that most of it is typed float16 or bfloat16.
+
+Each node is decided once (`_islands`): half, or an island that stays in float32 with a reason. Then every float edge is
+given the type its reader wants (`_Casts`): a second, converted initializer, or one shared Cast behind the producer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+from ..errors import InputError
+from ..graph import Graph
+from . import Clamp, Island, Plan, Typed
+from ._islands import decide
+
+FLOAT = ir.DataType.FLOAT
+
+
+@dataclasses.dataclass(frozen=True)
+class HalfType:
+    """A half-precision type: its largest finite value, its smallest positive one, and a mask term that is safe in it."""
+
+    mode: str
+    type_name: str
+    max: float
+    tiny: float
+    mask: float
+
+    @property
+    def dtype(self) -> ir.DataType:
+        return ir.DataType[self.type_name]
+
+
+def rewrite(graph: Graph, half: HalfType) -> Typed:
+    """Type `graph` in `half`: inputs and outputs keep their types, weights of half nodes are stored in half.
+
+    Raises InputError when a value has no known type (run shape inference first).
+    """
+    copy = graph.copy()
+    nodes = list(copy.model.graph.all_nodes())
+    _require_types(nodes)
+    decision = decide(copy, half)
+    casts = _Casts(copy.model.graph, half, decision.clamps)
+    for node in nodes:
+        if node not in decision.islands:
+            _retype_outputs(node, half)
+    for node in nodes:
+        wanted = FLOAT if node in decision.islands else half.dtype
+        for index, value in enumerate(node.inputs):
+            if value is not None and value.dtype in (FLOAT, half.dtype):
+                node.replace_input_with(index, casts.of(value, wanted))
+    _restore_outputs(copy.model.graph, half, casts)
+    casts.drop_unused()
+    floats = sum(1 for n in nodes if n not in decision.islands and _has_type(n, half.dtype))
+    islands = tuple(Island(str(n.name), n.op_type, why) for n, why in decision.islands.items() if why)
+    clamps = tuple(Clamp(str(v.name), was, half.mask, why) for v, (was, why) in decision.clamps.items())
+    return Typed(copy, Plan(half.mode, floats, islands, clamps, casts.count))
+
+
+def _require_types(nodes: list[ir.Node]) -> None:
+    for node in nodes:
+        for value in node.outputs:
+            if value.dtype is None and value.uses():
+                raise InputError(f"the type of {value.name!r} (output of {node.op_type} {node.name!r}) is unknown: run shape inference")
+
+
+def _has_type(node: ir.Node, dtype: ir.DataType) -> bool:
+    return any(v is not None and v.dtype == dtype for v in (*node.inputs, *node.outputs))
+
+
+def _retype_outputs(node: ir.Node, half: HalfType) -> None:
+    """Outputs become half, and with them the attributes that spell a type or hold a float tensor."""
+    for value in node.outputs:
+        if value.dtype == FLOAT:
+            value.dtype = half.dtype
+    for name, attribute in list(node.attributes.items()):
+        if name in ("to", "dtype") and attribute.value == int(FLOAT):
+            node.attributes[name] = ir.AttrInt64(name, int(half.dtype))
+        if attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype == FLOAT:
+            node.attributes[name] = ir.AttrTensor(name, convert(attribute.as_tensor(), half.dtype))
+
+
+def convert(tensor: ir.TensorProtocol, dtype: ir.DataType, clamp: float | None = None) -> ir.TensorProtocol:
+    """`tensor` rounded to `dtype` (to nearest, ties to even); values at or below `clamp` become `clamp`.
+
+    Lazy: a model's weights are converted one at a time while they are written, not held twice.
+    """
+
+    def load() -> ir.TensorProtocol:
+        array = tensor.numpy()
+        if clamp is not None:
+            array = np.maximum(array, np.float32(clamp))
+        with np.errstate(over="ignore"):
+            return ir.tensor(array.astype(dtype.numpy()), name=tensor.name)
+
+    return ir.LazyTensor(load, dtype=dtype, shape=ir.Shape(tensor.shape), name=tensor.name, cache=False)
+
+
+class _Casts:
+    """Gives each float value in the type a reader wants, each conversion made once."""
+
+    def __init__(self, graph: ir.Graph, half: HalfType, clamps: dict[ir.Value, tuple[float, str]]) -> None:
+        self.graph, self.half, self.clamps = graph, half, clamps
+        self.made: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
+        self.count = 0
+
+    def of(self, value: ir.Value, wanted: ir.DataType) -> ir.Value:
+        if value.dtype == wanted:
+            return value
+        if (value, wanted) not in self.made:
+            make = self._initializer if value.is_initializer() and not value.is_graph_input() else self._cast
+            self.made[value, wanted] = make(value, wanted)
+        return self.made[value, wanted]
+
+    def _new_value(self, value: ir.Value, wanted: ir.DataType) -> ir.Value:
+        suffix = "fp32" if wanted == FLOAT else self.half.mode
+        return ir.Value(name=f"{value.name}.{suffix}", shape=value.shape, type=ir.TensorType(wanted))
+
+    def _initializer(self, value: ir.Value, wanted: ir.DataType) -> ir.Value:
+        assert value.const_value is not None, "an initializer without a value was refused at load"
+        new = self._new_value(value, wanted)
+        clamp = self.half.mask if value in self.clamps else None
+        new.const_value = convert(value.const_value, wanted, clamp)
+        new.const_value.name = new.name
+        self.graph.register_initializer(new)
+        return new
+
+    def _cast(self, value: ir.Value, wanted: ir.DataType) -> ir.Value:
+        new = self._new_value(value, wanted)
+        producer = value.producer()
+        node = ir.Node(
+            "", "Cast", [value], [ir.AttrInt64("to", int(wanted))], outputs=[new], name=f"{new.name}.cast",
+            metadata_props=dict(producer.metadata_props) if producer else {},
+        )  # fmt: skip
+        self._owner(value).insert_after(producer, node) if producer else self._prepend(node)
+        self.count += 1
+        return new
+
+    def _owner(self, value: ir.Value) -> ir.Graph:
+        producer = value.producer()
+        owner = producer.graph if producer else None
+        return owner if isinstance(owner, ir.Graph) else self.graph
+
+    def _prepend(self, node: ir.Node) -> None:
+        first = next(iter(self.graph), None)
+        self.graph.insert_before(first, node) if first else self.graph.append(node)
+
+    def drop_unused(self) -> None:
+        """Remove the float32 originals that only half readers had."""
+        for name, value in list(self.graph.initializers.items()):
+            if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+                del self.graph.initializers[name]
+
+
+def _restore_outputs(graph: ir.Graph, half: HalfType, casts: _Casts) -> None:
+    """Graph outputs keep their name and float32: the half value is renamed and cast back."""
+    for index, value in enumerate(graph.outputs):
+        if value.dtype != half.dtype:
+            continue
+        name = value.name
+        value.name = f"{name}.{half.mode}"
+        back = casts.of(value, FLOAT)
+        back.name = name
+        graph.outputs[index] = back
+
+
+def iter_float_constants(node: ir.Node) -> Iterator[tuple[int, ir.Value]]:
+    """(index, value) of each float32 initializer a node reads."""
+    for index, value in enumerate(node.inputs):
+        if value is not None and value.is_initializer() and value.dtype == FLOAT and value.const_value is not None:
+            yield index, value
