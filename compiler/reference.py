@@ -1,0 +1,149 @@
+"""The truth for tests and verification: ONNX Runtime on the CPU, optimisations off.
+
+ONNX Runtime CPU computes float16 in float32 and drops the casts, which hides overflow and rounding. So a half-precision graph
+is run as a float32 graph in which every result that the typed graph would round is rounded for real: a Cast to the type and a
+Cast back behind each such node. What this does not model: the order and width of accumulation inside an engine's kernels.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from .errors import BuildFailed, Missing
+from .graph import Graph
+from .profiles import Profile
+from .runner import Feeds, Outputs, Runner
+
+FLOAT = ir.DataType.FLOAT
+HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+# Operators that only move or choose values: what goes in rounded comes out rounded.
+EXACT = frozenset(
+    "Reshape Transpose Gather GatherND GatherElements Slice Concat Split Unsqueeze Squeeze Expand Identity Where Flatten Tile "
+    "Pad Constant ConstantOfShape Relu Max Min Clip Neg Abs ReduceMax ReduceMin MaxPool ScatterND ScatterElements".split()
+)
+
+
+class ReferenceRunner(Runner):
+    """Runs a Graph with emulated rounding. The session is made once; weights are mapped from a temporary file."""
+
+    def __init__(self, graph: Graph, profiles: Sequence[Profile] = ()) -> None:
+        super().__init__(graph.inputs, graph.outputs, profiles)
+        self._session = session(emulated(graph))
+
+    def _run(self, feeds: Feeds) -> Outputs:
+        names = [spec.name for spec in self.outputs]
+        return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+
+
+def session(graph: Graph) -> Any:
+    """An ONNX Runtime CPU session over a graph, optimisations off.
+
+    Raises Missing without onnxruntime, BuildFailed when it refuses the graph.
+    """
+    ort = onnxruntime()
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    # Weights go through a mapped file: serialised in memory they would be held three times.
+    with tempfile.TemporaryDirectory(prefix="bertc-reference-") as folder:
+        path = Path(folder, "graph.onnx")
+        ir.save(graph.model, path, external_data="graph.data")
+        return open_session(path, options)
+
+
+def open_session(path: Path, options: Any) -> Any:
+    """An ONNX Runtime CPU session over a file; BuildFailed with its message when it refuses the graph."""
+    ort = onnxruntime()
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no public base class
+        raise BuildFailed(f"ONNX Runtime refuses the graph: {error}") from error
+
+
+def onnxruntime() -> Any:
+    """The module, or Missing with the install line."""
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise Missing(
+            f"this needs onnxruntime, which cannot be imported ({error}): pip install 'bertc[cpu]' (or 'bertc[gpu]')"
+        ) from error
+    return ort
+
+
+def emulated(graph: Graph) -> Graph:
+    """A float32 graph that rounds where `graph` does; `graph` itself when it holds no float16 or bfloat16."""
+    if not any(v.dtype in HALVES for v in _values(graph)):
+        return graph
+    copy = graph.copy()
+    for node in list(copy.model.graph.all_nodes()):
+        _emulate_node(node)
+    for value in copy.model.graph.initializers.values():
+        if value.dtype in HALVES and value.const_value is not None:
+            value.const_value = _widened(value.const_value)
+            value.dtype = FLOAT
+    _emulate_borders(copy.model.graph)
+    return copy
+
+
+def _values(graph: Graph) -> list[ir.Value]:
+    made = [v for node in graph.model.graph.all_nodes() for v in node.outputs]
+    return [*graph.model.graph.inputs, *graph.model.graph.initializers.values(), *made]
+
+
+def _widened(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    def load() -> ir.TensorProtocol:
+        return ir.tensor(tensor.numpy().astype("float32"), name=tensor.name)
+
+    return ir.LazyTensor(load, dtype=FLOAT, shape=ir.Shape(tensor.shape), name=tensor.name, cache=False)
+
+
+def _emulate_node(node: ir.Node) -> None:
+    for name, attribute in list(node.attributes.items()):
+        if attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype in HALVES:
+            node.attributes[name] = ir.AttrTensor(name, ir.tensor(attribute.as_tensor().numpy().astype("float32")))
+    for value in node.outputs:
+        half = value.dtype
+        if half not in HALVES:
+            continue
+        value.dtype = FLOAT
+        if node.op_type in EXACT:
+            continue
+        if node.op_type == "Cast":
+            node.attributes["to"] = ir.AttrInt64("to", int(FLOAT))
+        _round_behind(node, value, half)
+
+
+def _round_behind(node: ir.Node, value: ir.Value, half: ir.DataType) -> None:
+    """value -> Cast(half) -> Cast(float32) -> every former reader of value."""
+    graph = node.graph
+    assert isinstance(graph, ir.Graph)
+    narrow = ir.Node("", "Cast", [value], [ir.AttrInt64("to", int(half))], name=f"{value.name}.round")
+    wide = ir.Node("", "Cast", narrow.outputs, [ir.AttrInt64("to", int(FLOAT))], name=f"{value.name}.widen")
+    narrow.outputs[0].dtype, wide.outputs[0].dtype = half, FLOAT
+    narrow.outputs[0].name, wide.outputs[0].name = f"{value.name}.rounded", f"{value.name}.widened"
+    wide.outputs[0].shape = value.shape
+    value.replace_all_uses_with(wide.outputs[0])
+    narrow.replace_input_with(0, value)
+    graph.insert_after(node, [narrow, wide])
+    for index, output in enumerate(graph.outputs):
+        if output is value:
+            value.name, wide.outputs[0].name = f"{value.name}.exact", value.name
+            graph.outputs[index] = wide.outputs[0]
+
+
+def _emulate_borders(graph: ir.Graph) -> None:
+    """Half inputs and outputs become float32: feeds and results are exchanged in numpy's float32."""
+    for value in (*graph.inputs, *graph.outputs):
+        if value.dtype in HALVES:
+            value.dtype = FLOAT
+
+
+def run_model(graph: Graph, feeds: Mapping[str, Any]) -> Outputs:
+    """Run a graph once on the reference."""
+    return ReferenceRunner(graph).run(feeds)
