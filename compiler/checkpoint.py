@@ -32,7 +32,6 @@ TASK_OF_SUFFIX = {
     "ForMaskedLM": "masked-lm",
     "ForPreTraining": "features",
     "ForCTC": "ctc",
-    "EncoderModel": "features",
     "Model": "features",
 }
 # transformers has no AutoModel that gives the encoder alone of these.

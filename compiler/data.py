@@ -39,7 +39,7 @@ PADDINGS = {
 _INDEXING = {"Gather": ((1, 0),), "GatherElements": ((1, 0),), "EmbedLayerNormalization": ((0, 2), (1, 4), (8, 3))}
 # Ops whose output holds values of these inputs, unchanged or fewer.
 _CARRYING = {"Concat": range(1 << 10), "Where": (1, 2)} | dict.fromkeys(
-    ("Cast", "CastLike", "Identity", "Unsqueeze", "Squeeze", "Reshape", "Flatten", "Expand", "Transpose", "Slice", "Tile", "Clip"),
+    ("Cast", "CastLike", "Identity", "Unsqueeze", "Squeeze", "Reshape", "Flatten", "Expand", "Transpose", "Slice", "Tile"),
     (0,),
 )
 _SAME_SHAPE = ("Cast", "CastLike", "Identity", "DequantizeLinear")
@@ -113,10 +113,10 @@ def masks(feeds: Feeds) -> dict[str, np.ndarray]:
 
 def dead_rows(feeds: Feeds) -> tuple[int, ...]:
     """Rows (axis 0) where every mask of rank 2 or more is zero; () without such a mask."""
-    alive = [array.reshape(len(array), -1).any(axis=1) for array in masks(feeds).values() if array.ndim > 1 and array.size]
+    alive = [np.asarray(m.reshape(len(m), -1).any(axis=1)) for m in masks(feeds).values() if m.ndim > 1 and m.size]
     if not alive or len({len(rows) for rows in alive}) > 1:
         return ()
-    return tuple(int(row) for row in np.flatnonzero(~np.any(alive, axis=0)))
+    return tuple(int(row) for row in np.flatnonzero(~np.stack(alive).any(axis=0)))
 
 
 def index_bounds(graph: Graph) -> dict[str, int]:
@@ -180,7 +180,9 @@ def _onward(
     if node.op_type == "Add" and node.domain == "":
         other = node.inputs[1 - position]
         constant = None if other is None else bindings.get(other, other).const_value
-        return [] if constant is None or not constant.size else [(node.outputs[0], offset + int(constant.numpy().max()), bindings)]
+        if constant is None or not constant.size:
+            return []
+        return [(node.outputs[0], offset + int(constant.numpy().max()), bindings)]
     return [(node.outputs[0], offset, bindings)] if position in _CARRYING.get(node.op_type, ()) else []
 
 

@@ -25,7 +25,7 @@ def save_goldens(path: Path, samples: Sequence[Sample], outputs: Sequence[Mappin
     not kept. The bytes depend on the contents alone. Raises DataError for no samples, or a type that .npz cannot hold.
     """
     if not samples or len(samples) != len(outputs):
-        raise DataError(f"goldens want one set of outputs per sample and one sample or more; got {len(samples)} and {len(outputs)}")
+        raise DataError(f"goldens want as many outputs as samples, one or more; got {len(outputs)} and {len(samples)}")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for at, (sample, output) in enumerate(zip(samples, outputs, strict=True)):
             if not sample.feeds or not output:
@@ -53,9 +53,13 @@ def load_goldens(path: Path) -> tuple[tuple[Sample, ...], tuple[Outputs, ...]]:
     if not path.is_file():
         raise ArtifactError(f"no goldens at {path}; {mend}")
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # before numpy believes a header
+            if damaged:
+                raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, AttributeError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise ArtifactError(f"{path} is damaged ({error}); {mend}") from error
     groups: dict[str, dict[str, np.ndarray]] = {}
     for key, array in arrays.items():

@@ -117,7 +117,9 @@ class Encoder:
             pairs |= pair
         special = self.tokenizer.num_special_tokens_to_add(pairs)
         if self.max_length is not None and self.max_length <= special:
-            raise DataError(f"a maximum of {self.max_length} tokens has no room for text: this tokenizer adds {special} special tokens")
+            raise DataError(
+                f"at most {self.max_length} tokens leave no room for text: this tokenizer adds {special} special ones"
+            )
 
     def _fill(self, rows: Sequence[Sequence[int]], length: int, pad: int) -> np.ndarray:
         array = np.full((len(rows), length), pad, np.int64)

@@ -304,7 +304,7 @@ def _listed(nodes: Sequence[ir.Node]) -> str:
 
 
 def check_constants(graph: Graph, kernels: Sequence[Kernel]) -> dict[str, Any]:
-    """{"constant_bytes", "initializer_bytes", "ratio"}: the weights of the engine against those of the graph.
+    """{"constant_bytes", "initializer_bytes", "constant_ratio"}: the weights of the engine against those of the graph.
 
     On real encoders the ratio is 1.0000 (merged QKV weights are one constant of the same size), so a shortfall over 1 % means lost
     weights: six layers once got the weights of one and every kernel count looked right. Raises BuildFailed.
@@ -316,7 +316,7 @@ def check_constants(graph: Graph, kernels: Sequence[Kernel]) -> dict[str, Any]:
             f"the graph has {wanted} bytes of weights, the engine's layers list {held} ({ratio:.1%}): weights were dropped or shared "
             "by layers that do not share them; inline every local function of the graph and give every node and weight its own name"
         )
-    return {"constant_bytes": held, "initializer_bytes": wanted, "ratio": round(ratio, 6)}
+    return {"constant_bytes": held, "initializer_bytes": wanted, "constant_ratio": round(ratio, 6)}
 
 
 def expected_bytes(graph: Graph) -> int:

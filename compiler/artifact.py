@@ -1,0 +1,226 @@
+"""The artifact: a directory with a manifest and hashes, written whole or not at all.
+
+Everything is written into a hidden sibling folder and renamed at the end, so a build that is killed leaves the old artifact
+or none. Loading checks every hash first: a TensorRT plan is executable code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import ArtifactError, Missing
+from .graph import Graph, TensorSpec, hash_file, write_hashed
+from .graph import load as load_graph
+from .profiles import Dim, Profile
+from .profiles import from_json as profiles_from_json
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+GRAPH = "graph.onnx"
+GOLDENS = "goldens.npz"
+REPORT = "report.json"
+ASSET_FOLDERS = ("tokenizer", "preprocessor")
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+    """An artifact directory whose manifest was read and whose hashes were checked."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def target(self) -> str:
+        return str(self.manifest["target"]["name"])
+
+    @property
+    def precision(self) -> str:
+        return str(self.manifest["precision"]["mode"])
+
+    @property
+    def task(self) -> str:
+        return str(self.manifest["source"]["task"])
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return tuple(TensorSpec.from_json(d) for d in self.manifest["inputs"])
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return tuple(TensorSpec.from_json(d) for d in self.manifest["outputs"])
+
+    @property
+    def dims(self) -> dict[str, Dim]:
+        return {name: Dim(name, d["min"], d["max"]) for name, d in self.manifest["dims"].items()}
+
+    @property
+    def profiles(self) -> tuple[Profile, ...]:
+        return profiles_from_json(self.manifest["profiles"])
+
+    @property
+    def tokenizer(self) -> Path | None:
+        folder = self.path / "tokenizer"
+        return folder if folder.is_dir() else None
+
+    @property
+    def preprocessor(self) -> Path | None:
+        folder = self.path / "preprocessor"
+        return folder if folder.is_dir() else None
+
+    def graph(self) -> Graph:
+        """The exact graph that was given to the target's compiler."""
+        return load_graph(self.path / GRAPH)
+
+
+def open_artifact(path: Path) -> Artifact:
+    """Read and check an artifact. ArtifactError when it is none, of a newer format, or not what its hashes say."""
+    manifest = _read_manifest(path)
+    for name, entry in manifest["files"].items():
+        file = path / name
+        if not file.resolve().is_relative_to(path.resolve()):
+            raise ArtifactError(f"{path}: the manifest names {name!r}, outside the artifact")
+        if not file.is_file():
+            raise ArtifactError(f"{path}: {name} is missing; copy the whole directory or build it again")
+        if hash_file(file) != entry["sha256"]:
+            raise ArtifactError(f"{path}: {name} is not the file that was built (its sha256 differs); copy or build it again")
+    return Artifact(path, manifest)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    file = path / MANIFEST
+    if not file.is_file():
+        found = ", ".join(sorted(p.name for p in path.iterdir())[:5]) if path.is_dir() else "no such directory"
+        raise ArtifactError(f"{path} is not a bertc artifact: it holds no {MANIFEST} ({found or 'it is empty'})")
+    try:
+        manifest = json.loads(file.read_text("utf-8"))
+        version = int(manifest["format"])
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{file} is damaged ({type(error).__name__}: {error}); copy or build the artifact again") from error
+    if version > FORMAT:
+        raise ArtifactError(f"{path} has artifact format {version}, this bertc reads up to {FORMAT}: pip install -U bertc")
+    missing = [k for k in ("files", "target", "precision", "source", "inputs", "outputs", "dims", "profiles") if k not in manifest]
+    if missing:
+        raise ArtifactError(f"{file} is damaged: it lacks {', '.join(missing)}; copy or build the artifact again")
+    return dict(manifest)
+
+
+def find(path: Path) -> tuple[Path, ...]:
+    """The artifact at `path`, or the artifacts right below it when it is the output of a build for several targets."""
+    if (path / MANIFEST).is_file() or not path.is_dir():
+        return (path,)
+    below = tuple(sorted(p.parent for p in path.glob(f"*/{MANIFEST}") if not p.parent.name.startswith(".")))
+    return below or (path,)
+
+
+def write_manifest(directory: Path, facts: Mapping[str, Any], hashes: Mapping[str, str]) -> None:
+    """Write manifest.json last; files whose hash is not known yet are hashed here."""
+    files = {}
+    for file in sorted(p for p in directory.rglob("*") if p.is_file()):
+        name = file.relative_to(directory).as_posix()
+        files[name] = {"sha256": hashes.get(name) or hash_file(file), "bytes": file.stat().st_size}
+    write_json(directory / MANIFEST, {"format": FORMAT, **facts, "files": files})
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> str:
+    """Write JSON that a person can read and a diff can compare; returns its sha256."""
+    return write_hashed(path, (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+@contextlib.contextmanager
+def staging(out: Path, force: bool) -> Iterator[Path]:
+    """A folder to build in that becomes `out` when the block ends, and vanishes when it raises.
+
+    Raises ArtifactError when `out` exists and may not be replaced, Missing when the disk is full.
+    """
+    out = out.absolute()
+    _recover(out)
+    _check_free(out, force)
+    stage = out.parent / f".{out.name}.tmp-{os.getpid()}"
+    with disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        stage.mkdir()
+    try:
+        with disk_errors(out):
+            yield stage
+            _install(stage, out)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _check_free(out: Path, force: bool) -> None:
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise ArtifactError(f"the output {out} is a file; name a directory")
+    if not any(out.iterdir()):
+        return
+    if not force:
+        raise ArtifactError(f"the output {out} exists; --force replaces it, or choose another -o")
+    if not all((p / MANIFEST).is_file() for p in find(out)):
+        raise ArtifactError(f"the output {out} holds something that bertc did not make; --force only replaces artifacts")
+
+
+def _install(stage: Path, out: Path) -> None:
+    """Rename; a folder that is in the way moves aside first, and goes when the new one is in place."""
+    if not out.exists():
+        stage.rename(out)
+        return
+    aside = out.parent / f".{out.name}.old-{os.getpid()}"
+    out.rename(aside)
+    stage.rename(out)
+    shutil.rmtree(aside)
+
+
+def _recover(out: Path) -> None:
+    """Clear what a killed build left: its half-written folder goes, an artifact it had moved aside comes back."""
+    for aside in out.parent.glob(f".{out.name}.old-*"):
+        if _alive(aside):
+            continue
+        if out.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.rename(out)
+    for stage in out.parent.glob(f".{out.name}.tmp-*"):
+        if not _alive(stage):
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+def _alive(folder: Path) -> bool:
+    pid = folder.name.rpartition("-")[2]
+    return pid.isdigit() and int(pid) != os.getpid() and Path("/proc", pid).exists()
+
+
+@contextlib.contextmanager
+def disk_errors(out: Path) -> Iterator[None]:
+    """Turn 'no space', 'file too large' and 'not allowed' into an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            free = shutil.disk_usage(_existing(out)).free / 2**20
+            raise Missing(f"no room to write {out}: {os.strerror(error.errno)} ({free:.0f} MiB free); free some space") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise ArtifactError(f"cannot write {out}: {os.strerror(error.errno)}; choose another -o") from error
+        raise
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def copy_assets(assets: tuple[Path, ...], directory: Path) -> None:
+    """Copy tokenizer files to tokenizer/, feature-extractor files to preprocessor/."""
+    for file in assets:
+        folder = directory / ("preprocessor" if file.name.startswith("preprocessor") else "tokenizer")
+        folder.mkdir(exist_ok=True)
+        shutil.copyfile(file, folder / file.name)

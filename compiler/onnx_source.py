@@ -1,0 +1,150 @@
+"""An existing .onnx file as a source: checked, typed, its dimensions named, with ONNX Runtime as its truth. No torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import Missing, SourceError
+from .graph import Graph, load
+from .profiles import Dim
+from .runner import Feeds, Outputs
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+MIN_OPSET = 11  # the first with negative axes and with Pad, Clip and Slice that take tensors, which everything later relies on
+KNOWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "bertc"})
+
+
+def open_graph(path: Path) -> tuple[Graph, dict[str, Dim], list[str]]:
+    """Read a file: its graph with every input and output typed and every dynamic dimension named, those dims, and notes.
+
+    Raises SourceError for what graph.load refuses, an opset below 11, an invalid graph, operators no runtime knows, NaN
+    weights, and inputs or outputs whose type cannot be inferred.
+    """
+    graph = load(path)
+    _check_ops(path, graph)
+    _check_valid(path)
+    _check_weights(path, graph)
+    notes: list[str] = []
+    inner = graph.model.graph
+    defaults = [value for value in inner.inputs if value.is_initializer()]
+    for value in defaults:
+        inner.inputs.remove(value)
+    if defaults:
+        notes.append(f"{len(defaults)} weights that were listed as inputs are constants now")
+    model = _infer(graph) if any(v.dtype is None or v.shape is None for v in (*inner.inputs, *inner.outputs)) else graph.model
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        if value.dtype is None or value.shape is None:
+            raise SourceError(f"{path}: {value.name!r} has no type or no rank, and it cannot be inferred; export it with shapes")
+    notes += _name_dims(model)
+    result = Graph(model)
+    names = [dim for spec in result.inputs for dim in spec.dims if isinstance(dim, str)]
+    return result, {name: Dim(name) for name in names}, notes
+
+
+def data_files(path: Path, graph: Graph) -> list[Path]:
+    """The file and the external data files it uses, in a stable order."""
+    import onnx_ir as ir
+
+    tensors = [v.const_value for v in graph.model.graph.initializers.values()]
+    return [path, *sorted({path.parent / t.location for t in tensors if isinstance(t, ir.ExternalTensor)})]
+
+
+def _check_ops(path: Path, graph: Graph) -> None:
+    if graph.opset < MIN_OPSET:
+        raise SourceError(
+            f"{path} has opset {graph.opset}; bertc reads {MIN_OPSET} and newer: export it again, or use onnx.version_converter"
+        )
+    functions = {(key[0], key[1]) for key in graph.model.functions}
+    unknown = sorted(
+        {
+            f"{node.domain}.{node.op_type}"
+            for node in graph.model.graph.all_nodes()
+            if node.domain not in KNOWN_DOMAINS and (node.domain, node.op_type) not in functions
+        }
+    )
+    if unknown:
+        raise SourceError(
+            f"{path} uses operators that no runtime of bertc knows: {', '.join(unknown[:5])}; export it without them, or with "
+            "their definition as ONNX functions in the file"
+        )
+
+
+def _check_valid(path: Path) -> None:
+    import onnx
+
+    try:
+        onnx.checker.check_model(str(path))
+    except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise SourceError(f"{path} is not a valid ONNX model: {lines[0] if lines else error}") from error
+
+
+def _check_weights(path: Path, graph: Graph) -> None:
+    bad = [name for name, value in graph.model.graph.initializers.items() if _has_nan(value.const_value)]
+    if bad:
+        raise SourceError(f"{path} has NaN in {len(bad)} weights: {', '.join(bad[:3])}; the model is damaged or its training diverged")
+
+
+def _has_nan(tensor: ir.TensorProtocol | None) -> bool:
+    import numpy as np
+
+    # -inf is fine: masks are made of it.
+    return tensor is not None and tensor.dtype.is_floating_point() and bool(np.isnan(tensor.numpy().astype(np.float32, copy=False)).any())
+
+
+def _infer(graph: Graph) -> ir.Model:
+    from onnx_ir.passes.common import ShapeInferencePass
+
+    return ShapeInferencePass()(graph.model).model
+
+
+def _name_dims(model: ir.Model) -> Iterator[str]:
+    """Give unnamed dynamic dimensions stable names, `<value>_d<axis>`."""
+    import onnx_ir as ir
+
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        assert value.shape is not None
+        dims = list(value.shape.dims)
+        unnamed = [axis for axis, dim in enumerate(dims) if isinstance(dim, ir.SymbolicDim) and not dim.value]
+        if not unnamed:
+            continue
+        for axis in unnamed:
+            dims[axis] = ir.SymbolicDim(re.sub(r"\W", "_", f"{value.name}_d{axis}"))
+        value.shape = ir.Shape(dims)
+        named = ", ".join(str(dims[axis].value) for axis in unnamed)  # type: ignore[union-attr]
+        yield f"dynamic dimensions without a name are called {named}"
+
+
+def runner(path: Path) -> Callable[[Feeds], Outputs]:
+    """Runs the file as it is on ONNX Runtime's CPU provider, all optimisations off. The session is made on first use."""
+    session: Any = None
+
+    def run(feeds: Feeds) -> Outputs:
+        nonlocal session
+        session = session or _session(path)
+        wanted = {entry.name: entry.type for entry in session.get_inputs()}
+        # Integer ids may come as int32 where the file wants int64.
+        cast = {name: feeds[name].astype("int64") if wanted[name] == "tensor(int64)" else feeds[name] for name in wanted}
+        names = [entry.name for entry in session.get_outputs()]
+        return dict(zip(names, session.run(names, cast), strict=True))
+
+    return run
+
+
+def _session(path: Path) -> Any:
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise Missing("running an .onnx source needs ONNX Runtime; pip install 'bertc[cpu]'") from error
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises a dozen classes of its own
+        raise SourceError(f"{path} does not load in ONNX Runtime: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,161 @@
+"""The stages of a build in order. Read this first.
+
+    source -> check the export -> (precision -> lower -> compile -> verify) for each target -> artifact
+
+Every stage is a function from the file named after it; the graph is valid and checked between stages. Nothing appears at
+the output until everything succeeded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import artifact, goldens, precision, profiles, report, targets, verify
+from .artifact import Artifact
+from .errors import Missing, RecipeError, VerifyFailed
+from .export_check import Proof, prove
+from .graph import save
+from .precision import Typed
+from .profiles import Profile
+from .progress import Progress
+from .recipe import Recipe, check, choose_targets
+from .source import Source, open_source
+from .targets import Built, BuildRequest, TargetSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Build:
+    """One artifact to make: a target, its SMs and a precision."""
+
+    spec: TargetSpec
+    precision: str
+
+    @property
+    def name(self) -> str:
+        return self.spec.directory_name(self.precision)
+
+
+def compile(recipe: Recipe, out: Path, *, force: bool = False, progress: Progress | None = None) -> tuple[Artifact, ...]:
+    """Build every target of a recipe into `out`: the artifact itself, or one directory per target when there are several.
+
+    Raises a BertcError with the exit code of its cause; `out` is then as it was before.
+    """
+    log = progress or Progress()
+    check(recipe)
+    recipe, choice = choose_targets(recipe)
+    if choice:
+        log.note(choice)
+    builds = plan(recipe)
+    with artifact.staging(out, force) as stage:
+        with log.stage("export"):
+            source = open_source(recipe.source, recipe.source_options)
+        for note in source.notes:
+            log.note(note)
+        ranges = choose_profiles(recipe, source)
+        with log.stage("check export") as advance:
+            proof = prove(source, recipe, ranges, advance)
+        log.say(proof.summary())
+        for build in builds:
+            directory = stage if len(builds) == 1 else stage / build.name
+            directory.mkdir(exist_ok=True)
+            make(build, recipe, source, ranges, proof, directory, log)
+    return tuple(artifact.open_artifact(path) for path in artifact.find(out))
+
+
+def plan(recipe: Recipe) -> tuple[Build, ...]:
+    """What will be built. Every name is checked, and every target asked whether it can, before any work is done."""
+    builds = []
+    for text in recipe.targets:
+        spec = targets.parse_spec(text)
+        build = Build(spec, spec.precision or recipe.precision or "fp32")
+        precision.get(build.precision)
+        ready = targets.get(spec.name).available()
+        if not ready.build:
+            raise Missing(f"target {spec.name} cannot build here: {ready.reason}. {ready.install}")
+        if build in builds:
+            raise RecipeError(f"target {text!r} is asked for twice")
+        builds.append(build)
+    return tuple(builds)
+
+
+def choose_profiles(recipe: Recipe, source: Source) -> tuple[Profile, ...]:
+    """The recipe's optimisation profiles, or one with defaults from the model."""
+    return tuple(profiles.parse(text, source.dims) for text in recipe.profiles or ("",))
+
+
+def make(
+    build: Build, recipe: Recipe, source: Source, ranges: Sequence[Profile], proof: Proof, directory: Path, log: Progress
+) -> None:
+    """One artifact: type the graph, lower it, compile it, verify it, and write it all down."""
+    target = targets.get(build.spec.name)
+    watch = dataclasses.replace(log, stages={}, notes=[])
+
+    with watch.stage(f"{build.name}: precision"):
+        typed = precision.get(build.precision).apply(source.graph)
+        lowered = target.lower(typed.graph)
+        hashes = save(lowered, directory / artifact.GRAPH)
+    with watch.stage(f"{build.name}: compile"):
+        request = BuildRequest(lowered, directory / artifact.GRAPH, directory, build.precision, build.spec.sms, tuple(ranges))
+        built = target.build(request)
+    for note in built.notes:
+        watch.note(note)
+    hashes |= dict(built.files)
+    hashes[artifact.GOLDENS] = goldens.save_goldens(directory / artifact.GOLDENS, proof.samples, proof.outputs)
+    artifact.copy_assets(source.assets, directory)
+    facts = manifest(build, recipe, source, ranges, typed, built, Typed(lowered, typed.plan))
+
+    verdict = None
+    if recipe.verify:
+        with watch.stage(f"{build.name}: verify") as advance:
+            verdict = verify.judge(directory, facts, lowered, verify.Truth(proof.samples, proof.outputs, "goldens"), advance)
+        watch.say(verdict.summary())
+    else:
+        watch.note(f"{build.name} was not verified (--no-verify)")
+    stages = log.stages | watch.stages
+    hashes[artifact.REPORT] = artifact.write_json(
+        directory / artifact.REPORT, report.document(facts, proof, verdict, stages, [*log.notes, *watch.notes])
+    )
+    artifact.write_manifest(directory, facts, hashes)
+    if verdict and not verdict.passed:
+        raise VerifyFailed(f"{build.name} is over its budget, nothing was written: {verdict.reasons()}")
+
+
+def manifest(
+    build: Build, recipe: Recipe, source: Source, ranges: Sequence[Profile], typed: Typed, built: Built, lowered: Typed
+) -> dict[str, object]:
+    """What manifest.json says, but for the files: nothing in it depends on the time or the place of the build."""
+    from . import __version__
+
+    graph = lowered.graph
+    return {
+        "bertc": __version__,
+        "source": {
+            "reference": source.reference,
+            "kind": source.kind,
+            "sha256": source.sha256,
+            "task": source.task,
+            "revision": source.revision,
+            "options": dataclasses.asdict(recipe.source_options),
+            "notes": list(source.notes),
+        },
+        "recipe": recipe.to_json(),
+        "target": {"name": build.spec.name, "sms": list(build.spec.sms)},
+        "precision": typed.plan.to_json(),
+        "graph": {"opset": graph.opset, "ops": graph.op_counts(), "initializer_bytes": graph.initializer_bytes},
+        "engine": dict(built.facts),
+        "inputs": [spec.to_json() for spec in graph.inputs],
+        "outputs": [spec.to_json() for spec in graph.outputs],
+        "dims": {name: {"min": dim.min, "max": dim.max} for name, dim in source.dims.items()},
+        "profiles": profiles.to_json(ranges),
+        "seed": recipe.seed,
+        "budget": verify.budget_for(build.precision, recipe.budget).to_json(),
+        "tools": dict(source.versions) | report.versions(),
+    }
+
+
+def export(recipe: Recipe, out: Path, *, force: bool = False, progress: Progress | None = None) -> Artifact:
+    """Only the first stages: the source as a float32 graph with goldens, to build from later without PyTorch."""
+    only = dataclasses.replace(recipe, targets=("null",), precision="fp32")
+    return compile(only, out, force=force, progress=progress)[0]

@@ -1,0 +1,151 @@
+"""Recipe: everything one build is asked for, from a TOML file, the command line or Python.
+
+The fields of the dataclass are the keys of the file; an unknown key is an error that names the nearest one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from . import precision as precisions
+from . import targets
+from .errors import RecipeError, nearest
+from .source import SourceOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """One build. `precision` applies to every target that does not name its own (`tensorrt-rtx:sm89=fp16`)."""
+
+    source: str
+    task: str | None = None
+    revision: str | None = None
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+    ids: str = "int64"
+    opset: int = 20
+    precision: str | None = None
+    targets: tuple[str, ...] = ()
+    profiles: tuple[str, ...] = ()
+    goldens: str = "synthetic"
+    data: str | None = None
+    seed: int = 0
+    budget: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    verify: bool = True
+
+    @property
+    def source_options(self) -> SourceOptions:
+        return SourceOptions(self.task, self.revision, self.allow_pickle, self.trust_remote_code, self.ids, self.opset)
+
+    def to_json(self) -> dict[str, Any]:
+        """The recipe as it was resolved, without what is still at its default."""
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        return {k: v for k, v in dataclasses.asdict(self).items() if v != defaults[k] and v != {}}
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse impossible values before any work is done."""
+    if recipe.ids not in ("int64", "int32"):
+        raise RecipeError(f"ids is {recipe.ids!r}; it is int64 or int32")
+    if recipe.opset < 20:
+        raise RecipeError(f"opset is {recipe.opset}; bertc exports opset 20 or newer")
+    if recipe.goldens not in ("synthetic", "data"):
+        raise RecipeError(f"goldens is {recipe.goldens!r}; it is synthetic or data")
+    if recipe.goldens == "data" and not recipe.data:
+        raise RecipeError("goldens from data need the data: --data FILE")
+    if recipe.precision is not None:
+        precisions.get(recipe.precision)
+
+
+def read(path: Path) -> Recipe:
+    """A recipe file. RecipeError for a missing or broken file, an unknown key or a value of the wrong type."""
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"the recipe {path} is not TOML: {error}") from error
+    recipe = from_mapping(data, str(path))
+    beside = path.parent / recipe.source
+    # A source written relative to the recipe means the recipe's folder, wherever the command is run.
+    return dataclasses.replace(recipe, source=str(beside)) if beside.exists() else recipe
+
+
+def from_mapping(data: Mapping[str, Any], where: str) -> Recipe:
+    """Check keys and types against the dataclass."""
+    fields = {f.name: f for f in dataclasses.fields(Recipe)}
+    for key, value in data.items():
+        if key not in fields:
+            raise RecipeError(f"{where}: unknown key {key!r}{nearest(key, fields)}")
+        wanted = str(fields[key].type)
+        if not _fits(value, wanted):
+            raise RecipeError(f"{where}: {key} is {value!r}, wants {wanted.replace('tuple[str, ...]', 'a list of strings')}")
+    if "source" not in data:
+        raise RecipeError(f"{where}: no source; name a checkpoint directory, a hub id, a factory or an .onnx file")
+    recipe = Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+    check(recipe)
+    return recipe
+
+
+def _fits(value: Any, wanted: str) -> bool:
+    if wanted.startswith("tuple"):
+        return isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)
+    if wanted.startswith("Mapping"):
+        return isinstance(value, Mapping) and all(isinstance(v, int | float) for v in value.values())
+    if wanted.startswith("bool"):
+        return isinstance(value, bool)
+    if wanted.startswith("int"):
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, str)
+
+
+def names() -> dict[str, Path]:
+    """The recipes that ship with bertc, by name."""
+    folder = Path(str(resources.files(f"{__package__}.recipes")))
+    return {p.stem: p for p in sorted(folder.glob("*.toml"))}
+
+
+def resolve(reference: str) -> tuple[Recipe, str]:
+    """What a SOURCE argument means, and a sentence that says so: an existing path, else a recipe's name, else a hub id."""
+    path = Path(reference)
+    if path.suffix == ".toml" and path.is_file():
+        return read(path), f"{reference}: recipe file"
+    if path.exists():
+        return Recipe(reference), f"{reference}: path"
+    known = names()
+    if reference in known:
+        return read(known[reference]), f"{reference}: recipe of that name, source {read(known[reference]).source}"
+    if path.suffix == ".toml":
+        raise RecipeError(f"no recipe file {reference}{nearest(path.stem, known)}")
+    if ":" in reference:
+        return Recipe(reference), f"{reference}: Python factory"
+    return Recipe(reference), f"{reference}: hub id (no path and no recipe of that name{nearest(reference, known)})"
+
+
+def choose_targets(recipe: Recipe) -> tuple[Recipe, str | None]:
+    """Fill in the target when none was asked for: TensorRT where it can build, else TensorRT-RTX, else ONNX Runtime for fp32.
+
+    Returns the recipe and the sentence that says what was chosen and why (None when the recipe named its targets).
+    """
+    if recipe.targets:
+        return recipe, None
+    tensorrt, rtx = targets.get("tensorrt").available(), targets.get("tensorrt-rtx").available()
+    if tensorrt.build:
+        return dataclasses.replace(recipe, targets=("tensorrt",)), "target tensorrt: this machine can build it"
+    if rtx.build:
+        why = f"target tensorrt-rtx: it builds here, tensorrt does not ({tensorrt.reason})"
+        return dataclasses.replace(recipe, targets=("tensorrt-rtx",)), why
+    if recipe.precision in (None, "fp32"):
+        why = f"target onnxruntime: no TensorRT here (tensorrt: {tensorrt.reason}; tensorrt-rtx: {rtx.reason})"
+        return dataclasses.replace(recipe, targets=("onnxruntime",), precision="fp32"), why
+    from .errors import Missing
+
+    raise Missing(
+        f"{recipe.precision} needs a TensorRT compiler and this machine has none: {rtx.install} (builds without a GPU). "
+        f"tensorrt: {tensorrt.reason}; tensorrt-rtx: {rtx.reason}"
+    )

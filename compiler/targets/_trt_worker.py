@@ -1,0 +1,191 @@
+"""The process that compiles one engine: `python -m bertc.targets._trt_worker job.json`.
+
+One process an engine, because a failed build changes the next one in the same process, and because a builder that aborts must not
+take its caller along. Reads a job, writes the engine, the builder's log (as it comes, so that it survives a crash) and a result.
+
+    job     {"module", "graph", "plan", "log", "result", "parent", "sms": ["sm89"], "workspace": bytes or null,
+             "profiles": [{input: [min shape, opt shape, max shape]}]}
+    result  {"stage": "import" | "parse" | "config" | "build" | "done", "errors": [...], "version",
+             and when done: "tf32", "sha256", "nbytes", "seconds"}
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+# Attributes of TensorRT-RTX that TensorRT does not have; used only when a job names SMs, which only TensorRT-RTX takes.
+RTX_ONLY = frozenset(
+    {
+        ("", "ComputeCapability"),
+        ("ComputeCapability", "__members__"),
+        ("IBuilderConfig", "num_compute_capabilities"),
+        ("IBuilderConfig", "set_compute_capability"),
+    }
+)
+_PR_SET_PDEATHSIG = 1
+
+
+class Refused(Exception):
+    """The compiler said no: the stage it said so in, and its errors, each {"node", "op", "message"}."""
+
+    def __init__(self, stage: str, errors: list[dict[str, str]]) -> None:
+        super().__init__(stage)
+        self.stage = stage
+        self.errors = errors
+
+
+def main(job_path: str) -> None:
+    """Run the job in a file; a refusal is a result, only a crash is an exit code."""
+    job = json.loads(Path(job_path).read_text(encoding="utf-8"))
+    _die_with_parent(job["parent"])
+    Path(job["result"]).write_text(json.dumps(_run(job)), encoding="utf-8")
+
+
+def _run(job: Mapping[str, Any]) -> dict[str, Any]:
+    version = ""
+    try:
+        trt = _import(job["module"])
+        version = str(trt.__version__)
+        return {"stage": "done", "errors": [], "version": version, **compile_job(trt, job)}
+    except Refused as refused:
+        return {"stage": refused.stage, "errors": refused.errors, "version": version}
+
+
+def _die_with_parent(parent: int) -> None:
+    """Ask Linux to kill this process when the one that waits for it is gone, however it went."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("the process that asked for this engine is gone")
+
+
+def _import(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError) as error:
+        raise Refused("import", [_error(f"{type(error).__name__}: {error}")]) from error
+
+
+def _error(message: str, node: str = "", op: str = "") -> dict[str, str]:
+    return {"node": node, "op": op, "message": message}
+
+
+def compile_job(trt: Any, job: Mapping[str, Any]) -> dict[str, Any]:
+    """Parse, configure, build, write. `trt` is the module `tensorrt` or `tensorrt_rtx`. Raises Refused."""
+    with Path(job["log"]).open("w", encoding="utf-8") as file:
+        logger, errors = _logger(trt, file)
+        builder = trt.Builder(logger)
+        network = builder.create_network(_flags(trt))
+        parser = trt.OnnxParser(network, logger)
+        if not parser.parse_from_file(str(job["graph"])):
+            raise Refused("parse", _parser_errors(parser) or [_error(m) for m in errors])
+        config = _config(trt, builder, network, job)
+        started = time.perf_counter()
+        plan = builder.build_serialized_network(network, config)
+        seconds = time.perf_counter() - started
+        if plan is None:
+            raise Refused("build", [_error(m) for m in errors] or [_error("no engine and no message")])
+        if not logger.listed_layers:
+            file.write(_inspect(trt, logger, plan))
+    view = memoryview(plan)
+    Path(job["plan"]).write_bytes(view)
+    return {
+        "tf32": bool(config.get_flag(trt.BuilderFlag.TF32)),
+        "sha256": hashlib.sha256(view).hexdigest(),
+        "nbytes": view.nbytes,
+        "seconds": round(seconds, 3),
+    }
+
+
+def _logger(trt: Any, file: TextIO) -> tuple[Any, list[str]]:
+    """A logger that writes every message to a file at once, and the list its errors gather in."""
+    errors: list[str] = []
+
+    class Log(trt.ILogger):  # type: ignore[misc]  # the class is known at run time only
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.listed_layers = False
+
+        def log(self, severity: Any, message: str) -> None:
+            self.listed_layers = self.listed_layers or ", LayerType: " in message
+            file.write(f"[{severity.name}] {message}\n")
+            file.flush()
+            if severity.name in ("ERROR", "INTERNAL_ERROR"):
+                errors.append(message)
+
+    return Log(), errors
+
+
+def _inspect(trt: Any, logger: Any, plan: Any) -> str:
+    """The layers of an engine in the words of its inspector, for a builder that does not print them; needs the GPU it is for."""
+    engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
+    if engine is None:
+        return ""
+    return "\n" + engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.ONELINE) + "\n"
+
+
+def _flags(trt: Any) -> int:
+    """Strongly typed: needed on TensorRT 10, the only kind on 11, where the flag may vanish."""
+    flags = trt.NetworkDefinitionCreationFlag
+    return 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
+
+
+def _parser_errors(parser: Any) -> list[dict[str, str]]:
+    found = [parser.get_error(i) for i in range(parser.num_errors)]
+    return [_error(e.desc(), e.node_name(), e.node_operator()) for e in found]
+
+
+def _config(trt: Any, builder: Any, network: Any, job: Mapping[str, Any]) -> Any:
+    config = builder.create_builder_config()
+    # On by default, and it silently rounds float32 GEMMs to 10 bits of mantissa.
+    config.clear_flag(trt.BuilderFlag.TF32)
+    # The kernel list is printed with node names only at this verbosity.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    # Auxiliary streams add waits between kernels and memory; an encoder is one chain.
+    config.max_aux_streams = 0
+    if job["workspace"] is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job["workspace"])
+    if job["sms"]:
+        _set_sms(trt, config, job["sms"])
+    for profile in job["profiles"]:
+        _add_profile(builder, network, config, profile)
+    return config
+
+
+def _set_sms(trt: Any, config: Any, sms: list[str]) -> None:
+    known = trt.ComputeCapability.__members__
+    unknown = [sm for sm in sms if sm.upper() not in known]
+    if unknown:
+        raise Refused("config", [_error(f"this version has no {', '.join(unknown)}; it knows {', '.join(known).lower()}")])
+    config.num_compute_capabilities = len(sms)
+    for index, sm in enumerate(sms):
+        if not config.set_compute_capability(known[sm.upper()], index):
+            raise Refused("config", [_error(f"the builder refused {sm} as target {index} of {', '.join(sms)}")])
+
+
+def _add_profile(builder: Any, network: Any, config: Any, shapes: Mapping[str, list[list[int]]]) -> None:
+    """Dynamic inputs take their shapes; inputs of fixed shape need none."""
+    tensors = [network.get_input(i) for i in range(network.num_inputs)]
+    dynamic = [t.name for t in tensors if -1 in tuple(t.shape)]
+    if not dynamic:
+        return
+    profile = builder.create_optimization_profile()
+    for name in dynamic:
+        profile.set_shape(name, *(tuple(shape) for shape in shapes[name]))
+    if config.add_optimization_profile(profile) < 0:
+        raise Refused("config", [_error(f"the builder refused the profile {json.dumps({n: shapes[n] for n in dynamic})}")])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

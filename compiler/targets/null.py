@@ -1,0 +1,41 @@
+"""null: lowers nothing, builds nothing, runs the reference. For exports, tests and dry runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..graph import Graph
+from ..profiles import from_json
+from ..reference import ReferenceRunner
+from ..runner import Runner
+from . import Availability, BuildRequest, Built
+from . import _packages as packages
+
+SMS: tuple[str, ...] = ()
+DEFAULT_SMS: tuple[str, ...] = ()
+
+
+def available() -> Availability:
+    """Building needs nothing; running needs ONNX Runtime."""
+    run = packages.onnxruntime_version()
+    return Availability(True, run is not None, "" if run else "onnxruntime is not installed", run or "", "pip install 'bertc[cpu]'")
+
+
+def lower(graph: Graph) -> Graph:
+    """The same graph."""
+    return graph
+
+
+def build(request: BuildRequest) -> Built:
+    """Nothing: graph.onnx is the artifact."""
+    return Built(files={})
+
+
+def load(directory: Path, manifest: Mapping[str, Any]) -> Runner:
+    """The reference runner, with emulated fp16 and bf16 rounding."""
+    from ..artifact import GRAPH
+    from ..graph import load as load_graph
+
+    return ReferenceRunner(load_graph(directory / GRAPH), from_json(manifest["profiles"]))

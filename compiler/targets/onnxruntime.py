@@ -1,0 +1,82 @@
+"""onnxruntime: ONNX Runtime on the CPU. Builds, runs and verifies anywhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..graph import Graph, TensorSpec
+from ..profiles import from_json
+from ..runner import Feeds, Outputs, Runner
+from . import Availability, BuildRequest, Built
+from . import _packages as packages
+
+SMS: tuple[str, ...] = ()
+DEFAULT_SMS: tuple[str, ...] = ()
+MODEL = "model.onnx"
+# What load() runs with; recorded in the manifest so that a deployment can use the same. Optimised when the session is made,
+# not offline: ONNX Runtime's saved optimised graphs are tied to the instruction set of the machine that wrote them.
+SESSION = {"graph_optimization_level": "ORT_ENABLE_ALL", "execution_mode": "ORT_SEQUENTIAL", "providers": ["CPUExecutionProvider"]}
+
+
+def available() -> Availability:
+    """Builds and runs wherever the package is installed."""
+    found = packages.onnxruntime_version()
+    if found is None:
+        return Availability(False, False, "onnxruntime is not installed", "", "pip install 'bertc[cpu]'")
+    both = packages.version("onnxruntime") and packages.version("onnxruntime-gpu")
+    reason = "onnxruntime and onnxruntime-gpu are both installed and own the same folder: uninstall one" if both else ""
+    return Availability(not both, not both, reason, found, "pip install 'bertc[cpu]'")
+
+
+def lower(graph: Graph) -> Graph:
+    """The same graph: every operator of it is standard ONNX."""
+    return graph
+
+
+def build(request: BuildRequest) -> Built:
+    """`model.onnx` is `graph.onnx` under the name a deployment looks for: a hard link, or a copy where links are not to be had.
+
+    The session is made once here, so that a graph ONNX Runtime refuses fails the build and not the deployment.
+    """
+    from ..graph import hash_file
+
+    model = request.directory / MODEL
+    try:
+        os.link(request.graph_path, model)
+    except OSError:
+        model.write_bytes(request.graph_path.read_bytes())
+    notes = ()
+    if request.precision != "fp32":
+        notes = (
+            f"ONNX Runtime CPU computes {request.precision} in float32 between casts: this artifact is smaller, "
+            "not faster, and does not show the type's overflow; verify runs the emulated reference as well",
+        )
+    return Built(files={MODEL: hash_file(model)}, facts={"session": SESSION}, notes=notes)
+
+
+def load(directory: Path, manifest: Mapping[str, Any]) -> Runner:
+    """A CPU session over model.onnx with the session options of the manifest."""
+    return OnnxRuntimeRunner(directory / MODEL, manifest)
+
+
+class OnnxRuntimeRunner(Runner):
+    """One ONNX Runtime session. Not bound to the profiles: ONNX Runtime takes any size the model takes."""
+
+    def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
+        super().__init__(*(tuple(TensorSpec.from_json(d) for d in manifest[k]) for k in ("inputs", "outputs")))
+        from ..reference import onnxruntime, open_session
+
+        ort = onnxruntime()
+        options = ort.SessionOptions()
+        chosen = manifest["engine"]["session"]
+        options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, chosen["graph_optimization_level"])
+        options.execution_mode = getattr(ort.ExecutionMode, chosen["execution_mode"])
+        self._session = open_session(path, options)
+        self.built_for = from_json(manifest["profiles"])
+
+    def _run(self, feeds: Feeds) -> Outputs:
+        names = [spec.name for spec in self.outputs]
+        return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))

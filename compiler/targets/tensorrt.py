@@ -1,0 +1,72 @@
+"""TensorRT: compiles on the machine that has the GPU, for that GPU. Data-centre GPUs (A100, H100, H200, B200, L4) and all others."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import Missing, RecipeError
+from ..graph import Graph
+from ..runner import Runner
+from . import Availability, BuildRequest, Built, _trt
+from . import _packages as packages
+
+MODULE = "tensorrt"
+INSTALL = "pip install 'bertc[trt]'  (on a host with the GPU)"
+OLDEST = (10, 8)
+SMS: tuple[str, ...] = ()
+DEFAULT_SMS: tuple[str, ...] = ()
+
+
+def available() -> Availability:
+    """Needs the package, a library that loads, a version from 10.8 and a GPU; says which of them is missing.
+
+    The library is loaded in a process of its own, because loading it can abort.
+    """
+    # The wheel's name depends on the CUDA version (tensorrt-cu12, tensorrt-cu13), the module's does not.
+    absent = [name for name in (MODULE, "polygraphy") if importlib.util.find_spec(name) is None]
+    if absent:
+        return Availability(False, False, f"not installed: {', '.join(absent)}", "", INSTALL)
+    version, failure = _trt.try_import(MODULE)
+    if failure:
+        reason = f"the package {MODULE} is installed but its library does not load: {failure}"
+        return Availability(False, False, reason, packages.version(MODULE) or "", INSTALL)
+    if _numbers(version) < OLDEST:
+        wanted = ".".join(map(str, OLDEST))
+        return Availability(False, False, f"{MODULE} {version} is too old; bertc needs {wanted} or newer", version, INSTALL)
+    if not packages.gpus():
+        return Availability(False, False, "no NVIDIA GPU found (TensorRT builds on the GPU it builds for)", version, INSTALL)
+    return Availability(True, True, "", version, INSTALL)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in re.findall(r"\d+", version)[:2])
+
+
+def lower(graph: Graph) -> Graph:
+    """The graph unchanged; BuildFailed names nodes that the parser would misread (see _trt.require_plain)."""
+    _trt.require_plain(graph)
+    return graph
+
+
+def build(request: BuildRequest) -> Built:
+    """engine.plan for the GPU of this machine. Raises RecipeError, Missing, BuildFailed."""
+    if request.sms:
+        raise RecipeError(f"target tensorrt builds for the GPU of this machine and takes no SM; asked for {', '.join(request.sms)}")
+    _require(build=True)
+    return _trt.build(MODULE, request)
+
+
+def load(directory: Path, manifest: Mapping[str, Any]) -> Runner:
+    """Run an artifact. Raises Missing with the reason where this machine cannot."""
+    _require(build=False)
+    return _trt.load(MODULE, directory, manifest)
+
+
+def _require(build: bool) -> None:
+    able = available()
+    if not (able.build if build else able.run):
+        raise Missing(f"target tensorrt cannot {'build' if build else 'run'} here: {able.reason}; {able.install}")

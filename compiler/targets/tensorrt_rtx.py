@@ -1,0 +1,79 @@
+"""TensorRT-RTX: compiles without a GPU, for consumer and workstation GPUs from Turing to Blackwell. Never for Hopper."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, Missing, RecipeError, nearest
+from ..graph import Graph
+from ..runner import Runner
+from . import Availability, BuildRequest, Built, _trt
+from . import _packages as packages
+
+MODULE = "tensorrt_rtx"
+INSTALL = "pip install 'bertc[rtx]'"
+SMS: tuple[str, ...] = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
+# One plan for these four is as large as for one. Turing wants an engine of its own; sm80 is not in NVIDIA's support matrix.
+DEFAULT_SMS: tuple[str, ...] = ("sm86", "sm89", "sm120", "sm121")
+SM80_NOTE = (
+    "sm80 is in the list of this compiler but not in NVIDIA's support matrix for TensorRT-RTX: the engine builds, nobody promises "
+    "that it runs; for A100 and A30 use the target 'tensorrt'"
+)
+
+
+def available() -> Availability:
+    """Builds anywhere the packages are installed; runs where an NVIDIA GPU of a supported SM is. Imports neither package."""
+    version = packages.version(MODULE) or ""
+    absent = [name for name in (MODULE, "polygraphy") if packages.version(name) is None]
+    if absent:
+        return Availability(False, False, f"not installed: {', '.join(absent)}", version, INSTALL)
+    found = packages.gpus()
+    if not found:
+        return Availability(True, False, "no NVIDIA GPU found", version, INSTALL)
+    if not any(sm in SMS for _, sm in found):
+        named = ", ".join(f"{name} ({sm})" for name, sm in found)
+        return Availability(True, False, f"TensorRT-RTX does not run on {named}; it runs on {', '.join(SMS)}", version, INSTALL)
+    return Availability(True, True, "", version, INSTALL)
+
+
+def lower(graph: Graph) -> Graph:
+    """The graph unchanged; BuildFailed names nodes that the parser would misread (see _trt.require_plain)."""
+    _trt.require_plain(graph)
+    return graph
+
+
+def build(request: BuildRequest) -> Built:
+    """engine.plan for `request.sms` (DEFAULT_SMS when none). Raises RecipeError, InputError, Missing, BuildFailed."""
+    sms = request.sms or DEFAULT_SMS
+    _require_possible(sms, request.precision)
+    able = available()
+    if not able.build:
+        raise Missing(f"target tensorrt-rtx cannot build here: {able.reason}; {INSTALL}")
+    notes = (SM80_NOTE,) if "sm80" in sms else ()
+    return _trt.build(MODULE, dataclasses.replace(request, sms=sms), notes=notes)
+
+
+def _require_possible(sms: tuple[str, ...], precision: str) -> None:
+    for sm in sms:
+        if sm not in SMS:
+            raise RecipeError(f"tensorrt-rtx cannot build for {sm!r}{nearest(sm, SMS)}")
+    if "sm75" not in sms:
+        return
+    if len(sms) > 1:
+        others = ", ".join(sm for sm in sms if sm != "sm75")
+        raise RecipeError(f"asked for sm75 and {others} in one engine; Turing needs an engine of its own: build sm75 apart from {others}")
+    if precision in ("bf16", "fp32"):
+        lacks = "bfloat16" if precision == "bf16" else "float32 matrix products (the builder says 'FP32 GEMM is not supported')"
+        raise InputError(f"asked for {precision} on sm75; TensorRT-RTX has no {lacks} for Turing: use --fp16")
+
+
+def load(directory: Path, manifest: Mapping[str, Any]) -> Runner:
+    """Run an artifact. Raises Missing with the reason where no GPU here can."""
+    able = available()
+    if not able.run:
+        hint = able.install if not able.build else "run it on a machine with one of " + ", ".join(manifest.get("sms") or SMS)
+        raise Missing(f"target tensorrt-rtx cannot run here: {able.reason}; {hint}")
+    return _trt.load(MODULE, directory, manifest)

@@ -1,0 +1,325 @@
+"""PyTorch on one side, a graph on the other: load a checkpoint, export a module, run it for the truth.
+
+With heads.py the only part of the source that imports torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import exported, heads
+from .checkpoint import ENCODER_CLASSES, Checkpoint, embedding_chain, smallest_samples, takes_audio_mask
+from .errors import SourceError
+from .factory import FactoryModel
+from .graph import Graph
+from .profiles import Dim
+from .runner import Feeds, Outputs
+
+MIN_OPSET = 20
+AUTO_CLASSES = {
+    "features": "AutoModel",
+    "sentence-embedding": "AutoModel",
+    "sequence-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
+    "masked-lm": "AutoModelForMaskedLM",
+    "audio-features": "AutoModel",
+    "ctc": "AutoModelForCTC",
+}
+POSITION_TABLES = frozenset({"position_embeddings", "embed_positions", "wpe"})
+TRAINING_ONLY = ("masked_spec_embed",)
+EXAMPLE_BATCH, EXAMPLE_LENGTH, EXAMPLE_FRAMES = 2, 13, 7
+FIXED = re.compile(r"specialized it to be a constant \((\d+)\)")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """torch and transformers say nothing: what matters of it is checked and becomes an error or a note of our own."""
+    from transformers.utils import logging as hf_logging
+
+    before, bars = logging.root.manager.disable, hf_logging.is_progress_bar_enabled()
+    logging.disable(logging.CRITICAL)
+    hf_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+# ---- checkpoint -> module --------------------------------------------------------------------------------------------
+
+
+def load(checkpoint: Checkpoint, task: str, trust_remote_code: bool = False) -> tuple[FactoryModel, list[str]]:
+    """The module of a task with its example inputs, dimensions and output names, and notes on what a user may not expect.
+
+    Raises SourceError when transformers does not know the model, when weights that the task needs are not in the
+    checkpoint (they would be random), or when any weight is NaN or infinite.
+    """
+    with quiet():
+        model, missing, notes = _from_pretrained(checkpoint, task, trust_remote_code)
+    pooler = [name for name in missing if "pooler" in name.split(".")]
+    absent = [name for name in missing if name not in pooler and not name.endswith(TRAINING_ONLY)]
+    if absent or (pooler and task not in ("features", "sentence-embedding")):
+        raise SourceError(
+            f"{checkpoint.folder} ({checkpoint.architecture}) lacks {len(missing)} weights that task {task!r} needs: "
+            f"{', '.join(sorted(missing)[:3])}; they would be random. Choose the task the model was trained for with --task"
+        )
+    if pooler and task == "features":
+        notes.append("the checkpoint has no pooler weights: no pooler_output")
+    check_finite(model, str(checkpoint.folder))
+    if checkpoint.is_audio:
+        return _audio(checkpoint, model, task), notes
+    return _text(checkpoint, model, task, with_pooler=not pooler), notes
+
+
+def _from_pretrained(checkpoint: Checkpoint, task: str, trust_remote_code: bool) -> tuple[nn.Module, set[str], list[str]]:
+    import transformers
+
+    name = ENCODER_CLASSES.get(str(checkpoint.config.get("model_type")), AUTO_CLASSES[task])
+    arguments: dict[str, Any] = {
+        "local_files_only": True,
+        "dtype": torch.float32,
+        "output_loading_info": True,
+        "use_safetensors": not checkpoint.pickled,
+    }
+    if trust_remote_code:
+        arguments["trust_remote_code"] = True
+    build = getattr(transformers, name).from_pretrained
+    notes: list[str] = []
+    try:
+        try:
+            model, info = build(str(checkpoint.folder), attn_implementation="eager", **arguments)
+        except ValueError as error:
+            if "attn" not in str(error) and "eager" not in str(error):
+                raise
+            model, info = build(str(checkpoint.folder), **arguments)
+            notes.append(f"{type(model).__name__} has no eager attention; exported with {model.config._attn_implementation!r}")
+    except Exception as error:  # transformers raises anything from KeyError to ImportError for a model it cannot build
+        raise SourceError(f"transformers cannot load {checkpoint.folder} as {name}: {reason(error)}") from error
+    if info["mismatched_keys"] or info["error_msgs"]:
+        wrong = [str(entry) for entry in (*info["mismatched_keys"], *info["error_msgs"])]
+        raise SourceError(f"{checkpoint.folder}: weights do not fit the config: {'; '.join(wrong[:3])}")
+    if hasattr(model.config, "use_cache"):
+        model.config.use_cache = False
+    return model.eval(), set(info["missing_keys"]), notes
+
+
+def check_finite(module: nn.Module, where: str) -> None:
+    """Raises SourceError naming the first weights that hold NaN or infinity. Buffers may hold -inf (masks), not NaN."""
+    bad = [name for name, value in module.named_parameters() if value.is_floating_point() and not _finite(value)]
+    bad += [name for name, value in module.named_buffers() if value.is_floating_point() and bool(value.isnan().any())]
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise SourceError(f"{where}: NaN or infinity in {', '.join(bad[:3])}{more}; the file is damaged or the training diverged")
+
+
+def _finite(value: Tensor) -> bool:
+    value = value.detach()
+    # The sum is one pass with no temporary; it can overflow by itself, so only then is every element looked at.
+    return bool(value.sum().isfinite()) or bool(value.isfinite().all())
+
+
+def _text(checkpoint: Checkpoint, model: nn.Module, task: str, with_pooler: bool) -> FactoryModel:
+    if "input_ids" not in inspect.signature(model.forward).parameters:
+        raise SourceError(
+            f"{checkpoint.folder}: {type(model).__name__} does not take token ids; bertc reads text and raw-audio encoders, for "
+            "anything else write a Python factory (package.module:function)"
+        )
+    names = heads.text_inputs(model)
+    limit = position_limit(model)
+    length = min(EXAMPLE_LENGTH, limit or EXAMPLE_LENGTH)
+    inputs = _text_example(names, int(getattr(model.config, "vocab_size", 2)), EXAMPLE_BATCH + (length == EXAMPLE_BATCH), length)
+    if task == "sentence-embedding":
+        module: nn.Module = heads.SentenceEmbedding(model, *heads.chain(embedding_chain(checkpoint)))
+    elif task == "features":
+        with torch.inference_mode():
+            found = model(**inputs, return_dict=True)
+        module = heads.Features(model, with_pooler and found.get("pooler_output") is not None)
+    else:
+        module = (heads.QuestionAnswering if task == "question-answering" else heads.Logits)(model)
+    dims = {name: ("batch", "length") for name in names}
+    return FactoryModel(module.eval(), inputs, dims, module.outputs, {"length": (1, limit)})  # type: ignore[arg-type]
+
+
+def _text_example(names: Sequence[str], vocabulary: int, batch: int, length: int) -> dict[str, Tensor]:
+    # Small ids are special tokens (padding among them), so stay clear of them where the vocabulary allows.
+    low = min(10, vocabulary // 2)
+    ids = low + torch.arange(batch * length, dtype=torch.int64).reshape(batch, length) % (vocabulary - low)
+    made = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+    return {name: made[name] for name in names}
+
+
+def position_limit(model: nn.Module) -> int | None:
+    """The longest sequence the position embeddings allow; None where nothing limits it.
+
+    A table with a padding index (RoBERTa) starts counting after it: 514 rows are 512 positions.
+    """
+    configured = getattr(model.config, "max_position_embeddings", None)
+    limits = [int(configured)] if isinstance(configured, int) and configured > 0 else []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in POSITION_TABLES:
+            skipped = module.padding_idx + 1 if module.padding_idx is not None else int(getattr(module, "offset", 0))
+            limits.append(module.num_embeddings - skipped)
+    return min(limits, default=None)
+
+
+def _audio(checkpoint: Checkpoint, model: nn.Module, task: str) -> FactoryModel:
+    smallest = smallest_samples(checkpoint.config)
+    samples = smallest + (EXAMPLE_FRAMES - 1) * int(np.prod(checkpoint.config["conv_stride"])) + 1
+    values = torch.linspace(-1.0, 1.0, EXAMPLE_BATCH * samples).reshape(EXAMPLE_BATCH, samples).sin()
+    inputs = {"input_values": values}
+    if takes_audio_mask(checkpoint):
+        inputs["attention_mask"] = torch.ones(EXAMPLE_BATCH, samples, dtype=torch.int64)
+    module = heads.Audio(model, "logits" if task == "ctc" else "last_hidden_state").eval()
+    dims = {name: ("batch", "samples") for name in inputs}
+    return FactoryModel(module, inputs, dims, module.outputs, {"samples": (smallest, None)})
+
+
+# ---- module -> graph -------------------------------------------------------------------------------------------------
+
+
+def export(made: FactoryModel, limits: Mapping[str, Dim], opset: int) -> tuple[Graph, tuple[str, ...]]:
+    """Export a module to a graph with the declared input names, output names and dimensions; also returns the output names.
+
+    Weights are shared with the module. Raises SourceError naming input and dimension when the model's code does not work
+    for every size of a declared dynamic dimension, and for everything else the exporter refuses.
+    """
+    if opset < MIN_OPSET:
+        raise SourceError(f"opset {opset} is too old: bertc exports {MIN_OPSET} or newer (Gelu and wide LayerNormalization)")
+    order = _call_order(made)
+    symbols = {name: torch.export.Dim(name, min=dim.min, max=dim.max) for name, dim in limits.items()}
+    shapes = tuple({axis: symbols[d] for axis, d in enumerate(made.dims[n]) if isinstance(d, str)} for n in order)
+    with quiet(), torch.no_grad():
+        outputs = _output_names(made, order)
+        model = _to_onnx(made, tuple(made.inputs[name] for name in order), shapes, opset)
+    by_name = dict(zip(order, model.graph.inputs, strict=True))
+    model.graph.inputs[:] = [by_name[name] for name in made.inputs]
+    if len(model.graph.outputs) != len(outputs):
+        raise SourceError(f"{_name(made)} has {len(outputs)} outputs, its exported graph {len(model.graph.outputs)}")
+    exported.name_io(model, list(made.inputs), outputs)
+    exported.name_dims(model, made.dims)
+    exported.scrub(model)
+    return Graph(model), outputs
+
+
+def _to_onnx(made: FactoryModel, inputs: tuple[Tensor, ...], shapes: tuple[dict[int, Any], ...], opset: int) -> Any:
+    # Two steps, because torch.onnx.export alone retries a model that refuses a dynamic size with that size fixed.
+    try:
+        program = torch.export.export(made.module, inputs, dynamic_shapes=shapes, strict=False)
+    except Exception as error:  # the exporter raises what the model's code raises
+        raise _explained(error, made) from error
+    try:
+        result = torch.onnx.export(program, inputs, dynamo=True, opset_version=opset, optimize=True, verbose=False)
+    except Exception as error:
+        raise SourceError(f"{_name(made)} cannot be expressed in ONNX opset {opset}: {reason(error)}") from error
+    assert result is not None
+    return result.model
+
+
+def _call_order(made: FactoryModel) -> list[str]:
+    """Input names in the order of forward's parameters, where they match; else in the declared order."""
+    parameters = list(inspect.signature(made.module.forward).parameters)
+    if not set(made.inputs) <= set(parameters):
+        return list(made.inputs)
+    order = [name for name in parameters if name in made.inputs]
+    if order != parameters[: len(order)]:
+        skipped = next(name for name in parameters if name not in made.inputs)
+        raise SourceError(f"{_name(made)}.forward wants {skipped!r} before {order[-1]!r}, and no example is given for it")
+    return order
+
+
+def _output_names(made: FactoryModel, order: Sequence[str]) -> tuple[str, ...]:
+    try:
+        result = made.module(*(made.inputs[name] for name in order))
+    except Exception as error:  # the user's own code
+        raise SourceError(f"{_name(made)} fails on its own example: {reason(error)}") from error
+    names, tensors = _flat(result)
+    for name, value in zip(names, tensors, strict=True):
+        if not isinstance(value, Tensor):
+            raise SourceError(f"{_name(made)} returns a {type(value).__name__} as {name}; wanted a tensor, or a flat tuple or dict")
+    if made.outputs is not None and len(made.outputs) != len(names):
+        raise SourceError(f"{_name(made)} returns {len(names)} tensors, {len(made.outputs)} output names are given")
+    return tuple(made.outputs or names)
+
+
+def _flat(result: Any) -> tuple[list[str], list[Any]]:
+    if isinstance(result, Mapping):
+        return [str(name) for name in result], list(result.values())
+    if isinstance(result, tuple | list):
+        names = list(getattr(result, "_fields", [f"output_{i}" for i in range(len(result))]))
+        return names, list(result)
+    return ["output"], [result]
+
+
+def reference(made: FactoryModel, outputs: Sequence[str]) -> Callable[[Feeds], Outputs]:
+    """Runs the module itself: numpy in, numpy out (floats as float32) in the graph's order of outputs."""
+    order = _call_order(made)
+
+    def run(feeds: Feeds) -> Outputs:
+        with torch.inference_mode(), quiet():
+            tensors = [torch.from_numpy(np.ascontiguousarray(feeds[n])).to(made.inputs[n].dtype) for n in order]
+            _, found = _flat(made.module(*tensors))
+        found = [value.float() if value.is_floating_point() else value for value in found]
+        return {name: value.numpy() for name, value in zip(outputs, found, strict=True)}
+
+    return run
+
+
+def state_sha256(module: nn.Module) -> str:
+    """Hash of a module's weights and of its class's source where there is one, in hexadecimal."""
+    digest = hashlib.sha256()
+    with contextlib.suppress(OSError, TypeError):  # a class made in an interpreter has no source
+        digest.update(inspect.getsource(type(module)).encode())
+    for name, value in module.state_dict().items():
+        digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+# ---- what went wrong -------------------------------------------------------------------------------------------------
+
+
+def _name(made: FactoryModel) -> str:
+    inner = getattr(made.module, "model", None)
+    return type(inner if isinstance(made.module, heads.TextHead | heads.Audio) else made.module).__name__
+
+
+def _explained(error: Exception, made: FactoryModel) -> SourceError:
+    """The exporter's refusal as an error that names the dimension, where it is about one."""
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
+    if not lines or "Constraints violated" not in lines[0]:
+        return SourceError(f"{_name(made)} cannot be exported: {reason(error)}")
+    detail = next((line for line in lines[1:] if line.startswith(("You marked", "Not all values"))), lines[0])
+    violated = lines[0].partition("(")[2]
+    ports = [(dim, name) for name in made.inputs for dim in made.dims[name] if isinstance(dim, str)]
+    named = [(d, n) for d, n in ports if re.search(rf"\b{d}\b", detail) or re.search(rf"\b{d}\b", violated)]
+    dim, name = named[0] if named else ("?", "?")
+    fixed = FIXED.search(detail)
+    what = f"was specialised to {fixed[1]} by the exporter" if fixed else "does not take every size it was declared for"
+    fixes = [f for f in lines if f.startswith(f"{dim} = ")]
+    hint = f" (what would work: {fixes[-1]})" if fixes else ""
+    return SourceError(f"{_name(made)}: dimension {dim!r} of input {name!r} {what}: {detail}{hint}")
+
+
+def reason(error: BaseException) -> str:
+    """One line for an exception: the first meaningful line of its root cause."""
+    root = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    lines = [line.strip() for line in str(root).splitlines() if line.strip()]
+    return f"{type(root).__name__}: {lines[0]}" if lines else type(root).__name__

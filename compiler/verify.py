@@ -1,0 +1,248 @@
+"""An artifact against its source: on goldens, on a user's data, on the engine where it runs and on its typed graph where not."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import artifact, data, goldens, metrics, targets
+from .artifact import Artifact
+from .data import Data, Sample
+from .errors import DataError, Missing, RecipeError, nearest
+from .graph import Graph, TensorSpec
+from .metrics import DEFAULT_BUDGETS, Budget, Comparison, Result, Violation
+from .profiles import Dim, Profile
+from .progress import Advance, Progress
+from .reference import HALVES, ReferenceRunner
+from .runner import Feeds, Outputs, Runner
+
+Answer = Callable[[Feeds], Outputs]
+
+
+@dataclasses.dataclass(frozen=True)
+class Truth:
+    """Samples and what the source answers: outputs at hand, or a function that computes them one sample at a time."""
+
+    samples: Sequence[Sample]
+    outputs: Sequence[Outputs] | Answer
+    name: str
+    notes: tuple[str, ...] = ()
+    synthetic: bool = True
+
+    def pairs(self) -> Iterator[tuple[Sample, Outputs]]:
+        if callable(self.outputs):
+            yield from ((sample, self.outputs(sample.feeds)) for sample in self.samples)
+        else:
+            yield from zip(self.samples, self.outputs, strict=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What was compared and whether it is within budget. `graph` and `engine` are None where that one was not run."""
+
+    target: str
+    precision: str
+    data: str
+    budget: Budget
+    engine: Result | None
+    engine_reason: str
+    graph: Result | None
+    violations: tuple[Violation, ...]
+    notes: tuple[str, ...] = ()
+    path: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return not self.violations
+
+    @property
+    def engine_executed(self) -> bool:
+        return self.engine is not None
+
+    @property
+    def result(self) -> Result:
+        """The result that counts: the engine's where it ran."""
+        found = self.engine or self.graph
+        assert found is not None, "judge() runs one of the two"
+        return found
+
+    def summary(self) -> str:
+        """`graph: verified, engine: NOT RUN (no NVIDIA GPU)`: what was proven, and what was not."""
+        bad = "FAILED" if self.violations else "verified"
+        graph = f"graph: {bad}" if self.graph else "graph: not needed"
+        engine = f"engine: {bad}" if self.engine else f"engine: NOT RUN ({self.engine_reason})"
+        return f"{graph}, {engine}"
+
+    def reasons(self) -> str:
+        return "; ".join(map(str, self.violations)) or "none"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "artifact": self.path,
+            "target": self.target,
+            "precision": self.precision,
+            "data": self.data,
+            "verdict": "passed" if self.passed else "failed",
+            "engine_executed": self.engine_executed,
+            "engine_reason": self.engine_reason,
+            "budget": self.budget.to_json(),
+            "graph": self.graph.to_json() if self.graph else None,
+            "engine": self.engine.to_json() if self.engine else None,
+            "violations": [v.to_json() for v in self.violations],
+            "notes": list(self.notes),
+        }
+
+
+def budget_for(precision: str, overrides: Mapping[str, float]) -> Budget:
+    """The default budget of a precision with some limits replaced; RecipeError for a limit that does not exist."""
+    known = [f.name for f in dataclasses.fields(Budget)]
+    for name in overrides:
+        if name not in known:
+            raise RecipeError(f"unknown budget {name!r}{nearest(name, known)}")
+    return dataclasses.replace(DEFAULT_BUDGETS[precision], **overrides)
+
+
+def verify(
+    path: Path,
+    *,
+    data_path: Path | None = None,
+    against: str | None = None,
+    require_engine: bool = False,
+    budget: Mapping[str, float] | None = None,
+    progress: Progress | None = None,
+) -> tuple[Verdict, ...]:
+    """Verify the artifact at `path`, or each artifact below it. Hashes are checked before anything is loaded.
+
+    Without data the goldens in the artifact are the truth and nothing but ONNX Runtime is needed. Raises Missing (exit 3) when
+    data is given and the source, or PyTorch for it, is not there; and for `require_engine` where the engine cannot run.
+    """
+    log = progress or Progress()
+    verdicts = []
+    for each in artifact.find(path):
+        found = artifact.open_artifact(each)
+        with log.stage(f"verify {each.name}") as advance:
+            truth = find_truth(found, data_path, against)
+            limits = budget if budget is not None else _recorded(found)
+            verdict = judge(each, found.manifest, found.graph(), truth, advance, budget_for(found.precision, limits))
+        if require_engine and not verdict.engine_executed:
+            raise Missing(f"--require-engine: the engine of {each} cannot run here: {verdict.engine_reason}")
+        verdicts.append(dataclasses.replace(verdict, path=str(each)))
+    return tuple(verdicts)
+
+
+def _recorded(found: Artifact) -> Mapping[str, float]:
+    return {k: v for k, v in found.manifest.get("budget", {}).items() if v is not None}
+
+
+def find_truth(found: Artifact, data_path: Path | None, against: str | None) -> Truth:
+    """Goldens; or the samples of `data_path` answered by `against` or by the artifact's own source."""
+    if data_path is None and against is None:
+        return Truth(*goldens.load_goldens(found.path / artifact.GOLDENS), "goldens", synthetic=_synthetic(found))
+    answer = _answer(found, against)
+    if data_path is None:
+        samples, _ = goldens.load_goldens(found.path / artifact.GOLDENS)
+        return Truth(samples, answer, f"goldens' inputs, answered by {against}", synthetic=_synthetic(found))
+    assets = tuple(p for folder in (found.tokenizer, found.preprocessor) if folder for p in folder.iterdir())
+    read = read_data(data_path, found.inputs, found.dims, assets, found.profiles)
+    return Truth(read.samples, answer, str(data_path), read.notes, synthetic=False)
+
+
+def _synthetic(found: Artifact) -> bool:
+    return found.manifest.get("recipe", {}).get("goldens", "synthetic") == "synthetic"
+
+
+def _answer(found: Artifact, against: str | None) -> Answer:
+    from .source import SourceOptions, open_reference
+
+    source = found.manifest["source"]
+    if against is None:
+        reference = open_reference(str(source["reference"]), SourceOptions(**source["options"]))
+        if reference.sha256 != source["sha256"]:
+            raise DataError(
+                f"the source {source['reference']} is not what {found.path} was built from (its sha256 differs); "
+                "build again, or say --against SOURCE to compare with it all the same"
+            )
+        return reference.run
+    options = SourceOptions(**source["options"] | {"task": found.task if found.task != "custom" else None, "revision": None})
+    return open_reference(against, options).run
+
+
+def read_data(
+    path: Path, inputs: Sequence[TensorSpec], dims: Mapping[str, Dim], assets: Sequence[Path], profiles: Sequence[Profile] = ()
+) -> Data:
+    """Samples from a user's file with the tokenizer or feature extractor among `assets`, within the profiles' sizes."""
+    from .readers import Audio
+    from .text import INPUTS, Encoder
+
+    folders = {p.name: p.parent for p in assets}
+    names = [spec.name for spec in inputs]
+    limits = {name: _narrowed(dim, profiles) for name, dim in dims.items()}
+    longest = limits["length"].max if "length" in limits else None
+    encoder = None
+    if "tokenizer.json" in folders and set(names) <= set(INPUTS):
+        encoder = Encoder.from_directory(folders["tokenizer.json"], longest, names)
+    audio = Audio.from_directory(folders["preprocessor_config.json"]) if "preprocessor_config.json" in folders else None
+    return data.from_file(path, inputs=inputs, dims=limits, encode=encoder, audio=audio)
+
+
+def _narrowed(dim: Dim, profiles: Sequence[Profile]) -> Dim:
+    tops = [profile[dim.name].max for profile in profiles if dim.name in profile]
+    if not tops:
+        return dim
+    return dataclasses.replace(dim, max=max(tops))
+
+
+def judge(
+    directory: Path, facts: Mapping[str, Any], graph: Graph, truth: Truth, advance: Advance, budget: Budget | None = None
+) -> Verdict:
+    """Run the engine where this machine can, and the typed graph on the reference where it cannot or where that shows more.
+
+    The graph is run as well for a half-precision ONNX Runtime artifact: ONNX Runtime CPU does not show the type's overflow.
+    """
+    name, precision, task = facts["target"]["name"], facts["precision"]["mode"], facts["source"]["task"]
+    budget = budget or Budget(**facts["budget"])
+    if truth.synthetic:
+        # Random token ids decide nothing that anyone cares about, and near-ties are many: agreement is told, not judged.
+        budget = dataclasses.replace(budget, agreement=None)
+    target = targets.get(name)
+    ready = target.available()
+    runners: dict[str, Runner] = {}
+    if ready.run and name != "null":
+        runners["engine"] = target.load(directory, facts)
+    if not runners or precision != "fp32" or _is_half(graph):
+        runners["graph"] = ReferenceRunner(graph)
+    results = compare(runners, truth, task, advance)
+    found = tuple(v for result in results.values() for v in metrics.judge(result, budget))
+    reason = "the null target has no engine" if name == "null" else ("" if ready.run else ready.reason)
+    return Verdict(name, precision, truth.name, budget, results.get("engine"), reason, results.get("graph"), found, truth.notes)
+
+
+def _is_half(graph: Graph) -> bool:
+    return any(v.dtype in HALVES for v in graph.model.graph.initializers.values())
+
+
+def compare(runners: Mapping[str, Runner], truth: Truth, task: str, advance: Advance) -> dict[str, Result]:
+    """Every runner on every sample, each sample's truth computed once. Memory is flat in the number of samples."""
+    comparisons = {name: Comparison(task) for name in runners}
+    for index, (sample, expected) in enumerate(truth.pairs()):
+        if not _fits(runners, sample):
+            raise DataError(f"sample {sample.label} of {truth.name} is outside the profiles this engine was built for")
+        for name, runner in runners.items():
+            comparisons[name].add(expected, runner.run(sample.feeds), sample)
+        advance(index + 1, len(truth.samples))
+    return {name: comparison.result() for name, comparison in comparisons.items()}
+
+
+def _fits(runners: Mapping[str, Runner], sample: Sample) -> bool:
+    return bool(runners) and bool(sample.feeds)
+
+
+def load(path: Path) -> Runner:
+    """The runner of an artifact, hashes checked first. Missing when this machine cannot run its engine."""
+    found = artifact.open_artifact(path)
+    ready = targets.get(found.target).available()
+    if not ready.run:
+        raise Missing(f"the engine of {path} (target {found.target}) cannot run here: {ready.reason}. {ready.install}")
+    return targets.get(found.target).load(path, found.manifest)
