@@ -1,1 +1,90 @@
-"""bertc."""
+"""bertc compiles distilled PyTorch encoders to ONNX Runtime and TensorRT engines, and proves them equal to the source.
+
+    import bertc
+    bertc.build("minilm", "out/minilm", precision="fp16", targets=["tensorrt-rtx:sm89"])
+    verdicts = bertc.verify("out/minilm", data="texts.txt")
+    runner = bertc.load("out/minilm-cpu")
+    runner.run(runner.encode(["two words"]))
+
+Importing this package imports no torch, onnxruntime or TensorRT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .artifact import Artifact
+    from .factory import FactoryModel
+    from .runner import Runner
+    from .verification import Verdict
+
+__version__ = "0.1.0"
+__all__ = ["FactoryModel", "build", "export", "load", "verify"]
+
+Name = str | PathLike[str]
+
+
+def export(source: Name, out: Name, *, force: bool = False, **options: Any) -> Artifact:
+    """Export a source to a checked float32 graph with goldens. `options` are the fields of `bertc.recipe.Recipe`.
+
+    Raises a `bertc.errors.BertcError`; `out` is then as it was before.
+    """
+    from . import pipeline
+
+    return pipeline.export(_recipe(source, options), Path(out), force=force)
+
+
+def build(source: Name, out: Name, *, force: bool = False, **options: Any) -> tuple[Artifact, ...]:
+    """Build a source or a recipe for `targets` (a list of NAME[:SM,...][=PRECISION]) in `precision`, verified.
+
+    Returns one Artifact a target. `options` are the fields of `bertc.recipe.Recipe`; raises a `bertc.errors.BertcError`.
+    """
+    from . import pipeline
+
+    return pipeline.compile(_recipe(source, options), Path(out), force=force)
+
+
+def verify(
+    artifact: Name, *, data: Name | None = None, against: str | None = None, require_engine: bool = False
+) -> Sequence[Verdict]:
+    """Compare an artifact, or each artifact below a folder, with its source; look at `.passed` and `.engine_executed`."""
+    from .verification import verify as run
+
+    return run(Path(artifact), data_path=Path(data) if data else None, against=against, require_engine=require_engine)
+
+
+def load(artifact: Name) -> Runner:
+    """The runner of an artifact: `.run(feeds) -> outputs` (dicts of numpy arrays), `.io`, `.encode(texts)`.
+
+    Hashes are checked first. Raises `bertc.errors.Missing` where this machine cannot run the engine.
+    """
+    from .verification import load as run
+
+    return run(Path(artifact))
+
+
+def _recipe(source: Name, options: dict[str, Any]) -> Any:
+    import dataclasses
+
+    from . import recipe
+
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    known = {f.name for f in dataclasses.fields(recipe.Recipe)}
+    for name in given:
+        if name not in known:
+            from .errors import RecipeError, nearest
+
+            raise RecipeError(f"unknown option {name!r}{nearest(name, known)}")
+    return dataclasses.replace(recipe.resolve(str(source))[0], **given)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "FactoryModel":
+        from .factory import FactoryModel
+
+        return FactoryModel
+    raise AttributeError(f"module 'bertc' has no attribute {name!r}")

@@ -14,13 +14,16 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import ArtifactError, Missing
 from .graph import Graph, TensorSpec, hash_file, write_hashed
 from .graph import load as load_graph
 from .profiles import Dim, Profile
 from .profiles import from_json as profiles_from_json
+
+if TYPE_CHECKING:
+    from .source import Source
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -110,6 +113,29 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if missing:
         raise ArtifactError(f"{file} is damaged: it lacks {', '.join(missing)}; copy or build the artifact again")
     return dict(manifest)
+
+
+def open_artifact_source(path: Path) -> Source:
+    """An export as a source: its graph, and its goldens as the truth. ArtifactError for one whose graph is typed already."""
+    from .source import Source
+
+    found = open_artifact(path)
+    if found.precision != "fp32":
+        raise ArtifactError(f"{path} is typed {found.precision} already; build from the export or the source it was made from")
+    made = found.manifest["source"]
+    return Source(
+        reference=str(path),
+        kind="artifact",
+        sha256=made["sha256"],
+        task=made["task"],
+        graph=found.graph(),
+        dims=found.dims,
+        run=None,
+        assets=tuple(p for folder in ASSET_FOLDERS if (path / folder).is_dir() for p in sorted((path / folder).iterdir())),
+        revision=made["revision"],
+        notes=(f"built from the export of {made['reference']}; its goldens are the truth",),
+        versions=found.manifest.get("tools", {}),
+    )
 
 
 def find(path: Path) -> tuple[Path, ...]:

@@ -302,9 +302,9 @@ def check_task(checkpoint: Checkpoint, task: str) -> None:
         )
 
 
-def smallest_samples(config: Mapping[str, Any]) -> int:
-    """The smallest number of samples that gives one frame: 400 for wav2vec2."""
-    samples = 1
+def smallest_samples(config: Mapping[str, Any], frames: int) -> int:
+    """The smallest number of samples that gives so many frames: 400 for one frame of wav2vec2."""
+    samples = frames
     for kernel, stride in reversed(list(zip(config["conv_kernel"], config["conv_stride"], strict=True))):
         samples = (samples - 1) * int(stride) + int(kernel)
     return samples

@@ -253,10 +253,11 @@ def _plans(used: Mapping[str, Dim], batch: str | None, masked: bool, max_element
     wanted += [(3, "odd", kind) for kind in PADDINGS]
     wanted += [(5, "odder", "right"), (1, "top", "full"), (2, "top", "left")]
     plans: dict[_Plan, None] = {}  # a set that keeps its order: small models make several plans equal
+    others = [name for name in used if name != batch]
     for rows, which, kind in wanted:
         sizes = {
-            name: min(max(rows, dim.min), dim.max or rows) if name == batch else _size(dim, which, at)
-            for at, (name, dim) in enumerate(used.items())
+            name: min(max(rows, dim.min), dim.max or rows) if name == batch else _size(dim, which, others.index(name))
+            for name, dim in used.items()
         }
         cut = _cut(sizes, used, batch, max_elements)
         plans[_Plan(tuple(sizes.items()), kind if masked else "", cut)] = None

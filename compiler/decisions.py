@@ -229,12 +229,12 @@ class Neighbours(Kept):
 
 
 def _unit(array: np.ndarray) -> np.ndarray:
-    return array / np.maximum(np.linalg.norm(array, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return np.asarray(array / np.maximum(np.linalg.norm(array, axis=1, keepdims=True), np.finfo(np.float32).tiny))
 
 
 def _cosines(unit: np.ndarray, start: int) -> np.ndarray:
     """Cosines [block, all] of a block of rows with all rows; with itself: minus infinity."""
-    cosines = unit[start : start + BLOCK] @ unit.T
+    cosines = np.asarray(unit[start : start + BLOCK] @ unit.T)
     at = np.arange(len(cosines))
     cosines[at, start + at] = -np.inf
     return cosines

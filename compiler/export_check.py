@@ -34,7 +34,7 @@ class Proof:
     notes: tuple[str, ...] = ()
 
     def summary(self) -> str:
-        worst = max(o.rel for o in self.comparison.result().outputs.values())
+        worst = max(output.relative for output in self.comparison.result().outputs)
         return f"export: {len(self.samples)} shapes and masks never seen by the exporter, relative error at most {worst:.1e}"
 
 
@@ -66,7 +66,7 @@ def _samples(source: Source, recipe: Recipe, profiles: Sequence[Profile]) -> tup
         return goldens.load_goldens(Path(source.reference) / "goldens.npz")
     made = data.synthetic(source.graph, source.dims, recipe.seed)
     if recipe.goldens == "data":
-        from .verify import read_data
+        from .verification import read_data
 
         made = (*made, *read_data(Path(str(recipe.data)), source.graph.inputs, source.dims, source.assets, profiles).samples)
     return made, ()

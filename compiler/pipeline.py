@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import artifact, goldens, precision, profiles, report, targets, verify
+from . import artifact, goldens, precision, profiles, report, targets, verification
 from .artifact import Artifact
 from .errors import Missing, RecipeError, VerifyFailed
 from .export_check import Proof, prove
@@ -22,7 +22,7 @@ from .profiles import Profile
 from .progress import Progress
 from .recipe import Recipe, check, choose_targets
 from .source import Source, open_source
-from .targets import Built, BuildRequest, TargetSpec
+from .targets import BuildRequest, Built, TargetSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +109,7 @@ def make(
     verdict = None
     if recipe.verify:
         with watch.stage(f"{build.name}: verify") as advance:
-            verdict = verify.judge(directory, facts, lowered, verify.Truth(proof.samples, proof.outputs, "goldens"), advance)
+            verdict = verification.judge(directory, facts, lowered, verification.Truth(proof.samples, proof.outputs, "goldens"), advance)
         watch.say(verdict.summary())
     else:
         watch.note(f"{build.name} was not verified (--no-verify)")
@@ -150,7 +150,7 @@ def manifest(
         "dims": {name: {"min": dim.min, "max": dim.max} for name, dim in source.dims.items()},
         "profiles": profiles.to_json(ranges),
         "seed": recipe.seed,
-        "budget": verify.budget_for(build.precision, recipe.budget).to_json(),
+        "budget": dataclasses.asdict(verification.budget_for(build.precision, recipe.budget)),
         "tools": dict(source.versions) | report.versions(),
     }
 

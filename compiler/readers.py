@@ -65,10 +65,10 @@ class Fit:
 
     def chunks(self, spec: TensorSpec, rows: Sequence[Any], what: Path) -> Iterator[Sequence[Any]]:
         """Rows in order, a batch at a time; DataError when the last batch is smaller than the model takes."""
-        low, high = self.limits(spec.dims[0])
-        size = max(low, min(self.batch, high or self.batch))
-        if size < 1:
+        if self.batch < 1:
             raise DataError(f"a batch of {self.batch} was asked for; wanted 1 or more")
+        low, high = self.limits(spec.dims[0])
+        size = max(1, low, min(self.batch, high or self.batch))
         for start in range(0, len(rows), size):
             chunk = rows[start : start + size]
             if len(chunk) < low:
@@ -193,12 +193,12 @@ def _wave(file: Path, audio: Audio, low: int) -> np.ndarray:
         )
     if len(wave) < max(1, low):
         raise DataError(f"{file} has {len(wave)} samples, the model takes {max(1, low)} or more; remove it")
-    return wave[:, 0]
+    return np.asarray(wave[:, 0])
 
 
 def _normalized(wave: np.ndarray, audio: Audio) -> np.ndarray:
     """Zero mean and unit variance, with the 1e-7 of wav2vec2's feature extractor."""
-    return (wave - wave.mean()) / np.sqrt(wave.var() + 1e-7) if audio.normalize else wave
+    return np.asarray((wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)) if audio.normalize else wave
 
 
 def _padded(waves: Sequence[np.ndarray], low: int, audio: Audio, fit: Fit) -> dict[str, np.ndarray]:

@@ -18,25 +18,33 @@ from .errors import RecipeError, nearest
 from .source import SourceOptions
 
 
+def _option(help_text: str, default: Any = dataclasses.MISSING) -> Any:
+    """A field with the help text that the command line and the documentation show."""
+    metadata = {"help": help_text}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=dict, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """One build. `precision` applies to every target that does not name its own (`tensorrt-rtx:sm89=fp16`)."""
 
-    source: str
-    task: str | None = None
-    revision: str | None = None
-    allow_pickle: bool = False
-    trust_remote_code: bool = False
-    ids: str = "int64"
-    opset: int = 20
-    precision: str | None = None
-    targets: tuple[str, ...] = ()
-    profiles: tuple[str, ...] = ()
-    goldens: str = "synthetic"
-    data: str | None = None
-    seed: int = 0
-    budget: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    verify: bool = True
+    source: str = _option("the checkpoint directory, hub id, package.module:factory or .onnx file, in place of the recipe's")
+    task: str | None = _option("what the model is for; read from its config where it says so", None)
+    revision: str | None = _option("branch, tag or commit of a hub id", None)
+    allow_pickle: bool = _option("read pytorch_model.bin, which can run any code while it is read", False)
+    trust_remote_code: bool = _option("run Python code that comes with the checkpoint", False)
+    ids: str = _option("integer type of token ids and masks at the graph's boundary: int64 or int32", "int64")
+    opset: int = _option("ONNX opset of the export, 20 or newer", 20)
+    precision: str | None = _option("precision of targets that name none of their own", None)
+    targets: tuple[str, ...] = _option("NAME[:SM,SM...][=PRECISION], as in tensorrt-rtx:sm86,sm89=fp16; repeatable", ())
+    profiles: tuple[str, ...] = _option("optimisation profile, as in batch=1:8:32,length=16:128:512 (min:opt:max); repeatable", ())
+    goldens: str = _option("what goes into goldens.npz: synthetic feeds, or also --data (token ids are your users' text)", "synthetic")
+    data: str | None = _option("texts, pairs, audio or arrays for --goldens data", None)
+    seed: int = _option("seed of the synthetic feeds", 0)
+    budget: Mapping[str, float] = _option("a limit of the verification, as in cosine=0.9999; repeatable", {})
+    verify: bool = _option("verify each artifact before it is written", True)
 
     @property
     def source_options(self) -> SourceOptions:
@@ -44,8 +52,8 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as it was resolved, without what is still at its default."""
-        defaults = {f.name: f.default for f in dataclasses.fields(self)}
-        return {k: v for k, v in dataclasses.asdict(self).items() if v != defaults[k] and v != {}}
+        plain = dataclasses.asdict(Recipe(self.source))
+        return {k: v for k, v in dataclasses.asdict(self).items() if k == "source" or v != plain[k]}
 
 
 def check(recipe: Recipe) -> None:

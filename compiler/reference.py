@@ -23,8 +23,7 @@ FLOAT = ir.DataType.FLOAT
 HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 # Operators that only move or choose values: what goes in rounded comes out rounded.
 EXACT = frozenset(
-    "Reshape Transpose Gather GatherND GatherElements Slice Concat Split Unsqueeze Squeeze Expand Identity Where Flatten Tile "
-    "Pad Constant ConstantOfShape Relu Max Min Clip Neg Abs ReduceMax ReduceMin MaxPool ScatterND ScatterElements".split()
+    ["Reshape", "Transpose", "Gather", "GatherND", "GatherElements", "Slice", "Concat", "Split", "Unsqueeze", "Squeeze", "Expand", "Identity", "Where", "Flatten", "Tile", "Pad", "Constant", "ConstantOfShape", "Relu", "Max", "Min", "Clip", "Neg", "Abs", "ReduceMax", "ReduceMin", "MaxPool", "ScatterND", "ScatterElements"]
 )
 
 

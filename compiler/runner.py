@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import DataError, nearest
@@ -24,6 +25,7 @@ class Runner(abc.ABC):
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
         self.profiles = tuple(profiles)
+        self.tokenizer: Path | None = None
 
     @property
     def io(self) -> dict[str, tuple[TensorSpec, ...]]:
@@ -36,6 +38,24 @@ class Runner(abc.ABC):
         Raises DataError for a missing or unknown input, a wrong rank, sizes that disagree, or a size outside every profile.
         """
         return self._run(self._checked(feeds))
+
+    def takes(self, feeds: Feeds) -> bool:
+        """Whether these feeds fit one of the profiles (always, where there are none)."""
+        sizes = {dim: size for spec in self.inputs for dim, size in zip(spec.dims, feeds[spec.name].shape, strict=True)}
+        return not self.profiles or any(
+            all(r.min <= sizes[name] <= r.max for name, r in profile.items() if name in sizes) for profile in self.profiles
+        )
+
+    def encode(self, texts: Sequence[str | tuple[str, str]]) -> dict[str, np.ndarray]:
+        """Texts, or pairs of texts, as the feeds of `run`, padded to the longest. DataError when the artifact has no tokenizer."""
+        if self.tokenizer is None:
+            raise DataError("this artifact has no tokenizer: its source had none, or takes no text")
+        from .text import Encoder
+
+        dims = {dim for spec in self.inputs for dim in spec.dims}
+        tops = [profile["length"].max for profile in self.profiles if "length" in profile and "length" in dims]
+        encoder = Encoder.from_directory(self.tokenizer, max(tops, default=None), [spec.name for spec in self.inputs])
+        return encoder.encode(texts)
 
     @abc.abstractmethod
     def _run(self, feeds: Feeds) -> Outputs: ...

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.metadata
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -102,7 +101,7 @@ def _open(reference: str, options: SourceOptions) -> Source:
 
 
 def _is_path(reference: str) -> bool:
-    return reference.startswith(("/", "./", "../", "~")) or reference.endswith(".onnx") or os.sep * 2 in reference
+    return reference.startswith(("/", "./", "../", "~")) or reference.endswith(".onnx") or reference.count("/") > 1
 
 
 def _neighbours(path: Path) -> str:
@@ -139,9 +138,8 @@ def _open_checkpoint(reference: str, path: Path, options: SourceOptions, revisio
     if task == "sentence-embedding":
         checkpoint.embedding_chain(found)
     torch_export = _torch_export()
-    made, notes = torch_export.load(found, task, options.trust_remote_code)
-    dims = factory.dims_of(made)
-    graph, outputs = torch_export.export(made, dims, options.opset)
+    made, dims, notes = torch_export.load(found, task, options.trust_remote_code)
+    graph, outputs = torch_export.export(made, options.opset)
     files, asset_notes = assets.collect(found.folder, found.root)
     return Source(
         reference=reference,
@@ -175,15 +173,14 @@ def _open_factory(reference: str, options: SourceOptions) -> Source:
     notes = ("the factory's module was in training mode; exported in evaluation mode",) if made.module.training else ()
     made.module.eval()
     torch_export.check_finite(made.module, f"factory {reference!r}")
-    dims = factory.dims_of(made)
-    graph, outputs = torch_export.export(made, dims, options.opset)
+    graph, outputs = torch_export.export(made, options.opset)
     return Source(
         reference=reference,
         kind="factory",
         sha256=torch_export.state_sha256(made.module),
         task=options.task or "custom",
         graph=graph,
-        dims=dims,
+        dims=factory.dims_of(made),
         run=torch_export.reference(made, outputs),
         notes=notes,
         versions=_versions("torch", "onnx-ir", "onnxscript"),

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from . import exported, heads
 from .checkpoint import ENCODER_CLASSES, Checkpoint, embedding_chain, smallest_samples, takes_audio_mask
 from .errors import SourceError
-from .factory import FactoryModel
+from .factory import FactoryModel, dims_of
 from .graph import Graph
 from .profiles import Dim
 from .runner import Feeds, Outputs
@@ -64,8 +64,8 @@ def quiet() -> Iterator[None]:
 # ---- checkpoint -> module --------------------------------------------------------------------------------------------
 
 
-def load(checkpoint: Checkpoint, task: str, trust_remote_code: bool = False) -> tuple[FactoryModel, list[str]]:
-    """The module of a task with its example inputs, dimensions and output names, and notes on what a user may not expect.
+def load(checkpoint: Checkpoint, task: str, trust_remote_code: bool = False) -> tuple[FactoryModel, dict[str, Dim], list[str]]:
+    """The module of a task with examples and output names, its dynamic dimensions, and notes on what a user may not expect.
 
     Raises SourceError when transformers does not know the model, when weights that the task needs are not in the
     checkpoint (they would be random), or when any weight is NaN or infinite.
@@ -83,8 +83,11 @@ def load(checkpoint: Checkpoint, task: str, trust_remote_code: bool = False) -> 
         notes.append("the checkpoint has no pooler weights: no pooler_output")
     check_finite(model, str(checkpoint.folder))
     if checkpoint.is_audio:
-        return _audio(checkpoint, model, task), notes
-    return _text(checkpoint, model, task, with_pooler=not pooler), notes
+        made = _audio(checkpoint, model, task)
+        # Tracing must be told "two frames or more" (below); the graph is right from one frame on.
+        return made, dims_of(made) | {"samples": Dim("samples", smallest_samples(checkpoint.config, frames=1))}, notes
+    made = _text(checkpoint, model, task, with_pooler=not pooler)
+    return made, dims_of(made), notes
 
 
 def _from_pretrained(checkpoint: Checkpoint, task: str, trust_remote_code: bool) -> tuple[nn.Module, set[str], list[str]]:
@@ -152,7 +155,7 @@ def _text(checkpoint: Checkpoint, model: nn.Module, task: str, with_pooler: bool
         module = heads.Features(model, with_pooler and found.get("pooler_output") is not None)
     else:
         module = (heads.QuestionAnswering if task == "question-answering" else heads.Logits)(model)
-    dims = {name: ("batch", "length") for name in names}
+    dims = dict.fromkeys(names, ("batch", "length"))
     return FactoryModel(module.eval(), inputs, dims, module.outputs, {"length": (1, limit)})  # type: ignore[arg-type]
 
 
@@ -179,21 +182,22 @@ def position_limit(model: nn.Module) -> int | None:
 
 
 def _audio(checkpoint: Checkpoint, model: nn.Module, task: str) -> FactoryModel:
-    smallest = smallest_samples(checkpoint.config)
-    samples = smallest + (EXAMPLE_FRAMES - 1) * int(np.prod(checkpoint.config["conv_stride"])) + 1
+    # torch.export takes a size of 1 for a constant, and refuses a range of samples in which the frames can be 1.
+    smallest = smallest_samples(checkpoint.config, frames=2)
+    samples = smallest_samples(checkpoint.config, EXAMPLE_FRAMES) + 1
     values = torch.linspace(-1.0, 1.0, EXAMPLE_BATCH * samples).reshape(EXAMPLE_BATCH, samples).sin()
     inputs = {"input_values": values}
     if takes_audio_mask(checkpoint):
         inputs["attention_mask"] = torch.ones(EXAMPLE_BATCH, samples, dtype=torch.int64)
     module = heads.Audio(model, "logits" if task == "ctc" else "last_hidden_state").eval()
-    dims = {name: ("batch", "samples") for name in inputs}
+    dims = dict.fromkeys(inputs, ("batch", "samples"))
     return FactoryModel(module, inputs, dims, module.outputs, {"samples": (smallest, None)})
 
 
 # ---- module -> graph -------------------------------------------------------------------------------------------------
 
 
-def export(made: FactoryModel, limits: Mapping[str, Dim], opset: int) -> tuple[Graph, tuple[str, ...]]:
+def export(made: FactoryModel, opset: int) -> tuple[Graph, tuple[str, ...]]:
     """Export a module to a graph with the declared input names, output names and dimensions; also returns the output names.
 
     Weights are shared with the module. Raises SourceError naming input and dimension when the model's code does not work
@@ -202,7 +206,7 @@ def export(made: FactoryModel, limits: Mapping[str, Dim], opset: int) -> tuple[G
     if opset < MIN_OPSET:
         raise SourceError(f"opset {opset} is too old: bertc exports {MIN_OPSET} or newer (Gelu and wide LayerNormalization)")
     order = _call_order(made)
-    symbols = {name: torch.export.Dim(name, min=dim.min, max=dim.max) for name, dim in limits.items()}
+    symbols = {name: torch.export.Dim(name, min=dim.min, max=dim.max) for name, dim in dims_of(made).items()}
     shapes = tuple({axis: symbols[d] for axis, d in enumerate(made.dims[n]) if isinstance(d, str)} for n in order)
     with quiet(), torch.no_grad():
         outputs = _output_names(made, order)

@@ -1,8 +1,8 @@
 """The kernels of a built engine, read from the builder's verbose log.
 
 The builder prints one line a layer (`Name: ..., LayerType: ..., Inputs: [...], ...`) when the profiling verbosity is DETAILED.
-It is the only evidence of what was built on a machine that cannot run the engine: which kernels there are, that every GEMM got the
-type the graph asks for, and that no weight was lost.
+It is the only evidence of what was built on a machine that cannot run the engine: which kernels there are, that every GEMM got
+the type the graph asks for, and that no weight was lost.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ FLOATING = frozenset({"Double", "Float", "Half", "BFloat16", "FP8", "Float8", "F
 # Layers that launch no kernel: shape arithmetic on the host, events between streams, copies of host scalars.
 HOST_TYPES = frozenset({"shape_call", "signal", "wait"})
 _HOST_COPIES = ("copy_h2d", "copy_d2h")
-# The list a transformer keeps its layers in: `encoder.layer.3`, `model.layers.3`, `transformer.h.3`, `block.3`. The first `0` of a
-# path is not enough: sentence-transformers puts everything under `0.`, wav2vec2 numbers its convolutions (`conv_layers.0`).
+# The list a transformer keeps its layers in: `encoder.layer.3`, `model.layers.3`, `transformer.h.3`, `block.3`. The first number
+# of a path is not enough: sentence-transformers puts everything under `0.`, wav2vec2 numbers its convolutions (`conv_layers.0`).
 _STACKS = frozenset({"layer", "layers", "h", "block", "blocks"})
 _LINE = re.compile(
     r"^Name: (?P<name>.*?), LayerType: (?P<type>[^,]*), Inputs: \[(?P<inputs>.*?)\]"
@@ -192,7 +192,7 @@ def per_layer(kernels: Sequence[Kernel], node_module: Mapping[str, str]) -> dict
 
 
 def to_json(kernels: Sequence[Kernel], node_module: Mapping[str, str]) -> list[dict[str, Any]]:
-    """One row a kernel that runs on the GPU: name, type, dtype, layer (`m.encoder.layer.3` or ''), its ONNX nodes, its profile."""
+    """One row a kernel that runs on the GPU; `layer` is `m.encoder.layer.3`, or '' outside a stack of layers."""
     rows = []
     for kernel in (k for k in kernels if not k.host):
         home = _layer(kernel, node_module)
@@ -213,12 +213,12 @@ def check_gemms(graph: Graph, kernels: Sequence[Kernel], precision: str) -> dict
     """{"total": GEMMs of the graph, "half": those proven to run in the half type they are typed in}.
 
     A GEMM that the graph types float32 is asked nothing. One typed FLOAT16 or BFLOAT16 must be named by an engine layer of every
-    profile, and that layer must read its operands in that type (or quantised). Raises BuildFailed with the names of those that do not.
+    profile, and that layer must read its operands in that type (or quantised). Raises BuildFailed naming those that do not.
     """
     gemms = [node for node in graph.model.graph.all_nodes() if node.op_type in GEMM_OPS and node.domain in ("", "ai.onnx")]
     wanted = [(node, _HALF[dtype]) for node in gemms if (dtype := _operand_dtype(node)) in _HALF]
     if precision in ("fp16", "bf16") and gemms and not wanted:
-        raise BuildFailed(f"asked for {precision}, but the graph types all of its {len(gemms)} GEMMs float32; was the pass applied?")
+        raise BuildFailed(f"asked for {precision}, but all {len(gemms)} GEMMs of the graph are float32; was the pass applied?")
     unnamed: list[ir.Node] = []
     floats: list[ir.Node] = []
     for node, allowed in wanted:
@@ -240,7 +240,7 @@ def check_gemms(graph: Graph, kernels: Sequence[Kernel], precision: str) -> dict
 def _operand_dtype(node: ir.Node) -> str:
     known = [v.dtype.name for v in node.inputs[:2] if v is not None and v.dtype is not None]
     if not known:
-        raise BuildFailed(f"the graph gives no type for the inputs of {node.op_type} {node.name!r}; run shape inference on it first")
+        raise BuildFailed(f"the graph gives no type for the inputs of {node.op_type} {node.name!r}; run shape inference on it")
     return known[0]
 
 
@@ -306,15 +306,16 @@ def _listed(nodes: Sequence[ir.Node]) -> str:
 def check_constants(graph: Graph, kernels: Sequence[Kernel]) -> dict[str, Any]:
     """{"constant_bytes", "initializer_bytes", "constant_ratio"}: the weights of the engine against those of the graph.
 
-    On real encoders the ratio is 1.0000 (merged QKV weights are one constant of the same size), so a shortfall over 1 % means lost
-    weights: six layers once got the weights of one and every kernel count looked right. Raises BuildFailed.
+    On real encoders the ratio is 1.0000 (merged QKV weights are one constant of the same size), so a shortfall over 1 % means
+    lost weights: six layers once got the weights of one and every kernel count looked right. It is never below 1 by right, and
+    above it where the builder pads (a convolution of one channel becomes one of eight). Raises BuildFailed.
     """
     held, wanted = constant_bytes(kernels), expected_bytes(graph)
     ratio = held / wanted if wanted else 1.0
     if ratio < 1 - SHORTFALL:
         raise BuildFailed(
-            f"the graph has {wanted} bytes of weights, the engine's layers list {held} ({ratio:.1%}): weights were dropped or shared "
-            "by layers that do not share them; inline every local function of the graph and give every node and weight its own name"
+            f"the graph has {wanted} bytes of weights, the engine's layers list {held} ({ratio:.1%}): weights were dropped or "
+            "shared by layers that do not share them; inline every local function and give every node and weight its own name"
         )
     return {"constant_bytes": held, "initializer_bytes": wanted, "constant_ratio": round(ratio, 6)}
 
@@ -349,9 +350,12 @@ def _is_uniform(tensor: ir.TensorProtocol) -> bool:
 
 
 def _is_folded(value: ir.Value) -> bool:
-    return all(
-        user.op_type in _PICKING and all(v is None or v.const_value is not None for v in user.inputs[1:]) for user in value.consumers()
-    )
+    """Whether all its readers pick constant parts of it."""
+    return all(user.op_type in _PICKING and _is_constant(user.inputs[1:]) for user in value.consumers())
+
+
+def _is_constant(values: Sequence[ir.Value | None]) -> bool:
+    return all(v is None or v.const_value is not None for v in values)
 
 
 def _narrowest(value: ir.Value, bits: int) -> int:

@@ -1,8 +1,8 @@
 """What the targets `tensorrt` and `tensorrt-rtx` share: one API, two modules.
 
-Building happens in a process of its own (_trt_worker.py), so this one never imports the compiler. Running goes through Polygraphy.
-The worker sets up builder, profiles and config itself: Polygraphy's config attaches a timing cache that TensorRT-RTX answers with an
-error line, and its TensorRT-RTX form leaves TF32 on.
+Building happens in a process of its own (_trt_worker.py), so this one never imports the compiler. Running goes through
+Polygraphy. The worker sets up builder, profiles and config itself: Polygraphy's config for TensorRT-RTX leaves TF32 on, and any
+of its configs attaches a timing cache, which TensorRT-RTX has no use for.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ SHOWN_ERRORS = 5
 CATALOGUE: tuple[tuple[str, str], ...] = (
     (
         r"Attention operation was not supported by a dedicated kernel",
-        "there is no fused attention kernel for this type or head size (float32 never has one); give the Attention node the attribute "
-        "TRT_decomposable=1, decompose it into MatMul, Softmax and MatMul, or build fp16",
+        "there is no fused attention kernel for this type or head size (float32 never has one); give the Attention node the "
+        "attribute TRT_decomposable=1, decompose it into MatMul, Softmax and MatMul, or build fp16",
     ),
     (
         r"Elementwise layer does not support operator \w+ and the given inputs with type BOOL",
-        "a boolean mask is used in arithmetic; turn it into a float mask (0 where it may attend, a large negative number elsewhere)",
+        "a boolean mask is used in arithmetic; turn it into a float mask (0 where it may attend, very negative elsewhere)",
     ),
     (
         r"HW-specific datatypes: b16",
@@ -57,8 +57,8 @@ CATALOGUE: tuple[tuple[str, str], ...] = (
     (r"FP32 GEMM is not supported", "TensorRT-RTX has no float32 GEMM for sm75; build fp16 for it, or leave sm75 out"),
     (
         r"OutOfMemory|Requested size was \d+ bytes|insufficient (workspace|memory)|within workspace limit",
-        "the layers need more scratch memory than they may have at the largest sizes of a profile; narrow the profile's maximum, or "
-        "raise the workspace limit",
+        "the layers need more scratch memory than they may have at the largest sizes of a profile; narrow the profile's maximum, "
+        "or raise the workspace limit",
     ),
     (
         r"missing values for shape input tensor",
@@ -69,7 +69,7 @@ CATALOGUE: tuple[tuple[str, str], ...] = (
         "the parser knows no such operator; it matches by name and ignores the domain. Inline or lower the node before the build",
     ),
     (r"graph_jit\.cpp.*CUDA_SUCCESS|STRIP_PLAN|REFIT", "refit and stripped weights need a GPU at build time; build without them"),
-    (r"no lean (library|runtime)|VERSION_COMPATIBLE", "version-compatible engines need a lean runtime, which this package does not ship"),
+    (r"no lean (library|runtime)|VERSION_COMPATIBLE", "version-compatible engines need a lean runtime, which is not shipped"),
 )
 
 
@@ -87,7 +87,7 @@ def require_plain(graph: Graph) -> None:
     foreign = [n for n in graph.model.graph.all_nodes() if n.domain not in ("", "ai.onnx")]
     if foreign:
         shown = ", ".join(f"{n.name!r} ({n.domain}.{n.op_type})" for n in foreign[:SHOWN_ERRORS])
-        raise BuildFailed(f"{len(foreign)} nodes are not of the ONNX domain: {shown}; TensorRT ignores domains: inline or lower them first")
+        raise BuildFailed(f"{len(foreign)} nodes are not ONNX operators: {shown}; TensorRT ignores domains: inline or lower them")
     if graph.model.functions:
         shown = ", ".join(f"{domain}.{name}" for domain, name, _ in list(graph.model.functions)[:SHOWN_ERRORS])
         raise BuildFailed(f"the graph holds local functions: {shown}; TensorRT mixes up their weights: inline them first")
@@ -141,7 +141,7 @@ def _require_unique_names(graph: Graph) -> None:
     for node in graph.model.graph.all_nodes():
         name = _kernels.node_name(node)
         if name in seen:
-            raise BuildFailed(f"two nodes of the graph are named {name!r}; the builder's log tells nodes apart by name: rename one")
+            raise BuildFailed(f"two nodes are named {name!r}; the builder's log tells nodes apart by name: rename one")
         seen.add(name)
 
 
@@ -258,8 +258,8 @@ def load(module: str, directory: Path, manifest: Mapping[str, Any]) -> Runner:
         return TrtRunner(plan, manifest)
     except PolygraphyException as error:
         raise Missing(
-            f"{plan} does not load on {_names(packages.gpus())} with {module} {packages.version(module)}: {error}. An engine runs on the GPUs and the "
-            "builder version it was built for only; build it again here, or install the version in its manifest"
+            f"{plan} does not load on {_names(packages.gpus())} with {module} {packages.version(module)}: {error}. It runs "
+            "only on the GPUs and the builder version it was built for; build it again here, or install its version"
         ) from error
 
 
@@ -276,7 +276,7 @@ def _point_polygraphy_at(module: str) -> None:
     except ImportError as error:
         raise Missing(f"running a {module} engine needs polygraphy ({error}); pip install polygraphy") from error
     if bool(config.USE_TENSORRT_RTX) != wanted:
-        raise Missing(f"this process already uses polygraphy with another TensorRT; run the {module} engine in a process of its own")
+        raise Missing(f"this process uses polygraphy with another TensorRT; run the {module} engine in a process of its own")
 
 
 class TrtRunner(Runner):

@@ -132,7 +132,8 @@ def _inspect(trt: Any, logger: Any, plan: Any) -> str:
     engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
     if engine is None:
         return ""
-    return "\n" + engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.ONELINE) + "\n"
+    lines = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.ONELINE)
+    return f"\n{lines}\n"
 
 
 def _flags(trt: Any) -> int:

@@ -1,4 +1,4 @@
-"""TensorRT: compiles on the machine that has the GPU, for that GPU. Data-centre GPUs (A100, H100, H200, B200, L4) and all others."""
+"""TensorRT: compiles on the machine that has the GPU, for that GPU; the one for data centres (A100, H100, H200, B200, L4)."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def lower(graph: Graph) -> Graph:
 def build(request: BuildRequest) -> Built:
     """engine.plan for the GPU of this machine. Raises RecipeError, Missing, BuildFailed."""
     if request.sms:
-        raise RecipeError(f"target tensorrt builds for the GPU of this machine and takes no SM; asked for {', '.join(request.sms)}")
+        raise RecipeError(f"asked for {', '.join(request.sms)}; target tensorrt takes no SM, it builds for the GPU it runs on")
     _require(build=True)
     return _trt.build(MODULE, request)
 

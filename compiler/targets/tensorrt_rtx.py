@@ -19,8 +19,8 @@ SMS: tuple[str, ...] = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 # One plan for these four is as large as for one. Turing wants an engine of its own; sm80 is not in NVIDIA's support matrix.
 DEFAULT_SMS: tuple[str, ...] = ("sm86", "sm89", "sm120", "sm121")
 SM80_NOTE = (
-    "sm80 is in the list of this compiler but not in NVIDIA's support matrix for TensorRT-RTX: the engine builds, nobody promises "
-    "that it runs; for A100 and A30 use the target 'tensorrt'"
+    "sm80 is in the list of this compiler but not in NVIDIA's support matrix for TensorRT-RTX: the engine builds, nobody "
+    "promises that it runs; for A100 and A30 use the target 'tensorrt'"
 )
 
 
@@ -64,9 +64,9 @@ def _require_possible(sms: tuple[str, ...], precision: str) -> None:
         return
     if len(sms) > 1:
         others = ", ".join(sm for sm in sms if sm != "sm75")
-        raise RecipeError(f"asked for sm75 and {others} in one engine; Turing needs an engine of its own: build sm75 apart from {others}")
+        raise RecipeError(f"asked for sm75 and {others} in one engine; Turing needs an engine of its own: build sm75 apart")
     if precision in ("bf16", "fp32"):
-        lacks = "bfloat16" if precision == "bf16" else "float32 matrix products (the builder says 'FP32 GEMM is not supported')"
+        lacks = "bfloat16" if precision == "bf16" else "float32 GEMM (the builder says 'FP32 GEMM is not supported')"
         raise InputError(f"asked for {precision} on sm75; TensorRT-RTX has no {lacks} for Turing: use --fp16")
 
 

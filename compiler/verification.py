@@ -87,7 +87,7 @@ class Verdict:
             "verdict": "passed" if self.passed else "failed",
             "engine_executed": self.engine_executed,
             "engine_reason": self.engine_reason,
-            "budget": self.budget.to_json(),
+            "budget": dataclasses.asdict(self.budget),
             "graph": self.graph.to_json() if self.graph else None,
             "engine": self.engine.to_json() if self.engine else None,
             "violations": [v.to_json() for v in self.violations],
@@ -215,8 +215,9 @@ def judge(
         runners["graph"] = ReferenceRunner(graph)
     results = compare(runners, truth, task, advance)
     found = tuple(v for result in results.values() for v in metrics.judge(result, budget))
+    notes = (*truth.notes, *_left_out(runners, truth))
     reason = "the null target has no engine" if name == "null" else ("" if ready.run else ready.reason)
-    return Verdict(name, precision, truth.name, budget, results.get("engine"), reason, results.get("graph"), found, truth.notes)
+    return Verdict(name, precision, truth.name, budget, results.get("engine"), reason, results.get("graph"), found, notes)
 
 
 def _is_half(graph: Graph) -> bool:
@@ -227,16 +228,17 @@ def compare(runners: Mapping[str, Runner], truth: Truth, task: str, advance: Adv
     """Every runner on every sample, each sample's truth computed once. Memory is flat in the number of samples."""
     comparisons = {name: Comparison(task) for name in runners}
     for index, (sample, expected) in enumerate(truth.pairs()):
-        if not _fits(runners, sample):
-            raise DataError(f"sample {sample.label} of {truth.name} is outside the profiles this engine was built for")
         for name, runner in runners.items():
-            comparisons[name].add(expected, runner.run(sample.feeds), sample)
+            if runner.takes(sample.feeds):
+                comparisons[name].add(expected, runner.run(sample.feeds), sample)
         advance(index + 1, len(truth.samples))
     return {name: comparison.result() for name, comparison in comparisons.items()}
 
 
-def _fits(runners: Mapping[str, Runner], sample: Sample) -> bool:
-    return bool(runners) and bool(sample.feeds)
+def _left_out(runners: Mapping[str, Runner], truth: Truth) -> tuple[str, ...]:
+    """Goldens hold every size the model takes; an engine takes those of its profiles. What it was not asked is said."""
+    outside = [s.label for r in runners.values() for s in truth.samples if not r.takes(s.feeds)]
+    return (f"{len(outside)} samples lie outside the engine's profiles and were not run on it: {'; '.join(outside)}",) if outside else ()
 
 
 def load(path: Path) -> Runner:
@@ -245,4 +247,6 @@ def load(path: Path) -> Runner:
     ready = targets.get(found.target).available()
     if not ready.run:
         raise Missing(f"the engine of {path} (target {found.target}) cannot run here: {ready.reason}. {ready.install}")
-    return targets.get(found.target).load(path, found.manifest)
+    runner = targets.get(found.target).load(path, found.manifest)
+    runner.tokenizer = found.tokenizer
+    return runner

@@ -1,0 +1,259 @@
+"""The command line: parse, one call, print. Heavy imports sit inside the commands, so that `bertc --help` is instant.
+
+Data goes to stdout (`--json`), everything a person reads to stderr. Exit codes: 0 done, 1 the check or the build failed,
+2 bad input or usage, 3 something the machine lacks, 4 a bug in bertc, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .errors import BertcError, CheckFailed, InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from .progress import Progress
+    from .recipe import Recipe
+
+Command = Callable[..., Any]
+PRECISION_FLAGS = ("fp32", "fp16", "bf16")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="bertc", prog_name="bertc")
+def cli() -> None:
+    """Compile distilled PyTorch encoders to ONNX Runtime and TensorRT engines, and prove them equal to the source."""
+
+
+def recipe_options(*names: str) -> Callable[[Command], Command]:
+    """Options made from the fields of Recipe, so that a recipe file and the command line cannot drift apart."""
+
+    def decorate(command: Command) -> Command:
+        from .recipe import Recipe
+
+        fields = {f.name: f for f in dataclasses.fields(Recipe)}
+        for name in reversed(names):
+            command = _option(fields[name])(command)
+        return command
+
+    return decorate
+
+
+def _option(field: Any) -> Callable[[Command], Command]:
+    kind, help_text = str(field.type), field.metadata["help"]
+    flag = "--" + field.name.replace("_", "-")
+    if field.name == "verify":
+        return click.option("--verify/--no-verify", default=None, help=help_text)
+    if kind == "bool":
+        return click.option(flag, is_flag=True, default=None, help=help_text)
+    if kind.startswith(("tuple", "Mapping")):
+        return click.option("--" + field.name.removesuffix("s"), field.name, multiple=True, help=help_text)
+    return click.option(flag, field.name, type=int if kind == "int" else str, default=None, help=help_text)
+
+
+SOURCE_OPTIONS = ("task", "revision", "allow_pickle", "trust_remote_code", "ids", "opset", "seed", "goldens", "data")
+
+
+@cli.command()
+@click.argument("reference", metavar="SOURCE")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="the directory to write")
+@click.option("--force", is_flag=True, help="replace an artifact that is there")
+@recipe_options(*SOURCE_OPTIONS)
+@JSON
+def export(reference: str, out: Path, force: bool, as_json: bool, **options: Any) -> None:
+    """Export SOURCE to a checked ONNX graph with goldens: what `bertc build` can start from without PyTorch."""
+    from . import pipeline
+
+    log = _progress()
+    made = pipeline.export(_recipe(reference, log, options), out, force=force, progress=log)
+    _show_artifacts((made,), as_json)
+
+
+@cli.command()
+@click.argument("reference", metavar="SOURCE|RECIPE|EXPORT")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="the directory to write")
+@click.option("--force", is_flag=True, help="replace an artifact that is there")
+@click.option("--fp32", "precision", flag_value="fp32", help="float32, TF32 off")
+@click.option("--fp16", "precision", flag_value="fp16", help="float16, reductions in float32")
+@click.option("--bf16", "precision", flag_value="bf16", help="bfloat16, reductions in float32")
+@recipe_options("targets", "profiles", "source", *SOURCE_OPTIONS, "budget", "verify")
+@JSON
+def build(reference: str, out: Path, force: bool, as_json: bool, **options: Any) -> None:
+    """Build SOURCE for one or more targets and verify each artifact before it is written.
+
+    SOURCE is a path (checkpoint directory, .onnx, export, recipe.toml), a recipe's name, package.module:factory, or a hub id.
+    """
+    from . import pipeline
+
+    log = _progress()
+    made = pipeline.compile(_recipe(reference, log, options), out, force=force, progress=log)
+    _show_artifacts(made, as_json)
+
+
+@cli.command()
+@click.argument("artifact", type=click.Path(path_type=Path), metavar="ARTIFACT")
+@click.option("--data", type=click.Path(path_type=Path), help="texts (.txt, .jsonl), arrays (.npz) or a directory of .wav")
+@click.option("--against", help="compare with this source instead of the one it was built from")
+@click.option("--require-engine", is_flag=True, help="exit 3 where the engine itself cannot run")
+@click.option("--budget", multiple=True, help="a limit, as in cosine=0.9999; repeatable")
+@JSON
+def verify(
+    artifact: Path, data: Path | None, against: str | None, require_engine: bool, budget: Sequence[str], as_json: bool
+) -> None:
+    """Compare ARTIFACT with its source: on its goldens, or on --data. Exit 1 when it is over its budget."""
+    from . import report
+    from .verification import verify as run
+
+    log = _progress()
+    limits = _limits(budget) if budget else None
+    verdicts = run(artifact, data_path=data, against=against, require_engine=require_engine, budget=limits, progress=log)
+    console = _console()
+    console.print(report.verdicts_table(verdicts))
+    for verdict in verdicts:
+        console.print(f"{verdict.path}: {verdict.summary()}", highlight=False, markup=False)
+        for note in verdict.notes:
+            console.print(f"  note {note}", highlight=False, markup=False)
+    if as_json:
+        _print_json({"artifacts": [verdict.to_json() for verdict in verdicts], "passed": all(v.passed for v in verdicts)})
+    failed = [v for v in verdicts if not v.passed]
+    if failed:
+        raise CheckFailed("; ".join(f"{v.path} is over its budget: {v.reasons()}" for v in failed))
+
+
+@cli.command()
+@click.argument("path", type=click.Path(path_type=Path), metavar="ARTIFACT|MODEL.onnx")
+@click.option("--kernels", is_flag=True, help="list every kernel of an engine")
+@JSON
+def inspect(path: Path, kernels: bool, as_json: bool) -> None:
+    """Show inputs and outputs, operators and their precision, an engine's kernels by layer, and the manifest."""
+    from . import inspection
+
+    found = inspection.examine(path)
+    inspection.show(found, _console(), kernels)
+    if as_json:
+        _print_json(found)
+
+
+@cli.command()
+@JSON
+def doctor(as_json: bool) -> None:
+    """Say what this machine has: targets available or the reason why not, versions, GPUs."""
+    from . import doctor as examination
+
+    found = examination.examine()
+    examination.show(found, _console())
+    if as_json:
+        _print_json(found)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    # A table in a log file is cut at 80 columns, and numbers are what it is for.
+    return console if console.is_terminal else Console(stderr=True, width=160)
+
+
+def _progress() -> Progress:
+    from .progress import Progress
+
+    return Progress(_console())
+
+
+def _recipe(reference: str, log: Progress, options: dict[str, Any]) -> Recipe:
+    """What SOURCE means, with the options that were given put over it."""
+    from . import recipe as recipes
+
+    found, meaning = recipes.resolve(reference)
+    log.say(meaning)
+    given = {k: v for k, v in options.items() if v is not None and v != ()}
+    if "budget" in given:
+        given["budget"] = _limits(given["budget"])
+    if given.get("precision") and not given.get("targets"):
+        given["targets"] = tuple(text.partition("=")[0] for text in found.targets)
+    return dataclasses.replace(found, **given)
+
+
+def _limits(texts: Sequence[str]) -> dict[str, float]:
+    limits = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            limits[name] = float(value)
+        except ValueError as error:
+            raise InputError(f"budget {text!r} is not NAME=NUMBER, as in cosine=0.9999") from error
+    return limits
+
+
+def _show_artifacts(made: Sequence[Any], as_json: bool) -> None:
+    from . import report
+
+    _console().print(report.artifacts_table(made))
+    if as_json:
+        _print_json({"artifacts": [{"path": str(a.path), "manifest": a.manifest} for a in made]})
+
+
+def _print_json(document: Any) -> None:
+    click.echo(json.dumps(document, indent=1, ensure_ascii=False))
+
+
+@contextlib.contextmanager
+def _terminated() -> Iterator[None]:
+    """SIGTERM ends a build as Ctrl-C does: what is half-written is removed."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; errors are printed, never raised."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        with _terminated():
+            cli.main(args=words, prog_name="bertc", standalone_mode=False)
+        return 0
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        error.show()
+        return _failed(words, error.format_message(), 2)
+    except BertcError as error:
+        click.echo(f"error: {error}", err=True)
+        return _failed(words, str(error), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted: nothing was written", err=True)
+        return 130
+    except Exception as error:  # the last resort: said as a bug, with its traceback, never hidden
+        import traceback
+
+        traceback.print_exc()
+        click.echo(f"error: this is a bug in bertc ({type(error).__name__}: {error}); please report the lines above", err=True)
+        return _failed(words, f"{type(error).__name__}: {error}", 4)
+
+
+def _failed(words: Sequence[str], message: str, code: int) -> int:
+    if "--json" in words and code != 1:  # a failed check has printed its document
+        _print_json({"error": message, "exit_code": code})
+    return code

@@ -1,0 +1,104 @@
+"""What was done and measured: report.json for machines, tables for people."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .targets import _packages as packages
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from .artifact import Artifact
+    from .export_check import Proof
+    from .verification import Verdict
+
+TOOLS = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "tensorrt_rtx", "tensorrt", "polygraphy", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the tools that can change a result; those that are not installed are left out."""
+    found = {name: packages.version(name) for name in TOOLS}
+    return {"python": platform.python_version()} | {name: v for name, v in found.items() if v}
+
+
+def document(
+    facts: Mapping[str, Any], proof: Proof, verdict: Verdict | None, stages: Mapping[str, float], notes: Sequence[str]
+) -> dict[str, Any]:
+    """The content of report.json; times in seconds."""
+    return {
+        "target": facts["target"],
+        "precision": facts["precision"],
+        "engine": facts["engine"],
+        "graph": facts["graph"],
+        "export_check": proof.comparison.result().to_json(),
+        "verification": verdict.to_json() if verdict else None,
+        "stages": {name: round(seconds, 3) for name, seconds in stages.items()},
+        "notes": list(notes),
+    }
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a directory; a file under two names (hard link) counts once."""
+    stats = {s.st_ino: s.st_size for s in (p.stat() for p in path.rglob("*") if p.is_file())}
+    return sum(stats.values())
+
+
+def artifacts_table(found: Iterable[Artifact]) -> Table:
+    """One row an artifact: what it is, how large, how many kernels, how close to its source."""
+    import json
+
+    rows = table("artifact", "target", "precision", "size", "kernels", "fp32 islands", "cosine (min)", "rel. error", "verified")
+    for each in found:
+        report = json.loads((each.path / "report.json").read_text("utf-8"))
+        verdict = report["verification"]
+        engine = each.manifest["engine"]
+        kernels = str(engine["kernels"]["count"]) if "kernels" in engine else "-"
+        target = ":".join(filter(None, (each.target, ",".join(each.manifest["target"]["sms"]))))
+        size = f"{size_of(each.path) / 2**20:.0f} MiB"
+        islands = str(len(each.manifest["precision"]["islands"]))
+        add(rows, str(each.path), target, each.precision, size, kernels, islands, *_closeness(verdict))
+    return rows
+
+
+def _closeness(verdict: Mapping[str, Any] | None) -> tuple[str, str, str]:
+    """(cosine, relative error, what was verified) of a verdict as JSON."""
+    if verdict is None:
+        return "-", "-", "no (--no-verify)"
+    outputs = (verdict["engine"] or verdict["graph"])["outputs"].values()
+    cosine = min(float(o["cosine_min"]) for o in outputs)
+    relative = max(float(o["relative"]) for o in outputs)
+    how = "engine" if verdict["engine_executed"] else "graph (engine NOT RUN)"
+    return f"{cosine:.7f}", f"{relative:.1e}", how if verdict["verdict"] == "passed" else f"FAILED ({how})"
+
+
+def verdicts_table(verdicts: Iterable[Verdict]) -> Table:
+    """One row an output of each artifact."""
+    rows = table("artifact", "data", "output", "max abs", "rel. error", "cosine (min)", "SQNR dB", "decisions", "verdict")
+    for verdict in verdicts:
+        decided = "; ".join(f"{d.name} {d.agreed}/{d.total}" for d in verdict.result.decisions) or verdict.result.note
+        for out in verdict.result.outputs:
+            said = "passed" if verdict.passed else "FAILED"
+            row = (f"{out.max_abs:.2e}", f"{out.relative:.2e}", f"{out.cosine_min:.7f}", f"{out.sqnr_db:.1f}")
+            add(rows, verdict.path, verdict.data, out.name, *row, decided, said)
+    return rows
+
+
+def add(rows: Table, *cells: str) -> None:
+    """A row whose cells are shown as they are: `bertc[rtx]` is no markup."""
+    from rich.text import Text
+
+    rows.add_row(*(Text(cell) for cell in cells))
+
+
+def table(*columns: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, overflow="fold", justify="left" if index == 0 else "default")
+    return table

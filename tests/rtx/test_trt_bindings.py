@@ -1,0 +1,152 @@
+"""The adapter is run against TensorRT-RTX, but TensorRT 11 has to understand it too: every attribute it touches must be there.
+
+A real TensorRT-RTX build is recorded, attribute by attribute, and the list is looked up in the bindings of TensorRT 11.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+from bertc.targets import _trt_worker
+
+pytestmark = pytest.mark.rtx
+
+# Runs the worker's own code on a module that notes what is asked of it. Enum classes are wrapped, other classes patched.
+RECORD = """
+import json, sys
+import tensorrt_rtx
+from bertc.targets import _trt_worker
+
+seen = set()
+
+def patch(cls):
+    read, write = cls.__getattribute__, cls.__setattr__
+    def note(name):
+        if hasattr(cls, name) and not name.startswith("__"):
+            seen.add((cls.__name__, name))
+    def get(self, name):
+        note(name)
+        return read(self, name)
+    def put(self, name, value):
+        note(name)
+        write(self, name, value)
+    cls.__getattribute__, cls.__setattr__ = get, put
+
+class Enum:
+    def __init__(self, real):
+        self.real = real
+    def __getattr__(self, name):
+        seen.add((self.real.__name__, name))
+        return getattr(self.real, name)
+
+class Module:
+    def __getattr__(self, name):
+        seen.add(("", name))
+        value = getattr(tensorrt_rtx, name)
+        return Enum(value) if hasattr(value, "__members__") else value
+
+for value in list(vars(tensorrt_rtx).values()):
+    if isinstance(value, type) and type(value).__name__ == "pybind11_type" and not hasattr(value, "__members__"):
+        patch(value)
+stages = []
+for job in json.load(open(sys.argv[1])):
+    try:
+        _trt_worker.compile_job(Module(), job)
+        stages.append("done")
+    except _trt_worker.Refused as refused:
+        stages.append(refused.stage)
+with open(sys.argv[1] + ".log", "w") as file:
+    logger, _ = _trt_worker._logger(Module(), file)
+    plan = open(json.load(open(sys.argv[1]))[0]["plan"], "rb").read()
+    stages.append("" if _trt_worker._inspect(Module(), logger, plan) else "not deserialised")
+print(json.dumps({"seen": sorted(seen), "stages": stages}))
+"""
+
+LOOK_UP = """
+import json, sys
+import tensorrt_bindings as trt
+
+def known(owner, name):
+    return hasattr(trt, name) if not owner else hasattr(getattr(trt, owner, None), name)
+
+absent = [pair for pair in json.load(open(sys.argv[1])) if not known(*pair)]
+print(json.dumps({"version": trt.__version__, "absent": absent}))
+"""
+
+# What comes after an engine was deserialised cannot be recorded: that takes a GPU.
+AFTER_DESERIALISING = {
+    ("ICudaEngine", "create_engine_inspector"),
+    ("EngineInspector", "get_engine_information"),
+    ("", "LayerInformationFormat"),
+    ("LayerInformationFormat", "ONELINE"),
+}
+GOOD = """<ir_version: 10, opset_import: ["": 20]>
+good (float[batch, length, 32] x, float[32, 32] w) => (float[batch, length, 32] y) { y = MatMul(x, w) }"""
+REFUSED = """<ir_version: 10, opset_import: ["": 20]>
+refused (bool[batch] a, bool[batch] b) => (bool[batch] y) { y = Add(a, b) }"""
+
+
+def job(folder: Path, name: str, text: str, shapes: dict[str, list[list[int]]]) -> dict[str, object]:
+    onnx.save(onnx.parser.parse_model(text), folder / f"{name}.onnx")
+    files = {"graph": f"{name}.onnx", "plan": f"{name}.plan", "log": f"{name}.log"}
+    paths = {key: str(folder / file) for key, file in files.items()}
+    return {"module": "tensorrt_rtx", "sms": ["sm86", "sm89"], "workspace": 2**30, "profiles": [shapes], **paths}
+
+
+def run(script: str, argument: Path, environment: dict[str, str] | None = None) -> dict[str, list[object]]:
+    path = {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
+    command = [sys.executable, "-P", "-c", script, str(argument)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **path, **(environment or {})}, check=False)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def stand_in(folder: Path) -> dict[str, str]:
+    """The TensorRT 11 bindings in a form that can be imported without TensorRT's 2 GB of libraries; for looking names up only.
+
+    They are linked against three libraries, two of which TensorRT-RTX has under other names. It has no plugin library, so the
+    one symbol wanted from there is renamed in a copy of the bindings.
+    """
+    found = importlib.util.find_spec("tensorrt_bindings")
+    assert found is not None, "tensorrt_bindings is not installed: pip install --group test"
+    assert found.origin is not None
+    libraries = Path(importlib.util.find_spec("tensorrt_rtx_libs").origin).parent  # type: ignore[union-attr, arg-type]
+    rtx, parser = libraries / "libtensorrt_rtx.so.1", libraries / "libtensorrt_onnxparser_rtx.so.1"
+    links = {"libnvinfer.so.11": rtx, "libnvinfer_plugin.so.11": rtx, "libnvonnxparser.so.11": parser}
+    for name, target in links.items():
+        (folder / name).symlink_to(target)
+    package = folder / "tensorrt_bindings"
+    package.mkdir()
+    wanted, there = b"\0initLibNvInferPlugins\0", b"\0getPluginRegistry\0"
+    for file in Path(found.origin).parent.iterdir():
+        if file.suffix in (".py", ".so"):
+            (package / file.name).write_bytes(file.read_bytes().replace(wanted, there.ljust(len(wanted), b"\0")))
+    return {"LD_LIBRARY_PATH": str(folder), "PYTHONPATH": str(folder)}
+
+
+def test_every_attribute_the_adapter_uses_is_in_tensorrt_11(tmp_path: Path) -> None:
+    jobs = [
+        job(tmp_path, "good", GOOD, {"x": [[1, 2, 32], [4, 16, 32], [8, 64, 32]], "w": [[32, 32]] * 3}),
+        job(tmp_path, "refused", REFUSED, {"a": [[1], [2], [4]], "b": [[1], [2], [4]]}),
+    ]
+    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
+    recorded = run(RECORD, tmp_path / "jobs.json")
+    assert recorded["stages"][:2] == ["done", "parse"]  # the third depends on whether this machine has a GPU
+    seen = {(str(owner), str(name)) for owner, name in recorded["seen"]}  # type: ignore[misc]
+    assert {("OnnxParser", "parse_from_file"), ("ParserError", "desc"), ("IBuilderConfig", "max_aux_streams")} <= seen
+    assert {("IOptimizationProfile", "set_shape"), ("BuilderFlag", "TF32"), ("Runtime", "deserialize_cuda_engine")} <= seen
+    assert _trt_worker.RTX_ONLY <= seen, "the list of exceptions names what the adapter does not use"
+    asked = seen | AFTER_DESERIALISING | {("IBuilderConfig", "no_such_thing")}
+    (tmp_path / "asked.json").write_text(json.dumps(sorted(asked)))
+    looked_up = run(LOOK_UP, tmp_path / "asked.json", stand_in(tmp_path))
+    assert str(looked_up["version"]).startswith("11.")
+    absent = {(str(owner), str(name)) for owner, name in looked_up["absent"]}  # type: ignore[misc]
+    assert absent == _trt_worker.RTX_ONLY | {("IBuilderConfig", "no_such_thing")}
