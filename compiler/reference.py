@@ -48,6 +48,8 @@ def session(graph: Graph) -> Any:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
+    # Threads that spin while they wait take the cores from PyTorch, which runs in turns with this session.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Weights go through a mapped file: serialised in memory they would be held three times.
     with tempfile.TemporaryDirectory(prefix="bertc-reference-") as folder:
         path = Path(folder, "graph.onnx")

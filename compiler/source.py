@@ -95,22 +95,23 @@ def _open(reference: str, options: SourceOptions) -> Source:
         try:
             folder, commit = hub.fetch(reference, options.revision, options.allow_pickle, options.trust_remote_code)
         except (Missing, SourceError) as error:
-            raise type(error)(f"{error}{_neighbours(path)}") from error
+            raise type(error)(f"{error}{_neighbours(reference)}") from error
         return _open_checkpoint(reference, folder, options, commit)
-    raise SourceError(f"nothing at {reference!r}{_neighbours(path)}; a source is {FORMS}")
+    raise SourceError(f"nothing at {reference!r}{_neighbours(reference)}; a source is {FORMS}")
 
 
 def _is_path(reference: str) -> bool:
     return reference.startswith(("/", "./", "../", "~")) or reference.endswith(".onnx") or reference.count("/") > 1
 
 
-def _neighbours(path: Path) -> str:
+def _neighbours(reference: str) -> str:
     """What lies beside a path that does not exist, for a reference that may be one."""
+    path = Path(reference).expanduser()
     parent = path.parent
-    if str(parent) == "." and not str(path).endswith(".onnx"):
+    if "/" not in reference and not _is_path(reference):
         return ""
     if not parent.is_dir():
-        return f" (there is no folder {str(parent)!r})" if _is_path(str(path)) else ""
+        return f" (there is no folder {str(parent)!r})" if _is_path(reference) else ""
     return f" (in {str(parent)!r}{nearest(path.name, [entry.name for entry in parent.iterdir()])})"
 
 

@@ -99,6 +99,8 @@ def _from_pretrained(checkpoint: Checkpoint, task: str, trust_remote_code: bool)
         "dtype": torch.float32,
         "output_loading_info": True,
         "use_safetensors": not checkpoint.pickled,
+        # Else transformers raises and names no weight; they are refused below, by name.
+        "ignore_mismatched_sizes": True,
     }
     if trust_remote_code:
         arguments["trust_remote_code"] = True
@@ -115,8 +117,9 @@ def _from_pretrained(checkpoint: Checkpoint, task: str, trust_remote_code: bool)
     except Exception as error:  # transformers raises anything from KeyError to ImportError for a model it cannot build
         raise SourceError(f"transformers cannot load {checkpoint.folder} as {name}: {reason(error)}") from error
     if info["mismatched_keys"] or info["error_msgs"]:
-        wrong = [str(entry) for entry in (*info["mismatched_keys"], *info["error_msgs"])]
-        raise SourceError(f"{checkpoint.folder}: weights do not fit the config: {'; '.join(wrong[:3])}")
+        wrong = [f"{name} is {list(found)}, the config says {list(wanted)}" for name, found, wanted in info["mismatched_keys"]]
+        wrong = [*sorted(wrong), *map(str, info["error_msgs"])]
+        raise SourceError(f"{checkpoint.folder}: {len(wrong)} weights do not fit the config: {'; '.join(wrong[:3])}")
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = False
     return model.eval(), set(info["missing_keys"]), notes

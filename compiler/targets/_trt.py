@@ -127,7 +127,7 @@ def _facts(request: BuildRequest, result: Mapping[str, Any], log: str, kernels: 
             "rows": rows,
         },
         "gemms": _kernels.check_gemms(request.graph, kernels, request.precision),
-        **_kernels.check_constants(request.graph, kernels),
+        **_kernels.check_constants(request.graph, kernels, _kernels.stored_bytes(log) or result["nbytes"]),
         "engine_bytes": result["nbytes"],
         "builder_seconds": result["seconds"],
         "builder_version": result["version"],

@@ -92,7 +92,8 @@ def tokenizer(path: Path) -> None:
     )
     made.save(str(path / "tokenizer.json"))
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 40, **special}
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 40, "model_input_names": names, **special}
     (path / "tokenizer_config.json").write_text(json.dumps(settings))
 
 

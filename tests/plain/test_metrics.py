@@ -255,6 +255,19 @@ def test_copies_of_a_text_are_one_neighbour():
     assert compared(e, g, "sentence-embedding").decisions[0].value == 1.0
 
 
+def test_copies_within_rounding_are_one_neighbour():
+    e = np.array([[1, 0], [0.7, 0.7], [0.7, 0.7 + 5e-7], [-1, 0]])
+    g = np.array([[1, 0], [0.7, 0.8], [0.7, 0.7], [-1, 0]])
+    assert compared(e, g, "sentence-embedding").decisions[0].agreed == 4
+
+
+def test_a_vector_that_is_not_finite_has_no_neighbour():
+    e = np.array([[1, 0], [0, 1], [0.9, 0.1]])
+    g = np.array([[1, 0], [0, 1], [np.nan, 0.1]])
+    decision = compared(e, g, "sentence-embedding").decisions[0]
+    assert (decision.agreed, decision.worst) == (2, "s, row 2")
+
+
 def test_two_vectors_are_not_enough():
     decision = compared(np.eye(2), np.eye(2), "sentence-embedding").decisions[0]
     assert decision == Decision("nearest neighbour", 0, 0, note="not enough: 2 vectors, 3 needed")

