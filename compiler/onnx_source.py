@@ -27,7 +27,6 @@ def open_graph(path: Path) -> tuple[Graph, dict[str, Dim], list[str]]:
     """
     graph = load(path)
     _check_ops(path, graph)
-    _check_valid(path)
     _check_weights(path, graph)
     notes: list[str] = []
     inner = graph.model.graph
@@ -36,11 +35,13 @@ def open_graph(path: Path) -> tuple[Graph, dict[str, Dim], list[str]]:
         inner.inputs.remove(value)
     if defaults:
         notes.append(f"{len(defaults)} weights that were listed as inputs are constants now")
-    model = _infer(graph) if any(v.dtype is None or v.shape is None for v in (*inner.inputs, *inner.outputs)) else graph.model
+    typed = all(v.dtype is not None and v.shape is not None for v in (*inner.inputs, *inner.outputs))
+    model = graph.model if typed else _infer(graph)
     for value in (*model.graph.inputs, *model.graph.outputs):
         if value.dtype is None or value.shape is None:
             raise SourceError(f"{path}: {value.name!r} has no type or no rank, and it cannot be inferred; export it with shapes")
     notes += _name_dims(model)
+    _check_valid(path, model if notes or not typed else None)
     result = Graph(model)
     names = [dim for spec in result.inputs for dim in spec.dims if isinstance(dim, str)]
     return result, {name: Dim(name) for name in names}, notes
@@ -74,11 +75,13 @@ def _check_ops(path: Path, graph: Graph) -> None:
         )
 
 
-def _check_valid(path: Path) -> None:
+def _check_valid(path: Path, mended: ir.Model | None) -> None:
+    """Check the file itself, or what was made of it where types or names had to be filled in."""
     import onnx
+    import onnx_ir as ir
 
     try:
-        onnx.checker.check_model(str(path))
+        onnx.checker.check_model(str(path) if mended is None else ir.to_proto(mended))
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise SourceError(f"{path} is not a valid ONNX model: {lines[0] if lines else error}") from error

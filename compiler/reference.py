@@ -87,7 +87,7 @@ def emulated(graph: Graph) -> Graph:
     for value in copy.model.graph.initializers.values():
         if value.dtype in HALVES and value.const_value is not None:
             value.const_value = _widened(value.const_value)
-            value.dtype = FLOAT
+            value.type = ir.TensorType(FLOAT)
     _emulate_borders(copy.model.graph)
     return copy
 
@@ -112,7 +112,7 @@ def _emulate_node(node: ir.Node) -> None:
         half = value.dtype
         if half not in HALVES:
             continue
-        value.dtype = FLOAT
+        value.type = ir.TensorType(FLOAT)  # `value.dtype = ` would change a type object that clones share
         if node.op_type in EXACT:
             continue
         if node.op_type == "Cast":
@@ -126,23 +126,23 @@ def _round_behind(node: ir.Node, value: ir.Value, half: ir.DataType) -> None:
     assert isinstance(graph, ir.Graph)
     narrow = ir.Node("", "Cast", [value], [ir.AttrInt64("to", int(half))], name=f"{value.name}.round")
     wide = ir.Node("", "Cast", narrow.outputs, [ir.AttrInt64("to", int(FLOAT))], name=f"{value.name}.widen")
-    narrow.outputs[0].dtype, wide.outputs[0].dtype = half, FLOAT
+    narrow.outputs[0].type, wide.outputs[0].type = ir.TensorType(half), ir.TensorType(FLOAT)
     narrow.outputs[0].name, wide.outputs[0].name = f"{value.name}.rounded", f"{value.name}.widened"
     wide.outputs[0].shape = value.shape
-    value.replace_all_uses_with(wide.outputs[0])
-    narrow.replace_input_with(0, value)
-    graph.insert_after(node, [narrow, wide])
     for index, output in enumerate(graph.outputs):
         if output is value:
             value.name, wide.outputs[0].name = f"{value.name}.exact", value.name
             graph.outputs[index] = wide.outputs[0]
+    value.replace_all_uses_with(wide.outputs[0])
+    narrow.replace_input_with(0, value)
+    graph.insert_after(node, [narrow, wide])
 
 
 def _emulate_borders(graph: ir.Graph) -> None:
     """Half inputs and outputs become float32: feeds and results are exchanged in numpy's float32."""
     for value in (*graph.inputs, *graph.outputs):
         if value.dtype in HALVES:
-            value.dtype = FLOAT
+            value.type = ir.TensorType(FLOAT)
 
 
 def run_model(graph: Graph, feeds: Mapping[str, Any]) -> Outputs:

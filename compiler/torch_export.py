@@ -10,9 +10,11 @@ import hashlib
 import inspect
 import logging
 import re
+import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO, cast
 
 import numpy as np
 import torch
@@ -43,6 +45,19 @@ EXAMPLE_BATCH, EXAMPLE_LENGTH, EXAMPLE_FRAMES = 2, 13, 7
 FIXED = re.compile(r"specialized it to be a constant \((\d+)\)")
 
 
+class _OtherThreads:
+    """stderr for every thread but this one: torch prints the traced code when it refuses it; a progress bar goes on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._thread = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.get_ident() == self._thread else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """torch and transformers say nothing: what matters of it is checked and becomes an error or a note of our own."""
@@ -52,7 +67,7 @@ def quiet() -> Iterator[None]:
     logging.disable(logging.CRITICAL)
     hf_logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(cast(TextIO, _OtherThreads(sys.stderr))):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -261,7 +276,12 @@ def _output_names(made: FactoryModel, order: Sequence[str]) -> tuple[str, ...]:
             raise SourceError(f"{_name(made)} returns a {type(value).__name__} as {name}; wanted a tensor, or a flat tuple or dict")
     if made.outputs is not None and len(made.outputs) != len(names):
         raise SourceError(f"{_name(made)} returns {len(names)} tensors, {len(made.outputs)} output names are given")
-    return tuple(made.outputs or names)
+    wanted = tuple(made.outputs or names)
+    for position, name in enumerate(wanted):
+        if name in made.inputs or name in wanted[:position]:
+            what = "an input" if name in made.inputs else "another output"
+            raise SourceError(f"{_name(made)}: output {name!r} has the name of {what}; give `outputs` with other names")
+    return wanted
 
 
 def _flat(result: Any) -> tuple[list[str], list[Any]]:
@@ -319,6 +339,9 @@ def _explained(error: Exception, made: FactoryModel) -> SourceError:
     fixed = FIXED.search(detail)
     what = f"was specialised to {fixed[1]} by the exporter" if fixed else "does not take every size it was declared for"
     fixes = [f for f in lines if f.startswith(f"{dim} = ")]
+    if fixes and fixes[-1].partition(" = ")[2] in {d for d, _ in ports}:
+        other = fixes[-1].partition(" = ")[2]
+        return SourceError(f"{_name(made)}: dimension {dim!r} of input {name!r} always equals {other!r}; give both one name")
     hint = f" (what would work: {fixes[-1]})" if fixes else ""
     return SourceError(f"{_name(made)}: dimension {dim!r} of input {name!r} {what}: {detail}{hint}")
 

@@ -76,7 +76,7 @@ def _retype_outputs(node: ir.Node, half: HalfType) -> None:
     """Outputs become half, and with them the attributes that spell a type or hold a float tensor."""
     for value in node.outputs:
         if value.dtype == FLOAT:
-            value.dtype = half.dtype
+            value.type = ir.TensorType(half.dtype)  # `value.dtype = ` would change a type object that clones share
     for name, attribute in list(node.attributes.items()):
         if name in ("to", "dtype") and attribute.value == int(FLOAT):
             node.attributes[name] = ir.AttrInt64(name, int(half.dtype))

@@ -60,6 +60,7 @@ CATALOGUE: tuple[tuple[str, str], ...] = (
         "the layers need more scratch memory than they may have at the largest sizes of a profile; narrow the profile's maximum, "
         "or raise the workspace limit",
     ),
+    (r"no optimization profile has been defined", "the graph has dynamic inputs; give it a profile (--profile batch=1:8:32,...)"),
     (
         r"missing values for shape input tensor",
         "an input decides a shape (its value, not its size); make it an initializer or derive it from the shape of another input",

