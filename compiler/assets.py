@@ -47,8 +47,8 @@ def _converted(folder: Path) -> tuple[Path | None, str]:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True).backend_tokenizer
     except Exception as error:  # a tokenizer nobody can convert is no reason to refuse the model
-        text = str(error).strip().splitlines()
-        return None, f"no tokenizer.json, and the slow tokenizer cannot be converted ({text[0] if text else type(error).__name__})"
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return None, f"no tokenizer.json, and the slow tokenizer cannot be converted ({why})"
     target = Path(tempfile.mkdtemp(prefix="bertc-tokenizer-"))
     atexit.register(shutil.rmtree, target, ignore_errors=True)
     tokenizer.save(str(target / "tokenizer.json"))

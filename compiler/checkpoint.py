@@ -16,6 +16,7 @@ from .errors import SourceError, nearest
 from .graph import hash_file
 
 MODULE_KINDS = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
+ENCODER_KINDS = ("Transformer", "MLMTransformer")
 # In the order in which sentence_transformers concatenates them.
 POOLING_KEYS = {
     "pooling_mode_cls_token": "cls",
@@ -95,6 +96,8 @@ class Checkpoint:
         """Everything that decides what the model computes, in a stable order."""
         files = {self.folder / "config.json", *self.weights}
         files.update(f for f in (self.root / "modules.json", self.folder / "preprocessor_config.json") if f.is_file())
+        if self.config.get("auto_map"):
+            files.update(self.folder.glob("*.py"))
         for spec in self.chain:
             files.update(f for f in (spec.folder / "config.json",) if f.is_file())
             if spec.kind in ("Dense", "LayerNorm"):
@@ -235,7 +238,10 @@ def _read_chain(root: Path, allow_pickle: bool) -> tuple[ModuleSpec, ...]:
     entries = _read_any_json(root / "modules.json", "the sentence-transformers modules")
     if not isinstance(entries, list) or not entries or not all(isinstance(e, dict) and "type" in e for e in entries):
         raise SourceError(f"{root / 'modules.json'} is not a list of modules with a type each")
-    return tuple(_module(root, entry, allow_pickle) for entry in entries)
+    specs = tuple(_module(root, entry, allow_pickle) for entry in entries)
+    if specs[0].kind not in ENCODER_KINDS:
+        raise SourceError(f"{root}: its first module is {specs[0].kind!r}; bertc reads sentence-transformers around a Transformer")
+    return specs
 
 
 def _module(root: Path, entry: Mapping[str, Any], allow_pickle: bool) -> ModuleSpec:
@@ -244,7 +250,7 @@ def _module(root: Path, entry: Mapping[str, Any], allow_pickle: bool) -> ModuleS
     if path.is_absolute() or ".." in path.parts:
         raise SourceError(f"{root / 'modules.json'} points to {path}, outside its own folder")
     folder = root / path
-    if kind in ("Pooling", "Dense", "LayerNorm"):
+    if kind in ("Pooling", "Dense", "LayerNorm") or (kind == "Normalize" and (folder / "config.json").is_file()):
         return ModuleSpec(kind, folder, read_json(folder / "config.json", f"the {kind} module"), allow_pickle)
     return ModuleSpec(kind, folder, {}, allow_pickle)
 
@@ -263,9 +269,9 @@ def embedding_chain(checkpoint: Checkpoint) -> tuple[ModuleSpec, ...]:
         if (spec.kind == "Pooling") != (position == 0):
             names = " -> ".join(s.kind for s in checkpoint.chain)
             raise SourceError(f"{checkpoint.root}: modules.json has the order Transformer -> {names}; bertc wants Pooling second")
-        elsewhere = spec.config.get("module_input_name", "sentence_embedding")
-        if spec.kind == "Dense" and (elsewhere, spec.config.get("module_output_name") or elsewhere) != ("sentence_embedding",) * 2:
-            raise SourceError(f"{spec.folder}: a Dense module on {elsewhere!r} is not supported, only on sentence_embedding")
+        elsewhere = {spec.config.get(key) for key in ("module_input_name", "module_output_name")} - {None, "sentence_embedding"}
+        if elsewhere:
+            raise SourceError(f"{spec.folder}: {spec.kind} on {sorted(elsewhere)} is not supported, only on sentence_embedding")
     specs[0].pooling_modes()
     return tuple(specs)
 

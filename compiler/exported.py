@@ -112,7 +112,8 @@ def _renamed(expression: str, names: Mapping[str, str]) -> str:
 def scrub(model: ir.Model) -> None:
     """Drop or relativise what differs between two machines: absolute paths in stack traces, exporter noise, versions."""
     package = Path(__file__).resolve().parent.as_posix()
-    roots = sorted({Path(p).resolve().as_posix() for p in (*sys.path, sysconfig.get_path("stdlib"))}, key=len, reverse=True)
+    folders = [Path(p) for p in (*sys.path, sysconfig.get_path("stdlib"))]
+    roots = sorted({p.as_posix() for f in folders for p in (f.absolute(), f.resolve())}, key=len, reverse=True)
 
     def relative(match: re.Match[str]) -> str:
         return f'File "{_relative(match[1], package, roots)}"'

@@ -15,6 +15,7 @@ import re
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from .errors import SourceError, nearest
@@ -22,7 +23,7 @@ from .profiles import Dim
 
 PATTERN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 NAME = re.compile(r"[A-Za-z_]\w*")
-WANTED = "wanted FactoryModel(module, inputs, dims) or that tuple: a torch.nn.Module, {input: example tensor}, {input: (dim, ...)}"
+WANTED = "wanted FactoryModel(module, inputs, dims) or that tuple: torch.nn.Module, {input: example tensor}, {input: (dim, ...)}"
 
 
 class FactoryModel(NamedTuple):
@@ -55,7 +56,8 @@ def call(reference: str) -> FactoryModel:
     function = getattr(module, function_name, None)
     if not callable(function):
         known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-        raise SourceError(f"factory {reference!r}: module {module_name!r} has no function {function_name!r}{nearest(function_name, known)}")
+        hint = nearest(function_name, known)
+        raise SourceError(f"factory {reference!r}: module {module_name!r} has no function {function_name!r}{hint}")
     try:
         result = function()
     except Exception as error:  # any exception of the user's code becomes a message about the user's code
@@ -65,22 +67,19 @@ def call(reference: str) -> FactoryModel:
 
 def _import(name: str, reference: str) -> Any:
     folder = os.getcwd()
-    added = folder not in sys.path
-    if added:
+    if folder not in sys.path:
+        # For good: the user's code may import more of its own later, when it runs.
         sys.path.insert(0, folder)
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if not (error.name and (name == error.name or name.startswith(error.name + "."))):
             raise SourceError(f"factory {reference!r}: importing {name!r} failed: {_last_line(error)}") from error
-        known = _siblings(error.name)
         leaf = error.name.rpartition(".")[2]
-        raise SourceError(f"factory {reference!r}: no module {error.name!r} in {folder} or on PYTHONPATH{nearest(leaf, known)}") from error
+        hint = "; write module:function, without .py" if leaf == "py" else nearest(leaf, _siblings(error.name))
+        raise SourceError(f"factory {reference!r}: no module {error.name!r} in {folder} or on PYTHONPATH{hint}") from error
     except Exception as error:  # as above
         raise SourceError(f"factory {reference!r}: importing {name!r} failed: {_last_line(error)}") from error
-    finally:
-        if added and folder in sys.path:
-            sys.path.remove(folder)
 
 
 def _siblings(name: str) -> list[str]:
@@ -88,9 +87,9 @@ def _siblings(name: str) -> list[str]:
     parent = name.rpartition(".")[0]
     spec = importlib.util.find_spec(parent) if parent else None
     folders = list(spec.submodule_search_locations or ()) if spec else [os.getcwd()]
-    found = [entry for folder in folders for entry in os.scandir(folder)]
-    packages = [e.name for e in found if e.is_dir() and NAME.fullmatch(e.name) and os.path.exists(os.path.join(e.path, "__init__.py"))]
-    return [e.name.removesuffix(".py") for e in found if e.name.endswith(".py")] + packages
+    found = [entry for folder in folders for entry in Path(folder).iterdir()]
+    packages = [entry.name for entry in found if (entry / "__init__.py").is_file()]
+    return [entry.stem for entry in found if entry.suffix == ".py"] + packages
 
 
 def _last_line(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,8 @@ def fetch(reference: str, revision: str | None, allow_pickle: bool, trust_remote
     except errors.HFValidationError as error:
         raise SourceError(f"{asked} is not a hub id: {_first_line(error)}") from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+            raise Missing(f"cannot write the cache of hub models, {hub.constants.HF_HUB_CACHE}: {error}; set HF_HOME") from error
         raise Missing(
             f"{asked} is not a local path, and as a hub id it is not in the cache ({hub.constants.HF_HUB_CACHE}) and the hub "
             f"cannot be reached ({_reason(error)}); download it where there is a network (hf download {reference}) and copy "

@@ -90,14 +90,17 @@ def _check_valid(path: Path, mended: ir.Model | None) -> None:
 def _check_weights(path: Path, graph: Graph) -> None:
     bad = [name for name, value in graph.model.graph.initializers.items() if _has_nan(value.const_value)]
     if bad:
-        raise SourceError(f"{path} has NaN in {len(bad)} weights: {', '.join(bad[:3])}; the model is damaged or its training diverged")
+        names = ", ".join(bad[:3])
+        raise SourceError(f"{path} has NaN in {len(bad)} weights: {names}; the model is damaged or its training diverged")
 
 
 def _has_nan(tensor: ir.TensorProtocol | None) -> bool:
     import numpy as np
 
+    if tensor is None or not tensor.dtype.is_floating_point():
+        return False
     # -inf is fine: masks are made of it.
-    return tensor is not None and tensor.dtype.is_floating_point() and bool(np.isnan(tensor.numpy().astype(np.float32, copy=False)).any())
+    return bool(np.isnan(tensor.numpy().astype(np.float32, copy=False)).any())
 
 
 def _infer(graph: Graph) -> ir.Model:

@@ -61,11 +61,12 @@ class _OtherThreads:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """torch and transformers say nothing: what matters of it is checked and becomes an error or a note of our own."""
-    from transformers.utils import logging as hf_logging
-
-    before, bars = logging.root.manager.disable, hf_logging.is_progress_bar_enabled()
+    # Not imported for the sake of silence alone: a factory may do without transformers.
+    hf_logging: Any = sys.modules.get("transformers.utils.logging")
+    before, bars = logging.root.manager.disable, hf_logging is not None and hf_logging.is_progress_bar_enabled()
     logging.disable(logging.CRITICAL)
-    hf_logging.disable_progress_bar()
+    if bars:
+        hf_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(cast(TextIO, _OtherThreads(sys.stderr))):
             warnings.simplefilter("ignore")
@@ -85,6 +86,8 @@ def load(checkpoint: Checkpoint, task: str, trust_remote_code: bool = False) -> 
     Raises SourceError when transformers does not know the model, when weights that the task needs are not in the
     checkpoint (they would be random), or when any weight is NaN or infinite.
     """
+    import transformers.utils.logging  # noqa: F401  quiet() silences what is there
+
     with quiet():
         model, missing, notes = _from_pretrained(checkpoint, task, trust_remote_code)
     pooler = [name for name in missing if "pooler" in name.split(".")]
@@ -156,10 +159,11 @@ def _finite(value: Tensor) -> bool:
 
 
 def _text(checkpoint: Checkpoint, model: nn.Module, task: str, with_pooler: bool) -> FactoryModel:
-    if "input_ids" not in inspect.signature(model.forward).parameters:
+    lacking = [name for name in heads.TEXT_INPUTS[:2] if name not in inspect.signature(model.forward).parameters]
+    if lacking:
         raise SourceError(
-            f"{checkpoint.folder}: {type(model).__name__} does not take token ids; bertc reads text and raw-audio encoders, for "
-            "anything else write a Python factory (package.module:function)"
+            f"{checkpoint.folder}: {type(model).__name__} takes no {' and no '.join(lacking)}; bertc reads text encoders with a mask "
+            "and raw-audio encoders, for anything else write a Python factory (package.module:function)"
         )
     names = heads.text_inputs(model)
     limit = position_limit(model)
@@ -168,13 +172,19 @@ def _text(checkpoint: Checkpoint, model: nn.Module, task: str, with_pooler: bool
     if task == "sentence-embedding":
         module: nn.Module = heads.SentenceEmbedding(model, *heads.chain(embedding_chain(checkpoint)))
     elif task == "features":
-        with torch.inference_mode():
-            found = model(**inputs, return_dict=True)
-        module = heads.Features(model, with_pooler and found.get("pooler_output") is not None)
+        module = heads.Features(model, with_pooler and _has_pooler(model, inputs))
     else:
         module = (heads.QuestionAnswering if task == "question-answering" else heads.Logits)(model)
     dims = dict.fromkeys(names, ("batch", "length"))
     return FactoryModel(module.eval(), inputs, dims, module.outputs, {"length": (1, limit)})  # type: ignore[arg-type]
+
+
+def _has_pooler(model: nn.Module, inputs: Mapping[str, Tensor]) -> bool:
+    try:
+        with torch.inference_mode(), quiet():
+            return model(**inputs, return_dict=True).get("pooler_output") is not None
+    except Exception as error:  # whatever the model's code raises
+        raise SourceError(f"{type(model).__name__} does not run on a plain batch of token ids: {reason(error)}") from error
 
 
 def _text_example(names: Sequence[str], vocabulary: int, batch: int, length: int) -> dict[str, Tensor]:
@@ -223,13 +233,12 @@ def export(made: FactoryModel, opset: int) -> tuple[Graph, tuple[str, ...]]:
     """
     if opset < MIN_OPSET:
         raise SourceError(f"opset {opset} is too old: bertc exports {MIN_OPSET} or newer (Gelu and wide LayerNormalization)")
-    order = _call_order(made)
     symbols = {name: torch.export.Dim(name, min=dim.min, max=dim.max) for name, dim in dims_of(made).items()}
-    shapes = tuple({axis: symbols[d] for axis, d in enumerate(made.dims[n]) if isinstance(d, str)} for n in order)
+    shapes = {n: {axis: symbols[d] for axis, d in enumerate(made.dims[n]) if isinstance(d, str)} for n in made.inputs}
     with quiet(), torch.no_grad():
-        outputs = _output_names(made, order)
-        model = _to_onnx(made, tuple(made.inputs[name] for name in order), shapes, opset)
-    by_name = dict(zip(order, model.graph.inputs, strict=True))
+        outputs = _output_names(made)
+        model = _to_onnx(made, shapes, opset)
+    by_name = dict(zip(_call_order(made), model.graph.inputs, strict=True))
     model.graph.inputs[:] = [by_name[name] for name in made.inputs]
     if len(model.graph.outputs) != len(outputs):
         raise SourceError(f"{_name(made)} has {len(outputs)} outputs, its exported graph {len(model.graph.outputs)}")
@@ -239,14 +248,16 @@ def export(made: FactoryModel, opset: int) -> tuple[Graph, tuple[str, ...]]:
     return Graph(model), outputs
 
 
-def _to_onnx(made: FactoryModel, inputs: tuple[Tensor, ...], shapes: tuple[dict[int, Any], ...], opset: int) -> Any:
+def _to_onnx(made: FactoryModel, shapes: Mapping[str, dict[int, Any]], opset: int) -> Any:
+    args, kwargs = _arguments(made, made.inputs)
+    dynamic = {name: shapes[name] for name in kwargs} if kwargs else tuple(shapes.values())
     # Two steps, because torch.onnx.export alone retries a model that refuses a dynamic size with that size fixed.
     try:
-        program = torch.export.export(made.module, inputs, dynamic_shapes=shapes, strict=False)
+        program = torch.export.export(made.module, args, kwargs, dynamic_shapes=dynamic, strict=False)
     except Exception as error:  # the exporter raises what the model's code raises
         raise _explained(error, made) from error
     try:
-        result = torch.onnx.export(program, inputs, dynamo=True, opset_version=opset, optimize=True, verbose=False)
+        result = torch.onnx.export(program, dynamo=True, opset_version=opset, optimize=True, verbose=False)
     except Exception as error:
         raise SourceError(f"{_name(made)} cannot be expressed in ONNX opset {opset}: {reason(error)}") from error
     assert result is not None
@@ -255,25 +266,29 @@ def _to_onnx(made: FactoryModel, inputs: tuple[Tensor, ...], shapes: tuple[dict[
 
 def _call_order(made: FactoryModel) -> list[str]:
     """Input names in the order of forward's parameters, where they match; else in the declared order."""
-    parameters = list(inspect.signature(made.module.forward).parameters)
-    if not set(made.inputs) <= set(parameters):
-        return list(made.inputs)
-    order = [name for name in parameters if name in made.inputs]
-    if order != parameters[: len(order)]:
-        skipped = next(name for name in parameters if name not in made.inputs)
-        raise SourceError(f"{_name(made)}.forward wants {skipped!r} before {order[-1]!r}, and no example is given for it")
-    return order
+    parameters = inspect.signature(made.module.forward).parameters
+    matching = set(made.inputs) <= set(parameters)
+    return [name for name in parameters if name in made.inputs] if matching else list(made.inputs)
 
 
-def _output_names(made: FactoryModel, order: Sequence[str]) -> tuple[str, ...]:
+def _arguments(made: FactoryModel, tensors: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """Tensors by name, where forward has parameters of these names; else by position."""
+    if set(made.inputs) <= set(inspect.signature(made.module.forward).parameters):
+        return (), {name: tensors[name] for name in _call_order(made)}
+    return tuple(tensors[name] for name in made.inputs), {}
+
+
+def _output_names(made: FactoryModel) -> tuple[str, ...]:
+    args, kwargs = _arguments(made, made.inputs)
     try:
-        result = made.module(*(made.inputs[name] for name in order))
+        result = made.module(*args, **kwargs)
     except Exception as error:  # the user's own code
         raise SourceError(f"{_name(made)} fails on its own example: {reason(error)}") from error
     names, tensors = _flat(result)
     for name, value in zip(names, tensors, strict=True):
         if not isinstance(value, Tensor):
-            raise SourceError(f"{_name(made)} returns a {type(value).__name__} as {name}; wanted a tensor, or a flat tuple or dict")
+            kind = type(value).__name__
+            raise SourceError(f"{_name(made)} returns a {kind} as {name}; wanted a tensor, or a flat tuple or dict of tensors")
     if made.outputs is not None and len(made.outputs) != len(names):
         raise SourceError(f"{_name(made)} returns {len(names)} tensors, {len(made.outputs)} output names are given")
     wanted = tuple(made.outputs or names)
@@ -295,12 +310,12 @@ def _flat(result: Any) -> tuple[list[str], list[Any]]:
 
 def reference(made: FactoryModel, outputs: Sequence[str]) -> Callable[[Feeds], Outputs]:
     """Runs the module itself: numpy in, numpy out (floats as float32) in the graph's order of outputs."""
-    order = _call_order(made)
 
     def run(feeds: Feeds) -> Outputs:
         with torch.inference_mode(), quiet():
-            tensors = [torch.from_numpy(np.ascontiguousarray(feeds[n])).to(made.inputs[n].dtype) for n in order]
-            _, found = _flat(made.module(*tensors))
+            tensors = {n: torch.from_numpy(np.ascontiguousarray(feeds[n])).to(e.dtype) for n, e in made.inputs.items()}
+            args, kwargs = _arguments(made, tensors)
+            _, found = _flat(made.module(*args, **kwargs))
         found = [value.float() if value.is_floating_point() else value for value in found]
         return {name: value.numpy() for name, value in zip(outputs, found, strict=True)}
 

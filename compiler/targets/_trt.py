@@ -62,6 +62,10 @@ CATALOGUE: tuple[tuple[str, str], ...] = (
     ),
     (r"no optimization profile has been defined", "the graph has dynamic inputs; give it a profile (--profile batch=1:8:32,...)"),
     (
+        r"values for profile \d+ violate shape constraints",
+        "a profile asks for a size that the model cannot take (a table of positions ends before it); lower the profile's maximum",
+    ),
+    (
         r"missing values for shape input tensor",
         "an input decides a shape (its value, not its size); make it an initializer or derive it from the shape of another input",
     ),

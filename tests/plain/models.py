@@ -46,7 +46,8 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "audio-features": ("HubertModel", "HubertConfig", AUDIO),
     "ctc": ("Wav2Vec2ForCTC", "Wav2Vec2Config", {**AUDIO, **LAYER}),
 }
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "on", "a", "mat", "dog", "ran", "far", "away", "is", "big"]
+WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] the cat sat on a mat dog ran far away is big".split()
+TANH = "torch.nn.modules.activation.Tanh"
 
 
 @functools.cache
@@ -115,7 +116,7 @@ def sentence_transformer(path: Path, pooling: Mapping[str, Any], after: Sequence
         place = path / f"{index}_{kind}"
         place.mkdir()
         if kind == "Dense":
-            config = {"in_features": width, "out_features": 24, "bias": True, "activation_function": "torch.nn.modules.activation.Tanh"}
+            config = {"in_features": width, "out_features": 24, "bias": True, "activation_function": TANH}
             weights = {"linear.weight": torch.randn(24, width) / 4, "linear.bias": torch.randn(24)}
             width = 24
         elif kind == "LayerNorm":

@@ -155,6 +155,18 @@ def test_too_small_a_workspace_says_what_to_do(tmp_path: Path) -> None:
         _trt.build("tensorrt_rtx", request(make(tmp_path, body)), workspace=1)
 
 
+def test_a_profile_beyond_the_model_says_what_to_do(tmp_path: Path) -> None:
+    body = """g (T[batch, length, 64] x) => (T[batch, length, 64] y) {
+        shape = Shape<start = 1, end = 2>(x) none = Constant<value = int64[1] {0}>() axis = Constant<value = int64[1] {0}>()
+        some = Slice(w0, none, shape, axis) a = Add(x, some) y = Relu(a)
+    }"""
+    asked = request(make(tmp_path, body))
+    long = {"batch": Range(1, 4, 8), "length": Range(2, 65, 65)}
+    tensorrt_rtx.build(asked)
+    with pytest.raises(BuildFailed, match=r"(?s)failed to build:.*lower the profile's maximum"):
+        tensorrt_rtx.build(dataclasses.replace(asked, profiles=(long,)))
+
+
 def test_what_the_parser_refuses_is_named_with_a_remedy(tmp_path: Path) -> None:
     body = "g (bool[batch, length] x, bool[batch, length] y) => (bool[batch, length] z) { z = Add(x, y) }"
     with pytest.raises(BuildFailed, match=r"(?s)cannot read the graph:.*node 'node_z' \(Add\).*turn it into a float mask"):

@@ -1,0 +1,65 @@
+"""Run every benchmark and write benchmarks/README.md: `make bench`, or `python -m benchmarks NAME...` for some of them."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import platform
+import sys
+from pathlib import Path
+
+from bertc.report import versions
+
+HERE = Path(__file__).parent
+HEAD = """# Benchmarks
+
+Measured by `make bench`; each section names its own command. Nothing here is estimated: what this machine cannot run is said
+to be missing. Times vary by some per cent from run to run; compared runs are interleaved and medians are shown.
+
+Machine: {machine}. {tools}.
+"""
+MISSING = """
+## Missing
+
+No NVIDIA GPU was at hand: no engine was executed. Latency of TensorRT-RTX and TensorRT engines, the engines' own accuracy, and
+every figure of ONNX Runtime on CUDA are missing.
+"""
+
+
+def main() -> None:
+    """Run the named benchmarks (all without names) and rewrite their sections."""
+    names = sys.argv[1:] or [m.name for m in pkgutil.iter_modules([str(HERE)]) if m.name.startswith("bench_")]
+    sections = {}
+    for name in sorted(names):
+        print(f"== {name}", flush=True)
+        module = importlib.import_module(f"benchmarks.{name}")
+        title = (module.__doc__ or name).strip().splitlines()[0]
+        sections[name] = f"\n## {title}\n\n`python -m benchmarks {name}`\n\n{module.run().strip()}\n"
+        (HERE / "results").mkdir(exist_ok=True)
+        (HERE / "results" / f"{name}.md").write_text(sections[name], encoding="utf-8")
+        print(sections[name], flush=True)
+    write_readme()
+
+
+def write_readme() -> None:
+    """Assemble README.md from the sections of all benchmarks that have been run."""
+    parts = [p.read_text("utf-8") for p in sorted((HERE / "results").glob("bench_*.md"))]
+    tools = ", ".join(f"{k} {v}" for k, v in versions().items())
+    head = HEAD.format(machine=_machine(), tools=tools)
+    (HERE / "README.md").write_text(head + "".join(parts) + MISSING, encoding="utf-8")
+
+
+def _machine() -> str:
+    cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{os.cpu_count()} cores of {cpu}, {memory:.0f} GiB, {platform.system()}, no GPU"
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+if __name__ == "__main__":
+    main()
