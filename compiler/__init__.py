@@ -72,7 +72,7 @@ def _recipe(source: Name, options: dict[str, Any]) -> Any:
 
     from . import recipe
 
-    given = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
     known = {f.name for f in dataclasses.fields(recipe.Recipe)}
     for name in given:
         if name not in known:

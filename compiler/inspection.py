@@ -57,7 +57,10 @@ def show(found: dict[str, Any], console: Console, kernels: bool = False) -> None
         for each in found["artifacts"]:
             show(each, console, kernels)
         return
-    say = lambda text: console.print(text, highlight=False, markup=False)  # noqa: E731 - three words for one setting
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False)
+
     manifest = found.get("manifest")
     say(found["path"])
     if manifest:

@@ -95,7 +95,8 @@ def from_mapping(data: Mapping[str, Any], where: str) -> Recipe:
             raise RecipeError(f"{where}: {key} is {value!r}, wants {wanted.replace('tuple[str, ...]', 'a list of strings')}")
     if "source" not in data:
         raise RecipeError(f"{where}: no source; name a checkpoint directory, a hub id, a factory or an .onnx file")
-    recipe = Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+    recipe = Recipe(**values)
     check(recipe)
     return recipe
 

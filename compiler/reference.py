@@ -101,7 +101,7 @@ def _widened(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     def load() -> ir.TensorProtocol:
         return ir.tensor(tensor.numpy().astype("float32"), name=tensor.name)
 
-    return ir.LazyTensor(load, dtype=FLOAT, shape=ir.Shape(tensor.shape), name=tensor.name, cache=False)
+    return ir.LazyTensor(load, dtype=FLOAT, shape=ir.Shape(tuple(tensor.shape)), name=tensor.name, cache=False)
 
 
 def _emulate_node(node: ir.Node) -> None:

@@ -97,7 +97,7 @@ def convert(tensor: ir.TensorProtocol, dtype: ir.DataType, clamp: float | None =
         with np.errstate(over="ignore"):
             return ir.tensor(array.astype(dtype.numpy()), name=tensor.name)
 
-    return ir.LazyTensor(load, dtype=dtype, shape=ir.Shape(tensor.shape), name=tensor.name, cache=False)
+    return ir.LazyTensor(load, dtype=dtype, shape=ir.Shape(tuple(tensor.shape)), name=tensor.name, cache=False)
 
 
 class _Casts:

@@ -6,6 +6,8 @@ import shutil
 import subprocess
 from importlib import metadata
 
+from ..errors import Missing
+
 
 def version(name: str) -> str | None:
     """The installed version of a distribution, or None."""
@@ -26,6 +28,9 @@ def gpus() -> tuple[tuple[str, str], ...]:
     if program is None:
         return ()
     query = [program, "--query-gpu=name,compute_cap", "--format=csv,noheader"]
-    answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise Missing("nvidia-smi did not answer within 30 s: the NVIDIA driver of this machine hangs; restart it") from error
     rows = [line.rsplit(",", 1) for line in answer.stdout.splitlines() if answer.returncode == 0 and "," in line]
     return tuple((name.strip(), "sm" + cap.strip().replace(".", "")) for name, cap in rows)

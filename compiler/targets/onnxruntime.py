@@ -18,7 +18,11 @@ DEFAULT_SMS: tuple[str, ...] = ()
 MODEL = "model.onnx"
 # What load() runs with; recorded in the manifest so that a deployment can use the same. Optimised when the session is made,
 # not offline: ONNX Runtime's saved optimised graphs are tied to the instruction set of the machine that wrote them.
-SESSION = {"graph_optimization_level": "ORT_ENABLE_ALL", "execution_mode": "ORT_SEQUENTIAL", "providers": ["CPUExecutionProvider"]}
+SESSION = {
+    "graph_optimization_level": "ORT_ENABLE_ALL",
+    "execution_mode": "ORT_SEQUENTIAL",
+    "providers": ["CPUExecutionProvider"],
+}
 
 
 def available() -> Availability:
@@ -48,7 +52,7 @@ def build(request: BuildRequest) -> Built:
         os.link(request.graph_path, model)
     except OSError:
         model.write_bytes(request.graph_path.read_bytes())
-    notes = ()
+    notes: tuple[str, ...] = ()
     if request.precision != "fp32":
         notes = (
             f"ONNX Runtime CPU computes {request.precision} in float32 between casts: this artifact is smaller, "
@@ -66,7 +70,8 @@ class OnnxRuntimeRunner(Runner):
     """One ONNX Runtime session. Not bound to the profiles: ONNX Runtime takes any size the model takes."""
 
     def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
-        super().__init__(*(tuple(TensorSpec.from_json(d) for d in manifest[k]) for k in ("inputs", "outputs")))
+        inputs, outputs = ([TensorSpec.from_json(d) for d in manifest[kind]] for kind in ("inputs", "outputs"))
+        super().__init__(inputs, outputs)
         from ..reference import onnxruntime, open_session
 
         ort = onnxruntime()
