@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import glob
 import json
 import os
 import shutil
@@ -31,6 +32,8 @@ GRAPH = "graph.onnx"
 GOLDENS = "goldens.npz"
 REPORT = "report.json"
 ASSET_FOLDERS = ("tokenizer", "preprocessor")
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EBUSY, errno.EXDEV, errno.ENAMETOOLONG)
+REQUIRED = ("files", "target", "precision", "source", "engine", "inputs", "outputs", "dims", "profiles")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,17 +105,32 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if not file.is_file():
         found = ", ".join(sorted(p.name for p in path.iterdir())[:5]) if path.is_dir() else "no such directory"
         raise ArtifactError(f"{path} is not a bertc artifact: it holds no {MANIFEST} ({found or 'it is empty'})")
+    mend = "copy or build the artifact again"
     try:
         manifest = json.loads(file.read_text("utf-8"))
         version = int(manifest["format"])
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{file} is damaged ({type(error).__name__}: {error}); copy or build the artifact again") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{file} is damaged ({type(error).__name__}: {error}); {mend}") from error
     if version > FORMAT:
         raise ArtifactError(f"{path} has artifact format {version}, this bertc reads up to {FORMAT}: pip install -U bertc")
-    missing = [k for k in ("files", "target", "precision", "source", "inputs", "outputs", "dims", "profiles") if k not in manifest]
+    missing = [key for key in REQUIRED if key not in manifest]
     if missing:
-        raise ArtifactError(f"{file} is damaged: it lacks {', '.join(missing)}; copy or build the artifact again")
+        raise ArtifactError(f"{file} is damaged: it lacks {', '.join(missing)}; {mend}")
+    try:
+        _check_shape(Artifact(path, manifest))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{file} is damaged ({type(error).__name__}: {error}); {mend}") from error
     return dict(manifest)
+
+
+def _check_shape(found: Artifact) -> None:
+    """Read everything once, so that a damaged manifest is one clear error here and not an accident later."""
+    listed = {name: str(entry["sha256"]) for name, entry in found.manifest["files"].items()}
+    if GRAPH not in listed:
+        raise KeyError(f"{GRAPH} among the files")
+    found.manifest["engine"].items()
+    # What is read is thrown away: only that it can be read matters.
+    _ = (found.target, found.precision, found.task, found.inputs, found.outputs, found.dims, found.profiles)
 
 
 def open_artifact_source(path: Path) -> Source:
@@ -166,11 +184,11 @@ def staging(out: Path, force: bool) -> Iterator[Path]:
 
     Raises ArtifactError when `out` exists and may not be replaced, Missing when the disk is full.
     """
-    out = out.absolute()
-    _recover(out)
-    _check_free(out, force)
-    stage = out.parent / f".{out.name}.tmp-{os.getpid()}"
+    out = out.resolve()  # a link stays a link: what it points to is built or replaced
     with disk_errors(out):
+        _recover(out)
+        _check_free(out, force)
+        stage = out.parent / f".{out.name}.tmp-{os.getpid()}"
         out.parent.mkdir(parents=True, exist_ok=True)
         stage.mkdir()
     try:
@@ -186,42 +204,73 @@ def _check_free(out: Path, force: bool) -> None:
         return
     if not out.is_dir():
         raise ArtifactError(f"the output {out} is a file; name a directory")
+    if out.is_mount():
+        raise ArtifactError(f"the output {out} is a mount point, which cannot be renamed; name a folder in it: -o {out / 'NAME'}")
     if not any(out.iterdir()):
         return
     if not force:
         raise ArtifactError(f"the output {out} exists; --force replaces it, or choose another -o")
-    if not all((p / MANIFEST).is_file() for p in find(out)):
+    # A folder of artifacts holds nothing else: one artifact among a user's other folders must not cost them those.
+    if not _made_here(out) and not all(map(_made_here, out.iterdir())):
         raise ArtifactError(f"the output {out} holds something that bertc did not make; --force only replaces artifacts")
 
 
+def _made_here(folder: Path) -> bool:
+    """Whether bertc wrote this folder. Other programs have a manifest.json too; a damaged artifact still has its graph."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    except OSError:
+        return False
+    except ValueError:
+        return (folder / GRAPH).is_file()
+    return isinstance(manifest, dict) and "format" in manifest and "bertc" in manifest
+
+
 def _install(stage: Path, out: Path) -> None:
-    """Rename; a folder that is in the way moves aside first, and goes when the new one is in place."""
+    """Rename; a folder that is in the way moves aside first, comes back on any failure, and goes when the new one is in place."""
     if not out.exists():
         stage.rename(out)
         return
     aside = out.parent / f".{out.name}.old-{os.getpid()}"
-    out.rename(aside)
-    stage.rename(out)
-    shutil.rmtree(aside)
+    try:
+        out.rename(aside)
+        stage.rename(out)
+    finally:
+        # Also after Ctrl-C between the two renames, or just behind either of them.
+        if aside.exists() and not out.exists():
+            aside.rename(out)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _recover(out: Path) -> None:
     """Clear what a killed build left: its half-written folder goes, an artifact it had moved aside comes back."""
-    for aside in out.parent.glob(f".{out.name}.old-*"):
-        if _alive(aside):
-            continue
+    for aside in _leftovers(out, "old"):
         if out.exists():
             shutil.rmtree(aside, ignore_errors=True)
         else:
             aside.rename(out)
-    for stage in out.parent.glob(f".{out.name}.tmp-*"):
-        if not _alive(stage):
-            shutil.rmtree(stage, ignore_errors=True)
+    for stage in _leftovers(out, "tmp"):
+        shutil.rmtree(stage, ignore_errors=True)
 
 
-def _alive(folder: Path) -> bool:
-    pid = folder.name.rpartition("-")[2]
-    return pid.isdigit() and int(pid) != os.getpid() and Path("/proc", pid).exists()
+def _leftovers(out: Path, kind: str) -> list[Path]:
+    """Folders of builds that are no longer running, by the process number in their name; any other name is a user's."""
+    found = out.parent.glob(f".{glob.escape(out.name)}.{kind}-*")
+    return sorted(p for p in found if (pid := p.name.rpartition("-")[2]).isdecimal() and not _alive(int(pid)))
+
+
+def _alive(pid: int) -> bool:
+    if pid == os.getpid():
+        return False  # in a container every build may have the same number
+    if os.name == "nt":
+        return True  # os.kill would send a signal there; better a folder too many than a running build's folder gone
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 @contextlib.contextmanager
@@ -233,7 +282,7 @@ def disk_errors(out: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             free = shutil.disk_usage(_existing(out)).free / 2**20
             raise Missing(f"no room to write {out}: {os.strerror(error.errno)} ({free:.0f} MiB free); free some space") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in UNWRITABLE:
             raise ArtifactError(f"cannot write {out}: {os.strerror(error.errno)}; choose another -o") from error
         raise
 

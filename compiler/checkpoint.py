@@ -130,7 +130,7 @@ def read(root: Path, allow_pickle: bool = False, trust_remote_code: bool = False
     if not isinstance(architectures, list) or not architectures:
         raise SourceError(
             f"{folder / 'config.json'} names no `architectures`, so the model's class is unknown; "
-            "save the model with save_pretrained, or add e.g. \"architectures\": [\"BertModel\"]"
+            'save the model with save_pretrained, or add e.g. "architectures": ["BertModel"]'
         )
     if config.get("auto_map") and not trust_remote_code:
         raise SourceError(
@@ -240,7 +240,7 @@ def _read_chain(root: Path, allow_pickle: bool) -> tuple[ModuleSpec, ...]:
         raise SourceError(f"{root / 'modules.json'} is not a list of modules with a type each")
     specs = tuple(_module(root, entry, allow_pickle) for entry in entries)
     if specs[0].kind not in ENCODER_KINDS:
-        raise SourceError(f"{root}: its first module is {specs[0].kind!r}; bertc reads sentence-transformers around a Transformer")
+        raise SourceError(f"{root}: its first module is {specs[0].kind!r}; bertc reads chains that begin with a Transformer")
     return specs
 
 
@@ -269,7 +269,8 @@ def embedding_chain(checkpoint: Checkpoint) -> tuple[ModuleSpec, ...]:
         if (spec.kind == "Pooling") != (position == 0):
             names = " -> ".join(s.kind for s in checkpoint.chain)
             raise SourceError(f"{checkpoint.root}: modules.json has the order Transformer -> {names}; bertc wants Pooling second")
-        elsewhere = {spec.config.get(key) for key in ("module_input_name", "module_output_name")} - {None, "sentence_embedding"}
+        ports = {str(spec.config.get(key) or "sentence_embedding") for key in ("module_input_name", "module_output_name")}
+        elsewhere = ports - {"sentence_embedding"}
         if elsewhere:
             raise SourceError(f"{spec.folder}: {spec.kind} on {sorted(elsewhere)} is not supported, only on sentence_embedding")
     specs[0].pooling_modes()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import signal
 import sys
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from .recipe import Recipe
 
 Command = Callable[..., Any]
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PRECISION_FLAGS = ("fp32", "fp16", "bf16")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 
@@ -128,7 +130,9 @@ def verify(
         _print_json({"artifacts": [verdict.to_json() for verdict in verdicts], "passed": all(v.passed for v in verdicts)})
     failed = [v for v in verdicts if not v.passed]
     if failed:
-        raise CheckFailed("; ".join(f"{v.path} is over its budget: {v.reasons()}" for v in failed))
+        reasons = "; ".join(f"{v.path} is over its budget: {v.reasons()}" for v in failed)
+        click.echo(f"error: {reasons}", err=True)
+        raise click.exceptions.Exit(CheckFailed.exit_code)  # not CheckFailed: the JSON document is printed already
 
 
 @cli.command()
@@ -232,10 +236,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with _terminated():
-            cli.main(args=words, prog_name="bertc", standalone_mode=False)
-        return 0
-    except click.exceptions.Exit as done:
-        return done.exit_code
+            # What a command returns is None; an Exit comes back as its code.
+            return int(cli.main(args=words, prog_name="bertc", standalone_mode=False) or 0)
     except click.ClickException as error:
         error.show()
         return _failed(words, error.format_message(), 2)
@@ -244,16 +246,31 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _failed(words, str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted: nothing was written", err=True)
-        return 130
-    except Exception as error:  # the last resort: said as a bug, with its traceback, never hidden
-        import traceback
+        return _failed(words, "interrupted: nothing was written", 130)
+    except OSError as error:
+        return _disk_full(words, error) if error.errno in NO_ROOM else _bug(words, error)
+    except Exception as error:  # noqa: BLE001 - the last resort: said as a bug, with its traceback, never hidden
+        return _bug(words, error)
 
-        traceback.print_exc()
-        click.echo(f"error: this is a bug in bertc ({type(error).__name__}: {error}); please report the lines above", err=True)
-        return _failed(words, f"{type(error).__name__}: {error}", 4)
+
+def _disk_full(words: Sequence[str], error: OSError) -> int:
+    """Room ran out elsewhere than at the output: in the folder for temporary files."""
+    import tempfile
+
+    message = f"no room left on the disk: {error}; free some space, or let TMPDIR (now {tempfile.gettempdir()}) name another disk"
+    click.echo(f"error: {message}", err=True)
+    return _failed(words, message, 3)
+
+
+def _bug(words: Sequence[str], error: Exception) -> int:
+    import traceback
+
+    traceback.print_exception(error)
+    click.echo(f"error: this is a bug in bertc ({type(error).__name__}: {error}); please report the lines above", err=True)
+    return _failed(words, f"{type(error).__name__}: {error}", 4)
 
 
 def _failed(words: Sequence[str], message: str, code: int) -> int:
-    if "--json" in words and code != 1:  # a failed check has printed its document
+    if "--json" in words:
         _print_json({"error": message, "exit_code": code})
     return code

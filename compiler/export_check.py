@@ -10,7 +10,7 @@ import numpy as np
 
 from . import data, goldens, metrics
 from .data import Sample
-from .errors import BertcError, DataError, ExportFailed
+from .errors import BertcError, DataError, ExportFailed, RecipeError
 from .metrics import Budget, Comparison
 from .profiles import Profile
 from .progress import Advance
@@ -40,7 +40,7 @@ class Proof:
 
 def prove(source: Source, recipe: Recipe, profiles: Sequence[Profile], advance: Advance) -> Proof:
     """Compare the graph with its source. Raises ExportFailed naming output, sample and the dimension that breaks it."""
-    samples, known = _samples(source, recipe, profiles)
+    samples, known, read = _samples(source, recipe, profiles)
     runner = ReferenceRunner(source.graph)
     comparison = Comparison(source.task)
     kept: list[tuple[Sample, Outputs]] = []
@@ -56,20 +56,26 @@ def prove(source: Source, recipe: Recipe, profiles: Sequence[Profile], advance: 
     if wrong:
         raise ExportFailed(_blame(samples, wrong))
     dropped = len(samples) - len(kept)
-    notes = (f"goldens keep {len(kept)} of {len(samples)} samples: their outputs pass {GOLDEN_BYTES >> 20} MiB",) if dropped else ()
-    return Proof(tuple(s for s, _ in kept), tuple(o for _, o in kept), comparison, notes)
+    if dropped:
+        read = (*read, f"goldens keep {len(kept)} of {len(samples)} samples: their outputs pass {GOLDEN_BYTES >> 20} MiB")
+    return Proof(tuple(s for s, _ in kept), tuple(o for _, o in kept), comparison, read)
 
 
-def _samples(source: Source, recipe: Recipe, profiles: Sequence[Profile]) -> tuple[tuple[Sample, ...], tuple[Outputs, ...]]:
-    """(samples, their known outputs): an artifact brings its goldens; anything else is run at synthetic feeds."""
+def _samples(
+    source: Source, recipe: Recipe, profiles: Sequence[Profile]
+) -> tuple[tuple[Sample, ...], tuple[Outputs, ...], tuple[str, ...]]:
+    """(samples, their known outputs, notes): an artifact brings its goldens; anything else is run at synthetic feeds."""
     if source.run is None:
-        return goldens.load_goldens(Path(source.reference) / "goldens.npz")
+        if recipe.goldens == "data":
+            raise RecipeError(f"--goldens data: {source.reference} is an export and cannot answer new data; build from its source")
+        return *goldens.load_goldens(Path(source.reference) / "goldens.npz"), ()
     made = data.synthetic(source.graph, source.dims, recipe.seed)
     if recipe.goldens == "data":
         from .verification import read_data
 
-        made = (*made, *read_data(Path(str(recipe.data)), source.graph.inputs, source.dims, source.assets, profiles).samples)
-    return made, ()
+        read = read_data(Path(str(recipe.data)), source.graph.inputs, source.dims, source.assets, profiles)
+        return (*made, *read.samples), (), read.notes
+    return made, (), ()
 
 
 def _truth(source: Source, sample: Sample) -> Outputs:
@@ -106,7 +112,7 @@ def _blame(samples: Sequence[Sample], wrong: Mapping[int, str]) -> str:
     for axis_name in _sizes(samples[0].feeds):
         failing = {_sizes(samples[i].feeds)[axis_name] for i in wrong}
         passing = {_sizes(s.feeds)[axis_name] for i, s in enumerate(samples) if i not in wrong}
-        if failing and not failing & passing:
+        if passing and not failing & passing:  # where nothing passes, no dimension can be told from another
             name, axis = axis_name
             sizes = ", ".join(map(str, sorted(failing)))
             text += f". It fails whenever axis {axis} of {name!r} is {sizes}: the exporter baked in one size of that dimension"

@@ -37,7 +37,7 @@ def name_io(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> N
         if value.producer() is None or value in graph.outputs[:index]:
             # An input or a weight handed through, or one value under two names: an output needs a value of its own.
             node = ir.node("Identity", [value])
-            node.outputs[0].shape, node.outputs[0].dtype = value.shape, value.dtype
+            node.outputs[0].shape, node.outputs[0].type = value.shape, value.type
             graph.append(node)
             graph.outputs[index] = node.outputs[0]
     wanted = {id(value): name for value, name in zip(graph.inputs, inputs, strict=True)}

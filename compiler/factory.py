@@ -4,6 +4,8 @@
         model = Student().eval()
         ids = torch.ones(2, 16, dtype=torch.int64)
         return FactoryModel(model, {"input_ids": ids}, {"input_ids": ("batch", "length")}, limits={"length": (1, 128)})
+
+The current directory is searched for the module first.
 """
 
 from __future__ import annotations
@@ -46,9 +48,10 @@ def is_factory(reference: str) -> bool:
     return PATTERN.fullmatch(reference) is not None
 
 
-def call(reference: str) -> FactoryModel:
+def call(reference: str, module_type: type, tensor_type: Any) -> FactoryModel:
     """Import the factory (the current directory is searched first), call it, and check what it returns.
 
+    The types are torch.nn.Module and torch.Tensor, handed in so that this file needs no torch.
     Raises SourceError naming what is wrong and, for an exception in the user's code, its last line.
     """
     module_name, _, function_name = reference.partition(":")
@@ -62,7 +65,7 @@ def call(reference: str) -> FactoryModel:
         result = function()
     except Exception as error:  # any exception of the user's code becomes a message about the user's code
         raise SourceError(f"factory {reference!r} raised {_last_line(error)}") from error
-    return _checked(reference, result)
+    return _checked(reference, result, module_type, tensor_type)
 
 
 def _import(name: str, reference: str) -> Any:
@@ -76,7 +79,7 @@ def _import(name: str, reference: str) -> Any:
         if not (error.name and (name == error.name or name.startswith(error.name + "."))):
             raise SourceError(f"factory {reference!r}: importing {name!r} failed: {_last_line(error)}") from error
         leaf = error.name.rpartition(".")[2]
-        hint = "; write module:function, without .py" if leaf == "py" else nearest(leaf, _siblings(error.name))
+        hint = "; write module:function, without .py" if name.endswith(".py") else nearest(leaf, _siblings(error.name))
         raise SourceError(f"factory {reference!r}: no module {error.name!r} in {folder} or on PYTHONPATH{hint}") from error
     except Exception as error:  # as above
         raise SourceError(f"factory {reference!r}: importing {name!r} failed: {_last_line(error)}") from error
@@ -93,20 +96,18 @@ def _siblings(name: str) -> list[str]:
 
 
 def _last_line(error: BaseException) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    frames = [f for f in frames if f.filename != __file__ and not f.filename.startswith("<frozen")]
+    found = traceback.extract_tb(error.__traceback__)
+    frames = [f for f in found if f.filename != __file__ and not f.filename.startswith("<frozen")]
     where = f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno}: {frames[-1].line})" if frames else ""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[-1] if text else ''}{where}"
 
 
-def _checked(reference: str, result: Any) -> FactoryModel:
-    import torch
-
+def _checked(reference: str, result: Any, module_type: type, tensor_type: Any) -> FactoryModel:
     if not (isinstance(result, tuple) and 3 <= len(result) <= 5):
         raise SourceError(f"factory {reference!r} returned a {type(result).__name__}; {WANTED}")
     made = FactoryModel(*result)
-    if not isinstance(made.module, torch.nn.Module):
+    if not isinstance(made.module, module_type):
         raise SourceError(f"factory {reference!r} returned a {type(made.module).__name__} as module; {WANTED}")
     if not isinstance(made.inputs, Mapping) or not made.inputs or not isinstance(made.dims, Mapping):
         raise SourceError(f"factory {reference!r}: inputs and dims must be non-empty dicts; {WANTED}")
@@ -114,7 +115,7 @@ def _checked(reference: str, result: Any) -> FactoryModel:
         if name not in made.inputs:
             raise SourceError(f"factory {reference!r}: dims name input {name!r}{nearest(str(name), map(str, made.inputs))}")
     for name, example in made.inputs.items():
-        if not isinstance(example, torch.Tensor):
+        if not isinstance(example, tensor_type):
             raise SourceError(f"factory {reference!r}: example {name!r} is a {type(example).__name__}, not a tensor")
         _check_input(reference, name, tuple(example.shape), made.dims.get(name))
     _check_limits(reference, made)

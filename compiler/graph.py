@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -104,6 +106,7 @@ def load(path: Path) -> Graph:
     if not proto.HasField("graph") or not proto.graph.output:
         raise SourceError(f"{path} holds no ONNX graph with outputs; is the download complete?")
     _check_external_data(proto, path)
+    _embed_attributes(proto, path)
     try:
         model = ir.from_proto(proto)
     except Exception as error:
@@ -114,7 +117,7 @@ def load(path: Path) -> Graph:
 
 def _check_external_data(proto: Any, path: Path) -> None:
     folder = path.parent.resolve()
-    for tensor in _tensors(proto.graph):
+    for tensor in itertools.chain(_tensors(proto.graph), *map(_tensors, proto.functions)):
         if tensor.data_location != tensor.EXTERNAL:
             continue
         info = {entry.key: entry.value for entry in tensor.external_data}
@@ -129,14 +132,48 @@ def _check_external_data(proto: Any, path: Path) -> None:
             )
         if not file.is_file():
             raise SourceError(f"{path}: tensor {tensor.name!r} needs the external data file {location!r}, which is missing")
-        end = int(info.get("offset", 0)) + int(info.get("length", 0))
+        start, length, size = _extent(tensor, info, path)
+        end = start + length
+        if length < size:
+            raise SourceError(f"{path}: tensor {tensor.name!r} needs {size} bytes, its external data has {length}; export again")
         if end > file.stat().st_size:
-            raise SourceError(f"{path}: external data {location!r} has {file.stat().st_size} bytes, {tensor.name!r} ends at {end}")
+            found = file.stat().st_size
+            raise SourceError(f"{path}: external data {location!r} has {found} bytes, {tensor.name!r} ends at {end}; is it complete?")
+
+
+def _embed_attributes(proto: Any, path: Path) -> None:
+    """Read external data of attributes and subgraphs now: only the main graph's initializers stay on disk."""
+    from onnx.external_data_helper import load_external_data_for_tensor
+
+    behind_initializers = itertools.islice(_tensors(proto.graph), len(proto.graph.initializer), None)
+    for tensor in itertools.chain(behind_initializers, *map(_tensors, proto.functions)):
+        if tensor.data_location == tensor.EXTERNAL:
+            load_external_data_for_tensor(tensor, str(path.parent))
+            tensor.data_location = tensor.DEFAULT
+            del tensor.external_data[:]
+
+
+def _extent(tensor: Any, info: Mapping[str, str], path: Path) -> tuple[int, int, int]:
+    """(offset, length, bytes that the tensor's shape and type need) of external data; no length means all it needs."""
+    import onnx_ir as ir
+
+    texts = info.get("offset", "0"), info.get("length", "0")
+    if not all(text.isdecimal() for text in texts):
+        raise SourceError(f"{path}: tensor {tensor.name!r} has external data at offset {texts[0]!r} of length {texts[1]!r}")
+    offset, length = map(int, texts)
+    try:
+        bits = ir.DataType(tensor.data_type).bitwidth
+    except (ValueError, TypeError) as error:
+        raise SourceError(f"{path}: tensor {tensor.name!r} has a type of no fixed size; it cannot be external data") from error
+    size = (math.prod(tensor.dims) * bits + 7) // 8
+    return offset, length or size, size
 
 
 def _tensors(graph: Any) -> Iterator[Any]:
-    """Every tensor a GraphProto holds: initializers, tensor attributes, and those of subgraphs."""
-    yield from graph.initializer
+    """Every tensor a GraphProto or FunctionProto holds: initializers, tensor attributes, and those of subgraphs."""
+    yield from getattr(graph, "initializer", ())  # a function has none
+    for sparse in getattr(graph, "sparse_initializer", ()):
+        yield from (sparse.values, sparse.indices)
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.HasField("t"):
@@ -153,7 +190,9 @@ def save(graph: Graph, path: Path) -> dict[str, str]:
     import onnx_ir as ir
 
     if graph.initializer_bytes < EXTERNAL_DATA_THRESHOLD:
-        return {path.name: write_hashed(path, ir.to_proto(graph.model).SerializeToString(deterministic=True))}
+        whole = graph.copy()
+        ir.external_data.load_to_model(whole.model)  # else the new file would point to the old one's weights
+        return {path.name: write_hashed(path, ir.to_proto(whole.model).SerializeToString(deterministic=True))}
     weights = path.name + WEIGHTS_SUFFIX
     ir.save(graph.model, path, external_data=weights)
     return {path.name: hash_file(path), weights: hash_file(path.with_name(weights))}

@@ -57,6 +57,8 @@ def compile(recipe: Recipe, out: Path, *, force: bool = False, progress: Progres
         with log.stage("check export") as advance:
             proof = prove(source, recipe, ranges, advance)
         log.say(proof.summary())
+        for note in proof.notes:
+            log.note(note)
         for build in builds:
             directory = stage if len(builds) == 1 else stage / build.name
             directory.mkdir(exist_ok=True)
@@ -74,8 +76,9 @@ def plan(recipe: Recipe) -> tuple[Build, ...]:
         ready = targets.get(spec.name).available()
         if not ready.build:
             raise Missing(f"target {spec.name} cannot build here: {ready.reason}. {ready.install}")
-        if build in builds:
-            raise RecipeError(f"target {text!r} is asked for twice")
+        verification.budget_for(build.precision, recipe.budget)
+        if build.name in [other.name for other in builds]:
+            raise RecipeError(f"target {text!r} is asked for twice: {build.name}")
         builds.append(build)
     return tuple(builds)
 

@@ -48,8 +48,10 @@ def parse(text: str, dims: Mapping[str, Dim]) -> Profile:
     for part in filter(None, (p.strip() for p in text.split(","))):
         name, _, sizes = part.partition("=")
         numbers = sizes.split(":")
-        if len(numbers) != 3 or not all(n.strip().isdigit() for n in numbers):
+        if len(numbers) != 3 or not all(n.strip().isdecimal() for n in numbers):
             raise RecipeError(f"profile {part!r} is not NAME=MIN:OPT:MAX with three whole numbers, as in batch=1:8:32")
+        if name.strip() in given:
+            raise RecipeError(f"profile {text!r} names {name.strip()!r} twice; say --profile twice for two profiles")
         given[name.strip()] = Range(*(int(n) for n in numbers))
     return complete(given, dims)
 
@@ -75,7 +77,7 @@ def _check(name: str, sizes: Range, dim: Dim) -> None:
 def default(dim: Dim) -> Range:
     """batch 1:8:32; any other dimension from its minimum to the model's limit (512 where it has none), opt at most 128."""
     if dim.name == "batch":
-        top = min(DEFAULT_MAX_BATCH, dim.max or DEFAULT_MAX_BATCH)
+        top = max(dim.min, min(DEFAULT_MAX_BATCH, dim.max or DEFAULT_MAX_BATCH))
         return Range(dim.min, max(dim.min, min(DEFAULT_OPT_BATCH, top)), top)
     top = dim.max or max(UNBOUNDED_LENGTH, dim.min * 64)
     return Range(dim.min, max(dim.min, min(DEFAULT_OPT_LENGTH, top)), top)

@@ -79,9 +79,11 @@ def read(path: Path) -> Recipe:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"the recipe {path} is not TOML: {error}") from error
     recipe = from_mapping(data, str(path))
-    beside = path.parent / recipe.source
-    # A source written relative to the recipe means the recipe's folder, wherever the command is run.
-    return dataclasses.replace(recipe, source=str(beside)) if beside.exists() else recipe
+    # A path written relative to the recipe means the recipe's folder, wherever the command is run.
+    source = path.parent / recipe.source
+    recipe = dataclasses.replace(recipe, source=str(source)) if source.exists() else recipe
+    data = path.parent / recipe.data if recipe.data else None
+    return dataclasses.replace(recipe, data=str(data)) if data and data.exists() else recipe
 
 
 def from_mapping(data: Mapping[str, Any], where: str) -> Recipe:
@@ -92,7 +94,7 @@ def from_mapping(data: Mapping[str, Any], where: str) -> Recipe:
             raise RecipeError(f"{where}: unknown key {key!r}{nearest(key, fields)}")
         wanted = str(fields[key].type)
         if not _fits(value, wanted):
-            raise RecipeError(f"{where}: {key} is {value!r}, wants {wanted.replace('tuple[str, ...]', 'a list of strings')}")
+            raise RecipeError(f"{where}: {key} is {value!r}, wants {_said(wanted)}")
     if "source" not in data:
         raise RecipeError(f"{where}: no source; name a checkpoint directory, a hub id, a factory or an .onnx file")
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
@@ -105,12 +107,18 @@ def _fits(value: Any, wanted: str) -> bool:
     if wanted.startswith("tuple"):
         return isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)
     if wanted.startswith("Mapping"):
-        return isinstance(value, Mapping) and all(isinstance(v, int | float) for v in value.values())
+        return isinstance(value, Mapping) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value.values())
     if wanted.startswith("bool"):
         return isinstance(value, bool)
     if wanted.startswith("int"):
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, str)
+
+
+def _said(wanted: str) -> str:
+    """The type of a field in words: nobody who writes TOML knows Mapping[str, float]."""
+    words = {"tuple": "a list of strings", "Mapping": "a table of numbers", "bool": "true or false", "int": "a whole number"}
+    return next((said for kind, said in words.items() if wanted.startswith(kind)), "a string")
 
 
 def names() -> dict[str, Path]:

@@ -66,14 +66,22 @@ class Runner(abc.ABC):
             if name not in known:
                 raise DataError(f"unknown input {name!r}{nearest(name, known)}")
         sizes: dict[str, int] = {}
-        return {spec.name: self._checked_input(spec, feeds, sizes) for spec in self.inputs}
+        checked = {spec.name: self._checked_input(spec, feeds, sizes) for spec in self.inputs}
+        if not self.takes(checked):  # each size fits some profile, but no profile has them all
+            asked = ", ".join(f"{dim}={size}" for dim, size in sizes.items())
+            allowed = " or ".join(",".join(f"{name}={r.min}..{r.max}" for name, r in p.items()) for p in self.profiles)
+            raise DataError(f"{asked} together fit no profile of this artifact ({allowed})")
+        return checked
 
     def _checked_input(self, spec: TensorSpec, feeds: Feeds, sizes: dict[str, int]) -> np.ndarray:
         import numpy as np
 
         if spec.name not in feeds:
             raise DataError(f"input {spec} is missing; got {', '.join(feeds) or 'nothing'}")
-        array = np.asarray(feeds[spec.name])
+        try:
+            array = np.asarray(feeds[spec.name])
+        except ValueError as error:
+            raise DataError(f"input {spec} is no array: {error}") from error
         if array.ndim != len(spec.dims):
             raise DataError(f"input {spec} wants rank {len(spec.dims)}, got shape {list(array.shape)}")
         for dim, size in zip(spec.dims, array.shape, strict=True):
@@ -81,9 +89,9 @@ class Runner(abc.ABC):
         wanted = np.dtype(spec.dtype)
         if array.dtype == wanted:
             return array
-        cast = array.astype(wanted)
         if array.dtype.kind != wanted.kind and not (array.dtype.kind in "iub" and wanted.kind in "iub"):
-            raise DataError(f"input {spec} got dtype {array.dtype}")
+            raise DataError(f"input {spec} got dtype {array.dtype}; it is never turned into {wanted} silently")
+        cast = array.astype(wanted)
         if wanted.kind in "iu" and not np.array_equal(cast, array):
             raise DataError(f"input {spec} got {array.dtype} values that do not fit {wanted}")
         return cast

@@ -65,6 +65,23 @@ class Source:
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """The truth about a source without its graph: a hash of what decides its numbers, and the computation."""
+
+    sha256: str
+    run: Callable[[Feeds], Outputs]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where a reference leads: the kind of source, its path (none for a factory) and the commit of a hub model."""
+
+    kind: str
+    path: Path
+    revision: str | None = None
+
+
 def open_source(reference: str, options: SourceOptions | None = None) -> Source:
     """Open what a user points at: an existing path, else a Python factory, else a Hugging Face hub id.
 
@@ -73,30 +90,57 @@ def open_source(reference: str, options: SourceOptions | None = None) -> Source:
     (torch, ONNX Runtime, a network).
     """
     options = options or SourceOptions()
+    place = _locate(reference, options)
+    if place.kind == "artifact":
+        from .artifact import open_artifact_source
+
+        return open_artifact_source(place.path)
+    opener = {"huggingface": _open_checkpoint, "factory": _open_factory, "onnx": _open_onnx}[place.kind]
+    source = opener(reference, place, options)
+    return dataclasses.replace(source, graph=with_int32_ids(source.graph)) if options.ids == "int32" else source
+
+
+def open_reference(reference: str, options: SourceOptions | None = None) -> Reference:
+    """The computation alone, for comparing with: nothing is exported. `run` takes and gives what `Source.run` does.
+
+    Raises what open_source raises, and SourceError for an artifact, which has goldens but no computation of its own.
+    """
+    options = options or SourceOptions()
+    place = _locate(reference, options)
+    if place.kind == "artifact":
+        raise SourceError(f"{place.path} is an artifact; to compare with the truth, give the source it was built from")
+    if place.kind == "onnx":
+        from . import onnx_source
+
+        graph, _, _ = onnx_source.open_graph(place.path)
+        return Reference(_onnx_sha256(place.path, graph), onnx_source.runner(place.path))
+    torch_export = _torch_export()
+    if place.kind == "factory":
+        made, _ = _call_factory(reference)
+        return Reference(torch_export.state_sha256(made.module), torch_export.reference(made, torch_export.output_names(made)))
+    found, task = _read_checkpoint(place.path, options)
+    made, _, _ = torch_export.load(found, task, options.trust_remote_code)
+    return Reference(found.sha256(), torch_export.reference(made, torch_export.output_names(made)))
+
+
+def _locate(reference: str, options: SourceOptions) -> _Place:
     if options.task is not None and options.task not in TASKS:
         raise SourceError(f"unknown task {options.task!r}{nearest(options.task, TASKS)}")
     if options.ids not in IDS:
         raise SourceError(f"unknown integer type {options.ids!r} for ids{nearest(options.ids, IDS)}")
-    source = _open(reference, options)
-    if options.ids == "int32" and source.kind != "artifact":
-        source = dataclasses.replace(source, graph=with_int32_ids(source.graph))
-    return source
-
-
-def _open(reference: str, options: SourceOptions) -> Source:
     path = Path(reference).expanduser()
     if path.is_dir():
-        return _open_directory(reference, path, options)
+        return _locate_directory(path)
     if path.is_file():
-        return _open_onnx(reference, path, options)
+        return _Place("onnx", path)
     if factory.is_factory(reference):
-        return _open_factory(reference, options)
+        return _Place("factory", path)
     if not _is_path(reference) and hub.is_hub_id(reference):
         try:
             folder, commit = hub.fetch(reference, options.revision, options.allow_pickle, options.trust_remote_code)
         except (Missing, SourceError) as error:
             raise type(error)(f"{error}{_neighbours(reference)}") from error
-        return _open_checkpoint(reference, folder, options, commit)
+        return _Place("huggingface", folder, commit)
     raise SourceError(f"nothing at {reference!r}{_neighbours(reference)}; a source is {FORMS}")
 
 
@@ -115,16 +159,14 @@ def _neighbours(reference: str) -> str:
     return f" (in {str(parent)!r}{nearest(path.name, [entry.name for entry in parent.iterdir()])})"
 
 
-def _open_directory(reference: str, path: Path, options: SourceOptions) -> Source:
+def _locate_directory(path: Path) -> _Place:
     if (path / "manifest.json").is_file():
-        from .artifact import open_artifact_source
-
-        return open_artifact_source(path)
+        return _Place("artifact", path)
     if checkpoint.is_checkpoint(path):
-        return _open_checkpoint(reference, path, options, None)
+        return _Place("huggingface", path)
     models = sorted(path.glob("*.onnx"))
     if len(models) == 1:
-        return _open_onnx(reference, models[0], options)
+        return _Place("onnx", models[0])
     found = sorted(entry.name for entry in path.iterdir())
     raise SourceError(
         f"{path} is no source: no config.json, modules.json or manifest.json, and {len(models)} .onnx files where one would do; "
@@ -132,12 +174,17 @@ def _open_directory(reference: str, path: Path, options: SourceOptions) -> Sourc
     )
 
 
-def _open_checkpoint(reference: str, path: Path, options: SourceOptions, revision: str | None) -> Source:
+def _read_checkpoint(path: Path, options: SourceOptions) -> tuple[checkpoint.Checkpoint, str]:
     found = checkpoint.read(path, options.allow_pickle, options.trust_remote_code)
     task = options.task or checkpoint.task_of(found, TASKS)
     checkpoint.check_task(found, task)
     if task == "sentence-embedding":
         checkpoint.embedding_chain(found)
+    return found, task
+
+
+def _open_checkpoint(reference: str, place: _Place, options: SourceOptions) -> Source:
+    found, task = _read_checkpoint(place.path, options)
     torch_export = _torch_export()
     made, dims, notes = torch_export.load(found, task, options.trust_remote_code)
     graph, outputs = torch_export.export(made, options.opset)
@@ -151,7 +198,7 @@ def _open_checkpoint(reference: str, path: Path, options: SourceOptions, revisio
         dims=dims,
         run=torch_export.reference(made, outputs),
         assets=files,
-        revision=revision,
+        revision=place.revision,
         notes=(*found.notes, *notes, *_length_notes(found, dims), *asset_notes),
         versions=_versions("torch", "transformers", "onnx-ir", "onnxscript"),
     )
@@ -168,12 +215,18 @@ def _length_notes(found: checkpoint.Checkpoint, dims: Mapping[str, Dim]) -> tupl
     return (f"sentence-transformers truncates texts to {length} tokens; the graph itself takes {limit or 'any number'}",)
 
 
-def _open_factory(reference: str, options: SourceOptions) -> Source:
+def _call_factory(reference: str) -> tuple[factory.FactoryModel, tuple[str, ...]]:
     torch_export = _torch_export()
-    made = factory.call(reference)
-    notes = ("the factory's module was in training mode; exported in evaluation mode",) if made.module.training else ()
+    made = factory.call(reference, torch_export.nn.Module, torch_export.Tensor)
+    notes = ("the factory's module was in training mode; it is used in evaluation mode",) if made.module.training else ()
     made.module.eval()
     torch_export.check_finite(made.module, f"factory {reference!r}")
+    return made, notes
+
+
+def _open_factory(reference: str, place: _Place, options: SourceOptions) -> Source:
+    torch_export = _torch_export()
+    made, notes = _call_factory(reference)
     graph, outputs = torch_export.export(made, options.opset)
     return Source(
         reference=reference,
@@ -188,18 +241,25 @@ def _open_factory(reference: str, options: SourceOptions) -> Source:
     )
 
 
-def _open_onnx(reference: str, path: Path, options: SourceOptions) -> Source:
+def _onnx_sha256(path: Path, graph: Graph) -> str:
     from . import onnx_source
 
-    graph, dims, notes = onnx_source.open_graph(path)
     digest = hashlib.sha256()
     for file in onnx_source.data_files(path, graph):
         digest.update(f"{file.name}\0{hash_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _open_onnx(reference: str, place: _Place, options: SourceOptions) -> Source:
+    from . import onnx_source
+
+    path = place.path
+    graph, dims, notes = onnx_source.open_graph(path)
     files, asset_notes = assets.collect(path.parent, path.parent)
     return Source(
         reference=reference,
         kind="onnx",
-        sha256=digest.hexdigest(),
+        sha256=_onnx_sha256(path, graph),
         task=options.task or "custom",
         graph=graph,
         dims=dims,

@@ -162,8 +162,8 @@ def _text(checkpoint: Checkpoint, model: nn.Module, task: str, with_pooler: bool
     lacking = [name for name in heads.TEXT_INPUTS[:2] if name not in inspect.signature(model.forward).parameters]
     if lacking:
         raise SourceError(
-            f"{checkpoint.folder}: {type(model).__name__} takes no {' and no '.join(lacking)}; bertc reads text encoders with a mask "
-            "and raw-audio encoders, for anything else write a Python factory (package.module:function)"
+            f"{checkpoint.folder}: {type(model).__name__} takes no {' and no '.join(lacking)}; bertc reads masked text and "
+            "raw-audio encoders, for anything else write a Python factory (package.module:function)"
         )
     names = heads.text_inputs(model)
     limit = position_limit(model)
@@ -181,7 +181,8 @@ def _text(checkpoint: Checkpoint, model: nn.Module, task: str, with_pooler: bool
 
 def _has_pooler(model: nn.Module, inputs: Mapping[str, Tensor]) -> bool:
     try:
-        with torch.inference_mode(), quiet():
+        # Not inference_mode: what a model caches in it cannot be exported afterwards.
+        with torch.no_grad(), quiet():
             return model(**inputs, return_dict=True).get("pooler_output") is not None
     except Exception as error:  # whatever the model's code raises
         raise SourceError(f"{type(model).__name__} does not run on a plain batch of token ids: {reason(error)}") from error
@@ -235,8 +236,8 @@ def export(made: FactoryModel, opset: int) -> tuple[Graph, tuple[str, ...]]:
         raise SourceError(f"opset {opset} is too old: bertc exports {MIN_OPSET} or newer (Gelu and wide LayerNormalization)")
     symbols = {name: torch.export.Dim(name, min=dim.min, max=dim.max) for name, dim in dims_of(made).items()}
     shapes = {n: {axis: symbols[d] for axis, d in enumerate(made.dims[n]) if isinstance(d, str)} for n in made.inputs}
+    outputs = output_names(made)
     with quiet(), torch.no_grad():
-        outputs = _output_names(made)
         model = _to_onnx(made, shapes, opset)
     by_name = dict(zip(_call_order(made), model.graph.inputs, strict=True))
     model.graph.inputs[:] = [by_name[name] for name in made.inputs]
@@ -278,10 +279,12 @@ def _arguments(made: FactoryModel, tensors: Mapping[str, Tensor]) -> tuple[tuple
     return tuple(tensors[name] for name in made.inputs), {}
 
 
-def _output_names(made: FactoryModel) -> tuple[str, ...]:
+def output_names(made: FactoryModel) -> tuple[str, ...]:
+    """Names of the module's outputs, given or derived; runs it on its example. Raises SourceError if that is no flat tensors."""
     args, kwargs = _arguments(made, made.inputs)
     try:
-        result = made.module(*args, **kwargs)
+        with torch.no_grad(), quiet():
+            result = made.module(*args, **kwargs)
     except Exception as error:  # the user's own code
         raise SourceError(f"{_name(made)} fails on its own example: {reason(error)}") from error
     names, tensors = _flat(result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,8 @@ def budget_for(precision: str, overrides: Mapping[str, float]) -> Budget:
     for name in overrides:
         if name not in known:
             raise RecipeError(f"unknown budget {name!r}{nearest(name, known)}")
+        if math.isnan(overrides[name]):  # every comparison with it is false: a check that cannot fail
+            raise RecipeError(f"the budget {name} is not a number")
     return dataclasses.replace(DEFAULT_BUDGETS[precision], **overrides)
 
 

@@ -8,9 +8,9 @@ import models
 import numpy as np
 import pytest
 from bertc.errors import SourceError
-from bertc.source import SourceOptions, open_source
+from bertc.source import SourceOptions, open_reference, open_source
 
-STUDENT = '''
+STUDENT = """
 import torch
 from bertc.factory import FactoryModel
 
@@ -35,7 +35,7 @@ def make():
 
 def limited():
     return FactoryModel(Student().eval(), inputs(), DIMS, ["both", "ids"], {"length": (2, 64)})
-'''
+"""
 
 
 @pytest.fixture
@@ -68,6 +68,7 @@ def test_a_custom_model_is_exported_with_its_names(write):
     assert [str(s) for s in source.graph.inputs] == ["ids: int32[batch, length]", "mask: float32[batch, length]"]
     assert [str(s) for s in source.graph.outputs] == ["states: float32[batch, length, 8]", "total: float32[batch, 8]"]
     assert "evaluation mode" in source.notes[0]
+    assert open_reference(f"{name}:make").sha256 == source.sha256
     for batch, length in ((1, 1), (3, 7), (2, 90)):
         rng = np.random.default_rng(0)
         feeds = {"ids": rng.integers(0, 50, (batch, length), np.int32), "mask": rng.random((batch, length), np.float32)}

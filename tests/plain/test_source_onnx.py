@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import onnx
 import onnx.helper as oh
 import pytest
 from bertc.errors import SourceError
-from bertc.source import SourceOptions, open_source
+from bertc.source import SourceOptions, open_reference, open_source
 from onnx import TensorProto
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
@@ -42,7 +46,18 @@ def test_runs_and_names(tmp_path):
     assert [str(s) for s in source.graph.inputs] == ["ids: int32[batch, length]"]
     assert list(source.dims) == ["batch", "length"]
     assert [path.name for path in source.assets] == ["tokenizer.json"]
-    assert source.run({"ids": np.ones((2, 3), np.int32)})["y"].shape == (2, 3, 4)
+    feeds = {"ids": np.ones((2, 3), np.int32)}
+    assert source.run(feeds)["y"].shape == (2, 3, 4)
+    found = open_reference(source.reference)
+    assert found.sha256 == source.sha256 and np.array_equal(found.run(feeds)["y"], source.run(feeds)["y"])
+
+
+def test_no_torch_takes_part(tmp_path):
+    code = "import sys\nfrom bertc.source import open_source\nsource = open_source(sys.argv[1])\nprint('torch' in sys.modules)"
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    path = str(tiny(tmp_path / "m.onnx"))
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, env=paths, check=True)
+    assert done.stdout.strip() == "False", done.stderr
 
 
 def test_sha256_covers_external_data(tmp_path):

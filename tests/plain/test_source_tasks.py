@@ -13,7 +13,7 @@ import pytest
 from bertc.errors import SourceError
 from bertc.exported import with_int32_ids
 from bertc.graph import module_path
-from bertc.source import TASKS, SourceOptions, open_source
+from bertc.source import TASKS, SourceOptions, open_reference, open_source
 
 TEXT_MODELS = ("features", "roberta", "sequence-classification", "token-classification", "question-answering", "masked-lm")
 OUTPUTS = {
@@ -133,6 +133,16 @@ def test_source_says_what_it_is():
     assert source.kind == "huggingface" and source.revision is None and len(source.sha256) == 64
     assert [path.name for path in source.assets] == ["tokenizer.json", "tokenizer_config.json"]
     assert {"torch", "transformers", "onnx-ir"} <= set(source.versions)
+
+
+def test_a_reference_is_the_source_without_its_graph():
+    source = models.opened("features")
+    found = open_reference(source.reference)
+    assert found.sha256 == source.sha256
+    feeds = models.text_feeds(source.graph.inputs, np.ones((2, 5), np.int64))
+    wanted, got = source.run(feeds), found.run(feeds)
+    assert list(got) == list(wanted)
+    np.testing.assert_array_equal(got["pooler_output"], wanted["pooler_output"])
 
 
 def test_unknown_task_names_the_nearest():

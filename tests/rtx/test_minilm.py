@@ -1,0 +1,183 @@
+"""The main job on the real model: export once, build for ONNX Runtime and TensorRT-RTX, verify on real text."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bertc
+from bertc.artifact import open_artifact
+from bertc.cli import run
+from bertc.errors import DataError, Missing
+from bertc.graph import hash_file
+
+ROOT = Path(__file__).parent.parent.parent
+TARGETS = ["onnxruntime=fp32", "tensorrt-rtx:sm89=fp16", "tensorrt-rtx=bf16"]
+
+
+@pytest.fixture(scope="module")
+def export(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("minilm") / "export"
+    assert run(["export", str(minilm), "-o", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def built(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("minilm") / "built"
+    bertc.build(export, out, targets=TARGETS)
+    return out
+
+
+def test_directories_are_named_after_target_and_precision(built: Path) -> None:
+    assert sorted(p.name for p in built.iterdir()) == [
+        "onnxruntime-fp32",
+        "tensorrt-rtx-sm86-sm89-sm120-sm121-bf16",
+        "tensorrt-rtx-sm89-fp16",
+    ]
+
+
+def test_pooling_and_normalisation_are_inside_the_graph(export: Path) -> None:
+    found = open_artifact(export)
+    assert [str(o) for o in found.outputs] == ["sentence_embedding: float32[batch, 384]"]
+    assert found.task == "sentence-embedding"
+
+
+def test_sentence_transformers_gives_the_same_embeddings(built: Path, minilm: Path, texts: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    lines = texts.read_text("utf-8").splitlines()[:16]
+    wanted = SentenceTransformer(str(minilm), device="cpu").encode(lines, convert_to_numpy=True)
+    runner = bertc.load(built / "onnxruntime-fp32")
+    np.testing.assert_allclose(runner.run(runner.encode(lines))["sentence_embedding"], wanted, atol=2e-6)
+
+
+def test_every_gemm_of_the_engine_is_half_and_the_islands_are_listed(built: Path) -> None:
+    for name in ("tensorrt-rtx-sm89-fp16", "tensorrt-rtx-sm86-sm89-sm120-sm121-bf16"):
+        manifest = open_artifact(built / name).manifest
+        gemms = manifest["engine"]["gemms"]
+        assert gemms["half"] == gemms["total"] == 48
+        assert all(island["reason"] for island in manifest["precision"]["islands"])
+        assert manifest["engine"]["constant_ratio"] == pytest.approx(1, abs=0.01)
+        assert len(manifest["engine"]["kernels"]["layers"]) == 6
+        assert manifest["engine"]["tf32"] is False
+
+
+def test_an_engine_that_did_not_run_is_never_called_verified(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    engine = built / "tensorrt-rtx-sm89-fp16"
+    assert run(["verify", str(engine), "--json"]) == 0
+    printed = capsys.readouterr()
+    (verdict,) = json.loads(printed.out)["artifacts"]
+    assert verdict["engine_executed"] is False
+    assert verdict["engine"] is None
+    assert "graph: verified, engine: NOT RUN" in printed.err
+    assert run(["verify", str(engine), "--require-engine"]) == 3
+    with pytest.raises(Missing, match="cannot run here"):
+        bertc.load(engine)
+
+
+def test_fp16_is_close_on_real_text(built: Path, minilm: Path, texts: Path) -> None:
+    verdicts = {Path(v.path).name: v for v in bertc.verify(built, data=texts, against=str(minilm))}
+    fp16 = verdicts["tensorrt-rtx-sm89-fp16"].result.outputs[0]
+    assert fp16.cosine_min >= 0.99999
+    assert fp16.relative > 1e-5, "emulated rounding must show: an exact result would mean that nothing was rounded"
+    assert verdicts["onnxruntime-fp32"].engine_executed
+    assert verdicts["onnxruntime-fp32"].result.outputs[0].relative <= 1e-5
+
+
+def test_building_again_gives_the_same_bytes(export: Path, built: Path, tmp_path: Path) -> None:
+    bertc.build(export, tmp_path / "again", targets=["tensorrt-rtx:sm89=fp16"])
+    for file in ("graph.onnx", "engine.plan", "goldens.npz", "manifest.json"):
+        if file != "manifest.json":  # it names the recipe's targets, which differ
+            assert hash_file(tmp_path / "again" / file) == hash_file(built / "tensorrt-rtx-sm89-fp16" / file), file
+
+
+def test_a_profile_out_of_range_is_refused(export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["build", str(export), "--fp16", "--target", "tensorrt-rtx:sm89", "-o", str(tmp_path / "out")]
+    assert run([*command, "--profile", "length=1:128:513"]) == 2
+    assert "the largest length this model takes is 512" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_profiles_and_int32_ids(minilm: Path, export: Path, tmp_path: Path) -> None:
+    profiles = ["batch=1:1:1,length=1:16:32", "batch=1:8:32,length=33:128:256"]
+    (made,) = bertc.build(export, tmp_path / "out", targets=["tensorrt-rtx:sm89=fp16"], profiles=profiles)
+    assert [str(p["length"]) for p in made.profiles] == ["1:16:32", "33:128:256"]
+
+
+def test_encode_reads_the_artifact_tokenizer(built: Path) -> None:
+    runner = bertc.load(built / "onnxruntime-fp32")
+    feeds = runner.encode(["one", "a somewhat longer text"])
+    assert feeds["input_ids"].shape[1] < 20, "the padding to 128 baked into tokenizer.json must be overridden"
+    with pytest.raises(DataError, match="wants rank 2"):
+        runner.run({**feeds, "input_ids": feeds["input_ids"][0]})
+
+
+def test_verify_in_an_environment_without_torch(built: Path, texts: Path, tmp_path: Path) -> None:
+    """A real virtual environment with `bertc[rtx,cpu]` and nothing else."""
+    home = tmp_path / "venv"
+    venv.create(home, with_pip=True)
+    python = str(home / "bin" / "python")
+    install = [python, "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt"), f"{_source(tmp_path)}[rtx,cpu]"]
+    subprocess.run(install, check=True, capture_output=True)
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+
+    def bertc_there(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([python, "-m", "bertc", *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    assert subprocess.run([python, "-c", "import torch"], capture_output=True, check=False).returncode != 0
+    done = bertc_there("verify", str(built), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["passed"] is True
+    done = bertc_there("verify", str(built / "onnxruntime-fp32"), "--data", str(texts))
+    assert done.returncode == 3, done.stderr
+    assert "bertc[export]" in done.stderr
+    rebuilt = tmp_path / "rebuilt"
+    done = bertc_there("build", str(_export_of(built, tmp_path)), "--target", "tensorrt-rtx:sm89=fp16", "-o", str(rebuilt))
+    assert done.returncode == 0, done.stderr
+    assert hash_file(rebuilt / "engine.plan") == hash_file(built / "tensorrt-rtx-sm89-fp16" / "engine.plan")
+
+
+def _source(tmp_path: Path) -> Path:
+    """A copy of the checkout: pip would leave a build folder in this one."""
+    copy = tmp_path / "checkout"
+    copy.mkdir()
+    for name in ("compiler", "plugins", "recipes"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, copy / name)
+    return copy
+
+
+def _export_of(built: Path, tmp_path: Path) -> Path:
+    """Any fp32 artifact is a source; the ONNX Runtime one holds the export's graph."""
+    return Path(shutil.copytree(built / "onnxruntime-fp32", tmp_path / "export"))
+
+
+def test_second_environment_at_another_path_gives_the_same_bytes(built: Path, minilm: Path, tmp_path: Path) -> None:
+    """Stack traces of the exporter carry absolute paths: none may reach the graph or the plan."""
+    site = next(Path(p) for p in sys.path if p.endswith("site-packages"))
+    copy = tmp_path / "elsewhere" / "site-packages"
+    copy.parent.mkdir()
+    subprocess.run(["cp", "-al", str(site), str(copy)], check=False, capture_output=True)
+    if not (copy / "torch").is_dir():
+        subprocess.run(["cp", "-a", str(site), str(copy)], check=True)  # another file system: no hard links
+    package = _source(tmp_path)
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "bertc").symlink_to(package / "compiler")
+    program = "import sys; sys.path[:0] = sys.argv[1:3]; from bertc.cli import main; main(sys.argv[3:])"
+    words = ["build", str(minilm), "--target", "tensorrt-rtx:sm89=fp16", "-o", str(tmp_path / "out")]
+    command = [sys.executable, "-I", "-S", "-c", program, str(tmp_path / "path"), str(copy), *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for file in ("graph.onnx", "engine.plan"):
+        assert hash_file(tmp_path / "out" / file) == hash_file(built / "tensorrt-rtx-sm89-fp16" / file), file
+    assert str(tmp_path).encode() not in (tmp_path / "out" / "graph.onnx").read_bytes()
