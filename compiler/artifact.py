@@ -135,15 +135,15 @@ def _check_shape(found: Artifact) -> None:
 
 def open_artifact_source(path: Path) -> Source:
     """An export as a source: its graph, and its goldens as the truth. ArtifactError for one whose graph is typed already."""
-    from .source import Source
+    from .source import Source, SourceOptions
 
     found = open_artifact(path)
     if found.precision != "fp32":
         raise ArtifactError(f"{path} is typed {found.precision} already; build from the export or the source it was made from")
     made = found.manifest["source"]
     return Source(
-        reference=str(path),
-        kind="artifact",
+        reference=made["reference"],
+        kind=made["kind"],
         sha256=made["sha256"],
         task=made["task"],
         graph=found.graph(),
@@ -151,8 +151,10 @@ def open_artifact_source(path: Path) -> Source:
         run=None,
         assets=tuple(p for folder in ASSET_FOLDERS if (path / folder).is_dir() for p in sorted((path / folder).iterdir())),
         revision=made["revision"],
-        notes=(f"built from the export of {made['reference']}; its goldens are the truth",),
+        notes=(*made["notes"], f"built from an export of {made['reference']}; its goldens are the truth"),
         versions=found.manifest.get("tools", {}),
+        options=SourceOptions(**made["options"]),
+        goldens=path / GOLDENS,
     )
 
 

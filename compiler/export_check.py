@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -40,42 +41,59 @@ class Proof:
 
 def prove(source: Source, recipe: Recipe, profiles: Sequence[Profile], advance: Advance) -> Proof:
     """Compare the graph with its source. Raises ExportFailed naming output, sample and the dimension that breaks it."""
-    samples, known, read = _samples(source, recipe, profiles)
+    asked = _samples(source, recipe, profiles)
+    samples, notes = asked.samples, asked.notes
     runner = ReferenceRunner(source.graph)
     comparison = Comparison(source.task)
     kept: list[tuple[Sample, Outputs]] = []
     wrong: dict[int, str] = {}
     size = 0
     for index, sample in enumerate(samples):
-        expected = known[index] if known else _truth(source, sample)
+        expected = asked.known[index] if asked.known else _truth(source, sample)
         wrong |= {index: why} if (why := _difference(runner, sample, expected, comparison)) else {}
-        size += sum(array.nbytes for array in expected.values())
-        if size <= GOLDEN_BYTES or not kept:
-            kept.append((sample, expected))
+        if index >= asked.first_golden:
+            size += sum(array.nbytes for array in expected.values())
+            kept += [(sample, expected)] if size <= GOLDEN_BYTES or not kept else []
         advance(index + 1, len(samples))
     if wrong:
         raise ExportFailed(_blame(samples, wrong))
-    dropped = len(samples) - len(kept)
-    if dropped:
-        read = (*read, f"goldens keep {len(kept)} of {len(samples)} samples: their outputs pass {GOLDEN_BYTES >> 20} MiB")
-    return Proof(tuple(s for s, _ in kept), tuple(o for _, o in kept), comparison, read)
+    wanted = len(samples) - asked.first_golden
+    if len(kept) < wanted:
+        notes = (*notes, f"goldens keep {len(kept)} of {wanted} samples: the outputs of all pass {GOLDEN_BYTES >> 20} MiB")
+    return Proof(tuple(s for s, _ in kept), tuple(o for _, o in kept), comparison, notes)
 
 
-def _samples(
-    source: Source, recipe: Recipe, profiles: Sequence[Profile]
-) -> tuple[tuple[Sample, ...], tuple[Outputs, ...], tuple[str, ...]]:
-    """(samples, their known outputs, notes): an artifact brings its goldens; anything else is run at synthetic feeds."""
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """Samples to run, their outputs where they are known, and the first that becomes a golden."""
+
+    samples: tuple[Sample, ...]
+    known: tuple[Outputs, ...] = ()
+    notes: tuple[str, ...] = ()
+    first_golden: int = 0
+
+
+def _samples(source: Source, recipe: Recipe, profiles: Sequence[Profile]) -> _Asked:
+    """An artifact brings its goldens; anything else is run at synthetic feeds, and at the user's data where goldens are to be."""
     if source.run is None:
         if recipe.goldens == "data":
             raise RecipeError(f"--goldens data: {source.reference} is an export and cannot answer new data; build from its source")
-        return *goldens.load_goldens(Path(source.reference) / "goldens.npz"), ()
-    made = data.synthetic(source.graph, source.dims, recipe.seed)
+        assert source.goldens is not None, "a source without a computation is an artifact, which has goldens"
+        return _Asked(*goldens.load_goldens(source.goldens))
+    made = data.synthetic(source.graph, source.dims, recipe.seed, _most_elements(source))
     if recipe.goldens == "data":
         from .verification import read_data
 
         read = read_data(Path(str(recipe.data)), source.graph.inputs, source.dims, source.assets, profiles)
-        return (*made, *read.samples), (), read.notes
-    return made, (), ()
+        # Goldens from data hold the data alone, so that their decisions are decisions about data.
+        return _Asked((*made, *read.samples), (), read.notes, len(made))
+    return _Asked(made)
+
+
+def _most_elements(source: Source) -> int:
+    """Tokens in a sample, so that no output passes the limit of all goldens: a vocabulary of logits is 120 kB a token."""
+    widest = max(math.prod(d for d in spec.dims if isinstance(d, int)) for spec in source.graph.outputs)
+    return min(data.MAX_ELEMENTS, max(1, GOLDEN_BYTES // (4 * widest)))
 
 
 def _truth(source: Source, sample: Sample) -> Outputs:

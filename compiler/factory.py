@@ -48,6 +48,13 @@ def is_factory(reference: str) -> bool:
     return PATTERN.fullmatch(reference) is not None
 
 
+def directory(reference: str) -> Path | None:
+    """The folder that `package.module:NAME` names, where NAME is a path: packages that carry a checkpoint do that."""
+    name, _, attribute = reference.partition(":")
+    value = getattr(_import(name, reference), attribute, None)
+    return Path(value) if isinstance(value, str | os.PathLike) else None
+
+
 def call(reference: str, module_type: type, tensor_type: Any) -> FactoryModel:
     """Import the factory (the current directory is searched first), call it, and check what it returns.
 
@@ -80,7 +87,7 @@ def _import(name: str, reference: str) -> Any:
             raise SourceError(f"factory {reference!r}: importing {name!r} failed: {_last_line(error)}") from error
         leaf = error.name.rpartition(".")[2]
         hint = "; write module:function, without .py" if name.endswith(".py") else nearest(leaf, _siblings(error.name))
-        raise SourceError(f"factory {reference!r}: no module {error.name!r} in {folder} or on PYTHONPATH{hint}") from error
+        raise SourceError(f"factory {reference!r}: no module {error.name!r} in {folder}, on PYTHONPATH or installed{hint}") from error
     except Exception as error:  # as above
         raise SourceError(f"factory {reference!r}: importing {name!r} failed: {_last_line(error)}") from error
 

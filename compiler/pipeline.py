@@ -104,6 +104,7 @@ def make(
         built = target.build(request)
     for note in built.notes:
         watch.note(note)
+    watch.stages[f"{build.name}: compile, builder alone"] = built.seconds
     hashes |= dict(built.files)
     hashes[artifact.GOLDENS] = goldens.save_goldens(directory / artifact.GOLDENS, proof.samples, proof.outputs)
     artifact.copy_assets(source.assets, directory)
@@ -112,7 +113,8 @@ def make(
     verdict = None
     if recipe.verify:
         with watch.stage(f"{build.name}: verify") as advance:
-            verdict = verification.judge(directory, facts, lowered, verification.Truth(proof.samples, proof.outputs, "goldens"), advance)
+            truth = verification.Truth(proof.samples, proof.outputs, "goldens", synthetic=recipe.goldens == "synthetic")
+            verdict = verification.judge(directory, facts, lowered, truth, advance)
         watch.say(verdict.summary())
     else:
         watch.note(f"{build.name} was not verified (--no-verify)")
@@ -140,7 +142,7 @@ def manifest(
             "sha256": source.sha256,
             "task": source.task,
             "revision": source.revision,
-            "options": dataclasses.asdict(recipe.source_options),
+            "options": dataclasses.asdict(source.options),
             "notes": list(source.notes),
         },
         "recipe": recipe.to_json(),

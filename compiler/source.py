@@ -11,7 +11,7 @@ import importlib.metadata
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from . import assets, checkpoint, factory, hub
+from . import assets, checkpoint, factory, hub, text
 from .errors import Missing, SourceError, nearest
 from .exported import with_int32_ids
 from .graph import Graph, hash_file
@@ -48,8 +48,9 @@ class SourceOptions:
 class Source:
     """An opened source.
 
-    `run` is the truth: PyTorch for a checkpoint or a factory, ONNX Runtime without optimisations for an .onnx file,
-    None for an artifact (its goldens are the truth). `assets` are tokenizer or preprocessor files to copy.
+    `run` is the truth: PyTorch for a checkpoint or a factory, ONNX Runtime without optimisations for an .onnx file, None for an
+    artifact: there the file `goldens` is the truth, and `reference`, `kind` and `options` are those of its own source.
+    `assets` are tokenizer or preprocessor files to copy.
     """
 
     reference: str
@@ -63,6 +64,8 @@ class Source:
     revision: str | None = None
     notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    options: SourceOptions = dataclasses.field(default_factory=SourceOptions)
+    goldens: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +99,7 @@ def open_source(reference: str, options: SourceOptions | None = None) -> Source:
 
         return open_artifact_source(place.path)
     opener = {"huggingface": _open_checkpoint, "factory": _open_factory, "onnx": _open_onnx}[place.kind]
-    source = opener(reference, place, options)
+    source = dataclasses.replace(opener(reference, place, options), options=options)
     return dataclasses.replace(source, graph=with_int32_ids(source.graph)) if options.ids == "int32" else source
 
 
@@ -134,7 +137,8 @@ def _locate(reference: str, options: SourceOptions) -> _Place:
     if path.is_file():
         return _Place("onnx", path)
     if factory.is_factory(reference):
-        return _Place("factory", path)
+        folder = factory.directory(reference)
+        return _locate_directory(folder) if folder is not None else _Place("factory", path)
     if not _is_path(reference) and hub.is_hub_id(reference):
         try:
             folder, commit = hub.fetch(reference, options.revision, options.allow_pickle, options.trust_remote_code)
@@ -199,7 +203,7 @@ def _open_checkpoint(reference: str, place: _Place, options: SourceOptions) -> S
         run=torch_export.reference(made, outputs),
         assets=files,
         revision=place.revision,
-        notes=(*found.notes, *notes, *_length_notes(found, dims), *asset_notes),
+        notes=(*found.notes, *notes, *_length_notes(found, dims), *text.baked_notes(files), *asset_notes),
         versions=_versions("torch", "transformers", "onnx-ir", "onnxscript"),
     )
 

@@ -166,6 +166,18 @@ def _notes(padding: Mapping[str, Any], truncation: Mapping[str, Any], max_length
     return (f"tokenizer.json asks for {' and '.join(baked)}: overridden, padding is to the longest of a batch, {done}",)
 
 
+def baked_notes(assets: Sequence[Path]) -> tuple[str, ...]:
+    """What a tokenizer.json among the assets bakes in that bertc overrides; () where there is none."""
+    found = [file for file in assets if file.name == "tokenizer.json"]
+    if not found:
+        return ()
+    settings = json.loads(found[0].read_text("utf-8"))
+    strategy = (settings.get("padding") or {}).get("strategy")
+    fixed = strategy.get("Fixed") if isinstance(strategy, dict) else None
+    notes = _notes({"length": fixed}, settings.get("truncation") or {}, None)
+    return tuple(note.replace("no truncation", "truncation is at what the model or the profile takes") for note in notes)
+
+
 def _pad_id(tokenizer: Any, config: Mapping[str, Any], padding: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
     """The padding id, in the order transformers looks for it: its configuration, tokenizer.json, then well-known names."""
     token = config.get("pad_token") or padding.get("pad_token")

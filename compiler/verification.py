@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import artifact, data, goldens, metrics, targets
 from .artifact import Artifact
@@ -19,6 +21,10 @@ from .progress import Advance, Progress
 from .reference import HALVES, ReferenceRunner
 from .runner import Feeds, Outputs, Runner
 
+if TYPE_CHECKING:
+    from .source import Reference
+
+WINDOW = 16  # samples whose outputs are held at a time
 Answer = Callable[[Feeds], Outputs]
 
 
@@ -122,11 +128,14 @@ def verify(
     data is given and the source, or PyTorch for it, is not there; and for `require_engine` where the engine cannot run.
     """
     log = progress or Progress()
+    from .source import open_reference
+
     verdicts = []
+    open_once = functools.cache(open_reference)  # several artifacts have one source: it is loaded once
     for each in artifact.find(path):
         found = artifact.open_artifact(each)
         with log.stage(f"verify {each.name}") as advance:
-            truth = find_truth(found, data_path, against)
+            truth = find_truth(found, data_path, against, open_once)
             limits = budget if budget is not None else _recorded(found)
             verdict = judge(each, found.manifest, found.graph(), truth, advance, budget_for(found.precision, limits))
         if require_engine and not verdict.engine_executed:
@@ -139,11 +148,11 @@ def _recorded(found: Artifact) -> Mapping[str, float]:
     return {k: v for k, v in found.manifest.get("budget", {}).items() if v is not None}
 
 
-def find_truth(found: Artifact, data_path: Path | None, against: str | None) -> Truth:
+def find_truth(found: Artifact, data_path: Path | None, against: str | None, open_reference: Callable[..., Reference]) -> Truth:
     """Goldens; or the samples of `data_path` answered by `against` or by the artifact's own source."""
     if data_path is None and against is None:
         return Truth(*goldens.load_goldens(found.path / artifact.GOLDENS), "goldens", synthetic=_synthetic(found))
-    answer = _answer(found, against)
+    answer = _answer(found, against, open_reference)
     if data_path is None:
         samples, _ = goldens.load_goldens(found.path / artifact.GOLDENS)
         return Truth(samples, answer, f"goldens' inputs, answered by {against}", synthetic=_synthetic(found))
@@ -156,8 +165,8 @@ def _synthetic(found: Artifact) -> bool:
     return found.manifest.get("recipe", {}).get("goldens", "synthetic") == "synthetic"
 
 
-def _answer(found: Artifact, against: str | None) -> Answer:
-    from .source import SourceOptions, open_reference
+def _answer(found: Artifact, against: str | None, open_reference: Callable[..., Reference]) -> Answer:
+    from .source import SourceOptions
 
     source = found.manifest["source"]
     if against is None:
@@ -168,6 +177,8 @@ def _answer(found: Artifact, against: str | None) -> Answer:
                 "build again, or say --against SOURCE to compare with it all the same"
             )
         return reference.run
+    if (Path(against) / artifact.MANIFEST).is_file():
+        return load(Path(against)).run
     options = SourceOptions(**source["options"] | {"task": found.task if found.task != "custom" else None, "revision": None})
     return open_reference(against, options).run
 
@@ -230,11 +241,15 @@ def _is_half(graph: Graph) -> bool:
 def compare(runners: Mapping[str, Runner], truth: Truth, task: str, advance: Advance) -> dict[str, Result]:
     """Every runner on every sample, each sample's truth computed once. Memory is flat in the number of samples."""
     comparisons = {name: Comparison(task) for name in runners}
-    for index, (sample, expected) in enumerate(truth.pairs()):
+    pairs, done = truth.pairs(), 0
+    # A window at a time: PyTorch and ONNX Runtime each keep their threads spinning for the next call, on the other's cores.
+    while window := list(itertools.islice(pairs, WINDOW)):
         for name, runner in runners.items():
-            if runner.takes(sample.feeds):
-                comparisons[name].add(expected, runner.run(sample.feeds), sample)
-        advance(index + 1, len(truth.samples))
+            for sample, expected in window:
+                if runner.takes(sample.feeds):
+                    comparisons[name].add(expected, runner.run(sample.feeds), sample)
+        done += len(window)
+        advance(done, len(truth.samples))
     return {name: comparison.result() for name, comparison in comparisons.items()}
 
 

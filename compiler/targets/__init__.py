@@ -50,11 +50,15 @@ class BuildRequest:
 
 @dataclasses.dataclass(frozen=True)
 class Built:
-    """What a target made: file names relative to the artifact, with their sha256, and facts for the manifest."""
+    """What a target made: file names relative to the artifact, with their sha256, and facts for the manifest.
+
+    `seconds` is what the compiler itself took; it stands apart because no fact may depend on the time of a build.
+    """
 
     files: Mapping[str, str]
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    seconds: float = 0.0
 
 
 class Target(Protocol):

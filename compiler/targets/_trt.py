@@ -114,7 +114,7 @@ def build(module: str, request: BuildRequest, workspace: int | None = None, note
         except BaseException:
             plan.unlink(missing_ok=True)
             raise
-    return Built({PLAN: result["sha256"]}, facts, notes)
+    return Built({PLAN: result["sha256"]}, facts, notes, result["seconds"])
 
 
 def _facts(request: BuildRequest, result: Mapping[str, Any], log: str, kernels: Sequence[_kernels.Kernel]) -> dict[str, Any]:
@@ -134,7 +134,6 @@ def _facts(request: BuildRequest, result: Mapping[str, Any], log: str, kernels: 
         "gemms": _kernels.check_gemms(request.graph, kernels, request.precision),
         **_kernels.check_constants(request.graph, kernels, _kernels.stored_bytes(log) or result["nbytes"]),
         "engine_bytes": result["nbytes"],
-        "builder_seconds": result["seconds"],
         "builder_version": result["version"],
         "warnings": list(dict.fromkeys(re.findall(r"^(?:\[WARNING\]|WARNING:) (.*)$", log, re.MULTILINE))),
     }
