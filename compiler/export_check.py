@@ -60,6 +60,7 @@ def prove(source: Source, recipe: Recipe, profiles: Sequence[Profile], advance: 
     wanted = len(samples) - asked.first_golden
     if len(kept) < wanted:
         notes = (*notes, f"goldens keep {len(kept)} of {wanted} samples: the outputs of all pass {GOLDEN_BYTES >> 20} MiB")
+    notes = (*notes, *_dead_notes(kept))
     return Proof(tuple(s for s, _ in kept), tuple(o for _, o in kept), comparison, notes)
 
 
@@ -98,11 +99,33 @@ def _most_elements(source: Source) -> int:
 
 def _truth(source: Source, sample: Sample) -> Outputs:
     assert source.run is not None
-    outputs = source.run(sample.feeds)
+    try:
+        outputs = source.run(sample.feeds)
+    except (BertcError, OSError, MemoryError):
+        raise
+    except Exception as error:  # PyTorch's and onnxruntime's exceptions share no public base class
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ExportFailed(
+            f"the source itself does not run at {sample.label}: {why}. It must take every size of its dynamic dimensions: "
+            "fix the dimension it was made for, or make the model take any"
+        ) from error
     for name, array in outputs.items():
-        if not np.isfinite(array).all():
+        if not np.isfinite(_live(array, sample)).all():
             raise ExportFailed(f"the source itself gives NaN or Inf in {name!r} at {sample.label}; bertc cannot verify against it")
     return outputs
+
+
+def _live(array: np.ndarray, sample: Sample) -> np.ndarray:
+    return np.delete(array, sample.dead_rows, axis=0) if sample.dead_rows and array.ndim else array
+
+
+def _dead_notes(kept: Sequence[tuple[Sample, Outputs]]) -> tuple[str, ...]:
+    """A source that gives NaN for a text without a token is no failure of the export, but its users want to know."""
+    for sample, outputs in kept:
+        for name, array in outputs.items():
+            if not np.isfinite(array).all():
+                return (f"the source itself gives NaN or Inf in {name!r} for a row whose mask is all zero ({sample.label})",)
+    return ()
 
 
 def _difference(runner: Runner, sample: Sample, expected: Outputs, comparison: Comparison) -> str | None:
@@ -132,10 +155,12 @@ def _blame(samples: Sequence[Sample], wrong: Mapping[int, str]) -> str:
         passing = {_sizes(s.feeds)[axis_name] for i, s in enumerate(samples) if i not in wrong}
         if passing and not failing & passing:  # where nothing passes, no dimension can be told from another
             name, axis = axis_name
-            sizes = ", ".join(map(str, sorted(failing)))
-            text += f". It fails whenever axis {axis} of {name!r} is {sizes}: the exporter baked in one size of that dimension"
-            break
-    return text + ". Rewrite the Python that depends on this size (a branch, an int() of a shape, a fixed arange)"
+            sizes, well = (", ".join(map(str, sorted(each))) for each in (failing, passing))
+            return (
+                f"{text}. It fails whenever axis {axis} of {name!r} is {sizes}, and holds at {well}: the exporter baked in one size "
+                "of that dimension, or one way of a branch. Rewrite the Python that depends on it (a fixed arange, an int() of a shape)"
+            )
+    return text + ". No dimension tells the wrong samples from the right ones: the exporter got an operator or an input wrong"
 
 
 def _sizes(feeds: Feeds) -> dict[tuple[str, int], int]:

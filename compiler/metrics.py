@@ -164,10 +164,10 @@ class _Output:
             self.relative, self.worst = relative, sample.where(worst_row)
 
     def _check_dead(self, expected: np.ndarray, got: np.ndarray, sample: Sample, batch: int) -> None:
-        """Dead rows must be finite (or infinite on purpose, as in the source)."""
+        """Dead rows must be finite where the source's are: some sources (nn.TransformerEncoderLayer) give NaN there themselves."""
         rows = slice(None) if expected.ndim == 0 or len(expected) != batch else list(sample.dead_rows)
         b, a = (np.atleast_1d(array)[rows] for array in (expected, got))
-        bad = ~np.isfinite(a) & (a != b)
+        bad = ~np.isfinite(a) & np.isfinite(b)
         if not bad.any():
             return
         self.nonfinite += int(bad.sum())

@@ -250,7 +250,8 @@ def export(made: FactoryModel, opset: int) -> tuple[Graph, tuple[str, ...]]:
 
 
 def _to_onnx(made: FactoryModel, shapes: Mapping[str, dict[int, Any]], opset: int) -> Any:
-    args, kwargs = _arguments(made, made.inputs)
+    # torch.export makes one input of two that are the same tensor, and the graph then reads one name for both.
+    args, kwargs = _arguments(made, {name: example.clone() for name, example in made.inputs.items()})
     dynamic = {name: shapes[name] for name in kwargs} if kwargs else tuple(shapes.values())
     # Two steps, because torch.onnx.export alone retries a model that refuses a dynamic size with that size fixed.
     try:

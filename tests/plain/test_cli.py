@@ -79,8 +79,8 @@ def test_both_ways_to_start() -> None:
 
 ERRORS = [
     ("bild {m}", 2, ("No such command 'bild'",)),
-    ("build {m} -o {o} --fp61", 2, ("No such option: --fp61",)),
-    ("build {m} -o {o} --targets null", 2, ("No such option: --targets",)),
+    ("build {m} -o {o} --fp61", 2, ("No such option", "--fp61")),
+    ("build {m} -o {o} --targets null", 2, ("No such option", "--targets")),
     ("build {m}", 2, ("Missing option '-o'",)),
     ("build -o {o}", 2, ("Missing argument 'SOURCE|RECIPE|EXPORT'",)),
     ("build {m} -o {o} --opset twenty", 2, ("'twenty' is not a valid integer",)),
@@ -107,7 +107,7 @@ ERRORS = [
     ("verify {a} --against {m}x", 2, ("did you mean 'm.onnx'?",)),
     ("inspect {o}", 2, ("{o} is not a bertc artifact",)),
     ("inspect {o}/m.onnx", 2, ("not a bertc artifact", "no such directory")),
-    ("doctor --jso", 2, ("No such option: --jso", "--json")),
+    ("doctor --jso", 2, ("No such option", "--json")),
     ("verify {a} --budget rel=1e-30", 1, ("is over its budget", "last_hidden_state: relative error", "wanted at most 1e-30")),
     ("build {m} -o {o} --fp32 --target onnxruntime --budget rel=1e-30", 1, ("over its budget", "nothing was written")),
 ]

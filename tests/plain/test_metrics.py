@@ -120,7 +120,8 @@ def test_dead_rows_are_not_compared_but_must_be_finite():
     expected, got = [[1.0, 1.0], [np.nan, 0.0]], [[1.0, 1.0], [5.0, 7.0]]
     result = compared(expected, got, dead=(1,))
     assert (result.rows, result.outputs[0].vectors, result.outputs[0].relative) == (1, 1, 0.0)
-    broken = compared(expected, [[1.0, 1.0], [np.nan, 7.0]], dead=(1,))
+    assert not judge(compared(expected, [[1.0, 1.0], [np.nan, 7.0]], dead=(1,)), Budget()), "the source gives NaN there, too"
+    broken = compared([[1.0, 1.0], [2.0, 0.0]], [[1.0, 1.0], [np.nan, 7.0]], dead=(1,))
     assert judge(broken, Budget())[0].worst == "s, row 1 (all masked)"
 
 
