@@ -61,6 +61,18 @@ def refused(reference, *words):
         assert word in str(caught.value), str(caught.value)
 
 
+def test_two_inputs_with_one_example_stay_two(write):
+    """torch.export makes one input of two that are the same tensor object."""
+    text = STUDENT.replace("self.words(ids))) * mask.unsqueeze(-1)", "self.words(ids) + self.words(mask)))")
+    name = write(text.replace('"mask": torch.ones(2, 16)', '"mask": ids'), BODY="x")
+    source = open_source(f"{name}:make")
+    ids, mask = np.array([[1, 2, 3]]), np.array([[4, 5, 6]])
+    assert source.run is not None
+    wanted = source.run({"ids": ids, "mask": mask})["output"]
+    got = models.run_graph(source.graph, {"ids": ids, "mask": mask})["output"]
+    np.testing.assert_allclose(got, wanted, atol=1e-6)
+
+
 def test_a_custom_model_is_exported_with_its_names(write):
     name = write(STUDENT, BODY='{"states": x, "total": x.sum(1)}')
     source = open_source(f"{name}:make", SourceOptions(ids="int32"))
