@@ -248,16 +248,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
         click.echo("interrupted: nothing was written", err=True)
         return _failed(words, "interrupted: nothing was written", 130)
     except OSError as error:
-        return _disk_full(words, error) if error.errno in NO_ROOM else _bug(words, error)
+        # On a disk that is quite full, Python finds no folder for temporary files and says so with another number.
+        full = error.errno in NO_ROOM or "No usable temporary directory" in str(error)
+        return _disk_full(words, error) if full else _bug(words, error)
     except Exception as error:  # noqa: BLE001 - the last resort: said as a bug, with its traceback, never hidden
         return _bug(words, error)
 
 
 def _disk_full(words: Sequence[str], error: OSError) -> int:
     """Room ran out elsewhere than at the output: in the folder for temporary files."""
-    import tempfile
-
-    message = f"no room left on the disk: {error}; free some space, or let TMPDIR (now {tempfile.gettempdir()}) name another disk"
+    message = f"no room for temporary files: {error}; free some space, or let the variable TMPDIR name a folder on another disk"
     click.echo(f"error: {message}", err=True)
     return _failed(words, message, 3)
 

@@ -78,7 +78,7 @@ def _samples(source: Source, recipe: Recipe, profiles: Sequence[Profile]) -> _As
     """An artifact brings its goldens; anything else is run at synthetic feeds, and at the user's data where goldens are to be."""
     if source.run is None:
         if recipe.goldens == "data":
-            raise RecipeError(f"--goldens data: {source.reference} is an export and cannot answer new data; build from its source")
+            raise RecipeError(f"--goldens data: {source.reference} is an export and cannot answer data; build from its source")
         assert source.goldens is not None, "a source without a computation is an artifact, which has goldens"
         return _Asked(*goldens.load_goldens(source.goldens))
     made = data.synthetic(source.graph, source.dims, recipe.seed, _most_elements(source))
@@ -111,7 +111,7 @@ def _truth(source: Source, sample: Sample) -> Outputs:
         ) from error
     for name, array in outputs.items():
         if not np.isfinite(_live(array, sample)).all():
-            raise ExportFailed(f"the source itself gives NaN or Inf in {name!r} at {sample.label}; bertc cannot verify against it")
+            raise ExportFailed(f"the source itself gives NaN or Inf in {name!r} at {sample.label}; it cannot be verified against")
     return outputs
 
 

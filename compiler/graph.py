@@ -138,7 +138,7 @@ def _check_external_data(proto: Any, path: Path) -> None:
             raise SourceError(f"{path}: tensor {tensor.name!r} needs {size} bytes, its external data has {length}; export again")
         if end > file.stat().st_size:
             found = file.stat().st_size
-            raise SourceError(f"{path}: external data {location!r} has {found} bytes, {tensor.name!r} ends at {end}; is it complete?")
+            raise SourceError(f"{path}: external data {location!r} has {found} bytes, {tensor.name!r} ends at {end}; copy again")
 
 
 def _embed_attributes(proto: Any, path: Path) -> None:
@@ -189,10 +189,10 @@ def save(graph: Graph, path: Path) -> dict[str, str]:
     """Write `path` (and `path`.data beside it when the weights reach 2 GB); returns {file name: sha256}."""
     import onnx_ir as ir
 
+    from .onnx_file import write
+
     if graph.initializer_bytes < EXTERNAL_DATA_THRESHOLD:
-        whole = graph.copy()
-        ir.external_data.load_to_model(whole.model)  # else the new file would point to the old one's weights
-        return {path.name: write_hashed(path, ir.to_proto(whole.model).SerializeToString(deterministic=True))}
+        return {path.name: write(graph.model, path)}
     weights = path.name + WEIGHTS_SUFFIX
     ir.save(graph.model, path, external_data=weights)
     return {path.name: hash_file(path), weights: hash_file(path.with_name(weights))}

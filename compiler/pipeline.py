@@ -68,7 +68,7 @@ def compile(recipe: Recipe, out: Path, *, force: bool = False, progress: Progres
 
 def plan(recipe: Recipe) -> tuple[Build, ...]:
     """What will be built. Every name is checked, and every target asked whether it can, before any work is done."""
-    builds = []
+    builds: list[Build] = []
     for text in recipe.targets:
         spec = targets.parse_spec(text)
         build = Build(spec, spec.precision or recipe.precision or "fp32")

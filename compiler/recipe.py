@@ -82,8 +82,8 @@ def read(path: Path) -> Recipe:
     # A path written relative to the recipe means the recipe's folder, wherever the command is run.
     source = path.parent / recipe.source
     recipe = dataclasses.replace(recipe, source=str(source)) if source.exists() else recipe
-    data = path.parent / recipe.data if recipe.data else None
-    return dataclasses.replace(recipe, data=str(data)) if data and data.exists() else recipe
+    samples = path.parent / recipe.data if recipe.data else None
+    return dataclasses.replace(recipe, data=str(samples)) if samples and samples.exists() else recipe
 
 
 def from_mapping(data: Mapping[str, Any], where: str) -> Recipe:

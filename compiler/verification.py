@@ -256,7 +256,9 @@ def compare(runners: Mapping[str, Runner], truth: Truth, task: str, advance: Adv
 def _left_out(runners: Mapping[str, Runner], truth: Truth) -> tuple[str, ...]:
     """Goldens hold every size the model takes; an engine takes those of its profiles. What it was not asked is said."""
     outside = [s.label for r in runners.values() for s in truth.samples if not r.takes(s.feeds)]
-    return (f"{len(outside)} samples lie outside the engine's profiles and were not run on it: {'; '.join(outside)}",) if outside else ()
+    if not outside:
+        return ()
+    return (f"{len(outside)} samples lie outside the engine's profiles and were not run on it: {'; '.join(outside)}",)
 
 
 def load(path: Path) -> Runner:

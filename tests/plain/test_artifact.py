@@ -67,7 +67,8 @@ def dead_pid() -> int:
 def test_installed_whole(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "er" / "out[1]"
     with staging(out, False) as stage:
-        assert stage.parent == out.parent and not out.exists()
+        assert stage.parent == out.parent
+        assert not out.exists()
         (stage / "x").write_text("1")
     assert (out / "x").read_text() == "1"
     assert os.listdir(out.parent) == ["out[1]"]
@@ -84,7 +85,8 @@ def test_vanishes_on_any_exception(tmp_path: Path, error: type[BaseException]) -
     for name, force in (("new", False), ("old", True)):
         with pytest.raises(error):
             stopped(tmp_path / name, force)
-    assert os.listdir(tmp_path) == ["old"] and mark(tmp_path / "old") == "old"
+    assert os.listdir(tmp_path) == ["old"]
+    assert mark(tmp_path / "old") == "old"
 
 
 def test_an_existing_output_needs_force(tmp_path: Path) -> None:
@@ -92,7 +94,8 @@ def test_an_existing_output_needs_force(tmp_path: Path) -> None:
     refused(lambda: stage_one(out), "exists", "--force", "-o")
     assert mark(out) == "old"
     stage_one(out, force=True)
-    assert mark(out) == "new" and os.listdir(tmp_path) == ["out"]
+    assert mark(out) == "new"
+    assert os.listdir(tmp_path) == ["out"]
     (tmp_path / "empty").mkdir()
     stage_one(tmp_path / "empty")
     assert mark(tmp_path / "empty") == "new"
@@ -130,7 +133,8 @@ def test_impossible_outputs(tmp_path: Path) -> None:
     refused(lambda: stage_one(file, force=True), "is a file", "directory")
     refused(lambda: stage_one(file / "below"), "cannot write", "choose another -o")
     refused(lambda: stage_one(tmp_path / ("n" * 250)), "too long", "choose another -o")
-    assert file.read_text() == "x" and os.listdir(tmp_path) == ["file"]
+    assert file.read_text() == "x"
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_a_mount_point_is_refused() -> None:
@@ -141,7 +145,8 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     fake(tmp_path / "real", "old")
     (tmp_path / "link").symlink_to(tmp_path / "real")
     stage_one(tmp_path / "link", force=True)
-    assert (tmp_path / "link").is_symlink() and mark(tmp_path / "real") == "new"
+    assert (tmp_path / "link").is_symlink()
+    assert mark(tmp_path / "real") == "new"
     assert sorted(os.listdir(tmp_path)) == ["link", "real"]
 
 
@@ -167,7 +172,8 @@ def test_failures_of_the_second_rename_bring_the_old_one_back(tmp_path: Path, mo
         with pytest.raises(wanted):
             stage_one(out, force=True)
         monkeypatch.undo()
-        assert mark(out) == "old" and os.listdir(tmp_path) == ["out"]
+        assert mark(out) == "old"
+        assert os.listdir(tmp_path) == ["out"]
 
 
 # What a killed build left
@@ -179,14 +185,16 @@ def test_leftovers_of_dead_builds_are_cleared(tmp_path: Path) -> None:
     fake(tmp_path / f".out.tmp-{dead}")
     fake(tmp_path / f".out.old-{dead}", "before")
     stage_one(out, force=True)
-    assert os.listdir(tmp_path) == ["out"] and mark(out) == "new"
+    assert os.listdir(tmp_path) == ["out"]
+    assert mark(out) == "new"
 
 
 def test_an_artifact_that_was_moved_aside_comes_back(tmp_path: Path) -> None:
     out = tmp_path / "out"
     fake(tmp_path / f".out.old-{dead_pid()}", "old")
     refused(lambda: stage_one(out), "exists", "--force")
-    assert mark(out) == "old" and os.listdir(tmp_path) == ["out"]
+    assert mark(out) == "old"
+    assert os.listdir(tmp_path) == ["out"]
 
 
 def test_live_builds_and_folders_of_a_user_are_left_alone(tmp_path: Path) -> None:

@@ -58,9 +58,10 @@ def test_version(capsys: Capture) -> None:
     assert capsys.readouterr().out == f"bertc, version {bertc.__version__}\n"
 
 
-@pytest.mark.parametrize(
-    "code", ["import bertc", *(f"from bertc import cli; cli.run({a})" for a in ([], ["--help"], ["build", "--help"], ["verify", "-h"]))]
-)
+RUNS = [f"from bertc import cli; cli.run({words})" for words in ([], ["--help"], ["build", "--help"], ["verify", "-h"])]
+
+
+@pytest.mark.parametrize("code", ["import bertc", *RUNS])
 def test_nothing_heavy_is_imported(code: str) -> None:
     asked = f"import sys; {code}; print(*(m for m in {HEAVY} if m in sys.modules), file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
@@ -113,8 +114,9 @@ ERRORS = [
 ]
 
 
-@pytest.mark.parametrize(("line", "code", "said"), ERRORS, ids=[line for line, *_ in ERRORS])
-def test_errors(line: str, code: int, said: tuple[str, ...], source: Path, built: Path, tmp_path: Path, capsys: Capture) -> None:
+@pytest.mark.parametrize("error", ERRORS, ids=[line for line, *_ in ERRORS])
+def test_errors(error: tuple[str, int, tuple[str, ...]], source: Path, built: Path, tmp_path: Path, capsys: Capture) -> None:
+    line, code, said = error
     names = {"m": source, "o": tmp_path / "o", "a": built}
     words = [word.format(**names) for word in line.split()]
     assert cli.run(words) == code
@@ -135,7 +137,7 @@ def test_errors(line: str, code: int, said: tuple[str, ...], source: Path, built
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(ArtifactError("said"), 2), (BuildFailed("said"), 1), (Missing("said"), 3), (BertcError("said"), 2), (KeyboardInterrupt(), 130)],
+    [(ArtifactError("a"), 2), (BuildFailed("a"), 1), (Missing("a"), 3), (BertcError("a"), 2), (KeyboardInterrupt(), 130)],
 )
 def test_exit_codes(error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys: Capture, tmp_path: Path) -> None:
     stop_with(monkeypatch, error)
@@ -165,10 +167,15 @@ def test_a_bug_is_said_to_be_one(error: Exception, monkeypatch: pytest.MonkeyPat
     assert json.loads(capsys.readouterr().out)["exit_code"] == 4
 
 
-def test_a_full_disk_for_temporary_files(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    stop_with(monkeypatch, OSError(28, "No space left on device"))
-    assert cli.run(["build", "x", "-o", "o"]) == 3
-    assert "free some space, or let TMPDIR" in capsys.readouterr().err
+def test_no_room_for_temporary_files(built: Path) -> None:
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (99, 99))"
+    code = f"import sys; {limit}; from bertc import cli; sys.exit(cli.run(sys.argv[1:]))"
+    words = ["verify", str(built.parent / "half")]
+    assert cli.run(["build", str(built.parent / "m.onnx"), "--target", "null=fp16", "-o", words[1]]) == 0
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    assert "no room for temporary files" in done.stderr.splitlines()[-1]
+    assert "TMPDIR" in done.stderr.splitlines()[-1]
 
 
 def test_the_handler_of_sigterm_is_put_back(source: Path) -> None:

@@ -32,8 +32,7 @@ def pointing(path: Path, where: str = "initializer", **info: str | None) -> Path
     for key, value in (HEALTHY | info).items():
         if value is not None:
             tensor.external_data.add(key=key, value=value)
-    value = oh.make_tensor_value_info
-    port, out = value("x", TensorProto.FLOAT, [4, 4]), value("y", TensorProto.FLOAT, [4, 4])
+    port, out, inner = (oh.make_tensor_value_info(name, TensorProto.FLOAT, [4, 4]) for name in "xyz")
     constant = oh.make_node("Constant", [], ["w"], value=tensor)
     nodes, functions, inits = [oh.make_node("MatMul", ["x", "w"], ["y"])], [], []
     if where == "initializer":
@@ -42,14 +41,15 @@ def pointing(path: Path, where: str = "initializer", **info: str | None) -> Path
         nodes.insert(0, constant)
     elif where == "subgraph":
         flag = oh.make_node("Constant", [], ["flag"], value=oh.make_tensor("f", TensorProto.BOOL, [], [True]))
-        branch = oh.make_graph([constant, oh.make_node("MatMul", ["x", "w"], ["z"])], "b", [], [value("z", TensorProto.FLOAT, [4, 4])])
+        branch = oh.make_graph([constant, oh.make_node("MatMul", ["x", "w"], ["z"])], "b", [], [inner])
         nodes = [flag, oh.make_node("If", ["flag"], ["y"], then_branch=branch, else_branch=branch)]
     else:
         body = [constant, oh.make_node("MatMul", ["a", "w"], ["b"])]
         functions = [oh.make_function("acme", "F", ["a"], ["b"], body, [oh.make_opsetid("", 20)])]
         nodes = [oh.make_node("F", ["x"], ["y"], domain="acme")]
     imports = [oh.make_opsetid("", 20), oh.make_opsetid("acme", 1)]
-    made = oh.make_model(oh.make_graph(nodes, "g", [port], [out], inits), opset_imports=imports, functions=functions, ir_version=10)
+    whole = oh.make_graph(nodes, "g", [port], [out], inits)
+    made = oh.make_model(whole, opset_imports=imports, functions=functions, ir_version=10)
     path.write_bytes(made.SerializeToString())
     return path
 

@@ -15,7 +15,7 @@ COMPILER = ROOT / "compiler"
 ORDER = (
     "__main__ cli pipeline doctor inspection verification export_check recipe report targets artifact precision "
     "source onnx_source torch_export heads exported assets hub checkpoint factory reference metrics decisions goldens "
-    "readers data text progress runner profiles graph errors"
+    "readers data text progress runner profiles graph onnx_file errors"
 ).split()
 TORCH_ALLOWED = {"torch_export.py", "heads.py", "factory.py"}
 

@@ -119,7 +119,7 @@ def test_an_export_is_built_without_torch(model: Path, tmp_path: Path, capsys: C
     assert (tmp_path / "out" / "tokenizer" / "tokenizer.json").is_file()
     capsys.readouterr()
     run("build", tmp_path / "export", "--target", "null", "--goldens", "data", "--data", model, "-o", tmp_path / "x", code=2)
-    assert "is an export and cannot answer new data" in said(capsys)
+    assert "is an export and cannot answer data" in said(capsys)
 
 
 def test_a_typed_artifact_is_no_source(built: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -82,10 +82,8 @@ def test_every_key_of_a_file(tmp_path: Path) -> None:
         seed = 7
     """
     found = recipe.read(written(tmp_path, text))
-    assert found == Recipe(
-        "some/model", "features", targets=("onnxruntime=fp16", "null"), profiles=("batch=1:2:4",), budget={"cosine": 0.99, "rel": 1},
-        verify=False, opset=21, seed=7,
-    )  # fmt: skip
+    given = {"targets": ("onnxruntime=fp16", "null"), "profiles": ("batch=1:2:4",), "budget": {"cosine": 0.99, "rel": 1}}
+    assert found == Recipe("some/model", "features", **given, verify=False, opset=21, seed=7)
     assert found.to_json() == {f.name: getattr(found, f.name) for f in dataclasses.fields(found) if f.name in text}
 
 
@@ -140,10 +138,11 @@ def seen(monkeypatch: pytest.MonkeyPatch, *words: str) -> Recipe:
 
 
 def test_the_command_line_overrides_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = 'source = "a/b"\nprecision = "fp32"\ntargets = ["onnxruntime=fp32", "null"]\nseed = 3\nverify = true\nbudget = {rel = 1}'
-    path = str(written(tmp_path, text))
+    lines = ['source = "a/b"', 'precision = "fp32"', 'targets = ["onnxruntime=fp32", "null"]', "seed = 3", "budget = {rel = 1}"]
+    path = str(written(tmp_path, "\n".join(lines)))
     assert seen(monkeypatch, path) == recipe.read(Path(path))
-    found = seen(monkeypatch, path, "--seed", "0", "--no-verify", "--budget", "cosine=0.9", "--budget", "rel=1e-3", "--source", "c/d")
+    budgets = ("--budget", "cosine=0.9", "--budget", "rel=1e-3")
+    found = seen(monkeypatch, path, "--seed", "0", "--no-verify", "--source", "c/d", *budgets)
     assert (found.seed, found.verify, found.budget, found.source) == (0, False, {"cosine": 0.9, "rel": 1e-3}, "c/d")
     assert seen(monkeypatch, path, "--target", "null=bf16").targets == ("null=bf16",)
     typed = seen(monkeypatch, path, "--fp16")  # what is asked for on the command line is not undone by a =fp32 in the file
@@ -231,7 +230,8 @@ def test_the_default_target_without_tensorrt(monkeypatch: pytest.MonkeyPatch, ca
         assert (found.targets, found.precision) == (("onnxruntime",), "fp32")
         assert why == "target onnxruntime: no TensorRT here (tensorrt: no tensorrt here; tensorrt-rtx: no tensorrt_rtx here)"
     for precision in ("fp16", "bf16"):
-        refused(lambda p=precision: choose_targets(Recipe("x", precision=p)), precision, "pip install 'bertc[tensorrt_rtx]'", kind=Missing)
+        asked = Recipe("x", precision=precision)
+        refused(lambda asked=asked: choose_targets(asked), precision, "pip install 'bertc[tensorrt_rtx]'", kind=Missing)
     assert cli.run(["build", "minilm", "--source", "x", "--fp16", "--target", "tensorrt", "-o", "out"]) == 3
     assert "target tensorrt cannot build here: no tensorrt here. pip install 'bertc[tensorrt]'" in capsys.readouterr().err
 
