@@ -11,7 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .tools import BERTC, MODEL, interleaved, run as process, spread, table
+from .tools import BERTC, MODEL, interleaved, spread, table
+from .tools import run as process
 
 PAIRS = 5
 BARE = """
@@ -23,7 +24,9 @@ with torch.no_grad():
     torch.onnx.export(model, (ids, ids, ids), sys.argv[2], dynamo=True, dynamic_shapes=(length,) * 3, opset_version=20,
                       external_data=False, verbose=False)
 """
-FOOTPRINT = "import torch, transformers, torch.onnx, onnxscript; from transformers import BertModel; torch.ones(2) @ torch.ones(2)"
+FOOTPRINT = (
+    "import torch, transformers, torch.onnx, onnxscript; from transformers import BertModel; torch.ones(2) @ torch.ones(2)"
+)
 
 
 def run() -> str:

@@ -13,7 +13,8 @@ import bertc
 from bertc.graph import hash_file
 
 from .real_text import sentences
-from .tools import BERTC, MODEL, run as process, table
+from .tools import BERTC, MODEL, table
+from .tools import run as process
 
 TEXTS = 2000
 TARGETS = ("onnxruntime=fp32", "tensorrt-rtx:sm89=fp32", "tensorrt-rtx:sm89=fp16", "tensorrt-rtx:sm89=bf16")
@@ -32,9 +33,19 @@ def run() -> str:
         rows = [_row(name, goldens[name], real[name]) for name in sorted(real)]
         kernels = [_kernels(out) for out in sorted(outs[0].iterdir()) if "rtx" in out.name]
         same = [_same(outs, name) for name in sorted(real)]
-    head = ["artifact", "rel. error, unseen shapes", "rel. error, texts", "min cosine, texts", "mean cosine", "nearest neighbour kept", "ran"]
+    head = [
+        "artifact",
+        "rel. error, unseen shapes",
+        "rel. error, texts",
+        "min cosine, texts",
+        "mean cosine",
+        "nearest neighbour kept",
+        "ran",
+    ]
     wanted = "Wanted: relative error <= 1e-5 for fp32, minimum cosine >= 0.99999 for fp16.\n\n"
-    counts = table(["engine (plain export, no fusion yet)", "kernels", "by layer", "rest", "half GEMMs", "plan MiB", "graph MiB"], kernels)
+    counts = table(
+        ["engine (plain export, no fusion yet)", "kernels", "by layer", "rest", "half GEMMs", "plan MiB", "graph MiB"], kernels
+    )
     return wanted + table(head, rows) + "\n\n" + counts + "\n\n" + table(["built twice", "graph.onnx", "engine"], same)
 
 

@@ -1,6 +1,6 @@
 """Real English text that every machine has: the descriptions of installed Python packages, and their licences.
 
-    python -m benchmarks.real_text out/texts.txt --count 200
+python -m benchmarks.real_text out/texts.txt --count 200
 """
 
 from __future__ import annotations

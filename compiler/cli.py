@@ -121,6 +121,7 @@ def verify(
     limits = _limits(budget) if budget else None
     verdicts = run(artifact, data_path=data, against=against, require_engine=require_engine, budget=limits, progress=log)
     console = _console()
+    console.print(f"{artifact} on {verdicts[0].data}", highlight=False, markup=False)
     console.print(report.verdicts_table(verdicts))
     for verdict in verdicts:
         console.print(f"{verdict.path}: {verdict.summary()}", highlight=False, markup=False)

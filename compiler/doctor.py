@@ -42,7 +42,9 @@ def _problems() -> list[str]:
     """Combinations of packages that break each other, and what is missing for `bertc export`."""
     problems = []
     if packages.version("onnxruntime") and packages.version("onnxruntime-gpu"):
-        problems.append("onnxruntime and onnxruntime-gpu are both installed and share one folder: pip uninstall one, reinstall the other")
+        problems.append(
+            "onnxruntime and onnxruntime-gpu are both installed and share one folder: pip uninstall one, reinstall the other"
+        )
     missing = [name for name in ("torch", "transformers", "safetensors") if not packages.version(name)]
     if missing:
         problems.append(f"bertc export of PyTorch models needs {', '.join(missing)}: pip install 'bertc[export]'")
@@ -54,7 +56,9 @@ def show(found: dict[str, Any], console: Console) -> None:
     from .report import add, table
 
     machine = found["machine"]
-    console.print(f"bertc {found['bertc']} on {machine['system']}, {machine['cpus']} cores, {machine['memory_gib']} GiB", highlight=False)
+    console.print(
+        f"bertc {found['bertc']} on {machine['system']}, {machine['cpus']} cores, {machine['memory_gib']} GiB", highlight=False
+    )
     gpus = ", ".join(f"{g['name']} ({g['sm']})" for g in found["gpus"]) or "none found"
     console.print(f"GPUs: {gpus}", highlight=False)
     console.print("tools: " + ", ".join(f"{name} {version}" for name, version in found["tools"].items()), highlight=False)

@@ -134,7 +134,7 @@ def _difference(runner: Runner, sample: Sample, expected: Outputs, comparison: C
         got = runner.run(sample.feeds)
     except DataError:
         raise
-    except Exception as error:  # onnxruntime's exceptions share no public base class
+    except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no public base class
         return f"ONNX Runtime cannot run it: {str(error).strip().splitlines()[0]}"
     one = Comparison(comparison.task)
     try:
@@ -149,7 +149,8 @@ def _difference(runner: Runner, sample: Sample, expected: Outputs, comparison: C
 def _blame(samples: Sequence[Sample], wrong: Mapping[int, str]) -> str:
     """Name the dimension: the one whose sizes in the failing samples never occur in the passing ones."""
     first = next(iter(wrong))
-    text = f"the exported graph is not the model at {len(wrong)} of {len(samples)} samples; first {samples[first].label}: {wrong[first]}"
+    text = f"the exported graph is not the model at {len(wrong)} of {len(samples)} samples"
+    text += f"; first {samples[first].label}: {wrong[first]}"
     for axis_name in _sizes(samples[0].feeds):
         failing = {_sizes(samples[i].feeds)[axis_name] for i in wrong}
         passing = {_sizes(s.feeds)[axis_name] for i, s in enumerate(samples) if i not in wrong}
@@ -157,8 +158,9 @@ def _blame(samples: Sequence[Sample], wrong: Mapping[int, str]) -> str:
             name, axis = axis_name
             sizes, well = (", ".join(map(str, sorted(each))) for each in (failing, passing))
             return (
-                f"{text}. It fails whenever axis {axis} of {name!r} is {sizes}, and holds at {well}: the exporter baked in one size "
-                "of that dimension, or one way of a branch. Rewrite the Python that depends on it (a fixed arange, an int() of a shape)"
+                f"{text}. It fails whenever axis {axis} of {name!r} is {sizes}, and holds at {well}: the exporter baked in "
+                "one size of that dimension, or one way of a branch. Rewrite the Python that depends on it (a fixed arange, an int() "
+                "of a shape)"
             )
     return text + ". No dimension tells the wrong samples from the right ones: the exporter got an operator or an input wrong"
 

@@ -87,7 +87,9 @@ def _import(name: str, reference: str) -> Any:
             raise SourceError(f"factory {reference!r}: importing {name!r} failed: {_last_line(error)}") from error
         leaf = error.name.rpartition(".")[2]
         hint = "; write module:function, without .py" if name.endswith(".py") else nearest(leaf, _siblings(error.name))
-        raise SourceError(f"factory {reference!r}: no module {error.name!r} in {folder}, on PYTHONPATH or installed{hint}") from error
+        raise SourceError(
+            f"factory {reference!r}: no module {error.name!r} in {folder}, on PYTHONPATH or installed{hint}"
+        ) from error
     except Exception as error:  # as above
         raise SourceError(f"factory {reference!r}: importing {name!r} failed: {_last_line(error)}") from error
 

@@ -221,7 +221,7 @@ def _activation(spec: ModuleSpec) -> nn.Module:
     name = path.rpartition(".")[2]
     kind = getattr(nn, name, None) if path.startswith("torch.nn.") else None
     if not (inspect.isclass(kind) and issubclass(kind, nn.Module)):
-        known = [n for n in nn.modules.activation.__all__] + ["Identity"]
+        known = [*nn.modules.activation.__all__, "Identity"]
         raise SourceError(f"{spec.folder}: activation_function {path!r} is not a module of torch.nn{nearest(name, known)}")
     return kind()
 

@@ -66,11 +66,15 @@ def show(found: dict[str, Any], console: Console, kernels: bool = False) -> None
     if manifest:
         sms = ",".join(manifest["target"]["sms"])
         say(f"  target {manifest['target']['name']}{':' + sms if sms else ''}, precision {manifest['precision']['mode']}")
-        say(f"  source {manifest['source']['reference']} ({manifest['source']['task']}), sha256 {manifest['source']['sha256'][:12]}")
+        source = manifest["source"]
+        say(f"  source {source['reference']} ({source['task']}), sha256 {source['sha256'][:12]}")
     for kind in ("inputs", "outputs"):
         for spec in found[kind]:
             say(f"  {kind[:-1]} {spec['name']}: {spec['dtype']}[{', '.join(map(str, spec['dims']))}]")
     say(f"  opset {found['opset']}, {found['nodes']} nodes, {found['initializer_bytes'] / 2**20:.1f} MiB of weights")
+    if manifest:
+        for island in manifest["precision"]["islands"]:
+            say(f"  float32 island {island['node']} ({island['op']}): {island['reason']}")
     _show_ops(found, console)
     if manifest and "kernels" in manifest["engine"]:
         _show_kernels(manifest["engine"], console, kernels)

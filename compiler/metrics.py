@@ -164,7 +164,7 @@ class _Output:
             self.relative, self.worst = relative, sample.where(worst_row)
 
     def _check_dead(self, expected: np.ndarray, got: np.ndarray, sample: Sample, batch: int) -> None:
-        """Dead rows must be finite where the source's are: some sources (nn.TransformerEncoderLayer) give NaN there themselves."""
+        """Dead rows must be finite where the source's are: some sources (nn.TransformerEncoderLayer) give NaN there."""
         rows = slice(None) if expected.ndim == 0 or len(expected) != batch else list(sample.dead_rows)
         b, a = (np.atleast_1d(array)[rows] for array in (expected, got))
         bad = ~np.isfinite(a) & np.isfinite(b)

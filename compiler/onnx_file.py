@@ -23,7 +23,9 @@ TENSOR_RAW_DATA = onnx.TensorProto.DESCRIPTOR.fields_by_name["raw_data"].number
 
 def write(model: ir.Model, path: Path) -> str:
     """Write a model of less than 2 GB to one file; returns its sha256."""
-    large = {n: v.const_value for n, v in model.graph.initializers.items() if v.const_value is not None and _is_large(v.const_value)}
+    large = {
+        n: v.const_value for n, v in model.graph.initializers.items() if v.const_value is not None and _is_large(v.const_value)
+    }
     rest = model.clone()
     for name in large:
         del rest.graph.initializers[name]

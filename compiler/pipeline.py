@@ -99,6 +99,8 @@ def make(
         typed = precision.get(build.precision).apply(source.graph)
         lowered = target.lower(typed.graph)
         hashes = save(lowered, directory / artifact.GRAPH)
+    for note in typed.plan.summary():
+        watch.note(note)
     with watch.stage(f"{build.name}: compile"):
         request = BuildRequest(lowered, directory / artifact.GRAPH, directory, build.precision, build.spec.sms, tuple(ranges))
         built = target.build(request)
@@ -130,7 +132,10 @@ def make(
 def manifest(
     build: Build, recipe: Recipe, source: Source, ranges: Sequence[Profile], typed: Typed, built: Built, lowered: Typed
 ) -> dict[str, object]:
-    """What manifest.json says, but for the files: nothing in it depends on the time or the place of the build."""
+    """What manifest.json says, but for the files: nothing in it depends on the time or the place of the build.
+
+    (The files' hashes do in one entry: report.json holds the times of the stages.)
+    """
     from . import __version__
 
     graph = lowered.graph

@@ -39,8 +39,12 @@ class Recipe:
     opset: int = _option("ONNX opset of the export, 20 or newer", 20)
     precision: str | None = _option("precision of targets that name none of their own", None)
     targets: tuple[str, ...] = _option("NAME[:SM,SM...][=PRECISION], as in tensorrt-rtx:sm86,sm89=fp16; repeatable", ())
-    profiles: tuple[str, ...] = _option("optimisation profile, as in batch=1:8:32,length=16:128:512 (min:opt:max); repeatable", ())
-    goldens: str = _option("what goes into goldens.npz: synthetic feeds, or also --data (token ids are your users' text)", "synthetic")
+    profiles: tuple[str, ...] = _option(
+        "optimisation profile, as in batch=1:8:32,length=16:128:512 (min:opt:max); repeatable", ()
+    )
+    goldens: str = _option(
+        "what goes into goldens.npz: synthetic feeds, or also --data (token ids are your users' text)", "synthetic"
+    )
     data: str | None = _option("texts, pairs, audio or arrays for --goldens data", None)
     seed: int = _option("seed of the synthetic feeds", 0)
     budget: Mapping[str, float] = _option("a limit of the verification, as in cosine=0.9999; repeatable", {})

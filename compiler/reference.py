@@ -23,7 +23,37 @@ FLOAT = ir.DataType.FLOAT
 HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 # Operators that only move or choose values: what goes in rounded comes out rounded.
 EXACT = frozenset(
-    ["Reshape", "Transpose", "Gather", "GatherND", "GatherElements", "Slice", "Concat", "Split", "Unsqueeze", "Squeeze", "Expand", "Identity", "Where", "Flatten", "Tile", "Pad", "Constant", "ConstantOfShape", "Relu", "Max", "Min", "Clip", "Neg", "Abs", "ReduceMax", "ReduceMin", "MaxPool", "ScatterND", "ScatterElements"]
+    [
+        "Reshape",
+        "Transpose",
+        "Gather",
+        "GatherND",
+        "GatherElements",
+        "Slice",
+        "Concat",
+        "Split",
+        "Unsqueeze",
+        "Squeeze",
+        "Expand",
+        "Identity",
+        "Where",
+        "Flatten",
+        "Tile",
+        "Pad",
+        "Constant",
+        "ConstantOfShape",
+        "Relu",
+        "Max",
+        "Min",
+        "Clip",
+        "Neg",
+        "Abs",
+        "ReduceMax",
+        "ReduceMin",
+        "MaxPool",
+        "ScatterND",
+        "ScatterElements",
+    ]
 )
 
 
@@ -47,7 +77,7 @@ def session(graph: Graph) -> Any:
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what it refuses is raised, and said once
     # Threads that spin while they wait take the cores from PyTorch, which runs in turns with this session.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Weights go through a mapped file: serialised in memory they would be held three times.
@@ -101,7 +131,7 @@ def _widened(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     def load() -> ir.TensorProtocol:
         return ir.tensor(tensor.numpy().astype("float32"), name=tensor.name)
 
-    return ir.LazyTensor(load, dtype=FLOAT, shape=ir.Shape(tuple(tensor.shape)), name=tensor.name, cache=False)
+    return ir.LazyTensor(load, dtype=FLOAT, shape=ir.Shape(tensor.shape.numpy()), name=tensor.name, cache=False)
 
 
 def _emulate_node(node: ir.Node) -> None:

@@ -16,7 +16,18 @@ if TYPE_CHECKING:
     from .export_check import Proof
     from .verification import Verdict
 
-TOOLS = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "tensorrt_rtx", "tensorrt", "polygraphy", "numpy")
+TOOLS = (
+    "torch",
+    "transformers",
+    "onnx",
+    "onnx_ir",
+    "onnxscript",
+    "onnxruntime",
+    "tensorrt_rtx",
+    "tensorrt",
+    "polygraphy",
+    "numpy",
+)
 
 
 def versions() -> dict[str, str]:
@@ -60,7 +71,7 @@ def artifacts_table(found: Iterable[Artifact]) -> Table:
         target = ":".join(filter(None, (each.target, ",".join(each.manifest["target"]["sms"]))))
         size = f"{size_of(each.path) / 2**20:.0f} MiB"
         islands = str(len(each.manifest["precision"]["islands"]))
-        add(rows, str(each.path), target, each.precision, size, kernels, islands, *_closeness(verdict))
+        add(rows, each.path.name, target, each.precision, size, kernels, islands, *_closeness(verdict))
     return rows
 
 
@@ -77,13 +88,13 @@ def _closeness(verdict: Mapping[str, Any] | None) -> tuple[str, str, str]:
 
 def verdicts_table(verdicts: Iterable[Verdict]) -> Table:
     """One row an output of each artifact."""
-    rows = table("artifact", "data", "output", "max abs", "rel. error", "cosine (min)", "SQNR dB", "decisions", "verdict")
+    rows = table("artifact", "output", "max abs", "rel. error", "cosine (min)", "SQNR dB", "decisions kept", "verdict")
     for verdict in verdicts:
         decided = "; ".join(f"{d.name} {d.agreed}/{d.total}" for d in verdict.result.decisions) or verdict.result.note
         for out in verdict.result.outputs:
             said = "passed" if verdict.passed else "FAILED"
             row = (f"{out.max_abs:.2e}", f"{out.relative:.2e}", f"{out.cosine_min:.7f}", f"{out.sqnr_db:.1f}")
-            add(rows, verdict.path, verdict.data, out.name, *row, decided, said)
+            add(rows, Path(verdict.path).name, out.name, *row, decided, said)
     return rows
 
 

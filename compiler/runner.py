@@ -47,7 +47,7 @@ class Runner(abc.ABC):
         )
 
     def encode(self, texts: Sequence[str | tuple[str, str]]) -> dict[str, np.ndarray]:
-        """Texts, or pairs of texts, as the feeds of `run`, padded to the longest. DataError when the artifact has no tokenizer."""
+        """Texts, or pairs of texts, as the feeds of `run`, padded to the longest. DataError without a tokenizer."""
         if self.tokenizer is None:
             raise DataError("this artifact has no tokenizer: its source had none, or takes no text")
         from .text import Encoder

@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from . import assets, checkpoint, factory, hub, text
 from .errors import Missing, SourceError, nearest
@@ -95,12 +96,29 @@ def open_source(reference: str, options: SourceOptions | None = None) -> Source:
     options = options or SourceOptions()
     place = _locate(reference, options)
     if place.kind == "artifact":
-        from .artifact import open_artifact_source
-
-        return open_artifact_source(place.path)
+        return _open_export(place.path, options)
     opener = {"huggingface": _open_checkpoint, "factory": _open_factory, "onnx": _open_onnx}[place.kind]
     source = dataclasses.replace(opener(reference, place, options), options=options)
     return dataclasses.replace(source, graph=with_int32_ids(source.graph)) if options.ids == "int32" else source
+
+
+def _open_export(path: Path, options: SourceOptions) -> Source:
+    """An artifact as a source. What its own export decided cannot be asked for again; int32 ids can."""
+    from .artifact import open_artifact_source
+
+    source = open_artifact_source(path)
+    fixed: dict[str, tuple[Any, Any]] = {"task": (options.task, source.task), "revision": (options.revision, source.revision)}
+    fixed["opset"] = (options.opset if options.opset != SourceOptions.opset else None, source.graph.opset)
+    for name, (asked, found) in fixed.items():
+        if asked is not None and asked != found:
+            raise SourceError(
+                f"{path} was exported with {name} {found}, and {asked} is asked for; export {source.reference} again"
+            )
+    if options.ids == "int32" and source.options.ids == "int64":
+        return dataclasses.replace(
+            source, graph=with_int32_ids(source.graph), options=dataclasses.replace(source.options, ids="int32")
+        )
+    return source
 
 
 def open_reference(reference: str, options: SourceOptions | None = None) -> Reference:
@@ -274,7 +292,7 @@ def _open_onnx(reference: str, place: _Place, options: SourceOptions) -> Source:
     )
 
 
-def _torch_export():  # type: ignore[no-untyped-def]
+def _torch_export() -> Any:
     try:
         from . import torch_export
     except ImportError as error:

@@ -77,10 +77,10 @@ class Verdict:
 
     def summary(self) -> str:
         """`graph: verified, engine: NOT RUN (no NVIDIA GPU)`: what was proven, and what was not."""
-        bad = "FAILED" if self.violations else "verified"
-        graph = f"graph: {bad}" if self.graph else "graph: not needed"
-        engine = f"engine: {bad}" if self.engine else f"engine: NOT RUN ({self.engine_reason})"
-        return f"{graph}, {engine}"
+        said = "FAILED" if self.violations else "verified"
+        graph = f"graph: {said}, " if self.graph else ""
+        engine = f"engine: {said}" if self.engine else f"engine: NOT RUN ({self.engine_reason})"
+        return graph + engine
 
     def reasons(self) -> str:
         return "; ".join(map(str, self.violations)) or "none"

@@ -47,6 +47,15 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
+    def summary(self) -> tuple[str, ...]:
+        """What a user should be told: islands by reason, constants that changed; () for a graph left as it was."""
+        if not self.typed_nodes:
+            return ()
+        why = ", ".join(f"{count} {reason}" for reason, count in self.reasons().items())
+        islands = f"{len(self.islands)} float32 islands ({why})" if self.islands else "no float32 island"
+        changed = tuple(f"{c.constant}: {c.reason}" for c in self.clamps)
+        return (f"{self.typed_nodes} nodes in {self.mode}, {islands}", *changed)
+
     def reasons(self) -> dict[str, int]:
         """Islands counted by reason, for a table a person reads."""
         counts: dict[str, int] = {}

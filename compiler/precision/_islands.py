@@ -21,13 +21,78 @@ FLOAT = ir.DataType.FLOAT
 # Sums over many terms, or functions whose result leaves the range for ordinary arguments. LayerNormalization and Softmax
 # cost no extra kernel in float32: TensorRT computes them in float32 registers inside the same fused kernel.
 REDUCTIONS = frozenset(
-    ["LayerNormalization", "RMSNormalization", "GroupNormalization", "InstanceNormalization", "BatchNormalization", "LpNormalization", "SimplifiedLayerNormalization", "Softmax", "LogSoftmax", "ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceProd", "ReduceLogSum", "ReduceLogSumExp", "CumSum", "GlobalAveragePool", "AveragePool"]
+    [
+        "LayerNormalization",
+        "RMSNormalization",
+        "GroupNormalization",
+        "InstanceNormalization",
+        "BatchNormalization",
+        "LpNormalization",
+        "SimplifiedLayerNormalization",
+        "Softmax",
+        "LogSoftmax",
+        "ReduceSum",
+        "ReduceMean",
+        "ReduceL1",
+        "ReduceL2",
+        "ReduceSumSquare",
+        "ReduceProd",
+        "ReduceLogSum",
+        "ReduceLogSumExp",
+        "CumSum",
+        "GlobalAveragePool",
+        "AveragePool",
+    ]
 )
 RANGE = frozenset(["Exp", "Log", "Pow", "Sqrt", "Reciprocal", "Softplus", "Range", "Sin", "Cos"])
-ELEMENTWISE = frozenset(["Add", "Sub", "Mul", "Div", "Min", "Max", "Clip", "Neg", "Abs", "Where", "Unsqueeze", "Squeeze", "Reshape", "Expand", "Identity", "Transpose"])
+ELEMENTWISE = frozenset(
+    [
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "Min",
+        "Max",
+        "Clip",
+        "Neg",
+        "Abs",
+        "Where",
+        "Unsqueeze",
+        "Squeeze",
+        "Reshape",
+        "Expand",
+        "Identity",
+        "Transpose",
+    ]
+)
 # Between a mask constant and the softmax it is for.
 MASK_PATH = frozenset(
-    ["Where", "Mul", "Add", "Sub", "Expand", "Unsqueeze", "Squeeze", "Reshape", "Cast", "Concat", "Slice", "Transpose", "Identity", "Max", "Min", "Clip", "Constant", "ConstantOfShape", "Tile", "Gather", "GatherND", "ScatterND", "Neg", "Not"]
+    [
+        "Where",
+        "Mul",
+        "Add",
+        "Sub",
+        "Expand",
+        "Unsqueeze",
+        "Squeeze",
+        "Reshape",
+        "Cast",
+        "Concat",
+        "Slice",
+        "Transpose",
+        "Identity",
+        "Max",
+        "Min",
+        "Clip",
+        "Constant",
+        "ConstantOfShape",
+        "Tile",
+        "Gather",
+        "GatherND",
+        "ScatterND",
+        "Neg",
+        "Not",
+    ]
 )
 ORDER_ONLY = frozenset({"Softmax", "LogSoftmax", "ReduceMax", "TopK", "ArgMax", "MaxPool", "Attention"})
 # One constant of at most this many values is a scalar or a mask row, not a weight.

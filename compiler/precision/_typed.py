@@ -65,7 +65,9 @@ def _require_types(nodes: list[ir.Node]) -> None:
     for node in nodes:
         for value in node.outputs:
             if value.dtype is None and value.uses():
-                raise InputError(f"the type of {value.name!r} (output of {node.op_type} {node.name!r}) is unknown: run shape inference")
+                raise InputError(
+                    f"the type of {value.name!r} (output of {node.op_type} {node.name!r}) is unknown: run shape inference"
+                )
 
 
 def _has_type(node: ir.Node, dtype: ir.DataType) -> bool:
@@ -97,7 +99,7 @@ def convert(tensor: ir.TensorProtocol, dtype: ir.DataType, clamp: float | None =
         with np.errstate(over="ignore"):
             return ir.tensor(array.astype(dtype.numpy()), name=tensor.name)
 
-    return ir.LazyTensor(load, dtype=dtype, shape=ir.Shape(tuple(tensor.shape)), name=tensor.name, cache=False)
+    return ir.LazyTensor(load, dtype=dtype, shape=ir.Shape(tensor.shape.numpy()), name=tensor.name, cache=False)
 
 
 class _Casts:

@@ -20,7 +20,9 @@ DEFAULT_SMS: tuple[str, ...] = ()
 def available() -> Availability:
     """Building needs nothing; running needs ONNX Runtime."""
     run = packages.onnxruntime_version()
-    return Availability(True, run is not None, "" if run else "onnxruntime is not installed", run or "", "pip install 'bertc[cpu]'")
+    return Availability(
+        True, run is not None, "" if run else "onnxruntime is not installed", run or "", "pip install 'bertc[cpu]'"
+    )
 
 
 def lower(graph: Graph) -> Graph:

@@ -69,6 +69,7 @@ def save(class_name: str, config_name: str, config: Mapping[str, Any], path: Pat
     """Save a seeded random model and a small tokenizer (text) to a directory."""
     import torch
     import transformers
+
     from bertc.torch_export import quiet
 
     torch.manual_seed(0)

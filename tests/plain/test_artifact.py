@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import tiny
+
 from bertc import artifact, cli
 from bertc.artifact import open_artifact, staging
 from bertc.errors import ArtifactError, BertcError, Missing

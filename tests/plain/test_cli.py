@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import tiny
+
 from bertc import cli, pipeline
 from bertc.errors import ArtifactError, BertcError, BuildFailed, Missing
 

@@ -3,13 +3,14 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from bertc import data
 from bertc.data import dead_rows, index_bounds, mask_pattern, synthetic
 from bertc.errors import DataError
 from bertc.graph import Graph
 from bertc.profiles import Dim
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 DIMS = {"batch": Dim("batch"), "length": Dim("length", 1, 64)}
 

@@ -4,12 +4,13 @@ import zipfile
 
 import numpy as np
 import pytest
-from bertc.data import Sample
-from bertc.errors import ArtifactError, DataError
-from bertc.goldens import load_goldens, save_goldens
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
+from bertc.data import Sample
+from bertc.errors import ArtifactError, DataError
+from bertc.goldens import load_goldens, save_goldens
 
 arrays = st.sampled_from([np.int64, np.int32, np.bool_, np.float32, np.float16, np.float64]).flatmap(
     lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))

@@ -19,9 +19,10 @@ import onnx.reference
 import onnx_ir as ir
 import pytest
 import tiny
+from onnx import TensorProto
+
 from bertc import cli, graph
 from bertc.errors import InputError, SourceError
-from onnx import TensorProto
 
 HEALTHY = {"location": "w.bin", "offset": "0", "length": "64"}
 

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+
 from bertc.errors import BuildFailed
 from bertc.graph import Graph, module_path
 from bertc.targets import _kernels

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+
 from bertc import artifact, cli
 
 # Runs a real build that stops at a chosen moment, says so, and waits for its end.

@@ -6,13 +6,14 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
 from bertc.data import Sample
 from bertc.decisions import Decision, collapse
 from bertc.errors import DataError, VerifyFailed
 from bertc.metrics import DEFAULT_BUDGETS, Budget, Comparison, judge
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 
 def sample(rows=1, length=1, label="s", dead=(), mask=None, origins=()):

@@ -22,7 +22,9 @@ def model_of(arrays: list[np.ndarray]) -> ir.Model:
     values = []
     for index, array in enumerate(arrays):
         tensor = ir.tensor(array, name=f"w{index}")
-        values.append(ir.Value(name=f"w{index}", shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor))
+        values.append(
+            ir.Value(name=f"w{index}", shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        )
     nodes = [ir.Node("", "Identity", [value], name=f"n{i}") for i, value in enumerate(values)]
     for node, value in zip(nodes, values, strict=True):
         node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = f"y_{node.name}", value.type, value.shape
@@ -46,7 +48,11 @@ def test_equal_to_what_protobuf_writes(tmp_path: Path, sizes: list[int], dtypes:
     onnx.checker.check_model(read, full_check=True)
     assert list(read.graph.node) == list(wanted.graph.node)
     assert list(read.graph.output) == list(wanted.graph.output)
-    assert (read.ir_version, read.opset_import, read.metadata_props) == (wanted.ir_version, wanted.opset_import, wanted.metadata_props)
+    assert (read.ir_version, read.opset_import, read.metadata_props) == (
+        wanted.ir_version,
+        wanted.opset_import,
+        wanted.metadata_props,
+    )
     got = {t.name: onnx.numpy_helper.to_array(t) for t in read.graph.initializer}
     assert len(read.graph.initializer) == len(arrays)
     for index, array in enumerate(arrays):

@@ -10,10 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import bertc
 import numpy as np
 import pytest
 import tiny
+
+import bertc
 from bertc import artifact, cli, export_check, goldens, source, targets, verification
 from bertc.errors import ArtifactError, DataError, ExportFailed
 from bertc.recipe import Recipe

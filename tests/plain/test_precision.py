@@ -70,7 +70,10 @@ def test_golden_graph(mode: str) -> None:
     typed = precision.get(mode).apply(graph_of(ATTENTION))
     valid(typed.graph)
     model = typed.graph.model
-    text = "\n".join(f"{', '.join(f'{v.name}:{v.dtype}' for v in n.outputs)} = {n.op_type}({', '.join(str(v.name) for v in n.inputs if v)})" for n in model.graph)
+    text = "\n".join(
+        f"{', '.join(f'{v.name}:{v.dtype}' for v in n.outputs)} = {n.op_type}({', '.join(str(v.name) for v in n.inputs if v)})"
+        for n in model.graph
+    )
     path = GOLDEN / f"attention_{mode}.txt"
     if not path.exists():
         path.write_text(text + "\n")
@@ -193,7 +196,8 @@ def test_control_flow_stays_in_float32_and_is_valid() -> None:
     source = graph_of(
         """<ir_version: 10, opset_import: ["" : 20]> g (float[2,4] x, bool c) => (float[2,4] y) <float[4,4] w>
         { a = MatMul (x, w)
-          b = If (c) <then_branch = t () => (float[2,4] u) { u = Add (a, a) }, else_branch = e () => (float[2,4] v) { v = Neg (a) }>
+          b = If (c) <then_branch = t () => (float[2,4] u) { u = Add (a, a) },
+                      else_branch = e () => (float[2,4] v) { v = Neg (a) }>
           y = MatMul (b, w) }"""
     )
     typed = precision.get("fp16").apply(source)
@@ -202,7 +206,9 @@ def test_control_flow_stays_in_float32_and_is_valid() -> None:
     x = np.ones((2, 4), np.float32)
     for c in (True, False):
         feeds = {"x": x, "c": np.array(c)}
-        np.testing.assert_allclose(ReferenceRunner(typed.graph).run(feeds)["y"], ReferenceRunner(source).run(feeds)["y"], atol=0.1)
+        np.testing.assert_allclose(
+            ReferenceRunner(typed.graph).run(feeds)["y"], ReferenceRunner(source).run(feeds)["y"], atol=0.1
+        )
 
 
 def test_unknown_mode_names_the_nearest() -> None:
@@ -214,7 +220,10 @@ UNARY = ("Relu", "Tanh", "Sigmoid", "Neg", "Softmax", "Sqrt", "Exp", "Erf", "Gel
 
 
 @settings(max_examples=40, deadline=None)
-@given(ops=st.lists(st.sampled_from([*UNARY, "Add", "Mul", "MatMul"]), min_size=1, max_size=8), mode=st.sampled_from(["fp16", "bf16"]))
+@given(
+    ops=st.lists(st.sampled_from([*UNARY, "Add", "Mul", "MatMul"]), min_size=1, max_size=8),
+    mode=st.sampled_from(["fp16", "bf16"]),
+)
 def test_any_chain_of_operators_stays_valid_and_close(ops: list[str], mode: str) -> None:
     lines, last = [], "x"
     for index, op in enumerate(ops):
@@ -223,7 +232,9 @@ def test_any_chain_of_operators_stays_valid_and_close(ops: list[str], mode: str)
         source_line = f"{name} = {op} ({operands})" if op != "Sqrt" else f"abs{index} = Abs ({last})\n{name} = Sqrt (abs{index})"
         lines.append(source_line)
         last = name
-    text = '<ir_version: 10, opset_import: ["" : 20]> g (float[2,4] x) => (float[2,4] y) <float[4,4] w> {' + "\n".join(lines) + "}"
+    text = (
+        '<ir_version: 10, opset_import: ["" : 20]> g (float[2,4] x) => (float[2,4] y) <float[4,4] w> {' + "\n".join(lines) + "}"
+    )
     source = graph_of(text)
     typed = precision.get(mode).apply(source)
     valid(typed.graph)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from bertc.data import from_file
 from bertc.errors import ArtifactError, DataError, Missing
 from bertc.graph import TensorSpec

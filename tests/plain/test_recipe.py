@@ -9,14 +9,15 @@ from typing import Any
 
 import click
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from bertc import cli, pipeline, profiles, recipe, targets
 from bertc.errors import BertcError, Missing, RecipeError
 from bertc.profiles import Dim, Range
 from bertc.recipe import Recipe, choose_targets
 from bertc.targets import Availability
 from bertc.verification import budget_for
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def refused(call: Callable[[], Any], *words: str, kind: type[BertcError] = RecipeError) -> None:

@@ -23,7 +23,8 @@ HEAD = '<ir_version: 10, opset_import: ["" : 20]>'
 def test_canary_product_overflows() -> None:
     """300 * 300 / 300 is inf in float16; ONNX Runtime's own answer is 300."""
     graph = typed(
-        HEAD + """ g (float[N] x) => (float[N] y) <float c32 = {300.0}>
+        HEAD
+        + """ g (float[N] x) => (float[N] y) <float c32 = {300.0}>
         { c = Cast <to = 10> (c32)
           h = Cast <to = 10> (x)
           p = Mul (h, c)
@@ -35,7 +36,8 @@ def test_canary_product_overflows() -> None:
 
 def test_canary_large_logit_is_not_finite_behind_softmax() -> None:
     graph = typed(
-        HEAD + """ g (float[1,K] x, float[K,2] w) => (float[1,2] y)
+        HEAD
+        + """ g (float[1,K] x, float[K,2] w) => (float[1,2] y)
         { xh = Cast <to = 10> (x)
           wh = Cast <to = 10> (w)
           s = MatMul (xh, wh)
@@ -50,7 +52,8 @@ def test_canary_large_logit_is_not_finite_behind_softmax() -> None:
 def test_every_result_is_rounded_as_numpy_rounds(code: int, dtype: type) -> None:
     name = {10: "float16", 16: "bfloat16"}[code]
     graph = typed(
-        HEAD + f""" g (float[N] x, float[N] z) => (float[N] y, {name}[N] s)
+        HEAD
+        + f""" g (float[N] x, float[N] z) => (float[N] y, {name}[N] s)
         {{ a = Cast <to = {code}> (x)
            b = Cast <to = {code}> (z)
            s = Add (a, b)

@@ -9,6 +9,7 @@ import sys
 
 import models
 import pytest
+
 from bertc.checkpoint import read, safetensors_header
 from bertc.errors import SourceError
 from bertc.source import SourceOptions, open_source
@@ -76,8 +77,9 @@ def test_shards(directory):
 
 def test_pickle_needs_permission(directory):
     import torch
-    from bertc.checkpoint import find_weights
     from safetensors.torch import load_file
+
+    from bertc.checkpoint import find_weights
 
     torch.save(load_file(directory / "model.safetensors"), directory / "pytorch_model.bin")
     (directory / "model.safetensors").unlink()
@@ -112,6 +114,7 @@ def test_nan_weights_are_named(directory):
 
 def test_large_finite_weights_are_not_called_infinite():
     import torch
+
     from bertc.torch_export import check_finite
 
     module = torch.nn.Linear(4, 4)
@@ -125,8 +128,9 @@ def test_a_head_that_is_not_in_the_checkpoint_is_refused(directory):
 
 
 def test_a_missing_pooler_is_dropped_and_said(directory):
-    from bertc.torch_export import load
     from safetensors.torch import load_file, save_file
+
+    from bertc.torch_export import load
 
     weights = load_file(directory / "model.safetensors")
     kept = {name: value.half() for name, value in weights.items() if "pooler" not in name}

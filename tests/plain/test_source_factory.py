@@ -7,6 +7,7 @@ import textwrap
 import models
 import numpy as np
 import pytest
+
 from bertc.errors import SourceError
 from bertc.source import SourceOptions, open_reference, open_source
 

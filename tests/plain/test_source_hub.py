@@ -6,6 +6,7 @@ import shutil
 
 import models
 import pytest
+
 from bertc import hub
 from bertc.errors import Missing, SourceError
 from bertc.source import open_source

@@ -10,9 +10,10 @@ import numpy as np
 import onnx
 import onnx.helper as oh
 import pytest
+from onnx import TensorProto
+
 from bertc.errors import SourceError
 from bertc.source import SourceOptions, open_reference, open_source
-from onnx import TensorProto
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 

@@ -10,6 +10,7 @@ import models
 import numpy as np
 import onnx_ir as ir
 import pytest
+
 from bertc.errors import SourceError
 from bertc.exported import with_int32_ids
 from bertc.graph import module_path

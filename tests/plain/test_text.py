@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from bertc.errors import ArtifactError, DataError
 from bertc.text import INPUTS, Encoder
 

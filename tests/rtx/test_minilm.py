@@ -131,7 +131,9 @@ def test_verify_in_an_environment_without_torch(built: Path, texts: Path, tmp_pa
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
 
     def bertc_there(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([python, "-m", "bertc", *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            [python, "-m", "bertc", *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
 
     assert subprocess.run([python, "-c", "import torch"], capture_output=True, check=False).returncode != 0
     done = bertc_there("verify", str(built), "--json")

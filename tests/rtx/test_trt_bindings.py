@@ -15,6 +15,7 @@ from typing import Any
 
 import onnx
 import pytest
+
 from bertc.targets import _trt_worker
 
 pytestmark = pytest.mark.rtx

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+
 from bertc import graph as graph_
 from bertc.errors import BuildFailed, InputError, Missing, RecipeError
 from bertc.graph import Graph, TensorSpec
