@@ -159,8 +159,8 @@ def _blame(samples: Sequence[Sample], wrong: Mapping[int, str]) -> str:
             sizes, well = (", ".join(map(str, sorted(each))) for each in (failing, passing))
             return (
                 f"{text}. It fails whenever axis {axis} of {name!r} is {sizes}, and holds at {well}: the exporter baked in "
-                "one size of that dimension, or one way of a branch. Rewrite the Python that depends on it (a fixed arange, an int() "
-                "of a shape)"
+                "one size of that dimension, or one way of a branch. Rewrite the Python that depends on it (a fixed arange, an "
+                "int() of a shape)"
             )
     return text + ". No dimension tells the wrong samples from the right ones: the exporter got an operator or an input wrong"
 

@@ -210,7 +210,7 @@ def _grow(nodes: list[ir.Node], islands: dict[ir.Node, str]) -> None:
         if node in islands or node.op_type not in ELEMENTWISE:
             continue
         operands = [v for v in node.inputs if v is not None and v.dtype == FLOAT and not v.is_initializer()]
-        inside = [v for v in operands if v.producer() in islands]
+        inside = {v: islands[p] for v in operands if (p := v.producer()) is not None and p in islands}
         divisor = node.op_type == "Div" and node.inputs[1] in inside
-        if operands and (len(inside) == len(operands) or divisor) and any(islands[v.producer()] for v in inside):
+        if operands and (all(v in inside for v in operands) or divisor) and any(inside.values()):
             islands[node] = "arithmetic of the island before it"
