@@ -99,8 +99,9 @@ class TargetSpec:
         return text + (f"={self.precision}" if self.precision else "")
 
     def directory_name(self, precision: str) -> str:
-        """`tensorrt-rtx-sm89-fp16`."""
-        return "-".join((self.name, *self.sms, precision))
+        """`tensorrt-rtx-sm89-fp16`; the SMs are left out where they are the target's default: `tensorrt-rtx-fp16`."""
+        named = () if self.sms == get(self.name).DEFAULT_SMS else self.sms
+        return "-".join((self.name, *named, precision))
 
 
 def parse_spec(text: str) -> TargetSpec:
