@@ -1,0 +1,170 @@
+"""The rule base: apply fusion rules to a graph, prove each match before it is kept, and say why near-misses were refused.
+
+Matching is onnxscript's (`onnxscript.rewriter.pattern`). What is added here: a match is applied only after `prove` accepted it,
+and the reasons of the best near-misses are kept, by rule and by the place in the model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import onnx_ir as ir
+from onnxscript.rewriter import pattern
+
+from .graph import Graph, module_path
+
+DOMAIN = "bertc"
+ORIGIN = "bertc.origin"
+RULE = "bertc.rule"
+
+
+@dataclasses.dataclass(frozen=True)
+class Applied:
+    """One match that was kept: the rule, the new node, where it came from, and how far the proof found it from the original."""
+
+    rule: str
+    node: str
+    module: str
+    error: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Refusal:
+    """A near-miss: the rule's pattern began to match at a node, and this is where and why it stopped."""
+
+    rule: str
+    node: str
+    op: str
+    module: str
+    reason: str
+
+    def __str__(self) -> str:
+        place = f" in {self.module}" if self.module else ""
+        return f"{self.rule} at {self.op} {self.node!r}{place}: {self.reason}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """What the rules did to a graph."""
+
+    applied: tuple[Applied, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+
+    def counts(self) -> dict[str, int]:
+        """Matches kept, by rule."""
+        found: dict[str, int] = {}
+        for each in self.applied:
+            found[each.rule] = found.get(each.rule, 0) + 1
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "counts": self.counts(),
+            "applied": [dataclasses.asdict(a) for a in self.applied],
+            "refusals": [dataclasses.asdict(r) for r in self.refusals],
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """A match before it is applied: the nodes it takes away, what they read and make, and what would take their place."""
+
+    rule: str
+    nodes: tuple[ir.Node, ...]
+    outputs: tuple[ir.Value, ...]
+    new_nodes: tuple[ir.Node, ...]
+    new_outputs: tuple[ir.Value, ...]
+    initializers: tuple[ir.Value, ...]
+    bindings: Mapping[str, Any]
+
+
+# What a proof answers: the relative error it found, or a sentence that says why the match must not be kept.
+Prove = Callable[[Match], float | str]
+
+
+def apply(graph: Graph, rules: Sequence[tuple[str, pattern.RewriteRule]], prove: Prove | None = None) -> tuple[Graph, Change]:
+    """Apply rules in order, each over the whole graph, to a copy of `graph`."""
+    copy = graph.copy()
+    applied: list[Applied] = []
+    refusals: dict[tuple[str, ir.Node], tuple[float, Refusal]] = {}
+    for name, rule in rules:
+        tracer = _Tracer(name, refusals)
+        for node in list(copy.model.graph):
+            if node.graph is not copy.model.graph:
+                continue  # taken away by a match before
+            delta = rule.try_rewrite(copy.model, copy.model.graph, node, tracer=tracer)
+            if delta is not None:
+                _keep(copy.model, name, node, delta, prove, applied, refusals)
+    kept = tuple(r for _, r in refusals.values())
+    copy.model.opset_imports.setdefault(DOMAIN, 1)
+    return copy, Change(tuple(applied), kept)
+
+
+def _keep(
+    model: ir.Model,
+    name: str,
+    node: ir.Node,
+    delta: Any,
+    prove: Prove | None,
+    applied: list[Applied],
+    refusals: dict[tuple[str, ir.Node], tuple[float, Refusal]],
+) -> None:
+    match = Match(
+        name,
+        tuple(delta.match.nodes),
+        tuple(delta.match.outputs),
+        tuple(delta.new_nodes),
+        tuple(delta.new_outputs),
+        tuple(delta.new_initializers),
+        delta.match.bindings,
+    )
+    origin = united(match.nodes)
+    answer = prove(match) if prove else None
+    if isinstance(answer, str):
+        refusals[name, node] = (1e9, Refusal(name, str(node.name), node.op_type, origin[0], answer))
+        return
+    for value in match.initializers:
+        model.graph.register_initializer(value)
+    for new in match.new_nodes:
+        new.name = f"{name}.{node.name}" if len(match.new_nodes) == 1 else f"{name}.{node.name}.{new.op_type}"
+        new.metadata_props.update(match.nodes[0].metadata_props)
+        new.metadata_props[ORIGIN] = "\n".join(origin)
+        new.metadata_props[RULE] = name
+    for old, new_value in zip(match.outputs, match.new_outputs, strict=True):
+        new_value.name, new_value.type, new_value.shape = old.name, old.type, old.shape
+    ir.convenience.replace_nodes_and_values(model.graph, node, match.nodes, match.new_nodes, match.outputs, match.new_outputs)
+    applied.append(Applied(name, str(match.new_nodes[-1].name), origin[0], answer))
+
+
+def united(nodes: Sequence[ir.Node]) -> tuple[str, ...]:
+    """(the common module prefix of some nodes, then every module path among them, in order)."""
+    paths = list(dict.fromkeys(p for n in nodes for p in (n.metadata_props.get(ORIGIN, "").split("\n")[1:] or [module_path(n)]) if p))
+    parts = [path.split(".") for path in paths]
+    common = []
+    for step in zip(*parts, strict=False):
+        if len(set(step)) > 1:
+            break
+        common.append(step[0])
+    return (".".join(common), *paths)
+
+
+class _Tracer(pattern.MatchingTracer):
+    """Keeps the near-misses of one rule: at each root node, the attempt that matched the most nodes before it stopped."""
+
+    def __init__(self, name: str, found: dict[tuple[str, ir.Node], tuple[float, Refusal]]) -> None:
+        super().__init__()
+        self.name, self.found = name, found
+
+    def log(self, rule: Any, container: Any, node: ir.Node, match_result: Any, status: Any) -> None:
+        if status == pattern.MatchStatus.SUCCESS:
+            self.found.pop((self.name, node), None)
+            return
+        score = len(match_result.nodes)
+        if score < 2 or score <= self.found.get((self.name, node), (0.0,))[0]:
+            return  # one node of the right type is no near-miss
+        where = [n for n in match_result.failure_nodes_and_values or () if n is not None]
+        spot = f" ({', '.join(str(getattr(w, 'name', w)) for w in where[:2])})" if where else ""
+        reason = f"{match_result.reason or 'the pattern does not go on here'}{spot}"
+        self.found[self.name, node] = (score, Refusal(self.name, str(node.name), node.op_type, module_path(node), reason))
