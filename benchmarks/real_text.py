@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 
 SHORTEST, LONGEST = 40, 600  # characters
+# Read first, in this order, so that the first texts are the same wherever these are installed.
+FIRST = ("transformers", "torch", "onnx", "numpy", "onnxruntime", "huggingface-hub", "rich", "click")
 
 
 def sentences(count: int, skip: int = 0) -> list[str]:
@@ -19,12 +21,17 @@ def sentences(count: int, skip: int = 0) -> list[str]:
     Raises ValueError when the machine has fewer.
     """
     found: dict[str, None] = {}
-    for package in sorted(metadata.distributions(), key=lambda d: str(d.metadata["Name"]).lower()):
+    for package in sorted(metadata.distributions(), key=_place):
         for text in (package.metadata.get_payload(), *_licences(package)):
             found |= dict.fromkeys(_paragraphs(str(text)))
             if len(found) >= skip + count:
                 return list(found)[skip : skip + count]
     raise ValueError(f"{skip + count} sentences asked for, the installed packages have {len(found)}")
+
+
+def _place(package: metadata.Distribution) -> tuple[int, str]:
+    name = str(package.metadata["Name"]).lower().replace("_", "-")
+    return (FIRST.index(name) if name in FIRST else len(FIRST), name)
 
 
 def _licences(package: metadata.Distribution) -> list[str]:

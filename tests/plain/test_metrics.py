@@ -316,12 +316,26 @@ def test_an_output_of_another_rank_is_said(task):
 
 
 def test_every_limit_is_judged():
-    result = compared([[1.0, 2.0], [2.0, 1.0]], [[1.0, 2.0], [1.0, 2.0]], "sequence-classification", "logits")
+    result = compared(
+        [[1.0, 2.0], [2.0, 1.0], [1.0, 2.0]], [[1.0, 2.0], [1.0, 2.0], [2.0, 1.0]], "sequence-classification", "logits"
+    )
     broken = judge(result, Budget(rel=0.1, cosine=0.9, sqnr_db=30, agreement=0.9))
     assert [v.metric for v in broken] == ["relative error", "cosine", "SQNR (dB)", "class"]
     assert {v.worst for v in broken} == {"s, row 1"}
     assert str(broken[0]) == "logits: relative error 0.5, wanted at most 0.1; worst: s, row 1"
-    assert judge(result, Budget(rel=0.5, cosine=0.7, sqnr_db=5, agreement=0.5)) == []
+    assert judge(result, Budget(rel=0.5, cosine=0.7, sqnr_db=3, agreement=0.3)) == []
+
+
+@pytest.mark.parametrize(
+    ("total", "wrong", "kept"), [(64, 1, True), (64, 2, False), (200, 2, True), (200, 3, False), (3, 1, True)]
+)
+def test_one_of_few_decisions_may_differ(total, wrong, kept):
+    """99 % of 64 is 63.36: one near-tie is no evidence, two are."""
+    e = np.tile([[1.0, 2.0]], (total, 1))
+    g = e.copy()
+    g[:wrong] = g[:wrong, ::-1]
+    broken = judge(compared(e, g, "sequence-classification", "logits"), Budget(agreement=0.99))
+    assert (broken == []) is kept
 
 
 @pytest.mark.parametrize(("dtype", "precision"), [(np.float32, "fp32"), (np.float16, "fp16")])
