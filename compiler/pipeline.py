@@ -1,6 +1,6 @@
 """The stages of a build in order. Read this first.
 
-    source -> check the export -> (precision -> lower -> compile -> verify) for each target -> artifact
+    source -> check the export -> (lower -> precision -> compile -> verify) for each target -> artifact
 
 Every stage is a function from the file named after it; the graph is valid and checked between stages. Nothing appears at
 the output until everything succeeded.
@@ -91,18 +91,20 @@ def choose_profiles(recipe: Recipe, source: Source) -> tuple[Profile, ...]:
 def make(
     build: Build, recipe: Recipe, source: Source, ranges: Sequence[Profile], proof: Proof, directory: Path, log: Progress
 ) -> None:
-    """One artifact: type the graph, lower it, compile it, verify it, and write it all down."""
+    """One artifact: lower the graph, type it, compile it, verify it, and write it all down.
+
+    Lowered first: what precision sees are standard operators, whose schemas say which types they take.
+    """
     target = targets.get(build.spec.name)
     watch = dataclasses.replace(log, stages={}, notes=[])
 
     with watch.stage(f"{build.name}: precision"):
-        typed = precision.get(build.precision).apply(source.graph)
-        lowered = target.lower(typed.graph)
-        hashes = save(lowered, directory / artifact.GRAPH)
+        typed = precision.get(build.precision).apply(target.lower(source.graph))
+        hashes = save(typed.graph, directory / artifact.GRAPH)
     for note in typed.plan.summary():
         watch.note(note)
     with watch.stage(f"{build.name}: compile"):
-        request = BuildRequest(lowered, directory / artifact.GRAPH, directory, build.precision, build.spec.sms, tuple(ranges))
+        request = BuildRequest(typed.graph, directory / artifact.GRAPH, directory, build.precision, build.spec.sms, tuple(ranges))
         built = target.build(request)
     for note in built.notes:
         watch.note(note)
@@ -110,13 +112,13 @@ def make(
     hashes |= dict(built.files)
     hashes[artifact.GOLDENS] = goldens.save_goldens(directory / artifact.GOLDENS, proof.samples, proof.outputs)
     artifact.copy_assets(source.assets, directory)
-    facts = manifest(build, recipe, source, ranges, typed, built, Typed(lowered, typed.plan))
+    facts = manifest(build, recipe, source, ranges, typed, built)
 
     verdict = None
     if recipe.verify:
         with watch.stage(f"{build.name}: verify") as advance:
             truth = verification.Truth(proof.samples, proof.outputs, "goldens", synthetic=recipe.goldens == "synthetic")
-            verdict = verification.judge(directory, facts, lowered, truth, advance)
+            verdict = verification.judge(directory, facts, typed.graph, truth, advance)
         watch.say(verdict.summary())
     else:
         watch.note(f"{build.name} was not verified (--no-verify)")
@@ -130,7 +132,7 @@ def make(
 
 
 def manifest(
-    build: Build, recipe: Recipe, source: Source, ranges: Sequence[Profile], typed: Typed, built: Built, lowered: Typed
+    build: Build, recipe: Recipe, source: Source, ranges: Sequence[Profile], typed: Typed, built: Built
 ) -> dict[str, object]:
     """What manifest.json says, but for the files: nothing in it depends on the time or the place of the build.
 
@@ -138,7 +140,7 @@ def manifest(
     """
     from . import __version__
 
-    graph = lowered.graph
+    graph = typed.graph
     return {
         "bertc": __version__,
         "source": {

@@ -43,7 +43,7 @@ class Recipe:
         "optimisation profile, as in batch=1:8:32,length=16:128:512 (min:opt:max); repeatable", ()
     )
     goldens: str = _option(
-        "what goes into goldens.npz: synthetic feeds, or also --data (token ids are your users' text)", "synthetic"
+        "what goes into goldens.npz: synthetic feeds, or the --data (token ids are your users' text)", "synthetic"
     )
     data: str | None = _option("texts, pairs, audio or arrays for --goldens data", None)
     seed: int = _option("seed of the synthetic feeds", 0)
