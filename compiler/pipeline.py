@@ -9,8 +9,9 @@ the output until everything succeeded.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from . import artifact, goldens, precision, profiles, report, targets, verification
 from .artifact import Artifact
@@ -59,10 +60,11 @@ def compile(recipe: Recipe, out: Path, *, force: bool = False, progress: Progres
         log.say(proof.summary())
         for note in proof.notes:
             log.note(note)
+        job = Job(recipe, source, ranges, proof)
         for build in builds:
             directory = stage if len(builds) == 1 else stage / build.name
             directory.mkdir(exist_ok=True)
-            make(build, recipe, source, ranges, proof, directory, log)
+            make(build, job, directory, log)
     return tuple(artifact.open_artifact(path) for path in artifact.find(out))
 
 
@@ -88,59 +90,68 @@ def choose_profiles(recipe: Recipe, source: Source) -> tuple[Profile, ...]:
     return tuple(profiles.parse(text, source.dims) for text in recipe.profiles or ("",))
 
 
-def make(
-    build: Build, recipe: Recipe, source: Source, ranges: Sequence[Profile], proof: Proof, directory: Path, log: Progress
-) -> None:
-    """One artifact: lower the graph, type it, compile it, verify it, and write it all down.
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What all builds of a recipe share: the source, the sizes to build for, and the proof that the export is the model."""
 
-    Lowered first: what precision sees are standard operators, whose schemas say which types they take.
-    """
-    target = targets.get(build.spec.name)
+    recipe: Recipe
+    source: Source
+    ranges: tuple[Profile, ...]
+    proof: Proof
+
+
+def make(build: Build, job: Job, directory: Path, log: Progress) -> None:
+    """One artifact: lower the graph, type it, compile it, verify it, and write it all down."""
     watch = dataclasses.replace(log, stages={}, notes=[])
-
+    target = targets.get(build.spec.name)
     with watch.stage(f"{build.name}: precision"):
-        typed = precision.get(build.precision).apply(target.lower(source.graph))
+        # Lowered first: what precision sees are standard operators, whose schemas say which types they take.
+        typed = precision.get(build.precision).apply(target.lower(job.source.graph))
         hashes = save(typed.graph, directory / artifact.GRAPH)
-    for note in typed.plan.summary():
-        watch.note(note)
     with watch.stage(f"{build.name}: compile"):
-        request = BuildRequest(typed.graph, directory / artifact.GRAPH, directory, build.precision, build.spec.sms, tuple(ranges))
+        request = BuildRequest(typed.graph, directory / artifact.GRAPH, directory, build.precision, build.spec.sms, job.ranges)
         built = target.build(request)
-    for note in built.notes:
-        watch.note(note)
     watch.stages[f"{build.name}: compile, builder alone"] = built.seconds
+    for note in (*typed.plan.summary(), *built.notes):
+        watch.note(note)
     hashes |= dict(built.files)
-    hashes[artifact.GOLDENS] = goldens.save_goldens(directory / artifact.GOLDENS, proof.samples, proof.outputs)
-    artifact.copy_assets(source.assets, directory)
-    facts = manifest(build, recipe, source, ranges, typed, built)
-
-    verdict = None
-    if recipe.verify:
-        with watch.stage(f"{build.name}: verify") as advance:
-            truth = verification.Truth(proof.samples, proof.outputs, "goldens", synthetic=recipe.goldens == "synthetic")
-            verdict = verification.judge(directory, facts, typed.graph, truth, advance)
-        watch.say(verdict.summary())
-    else:
-        watch.note(f"{build.name} was not verified (--no-verify)")
-    stages = log.stages | watch.stages
-    hashes[artifact.REPORT] = artifact.write_json(
-        directory / artifact.REPORT, report.document(facts, proof, verdict, stages, [*log.notes, *watch.notes])
-    )
+    hashes[artifact.GOLDENS] = goldens.save_goldens(directory / artifact.GOLDENS, job.proof.samples, job.proof.outputs)
+    artifact.copy_assets(job.source.assets, directory)
+    facts = manifest(build, job, typed, built)
+    verdict = check_artifact(build, job, directory, facts, typed, watch)
+    known = dataclasses.replace(watch, stages=log.stages | watch.stages, notes=[*log.notes, *watch.notes])
+    hashes[artifact.REPORT] = artifact.write_json(directory / artifact.REPORT, report.document(facts, job.proof, verdict, known))
     artifact.write_manifest(directory, facts, hashes)
-    if verdict and not verdict.passed:
+
+
+def check_artifact(
+    build: Build, job: Job, directory: Path, facts: Mapping[str, Any], typed: Typed, watch: Progress
+) -> verification.Verdict | None:
+    """Verify an artifact on its goldens before it is written; None where the recipe says not to.
+
+    Raises VerifyFailed when it is over its budget.
+    """
+    if not job.recipe.verify:
+        watch.note(f"{build.name} was not verified (--no-verify)")
+        return None
+    with watch.stage(f"{build.name}: verify") as advance:
+        synthetic = job.recipe.goldens == "synthetic"
+        truth = verification.Truth(job.proof.samples, job.proof.outputs, "goldens", synthetic=synthetic)
+        verdict = verification.judge(directory, facts, typed.graph, truth, advance)
+    watch.say(verdict.summary())
+    if not verdict.passed:
         raise VerifyFailed(f"{build.name} is over its budget, nothing was written: {verdict.reasons()}")
+    return verdict
 
 
-def manifest(
-    build: Build, recipe: Recipe, source: Source, ranges: Sequence[Profile], typed: Typed, built: Built
-) -> dict[str, object]:
+def manifest(build: Build, job: Job, typed: Typed, built: Built) -> dict[str, Any]:
     """What manifest.json says, but for the files: nothing in it depends on the time or the place of the build.
 
     (The files' hashes do in one entry: report.json holds the times of the stages.)
     """
     from . import __version__
 
-    graph = typed.graph
+    graph, source, recipe = typed.graph, job.source, job.recipe
     return {
         "bertc": __version__,
         "source": {
@@ -160,7 +171,7 @@ def manifest(
         "inputs": [spec.to_json() for spec in graph.inputs],
         "outputs": [spec.to_json() for spec in graph.outputs],
         "dims": {name: {"min": dim.min, "max": dim.max} for name, dim in source.dims.items()},
-        "profiles": profiles.to_json(ranges),
+        "profiles": profiles.to_json(job.ranges),
         "seed": recipe.seed,
         "budget": dataclasses.asdict(verification.budget_for(build.precision, recipe.budget)),
         "tools": dict(source.versions) | report.versions(),

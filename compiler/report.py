@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from .artifact import Artifact
     from .export_check import Proof
+    from .progress import Progress
+    from .rewrite import Change
     from .verification import Verdict
 
 TOOLS = (
@@ -36,9 +38,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: v for name, v in found.items() if v}
 
 
-def document(
-    facts: Mapping[str, Any], proof: Proof, verdict: Verdict | None, stages: Mapping[str, float], notes: Sequence[str]
-) -> dict[str, Any]:
+def document(facts: Mapping[str, Any], proof: Proof, verdict: Verdict | None, log: Progress) -> dict[str, Any]:
     """The content of report.json; times in seconds."""
     return {
         "target": facts["target"],
@@ -47,8 +47,8 @@ def document(
         "graph": facts["graph"],
         "export_check": proof.comparison.result().to_json(),
         "verification": verdict.to_json() if verdict else None,
-        "stages": {name: round(seconds, 3) for name, seconds in stages.items()},
-        "notes": list(notes),
+        "stages": {name: round(seconds, 3) for name, seconds in log.stages.items()},
+        "notes": list(log.notes),
     }
 
 
@@ -84,6 +84,18 @@ def _closeness(verdict: Mapping[str, Any] | None) -> tuple[str, str, str]:
     relative = max(float(o["relative"]) for o in outputs)
     how = "engine" if verdict["engine_executed"] else "graph (engine NOT RUN)"
     return f"{cosine:.7f}", f"{relative:.1e}", how if verdict["verdict"] == "passed" else f"FAILED ({how})"
+
+
+def fusions_table(change: Change) -> Table:
+    """Matches kept and near-misses, by rule, and the largest error a proof found."""
+    rows = table("rule", "found", "near-misses", "largest error in a proof")
+    counts = change.counts()
+    refused = [r.rule for r in change.refusals]
+    for rule in sorted({*counts, *refused}):
+        errors = [a.error for a in change.applied if a.rule == rule and a.error is not None]
+        worst = f"{max(errors):.1e}" if errors else "not proven"
+        add(rows, rule, str(counts.get(rule, 0)), str(refused.count(rule)), worst if rule in counts else "-")
+    return rows
 
 
 def verdicts_table(verdicts: Iterable[Verdict]) -> Table:
