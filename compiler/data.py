@@ -251,7 +251,7 @@ def _batch_dim(inputs: Sequence[TensorSpec], used: Mapping[str, Dim]) -> str | N
 def _plans(used: Mapping[str, Dim], batch: str | None, masked: bool, max_elements: int) -> tuple[_Plan, ...]:
     wanted = [(1, "odd", "full"), (1, "low", "full"), (2, "low", "full")]
     wanted += [(3, "odd", kind) for kind in PADDINGS]
-    wanted += [(5, "odder", "right"), (1, "top", "full"), (2, "top", "left")]
+    wanted += [(5, "odder", "right"), (1, "top", "full"), (1, "top", "left")]
     plans: dict[_Plan, None] = {}  # a set that keeps its order: small models make several plans equal
     others = [name for name in used if name != batch]
     for rows, which, kind in wanted:

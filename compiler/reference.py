@@ -80,6 +80,7 @@ def session(graph: Graph) -> Any:
     options.log_severity_level = 4  # what it refuses is raised, and said once
     # Threads that spin while they wait take the cores from PyTorch, which runs in turns with this session.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_cpu_mem_arena = False  # an arena keeps the largest sample of a run for the rest of it
     # Weights go through a mapped file: serialised in memory they would be held three times.
     with tempfile.TemporaryDirectory(prefix="bertc-reference-") as folder:
         path = Path(folder, "graph.onnx")
