@@ -55,8 +55,8 @@ def recipe_options(*names: str) -> Callable[[Command], Command]:
 def _option(field: Any) -> Callable[[Command], Command]:
     kind, help_text = str(field.type), field.metadata["help"]
     flag = "--" + field.name.replace("_", "-")
-    if field.name == "verify":
-        return click.option("--verify/--no-verify", default=None, help=help_text)
+    if field.name in ("verify", "fuse"):
+        return click.option(f"--{field.name}/--no-{field.name}", default=None, help=help_text)
     if kind == "bool":
         return click.option(flag, is_flag=True, default=None, help=help_text)
     if kind.startswith(("tuple", "Mapping")):
@@ -89,7 +89,7 @@ def export(reference: str, out: Path, force: bool, as_json: bool, **options: Any
 @click.option("--fp32", "precision", flag_value="fp32", help="float32, TF32 off")
 @click.option("--fp16", "precision", flag_value="fp16", help="float16, reductions in float32")
 @click.option("--bf16", "precision", flag_value="bf16", help="bfloat16, reductions in float32")
-@recipe_options("targets", "profiles", "source", *SOURCE_OPTIONS, "budget", "verify")
+@recipe_options("targets", "profiles", "source", *SOURCE_OPTIONS, "fuse", "expect", "budget", "verify")
 @JSON
 def build(reference: str, out: Path, force: bool, as_json: bool, **options: Any) -> None:
     """Build SOURCE for one or more targets and verify each artifact before it is written.
@@ -134,6 +134,44 @@ def verify(
         reasons = "; ".join(f"{v.path} is over its budget: {v.reasons()}" for v in failed)
         click.echo(f"error: {reasons}", err=True)
         raise click.exceptions.Exit(CheckFailed.exit_code)  # not CheckFailed: the JSON document is printed already
+
+
+@cli.command()
+@click.argument("path", type=click.Path(path_type=Path), metavar="IN.onnx")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="the .onnx file to write")
+@click.option("--force", is_flag=True, help="replace a file that is there")
+@click.option("--rules", "rules_file", type=click.Path(path_type=Path), help="a Python file with RULES of your own; it is run")
+@click.option(
+    "--explain", is_flag=False, flag_value="", default=None, metavar="[RULE]", help="show near-misses and why they stopped"
+)
+@click.option("--expect", metavar="FAMILY[:LAYERS]", help="exit 1 unless all that this family promises was found")
+@click.option("--prove/--no-prove", default=True, help="replay each match against what takes its place")
+@JSON
+def fuse(
+    path: Path,
+    out: Path,
+    force: bool,
+    rules_file: Path | None,
+    explain: str | None,
+    expect: str | None,
+    prove: bool,
+    as_json: bool,
+) -> None:
+    """Fuse an ONNX file into bertc operators, each proven equal; the file carries their bodies and runs anywhere."""
+    from . import fuse as fusing
+    from . import report
+
+    log = _progress()
+    with log.stage("fuse"):
+        before, fused = fusing.fuse_file(path, out, force=force, prove=prove, rules_file=rules_file)
+    _console().print(report.fusions_table(fused.change))
+    shown = fused.change.refusals if explain is not None else ()
+    for refusal in (r for r in shown if explain in ("", r.rule)):
+        log.say(f"  {refusal}")
+    if as_json:
+        _print_json(fusing.to_json(fused, before))
+    if expect:
+        fusing.expect(before, fused.change, expect)
 
 
 @cli.command()

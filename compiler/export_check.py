@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from .recipe import Recipe
 from .reference import ReferenceRunner
 from .runner import Feeds, Outputs, Runner
 from .source import Source
+
+if TYPE_CHECKING:
+    from .fuse import Fused
 
 # float32 on both sides, in another order of summation: 1e-5 is ten times what is seen on BERT, and far below any real fault.
 BUDGET = Budget(rel=1e-5)
@@ -62,6 +66,21 @@ def prove(source: Source, recipe: Recipe, profiles: Sequence[Profile], advance: 
         notes = (*notes, f"goldens keep {len(kept)} of {wanted} samples: the outputs of all pass {GOLDEN_BYTES >> 20} MiB")
     notes = (*notes, *_dead_notes(kept))
     return Proof(tuple(s for s, _ in kept), tuple(o for _, o in kept), comparison, notes)
+
+
+def check_fused(fused: Fused, source: Source, proof: Proof) -> None:
+    """The whole fused graph against the source on the same feeds; ExportFailed naming the output and the sample."""
+    from .canonical import expand
+
+    runner = ReferenceRunner(expand(fused.graph))
+    comparison = Comparison(source.task)
+    for sample, expected in zip(proof.samples, proof.outputs, strict=True):
+        comparison.add(expected, runner.run(sample.feeds), sample)
+    violations = metrics.judge(comparison.result(), BUDGET)
+    if violations:
+        raise ExportFailed(
+            f"the fused graph is not the model: {violations[0]}. --no-fuse builds without fusions; please report this"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

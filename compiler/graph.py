@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # protobuf refuses messages of 2 GiB and more; names, shapes and nodes need room beside the weights.
 EXTERNAL_DATA_THRESHOLD = 2**31 - 2**26
 WEIGHTS_SUFFIX = ".data"
+DOMAIN = "bertc"  # of fused operators
 GEMM_OPS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "Attention"})
 
 

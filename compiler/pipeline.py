@@ -1,6 +1,6 @@
 """The stages of a build in order. Read this first.
 
-    source -> check the export -> (lower -> precision -> compile -> verify) for each target -> artifact
+    source -> check the export -> fuse -> (lower -> precision -> compile -> verify) for each target -> artifact
 
 Every stage is a function from the file named after it; the graph is valid and checked between stages. Nothing appears at
 the output until everything succeeded.
@@ -9,14 +9,16 @@ the output until everything succeeded.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from . import artifact, goldens, precision, profiles, report, targets, verification
+from . import fuse as fusing
 from .artifact import Artifact
 from .errors import Missing, RecipeError, VerifyFailed
-from .export_check import Proof, prove
+from .export_check import Proof, check_fused, prove
+from .fuse import Fused
 from .graph import save
 from .precision import Typed
 from .profiles import Profile
@@ -60,7 +62,8 @@ def compile(recipe: Recipe, out: Path, *, force: bool = False, progress: Progres
         log.say(proof.summary())
         for note in proof.notes:
             log.note(note)
-        job = Job(recipe, source, ranges, proof)
+        fused = fuse_graph(recipe, source, builds, proof, log)
+        job = Job(recipe, source, ranges, proof, fused)
         for build in builds:
             directory = stage if len(builds) == 1 else stage / build.name
             directory.mkdir(exist_ok=True)
@@ -90,6 +93,28 @@ def choose_profiles(recipe: Recipe, source: Source) -> tuple[Profile, ...]:
     return tuple(profiles.parse(text, source.dims) for text in recipe.profiles or ("",))
 
 
+def fuse_graph(recipe: Recipe, source: Source, builds: Sequence[Build], proof: Proof, log: Progress) -> Fused | None:
+    """The source's graph with its fusions, checked as a whole against the source; None where no target wants it.
+
+    Raises CheckFailed when fewer fusions were found than `recipe.expect` promises, or when the fused graph is not the model.
+    """
+    wanting = [build.spec for build in builds if targets.get(build.spec.name).FUSES]
+    if not (recipe.fuse and wanting) and not recipe.expect:
+        return None
+    if source.graph.opset < fusing.OLDEST:
+        log.note(f"nothing was fused: the graph is of opset {source.graph.opset}, fusing needs {fusing.OLDEST} or newer")
+        return None
+    with log.stage("fuse"):
+        tables = {str(spec): targets.lowerings(spec) for spec in wanting}
+        fused = fusing.fuse(source.graph, source.dims, seed=recipe.seed, lowerings=tables)
+        check_fused(fused, source, proof)
+    counts = ", ".join(f"{count} {rule}" for rule, count in fused.change.counts().items())
+    log.note(f"fused: {counts or 'nothing'}; {len(fused.change.refusals)} near-misses (bertc fuse --explain)")
+    if recipe.expect:
+        fusing.expect(source.graph, fused.change, recipe.expect)
+    return fused
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
     """What all builds of a recipe share: the source, the sizes to build for, and the proof that the export is the model."""
@@ -98,6 +123,7 @@ class Job:
     source: Source
     ranges: tuple[Profile, ...]
     proof: Proof
+    fused: Fused | None = None
 
 
 def make(build: Build, job: Job, directory: Path, log: Progress) -> None:
@@ -106,7 +132,8 @@ def make(build: Build, job: Job, directory: Path, log: Progress) -> None:
     target = targets.get(build.spec.name)
     with watch.stage(f"{build.name}: precision"):
         # Lowered first: what precision sees are standard operators, whose schemas say which types they take.
-        typed = precision.get(build.precision).apply(target.lower(job.source.graph))
+        graph = job.fused.graph if job.fused and target.FUSES else job.source.graph
+        typed = precision.get(build.precision).apply(target.lower(graph, build.spec.sms))
         hashes = save(typed.graph, directory / artifact.GRAPH)
     with watch.stage(f"{build.name}: compile"):
         request = BuildRequest(typed.graph, directory / artifact.GRAPH, directory, build.precision, build.spec.sms, job.ranges)
@@ -166,6 +193,7 @@ def manifest(build: Build, job: Job, typed: Typed, built: Built) -> dict[str, An
         "recipe": recipe.to_json(),
         "target": {"name": build.spec.name, "sms": list(build.spec.sms)},
         "precision": typed.plan.to_json(),
+        "passes": job.fused.change.to_json() if job.fused and targets.get(build.spec.name).FUSES else None,
         "graph": {"opset": graph.opset, "ops": graph.op_counts(), "initializer_bytes": graph.initializer_bytes},
         "engine": dict(built.facts),
         "inputs": [spec.to_json() for spec in graph.inputs],
@@ -180,5 +208,5 @@ def manifest(build: Build, job: Job, typed: Typed, built: Built) -> dict[str, An
 
 def export(recipe: Recipe, out: Path, *, force: bool = False, progress: Progress | None = None) -> Artifact:
     """Only the first stages: the source as a float32 graph with goldens, to build from later without PyTorch."""
-    only = dataclasses.replace(recipe, targets=("null",), precision="fp32")
+    only = dataclasses.replace(recipe, targets=("null",), precision="fp32", expect=None)
     return compile(only, out, force=force, progress=progress)[0]

@@ -13,9 +13,8 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
-from .graph import Graph, module_path
+from .graph import DOMAIN, Graph, module_path
 
-DOMAIN = "bertc"
 ORIGIN = "bertc.origin"
 RULE = "bertc.rule"
 
@@ -87,6 +86,7 @@ Prove = Callable[[Match], float | str]
 def apply(graph: Graph, rules: Sequence[tuple[str, pattern.RewriteRule]], prove: Prove | None = None) -> tuple[Graph, Change]:
     """Apply rules in order, each over the whole graph, to a copy of `graph`."""
     copy = graph.copy()
+    _measure_results(copy.model.graph)
     applied: list[Applied] = []
     refusals: dict[tuple[str, ir.Node], tuple[float, Refusal]] = {}
     for name, rule in rules:
@@ -97,6 +97,8 @@ def apply(graph: Graph, rules: Sequence[tuple[str, pattern.RewriteRule]], prove:
             delta = rule.try_rewrite(copy.model, copy.model.graph, node, tracer=tracer)
             if delta is not None:
                 _keep(copy.model, name, node, delta, prove, applied, refusals)
+    if applied:
+        copy.model.graph.sort()  # a node of two outputs stands where its last one stood, perhaps behind readers of the first
     kept = tuple(r for _, r in refusals.values())
     copy.model.opset_imports.setdefault(DOMAIN, 1)
     return copy, Change(tuple(applied), kept)
@@ -124,9 +126,10 @@ def _keep(
     answer = prove(match) if prove else None
     if isinstance(answer, str):
         refusals[name, node] = (1e9, Refusal(name, str(node.name), node.op_type, origin[0], answer))
+        _detach(match.new_nodes)
         return
     for value in match.initializers:
-        model.graph.register_initializer(value)
+        _register(model.graph, value)
     for new in match.new_nodes:
         new.name = f"{name}.{node.name}" if len(match.new_nodes) == 1 else f"{name}.{node.name}.{new.op_type}"
         new.metadata_props.update(match.nodes[0].metadata_props)
@@ -138,9 +141,40 @@ def _keep(
     applied.append(Applied(name, str(match.new_nodes[-1].name), origin[0], answer))
 
 
+def _measure_results(graph: ir.Graph) -> None:
+    """A Shape of a sum that is normalised reads the result, of the same shape: one more reader would keep the sum from fusing."""
+    moved = False
+    for node in graph:
+        value = node.inputs[0] if node.op_type == "Shape" else None
+        norms = [n for n in value.consumers() if n.op_type == "LayerNormalization" and n.inputs[0] is value] if value else []
+        if norms:
+            node.replace_input_with(0, norms[0].outputs[0])
+            moved = True
+    if moved:
+        graph.sort()
+
+
+def _register(graph: ir.Graph, value: ir.Value) -> None:
+    """Rules name an initializer after what it is made of: an equal name is the same tensor, stored once (shared layers)."""
+    existing = graph.initializers.get(str(value.name))
+    if existing is None:
+        graph.register_initializer(value)
+    else:
+        value.replace_all_uses_with(existing)
+
+
+def _detach(nodes: Sequence[ir.Node]) -> None:
+    """Refused nodes read nothing any more: as readers they would keep later rules from taking away what they read."""
+    for node in nodes:
+        for index in range(len(node.inputs)):
+            node.replace_input_with(index, None)
+
+
 def united(nodes: Sequence[ir.Node]) -> tuple[str, ...]:
     """(the common module prefix of some nodes, then every module path among them, in order)."""
-    paths = list(dict.fromkeys(p for n in nodes for p in (n.metadata_props.get(ORIGIN, "").split("\n")[1:] or [module_path(n)]) if p))
+    paths = list(
+        dict.fromkeys(p for n in nodes for p in (n.metadata_props.get(ORIGIN, "").split("\n")[1:] or [module_path(n)]) if p)
+    )
     parts = [path.split(".") for path in paths]
     common = []
     for step in zip(*parts, strict=False):
@@ -161,7 +195,7 @@ class _Tracer(pattern.MatchingTracer):
         if status == pattern.MatchStatus.SUCCESS:
             self.found.pop((self.name, node), None)
             return
-        score = len(match_result.nodes)
+        score = len(match_result.nodes) + 0.5 * (status == pattern.MatchStatus.CONDITION_FAILED)  # a check says more than a shape
         if score < 2 or score <= self.found.get((self.name, node), (0.0,))[0]:
             return  # one node of the right type is no near-miss
         where = [n for n in match_result.failure_nodes_and_values or () if n is not None]

@@ -4,6 +4,7 @@ A rule replaces a matched subgraph by one node of domain `bertc`, whose canonica
 operators, with their shapes (B batch, S length, T attended length, H width, h heads, d head size); `?` may be absent:
 
     FusedLinear(x [...,K], W [K,N], b [N]?) -> [...,N]
+    FusedGelu(x [...,N]; form "erf" | "tanh" | "quick") -> [...,N]
     FusedBiasGelu(x [...,N], b [N]; form "erf" | "tanh" | "quick") -> [...,N]
     FusedSkipLayerNorm(x [B,S,H], skip [B,S,H], b [H]?, gamma [H], beta [H]?; epsilon) -> y [B,S,H], sum [B,S,H]?
     FusedSkipRmsNorm(x, skip, b?, gamma; epsilon) -> y, sum?

@@ -96,6 +96,8 @@ MASK_PATH = frozenset(
 )
 ORDER_ONLY = frozenset({"Softmax", "LogSoftmax", "ReduceMax", "TopK", "ArgMax", "MaxPool", "Attention"})
 # One constant of at most this many values is a scalar or a mask row, not a weight.
+MOVES = frozenset("Unsqueeze Squeeze Reshape Expand Identity Transpose".split())
+GROWN = "arithmetic of the island before it"
 BOUND_OPS = frozenset({"Clip", "Min", "Max"})
 
 
@@ -213,4 +215,12 @@ def _grow(nodes: list[ir.Node], islands: dict[ir.Node, str]) -> None:
         inside = {v: islands[p] for v in operands if (p := v.producer()) is not None and p in islands}
         divisor = node.op_type == "Div" and node.inputs[1] in inside
         if operands and (all(v in inside for v in operands) or divisor) and any(inside.values()):
-            islands[node] = "arithmetic of the island before it"
+            islands[node] = GROWN
+    for node in reversed(nodes):
+        # What only moves values to readers outside does it in half: the cast goes before it.
+        if (
+            islands.get(node) == GROWN
+            and node.op_type in MOVES
+            and not any(u in islands for v in node.outputs for u, _ in v.uses())
+        ):
+            del islands[node]

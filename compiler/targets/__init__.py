@@ -3,7 +3,7 @@
 A target module has four functions and nothing to register:
 
     available() -> Availability                 what this machine can do with it, or the reason why not
-    lower(graph) -> Graph                       from bertc's graph to the form its compiler takes best
+    lower(graph, sms) -> Graph                  from bertc's graph to the form its compiler takes best
     build(request) -> Built                     write the engine into request.directory
     load(directory, manifest) -> Runner         run an artifact
 """
@@ -64,11 +64,12 @@ class Built:
 class Target(Protocol):
     """The shape of a target module."""
 
+    FUSES: bool  # whether lower() wants the fused graph, or the source's own
     SMS: tuple[str, ...]  # the SMs it can be asked for, () when it takes none
     DEFAULT_SMS: tuple[str, ...]
 
     def available(self) -> Availability: ...
-    def lower(self, graph: Graph) -> Graph: ...
+    def lower(self, graph: Graph, sms: tuple[str, ...] = ()) -> Graph: ...
     def build(self, request: BuildRequest) -> Built: ...
     def load(self, directory: Path, manifest: Mapping[str, Any]) -> Runner: ...
 
@@ -84,6 +85,12 @@ def get(name: str) -> Target:
     if name not in names():
         raise RecipeError(f"unknown target {name!r}{nearest(name, names())}")
     return cast(Target, importlib.import_module(f".{name.replace('-', '_')}", __package__))
+
+
+def lowerings(spec: TargetSpec) -> Mapping[str, Any]:
+    """The bodies that a target lowers fused operators to, for the proofs of the fusions; {} where it inlines them all."""
+    target = get(spec.name)
+    return target.lowerings(spec.sms) if hasattr(target, "lowerings") else {}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import profiles as profiles_
 from ..errors import ArtifactError, BuildFailed, Missing
-from ..graph import Graph, TensorSpec, module_path
+from ..graph import DOMAIN, Graph, TensorSpec, module_path
 from ..profiles import Profile
 from ..runner import Feeds, Outputs, Runner
 from . import BuildRequest, Built, _kernels
@@ -81,6 +81,19 @@ CATALOGUE: tuple[tuple[str, str], ...] = (
 def advice(message: str) -> str:
     """Cause and remedy for a builder's message, or '' for one that is not known."""
     return next((help_ for pattern, help_ in CATALOGUE if re.search(pattern, message)), "")
+
+
+def lower(graph: Graph, sms: tuple[str, ...]) -> Graph:
+    """Each `bertc` node in the form of `_lower_trt`, then the needless layout swaps between them gone."""
+    if not any(node.domain == DOMAIN for node in graph.model.graph):
+        require_plain(graph)
+        return graph
+    from ..canonical import expand
+    from . import _lower_trt, _trt_graph
+
+    lowered = _trt_graph.tidy(expand(graph, _lower_trt.lowerings(sms)))
+    require_plain(lowered)
+    return lowered
 
 
 def require_plain(graph: Graph) -> None:

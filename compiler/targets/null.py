@@ -13,6 +13,7 @@ from ..runner import Runner
 from . import Availability, BuildRequest, Built
 from . import _packages as packages
 
+FUSES = False
 SMS: tuple[str, ...] = ()
 DEFAULT_SMS: tuple[str, ...] = ()
 
@@ -25,7 +26,7 @@ def available() -> Availability:
     )
 
 
-def lower(graph: Graph) -> Graph:
+def lower(graph: Graph, sms: tuple[str, ...] = ()) -> Graph:
     """The same graph."""
     return graph
 

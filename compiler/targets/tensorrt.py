@@ -17,6 +17,7 @@ from . import _packages as packages
 MODULE = "tensorrt"
 INSTALL = "pip install 'bertc[trt]'  (on a host with the GPU)"
 OLDEST = (10, 8)
+FUSES = True
 SMS: tuple[str, ...] = ()
 DEFAULT_SMS: tuple[str, ...] = ()
 
@@ -46,10 +47,19 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(n) for n in re.findall(r"\d+", version)[:2])
 
 
-def lower(graph: Graph) -> Graph:
-    """The graph unchanged; BuildFailed names nodes that the parser would misread (see _trt.require_plain)."""
-    _trt.require_plain(graph)
-    return graph
+def lower(graph: Graph, sms: tuple[str, ...] = ()) -> Graph:
+    """Standard ONNX in the form that makes the fewest kernels; a graph without `bertc` nodes is left as it is.
+
+    Raises BuildFailed naming nodes that the parser would misread (see _trt.require_plain).
+    """
+    return _trt.lower(graph, sms)
+
+
+def lowerings(sms: tuple[str, ...] = ()) -> Mapping[str, Any]:
+    """The table of lower(), for proofs."""
+    from . import _lower_trt
+
+    return _lower_trt.lowerings(sms)
 
 
 def build(request: BuildRequest) -> Built:

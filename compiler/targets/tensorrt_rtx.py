@@ -15,6 +15,7 @@ from . import _packages as packages
 
 MODULE = "tensorrt_rtx"
 INSTALL = "pip install 'bertc[rtx]'"
+FUSES = True
 SMS: tuple[str, ...] = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 # One plan for these four is as large as for one. Turing wants an engine of its own; sm80 is not in NVIDIA's support matrix.
 DEFAULT_SMS: tuple[str, ...] = ("sm86", "sm89", "sm120", "sm121")
@@ -39,10 +40,19 @@ def available() -> Availability:
     return Availability(True, True, "", version, INSTALL)
 
 
-def lower(graph: Graph) -> Graph:
-    """The graph unchanged; BuildFailed names nodes that the parser would misread (see _trt.require_plain)."""
-    _trt.require_plain(graph)
-    return graph
+def lower(graph: Graph, sms: tuple[str, ...] = ()) -> Graph:
+    """Standard ONNX in the form that makes the fewest kernels; a graph without `bertc` nodes is left as it is.
+
+    Raises BuildFailed naming nodes that the parser would misread (see _trt.require_plain).
+    """
+    return _trt.lower(graph, sms)
+
+
+def lowerings(sms: tuple[str, ...] = ()) -> Mapping[str, Any]:
+    """The table of lower(), for proofs."""
+    from . import _lower_trt
+
+    return _lower_trt.lowerings(sms)
 
 
 def build(request: BuildRequest) -> Built:

@@ -1,0 +1,35 @@
+"""What each model family promises to fuse into: per transformer layer, and once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+ENCODER = {"attention": 1, "skip_layernorm": 2, "bias_gelu": 1}
+ONCE = {"embeddings": 1, "mask": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Matches per layer and once, by rule."""
+
+    per_layer: Mapping[str, int]
+    once: Mapping[str, int]
+
+
+FAMILIES: Mapping[str, Family] = {
+    "bert": Family(ENCODER, ONCE),
+    "distilbert": Family(ENCODER, ONCE),
+    "roberta": Family(ENCODER, ONCE),
+    "xlm-roberta": Family(ENCODER, ONCE),
+    "camembert": Family(ENCODER, ONCE),
+    "electra": Family(ENCODER, ONCE),
+    "albert": Family(ENCODER, ONCE),
+    "mpnet": Family(ENCODER, ONCE),
+}
+
+
+def promised(name: str, layers: int) -> dict[str, int]:
+    """Matches of each rule that a model of so many layers promises."""
+    family = FAMILIES[name]
+    return {rule: count * layers for rule, count in family.per_layer.items()} | dict(family.once)

@@ -1,0 +1,175 @@
+"""Clean-up before matching: one spelling of shapes, weights untouched, and attention found in what exporters really write."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from fusing import fused
+from models import AUDIO, DISTIL, LAYER, TEXT, run_graph
+
+from bertc import cleanup
+from bertc.graph import Graph, load
+
+HEAD = '<ir_version: 10, opset_import: ["" : 20]>\n'
+
+
+def cleaned(text: str) -> tuple[Graph, Graph]:
+    graph = Graph(ir.from_onnx_text(HEAD + text))
+    return graph, cleanup.clean(graph)
+
+
+CASES: dict[str, tuple[str, list[str]]] = {
+    "swap of the last two": (
+        """g (float[B, 2, S, 3] x) => (float[B, 2, 3, S] y) <int64[1] m = {-1}, int64[1] n = {-2},
+            int64[1] e = {9223372036854775807},
+           int64[1] z = {0}>
+           { s = Shape (x)
+             d = Slice (s, m, e)
+             l = Slice (s, n, m)
+             b = Slice (s, z, n)
+             t = Concat <axis = 0> (m, l, d)
+             f = Reshape (x, t)
+             w = Transpose <perm = [0, 2, 1]> (f)
+             u = Concat <axis = 0> (b, d, l)
+             y = Reshape (w, u) }""",
+        ["Transpose"],
+    ),
+    "two transposes": (
+        """g (float[B, S, 2, 3] x) => (float[B, 2, 3, S] y)
+           { t = Transpose <perm = [0, 2, 1, 3]> (x)
+             y = Transpose <perm = [0, 1, 3, 2]> (t) }""",
+        ["Transpose"],
+    ),
+    "what changes nothing": (
+        """g (float[B, S, 4] x) => (float[B, S, 4] y) <int64[1] z = {0}, int64[1] e = {4}, int64[1] a = {2}>
+           { s = Shape (x)
+             r = Reshape (x, s)
+             p = Expand (r, s)
+             c = Cast <to = 1> (p)
+             i = Slice (c, z, e, a)
+             y = Neg (i) }""",
+        ["Neg"],
+    ),
+    "a slice that runs backwards": (
+        """g (float[4] x) => (float[4] y) <int64[1] a = {3}, int64[1] b = {-9}, int64[1] z = {0}, int64[1] m = {-1}>
+           { i = Slice (x, a, b, z, m)
+             y = Neg (i) }""",
+        ["Slice", "Neg"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_spelling(name: str) -> None:
+    text, wanted = CASES[name]
+    before, after = cleaned(text)
+    assert [node.op_type for node in after.model.graph] == wanted
+    shape = [3 if d == "B" else 5 if d == "S" else d for d in before.inputs[0].dims]
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    np.testing.assert_array_equal(run_graph(after, {"x": x})["y"], run_graph(before, {"x": x})["y"])
+
+
+def test_a_mask_of_minus_infinity_becomes_finite_before_a_softmax_only() -> None:
+    text = """g (float[S, S] x, bool[S] keep) => (float[S, S] y{more}) <float zero = {{0}}, float low = {{-inf}}>
+    {{ m = Where (keep, zero, low)
+      a = Add (x, m)
+      y = Softmax (a)
+      {body} }}"""
+    low = ir.Value(name="low")
+    for more, body, expected in (("", "", cleanup.LOW), (", float[S] z", "z = Exp (m)", -np.inf)):
+        model = ir.from_onnx_text(HEAD + text.format(more=more, body=body).replace("-inf", "-3"))
+        low = model.graph.initializers["low"]
+        low.const_value = ir.tensor(np.array(-np.inf, np.float32), name="low")
+        graph = cleanup.clean(Graph(model))
+        where = next(node for node in graph.model.graph if node.op_type == "Where")
+        assert float(where.inputs[2].const_value.numpy()) == expected
+
+
+def test_weights_are_neither_copied_nor_loaded() -> None:
+    """A transposed weight stays a promise: nothing reads it while the graph is cleaned."""
+    model = ir.from_onnx_text(
+        HEAD + "g (float[B, 8] x) => (float[B, 9] y) <float[1] w = {1}> { t = Transpose <perm = [1, 0]> (w)\n y = MatMul (x, t) }"
+    )
+
+    def load_it() -> ir.TensorProtocol:
+        raise AssertionError("the weight was loaded")
+
+    weight = model.graph.initializers["w"]
+    weight.shape = ir.Shape([9, 8])
+    weight.const_value = ir.LazyTensor(load_it, dtype=ir.DataType.FLOAT, shape=weight.shape, name="w")
+    graph = cleanup.clean(Graph(model))
+    assert [node.op_type for node in graph.model.graph] == ["MatMul"]
+    assert graph.model.graph[0].inputs[1].const_value.shape == [8, 9]
+
+
+def test_equal_weights_are_stored_once() -> None:
+    rng = np.random.default_rng(0)
+    array = rng.standard_normal((20, 20)).astype(np.float32)
+    other = array.copy()
+    other[3, 7] += 1  # between the elements that are compared first
+    values = [ir.Value(name=n, const_value=ir.tensor(a, name=n)) for n, a in (("a", array), ("b", array.copy()), ("c", other))]
+    node = ir.node("Concat", values, {"axis": 0})
+    model = ir.Model(ir.Graph([], list(node.outputs), nodes=[node], initializers=values, opset_imports={"": 20}), ir_version=10)
+    assert cleanup.deduplicate(model) == 1
+    assert [value.name for value in node.inputs] == ["a", "a", "c"]
+
+
+def test_the_graph_given_and_metadata_stay() -> None:
+    model = ir.from_onnx_text(HEAD + CASES["two transposes"][0])
+    for node in model.graph:
+        node.metadata_props["place"] = "encoder"
+    before = str(model)
+    graph = cleanup.clean(Graph(model))
+    assert str(model) == before
+    assert [node.metadata_props.get("place") for node in graph.model.graph] == ["encoder"]
+
+
+# class, config; MPNet has no sdpa attention in transformers.
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "Bert": ("Bert", TEXT),
+    "DistilBert": ("DistilBert", DISTIL),
+    "Roberta": ("Roberta", {**TEXT, "type_vocab_size": 1}),
+    "Electra": ("Electra", {**TEXT, "embedding_size": 16}),
+    "Albert": ("Albert", {**TEXT, "embedding_size": 16}),
+    "MPNet": ("MPNet", TEXT),
+    "Wav2Vec2": ("Wav2Vec2", {**AUDIO, **LAYER}),
+    "Hubert": ("Hubert", AUDIO),
+}
+EXPORTS = [(family, form) for family in FAMILIES for form in ("eager", "sdpa") if (family, form) != ("MPNet", "sdpa")]
+
+
+def exported(family: str, form: str, path: Path) -> Graph:
+    """The dynamo export of a seeded model of two layers."""
+    import torch
+    import transformers
+
+    name, settings = FAMILIES[family]
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**settings)
+    config._attn_implementation = form
+    model = getattr(transformers, f"{name}Model")(config).eval()
+    audio = "conv_kernel" in settings
+    feeds = (torch.randn(2, 400),) if audio else (torch.randint(5, 119, (2, 7)), torch.ones(2, 7, dtype=torch.long))
+    dims = tuple({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for _ in feeds)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        torch.onnx.export(
+            model, feeds, path, dynamo=True, opset_version=20, dynamic_shapes=dims, external_data=False, verbose=False
+        )
+    return load(path)
+
+
+@pytest.fixture(scope="session")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Graph]:
+    folder = tmp_path_factory.mktemp("exports")
+    return {(family, form): exported(family, form, folder / f"{family}-{form}.onnx") for family, form in EXPORTS}
+
+
+def test_every_attention_of_real_exports_is_found(exports: dict[tuple[str, str], Graph]) -> None:
+    found = {key: fused(cleanup.clean(graph))[1].counts().get("attention", 0) for key, graph in exports.items()}
+    assert found == dict.fromkeys(EXPORTS, 2)

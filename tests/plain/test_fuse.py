@@ -1,0 +1,122 @@
+"""Fusing a whole graph: order, expectations, near-misses, a user's own rules, and the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from bertc import families, fuse
+from bertc.cli import run
+from bertc.errors import CheckFailed, RecipeError
+from bertc.rewrite import Applied, Change, Refusal
+
+FUSIONS = Path(fuse.__file__).parent / "fusions"
+
+
+def test_every_rule_file_has_its_place_in_the_order() -> None:
+    on_disk = {p.stem for p in FUSIONS.glob("*.py") if not p.stem.startswith("_")}
+    assert on_disk == set(fuse.ORDER)
+
+
+def test_a_shortfall_names_rule_node_and_reason() -> None:
+    change = Change(
+        tuple(
+            Applied(rule, "n", "") for rule, n in families.promised("bert", 2).items() for _ in range(n) if rule != "attention"
+        ),
+        (Refusal("attention", "node_7", "Reshape", "encoder.layer.1.attention", "the number of heads is not known (view_3)"),),
+    )
+    with pytest.raises(CheckFailed) as caught:
+        fuse.expect(None, change, "bert:2")  # type: ignore[arg-type]
+    text = str(caught.value)
+    assert text.startswith("attention: 0 of 2 found")
+    assert "attention at Reshape 'node_7' in encoder.layer.1.attention: the number of heads is not known" in text
+
+
+def test_an_unknown_family_names_the_nearest() -> None:
+    with pytest.raises(RecipeError, match="did you mean 'roberta'"):
+        fuse.expect(None, Change(), "robert:2")  # type: ignore[arg-type]
+
+
+def test_common_module_prefix_is_the_origin() -> None:
+    import onnx_ir as ir
+
+    from bertc.rewrite import united
+
+    def node(path: str) -> ir.Node:
+        scopes = str(["", *path.split("/"), "op"])
+        return ir.Node("", "Add", [], metadata_props={"pkg.torch.onnx.name_scopes": scopes})
+
+    origin = united([node("m/m.layer.0/m.layer.0.q"), node("m/m.layer.0/m.layer.0.k")])
+    assert origin == ("m.layer.0", "m.layer.0.q", "m.layer.0.k")
+
+
+RULES = """
+from onnxscript.rewriter import pattern
+
+class DoubleNeg(pattern.RewriteRuleClassBase):
+    def pattern(self, op, x):
+        return op.Neg(op.Neg(x))
+    def rewrite(self, op, x):
+        return op.Identity(x)
+
+RULES = [DoubleNeg.rule()]
+"""
+
+
+def test_a_users_own_rule_in_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 20]> g (float[B,4] x) => (float[B,4] y)
+        { a = Neg (x)
+          b = Neg (a)
+          y = Relu (b) }"""
+    )
+    onnx.save(model, tmp_path / "in.onnx")
+    (tmp_path / "mine.py").write_text(RULES)
+    words = ["fuse", str(tmp_path / "in.onnx"), "-o", str(tmp_path / "out.onnx"), "--rules", str(tmp_path / "mine.py"), "--json"]
+    assert run(words) == 0
+    assert json.loads(capsys.readouterr().out)["counts"] == {"mine": 1}
+    assert "Neg" not in {n.op_type for n in onnx.load(tmp_path / "out.onnx").graph.node}
+    assert run(words) == 2, "an output that exists is not replaced"
+    assert run([*words, "--force"]) == 0
+
+
+def test_a_users_wrong_rule_is_not_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 20]> g (float[B,4] x) => (float[B,4] y)
+        { a = Neg (x)
+          b = Neg (a)
+          y = Relu (b) }"""
+    )
+    onnx.save(model, tmp_path / "in.onnx")
+    (tmp_path / "wrong.py").write_text(RULES.replace("op.Identity(x)", "op.Abs(x)"))
+    words = [
+        "fuse",
+        str(tmp_path / "in.onnx"),
+        "-o",
+        str(tmp_path / "out.onnx"),
+        "--rules",
+        str(tmp_path / "wrong.py"),
+        "--explain",
+    ]
+    assert run([*words, "--json"]) == 0
+    (refusal,) = json.loads(capsys.readouterr().out)["refusals"]
+    assert refusal["rule"] == "wrong"
+    import onnxruntime
+
+    x = np.array([[-1.0, 2.0, -3.0, 4.0]], np.float32)
+    session = onnxruntime.InferenceSession(tmp_path / "out.onnx", providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(session.run(None, {"x": x})[0], np.maximum(x, 0))
+
+
+@pytest.mark.parametrize("text", ["", "RULES = []", "raise ValueError('broken')"])
+def test_a_rules_file_that_cannot_be_used(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "rules.py"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match="rules"):
+        fuse.own_rules(path)
+    with pytest.raises(RecipeError, match="no Python file"):
+        fuse.own_rules(tmp_path / "absent.py")

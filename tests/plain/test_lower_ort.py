@@ -1,0 +1,70 @@
+"""The lowerings of both targets, on the CPU: equal to the canonical bodies for every mask, and of the form that was meant."""
+
+from __future__ import annotations
+
+import fused
+import numpy as np
+import pytest
+
+from bertc import canonical, precision
+from bertc.graph import Graph, module_path
+from bertc.reference import ReferenceRunner
+from bertc.targets import _lower_ort, _lower_trt, _trt_graph
+
+TABLES = {"ort": _lower_ort.LOWERINGS, "trt": _lower_trt.lowerings(), "trt-turing": _lower_trt.lowerings(("sm75",))}
+
+
+def lowered(graph: Graph, table: str) -> Graph:
+    out = canonical.expand(graph, TABLES[table])
+    return _trt_graph.tidy(out) if table.startswith("trt") else out
+
+
+def relative(got: np.ndarray, wanted: np.ndarray) -> float:
+    return float(np.abs(got - wanted).max() / np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("graph", ["plain", "no query bias", "odd heads"])
+def test_equal_to_the_canonical_bodies(table: str, graph: str) -> None:
+    source = fused.encoder(query_bias=graph != "no query bias", size=13 if graph == "odd heads" else fused.SIZE)
+    truth, found = ReferenceRunner(canonical.expand(source)), ReferenceRunner(lowered(source, table))
+    for kind in fused.KINDS:
+        for rows, length in fused.SIZES:
+            feeds = fused.feeds(rows, length, kind)
+            (wanted,), (got,) = truth.run(feeds).values(), found.run(feeds).values()
+            assert relative(got, wanted) <= 1e-5, (kind, rows, length)
+
+
+@pytest.mark.parametrize("table", ["trt", "trt-turing"])
+def test_fp16_keeps_the_direction(table: str) -> None:
+    source = fused.encoder()
+    typed = precision.get("fp16").apply(lowered(source, table))
+    assert [c.now for c in typed.plan.clamps] == [-3e4], "the mask's low is given a stand-in that float16 can hold"
+    truth, found = ReferenceRunner(canonical.expand(source)), ReferenceRunner(typed.graph)
+    for kind in ("right", "left", "holed"):
+        feeds = fused.feeds(3, 33, kind)
+        (wanted,), (got,) = truth.run(feeds).values(), found.run(feeds).values()
+        cosine = (wanted * got).sum(1) / np.linalg.norm(wanted, axis=1) / np.linalg.norm(got, axis=1)
+        assert cosine.min() >= 0.99999
+
+
+def test_trt_graph_is_length_first_with_one_swap_at_each_end() -> None:
+    graph = lowered(fused.encoder(layers=3), "trt")
+    swaps = [n for n in graph.model.graph if n.op_type == "Transpose" and tuple(n.attributes["perm"].as_ints()) == (1, 0, 2)]
+    assert not swaps, "ids are transposed, and CLS is picked from the other axis"
+    assert not [n for n in graph.model.graph.all_nodes() if n.domain]
+    names = [n.name for n in graph.model.graph.all_nodes()]
+    assert len(set(names)) == len(names)
+    assert {module_path(n) for n in graph.model.graph if n.op_type == "Softmax"} == {f"m.layer.{i}" for i in range(3)}
+
+
+def test_a_query_bias_of_zero_leaves_no_addition() -> None:
+    adds = [lowered(fused.encoder(layers=1, query_bias=bias), "trt").op_counts()["Add"] for bias in (True, False)]
+    assert adds[0] - adds[1] == 1
+
+
+def test_weights_are_cut_when_they_are_read() -> None:
+    graph = lowered(fused.encoder(layers=1), "trt")
+    (value,) = [v for name, v in graph.model.graph.initializers.items() if name.endswith("/Wk")]
+    packed = fused.encoder(layers=1).model.graph.initializers["m.layer.0.wqkv"].const_value.numpy()  # type: ignore[union-attr]
+    assert np.array_equal(value.const_value.numpy(), packed[:, fused.WIDTH : 2 * fused.WIDTH])  # type: ignore[union-attr]
