@@ -43,9 +43,7 @@ def run() -> str:
         "ran",
     ]
     wanted = "Wanted: relative error <= 1e-5 for fp32, minimum cosine >= 0.99999 for fp16.\n\n"
-    counts = table(
-        ["engine (plain export, no fusion yet)", "kernels", "by layer", "rest", "half GEMMs", "plan MiB", "graph MiB"], kernels
-    )
+    counts = table(["engine", "kernels", "by layer", "rest", "half GEMMs", "plan MiB", "graph MiB"], kernels)
     return wanted + table(head, rows) + "\n\n" + counts + "\n\n" + table(["built twice", "graph.onnx", "engine"], same)
 
 

@@ -17,6 +17,7 @@ from .graph import DOMAIN, Graph, module_path
 
 ORIGIN = "bertc.origin"
 RULE = "bertc.rule"
+ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min", "Where"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,8 +138,24 @@ def _keep(
         new.metadata_props[RULE] = name
     for old, new_value in zip(match.outputs, match.new_outputs, strict=True):
         new_value.name, new_value.type, new_value.shape = old.name, old.type, old.shape
+    _type_inner(match.new_nodes)
     ir.convenience.replace_nodes_and_values(model.graph, node, match.nodes, match.new_nodes, match.outputs, match.new_outputs)
     applied.append(Applied(name, str(match.new_nodes[-1].name), origin[0], answer))
+
+
+def _type_inner(nodes: Sequence[ir.Node]) -> None:
+    """Types of what lies between a rule's new nodes (a sum of two masks): elementwise, so its inputs say it.
+
+    A later match may read it, and what has no known rank cannot be proven.
+    """
+    for node in nodes:
+        given = [v for v in node.inputs if v is not None and v.shape is not None]
+        if node.op_type not in ELEMENTWISE or not given or node.outputs[0].shape is not None:
+            continue
+        rank = max(len(v.shape) for v in given if v.shape is not None)
+        padded = [[1] * (rank - len(v.shape)) + list(v.shape) for v in given if v.shape is not None]
+        sizes = [next((d for d in axis if d != 1), 1) for axis in zip(*padded, strict=True)]
+        node.outputs[0].type, node.outputs[0].shape = ir.TensorType(given[-1].dtype or ir.DataType.FLOAT), ir.Shape(sizes)
 
 
 def _measure_results(graph: ir.Graph) -> None:

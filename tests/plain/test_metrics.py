@@ -320,10 +320,21 @@ def test_every_limit_is_judged():
         [[1.0, 2.0], [2.0, 1.0], [1.0, 2.0]], [[1.0, 2.0], [1.0, 2.0], [2.0, 1.0]], "sequence-classification", "logits"
     )
     broken = judge(result, Budget(rel=0.1, cosine=0.9, sqnr_db=30, agreement=0.9))
-    assert [v.metric for v in broken] == ["relative error", "cosine", "SQNR (dB)", "class"]
+    assert [v.metric for v in broken] == ["relative error", "relative error", "SQNR (dB)", "class"]
     assert {v.worst for v in broken} == {"s, row 1"}
     assert str(broken[0]) == "logits: relative error 0.5, wanted at most 0.1; worst: s, row 1"
     assert judge(result, Budget(rel=0.5, cosine=0.7, sqnr_db=3, agreement=0.3)) == []
+
+
+def test_short_vectors_are_judged_by_their_length_and_long_ones_by_their_angle():
+    """Two logits near zero turn by any angle; a token that says something must stay where it is."""
+    quiet, loud = [0.001, 0.001], [5.0, -5.0]
+    assert judge(compared([quiet, loud], [[0.001, -0.001], loud]), Budget(cosine=0.9999)) == []
+    (broken,) = judge(compared([quiet, loud], [quiet, [5.0, -4.9]]), Budget(cosine=0.9999))
+    assert (broken.metric, round(broken.wanted, 4)) == ("relative error", 0.0141)
+    wide = np.full((2, 16), 0.001)
+    turned = wide * np.where(np.arange(16) < 1, -1, 1)
+    assert judge(compared(wide, turned), Budget(cosine=0.9999))[0].metric == "cosine"
 
 
 @pytest.mark.parametrize(
