@@ -153,7 +153,7 @@ def _type_inner(nodes: Sequence[ir.Node]) -> None:
         if node.op_type not in ELEMENTWISE or not given or node.outputs[0].shape is not None:
             continue
         rank = max(len(v.shape) for v in given if v.shape is not None)
-        padded = [[1] * (rank - len(v.shape)) + list(v.shape) for v in given if v.shape is not None]
+        padded: list[list[Any]] = [[1] * (rank - len(v.shape)) + [*v.shape] for v in given if v.shape is not None]
         sizes = [next((d for d in axis if d != 1), 1) for axis in zip(*padded, strict=True)]
         node.outputs[0].type, node.outputs[0].shape = ir.TensorType(given[-1].dtype or ir.DataType.FLOAT), ir.Shape(sizes)
 
