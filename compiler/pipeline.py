@@ -112,6 +112,7 @@ def fuse_graph(recipe: Recipe, source: Source, builds: Sequence[Build], proof: P
     log.note(f"fused: {counts or 'nothing'}; {len(fused.change.refusals)} near-misses (bertc fuse --explain)")
     if recipe.expect:
         fusing.expect(source.graph, fused.change, recipe.expect)
+        log.say(f"all that {recipe.expect} promises was found")
     return fused
 
 
