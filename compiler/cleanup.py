@@ -240,6 +240,29 @@ class FiniteMask(pattern.RewriteRuleClassBase):
         return op.Where(keep, *((finite, a) if self.low_first else (a, finite)))
 
 
+class MaskedFill(pattern.RewriteRuleClassBase):
+    """x[mask] = number, which exporters spell ScatterND at NonZero(mask): a Where. TensorRT-RTX has no NonZero."""
+
+    def __init__(self) -> None:
+        super().__init__("MaskedFill", remove_nodes=False)  # the places are counted, too, to spread the number over them
+
+    def pattern(self, op, x, mask, updates):
+        return op.ScatterND(x, op.Transpose(op.NonZero(mask), perm=[1, 0]), updates)
+
+    def check(self, context, x, mask, updates, **_):
+        result = pattern.MatchResult()
+        if not same_shape(x.shape, mask.shape):
+            return result.fail("the mask is not of the shape of what it fills", mask)
+        made = updates.producer()
+        if made is None or made.op_type != "Expand" or number(made.inputs[0]) is None:
+            return result.fail("the filling is not one number", updates)
+        return result
+
+    def rewrite(self, op, x, mask, updates, **_):
+        filling = number(updates.producer().inputs[0])
+        return op.Where(mask, op.Constant(value=ir.tensor(np.array(filling, x.dtype.numpy()))), x)
+
+
 def _ends_in_softmax(value: ir.Value) -> bool:
     uses = [node for node, _ in value.uses()]
     if not uses or value.is_graph_output():
@@ -253,6 +276,7 @@ RULES: list[pattern.RewriteRule] = [
     TransposedWeight.rule(),
     *(Unchanged.rule(op_type) for op_type in ("Reshape", "Expand", "Slice")),
     UnchangedCast.rule(),
+    MaskedFill.rule(),
     FiniteMask.rule(False),
     FiniteMask.rule(True),
 ]

@@ -25,6 +25,16 @@ def cleaned(text: str) -> tuple[Graph, Graph]:
 
 
 CASES: dict[str, tuple[str, list[str]]] = {
+    "fill by a mask": (
+        """g (float[B, S] x) => (float[B, S] y) <float zero = {0}, float half = {0.5}, bool[B, S] m>
+           { m = Greater (x, half)
+             i = NonZero (m)
+             t = Transpose <perm = [1, 0]> (i)
+             s = Shape <start = 0, end = 1> (t)
+             u = Expand (zero, s)
+             y = ScatterND (x, t, u) }""",
+        ["Greater", "Where"],
+    ),
     "swap of the last two": (
         """g (float[B, 2, S, 3] x) => (float[B, 2, 3, S] y) <int64[1] m = {-1}, int64[1] n = {-2},
             int64[1] e = {9223372036854775807},
