@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 Command = Callable[..., Any]
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-PRECISION_FLAGS = ("fp32", "fp16", "bf16")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 
 

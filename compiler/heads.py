@@ -17,7 +17,6 @@ from .checkpoint import ModuleSpec
 from .errors import SourceError, nearest
 
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-AUDIO_INPUTS = ("input_values", "attention_mask")
 
 
 def text_inputs(model: nn.Module) -> tuple[str, ...]:

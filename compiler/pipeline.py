@@ -16,7 +16,7 @@ from typing import Any
 from . import artifact, goldens, precision, profiles, report, targets, verification
 from . import fuse as fusing
 from .artifact import Artifact
-from .errors import Missing, RecipeError, VerifyFailed
+from .errors import CheckFailed, Missing, RecipeError, VerifyFailed
 from .export_check import Proof, check_fused, prove
 from .fuse import Fused
 from .graph import save
@@ -99,10 +99,17 @@ def fuse_graph(recipe: Recipe, source: Source, builds: Sequence[Build], proof: P
     Raises CheckFailed when fewer fusions were found than `recipe.expect` promises, or when the fused graph is not the model.
     """
     wanting = [build.spec for build in builds if targets.get(build.spec.name).FUSES]
-    if not (recipe.fuse and wanting) and not recipe.expect:
+    if not recipe.fuse:
+        unchecked = f"; what {recipe.expect} promises was not looked for" if recipe.expect else ""
+        log.note(f"nothing was fused (--no-fuse){unchecked}")
+        return None
+    if not wanting and not recipe.expect:
         return None
     if source.graph.opset < fusing.OLDEST:
-        log.note(f"nothing was fused: the graph is of opset {source.graph.opset}, fusing needs {fusing.OLDEST} or newer")
+        why = f"nothing was fused: the graph is of opset {source.graph.opset}, fusing needs {fusing.OLDEST} or newer"
+        if recipe.expect:
+            raise CheckFailed(f"{why}; --expect {recipe.expect} asks for fusions")
+        log.note(why)
         return None
     with log.stage("fuse"):
         tables = {str(spec): targets.lowerings(spec) for spec in wanting}
@@ -209,5 +216,5 @@ def manifest(build: Build, job: Job, typed: Typed, built: Built) -> dict[str, An
 
 def export(recipe: Recipe, out: Path, *, force: bool = False, progress: Progress | None = None) -> Artifact:
     """Only the first stages: the source as a float32 graph with goldens, to build from later without PyTorch."""
-    only = dataclasses.replace(recipe, targets=("null",), precision="fp32", expect=None)
+    only = dataclasses.replace(recipe, targets=("null",), precision="fp32", fuse=True, expect=None)
     return compile(only, out, force=force, progress=progress)[0]

@@ -95,10 +95,8 @@ MASK_PATH = frozenset(
     ]
 )
 ORDER_ONLY = frozenset({"Softmax", "LogSoftmax", "ReduceMax", "TopK", "ArgMax", "MaxPool", "Attention"})
-# One constant of at most this many values is a scalar or a mask row, not a weight.
 MOVES = frozenset("Unsqueeze Squeeze Reshape Expand Identity Transpose".split())
 GROWN = "arithmetic of the island before it"
-BOUND_OPS = frozenset({"Clip", "Min", "Max"})
 
 
 @dataclasses.dataclass(frozen=True)

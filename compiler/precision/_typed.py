@@ -7,7 +7,6 @@ given the type its reader wants (`_Casts`): a second, converted initializer, or 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 import onnx_ir as ir
@@ -168,10 +167,3 @@ def _restore_outputs(graph: ir.Graph, half: HalfType, casts: _Casts) -> None:
         back = casts.of(value, FLOAT)
         back.name = name
         graph.outputs[index] = back
-
-
-def iter_float_constants(node: ir.Node) -> Iterator[tuple[int, ir.Value]]:
-    """(index, value) of each float32 initializer a node reads."""
-    for index, value in enumerate(node.inputs):
-        if value is not None and value.is_initializer() and value.dtype == FLOAT and value.const_value is not None:
-            yield index, value

@@ -27,8 +27,6 @@ SWAP = (1, 0, 2)  # [B,S,H] <-> [S,B,H]
 ALIGNED = 8
 TURING = "sm75"
 
-Weight = Callable[[], np.ndarray]
-
 
 def linear(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     """FusedLinear: MatMul and Add, which fuse into one kernel (Gemm and MatMul count the same)."""

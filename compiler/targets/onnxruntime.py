@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ..graph import Graph, TensorSpec
-from ..profiles import from_json
 from ..runner import Feeds, Outputs, Runner
 from . import Availability, BuildRequest, Built
 from . import _packages as packages
@@ -82,7 +81,6 @@ class OnnxRuntimeRunner(Runner):
         options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, chosen["graph_optimization_level"])
         options.execution_mode = getattr(ort.ExecutionMode, chosen["execution_mode"])
         self._session = open_session(path, options)
-        self.built_for = from_json(manifest["profiles"])
 
     def _run(self, feeds: Feeds) -> Outputs:
         names = [spec.name for spec in self.outputs]

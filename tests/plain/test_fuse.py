@@ -120,3 +120,15 @@ def test_a_rules_file_that_cannot_be_used(tmp_path: Path, text: str) -> None:
         fuse.own_rules(path)
     with pytest.raises(RecipeError, match="no Python file"):
         fuse.own_rules(tmp_path / "absent.py")
+
+
+def test_an_expectation_is_never_passed_over_in_silence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[B,4] x) => (float[B,4] y) { y = Relu (x) }"""
+    )
+    onnx.save(old, tmp_path / "old.onnx")
+    build = ["build", str(tmp_path / "old.onnx"), "--target", "null", "--expect", "bert:1"]
+    assert run([*build, "-o", str(tmp_path / "a")]) == 1
+    assert "of opset 17, fusing needs 20 or newer; --expect bert:1 asks for fusions" in capsys.readouterr().err
+    assert run([*build, "--no-fuse", "-o", str(tmp_path / "b")]) == 0
+    assert "--no-fuse); what bert:1 promises was not looked for" in " ".join(capsys.readouterr().err.split())
