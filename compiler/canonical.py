@@ -1,204 +1,20 @@
-"""The canonical body of every `bertc` operator, in standard ONNX (opset 20): what an operator means, written once.
+"""`bertc` operators as standard ONNX: each replaced by its body or a target's lowering, or kept as a function of the file.
 
-The operators' shapes stand in `fusions/__init__.py`; `plugins/<op>.py` says the same in numpy, written apart from this, and a
-test holds the two together. A body is a function (op, node) -> outputs: `op` is a `Builder`, `node` the operator's
-node, whose inputs and attributes may be read; as many outputs are made as the node has. A target's lowering has the same form.
+The bodies stand in `bodies/`, one file an operator.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
-from onnx_ir.tape import Tape
 
+from .bodies import BODIES
+from .builder import OPSET, Body, Builder, Speller
 from .errors import CheckFailed, InputError, nearest
 from .graph import DOMAIN, Graph
-
-Body = Callable[[Any, ir.Node], Sequence[ir.Value]]
-Input = ir.Value | None
-
-OPSET = 20  # Gelu is of opset 20, Split with num_outputs and ReduceMean with an axes input of 18
-EPSILON = 1e-5
-
-
-class Builder(Tape):
-    """`op.Split(x, axis=2, num_outputs=3, _outputs=3)`: makes a node and gives its output, or a sequence of `_outputs`."""
-
-    def __getattr__(self, op_type: str) -> Callable[..., Any]:
-        if not op_type[:1].isupper():
-            raise AttributeError(op_type)  # no operator: copy and pickle ask for many names
-
-        def make(*inputs: Input, _domain: str = "", _outputs: int = 1, **attributes: Any) -> Any:
-            made = self.op_multi_out(op_type, inputs, attributes, num_outputs=_outputs, domain=_domain)
-            return made[0] if _outputs == 1 else made
-
-        return make
-
-
-class Speller(Builder):
-    """Spells out Gelu: inside a function, where types are not known, the ONNX reference evaluator cannot run the operator."""
-
-    def Gelu(self, x: ir.Value, approximate: str) -> ir.Value:
-        half = self.Mul(x, _constant(self, 0.5))
-        if approximate == "tanh":
-            cubic = self.Mul(_constant(self, 0.044715), self.Mul(x, self.Mul(x, x)))
-            inner = self.Tanh(self.Mul(self.Add(x, cubic), _constant(self, math.sqrt(2 / math.pi))))
-        else:
-            inner = self.Erf(self.Mul(x, _constant(self, math.sqrt(0.5))))
-        return self.Mul(half, self.Add(inner, _constant(self, 1.0)))
-
-
-def _inputs(node: ir.Node, count: int) -> list[Any]:
-    """The node's inputs, None where one is absent; trailing ones may be left out."""
-    return [*node.inputs, *[None] * (count - len(node.inputs))]
-
-
-def _constant(op: Any, value: Any, dtype: type = np.float32) -> ir.Value:
-    return op.Constant(value=ir.tensor(np.asarray(value, dtype)))
-
-
-def _sum(op: Any, *terms: Input) -> ir.Value:
-    total, *rest = [term for term in terms if term is not None]
-    for term in rest:
-        total = op.Add(total, term)
-    return total
-
-
-def _gelu(op: Any, x: ir.Value, form: str) -> ir.Value:
-    if form == "quick":
-        return op.Mul(x, op.Sigmoid(op.Mul(x, _constant(op, 1.702))))
-    known = {"erf": "none", "tanh": "tanh"}
-    if form not in known:
-        raise InputError(f"an unknown form of GELU {form!r}{nearest(form, [*known, 'quick'])}")
-    return op.Gelu(x, approximate=known[form])
-
-
-def _norm(op: Any, x: ir.Value, gamma: ir.Value, beta: Input, epsilon: float) -> ir.Value:
-    given = [x, gamma] if beta is None else [x, gamma, beta]
-    return op.LayerNormalization(*given, axis=-1, epsilon=epsilon)
-
-
-def linear(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    """FusedLinear: x @ W + b."""
-    x, w, b = _inputs(node, 3)
-    return [_sum(op, op.MatMul(x, w), b)]
-
-
-def bias_gelu(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    """FusedBiasGelu: gelu(x + b)."""
-    x, b = _inputs(node, 2)
-    return [_gelu(op, op.Add(x, b), node.attributes.get_string("form", "erf"))]
-
-
-def gelu(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    """FusedGelu: gelu(x), for the forms and the opsets that have no Gelu of their own."""
-    return [_gelu(op, node.inputs[0], node.attributes.get_string("form", "erf"))]  # type: ignore[arg-type]
-
-
-def skip_layernorm(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    """FusedSkipLayerNorm: the sum x + b + skip, normalised, and the sum itself where it is asked for."""
-    x, skip, b, gamma, beta = _inputs(node, 5)
-    total = _sum(op, x, b, skip)
-    return [_norm(op, total, gamma, beta, node.attributes.get_float("epsilon", EPSILON)), total][: len(node.outputs)]
-
-
-def skip_rmsnorm(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    """FusedSkipRmsNorm: RMSNormalization is of opset 23, so it is spelled out."""
-    x, skip, b, gamma = _inputs(node, 4)
-    total = _sum(op, x, b, skip)
-    mean = op.ReduceMean(op.Mul(total, total), _constant(op, [-1], np.int64), keepdims=1)
-    root = op.Sqrt(op.Add(mean, _constant(op, node.attributes.get_float("epsilon", EPSILON))))
-    return [op.Mul(op.Div(total, root), gamma), total][: len(node.outputs)]
-
-
-def embeddings(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    """FusedEmbeddings: a position table without positions counts from 0, a type table without types is read at row 0."""
-    ids, positions, types, word, position, type_, gamma, beta = _inputs(node, 8)
-    terms = [op.Gather(word, ids)]
-    if position is not None and positions is not None:
-        terms.append(op.Gather(position, positions))
-    elif position is not None:
-        zero, one = _constant(op, [0], np.int64), _constant(op, [1], np.int64)
-        terms.append(op.Slice(position, zero, op.Shape(ids, start=1, end=2), zero, one))
-    if type_ is not None:
-        terms.append(op.Gather(type_, types if types is not None else _constant(op, 0, np.int64)))
-    return [_norm(op, _sum(op, *terms), gamma, beta, node.attributes.get_float("epsilon", EPSILON))]
-
-
-def score_mask(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    """FusedScoreMask: chosen, not computed: (1 - mask) * low makes -inf * 0 of a low that is not finite."""
-    mask = node.inputs[0]
-    low = node.attributes.get_float("low")
-    if low is None or not np.isfinite(low):
-        raise InputError(f"FusedScoreMask {node.name!r} has low {low}; it takes a finite number, or a row with no place is NaN")
-    seen = op.Unsqueeze(op.Cast(mask, to=ir.DataType.BOOL), _constant(op, [1, 2], np.int64))
-    return [op.Where(seen, _constant(op, 0.0), _constant(op, low))]
-
-
-def _attend(op: Any, q: ir.Value, k_t: ir.Value, v: ir.Value, mask: Input, scale: float) -> ir.Value:
-    scaled = q if scale == 1 else op.Mul(q, _constant(op, scale))  # q is smaller than the scores
-    scores = _sum(op, op.MatMul(scaled, k_t), mask)
-    return op.MatMul(op.Softmax(scores, axis=-1), v)
-
-
-def sdpa(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    """FusedSdpa: softmax(q k_t * scale + mask) v."""
-    q, k_t, v, mask = _inputs(node, 4)
-    return [_attend(op, q, k_t, v, mask, node.attributes.get_float("scale", 1.0))]
-
-
-def attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    """FusedAttention: one projection to 3h heads, cut in three, which TensorRT makes one kernel of (8 a layer)."""
-    x, mask, wqkv, bqkv, wo, bo = _inputs(node, 6)
-    heads = node.attributes.get_int("num_heads")
-    if not heads:
-        raise InputError(f"FusedAttention {node.name!r} has no attribute num_heads")
-    packed = op.Reshape(_sum(op, op.MatMul(x, wqkv), bqkv), _constant(op, [0, 0, 3 * heads, -1], np.int64))
-    q, k, v = op.Split(packed, axis=2, num_outputs=3, _outputs=3)
-    q, k_t, v = (op.Transpose(t, perm=perm) for t, perm in ((q, [0, 2, 1, 3]), (k, [0, 2, 3, 1]), (v, [0, 2, 1, 3])))
-    context = op.Transpose(_attend(op, q, k_t, v, mask, node.attributes.get_float("scale", 1.0)), perm=[0, 2, 1, 3])
-    merged = op.Reshape(context, _constant(op, [0, 0, -1], np.int64))
-    return [_sum(op, op.MatMul(merged, wo), bo)]
-
-
-def conv1d_gelu(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    """FusedConv1dGelu: norm "group" has one group a channel, which is an instance norm; "layer" normalises over channels."""
-    x, w, b, gamma, beta = _inputs(node, 5)
-    get = node.attributes
-    made = op.Conv(
-        *([x, w] if b is None else [x, w, b]),
-        strides=list(get.get_ints("strides", [1])),
-        pads=list(get.get_ints("pads", [0, 0])),
-        dilations=list(get.get_ints("dilations", [1])),
-        group=get.get_int("group", 1),
-    )
-    norm, epsilon = get.get_string("norm", "none"), get.get_float("epsilon", EPSILON)
-    if norm == "group":
-        made = op.InstanceNormalization(made, gamma, beta if beta is not None else op.Sub(gamma, gamma), epsilon=epsilon)
-    elif norm == "layer":
-        made = op.Transpose(_norm(op, op.Transpose(made, perm=[0, 2, 1]), gamma, beta, epsilon), perm=[0, 2, 1])
-    elif norm != "none":
-        raise InputError(f"FusedConv1dGelu {node.name!r} has norm {norm!r}{nearest(norm, ['none', 'group', 'layer'])}")
-    return [_gelu(op, made, get.get_string("form", "erf"))]
-
-
-BODIES: Mapping[str, Body] = {
-    "FusedGelu": gelu,
-    "FusedLinear": linear,
-    "FusedBiasGelu": bias_gelu,
-    "FusedSkipLayerNorm": skip_layernorm,
-    "FusedSkipRmsNorm": skip_rmsnorm,
-    "FusedEmbeddings": embeddings,
-    "FusedScoreMask": score_mask,
-    "FusedSdpa": sdpa,
-    "FusedAttention": attention,
-    "FusedConv1dGelu": conv1d_gelu,
-}
 
 
 def expand(graph: Graph, lowerings: Mapping[str, Body] = {}) -> Graph:

@@ -20,7 +20,7 @@ from .rewrite import Applied, Change, Prove, Refusal, apply
 if TYPE_CHECKING:
     from onnxscript.rewriter import pattern
 
-    from .canonical import Body
+    from .builder import Body
 
 # The order is this list. bias_gelu comes before linear, which would take the bias; attention is made of linear and sdpa.
 ORDER = ("layernorm", "gelu", "bias_gelu", "linear", "sdpa", "attention", "mask", "embeddings", "skip_layernorm")

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from . import canonical
-from .canonical import OPSET
+from .builder import OPSET
 from .data import AUDIO_DIM, AUDIO_MIN, DEFAULT_BOUND, index_bounds, is_mask, mask_pattern
 from .graph import DOMAIN, Graph
 from .profiles import Dim

@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from . import canonical
-from .canonical import Body
+from .builder import OPSET, Body
 from .errors import BertcError
 from .graph import DOMAIN, Graph
 from .profiles import Dim
@@ -131,7 +131,7 @@ class Prover:
         model, inputs = model_of(nodes, outputs, dict(self.opsets), self.ir_version)
         model.functions.update({key: function.clone() for key, function in self.functions.items()} if _calls(nodes, self) else {})
         if lowerings is not None or any(node.domain == DOMAIN for node in nodes):
-            model.opset_imports[""] = max(model.opset_imports.get("", 0), canonical.OPSET)
+            model.opset_imports[""] = max(model.opset_imports.get("", 0), OPSET)
         canonical.inline(model, lowerings or {})
         for value in list(model.graph.initializers.values()):  # weights that a lowering made
             model.graph.initializers.pop(str(value.name))

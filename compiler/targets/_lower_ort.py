@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from .. import canonical
-from ._lower_trt import Parts, constant, inputs
+from ..builder import Body, inputs
+from ._lower_trt import Parts, constant
 
 
 def attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
@@ -41,4 +41,4 @@ def attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
 
 
 # What is not here is inlined as its canonical body.
-LOWERINGS: Mapping[str, canonical.Body] = {"FusedAttention": attention}
+LOWERINGS: Mapping[str, Body] = {"FusedAttention": attention}

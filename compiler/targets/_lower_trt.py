@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from .. import canonical
+from ..bodies import attention as packed
+from ..bodies import embeddings as lookups
+from ..builder import Body, inputs
 
 SWAP = (1, 0, 2)  # [B,S,H] <-> [S,B,H]
 # The fused attention kernel reads heads in place only where they are aligned; others are cheaper packed and copied once.
@@ -61,7 +63,7 @@ def embeddings(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     """FusedEmbeddings: ids are transposed, not vectors: then the lookups, sums and norm stay one kernel."""
     ids, positions, types, word, position, kind, gamma, beta = inputs(node, 8)
     if len(ids.shape) != 2:
-        return canonical.embeddings(op, node)
+        return lookups.body(op, node)
     total = op.Gather(word, op.Transpose(ids, perm=[1, 0]), axis=0)
     if kind is not None and types is not None:
         total = op.Add(total, op.Gather(kind, op.Transpose(types, perm=[1, 0]), axis=0))
@@ -117,7 +119,7 @@ def packed_attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     """FusedAttention where the compiler has to copy q, k and v anyway (Turing, odd head sizes): one projection, one copy."""
     x, mask, _, bias, _, out_bias = inputs(node, 6)
     if len(x.shape) != 3:
-        return canonical.attention(op, node)
+        return packed.body(op, node)
     parts = Parts(node)
     y = op.MatMul(op.Transpose(x, perm=SWAP), parts.weight(op, "qkv"))
     if bias is not None:
@@ -187,11 +189,6 @@ class Parts:
         return (folded if bias is None else bias + folded).astype(np.float32)
 
 
-def inputs(node: ir.Node, count: int) -> list[Any]:
-    """The node's inputs, None where one is absent; trailing ones may be left out."""
-    return [*node.inputs, *[None] * (count - len(node.inputs))]
-
-
 def _given(*values: ir.Value | None) -> list[ir.Value]:
     return [value for value in values if value is not None]
 
@@ -208,7 +205,7 @@ def constant(op: Any, node: ir.Node, name: str, array: Any) -> ir.Value:
     return op.initializer(ir.tensor(np.asarray(array), name=full), name=full)
 
 
-LOWERINGS: Mapping[str, canonical.Body] = {
+LOWERINGS: Mapping[str, Body] = {
     "FusedLinear": linear,
     "FusedBiasGelu": bias_gelu,
     "FusedSkipLayerNorm": skip_layernorm,
@@ -218,6 +215,6 @@ LOWERINGS: Mapping[str, canonical.Body] = {
 }
 
 
-def lowerings(sms: Sequence[str] = ()) -> Mapping[str, canonical.Body]:
+def lowerings(sms: Sequence[str] = ()) -> Mapping[str, Body]:
     """The table for these SMs: Turing's attention kernel copies its operands either way, so there the packed form is cheaper."""
     return {**LOWERINGS, "FusedAttention": packed_attention} if TURING in sms else LOWERINGS

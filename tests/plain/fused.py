@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from bertc.canonical import Builder
+from bertc.builder import Builder
 from bertc.graph import Graph
 
 WORDS, POSITIONS, HEADS, SIZE, DEEP = 50, 300, 4, 16, 128

@@ -1,0 +1,20 @@
+"""FusedSdpa: softmax(q k_t * scale + mask) v.
+
+FusedSdpa(q [B,h,S,d], k_t [B,h,d,T], v [B,h,T,d], mask? broadcast to [B,h,S,T], added; scale) -> [B,h,S,d]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import onnx_ir as ir
+
+from ..builder import attend, inputs
+
+OP = "FusedSdpa"
+
+
+def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
+    q, k_t, v, mask = inputs(node, 4)
+    return [attend(op, q, k_t, v, mask, node.attributes.get_float("scale", 1.0))]
