@@ -18,7 +18,13 @@ OP = "FusedEmbeddings"
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    ids, positions, types, word, position, type_, gamma, beta = inputs(node, 8)
+    *_, gamma, beta = inputs(node, 8)
+    return [layer_norm(op, looked_up(op, node), gamma, beta, node.attributes.get_float("epsilon", EPSILON))]
+
+
+def looked_up(op: Any, node: ir.Node) -> ir.Value:
+    """The sum of the lookups, [B,S,H]."""
+    ids, positions, types, word, position, type_, *_ = inputs(node, 8)
     terms = [op.Gather(word, ids)]
     if position is not None and positions is not None:
         terms.append(op.Gather(position, positions))
@@ -27,4 +33,4 @@ def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
         terms.append(op.Slice(position, zero, op.Shape(ids, start=1, end=2), zero, one))
     if type_ is not None:
         terms.append(op.Gather(type_, types if types is not None else constant(op, 0, np.int64)))
-    return [layer_norm(op, add_all(op, *terms), gamma, beta, node.attributes.get_float("epsilon", EPSILON))]
+    return add_all(op, *terms)
