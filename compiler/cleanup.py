@@ -263,6 +263,25 @@ class MaskedFill(pattern.RewriteRuleClassBase):
         return op.Where(mask, op.Constant(value=ir.tensor(np.array(filling, x.dtype.numpy()))), x)
 
 
+class FlatSoftmax(pattern.RewriteRuleClassBase):
+    """Flatten up to the last axis, Softmax, Reshape back, as onnx's converter writes a Softmax of opset 12: the Softmax alone."""
+
+    def pattern(self, op, x):
+        flat = op.Softmax(op.Flatten(x, _outputs=["flat"]), _outputs=["softmax"])
+        return op.Reshape(flat, op.Shape(x, _outputs=["sizes"]))
+
+    def check(self, context, x, flat, softmax, sizes, **_):
+        result = pattern.MatchResult()
+        axes = [value.producer().attributes.get("axis") for value in (flat, softmax)]
+        before, of_softmax = (axis.as_int() if axis is not None else default for axis, default in zip(axes, (1, -1), strict=True))
+        if x.shape is None or before not in (-1, len(x.shape) - 1) or of_softmax not in (-1, 1):
+            return result.fail("the softmax is not over the last axis alone", flat)
+        return result.fail("not the whole shape", sizes) if sizes.producer().attributes else result
+
+    def rewrite(self, op, x, **_):
+        return op.Softmax(x, axis=-1)
+
+
 def _ends_in_softmax(value: ir.Value) -> bool:
     uses = [node for node, _ in value.uses()]
     if not uses or value.is_graph_output():
@@ -277,6 +296,7 @@ RULES: list[pattern.RewriteRule] = [
     *(Unchanged.rule(op_type) for op_type in ("Reshape", "Expand", "Slice")),
     UnchangedCast.rule(),
     MaskedFill.rule(),
+    FlatSoftmax.rule(),
     FiniteMask.rule(False),
     FiniteMask.rule(True),
 ]

@@ -163,6 +163,8 @@ def fuse(
     log = _progress()
     with log.stage("fuse"):
         before, fused = fusing.fuse_file(path, out, force=force, prove=prove, rules_file=rules_file)
+    for note in fused.notes:
+        log.note(note)
     _console().print(report.fusions_table(fused.change))
     shown = fused.change.refusals if explain is not None else ()
     for refusal in (r for r in shown if explain in ("", r.rule)):

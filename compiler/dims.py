@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from .sizes import Sizes, made
+
 BROADCASTS = frozenset({"Add", "Sub", "Mul", "Div", "Where"})
 # Nodes between the product of q and k and the softmax: two terms, a scale and a masked_fill at most.
 SCORE_STEPS = 6
@@ -136,7 +138,13 @@ def unify_dims(model: ir.Model) -> None:
         if open_ and not same_dim(new, known) and (isinstance(known, int) or known.value):
             same[new.value] = known
 
+    sizes = Sizes(find)
     for node in model.graph:
+        told = made(node, sizes) if len(node.outputs) == 1 else None
+        if told is not None and node.outputs[0].shape is not None and len(told) == len(node.outputs[0].shape):
+            for new, known in zip(node.outputs[0].shape, told, strict=True):
+                if known is not None:
+                    join(new, known)
         if node.op_type == "Reshape":
             join(*_solved(node))
         if node.op_type in BROADCASTS or node.op_type == "MatMul":

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import cleanup, families
+from . import cleanup, families, opset
 from .errors import ArtifactError, CheckFailed, RecipeError, nearest
 from .graph import Graph, module_path, save
 from .profiles import Dim
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 # The order is this list. bias_gelu comes before linear, which would take the bias; attention is made of linear and sdpa.
 ORDER = ("layernorm", "gelu", "bias_gelu", "linear", "sdpa", "attention", "mask", "embeddings", "skip_layernorm")
 SHOWN = 5
-OLDEST = 20
 LAYER = re.compile(r"(?:^|\.)(?:layers?|h|block|blocks|albert_layers)\.(\d+)(?:\.|$)")
 
 
@@ -35,6 +34,7 @@ class Fused:
 
     graph: Graph
     change: Change
+    notes: tuple[str, ...] = ()
 
 
 def fuse(
@@ -46,16 +46,13 @@ def fuse(
     seed: int = 0,
     lowerings: Mapping[str, Mapping[str, Body]] | None = None,
 ) -> Fused:
-    """Clean and fuse a copy of `graph`. With `prove` every match is replayed against what takes its place before it is kept.
+    """Clean and fuse a copy of `graph`, of opset 20 or newer after this. With `prove` every match is replayed against what takes its place before it is kept.
 
     `lowerings` are the tables of the targets that will be built: what takes a match's place is proven for each of them too.
-    Raises RecipeError for a rules file that cannot be used, and for a graph of an opset that has no canonical bodies.
+    Raises RecipeError for a rules file that cannot be used, and NotFused for an old graph that cannot be converted.
     """
-    if graph.opset < OLDEST:
-        raise RecipeError(
-            f"the graph is of opset {graph.opset}; fusing needs {OLDEST} or newer: convert it with onnx.version_converter"
-        )
-    clean = cleanup.clean(graph)
+    upgraded = opset.upgrade(graph)
+    clean = cleanup.clean(upgraded.graph)
     prover: Prove | None = None
     if prove:
         from .prove import Prover
@@ -72,7 +69,7 @@ def fuse(
         clean, change = apply(clean, named(rules_file.stem, own_rules(rules_file)), prover)
         applied += change.applied
         refusals += change.refusals
-    return Fused(clean, Change(tuple(applied), tuple(refusals)))
+    return Fused(clean, Change(tuple(applied), tuple(refusals)), upgraded.notes)
 
 
 def fuse_file(path: Path, out: Path, *, force: bool, prove: bool, rules_file: Path | None) -> tuple[Graph, Fused]:
@@ -146,4 +143,4 @@ def _shortfall(rule: str, found: int, wanted: int, change: Change) -> str:
 
 def to_json(fused: Fused, before: Graph) -> dict[str, Any]:
     """Counts, matches and refusals, and operators before and after."""
-    return {**fused.change.to_json(), "ops_before": before.op_counts(), "ops_after": fused.graph.op_counts()}
+    return {**fused.change.to_json(), "notes": list(fused.notes), "ops_before": before.op_counts(), "ops_after": fused.graph.op_counts()}
