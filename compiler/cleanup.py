@@ -38,7 +38,7 @@ def clean(graph: Graph) -> Graph:
     copy = graph.copy()
     model = copy.model
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    _infer(model)
+    infer(model)
     rules = RewriteRuleSet(list(RULES))
     for _ in range(ROUNDS):
         changed = _settle(model)
@@ -61,13 +61,14 @@ def _settle(model: ir.Model) -> bool:
     common.DeduplicateInitializersPass(size_limit=FOLD_LIMIT)(model)
     common.CommonSubexpressionEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)
-    _infer(model)
+    infer(model)
     return len(model.graph) != before
 
 
-def _infer(model: ir.Model) -> None:
+def infer(model: ir.Model, loose: frozenset[str] = frozenset()) -> dict[str, str | int]:
+    """Shapes of every value, and one name for equal dims; what became of the `loose` names of inputs (`unify_dims`)."""
     common.ShapeInferencePass(data_prop=True)(model)
-    unify_dims(model)
+    return unify_dims(model, loose)
 
 
 def _is_small(node: ir.Node) -> bool | None:
