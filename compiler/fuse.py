@@ -116,9 +116,14 @@ def own_rules(path: Path) -> Sequence[pattern.RewriteRule]:
 
 
 def layers_of(graph: Graph) -> int:
-    """How many transformer layers the exporter's module paths tell of; 0 where it left none."""
-    found = {int(m[1]) for n in graph.model.graph for m in LAYER.finditer(module_path(n))}
-    return max(found) + 1 if found else 0
+    """How many transformer layers the exporter's module paths tell of; 0 where it left none.
+
+    ALBERT runs one layer many times under one path: its softmaxes are counted.
+    """
+    paths = [(node.op_type, module_path(node)) for node in graph.model.graph]
+    found = {int(m[1]) for _, path in paths for m in LAYER.finditer(path)}
+    runs = sum(op_type in ("Softmax", "Attention") and "albert_layers." in path for op_type, path in paths)
+    return max(*found, runs - 1) + 1 if found else 0
 
 
 def expect(graph: Graph, change: Change, family: str) -> None:

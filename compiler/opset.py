@@ -116,7 +116,7 @@ def _converted(model: ir.Model, opset: int) -> Any:
     except (RuntimeError, onnx.checker.ValidationError) as error:
         for node in model.graph:
             _try_alone(node, model, opset)
-        raise NotFused(f"the graph of opset {opset} cannot be converted to opset {OPSET}, so it is not fused: {_line(error)}") from error
+        raise NotFused(f"the graph of opset {opset} cannot be converted to opset {OPSET}: {_line(error)}") from error
     return made
 
 
@@ -135,13 +135,13 @@ def _try_alone(node: ir.Node, model: ir.Model, opset: int) -> None:
 
 def _refused(node: ir.Node, opset: int, why: str) -> NotFused:
     return NotFused(
-        f"the graph of opset {opset} cannot be converted to opset {OPSET}, so it is not fused: "
+        f"the graph of opset {opset} cannot be converted to opset {OPSET}: "
         f"{node.op_type} {node.name!r}: {why}"
     )
 
 
 def _line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300]
+    return str(error).strip().splitlines()[0].rpartition(" failed: ")[2][:300]  # without the place in onnx's source
 
 
 def _message(model: ir.Model) -> Any:
@@ -170,11 +170,19 @@ def _restore(old: ir.Graph, new: ir.Graph) -> None:
         if name in values:
             values[name].const_value = value.const_value
             new.register_initializer(values[name])
-    metadata = {node.name: node.metadata_props for node in old.all_nodes()}
+    nodes = {node.name: node for node in old.all_nodes()}
+    made = {value.name: value for node in old.all_nodes() for value in node.outputs}
     for node in new.all_nodes():
-        node.metadata_props.update(metadata.get(node.name, {}))
-    for before, after in zip((*old.inputs, *old.outputs), (*new.inputs, *new.outputs), strict=True):
-        after.type, after.shape = before.type, before.shape
-        after.metadata_props.update(before.metadata_props)
+        node.metadata_props.update(nodes[node.name].metadata_props if node.name in nodes else {})
+        for value in node.outputs:
+            if value.name in made:
+                _as_before(value, made[value.name])
+    for value, before in zip((*new.inputs, *new.outputs), (*old.inputs, *old.outputs), strict=True):
+        _as_before(value, before)
     new.metadata_props.update(old.metadata_props)
     new.name, new.doc_string = old.name, old.doc_string
+
+
+def _as_before(value: ir.Value, before: ir.Value) -> None:
+    value.type, value.shape = before.type, before.shape
+    value.metadata_props.update(before.metadata_props)
