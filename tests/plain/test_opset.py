@@ -33,7 +33,8 @@ def original(path: Path, feeds: dict[str, np.ndarray]) -> np.ndarray:
 def test_a_graph_by_torch_jit_fuses_whole(name: str, tmp_path: Path) -> None:
     path = jit.saved(name, tmp_path)
     graph, dims, _ = onnx_source.open_graph(path)
-    fused = fuse.fuse(graph, dims)
+    tables = {text: targets.lowerings(targets.parse_spec(text)) for text in ("tensorrt-rtx:sm89=fp16", "onnxruntime")}
+    fused = fuse.fuse(graph, dims, lowerings=tables)
     family = name.split("_")[0]
     assert fuse.layers_of(graph) == 2
     fuse.expect(graph, fused.change, family)
