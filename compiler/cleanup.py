@@ -38,7 +38,7 @@ def clean(graph: Graph) -> Graph:
     copy = graph.copy()
     model = copy.model
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    _infer(model)
+    infer(model)
     rules = RewriteRuleSet(list(RULES))
     for _ in range(ROUNDS):
         changed = _settle(model)
@@ -61,13 +61,14 @@ def _settle(model: ir.Model) -> bool:
     common.DeduplicateInitializersPass(size_limit=FOLD_LIMIT)(model)
     common.CommonSubexpressionEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)
-    _infer(model)
+    infer(model)
     return len(model.graph) != before
 
 
-def _infer(model: ir.Model) -> None:
+def infer(model: ir.Model, loose: frozenset[str] = frozenset()) -> dict[str, str | int]:
+    """Shapes of every value, and one name for equal dims; what became of the `loose` names of inputs (`unify_dims`)."""
     common.ShapeInferencePass(data_prop=True)(model)
-    unify_dims(model)
+    return unify_dims(model, loose)
 
 
 def _is_small(node: ir.Node) -> bool | None:
@@ -263,6 +264,25 @@ class MaskedFill(pattern.RewriteRuleClassBase):
         return op.Where(mask, op.Constant(value=ir.tensor(np.array(filling, x.dtype.numpy()))), x)
 
 
+class FlatSoftmax(pattern.RewriteRuleClassBase):
+    """Flatten up to the last axis, Softmax, Reshape back, as onnx's converter writes a Softmax of opset 12: the Softmax alone."""
+
+    def pattern(self, op, x):
+        flat = op.Softmax(op.Flatten(x, _outputs=["flat"]), _outputs=["softmax"])
+        return op.Reshape(flat, op.Shape(x, _outputs=["sizes"]))
+
+    def check(self, context, x, flat, softmax, sizes, **_):
+        result = pattern.MatchResult()
+        axes = [value.producer().attributes.get("axis") for value in (flat, softmax)]
+        before, of_softmax = (axis.as_int() if axis is not None else default for axis, default in zip(axes, (1, -1), strict=True))
+        if x.shape is None or before not in (-1, len(x.shape) - 1) or of_softmax not in (-1, 1):
+            return result.fail("the softmax is not over the last axis alone", flat)
+        return result.fail("not the whole shape", sizes) if sizes.producer().attributes else result
+
+    def rewrite(self, op, x, **_):
+        return op.Softmax(x, axis=-1)
+
+
 def _ends_in_softmax(value: ir.Value) -> bool:
     uses = [node for node, _ in value.uses()]
     if not uses or value.is_graph_output():
@@ -277,6 +297,7 @@ RULES: list[pattern.RewriteRule] = [
     *(Unchanged.rule(op_type) for op_type in ("Reshape", "Expand", "Slice")),
     UnchangedCast.rule(),
     MaskedFill.rule(),
+    FlatSoftmax.rule(),
     FiniteMask.rule(False),
     FiniteMask.rule(True),
 ]

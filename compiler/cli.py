@@ -156,13 +156,15 @@ def fuse(
     prove: bool,
     as_json: bool,
 ) -> None:
-    """Fuse an ONNX file into bertc operators, each proven equal; the file carries their bodies and runs anywhere."""
+    """Fuse an ONNX file (opset 11 or newer) into bertc operators, each proven equal; it carries their bodies and runs anywhere."""
     from . import fuse as fusing
     from . import report
 
     log = _progress()
     with log.stage("fuse"):
         before, fused = fusing.fuse_file(path, out, force=force, prove=prove, rules_file=rules_file)
+    for note in fused.notes:
+        log.note(note)
     _console().print(report.fusions_table(fused.change))
     shown = fused.change.refusals if explain is not None else ()
     for refusal in (r for r in shown if explain in ("", r.rule)):

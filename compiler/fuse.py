@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import cleanup, families
+from . import cleanup, families, opset
 from .errors import ArtifactError, CheckFailed, RecipeError, nearest
 from .graph import Graph, module_path, save
 from .profiles import Dim
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 # The order is this list. bias_gelu comes before linear, which would take the bias; attention is made of linear and sdpa.
 ORDER = ("layernorm", "gelu", "bias_gelu", "linear", "sdpa", "attention", "mask", "embeddings", "skip_layernorm")
 SHOWN = 5
-OLDEST = 20
 LAYER = re.compile(r"(?:^|\.)(?:layers?|h|block|blocks|albert_layers)\.(\d+)(?:\.|$)")
 
 
@@ -35,6 +34,7 @@ class Fused:
 
     graph: Graph
     change: Change
+    notes: tuple[str, ...] = ()
 
 
 def fuse(
@@ -46,16 +46,13 @@ def fuse(
     seed: int = 0,
     lowerings: Mapping[str, Mapping[str, Body]] | None = None,
 ) -> Fused:
-    """Clean and fuse a copy of `graph`. With `prove` every match is replayed against what takes its place before it is kept.
+    """Clean and fuse a copy of `graph`, of opset 20 or newer after this. With `prove` every match is replayed against what takes its place before it is kept.
 
     `lowerings` are the tables of the targets that will be built: what takes a match's place is proven for each of them too.
-    Raises RecipeError for a rules file that cannot be used, and for a graph of an opset that has no canonical bodies.
+    Raises RecipeError for a rules file that cannot be used, and NotFused for an old graph that cannot be converted.
     """
-    if graph.opset < OLDEST:
-        raise RecipeError(
-            f"the graph is of opset {graph.opset}; fusing needs {OLDEST} or newer: convert it with onnx.version_converter"
-        )
-    clean = cleanup.clean(graph)
+    upgraded = opset.upgrade(graph)
+    clean = cleanup.clean(upgraded.graph)
     prover: Prove | None = None
     if prove:
         from .prove import Prover
@@ -72,7 +69,7 @@ def fuse(
         clean, change = apply(clean, named(rules_file.stem, own_rules(rules_file)), prover)
         applied += change.applied
         refusals += change.refusals
-    return Fused(clean, Change(tuple(applied), tuple(refusals)))
+    return Fused(clean, Change(tuple(applied), tuple(refusals)), upgraded.notes)
 
 
 def fuse_file(path: Path, out: Path, *, force: bool, prove: bool, rules_file: Path | None) -> tuple[Graph, Fused]:
@@ -86,7 +83,10 @@ def fuse_file(path: Path, out: Path, *, force: bool, prove: bool, rules_file: Pa
     if out.exists() and not force:
         raise ArtifactError(f"the output {out} exists; --force replaces it, or choose another -o")
     graph, dims, _ = onnx_source.open_graph(path)
-    fused = fuse(graph, dims, prove=prove, rules_file=rules_file)
+    upgraded = opset.upgrade(graph)
+    checked = (opset.compared(graph, upgraded.graph, dims),) if prove and upgraded.notes else ()
+    fused = fuse(upgraded.graph, dims, prove=prove, rules_file=rules_file)
+    fused = dataclasses.replace(fused, notes=(*upgraded.notes, *checked))
     with disk_errors(out), tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         # The weights file of a large model is named in the file itself, so both are written under their own names and moved.
         for name in reversed(save(canonical.as_functions(fused.graph), Path(folder, out.name))):
@@ -116,9 +116,14 @@ def own_rules(path: Path) -> Sequence[pattern.RewriteRule]:
 
 
 def layers_of(graph: Graph) -> int:
-    """How many transformer layers the exporter's module paths tell of; 0 where it left none."""
-    found = {int(m[1]) for n in graph.model.graph for m in LAYER.finditer(module_path(n))}
-    return max(found) + 1 if found else 0
+    """How many transformer layers the exporter's module paths tell of; 0 where it left none.
+
+    ALBERT runs one layer many times under one path: its softmaxes are counted.
+    """
+    paths = [(node.op_type, module_path(node)) for node in graph.model.graph]
+    found = {int(m[1]) for _, path in paths for m in LAYER.finditer(path)}
+    runs = sum(op_type in ("Softmax", "Attention") and "albert_layers." in path for op_type, path in paths)
+    return max(*found, runs - 1) + 1 if found else 0
 
 
 def expect(graph: Graph, change: Change, family: str) -> None:
@@ -146,4 +151,4 @@ def _shortfall(rule: str, found: int, wanted: int, change: Change) -> str:
 
 def to_json(fused: Fused, before: Graph) -> dict[str, Any]:
     """Counts, matches and refusals, and operators before and after."""
-    return {**fused.change.to_json(), "ops_before": before.op_counts(), "ops_after": fused.graph.op_counts()}
+    return {**fused.change.to_json(), "notes": list(fused.notes), "ops_before": before.op_counts(), "ops_after": fused.graph.op_counts()}
