@@ -29,6 +29,7 @@ def tidy(graph: Graph) -> Graph:
     main = copy.model.graph
     _drop_count(main)
     _drop_expands(main)
+    _turn_once(main)
     for node in list(main):
         _cancel(node)
         _swap_later(main, node)
@@ -40,6 +41,30 @@ def tidy(graph: Graph) -> Graph:
         if not value.uses() and not value.is_graph_output():
             del main.initializers[name]
     return copy
+
+
+def _turn_once(graph: ir.Graph) -> None:
+    """What convolutions made as [B,C,T] and is turned to [B,T,C] goes to [T,B,C] first: the encoder behind it runs length-first.
+
+    The swap that is left then moves on as any other; where none meets it, the compiler makes one transposition of the two.
+    """
+    for node in list(graph):
+        if node.op_type != "Transpose" or tuple(node.attributes.get_ints("perm", [])) != (0, 2, 1):
+            continue
+        out = node.outputs[0]
+        if _swapped(node.inputs[0]) is not None or out.is_graph_output() or not any(_runs_over_channels(u) for u, _ in out.uses()):
+            continue
+        shape, users = out.shape, list(out.uses())
+        node.attributes["perm"] = ir.AttrInt64s("perm", (2, 0, 1))
+        out.shape = _exchanged(shape)
+        behind = _swap(graph, out, node, before=False)
+        behind.shape = shape
+        for user, index in users:
+            user.replace_input_with(index, behind)
+
+
+def _runs_over_channels(node: ir.Node) -> bool:
+    return node.op_type in ("LayerNormalization", "MatMul", "Add", "Transpose")
 
 
 def _swapped(value: ir.Value | None) -> ir.Value | None:
