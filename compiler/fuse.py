@@ -36,18 +36,6 @@ ORDER = (
     "embeddings",
     "skip_layernorm",
 )
-    "layernorm",
-    "gelu",
-    "weight_norm",
-    "conv1d_gelu",
-    "bias_gelu",
-    "linear",
-    "sdpa",
-    "attention",
-    "mask",
-    "embeddings",
-    "skip_layernorm",
-)
 SHOWN = 5
 OLDEST = 20
 LAYER = re.compile(r"(?:^|\.)(?:layers?|h|block|blocks|albert_layers)\.(\d+)(?:\.|$)")
