@@ -24,8 +24,6 @@ def conv1d_gelu(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     x, w, b, gamma, beta = inputs(node, 5)
     get = node.attributes
     norm = get.get_string("norm", "none")
-    if norm == "group":
-        b = None  # the same number at every place in time: the mean takes it out again
     made = op.Conv(
         *([x, w] if b is None else [x, w, b]),
         strides=list(get.get_ints("strides", [1])),

@@ -52,7 +52,11 @@ def _turn_once(graph: ir.Graph) -> None:
         if node.op_type != "Transpose" or tuple(node.attributes.get_ints("perm", [])) != (0, 2, 1):
             continue
         out = node.outputs[0]
-        if _swapped(node.inputs[0]) is not None or out.is_graph_output() or not any(_runs_over_channels(u) for u, _ in out.uses()):
+        if (
+            _swapped(node.inputs[0]) is not None
+            or out.is_graph_output()
+            or not any(_runs_over_channels(u) for u, _ in out.uses())
+        ):
             continue
         shape, users = out.shape, list(out.uses())
         node.attributes["perm"] = ir.AttrInt64s("perm", (2, 0, 1))
