@@ -205,7 +205,7 @@ def _reaches_softmax(value: ir.Value) -> bool:
 
 
 def _count(nodes: list[ir.Node], islands: dict[ir.Node, str]) -> None:
-    """What goes back to integers: how many frames so many samples make. 4 s of audio are more samples than float16 has numbers."""
+    """What goes back to integers, as how many frames so many samples make: 5 s of audio are more samples than 65504."""
     counted: set[ir.Value] = set()
     for node in reversed(nodes):
         back = node.op_type == "Cast" and node.outputs[0].dtype is not None and node.outputs[0].dtype.is_integer()

@@ -17,6 +17,7 @@ from ._lower_trt import SWAP
 
 UNARY = frozenset("Gelu Erf Tanh Sigmoid Relu Cast Identity Neg Abs Sqrt Exp".split())
 BINARY = frozenset("Add Sub Mul Div Pow".split())
+BY_CHANNELS = frozenset("LayerNormalization MatMul Add Transpose".split())
 PICKS = frozenset(["Gather"])
 REDUCES = frozenset("ReduceSum ReduceMean ReduceMax ReduceMin".split())
 # A clamp of a norm this small stands in for zero: what it is compared with may be scaled by a count of tokens.
@@ -51,24 +52,16 @@ def _turn_once(graph: ir.Graph) -> None:
     for node in list(graph):
         if node.op_type != "Transpose" or tuple(node.attributes.get_ints("perm", [])) != (0, 2, 1):
             continue
-        out = node.outputs[0]
-        if (
-            _swapped(node.inputs[0]) is not None
-            or out.is_graph_output()
-            or not any(_runs_over_channels(u) for u, _ in out.uses())
-        ):
+        out, users = node.outputs[0], list(node.outputs[0].uses())
+        if out.is_graph_output() or not any(user.op_type in BY_CHANNELS for user, _ in users):
             continue
-        shape, users = out.shape, list(out.uses())
+        shape = out.shape
         node.attributes["perm"] = ir.AttrInt64s("perm", (2, 0, 1))
         out.shape = _exchanged(shape)
         behind = _swap(graph, out, node, before=False)
         behind.shape = shape
         for user, index in users:
             user.replace_input_with(index, behind)
-
-
-def _runs_over_channels(node: ir.Node) -> bool:
-    return node.op_type in ("LayerNormalization", "MatMul", "Add", "Transpose")
 
 
 def _swapped(value: ir.Value | None) -> ir.Value | None:

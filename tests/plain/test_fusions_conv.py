@@ -1,4 +1,4 @@
-"""conv1d_gelu and weight_norm: each example fires and is proven, near-misses say why not, wrong nodes are caught, numbers hold."""
+"""conv1d_gelu and weight_norm: examples fire and are proven, near-misses say why not, mutations are caught, numbers hold."""
 
 from __future__ import annotations
 
