@@ -43,6 +43,19 @@ class Speech(nn.Module):
         return logits
 
 
+class Features(nn.Module):
+    """The convolutions of a Wav2Vec2ForCTC and the projection behind them: input_values -> [batch, frames, width]."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.convolutions = model.wav2vec2.feature_extractor
+        self.projection = model.wav2vec2.feature_projection
+
+    def forward(self, input_values: Tensor) -> Tensor:
+        features: Tensor = self.projection(self.convolutions(input_values).transpose(1, 2))[0]
+        return features
+
+
 def student() -> FactoryModel:
     """Two narrow layers, as of a distilled model: built in seconds."""
     return speech(STUDENT)
@@ -56,7 +69,8 @@ def base() -> FactoryModel:
 def speech(config: dict[str, Any], attention: str = "eager") -> FactoryModel:
     """Wav2Vec2ForCTC of a configuration, seeded, with its example input. `attention` is "eager" or "sdpa"."""
     torch.manual_seed(0)
-    model = transformers.Wav2Vec2ForCTC._from_config(transformers.Wav2Vec2Config(**config), attn_implementation=attention)
+    kind: Any = transformers.Wav2Vec2ForCTC
+    model = kind._from_config(transformers.Wav2Vec2Config(**config), attn_implementation=attention)
     with torch.no_grad():
         for value in model.parameters():
             if value.ndim == 1:
