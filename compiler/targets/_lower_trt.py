@@ -23,6 +23,7 @@ import onnx_ir as ir
 from ..bodies import attention as packed
 from ..bodies import embeddings as lookups
 from ..builder import Body, inputs
+from ._lower_trt_conv import conv1d_gelu
 
 SWAP = (1, 0, 2)  # [B,S,H] <-> [S,B,H]
 # The fused attention kernel reads heads in place only where they are aligned; others are cheaper packed and copied once.
@@ -212,6 +213,7 @@ LOWERINGS: Mapping[str, Body] = {
     "FusedEmbeddings": embeddings,
     "FusedScoreMask": score_mask,
     "FusedAttention": attention,
+    "FusedConv1dGelu": conv1d_gelu,
 }
 
 
