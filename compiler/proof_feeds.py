@@ -25,7 +25,7 @@ ROWS = 3  # row 0 of a batch is never padded, row 1 is the dead one
 SMALL = 1e-3  # activations so small that an epsilon of 1e-12 in place of 1e-5 shows
 PATTERNS = ("right", "left", "holes", "random", "dead", "bias")
 # Which input of an operator is added to scores.
-ADDED = {"FusedSdpa": 3, "FusedAttention": 1, "FusedRotaryAttention": 1}
+ADDED = {"FusedSdpa": 3, "FusedAttention": 1, "FusedRotaryAttention": 1, "FusedDisentangledAttention": 1}
 _ARITHMETIC: Mapping[type, Any] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
