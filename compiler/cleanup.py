@@ -182,6 +182,30 @@ class TransposedWeight(pattern.RewriteRuleClassBase):
         return op.Identity(op.initializer(transposed(w), name=f"{out.name}.weight"))
 
 
+class SplitVector(pattern.RewriteRuleClassBase):
+    """Split of a constant vector in three (torch's multi_head_attention_forward packs its biases, to cut them again): the parts."""
+
+    def pattern(self, op, w):
+        return op.Split(w, _allow_other_inputs=True, _outputs=["a", "b", "c"])
+
+    def check(self, context, w, a, b, c=None, **_):
+        result = pattern.MatchResult()
+        if c is None:
+            return result.fail("not three parts", w)
+        if w.const_value is None or len(w.const_value.shape) != 1:
+            return result.fail("not a constant vector", w)
+        known = all(part.shape is not None and isinstance(part.shape[0], int) for part in (a, b, c))
+        return result if known else result.fail("the sizes of the parts are not known", w)
+
+    def rewrite(self, op, w, a, b, c, **_):
+        array, start, made = w.const_value.numpy(), 0, []
+        for part in (a, b, c):
+            end = start + part.shape[0]
+            made.append(op.Identity(op.initializer(ir.tensor(array[start:end]), name=f"{part.name}.part")))
+            start = end
+        return made
+
+
 class Unchanged(pattern.RewriteRuleClassBase):
     """Reshape, Expand or Slice whose result has the shape of its input."""
 
@@ -274,6 +298,7 @@ RULES: list[pattern.RewriteRule] = [
     SwapLastTwo.rule(),
     MergeTransposes.rule(),
     TransposedWeight.rule(),
+    SplitVector.rule(),
     *(Unchanged.rule(op_type) for op_type in ("Reshape", "Expand", "Slice")),
     UnchangedCast.rule(),
     MaskedFill.rule(),
