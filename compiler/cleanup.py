@@ -182,6 +182,27 @@ class TransposedWeight(pattern.RewriteRuleClassBase):
         return op.Identity(op.initializer(transposed(w), name=f"{out.name}.weight"))
 
 
+class SumOfChannels(pattern.RewriteRuleClassBase):
+    """A sum of [B,C,S] that is normalised over its channels: transposed term by term, so that the norm finds its residual sum.
+
+    SqueezeBERT keeps [B,C,S] between its norms: the transposition of the term that a norm made undoes the one behind it.
+    """
+
+    def pattern(self, op, a, b, gamma):
+        turned = op.Transpose(op.Add(a, b), perm=[0, 2, 1])
+        return op.LayerNormalization(turned, gamma, pattern.Var("beta", can_match_none=True), _outputs=["out"])
+
+    def check(self, context, a, b, **_):
+        result = pattern.MatchResult()
+        known = all(v.shape is not None and len(v.shape) == 3 for v in (a, b))
+        return result if known else result.fail("the terms are not known to be of rank 3", a)
+
+    def rewrite(self, op, a, b, gamma, out, beta=None, **_):
+        total = op.Add(*(op.Transpose(value, perm=[0, 2, 1]) for value in (a, b)))
+        attributes = {name: attribute.value for name, attribute in out.producer().attributes.items()}
+        return op.LayerNormalization(total, gamma, beta, **attributes)
+
+
 class SplitVector(pattern.RewriteRuleClassBase):
     """Split of a constant vector in three (torch's multi_head_attention_forward packs its biases, to cut them again): the parts."""
 
@@ -299,6 +320,7 @@ RULES: list[pattern.RewriteRule] = [
     MergeTransposes.rule(),
     TransposedWeight.rule(),
     SplitVector.rule(),
+    SumOfChannels.rule(),
     *(Unchanged.rule(op_type) for op_type in ("Reshape", "Expand", "Slice")),
     UnchangedCast.rule(),
     MaskedFill.rule(),

@@ -40,4 +40,4 @@ def _looked_up(op: Any, x: ir.Value, table: ir.Value, index: ir.Value) -> ir.Val
     """[B,h,S,S]: for each place of x [B,h,S,d] its products with those rows of the table [h,R,d] that the index names."""
     products = op.MatMul(x, op.Transpose(table, perm=[0, 2, 1]))
     wide = op.Concat(op.Shape(products, start=0, end=3), op.Shape(index, start=2, end=3), axis=0)
-    return op.GatherElements(products, op.Expand(op.Unsqueeze(index, constant(op, [0], np.int64)), wide), axis=-1)
+    return op.GatherElements(products, op.Expand(op.Unsqueeze(index, constant(op, [0], np.int64)), wide), axis=3)

@@ -8,8 +8,6 @@ second, as GPT-NeoX, Llama, ModernBERT and ESM form them; pairs of neighbours (R
 
 from __future__ import annotations
 
-from typing import Any
-
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
