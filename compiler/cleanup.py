@@ -183,6 +183,51 @@ class TransposedWeight(pattern.RewriteRuleClassBase):
         return op.Identity(op.initializer(transposed(w), name=f"{out.name}.weight"))
 
 
+class SumOfChannels(pattern.RewriteRuleClassBase):
+    """A sum of [B,C,S] that is normalised over its channels: transposed term by term, so that the norm finds its residual sum.
+
+    SqueezeBERT keeps [B,C,S] between its norms: the transposition of the term that a norm made undoes the one behind it.
+    """
+
+    def pattern(self, op, a, b, gamma):
+        turned = op.Transpose(op.Add(a, b), perm=[0, 2, 1])
+        return op.LayerNormalization(turned, gamma, pattern.Var("beta", can_match_none=True), _outputs=["out"])
+
+    def check(self, context, a, b, **_):
+        result = pattern.MatchResult()
+        known = all(v.shape is not None and len(v.shape) == 3 for v in (a, b))
+        return result if known else result.fail("the terms are not known to be of rank 3", a)
+
+    def rewrite(self, op, a, b, gamma, out, beta=None, **_):
+        total = op.Add(*(op.Transpose(value, perm=[0, 2, 1]) for value in (a, b)))
+        attributes = {name: attribute.value for name, attribute in out.producer().attributes.items()}
+        return op.LayerNormalization(total, gamma, beta, **attributes)
+
+
+class SplitVector(pattern.RewriteRuleClassBase):
+    """Split of a constant vector in three (torch's multi_head_attention_forward packs its biases, to cut them again): the parts."""
+
+    def pattern(self, op, w):
+        return op.Split(w, _allow_other_inputs=True, _outputs=["a", "b", "c"])
+
+    def check(self, context, w, a, b, c=None, **_):
+        result = pattern.MatchResult()
+        if c is None:
+            return result.fail("not three parts", w)
+        if w.const_value is None or len(w.const_value.shape) != 1:
+            return result.fail("not a constant vector", w)
+        known = all(part.shape is not None and isinstance(part.shape[0], int) for part in (a, b, c))
+        return result if known else result.fail("the sizes of the parts are not known", w)
+
+    def rewrite(self, op, w, a, b, c, **_):
+        array, start, made = w.const_value.numpy(), 0, []
+        for part in (a, b, c):
+            end = start + part.shape[0]
+            made.append(op.Identity(op.initializer(ir.tensor(array[start:end]), name=f"{part.name}.part")))
+            start = end
+        return made
+
+
 class Unchanged(pattern.RewriteRuleClassBase):
     """Reshape, Expand or Slice whose result has the shape of its input."""
 
@@ -294,6 +339,8 @@ RULES: list[pattern.RewriteRule] = [
     SwapLastTwo.rule(),
     MergeTransposes.rule(),
     TransposedWeight.rule(),
+    SplitVector.rule(),
+    SumOfChannels.rule(),
     *(Unchanged.rule(op_type) for op_type in ("Reshape", "Expand", "Slice")),
     UnchangedCast.rule(),
     MaskedFill.rule(),

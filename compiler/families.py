@@ -31,6 +31,19 @@ FAMILIES: Mapping[str, Family] = {
     "mpnet": Family(ENCODER, ONCE),
     "wav2vec2": Family(ENCODER, SPEECH),
     "hubert": Family(ENCODER, SPEECH),
+    # Its GELU is gated and has no bias; of its two masks the local one is a window, which is no padding mask.
+    "modernbert": Family({"rotary_attention": 1, "skip_layernorm": 2}, ONCE),
+    # Its mask is one of pairs: a padded query attends to nothing, so it is no FusedScoreMask.
+    "deberta-v2": Family({"disentangled_attention": 1, "skip_layernorm": 2, "bias_gelu": 1}, {"embeddings": 1}),
+    # Half of its heads are convolutions made from the query, behind the same output projection: attention stops at the softmax.
+    "convbert": Family({"sdpa": 1, "skip_layernorm": 2, "bias_gelu": 1}, ONCE),
+    # Its projections are grouped convolutions, with their bias inside.
+    "squeezebert": Family({"sdpa": 1, "skip_layernorm": 2}, ONCE),
+    # Queries and keys come from a bottleneck, values from the layer's input. Its norms only scale and shift, its activation is a
+    # ReLU, and its embeddings are three words side by side.
+    "mobilebert": Family({"sdpa": 1}, {"mask": 1}),
+    # Raw audio: convolutions in place of embeddings, and no mask where its feature extractor makes none.
+    "wavlm": Family({"flat_attention": 1, "skip_layernorm": 2, "bias_gelu": 1}, {}),
 }
 
 

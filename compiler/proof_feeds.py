@@ -25,6 +25,8 @@ IR_VERSION = 10
 ROWS = 3  # row 0 of a batch is never padded, row 1 is the dead one
 SMALL = 1e-3  # activations so small that an epsilon of 1e-12 in place of 1e-5 shows
 PATTERNS = ("right", "left", "holes", "random", "dead", "bias")
+# Which input of an operator is added to scores.
+ADDED = {"FusedSdpa": 3, "FusedAttention": 1, "FusedRotaryAttention": 1, "FusedDisentangledAttention": 1}
 _ARITHMETIC: Mapping[type, Any] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -223,7 +225,7 @@ def _masks(nodes: Sequence[ir.Node], values: Sequence[ir.Value], match: Match) -
     """What is added to scores: called a mask by the rule, or read as one by an operator, or of a score mask's shape."""
     found = {v for name, v in match.bindings.items() if "mask" in name and isinstance(v, ir.Value)}
     for node in (*nodes, *match.new_nodes):
-        position = {"FusedSdpa": 3, "FusedAttention": 1}.get(node.op_type) if node.domain == DOMAIN else None
+        position = ADDED.get(node.op_type) if node.domain == DOMAIN else None
         if position is not None and len(node.inputs) > position:
             found.add(node.inputs[position])  # type: ignore[arg-type]
     found |= {v for v in values if v.shape is not None and len(v.shape) == 4 and v.shape[1] == 1 and _is_added(v, nodes)}

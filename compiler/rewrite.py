@@ -131,8 +131,11 @@ def _keep(
         return
     for value in match.initializers:
         _register(model.graph, value)
+    alike: dict[str, int] = {}  # two constants of one mask, say
     for new in match.new_nodes:
-        new.name = f"{name}.{node.name}" if len(match.new_nodes) == 1 else f"{name}.{node.name}.{new.op_type}"
+        alike[new.op_type] = count = alike.get(new.op_type, 0) + 1
+        kind = new.op_type if count == 1 else f"{new.op_type}_{count}"
+        new.name = f"{name}.{node.name}" if len(match.new_nodes) == 1 else f"{name}.{node.name}.{kind}"
         new.metadata_props.update(match.nodes[0].metadata_props)
         new.metadata_props[ORIGIN] = "\n".join(origin)
         new.metadata_props[RULE] = name

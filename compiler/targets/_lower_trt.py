@@ -147,7 +147,7 @@ class Parts:
     """The packed weights of a FusedAttention taken apart again, with the scale and the biases where they cost least."""
 
     def __init__(self, node: ir.Node) -> None:
-        _, _, w, b, wo, bo = inputs(node, 6)
+        _, _, w, b, wo, bo = inputs(node, 6)[:6]
         self.w, self.b, self.wo, self.bo, self.prefix = w, b, wo, bo, str(node.name)
         self.heads = node.attributes["num_heads"].as_int()
         self.scale = np.float32(node.attributes.get_float("scale", 1.0))
@@ -219,4 +219,7 @@ LOWERINGS: Mapping[str, Body] = {
 
 def lowerings(sms: Sequence[str] = ()) -> Mapping[str, Body]:
     """The table for these SMs: Turing's attention kernel copies its operands either way, so there the packed form is cheaper."""
-    return {**LOWERINGS, "FusedAttention": packed_attention} if TURING in sms else LOWERINGS
+    from . import _lower_trt_positions  # it is made of what stands here
+
+    table = {**LOWERINGS, **_lower_trt_positions.LOWERINGS}
+    return {**table, "FusedAttention": packed_attention} if TURING in sms else table
