@@ -156,7 +156,7 @@ def fuse(
     prove: bool,
     as_json: bool,
 ) -> None:
-    """Fuse an ONNX file (opset 11 or newer) into bertc operators, each proven equal; it carries their bodies and runs anywhere."""
+    """Fuse an ONNX file (opset 11 on) into bertc operators, each proven equal; it carries their bodies and runs anywhere."""
     from . import fuse as fusing
     from . import report
 

@@ -62,7 +62,9 @@ def fuse(
     seed: int = 0,
     lowerings: Mapping[str, Mapping[str, Body]] | None = None,
 ) -> Fused:
-    """Clean and fuse a copy of `graph`, of opset 20 or newer after this. With `prove` every match is replayed against what takes its place before it is kept.
+    """Clean and fuse a copy of `graph`, converted to opset 20 where it is older.
+
+    With `prove` every match is replayed against what takes its place before it is kept.
 
     `lowerings` are the tables of the targets that will be built: what takes a match's place is proven for each of them too.
     Raises RecipeError for a rules file that cannot be used, and NotFused for an old graph that cannot be converted.
@@ -167,4 +169,9 @@ def _shortfall(rule: str, found: int, wanted: int, change: Change) -> str:
 
 def to_json(fused: Fused, before: Graph) -> dict[str, Any]:
     """Counts, matches and refusals, and operators before and after."""
-    return {**fused.change.to_json(), "notes": list(fused.notes), "ops_before": before.op_counts(), "ops_after": fused.graph.op_counts()}
+    return {
+        **fused.change.to_json(),
+        "notes": list(fused.notes),
+        "ops_before": before.op_counts(),
+        "ops_after": fused.graph.op_counts(),
+    }

@@ -149,7 +149,7 @@ def _tie_dims(model: ir.Model) -> Iterator[str]:
 
 
 def _equal_batches(inputs: list[ir.Value], loose: frozenset[str], tied: dict[str, str | int]) -> dict[str, str | int]:
-    """Where every other axis of two inputs is tied, axis 0 is, too: torch.jit reads a mask's rows by index, which adds nothing."""
+    """Where all other axes of two inputs are tied, axis 0 is, too: torch.jit reads a mask's rows by index, which adds nothing."""
     first: dict[tuple[Any, ...], str] = {}
     found: dict[str, str | int] = {}
     for value in inputs:

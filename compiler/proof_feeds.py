@@ -44,8 +44,8 @@ class Case:
     `may_fail`: at so short a length an original may be undefined (a convolution wider than its input), which proves nothing and
     refutes nothing. `weights`: it feeds weights too, other than the match's own: not for a lowering, which may have folded them.
     `dead`: this row of axis 0 has no place to attend to under -inf, where an original says 0 or NaN and nobody reads it: the new
-    form must be finite where the original is, and is not compared, as in `data.Sample`. Under a finite low it is compared, but not
-    under the one that clean-up put for -inf: beside -30000 a score keeps three digits, and another order rounds to others.
+    form must be finite where the original is, and is not compared, as in `data.Sample`. Under a finite low it is compared, but
+    not under the one that clean-up put for -inf: beside -30000 a score keeps three digits, and another order rounds to others.
     """
 
     label: str

@@ -129,8 +129,9 @@ def _expanded(node: ir.Node, sizes: Sizes) -> list[Place] | None:
 
 
 def _sliced(node: ir.Node, sizes: Sizes) -> list[Place] | None:
-    """A slice from 0 up to a length has that length: what a table is too short for, no model can add."""
+    """A slice of a constant table from 0 up to a length has that length: what it is too short for, the model cannot run."""
     before = sizes.shape(node.inputs[0])
+    table = node.inputs[0] is not None and node.inputs[0].const_value is not None
     starts, ends, axes, steps = (sizes(v) for v in (*node.inputs[1:], *[None] * (5 - len(node.inputs))))
     if before is None or starts is None or ends is None or (axes is None and len(node.inputs) > 3 and node.inputs[3] is not None):
         return None
@@ -139,14 +140,14 @@ def _sliced(node: ir.Node, sizes: Sizes) -> list[Place] | None:
         if not isinstance(axis, int):
             return None
         whole = (starts[i], steps[i] if steps else 1) == (0, 1)
-        found[axis] = _cut(before[axis], ends[i]) if whole else None
+        found[axis] = _cut(before[axis], ends[i], table) if whole else None
     return found
 
 
-def _cut(dim: Place, end: Place) -> Place:
+def _cut(dim: Place, end: Place, table: bool) -> Place:
     if isinstance(end, int):
         return dim if end >= 2**31 - 1 else min(dim, end) if isinstance(dim, int) and end >= 0 else None
-    return end if isinstance(dim, int) or _equals(dim, end) else None
+    return end if (table and isinstance(dim, int)) or _equals(dim, end) else None
 
 
 def _range(node: ir.Node, sizes: Sizes) -> list[Place] | None:

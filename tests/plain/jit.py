@@ -1,7 +1,7 @@
 """Graphs as torch.jit's exporter writes them, below opset 18: ONNX text in tests/golden/jit, weights drawn when it is read.
 
-Each is a model of transformers, two layers of width 16, by `torch.onnx.export(..., dynamo=False, opset_version=N)`; `unnamed` ones
-were given dynamic axes as a list, so that each input has dims of its own. In the text, weights have a shape and no numbers.
+Each is a model of transformers, two layers of width 16, by `torch.onnx.export(..., dynamo=False, opset_version=N)`; the `unnamed`
+ones were given dynamic axes as a list, so that each input has dims of its own. In the text, weights have a shape and no numbers.
 """
 
 from __future__ import annotations

@@ -83,6 +83,16 @@ def test_weights_are_not_read_however_large() -> None:
     assert module_path(nodes["a"]) == "m.layer.0"
 
 
+def test_local_functions_are_inlined_before() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17, "local" : 1]> g (float[B,4] x) => (float[B,1] y) { y = local.middle(x) }
+    <domain: "local", opset_import: ["" : 17]> middle (a) => (b) { b = ReduceMean <axes = [1]> (a) }"""
+    graph = Graph(ir.from_onnx_text(text))
+    upgraded = opset.upgrade(graph).graph
+    assert [node.op_type for node in upgraded.model.graph if node.op_type != "Constant"] == ["ReduceMean"]
+    feeds = {"x": np.arange(8, dtype=np.float32).reshape(2, 4)}
+    np.testing.assert_array_equal(run_graph(upgraded, feeds)["y"], feeds["x"].mean(1, keepdims=True))
+
+
 SHAPES = {"x": ["B", 4], "w": [4, 700_000_000]}
 
 # A layer as converters of other frameworks write it: q, k and v by one product, axes and sizes as attributes, a softmax of four
@@ -166,9 +176,10 @@ TRAINED = """<ir_version: 6, opset_import: ["" : 11]> g (float[B,4] x) => (float
 
 def test_what_cannot_be_converted_is_named_and_not_fused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     graph = Graph(ir.from_onnx_text(TRAINED))
-    with pytest.raises(NotFused, match="opset 11 cannot be converted to opset 20.*BatchNormalization 'batch_norm'.*outputs 4 and 5"):
+    with pytest.raises(NotFused, match=r"opset 11 cannot be converted.* BatchNormalization 'batch_norm'.*outputs 4 and 5"):
         opset.upgrade(graph)
-    gone = '<ir_version: 6, opset_import: ["" : 9]> g (float[1,1,2,2] x) => (y) <float[4] s = {1, 1, 2, 2}> { [up] y = Upsample(x, s) }'
+    gone = """<ir_version: 6, opset_import: ["" : 9]> g (float[1,1,2,2] x) => (y) <float[4] s = {1, 1, 2, 2}>
+    { [up] y = Upsample(x, s) }"""
     with pytest.raises(NotFused, match="Upsample 'up': opset 20 has no such operator"):
         opset.upgrade(Graph(ir.from_onnx_text(gone)))
     path = tmp_path / "old.onnx"
@@ -192,7 +203,9 @@ def test_a_target_that_fuses_builds_on_with_the_reason(tmp_path: Path) -> None:
     builds = [pipeline.Build(targets.parse_spec(text), "fp32") for text in recipe.targets]
     assert pipeline.fuse_graph(recipe, source, builds, proof, log) is None
     (note,) = log.notes
-    assert note.startswith("nothing was fused: the graph of opset 11 cannot be converted to opset 20: BatchNormalization 'batch_norm'")
+    assert note.startswith(
+        "nothing was fused: the graph of opset 11 cannot be converted to opset 20: BatchNormalization 'batch_norm'"
+    )
 
 
 def test_the_command_says_what_it_converted_and_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,7 +225,7 @@ def test_a_wrong_conversion_is_refused(tmp_path: Path) -> None:
     wrong = opset.upgrade(graph).graph
     softmax = next(node for node in wrong.model.graph if node.op_type == "Softmax")
     softmax.attributes["axis"] = ir.AttrInt64("axis", 1)
-    with pytest.raises(NotFused, match="its conversion is .* off in 'last_hidden_state' at batch"):
+    with pytest.raises(NotFused, match=r"its conversion is .* off in 'last_hidden_state' at batch"):
         opset.compared(graph, wrong, dims)
 
 
@@ -228,14 +241,16 @@ def test_dims_that_somebody_named_stay_apart(tmp_path: Path) -> None:
     { d = Add(a, b)
       y = Add(d, c) }"""
     onnx.save(onnx.parser.parse_model(text), tmp_path / "named.onnx")
-    graph, dims, notes = onnx_source.open_graph(tmp_path / "named.onnx")
+    graph, _, notes = onnx_source.open_graph(tmp_path / "named.onnx")
     assert [spec.dims[0] for spec in graph.inputs] == ["N", "M", "c_d0"]
     assert not notes
 
 
 ARITHMETIC = """<ir_version: 10, opset_import: ["" : 20]>
-g (int64[N,S] ids, float[N,S,4] x, float[1,1,1,S] row, float[7,9] table) => (float y)
-<int64 zero = {{0}}, int64 one = {{1}}, int64[1] none = {{-1}}, int64[1] first = {{0}}, int64[1] second = {{1}}, int64[1] lead = {{1}},
+g (int64[N,S] ids, float[N,S,4] x, float[1,1,1,S] row) => (float y)
+<float[2,3] table = {{1, 2, 3, 4, 5, 6}},
+ int64 zero = {{0}}, int64 one = {{1}}, int64[1] none = {{-1}}, int64[1] first = {{0}}, int64[1] second = {{1}},
+ int64[1] last = {{2}}, int64[1] lead = {{1}},
  int64[1] four = {{4}}, float init = {{0}}>
 {{ shape = Shape(ids)
   n = Gather(shape, zero)
@@ -256,13 +271,14 @@ g (int64[N,S] ids, float[N,S,4] x, float[1,1,1,S] row, float[7,9] table) => (flo
     ("body", "shape"),
     [
         ("out = Expand(row, target)", ["N", 1, "S", "S"]),
-        ("out = Slice(table, first, s1, second)", [7, "S"]),
-        ("out = Slice(table, first, s1, none)", [7, "S"]),
+        ("out = Slice(table, first, s1, second)", [2, "S"]),
+        ("out = Slice(table, first, s1, none)", [2, "S"]),
         ("r = Range(zero, n, one)\nout = Cast <to = 1> (r)", ["N"]),
         ("t = Concat <axis = 0> (n1, s1, four)\nout = Reshape(x, t)", ["N", "S", 4]),
         ("out = ConstantOfShape(target)", ["N", 1, "S", "S"]),
-        # From 1 on a length is one less, and a slice of the batch up to the length is neither.
-        ("out = Slice(table, second, s1, second)", [7, None]),
+        # From 1 on a length is one less; a slice of the batch up to the length is neither, and an activation may be the shorter.
+        ("out = Slice(x, first, s1, last)", ["N", "S", None]),
+        ("out = Slice(table, second, s1, second)", [2, None]),
         ("out = Slice(x, first, s1, first)", [None, "S", 4]),
         ("r = Range(one, n, one)\nout = Cast <to = 1> (r)", [None]),
     ],
