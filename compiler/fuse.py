@@ -31,6 +31,7 @@ ORDER = (
     "bias_gelu",
     "linear",
     "sdpa",
+    "full_mask",
     "attention",
     "mask",
     "embeddings",
