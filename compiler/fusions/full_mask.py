@@ -1,8 +1,8 @@
 """full_mask: a mask that masks nothing is taken off FusedSdpa.
 
-transformers makes a mask for every encoder, from positions (0, 1, 2, ...) alone where the caller gives none: `position >= 0`, spread
-over [B,1,S,S], and 0 where that holds. It is built in each run and read by each layer. Nothing is tried out here: the mask is 0
-because every position is 0 or more, whatever the length. Masks that depend on anything else stay as they are.
+transformers makes a mask for every encoder, of positions (0, 1, 2, ...) alone where the caller gives none: `position >= 0`,
+spread over [B,1,S,S], and 0 where that holds. It is built in each run and read by each layer. Nothing is tried out here: the
+mask is 0 because every position is 0 or more, whatever the length. Masks that depend on anything else stay as they are.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from onnxscript.rewriter import pattern
 from ..dims import number
 from ..graph import DOMAIN, Graph
 from ..rewrite import Applied, Change, Refusal, united
+from .mask import _dependencies
 
 NAME = "full_mask"
 RULES: list[pattern.RewriteRule] = []
@@ -27,6 +28,7 @@ def apply(graph: Graph) -> tuple[Graph, Change]:
     """Take off every mask that is always 0, in a copy of `graph`; a mask made of no input's numbers that is not is a refusal."""
     copy = graph.copy()
     applied, refusals = list[Applied](), list[Refusal]()
+    depends = _dependencies(copy.model.graph)
     for node in copy.model.graph:
         mask = node.inputs[MASK] if (node.domain, node.op_type) == (DOMAIN, "FusedSdpa") and len(node.inputs) > MASK else None
         if mask is None:
@@ -35,8 +37,8 @@ def apply(graph: Graph) -> tuple[Graph, Change]:
         if _is_zero(mask):
             node.replace_input_with(MASK, None)
             applied.append(Applied(NAME, str(node.name), module, 0.0))
-        elif (maker := mask.producer()) is not None and maker.op_type == "Where" and maker.inputs[0] is not None:
-            reason = f"{maker.inputs[0].name} is not known to hold everywhere"
+        elif depends.get(mask) == frozenset():
+            reason = f"{mask.name} is made of positions alone, and is not known to mask nothing"
             refusals.append(Refusal(NAME, str(node.name), node.op_type, module, reason))
     if applied:
         ir.passes.common.RemoveUnusedNodesPass()(copy.model)
@@ -86,9 +88,9 @@ def _least(value: ir.Value | None) -> float:
 
 _GRAPH = """
 <ir_version: 10, opset_import: ["" : 20, "bertc" : 1]>
-example (float[B, 2, S, 3] q, float[B, 2, 3, S] k, float[B, 2, S, 3] v, int64[B, S] seen) => (float[B, 2, S, 3] y)
-<int64 start = {{{start}}}, int64 one = {{1}}, int64 least = {{0}}, int64 less = {{-1}}, float zero = {{0}}, float low = {{-30000}},
- int64[3] axes = {{0, 1, 3}}, int64[2] middle = {{1, 2}}, int64[1] first = {{1}}>
+example (float[B, 2, S, 3] q, float[B, 2, 3, S] k, float[B, 2, S, 3] v, bool[B, 1, S, S] seen) => (float[B, 2, S, 3] y)
+<int64 start = {{{start}}}, int64 one = {{1}}, int64 least = {{0}}, int64 less = {{-1}},
+ float zero = {{0}}, float low = {{-30000}}, int64[3] axes = {{0, 1, 3}}, int64[2] middle = {{1, 2}}, int64[1] first = {{1}}>
 {{
   t = Shape <start = 2, end = 3> (q)
   n = Squeeze(t)
@@ -105,6 +107,6 @@ example (float[B, 2, S, 3] q, float[B, 2, 3, S] k, float[B, 2, S, 3] v, int64[B,
 _HOLDS = "GreaterOrEqual(p, least)"
 EXAMPLES: list[str] = [_GRAPH.format(start=0, compare=_HOLDS), _GRAPH.format(start=0, compare="GreaterOrEqual(p, less)")]
 NEAR_MISSES: list[tuple[str, str]] = [
-    (_GRAPH.format(start=-1, compare=_HOLDS), "e is not known to hold everywhere"),
-    (_GRAPH.format(start=0, compare="Greater(p, least)"), "e is not known to hold everywhere"),
+    (_GRAPH.format(start=-1, compare=_HOLDS), "is not known to mask nothing"),
+    (_GRAPH.format(start=0, compare="Greater(p, least)"), "is not known to mask nothing"),
 ]

@@ -21,7 +21,7 @@ def test_a_mask_that_masks_nothing_is_taken_off(index: int) -> None:
     for rows, length in ((1, 1), (2, 5), (3, 40)):
         shapes = {"q": (rows, 2, length, 3), "k": (rows, 2, 3, length), "v": (rows, 2, length, 3)}
         feeds = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
-        feeds["seen"] = np.ones((rows, length), np.int64)
+        feeds["seen"] = np.ones((rows, 1, length, length), bool)
         found = [ReferenceRunner(canonical.expand(graph)).run(feeds)["y"] for graph in (before, after)]
         np.testing.assert_array_equal(*found)
 
@@ -31,4 +31,10 @@ def test_a_mask_that_could_mask_stays(index: int) -> None:
     text, reason = MODULE.NEAR_MISSES[index]
     before, after, change = fuse("full_mask", text)
     assert change.counts() == {} and reason in change.refusals[0].reason
+    assert lines(after) == lines(before)
+
+
+def test_the_mask_of_an_input_stays_and_is_no_near_miss() -> None:
+    before, after, change = fuse("full_mask", MODULE.EXAMPLES[0].replace("Where(e,", "Where(seen,"))
+    assert change.counts() == {} and not change.refusals
     assert lines(after) == lines(before)
