@@ -9,7 +9,7 @@ ENCODER = {"attention": 1, "skip_layernorm": 2, "bias_gelu": 1}
 ONCE = {"embeddings": 1, "mask": 1}
 # Every wav2vec 2.0 and HuBERT has 7 convolutions and a positional one, and a norm before the first layer (base) or behind the
 # last (large). A mask is one of samples, made one of frames in the middle of the network, where there is any: no promise.
-SPEECH = {"weight_norm": 1, "conv1d_gelu": 8, "skip_layernorm": 1}
+SPEECH = {"conv1d_gelu": 8, "skip_layernorm": 1}
 
 
 @dataclasses.dataclass(frozen=True)

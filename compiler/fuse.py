@@ -32,6 +32,7 @@ ORDER = (
     "linear",
     "sdpa",
     "rotary",
+    "full_mask",
     "attention",
     "flat_attention",
     "rotary_attention",
