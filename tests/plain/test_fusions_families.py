@@ -1,4 +1,4 @@
-"""Attention of other encoders (rotary, disentangled, flattened): rules on texts, and real architectures export to what they promise."""
+"""Attention of other encoders (rotary, disentangled, flattened): rules on texts, real architectures, and what they promise."""
 
 from __future__ import annotations
 
