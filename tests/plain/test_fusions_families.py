@@ -127,7 +127,17 @@ def opened(family: str) -> Source:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_fuses_to_what_it_promises(family: str) -> None:
     source = opened(family)
+    if "length" in source.dims:
+        assert source.dims["length"].min == 1, "MobileBERT is traced from length 3 on; its graph is right from 1"
     found = fuse.fuse(source.graph, source.dims, lowerings={"tensorrt": _lower_trt.lowerings()})
     fuse.expect(source.graph, found.change, family)
     left = [node for node in found.graph.model.graph if node.op_type == "Softmax"]
     assert len(left) == (2 if family == "convbert" else 0), "an attention was left (ConvBERT's convolutions have a softmax each)"
+
+
+def test_a_family_that_falls_short_says_where() -> None:
+    """DeBERTa with one of its terms left out has no rule, and the report names the node."""
+    text = rules("disentangled_attention").EXAMPLES[0].replace("rel = Add(dc, dp)", "rel = Identity(dc)")
+    _, _, change = rewritten("disentangled_attention", text)
+    assert not change.applied
+    assert any("expected Add" in refusal.reason for refusal in change.refusals), [str(r) for r in change.refusals]
