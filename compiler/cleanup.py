@@ -205,7 +205,7 @@ class SumOfChannels(pattern.RewriteRuleClassBase):
 
 
 class SplitVector(pattern.RewriteRuleClassBase):
-    """Split of a constant vector in three (torch's multi_head_attention_forward packs its biases, to cut them again): the parts."""
+    """Split of a constant vector in three: the parts. torch's multi_head_attention_forward packs biases, to cut them again."""
 
     def pattern(self, op, w):
         return op.Split(w, _allow_other_inputs=True, _outputs=["a", "b", "c"])

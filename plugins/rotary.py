@@ -2,9 +2,9 @@
 
     x [B, h, S, d] float, d even, cos and sin [1 | B, 1, S, d] -> [B, h, S, d]
 
-The paper pairs neighbours; here number i of the first half of a head is paired with number i of its second half. A pair (a, b) at a
-place of angle t becomes (a cos t - b sin t, b cos t + a sin t). The angles are given as their cosines and sines, each pair's twice,
-and the two need not be equal. Computes in float64, answers in x's dtype.
+The paper pairs neighbours; here number i of the first half of a head is paired with number i of its second half. A pair (a, b)
+at a place of angle t becomes (a cos t - b sin t, b cos t + a sin t). The angles are given as their cosines and sines, twice for
+each pair, and the two need not be equal. Computes in float64, answers in x's dtype.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""FusedRotaryAttention: multi-head self-attention with rotary positions. Vaswani et al. 2017, section 3.2.2; Su et al. 2021, 3.2.2.
+"""FusedRotaryAttention: self-attention with rotary positions. Vaswani et al. 2017, section 3.2.2; Su et al. 2021, 3.2.2.
 
     x [B, S, H] float, mask broadcasting to [B, h, S, S] or None, cos and sin [1 | B, 1, S, d], Wqkv [H, 3 h d], bqkv [3 h d] or
     None, Wo [h d, N], bo [N] or None; num_heads h, scale -> [B, S, N]

@@ -104,11 +104,14 @@ RULES: list[pattern.RewriteRule] = [DisentangledAttention.rule()]
 
 _GRAPH = """<ir_version: 10, opset_import: ["" : 20, "bertc" : 1]>
 g (float[B, S, 4] x, float[B, S, 4] other, bool[B, 1, S, S] drop, int64[{rows}, S, S] ic, int64[1, S, S] ip) => (float[B, S, 4] y)
-<float[4, 4] wq = {{1, 2, -3, 4, 2, 1, 5, -1, 3, 1, 4, 1, 5, 9, 2, 6}}, float[4, 4] wk = {{2, 7, 1, 8, 2, 8, 1, 8, 2, 8, 4, 5, 9, 0, 4, 5}},
- float[4, 4] wv = {{1, 4, 1, 4, 2, 1, 3, 5, 6, 2, 3, 7, 3, 0, 9, 5}}, float[4, 4] wo = {{1, 6, 1, 8, 0, 3, 3, 9, 8, 8, 7, 4, 9, 8, 9, 4}},
+<float[4, 4] wq = {{1, 2, -3, 4, 2, 1, 5, -1, 3, 1, 4, 1, 5, 9, 2, 6}},
+ float[4, 4] wk = {{2, 7, 1, 8, 2, 8, 1, 8, 2, 8, 4, 5, 9, 0, 4, 5}},
+ float[4, 4] wv = {{1, 4, 1, 4, 2, 1, 3, 5, 6, 2, 3, 7, 3, 0, 9, 5}},
+ float[4, 4] wo = {{1, 6, 1, 8, 0, 3, 3, 9, 8, 8, 7, 4, 9, 8, 9, 4}},
  float[4] bq = {{1, 2, 3, 4}}, float[4] bk = {{4, 1, 2, 3}}, float[4] bv = {{3, 5, 1, 2}}, float[4] bo = {{8, 9, 1, 1}},
  float[2, 3, 2] tk = {{1, 2, -3, 4, 2, 1, 5, -1, 3, 1, 4, 1}}, float[2, 3, 2] tq = {{2, 7, 1, 8, 2, -8, 1, 8, 2, 8, 4, 5}},
- float s = {{40}}, float r = {{{r}}}, float low = {{{low}}}, int64[1] one = {{1}}, int64[4] heads = {{0, 0, 2, 2}}, int64[3] flat = {{0, 0, 4}},
+ float s = {{40}}, float r = {{{r}}}, float low = {{{low}}}, int64[1] one = {{1}},
+ int64[4] heads = {{0, 0, 2, 2}}, int64[3] flat = {{0, 0, 4}},
  int64[1] h = {{2}}, int64[1] d = {{2}}, int64[1] all = {{-1}}, float[B, S, 4] q, float[B, S, 4] k, float[B, S, 4] v>
 {{
   bs = Shape <end = 1> (x)

@@ -2,8 +2,9 @@
 
     FusedAttention(x [B,S,H], mask, Wqkv [H,3*h*d], bqkv [3*h*d], Wo [h*d,N], bo [N]; num_heads, scale) -> [B,S,N]
 
-The function runs length first ([S,B,H]) and takes its products over [B*h,S,d]. What is added to the scores, [B*h,S,S], is unfolded
-to [B,h,S,S] and may be anything: WavLM adds relative positions, gated by what the layer reads (Chen et al. 2022, section III-A).
+The function runs length first ([S,B,H]) and takes its products over [B*h,S,d]. What is added to the scores, [B*h,S,S], is
+unfolded to [B,h,S,S] and may be anything: WavLM adds relative positions, gated by what the layer reads (Chen et al. 2022,
+section III-A).
 """
 
 from __future__ import annotations
@@ -87,9 +88,12 @@ RULES: list[pattern.RewriteRule] = [FlatAttention.rule()]
 
 _GRAPH = """<ir_version: 10, opset_import: ["" : 20, "bertc" : 1]>
 g (float[B, S, 4] x, float[B, 2, S, S] bias, float z) => (float[B, S, 4] y)
-<float[4, 4] wq = {{1, 2, -3, 4, 2, 1, 5, -1, 3, 1, 4, 1, 5, 9, 2, 6}}, float[4, 4] wk = {{2, 7, 1, 8, 2, 8, 1, 8, 2, 8, 4, 5, 9, 0, 4, 5}},
- float[4, 4] wv = {{1, 4, 1, 4, 2, 1, 3, 5, 6, 2, 3, 7, 3, 0, 9, 5}}, float[4, 4] wo = {{1, 6, 1, 8, 0, 3, 3, 9, 8, 8, 7, 4, 9, 8, 9, 4}},
- float[12] b3 = {{1, 2, 3, 4, 4, 1, 2, 3, 3, 5, 1, 2}}, float[4] bo = {{8, 9, 1, 1}}, float f = {{0.05}}, float[2] ff = {{0.05, 0.1}},
+<float[4, 4] wq = {{1, 2, -3, 4, 2, 1, 5, -1, 3, 1, 4, 1, 5, 9, 2, 6}},
+ float[4, 4] wk = {{2, 7, 1, 8, 2, 8, 1, 8, 2, 8, 4, 5, 9, 0, 4, 5}},
+ float[4, 4] wv = {{1, 4, 1, 4, 2, 1, 3, 5, 6, 2, 3, 7, 3, 0, 9, 5}},
+ float[4, 4] wo = {{1, 6, 1, 8, 0, 3, 3, 9, 8, 8, 7, 4, 9, 8, 9, 4}},
+ float[12] b3 = {{1, 2, 3, 4, 4, 1, 2, 3, 3, 5, 1, 2}}, float[4] bo = {{8, 9, 1, 1}}, float f = {{0.05}},
+ float[2] ff = {{0.05, 0.1}},
  int64[1] h = {{2}}, int64[1] four = {{4}}, int64[2] flat = {{-1, 4}},
  float[S, B, 4] q, float[S, B, 4] k, float[S, B, 4] v, float[N, 4] o>
 {{

@@ -71,8 +71,8 @@ RULES: list[pattern.RewriteRule] = [Rotary.rule(False), Rotary.rule(True)]
 
 _GRAPH = """<ir_version: 10, opset_import: ["" : 20]>
 g (float[B, 2, S, 4] x, float[1, 1, S, 4] cos, float[1, 1, S, 4] sin, float[1, S, 4] flat) => (float[B, 2, S, 4] y)
-<int64[1] zero = {{0}}, int64[1] middle = {{2}}, int64[1] wrong = {{1}}, int64[1] end = {{9223372036854775807}}, int64[1] last = {{3}},
- int64[1] one = {{1}}>
+<int64[1] zero = {{0}}, int64[1] middle = {{2}}, int64[1] wrong = {{1}}, int64[1] end = {{9223372036854775807}},
+ int64[1] last = {{3}}, int64[1] one = {{1}}>
 {{
   a = Slice(x, zero, {cut}, last, one)
   b = Slice(x, {cut}, end, last, one)

@@ -90,9 +90,12 @@ RULES: list[pattern.RewriteRule] = [PackedRotaryAttention.rule(), RotaryAttentio
 _GRAPH = """<ir_version: 10, opset_import: ["" : 20, "bertc" : 1]>
 g (float[B, S, 4] x, float[B, S, 4] other, float[B, 1, 1, S] mask, float[1, 1, S, 2] cos, float[1, 1, S, 2] sin)
 => (float[B, S, 4] y)
-<float[4, 4] wq = {{1, 2, -3, 4, 2, 1, 5, -1, 3, 1, 4, 1, 5, 9, 2, 6}}, float[4, 4] wk = {{2, 7, 1, 8, 2, 8, 1, 8, 2, 8, 4, 5, 9, 0, 4, 5}},
- float[4, 4] wv = {{1, 4, 1, 4, 2, 1, 3, 5, 6, 2, 3, 7, 3, 0, 9, 5}}, float[4, 4] wo = {{1, 6, 1, 8, 0, 3, 3, 9, 8, 8, 7, 4, 9, 8, 9, 4}},
- float[4] bq = {{1, 2, 3, 4}}, float[4] bv = {{3, 5, 1, 2}}, float[4] bo = {{8, 9, 1, 1}}, float f = {{0.3}}, float[2] bf = {{0.3, 0.4}},
+<float[4, 4] wq = {{1, 2, -3, 4, 2, 1, 5, -1, 3, 1, 4, 1, 5, 9, 2, 6}},
+ float[4, 4] wk = {{2, 7, 1, 8, 2, 8, 1, 8, 2, 8, 4, 5, 9, 0, 4, 5}},
+ float[4, 4] wv = {{1, 4, 1, 4, 2, 1, 3, 5, 6, 2, 3, 7, 3, 0, 9, 5}},
+ float[4, 4] wo = {{1, 6, 1, 8, 0, 3, 3, 9, 8, 8, 7, 4, 9, 8, 9, 4}},
+ float[4] bq = {{1, 2, 3, 4}}, float[4] bv = {{3, 5, 1, 2}}, float[4] bo = {{8, 9, 1, 1}}, float f = {{0.3}},
+ float[2] bf = {{0.3, 0.4}},
  float[4, 12] w = {{{many}}}, float[12] b = {{1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3}},
  int64[4] heads = {{0, 0, 2, 2}}, int64[5] five = {{0, 0, 3, 2, 2}}, int64[3] flat = {{0, 0, 4}}, int64[1] axis = {{2}},
  int64[1] n0 = {{0}}, int64[1] n1 = {{1}}, int64[1] n2 = {{2}}, int64[1] n3 = {{3}},
