@@ -66,7 +66,7 @@ def fuse(
     if prove:
         from .prove import Prover
 
-        captured, notes = _activations(clean, dims, samples, seed)
+        captured, notes = _activations(graph, dims, samples, seed)
         prover = Prover(clean, dims, seed=seed, lowerings=lowerings, activations=captured)
     applied: list[Applied] = []
     refusals: list[Refusal] = []
