@@ -1,7 +1,8 @@
 """Time and memory of the fusion passes
 
 Clean-up, rules, the proof of every match with the forms that TensorRT gets, and the check of the whole graph, on an ONNX file
-with random weights and random biases; each stage of one process, with its own peak. Then `bertc fuse` on a file of more than 2 GB.
+with random weights and random biases; each stage of one process, with its own peak. Then `bertc fuse` on a file of more than
+2 GB.
 """
 
 from __future__ import annotations
