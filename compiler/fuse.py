@@ -72,7 +72,9 @@ def fuse(
     refusals: list[Refusal] = []
     for name in ORDER:
         module = importlib.import_module(f".fusions.{name}", __package__)
-        clean, change = module.apply(clean) if hasattr(module, "apply") else apply(clean, named(name, module.RULES), prover)
+        clean, change = (
+            module.apply(clean, prover) if hasattr(module, "apply") else apply(clean, named(name, module.RULES), prover)
+        )
         applied += change.applied
         refusals += change.refusals
     if rules_file is not None:

@@ -95,6 +95,7 @@ def session(graph: Graph) -> tuple[Any, dict[str, np.ndarray]]:
         value.const_value, value.type, value.shape = None, ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
         copy.graph.initializers.pop(name)
         copy.graph.inputs.append(value)
+    ir.external_data.load_to_model(copy)  # ONNX Runtime would look for a small weight's file in the current directory
     return _opened(ir.to_proto(copy).SerializeToString(), options), weights
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+import tiny
 
-from bertc import activations, cleanup, data, fuse
+from bertc import activations, cleanup, data, fuse, onnx_source
 from bertc.errors import DataError
 from bertc.graph import Graph
 from bertc.profiles import Dim
@@ -79,3 +80,12 @@ def test_a_graph_that_cannot_be_run_is_said() -> None:
         activations.capture(broken, data.synthetic(graph(), DIMS))
     (note,) = fuse.fuse(graph(), {}).notes
     assert "could not be run for its own" in note and "dimension 'batch' of unknown range" in note
+
+
+def test_weights_beside_the_file_are_found_from_anywhere(tmp_path: Path) -> None:
+    for name, external in (("one.onnx", False), ("two.onnx", True)):
+        tiny.encoder(tmp_path / name, external=external)
+    inside, beside = (onnx_source.open_graph(tmp_path / name)[:2] for name in ("one.onnx", "two.onnx"))
+    wanted = activations.capture(inside[0], data.synthetic(*inside))
+    found = activations.capture(beside[0], data.synthetic(*beside))
+    assert set(found) == set(wanted) and all(np.array_equal(found[name], wanted[name]) for name in wanted)

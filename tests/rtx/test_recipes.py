@@ -86,4 +86,4 @@ def test_a_teacher_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     np.testing.assert_array_equal(whole[names[0]], cut[names[1]])
     manifests = built("student-12-to-3", tmp_path / "out", tmp_path / "student")
     assert len(kernels(manifests)["layers"]) == 2
-    assert (tmp_path / "out" / "onnxruntime-fp32" / "tokenizer.json").is_file()
+    assert (tmp_path / "out" / "onnxruntime-fp32" / "tokenizer" / "tokenizer.json").is_file()
