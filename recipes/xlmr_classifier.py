@@ -6,13 +6,15 @@ random and seeded, biases too: zero biases would hide errors and kernels.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from bertc import FactoryModel
 from bertc.heads import Logits
 
 LABELS = 3
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "vocab_size": 250002,
     "hidden_size": 384,
     "num_hidden_layers": 6,
