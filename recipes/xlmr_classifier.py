@@ -13,7 +13,6 @@ import torch
 from bertc import FactoryModel
 from bertc.heads import Logits
 
-LABELS = 3
 SHAPE: dict[str, Any] = {
     "vocab_size": 250002,
     "hidden_size": 384,
@@ -24,6 +23,7 @@ SHAPE: dict[str, Any] = {
     "type_vocab_size": 1,
     "pad_token_id": 1,
     "layer_norm_eps": 1e-5,
+    "num_labels": 3,
 }
 
 
@@ -31,7 +31,7 @@ def make() -> FactoryModel:
     """input_ids and attention_mask, int64[batch, length] -> logits float32[batch, 3]."""
     from transformers import XLMRobertaConfig, XLMRobertaForSequenceClassification
 
-    config = XLMRobertaConfig(**SHAPE, num_labels=LABELS)
+    config = XLMRobertaConfig(**SHAPE)
     config._attn_implementation = "eager"
     torch.manual_seed(0)
     model = XLMRobertaForSequenceClassification(config)
