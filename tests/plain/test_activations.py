@@ -11,10 +11,12 @@ import onnx_ir as ir
 import pytest
 import tiny
 
-from bertc import activations, cleanup, data, fuse, onnx_source
+from bertc import activations, cleanup, data, export_check, fuse, onnx_source, pipeline, targets
 from bertc.errors import DataError
 from bertc.graph import Graph
 from bertc.profiles import Dim
+from bertc.progress import Progress
+from bertc.recipe import Recipe
 
 DIMS = {"batch": Dim("batch"), "length": Dim("length", 1, 40)}
 OUTLIERS = """
@@ -89,3 +91,14 @@ def test_weights_beside_the_file_are_found_from_anywhere(tmp_path: Path) -> None
     wanted = activations.capture(inside[0], data.synthetic(*inside))
     found = activations.capture(beside[0], data.synthetic(*beside))
     assert set(found) == set(wanted) and all(np.array_equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize("prove", [True, False])
+def test_a_build_without_proof_says_so(prove: bool) -> None:
+    made, log = models.opened("features"), Progress()
+    asked = Recipe("features", prove=prove, targets=("tensorrt-rtx:sm89=fp16",))
+    proof = export_check.prove(made, asked, [], lambda *_: None)
+    found = pipeline.fuse_graph(asked, made, [pipeline.Build(targets.parse_spec(asked.targets[0]), "fp16")], proof, log)
+    assert found is not None and found.change.counts()["attention"] == 2
+    assert all((applied.error is not None) == prove for applied in found.change.applied)
+    assert any("no fusion was proven (--no-prove)" in note for note in log.notes) != prove
