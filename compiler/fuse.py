@@ -11,13 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import cleanup, families, opset
-from .errors import ArtifactError, CheckFailed, RecipeError, nearest
+from . import cleanup, data, families, opset
+from .data import Sample
+from .errors import ArtifactError, CheckFailed, DataError, RecipeError, nearest
 from .graph import Graph, module_path, save
 from .profiles import Dim
 from .rewrite import Applied, Change, Prove, Refusal, apply
 
 if TYPE_CHECKING:
+    import numpy as np
     from onnxscript.rewriter import pattern
 
     from .builder import Body
@@ -62,33 +64,52 @@ def fuse(
     rules_file: Path | None = None,
     seed: int = 0,
     lowerings: Mapping[str, Mapping[str, Body]] | None = None,
+    samples: Sequence[Sample] = (),
 ) -> Fused:
     """Clean and fuse a copy of `graph`, converted to opset 20 where it is older.
 
     With `prove` every match is replayed against what takes its place before it is kept.
 
-    `lowerings` are the tables of the targets that will be built: what takes a match's place is proven for each of them too.
+    `lowerings` are the tables of the targets that will be built: what takes a match's place is proven for each of them too. One
+    of the `samples` (synthetic ones if none are given) is run through the graph: matches are replayed on its activations as well.
     Raises RecipeError for a rules file that cannot be used, and NotFused for an old graph that cannot be converted.
     """
     upgraded = opset.upgrade(graph)
     clean = cleanup.clean(upgraded.graph)
     prover: Prove | None = None
+    notes: tuple[str, ...] = ()
     if prove:
         from .prove import Prover
 
-        prover = Prover(clean, dims, seed=seed, lowerings=lowerings)
+        captured, notes = _activations(graph, dims, samples, seed)
+        prover = Prover(clean, dims, seed=seed, lowerings=lowerings, activations=captured)
     applied: list[Applied] = []
     refusals: list[Refusal] = []
     for name in ORDER:
         module = importlib.import_module(f".fusions.{name}", __package__)
-        clean, change = module.apply(clean) if hasattr(module, "apply") else apply(clean, named(name, module.RULES), prover)
+        clean, change = (
+            module.apply(clean, prover) if hasattr(module, "apply") else apply(clean, named(name, module.RULES), prover)
+        )
         applied += change.applied
         refusals += change.refusals
     if rules_file is not None:
         clean, change = apply(clean, named(rules_file.stem, own_rules(rules_file)), prover)
         applied += change.applied
         refusals += change.refusals
-    return Fused(clean, Change(tuple(applied), tuple(refusals)), upgraded.notes)
+    return Fused(clean, Change(tuple(applied), tuple(refusals)), (*upgraded.notes, *notes))
+
+
+def _activations(
+    graph: Graph, dims: Mapping[str, Dim], samples: Sequence[Sample], seed: int
+) -> tuple[dict[str, Sequence[np.ndarray]], tuple[str, ...]]:
+    """Captured values by name, and a note where there are none."""
+    from .activations import capture
+
+    try:
+        found = capture(graph, samples or data.synthetic(graph, dims, seed))
+    except DataError as error:
+        return {}, (f"matches were proven on made-up activations alone, the graph could not be run for its own: {error}",)
+    return {name: (array,) for name, array in found.items()}, ()
 
 
 def fuse_file(path: Path, out: Path, *, force: bool, prove: bool, rules_file: Path | None) -> tuple[Graph, Fused]:

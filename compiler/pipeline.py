@@ -108,17 +108,21 @@ def fuse_graph(recipe: Recipe, source: Source, builds: Sequence[Build], proof: P
     with log.stage("fuse"):
         tables = {str(spec): targets.lowerings(spec) for spec in wanting}
         try:
-            fused = fusing.fuse(source.graph, source.dims, seed=recipe.seed, lowerings=tables)
+            fused = fusing.fuse(
+                source.graph, source.dims, prove=recipe.prove, seed=recipe.seed, lowerings=tables, samples=proof.samples
+            )
         except NotFused as why:
             if recipe.expect:
                 raise NotFused(f"{why}; --expect {recipe.expect} asks for fusions") from why
             log.note(f"nothing was fused: {why}")
             return None
         check_fused(fused, source, proof)
-    for note in fused.notes:
-        log.note(note)
     counts = ", ".join(f"{count} {rule}" for rule, count in fused.change.counts().items())
     log.note(f"fused: {counts or 'nothing'}; {len(fused.change.refusals)} near-misses (bertc fuse --explain)")
+    for note in fused.notes:
+        log.note(note)
+    if not recipe.prove:
+        log.note("no fusion was proven (--no-prove): only the fused graph as a whole was compared with the source")
     if recipe.expect:
         fusing.expect(source.graph, fused.change, recipe.expect)
         log.say(f"all that {recipe.expect} promises was found")

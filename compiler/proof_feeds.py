@@ -121,6 +121,8 @@ class Feeder:
         dtype = value.dtype.numpy()
         if mask and dtype.kind == "f":
             return self._score_mask(shape, plan.kind, rng).astype(dtype)
+        if dtype.kind == "f" and value.is_graph_input() and is_mask(str(value.name), "int64"):
+            return _places("full" if plan.kind == "bias" else plan.kind, shape, rng).astype(dtype)  # 0 and 1, as a float
         if dtype.kind == "f":
             return np.asarray(rng.standard_normal(shape) * plan.size).astype(dtype)
         places = _places("full" if plan.kind == "bias" else plan.kind, shape, rng)
