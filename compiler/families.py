@@ -26,6 +26,11 @@ FAMILIES: Mapping[str, Family] = {
     "electra": Family(ENCODER, ONCE),
     "albert": Family(ENCODER, ONCE),
     "mpnet": Family(ENCODER, ONCE),
+    # Encoders of encoder-decoders. T5 has no GELU with a bias, and its positions are a bias of the scores; Whisper has no mask.
+    "bart": Family(ENCODER, ONCE),
+    "mbart": Family(ENCODER, ONCE),
+    "t5": Family({"attention": 1, "skip_layernorm": 2}, {"mask": 1}),
+    "whisper": Family(ENCODER, {}),
 }
 
 
