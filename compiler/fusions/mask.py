@@ -28,7 +28,7 @@ from ..rewrite import ORIGIN, RULE, Applied, Change, Refusal, united
 OP = "FusedScoreMask"
 RULES: list[pattern.RewriteRule] = []
 NAME = "mask"
-FUSED = {"FusedSdpa": (3,), "FusedAttention": (1,)}
+FUSED = {"FusedSdpa": (3,), "FusedAttention": (1,), "FusedPastAttention": (1,), "FusedCrossAttention": (2,)}
 READERS = {"Add": (0, 1), **FUSED}
 SHAPES = ((1, 1), (3, 1), (1, 5), (2, 8), (3, 7))
 LONGEST = 4096
