@@ -27,11 +27,11 @@ def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
         raise InputError(f"FusedCausalMask {node.name!r} has neither a mask nor a number of queries: its size is not known")
     places = queries if mask is None else op.Shape(mask, start=1, end=2)
     zero, one, shape = constant(op, 0, np.int64), constant(op, 1, np.int64), constant(op, [], np.int64)
-    keys = op.Range(zero, op.Reshape(places, shape), one)
-    rows = op.Unsqueeze(keys, constant(op, [1], np.int64))
+    end = op.Reshape(places, shape)
+    keys = rows = op.Range(zero, end, one)
     if mask is not None and queries is not None:
-        first, ends = op.Sub(places, queries), constant(op, [0], np.int64)
-        rows = op.Slice(rows, first, places, ends)
+        rows = op.Range(op.Reshape(op.Sub(places, queries), shape), end, one)
+    rows = op.Unsqueeze(rows, constant(op, [1], np.int64))
     seen = op.Unsqueeze(op.LessOrEqual(keys, rows), constant(op, [0, 1], np.int64))
     if mask is not None:
         held = op.Unsqueeze(op.Cast(mask, to=ir.DataType.BOOL), constant(op, [1, 2], np.int64))

@@ -217,4 +217,7 @@ LOWERINGS: Mapping[str, Body] = {
 
 def lowerings(sms: Sequence[str] = ()) -> Mapping[str, Body]:
     """The table for these SMs: Turing's attention kernel copies its operands either way, so there the packed form is cheaper."""
-    return {**LOWERINGS, "FusedAttention": packed_attention} if TURING in sms else LOWERINGS
+    from . import _lower_trt_past
+
+    table = {**LOWERINGS, **_lower_trt_past.LOWERINGS}
+    return {**table, "FusedAttention": packed_attention} if TURING in sms else table
