@@ -32,6 +32,7 @@ FUSED = {"FusedSdpa": (3,), "FusedAttention": (1,), "FusedPastAttention": (1,), 
 READERS = {"Add": (0, 1), **FUSED}
 SHAPES = ((1, 1), (3, 1), (1, 5), (2, 8), (3, 7))
 LONGEST = 4096
+QUERIES = 3  # the length of another sequence, which attends to this one
 SAME_SHAPE = frozenset({"Cast", "Identity", "LayerNormalization", "Dropout", "Neg", "FusedSkipLayerNorm"})
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "LayerNormalization", "Softmax"})
 
@@ -275,7 +276,8 @@ class _Run:
         feeds: dict[str, np.ndarray] = {str(self._source.name): mask.astype(self._source.dtype.numpy())}
         for node in self._foreign:
             dims = _dims(node.inputs[0], self._source) or []
-            sizes = [dim if isinstance(dim, int) else mask.shape[0 if dim == "B" else 1] for dim in dims]
+            own = {"B": mask.shape[0], "S": mask.shape[1]}
+            sizes = [dim if isinstance(dim, int) else own.get(dim, QUERIES) for dim in dims]
             start, end = node.attributes.get("start"), node.attributes.get("end")
             picked = sizes[start.as_int() if start else 0 : end.as_int() if end else None]
             feeds[str(node.outputs[0].name)] = np.array(picked, np.int64)
@@ -288,7 +290,8 @@ def _dims(value: ir.Value | None, source: ir.Value) -> list[int | str] | None:
     if value is None:
         return None
     if value.shape is not None:
-        names = {_label(dim): name for dim, name in zip(source.shape or (), "BS", strict=True)}
+        names = {_label(dim): _label(dim) for v in source.graph.inputs for dim in v.shape or ()} if source.graph else {}
+        names |= {_label(dim): name for dim, name in zip(source.shape or (), "BS", strict=True)}
         named = [dim if isinstance(dim, int) else names.get(_label(dim)) if dim.value else None for dim in value.shape]
         if None not in named:
             return named
