@@ -23,7 +23,21 @@ if TYPE_CHECKING:
     from .builder import Body
 
 # The order is this list. bias_gelu comes before linear, which would take the bias; attention is made of linear and sdpa.
-ORDER = ("layernorm", "gelu", "bias_gelu", "linear", "sdpa", "attention", "past_attention", "cross_attention", "mask", "causal", "embeddings", "skip_layernorm")
+ORDER = (
+    "layernorm",
+    "gelu",
+    "bias_gelu",
+    "linear",
+    "onnx_attention",
+    "sdpa",
+    "attention",
+    "past_attention",
+    "cross_attention",
+    "mask",
+    "causal",
+    "embeddings",
+    "skip_layernorm",
+)
 SHOWN = 5
 OLDEST = 20
 LAYER = re.compile(r"(?:^|\.)(?:layers?|h|block|blocks|albert_layers)\.(\d+)(?:\.|$)")

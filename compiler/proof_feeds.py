@@ -220,7 +220,11 @@ def _masks(nodes: Sequence[ir.Node], values: Sequence[ir.Value], match: Match) -
     """What is added to scores: called a mask by the rule, or read as one by an operator, or of a score mask's shape."""
     found = {v for name, v in match.bindings.items() if "mask" in name and isinstance(v, ir.Value)}
     for node in (*nodes, *match.new_nodes):
-        position = {"FusedSdpa": 3, "FusedAttention": 1, "FusedPastAttention": 1, "FusedCrossAttention": 2}.get(node.op_type) if node.domain == DOMAIN else None
+        position = (
+            {"FusedSdpa": 3, "FusedAttention": 1, "FusedPastAttention": 1, "FusedCrossAttention": 2}.get(node.op_type)
+            if node.domain == DOMAIN
+            else None
+        )
         if position is not None and len(node.inputs) > position:
             found.add(node.inputs[position])  # type: ignore[arg-type]
     found |= {v for v in values if v.shape is not None and len(v.shape) == 4 and v.shape[1] == 1 and _is_added(v, nodes)}

@@ -4,8 +4,8 @@
 
 What ends in Where(keep, 0, low) of rank 4 is taken, with all that makes it, and the proof says whether it is such a mask: it is
 run with masks of every kind at several lengths. Of one query (the step of a decoder) it is a FusedScoreMask. Runs behind `mask`,
-which takes the masks without order. The places are the value of rank 2 nearest to the graph's inputs that is as long as the keys: an
-input, or one that was lengthened by the new tokens. Lengths of the proof stay under SEEN, so a larger constant on the way, which
+which takes the masks without order. The places are the value of rank 2 nearest to the graph's inputs that is as long as the
+keys: an input, or one that was lengthened by the new tokens. Lengths of the proof stay under SEEN, so a larger constant on the way, which
 could be a window, is a reason to refuse.
 """
 
@@ -84,7 +84,7 @@ def _above(value: ir.Value, stop: ir.Value | None = None) -> Iterator[ir.Value]:
 
 
 def _places(out: ir.Value) -> ir.Value | None:
-    """The one value [batch, keys] through which all numbers of the graph's inputs come; None where there is none, or none is needed."""
+    """The one value [batch, keys] through which all numbers of the graph's inputs come; None where there is none."""
     found = [v for v in _above(out) if v.shape is not None and len(v.shape) == 2 and v.dtype is not None]
     fitting = [v for v in found if same_dim(v.shape[1], out.shape[3]) and same_dim(v.shape[0], out.shape[0])]  # type: ignore[index]
     fed = [v for v in fitting if v.is_graph_input() or any(a.is_graph_input() for a in _above(v))]
@@ -124,7 +124,8 @@ RULES: list[pattern.RewriteRule] = [Causal.rule(False), Causal.rule(True)]
 
 _GRAPH = """
 <ir_version: 8, opset_import: ["" : 18]>
-example (int64[B, T] attention_mask, int64[B, S] ids, float[B, 2, S, T] scores, float[B, 2, T, T] square) => (float[B, 2, {S}, T] y)
+example (int64[B, T] attention_mask, int64[B, S] ids, float[B, 2, S, T] scores, float[B, 2, T, T] square)
+ => (float[B, 2, {S}, T] y)
 <float low = {{-10000.0}}, float zero = {{0.0}}, int64[2] axes = {{1, 2}}, int64[2] ones = {{0, 1}}, int64[1] axis = {{1}},
  int64[1] first = {{0}}, int64 start = {{0}}, int64 step = {{1}}, int64 window = {{{window}}}, float[{B}, 1, {S}, T] m> {{
 u = Unsqueeze(attention_mask, axes)

@@ -8,8 +8,6 @@ checks are those of `attention`; Wkv holds the columns of k, then of v. Vaswani 
 
 from __future__ import annotations
 
-from typing import Any
-
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 

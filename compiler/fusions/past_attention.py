@@ -4,8 +4,8 @@
         -> y [B,S,N], present_k [B,h,P+S,d], present_v
 
 Runs behind `linear` and `sdpa`; the projections, heads and checks are those of `attention`. What is new: the keys and values are
-put behind those of the cache, and what comes of it is an output as well, read by others (the next step's cache). The weight is one
-already (GPT-2) or three (BERT as a decoder). Shazeer 2019, "Fast Transformer Decoding", section 2.4.
+put behind those of the cache, and what comes of it is an output as well, read by others (the next step's cache). The weight is
+one already (GPT-2) or three (BERT as a decoder). Shazeer 2019, "Fast Transformer Decoding", section 2.4.
 """
 
 from __future__ import annotations
