@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxscript.rewriter import pattern
 
 from .graph import DOMAIN, Graph, module_path
@@ -102,7 +101,7 @@ def apply(graph: Graph, rules: Sequence[tuple[str, pattern.RewriteRule]], prove:
             if delta is not None:
                 _keep(copy.model, name, node, delta, prove, applied, refusals)
     if applied:
-        RemoveUnusedNodesPass()(copy.model)  # a rule may take the last node of a chain away and make nothing of the others
+        _drop_unread(copy.model.graph)
         copy.model.graph.sort()  # a node of two outputs stands where its last one stood, perhaps behind readers of the first
     kept = tuple(r for _, r in refusals.values())
     copy.model.opset_imports.setdefault(DOMAIN, 1)
@@ -173,6 +172,13 @@ def _measure_results(graph: ir.Graph) -> None:
             moved = True
     if moved:
         graph.sort()
+
+
+def _drop_unread(graph: ir.Graph) -> None:
+    """A rule may take the last node of a chain away and make nothing of the others. (onnx_ir's pass also cuts absent inputs.)"""
+    for node in reversed(list(graph)):
+        if not any(value.uses() or value.is_graph_output() for value in node.outputs):
+            graph.remove(node, safe=True)
 
 
 def _register(graph: ir.Graph, value: ir.Value) -> None:

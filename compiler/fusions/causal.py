@@ -5,8 +5,8 @@
 What ends in Where(keep, 0, low) of rank 4 is taken, with all that makes it, and the proof says whether it is such a mask: it is
 run with masks of every kind at several lengths. Of one query (the step of a decoder) it is a FusedScoreMask. Runs behind `mask`,
 which takes the masks without order. The places are the value of rank 2 nearest to the graph's inputs that is as long as the
-keys: an input, or one that was lengthened by the new tokens. Lengths of the proof stay under SEEN, so a larger constant on the way, which
-could be a window, is a reason to refuse.
+keys: an input, or one that was lengthened by the new tokens. The proof's lengths reach beyond SEEN; a larger constant on the way
+could be a window that none of them shows, and is a reason to refuse.
 """
 
 from __future__ import annotations

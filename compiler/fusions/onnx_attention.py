@@ -1,9 +1,9 @@
 """onnx_attention: what the Attention operator of ONNX opset 23 can do more, spelled out, so that `sdpa` takes the rest.
 
-is_causal becomes a FusedCausalMask that is added: the operator counts queries and keys from 0 on, so there must be as many of both.
-Past keys and values are put before the new ones, and what comes of it are the operator's second and third outputs. (ONNX
-operator documentation, Attention-23.) A softcap, grouped queries, is_causal beside past or a mask, and a fourth output are left as
-they are, with the reason.
+is_causal becomes a FusedCausalMask that is added: the operator counts queries and keys from 0 on, so there must be as many of
+both. Past keys and values are put before the new ones, and what comes of it are the operator's second and third outputs. (ONNX
+operator documentation, Attention-23.) A softcap, grouped queries, is_causal beside past or a mask, and a fourth output are
+left as they are, with the reason.
 """
 
 from __future__ import annotations

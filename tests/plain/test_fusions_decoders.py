@@ -1,4 +1,4 @@
-"""The rules of decoders: past_attention, cross_attention, causal, onnx_attention. They fire, refuse with a reason, and are proven."""
+"""The rules of decoders: past_attention, cross_attention, causal, onnx_attention: they fire, refuse, and are proven."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_fires_and_is_proven(name: str, text: str) -> None:
 
 @pytest.mark.parametrize(("name", "text", "reason"), [(name, *miss) for name in RULES for miss in MODULES[name].NEAR_MISSES])
 def test_refuses_with_the_reason(name: str, text: str, reason: str) -> None:
-    graph, change = applied(name, text)
+    _, change = applied(name, text)
     assert not change.applied
     assert any(reason in refusal.reason for refusal in change.refusals), [str(r) for r in change.refusals]
 
