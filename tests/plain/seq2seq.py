@@ -115,7 +115,8 @@ class Decoder(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, memory: Tensor | None = None, memory_mask: Tensor | None = None
     ) -> Tensor:
-        read = {} if memory is None else {"encoder_hidden_states": memory, "encoder_attention_mask": memory_mask}
+        given = {"encoder_hidden_states": memory, "encoder_attention_mask": memory_mask}
+        read = {name: value for name, value in given.items() if value is not None}
         return self.decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **read)[0]
 
 
