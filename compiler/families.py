@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 
 ENCODER = {"attention": 1, "skip_layernorm": 2, "bias_gelu": 1}
+READER = {"attention": 1, "cross_attention": 1, "skip_layernorm": 3, "bias_gelu": 1}
 ONCE = {"embeddings": 1, "mask": 1}
 # Every wav2vec 2.0 and HuBERT has 7 convolutions and a positional one, and a norm before the first layer (base) or behind the
 # last (large). A mask is one of samples, made one of frames in the middle of the network, where there is any: no promise.
@@ -44,6 +45,19 @@ FAMILIES: Mapping[str, Family] = {
     "mobilebert": Family({"sdpa": 1}, {"mask": 1}),
     # Raw audio: convolutions in place of embeddings, and no mask where its feature extractor makes none.
     "wavlm": Family({"flat_attention": 1, "skip_layernorm": 2, "bias_gelu": 1}, {}),
+    # Encoders of encoder-decoders. T5 has no GELU with a bias, and its positions are a bias of the scores; Whisper has no mask.
+    "bart": Family(ENCODER, ONCE),
+    "mbart": Family(ENCODER, ONCE),
+    "t5": Family({"attention": 1, "skip_layernorm": 2}, {"mask": 1}),
+    "whisper": Family(ENCODER, {}),
+    # Decoders: over a whole text, one step with a cache, and those that read an encoder.
+    "gpt2": Family({"attention": 1, "skip_layernorm": 2}, {"causal": 1}),
+    "gpt2-step": Family({"past_attention": 1, "skip_layernorm": 2}, {"causal": 1}),
+    "bert-step": Family({"past_attention": 1, "skip_layernorm": 2, "bias_gelu": 1}, {"embeddings": 1, "causal": 1}),
+    "bert-decoder": Family(READER, {**ONCE, "causal": 1}),
+    "bart-decoder": Family(READER, {**ONCE, "causal": 1}),
+    "t5-decoder": Family({"attention": 1, "cross_attention": 1, "skip_layernorm": 3}, {"mask": 1, "causal": 1}),
+    "whisper-decoder": Family(READER, {"causal": 1}),
 }
 
 

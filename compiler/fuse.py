@@ -32,6 +32,7 @@ ORDER = (
     "conv1d_gelu",
     "bias_gelu",
     "linear",
+    "onnx_attention",
     "sdpa",
     "rotary",
     "full_mask",
@@ -39,7 +40,10 @@ ORDER = (
     "flat_attention",
     "rotary_attention",
     "disentangled_attention",
+    "past_attention",
+    "cross_attention",
     "mask",
+    "causal",
     "embeddings",
     "skip_layernorm",
 )

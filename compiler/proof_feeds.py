@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from . import canonical
+from .bodies import ADDED
 from .builder import OPSET
 from .cleanup import LOW as REPLACED
 from .data import AUDIO_DIM, AUDIO_MIN, DEFAULT_BOUND, index_bounds, is_mask, mask_pattern
@@ -25,8 +26,6 @@ IR_VERSION = 10
 ROWS = 3  # row 0 of a batch is never padded, row 1 is the dead one
 SMALL = 1e-3  # activations so small that an epsilon of 1e-12 in place of 1e-5 shows
 PATTERNS = ("right", "left", "holes", "random", "dead", "bias")
-# Which input of an operator is added to scores.
-ADDED = {"FusedSdpa": 3, "FusedAttention": 1, "FusedRotaryAttention": 1, "FusedDisentangledAttention": 1}
 _ARITHMETIC: Mapping[type, Any] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,

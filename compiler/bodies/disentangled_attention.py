@@ -18,6 +18,7 @@ from ..builder import add_all, constant, inputs
 from ..errors import InputError
 
 OP = "FusedDisentangledAttention"
+ADDED = 1  # the input that is added to the scores
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:

@@ -17,6 +17,7 @@ from ..errors import InputError
 from .rotary import rotate
 
 OP = "FusedRotaryAttention"
+ADDED = 1  # the input that is added to the scores
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+QUERIES = 3  # the length of another sequence, which attends to this one
 SAME_SHAPE = frozenset({"Cast", "Identity", "LayerNormalization", "Dropout", "Neg", "FusedSkipLayerNorm"})
 
 
@@ -41,7 +42,8 @@ class Run:
         feeds: dict[str, np.ndarray] = {str(self._source.name): mask.astype(self._source.dtype.numpy())}
         for node in self._foreign:
             dims = dims_of(node.inputs[0], self._source) or []
-            sizes = [dim if isinstance(dim, int) else mask.shape[0 if dim == "B" else 1] for dim in dims]
+            own = {"B": mask.shape[0], "S": mask.shape[1]}
+            sizes = [dim if isinstance(dim, int) else own.get(dim, QUERIES) for dim in dims]
             start, end = node.attributes.get("start"), node.attributes.get("end")
             picked = sizes[start.as_int() if start else 0 : end.as_int() if end else None]
             feeds[str(node.outputs[0].name)] = np.array(picked, np.int64)
@@ -50,11 +52,12 @@ class Run:
 
 
 def dims_of(value: ir.Value | None, source: ir.Value) -> list[int | str] | None:
-    """The dimensions of a value as numbers and as "B" and "S" of the mask; None where they are not known."""
+    """The dimensions of a value as numbers, as "B" and "S" of the mask, or as another input's; None where they are not known."""
     if value is None:
         return None
     if value.shape is not None:
-        names = {_label(dim): name for dim, name in zip(source.shape or (), "BS", strict=True)}
+        names = {_label(dim): _label(dim) for v in source.graph.inputs for dim in v.shape or ()} if source.graph else {}
+        names |= {_label(dim): name for dim, name in zip(source.shape or (), "BS", strict=True)}
         named = [dim if isinstance(dim, int) else names.get(_label(dim)) if dim.value else None for dim in value.shape]
         if None not in named:
             return named

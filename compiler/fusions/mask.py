@@ -20,6 +20,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
+from ..bodies import ADDED
 from ..cleanup import LOW
 from ..graph import DOMAIN, Graph
 from ..rewrite import ORIGIN, RULE, Applied, Change, Match, Prove, Refusal, united
@@ -28,7 +29,7 @@ from ._mask_run import Run, dims_of
 OP = "FusedScoreMask"
 RULES: list[pattern.RewriteRule] = []
 NAME = "mask"
-FUSED = {"FusedSdpa": (3,), "FusedAttention": (1,), "FusedRotaryAttention": (1,)}
+FUSED = {op: (position,) for op, position in ADDED.items()}
 READERS = {"Add": (0, 1), **FUSED}
 SHAPES = ((1, 1), (3, 1), (1, 5), (2, 8), (3, 7))
 LONGEST = 4096

@@ -219,7 +219,7 @@ LOWERINGS: Mapping[str, Body] = {
 
 def lowerings(sms: Sequence[str] = ()) -> Mapping[str, Body]:
     """The table for these SMs: Turing's attention kernel copies its operands either way, so there the packed form is cheaper."""
-    from . import _lower_trt_positions  # it is made of what stands here
+    from . import _lower_trt_past, _lower_trt_positions  # they are made of what stands here
 
-    table = {**LOWERINGS, **_lower_trt_positions.LOWERINGS}
+    table = {**LOWERINGS, **_lower_trt_positions.LOWERINGS, **_lower_trt_past.LOWERINGS}
     return {**table, "FusedAttention": packed_attention} if TURING in sms else table
