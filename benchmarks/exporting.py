@@ -6,6 +6,7 @@ appears whole (written aside, then renamed), so that two runs may share the fold
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import importlib.metadata
@@ -28,6 +29,8 @@ FOLDER = Path("out/coverage")
 EXPORTERS = ("dynamo-sdpa", "dynamo-eager", "torchscript-sdpa", "torchscript-eager", "torchscript17-eager")
 TOOLS = ("torch", "transformers", "onnx", "onnxscript")
 LIMIT = 600  # seconds for one model with all its exporters
+# Several processes at once: threads of one that wait for each other would take the others' cores.
+ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @functools.cache
@@ -39,8 +42,10 @@ def versions() -> dict[str, str]:
 @functools.cache
 def key(name: str) -> str:
     """Everything that decides what the exports of a model are."""
-    models = Path(__file__).with_name("zoo_models.py").read_bytes()
-    return hashlib.sha256(repr((versions(), zoo.ROWS[name], models)).encode()).hexdigest()[:16]
+    models = ast.dump(ast.parse(Path(__file__).with_name("zoo_models.py").read_bytes()))
+    row = zoo.ROWS[name]
+    decides = (versions(), row.model, row.config, row.settings, row.inputs, row.part, models)
+    return hashlib.sha256(repr(decides).encode()).hexdigest()[:16]
 
 
 def paths(name: str, exporter: str) -> tuple[Path, Path]:
@@ -69,9 +74,11 @@ def _one(name: str) -> str:
     command = [sys.executable, "-m", "benchmarks.exporting", name]
     died = ""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, env=ALONE, check=False)
         if done.returncode:
-            died = f"the exporting process ended with {done.returncode}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}"
+            died = (
+                f"the exporting process ended with {done.returncode}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}"
+            )
     except subprocess.TimeoutExpired:
         died = f"not done after {LIMIT} s"
     for exporter in EXPORTERS:
@@ -98,7 +105,7 @@ def export(name: str, exporter: str) -> None:
     except Exception as error:  # noqa: BLE001  the exporters raise whatever the model's code raises
         aside.unlink(missing_ok=True)
         path.unlink(missing_ok=True)
-        return write(name, exporter, {"reason": _short(error)})
+        return write(name, exporter, {"reason": short(error)})
     aside.replace(path)
     return write(name, exporter, {**found, "seconds": round(time.perf_counter() - start, 1)})
 
@@ -156,11 +163,11 @@ def _distance(model: Any, path: Path, given: Mapping[str, zoo.Input], padding: i
             got = session(path).run(None, feeds)
             found[mask] = distance(got, [value.numpy() for value in wanted], feeds)
         except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no public base class
-            found[mask] = _short(error)
+            found[mask] = short(error)
     return found
 
 
-def _short(error: BaseException) -> str:
+def short(error: BaseException) -> str:
     """The first telling lines of a message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {' '.join(lines[:3])}"[:300]

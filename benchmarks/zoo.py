@@ -29,7 +29,11 @@ BART = {
     "d_model": 64,
     "vocab_size": VOCABULARY,
     "max_position_embeddings": 40,
-    **{f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in (("layers", 2), ("attention_heads", 4), ("ffn_dim", 128))},
+    **{
+        f"{side}_{what}": n
+        for side in ("encoder", "decoder")
+        for what, n in (("layers", 2), ("attention_heads", 4), ("ffn_dim", 128))
+    },
 }
 T5 = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4, "vocab_size": VOCABULARY}
 GPT2 = {"n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": VOCABULARY, "n_positions": 40}
@@ -55,7 +59,8 @@ class Row:
     """One model: its class in transformers (or a function here), its config class and settings.
 
     `part` is a method that takes a piece of it (`get_encoder`); `inputs` the kind of feeds; `peer` the model_type that a user of
-    onnxruntime.transformers.optimizer would choose; `family` the name under which bertc promises counts, where it is not the config's.
+    onnxruntime.transformers.optimizer would choose; `family` the name under which bertc promises counts, where it is not the
+    config's own.
     """
 
     model: str
@@ -69,42 +74,47 @@ class Row:
     heads: int = 4
     width: int = 64
 
+    @property
+    def is_head(self) -> bool:
+        """A task's head on a model that is in the zoo itself, too."""
+        return "For" in self.model
+
 
 ROWS: Mapping[str, Row] = {
     "bert": Row("BertModel", "BertConfig", TEXT),
-    "bert-classify": Row("BertForSequenceClassification", "BertConfig", {**TEXT, "num_labels": 3}),
-    "bert-pair": Row("BertForNextSentencePrediction", "BertConfig", TEXT),
-    "bert-answer": Row("BertForQuestionAnswering", "BertConfig", TEXT),
-    "bert-masked-lm": Row("BertForMaskedLM", "BertConfig", TEXT),
+    "bert-classify": Row("BertForSequenceClassification", "BertConfig", {**TEXT, "num_labels": 3}, family="bert"),
+    "bert-pair": Row("BertForNextSentencePrediction", "BertConfig", TEXT, family="bert"),
+    "bert-answer": Row("BertForQuestionAnswering", "BertConfig", TEXT, family="bert"),
+    "bert-masked-lm": Row("BertForMaskedLM", "BertConfig", TEXT, family="bert"),
     "bert-past": Row("BertLMHeadModel", "BertConfig", {**TEXT, "is_decoder": True}, "past"),
-    "minilm": Row("minilm", "BertConfig", {**TEXT, "hidden_size": 96, "num_attention_heads": 12}, heads=12, width=96),
+    "minilm": Row("minilm", "BertConfig", {**TEXT, "hidden_size": 96, "num_attention_heads": 12}, heads=12, width=96, family="bert"),
     "minilm-real": Row("minilm_real", "", {}, layers=6, heads=12, width=384, family="bert"),
     "distilbert": Row("DistilBertModel", "DistilBertConfig", DISTIL),
-    "distilbert-tokens": Row("DistilBertForTokenClassification", "DistilBertConfig", {**DISTIL, "num_labels": 5}),
+    "distilbert-tokens": Row("DistilBertForTokenClassification", "DistilBertConfig", {**DISTIL, "num_labels": 5}, family="distilbert"),
     "roberta": Row("RobertaModel", "RobertaConfig", OFFSET),
-    "roberta-pair": Row("RobertaForSequenceClassification", "RobertaConfig", {**OFFSET, "num_labels": 1}),
+    "roberta-pair": Row("RobertaForSequenceClassification", "RobertaConfig", {**OFFSET, "num_labels": 1}, family="roberta"),
     "xlm-roberta": Row("XLMRobertaModel", "XLMRobertaConfig", OFFSET),
     "camembert": Row("CamembertModel", "CamembertConfig", OFFSET),
     "electra": Row("ElectraModel", "ElectraConfig", NARROW),
     "albert": Row("AlbertModel", "AlbertConfig", NARROW),
-    "albert-masked-lm": Row("AlbertForMaskedLM", "AlbertConfig", NARROW),
+    "albert-masked-lm": Row("AlbertForMaskedLM", "AlbertConfig", NARROW, family="albert"),
     "mpnet": Row("MPNetModel", "MPNetConfig", {**TEXT, "pad_token_id": 1}),
     "deberta-v2": Row("DebertaV2Model", "DebertaV2Config", DEBERTA),
     "mobilebert": Row("MobileBertModel", "MobileBertConfig", MOBILE),
     "squeezebert": Row("SqueezeBertModel", "SqueezeBertConfig", SQUEEZE),
     "convbert": Row("ConvBertModel", "ConvBertConfig", {**NARROW, "conv_kernel_size": 3}),
     "modernbert": Row("ModernBertModel", "ModernBertConfig", MODERN),
-    "bart-encoder": Row("BartModel", "BartConfig", BART, part="get_encoder", peer="bart"),
-    "mbart-encoder": Row("MBartModel", "MBartConfig", BART, part="get_encoder", peer="bart"),
-    "t5-encoder": Row("T5EncoderModel", "T5Config", T5, peer="t5"),
+    "bart-encoder": Row("BartModel", "BartConfig", BART, part="get_encoder", peer="bart", family="bart"),
+    "mbart-encoder": Row("MBartModel", "MBartConfig", BART, part="get_encoder", peer="bart", family="mbart"),
+    "t5-encoder": Row("T5EncoderModel", "T5Config", T5, peer="t5", family="t5"),
     "bart-decoder": Row("BartModel", "BartConfig", BART, "cross", part="get_decoder", peer="bart"),
     "gpt2": Row("GPT2Model", "GPT2Config", GPT2, peer="gpt2"),
     "gpt2-past": Row("GPT2LMHeadModel", "GPT2Config", GPT2, "past", peer="gpt2"),
     "wav2vec2": Row("Wav2Vec2Model", "Wav2Vec2Config", AUDIO, "audio"),
-    "wav2vec2-ctc": Row("Wav2Vec2ForCTC", "Wav2Vec2Config", STABLE, "masked-audio"),
+    "wav2vec2-ctc": Row("Wav2Vec2ForCTC", "Wav2Vec2Config", STABLE, "masked-audio", family="wav2vec2"),
     "hubert": Row("HubertModel", "HubertConfig", AUDIO, "audio"),
     "wavlm": Row("WavLMModel", "WavLMConfig", AUDIO, "audio"),
-    "whisper-encoder": Row("WhisperModel", "WhisperConfig", WHISPER, "mel", part="get_encoder", peer="bart"),
+    "whisper-encoder": Row("WhisperModel", "WhisperConfig", WHISPER, "mel", part="get_encoder", peer="bart", family="whisper"),
     "own": Row("own", "", {}),
     # More than a list of favourites: whatever else transformers ships that reads masked text or audio.
     "bert-generation": Row("BertGenerationEncoder", "BertGenerationConfig", TEXT),
@@ -129,8 +139,13 @@ ROWS: Mapping[str, Row] = {
     "unispeech": Row("UniSpeechModel", "UniSpeechConfig", AUDIO, "audio"),
     "vit": Row("ViTModel", "ViTConfig", VIT, "image", peer="vit"),
     "xlm": Row("XLMModel", "XLMConfig", XLM),
-    "xlnet": Row("XLNetModel", "XLNetConfig", {"d_model": 64, "n_layer": 2, "n_head": 4, "d_inner": 128, "vocab_size": VOCABULARY}),
+    "xlnet": Row(
+        "XLNetModel", "XLNetConfig", {"d_model": 64, "n_layer": 2, "n_head": 4, "d_inner": 128, "vocab_size": VOCABULARY}
+    ),
 }
+
+EVERY_EXPORTER = ("bert", "distilbert", "roberta", "wav2vec2", "gpt2", "own")  # of these, goldens of every exporter are kept
+CLAIMED = ("dynamo-sdpa", "dynamo-eager")  # exporters for which a family's promise (compiler/families.py) is held
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +160,11 @@ TOKENS = Input("int64", ("batch", "length"))
 HEADS, HEAD = 4, 16
 
 
+def family(name: str) -> str:
+    """The family whose promise holds for a model: its row's, else its own name."""
+    return ROWS[name].family or name
+
+
 def inputs(name: str, *, types: bool = False) -> dict[str, Input]:
     """What a model is fed, in the order of its forward. `types`: it takes token types."""
     kind = ROWS[name].inputs
@@ -155,7 +175,11 @@ def inputs(name: str, *, types: bool = False) -> dict[str, Input]:
         "past": {
             "input_ids": TOKENS,
             "attention_mask": Input("int64", ("batch", "total")),
-            **{f"past_{i}_{what}": Input("float32", ("batch", HEADS, "past", HEAD)) for i in range(2) for what in ("key", "value")},
+            **{
+                f"past_{i}_{what}": Input("float32", ("batch", HEADS, "past", HEAD))
+                for i in range(2)
+                for what in ("key", "value")
+            },
         },
         "cross": {
             **masked,
@@ -163,14 +187,18 @@ def inputs(name: str, *, types: bool = False) -> dict[str, Input]:
             "encoder_attention_mask": Input("int64", ("batch", "source")),
         },
         "audio": {"input_values": Input("float32", ("batch", "samples"))},
-        "masked-audio": {name: Input(t, ("batch", "samples")) for name, t in (("input_values", "float32"), ("attention_mask", "int64"))},
+        "masked-audio": {
+            name: Input(t, ("batch", "samples")) for name, t in (("input_values", "float32"), ("attention_mask", "int64"))
+        },
         "mel": {"input_features": Input("float32", ("batch", 16, FRAMES))},
         "image": {"pixel_values": Input("float32", ("batch", 3, 32, 32))},
     }
     return kinds[kind] | ({"token_type_ids": TOKENS} if types else {})
 
 
-def feeds(given: Mapping[str, Input], mask: str, *, batch: int = 3, step: int = 3, seed: int = 0, padding: int = 0) -> dict[str, np.ndarray]:
+def feeds(
+    given: Mapping[str, Input], mask: str, *, batch: int = 3, step: int = 3, seed: int = 0, padding: int = 0
+) -> dict[str, np.ndarray]:
     """Feeds for these inputs at a size that no exporter saw, under one of MASKS."""
     rng = np.random.default_rng(seed)
     sizes = {"batch": batch, "length": LENGTH + step, "samples": SAMPLES + 160 * step, "past": 4 + step, "source": 6 + step}
@@ -200,5 +228,5 @@ def masked(kind: str, batch: int, length: int) -> np.ndarray:
         elif kind == "left":
             places[row, :cut] = 0
         elif kind == "holed":
-            places[row, row :: 3] = 0
+            places[row, row::3] = 0
     return places

@@ -26,7 +26,9 @@ def build(name: str, attention: str) -> nn.Module:
     if hasattr(config, "use_cache"):
         config.use_cache = row.inputs == "past"
     config._attn_implementation = attention
-    model = getattr(transformers, "BertModel" if row.model == "minilm" else row.model)._from_config(config, attn_implementation=attention)
+    model = getattr(transformers, "BertModel" if row.model == "minilm" else row.model)._from_config(
+        config, attn_implementation=attention
+    )
     model = getattr(model, row.part)() if row.part else model
     _random(model)
     if row.model == "minilm":
@@ -58,7 +60,11 @@ def example(given: dict[str, Input]) -> dict[str, Tensor]:
 def outputs(model: nn.Module, fed: dict[str, Tensor]) -> dict[str, Tensor]:
     """What a model answers, flat and by name."""
     made = model(**fed)
-    named = made.items() if hasattr(made, "items") else ((f"output_{i}", t) for i, t in enumerate(made if isinstance(made, tuple) else (made,)))
+    named = (
+        made.items()
+        if hasattr(made, "items")
+        else ((f"output_{i}", t) for i, t in enumerate(made if isinstance(made, tuple) else (made,)))
+    )
     return {
         name if len(flat) == 1 else f"{name}_{i}": tensor
         for name, value in named
@@ -116,7 +122,13 @@ class Step(nn.Module):
         self.model = model
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, past_0_key: Tensor, past_0_value: Tensor, past_1_key: Tensor, past_1_value: Tensor
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        past_0_key: Tensor,
+        past_0_value: Tensor,
+        past_1_key: Tensor,
+        past_1_value: Tensor,
     ) -> tuple[Tensor, ...]:
         cache = transformers.DynamicCache(((past_0_key, past_0_value), (past_1_key, past_1_value)))
         made = self.model(input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, use_cache=True)
