@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +33,8 @@ FOLDER = Path("tests/golden/families")
 COUNTS = "counts.json"
 SCOPES = "pkg.torch.onnx.name_scopes"
 SMALL, FEW = 32, 16  # a float tensor of more elements than the first and more values than the second is a weight
+
+DECLARED = re.compile(r", (?=(?:u?int\d+|float\d*|bfloat16|double|bool|string)[ \[])")  # one value a line
 
 
 def path_of(name: str, exporter: str) -> Path:
@@ -59,7 +62,7 @@ def write(source: Path, path: Path, versions: Mapping[str, str], padding: int) -
     head = [*(f"tool {tool} {version}" for tool, version in versions.items()), f"padding {padding}"]
     head += list(_modules(proto)) + list(_drawn(weights))
     _forget(proto, {tensor.name for tensor in weights})
-    text = "".join(f"# {line}\n" for line in head) + onnx.printer.to_text(proto)
+    text = "".join(f"# {line}\n" for line in head) + DECLARED.sub(",\n    ", onnx.printer.to_text(proto))
     again = onnx.parser.parse_model(text)
     _plain(again)
     for name in ("node", "initializer", "input", "output", "value_info"):

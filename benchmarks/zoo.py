@@ -87,10 +87,14 @@ ROWS: Mapping[str, Row] = {
     "bert-answer": Row("BertForQuestionAnswering", "BertConfig", TEXT, family="bert"),
     "bert-masked-lm": Row("BertForMaskedLM", "BertConfig", TEXT, family="bert"),
     "bert-past": Row("BertLMHeadModel", "BertConfig", {**TEXT, "is_decoder": True}, "past"),
-    "minilm": Row("minilm", "BertConfig", {**TEXT, "hidden_size": 96, "num_attention_heads": 12}, heads=12, width=96, family="bert"),
+    "minilm": Row(
+        "minilm", "BertConfig", {**TEXT, "hidden_size": 96, "num_attention_heads": 12}, heads=12, width=96, family="bert"
+    ),
     "minilm-real": Row("minilm_real", "", {}, layers=6, heads=12, width=384, family="bert"),
     "distilbert": Row("DistilBertModel", "DistilBertConfig", DISTIL),
-    "distilbert-tokens": Row("DistilBertForTokenClassification", "DistilBertConfig", {**DISTIL, "num_labels": 5}, family="distilbert"),
+    "distilbert-tokens": Row(
+        "DistilBertForTokenClassification", "DistilBertConfig", {**DISTIL, "num_labels": 5}, family="distilbert"
+    ),
     "roberta": Row("RobertaModel", "RobertaConfig", OFFSET),
     "roberta-pair": Row("RobertaForSequenceClassification", "RobertaConfig", {**OFFSET, "num_labels": 1}, family="roberta"),
     "xlm-roberta": Row("XLMRobertaModel", "XLMRobertaConfig", OFFSET),

@@ -59,6 +59,21 @@ def test_a_family_fuses_as_committed(path: Path) -> None:
         assert far(path, fused) <= TOLERANCE
 
 
+def test_a_regression_names_the_rule_and_the_node(tmp_path: Path) -> None:
+    """One softmax over another axis: one layer loses its attention, and the message says where and why."""
+    text = golden.text_of(FOLDER / "bert.dynamo-eager.onnxtxt")
+    before = "softmax_1 = Softmax <axis: int = -1>"
+    assert text.count(before) == 1
+    broken = tmp_path / "bert.dynamo-eager.onnxtxt"
+    broken.write_text(text.replace(before, before.replace("-1", "2")), encoding="utf-8")
+    fused = golden.fused(broken)
+    found, wanted = golden.counts(fused), committed()["bert.dynamo-eager"]
+    assert found["attention"] == wanted["attention"] - 1
+    message = changed(found, wanted, fused)
+    assert "attention: 1 of 2" in message and "sdpa: 1 of 2" in message
+    assert "in encoder.layer.1.attention" in message
+
+
 def far(path: Path, fused: Fused) -> float:
     """The worst distance of the fused graph from its source, by mask."""
     proto = golden.read(path)
