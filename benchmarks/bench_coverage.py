@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 JOBS = int(os.environ.get("COVERAGE_JOBS", "1"))
 RULES = ("attention", "skip_layernorm", "bias_gelu", "embeddings", "mask")
 CLOSE = 1e-5  # relative, fp32: what is further away computes something else
-PEERS = counting.FUSERS[1:]
+LOOKED_FOR = ("attention:", "sdpa:", "mask:")  # near-misses of these rules explain a layer without attention
 
 
 def run() -> str:
@@ -179,9 +179,10 @@ def details(found: Found) -> str:
     tools = ", ".join(f"{k} {v}" for k, v in versions().items())
     rows = [row for (name, exporter), answer in found.items() for row in _rows(name, exporter, answer)]
     rules = sorted({r for a in found.values() for f in counting.FUSERS for r in a[f].get("counts", {})})
-    head = ["model", "exporter", "fuser", *rules, "nodes left", *zoo.MASKS, "reason"]
+    columns = ["model", "exporter", "fuser", *rules, "nodes left", *zoo.MASKS, "reason"]
     lines = [[*r[:3], *(str(r[3].get(rule, "")) for rule in rules), *r[4:]] for r in rows]
-    return f"# Coverage in full\n\n`python -m benchmarks coverage`. {tools}.\n\n{table(head, lines)}\n\n## Near-misses of bertc\n\n{misses(found)}\n"
+    head = f"# Coverage in full\n\n`python -m benchmarks coverage`. {tools}.\n\n"
+    return f"{head}{table(columns, lines)}\n\n## Near-misses of bertc\n\n{misses(found)}\n"
 
 
 def _rows(name: str, exporter: str, answer: Mapping[str, Mapping[str, Any]]) -> Iterable[list[Any]]:
@@ -204,12 +205,10 @@ def misses(found: Found) -> str:
     parts = []
     for (name, exporter), answer in found.items():
         each = answer["bertc"]
-        if each.get("counts", {}).get("attention", 0) >= zoo.ROWS[name].layers:
+        counts = each.get("counts", {})
+        if counts.get("attention", 0) >= zoo.ROWS[name].layers:
             continue
-        reasons = [r for r in each.get("refusals", ()) if r.startswith(("attention:", "sdpa:", "mask:"))] or [
-            each.get("reason", "")
-        ]
-        parts.append(
-            f"- {name}, {exporter}: {json.dumps(each.get('counts', {}))}\n" + "".join(f"  - {_cell(r)}\n" for r in reasons[:6])
-        )
+        reasons = [r for r in each.get("refusals", ()) if r.startswith(LOOKED_FOR)] or [each.get("reason", "")]
+        lines = "".join(f"  - {_cell(reason)}\n" for reason in reasons[:6])
+        parts.append(f"- {name}, {exporter}: {json.dumps(counts)}\n{lines}")
     return "".join(parts) or "None."

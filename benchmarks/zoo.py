@@ -17,6 +17,7 @@ MASKS = ("none", "right", "left", "holed")  # of a batch; "none" attends to ever
 
 SIZE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
 TEXT = {**SIZE, "vocab_size": VOCABULARY, "max_position_embeddings": 40, "pad_token_id": 0}
+MINI = {**TEXT, "hidden_size": 96, "num_attention_heads": 12}  # many narrow heads, as in MiniLM
 OFFSET = {**TEXT, "type_vocab_size": 1, "pad_token_id": 1}  # positions count from the padding index on
 NARROW = {**TEXT, "embedding_size": 32}
 DISTIL = {"dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 128, "vocab_size": VOCABULARY, "max_position_embeddings": 40}
@@ -87,9 +88,7 @@ ROWS: Mapping[str, Row] = {
     "bert-answer": Row("BertForQuestionAnswering", "BertConfig", TEXT, family="bert"),
     "bert-masked-lm": Row("BertForMaskedLM", "BertConfig", TEXT, family="bert"),
     "bert-past": Row("BertLMHeadModel", "BertConfig", {**TEXT, "is_decoder": True}, "past"),
-    "minilm": Row(
-        "minilm", "BertConfig", {**TEXT, "hidden_size": 96, "num_attention_heads": 12}, heads=12, width=96, family="bert"
-    ),
+    "minilm": Row("minilm", "BertConfig", MINI, heads=12, width=96, family="bert"),
     "minilm-real": Row("minilm_real", "", {}, layers=6, heads=12, width=384, family="bert"),
     "distilbert": Row("DistilBertModel", "DistilBertConfig", DISTIL),
     "distilbert-tokens": Row(
