@@ -37,7 +37,8 @@ def run() -> str:
     full.write_text(details(found), encoding="utf-8")
     parts = [
         summary(found),
-        "Attention found, of the layers there are: **bertc** / onnxruntime / onnxscript. `-`: not exported (reasons below). "
+        "Attention found, of as many as there are: **bertc** / onnxruntime / onnxscript. `-`: not exported (reasons below); "
+        "`x`: the fuser refused or crashed; `!`: its file does not run or computes something else. "
         f"Every rule, distance and refusal: [results/coverage.md](results/coverage.md).\n\n{attention(found)}",
         f"Families with a promise (`compiler/families.py`), found of promised by the default exporter.\n\n{promises(found)}",
         f"Distance of the fused file from the exported one, max|a-b|/max|b| of the worst model, where one is over {CLOSE:g}.\n\n"
@@ -76,10 +77,10 @@ def summary(found: Found) -> str:
     rows = []
     for exporter in exporting.EXPORTERS:
         files = {n: a for (n, e), a in found.items() if e == exporter}
-        layers = sum(zoo.ROWS[n].layers for n in files)
+        layers = sum(zoo.ROWS[n].attentions for n in files)
         for fuser in counting.FUSERS:
             each = {n: a[fuser] for n, a in files.items()}
-            attention = sum(min(a.get("counts", {}).get("attention", 0), zoo.ROWS[n].layers) for n, a in each.items())
+            attention = sum(min(attentions(a.get("counts", {})), zoo.ROWS[n].attentions) for n, a in each.items())
             failed = sum("reason" in a for a in each.values())
             broken = sum(any(isinstance(d, str) for d in a.get("distance", {}).values()) for a in each.values())
             off = sum(worst(a) > CLOSE for a in each.values())
@@ -88,7 +89,7 @@ def summary(found: Found) -> str:
         "exporter",
         "fuser",
         "files",
-        "layers with fused attention",
+        "attentions fused",
         "refused or crashed",
         "does not run",
         f"off by over {CLOSE:g}",
@@ -104,7 +105,7 @@ def worst(answer: Mapping[str, Any]) -> float:
 def attention(found: Found) -> str:
     rows = []
     for name, row in zoo.ROWS.items():
-        cells = [_attention(found.get((name, e)), row.layers) for e in exporting.EXPORTERS]
+        cells = [_attention(found.get((name, e)), row.attentions) for e in exporting.EXPORTERS]
         rows.append([name, row.model, *cells])
     return table(["model", "class", *exporting.EXPORTERS], rows)
 
@@ -112,16 +113,21 @@ def attention(found: Found) -> str:
 def _attention(answer: Mapping[str, Mapping[str, Any]] | None, layers: int) -> str:
     if answer is None:
         return "-"
-    cells = [_found(answer[fuser], "attention") for fuser in counting.FUSERS]
+    cells = [_found(answer[fuser]) for fuser in counting.FUSERS]
     return f"**{cells[0]}** / {cells[1]} / {cells[2]} of {layers}"
 
 
-def _found(answer: Mapping[str, Any], rule: str) -> str:
-    """A count; `x` where the fuser gave no file, `!` behind the count of a file that does not run or computes something else."""
+def _found(answer: Mapping[str, Any]) -> str:
+    """A count of attentions; `x` for no file, `!` behind the count of one that does not run or computes something else."""
     if "reason" in answer:
         return "x"
     bad = worst(answer) > CLOSE or any(isinstance(d, str) for d in answer["distance"].values())
-    return f"{answer['counts'].get(rule, 0)}{'!' if bad else ''}"
+    return f"{attentions(answer['counts'])}{'!' if bad else ''}"
+
+
+def attentions(counts: Mapping[str, int]) -> int:
+    """Layers whose attention, projections and all, became one operator: rules of its variants are named `..._attention`."""
+    return sum(count for rule, count in counts.items() if rule.endswith("attention"))
 
 
 def promises(found: Found) -> str:
@@ -206,7 +212,7 @@ def misses(found: Found) -> str:
     for (name, exporter), answer in found.items():
         each = answer["bertc"]
         counts = each.get("counts", {})
-        if counts.get("attention", 0) >= zoo.ROWS[name].layers:
+        if attentions(counts) >= zoo.ROWS[name].attentions:
             continue
         reasons = [r for r in each.get("refusals", ()) if r.startswith(LOOKED_FOR)] or [each.get("reason", "")]
         lines = "".join(f"  - {_cell(reason)}\n" for reason in reasons[:6])

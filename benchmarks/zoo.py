@@ -76,6 +76,11 @@ class Row:
     width: int = 64
 
     @property
+    def attentions(self) -> int:
+        """How many there are: a decoder looks at its source, too. FNet has none."""
+        return 0 if self.model == "FNetModel" else self.layers * (2 if self.inputs == "cross" else 1)
+
+    @property
     def is_head(self) -> bool:
         """A task's head on a model that is in the zoo itself, too."""
         return "For" in self.model
