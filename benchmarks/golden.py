@@ -45,8 +45,8 @@ def path_of(name: str, exporter: str) -> Path:
 def kept(name: str, exported: Sequence[str]) -> list[str]:
     """The exporters of which a model's golden is kept, of those that export it: enough that every spelling is there."""
     row = zoo.ROWS[name]
-    if row.model == "minilm_real":
-        return []  # its graph is minilm's; its weights are what it is for
+    if name in zoo.TABLE_ONLY:
+        return []
     if name in zoo.EVERY_EXPORTER:
         return list(exported)
     first = [exporter for exporter in exported if exporter.startswith("dynamo")][:1] or list(exported[:1])
