@@ -21,7 +21,7 @@ from . import counting, exporting, golden, zoo
 from .tools import table
 
 HERE = Path(__file__).parent
-JOBS = int(os.environ.get("COVERAGE_JOBS", "1"))
+JOBS = int(os.environ.get("COVERAGE_JOBS", max(1, (os.cpu_count() or 1) // 2)))  # models at a time
 RULES = ("attention", "skip_layernorm", "bias_gelu", "embeddings", "mask")
 CLOSE = 1e-5  # relative, fp32: what is further away computes something else
 LOOKED_FOR = ("attention:", "sdpa:", "mask:")  # near-misses of these rules explain a layer without attention
