@@ -61,6 +61,12 @@ def known(name: str, exporter: str) -> dict[str, Any] | None:
     return found if found.get("key") == key(name) else None
 
 
+def runs(name: str, exporter: str) -> bool:
+    """Whether the export is there and runs at sizes that the exporter did not see."""
+    found = known(name, exporter) or {}
+    return "reason" not in found and all(isinstance(each, float) for each in found.get("torch", {"": ""}).values())
+
+
 def ensure(names: Sequence[str], jobs: int) -> None:
     """Export what is missing, `jobs` models at a time. A process that dies or hangs costs its own exports alone."""
     missing = [name for name in names if any(known(name, exporter) is None for exporter in EXPORTERS)]
