@@ -176,7 +176,7 @@ def _distance(model: Any, path: Path, given: Mapping[str, zoo.Input], padding: i
 
 def short(error: BaseException) -> str:
     """The first telling lines of a message; of its cause, where an exporter only says that it failed."""
-    error = error.__cause__ if type(error).__name__ == "TorchExportError" and error.__cause__ else error
+    error = error.__cause__ if type(error).__name__ in ("TorchExportError", "ConversionError") and error.__cause__ else error
     lines = [line.strip() for line in re.sub("\x1b.[0-9;]*m", "", str(error)).splitlines() if line.strip()]
     return f"{type(error).__name__}: {' '.join(lines[:3])}"[:300]
 
