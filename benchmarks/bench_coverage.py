@@ -24,6 +24,7 @@ HERE = Path(__file__).parent
 JOBS = int(os.environ.get("COVERAGE_JOBS", max(1, (os.cpu_count() or 1) // 2)))  # models at a time
 RULES = ("attention", "skip_layernorm", "bias_gelu", "embeddings", "mask")
 CLOSE = 1e-5  # relative, fp32: what is further away computes something else
+WRONG = 1e-3  # an export this far from PyTorch is another model
 UNCOUNTED = "not counted"
 LOOKED_FOR = ("attention:", "sdpa:", "mask:")  # near-misses of these rules explain a layer without attention
 
@@ -38,18 +39,19 @@ def run() -> str:
 
 def report() -> str:
     """The summary, and the full table beside it, of what was counted."""
-    found = {(n, e): answers(n, e) for n in zoo.ROWS for e in counting.exported(n)}
+    found = {(n, e): answers(n, e) for n in zoo.ROWS for e in exporting.EXPORTERS if exporting.runs(n, e)}
     full = HERE / "results" / "coverage.md"
     full.write_text(details(found), encoding="utf-8")
     parts = [
-        summary(found),
+        str(__doc__).partition("\n\n")[2].strip(),
+        f"{summary(found)}\n\nonnxscript's MultiHeadAttention, which leaves the projections apart, counts as attention here.",
         "Attention found, of as many as there are: **bertc** / onnxruntime / onnxscript. `-`: not exported (reasons below); "
         "`x`: the fuser refused or crashed; `?`: not counted yet; `!`: its file does not run or computes something else. "
         f"Every rule, distance and refusal: [results/coverage.md](results/coverage.md).\n\n{attention(found)}",
         f"Families with a promise (`compiler/families.py`), found of promised by the default exporter.\n\n{promises(found)}",
         f"Distance of the fused file from the exported one, max|a-b|/max|b| of the worst model, where one is over {CLOSE:g}.\n\n"
         + wrong(found),
-        f"What could not be exported.\n\n{refused()}",
+        f"What could not be exported, or not rightly.\n\n{refused()}",
     ]
     return "\n\n".join(parts)
 
@@ -171,10 +173,21 @@ def refused() -> str:
     reasons: dict[str, list[str]] = {}
     for name in zoo.ROWS:
         for exporter in exporting.EXPORTERS:
-            known = exporting.known(name, exporter) or {"reason": "not tried"}
-            if "reason" in known:
-                reasons.setdefault(_general(known["reason"], zoo.ROWS[name].model), []).append(f"{name} ({exporter})")
+            reason = _why_not(exporting.known(name, exporter) or {"reason": "not tried"})
+            if reason:
+                reasons.setdefault(_general(reason, zoo.ROWS[name].model), []).append(f"{name} ({exporter})")
     return table(["reason", "models"], [[_cell(reason), ", ".join(names)] for reason, names in reasons.items()])
+
+
+def _why_not(known: Mapping[str, Any]) -> str:
+    """Why an export is no use: refused, not running at another size, or another model than PyTorch's."""
+    if "reason" in known:
+        return str(known["reason"])
+    broken = [each for each in known["torch"].values() if isinstance(each, str)]
+    if broken:
+        return f"runs at the size of the example alone: {broken[0]}"
+    far = max(known["torch"].values())
+    return f"exported, but {far:.0e} off PyTorch at other sizes (fused as it is)" if far > WRONG else ""
 
 
 def _general(reason: str, model: str) -> str:
