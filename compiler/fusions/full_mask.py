@@ -8,6 +8,7 @@ mask is 0 because every position is 0 or more, whatever the length. Masks that d
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -15,8 +16,8 @@ from onnxscript.rewriter import pattern
 
 from ..dims import number
 from ..graph import DOMAIN, Graph
-from ..rewrite import Applied, Change, Refusal, united
-from .mask import _dependencies
+from ..rewrite import Applied, Change, Match, Prove, Refusal, united
+from .mask import _dependencies, _slice
 
 NAME = "full_mask"
 RULES: list[pattern.RewriteRule] = []
@@ -24,25 +25,39 @@ MASK = 3  # the place of FusedSdpa's mask
 MOVES = frozenset("Expand Unsqueeze Squeeze Reshape Transpose Identity Tile Slice Gather".split())
 
 
-def apply(graph: Graph) -> tuple[Graph, Change]:
-    """Take off every mask that is always 0, in a copy of `graph`; a mask made of no input's numbers that is not is a refusal."""
+def apply(graph: Graph, prove: Prove | None = None) -> tuple[Graph, Change]:
+    """Take off every mask that is always 0, in a copy of `graph`; a mask made of no input's numbers that is not is a refusal.
+
+    With `prove` the attention without the mask is proven against the attention with all that makes the mask.
+    """
     copy = graph.copy()
     applied, refusals = list[Applied](), list[Refusal]()
     depends = _dependencies(copy.model.graph)
     for node in copy.model.graph:
         mask = node.inputs[MASK] if (node.domain, node.op_type) == (DOMAIN, "FusedSdpa") and len(node.inputs) > MASK else None
-        if mask is None:
+        if mask is None or depends.get(mask):
             continue
-        module = united([node])[0]
+        answer: float | str | None = f"{mask.name} is made of positions alone, and is not known to mask nothing"
         if _is_zero(mask):
-            node.replace_input_with(MASK, None)
-            applied.append(Applied(NAME, str(node.name), module, 0.0))
-        elif depends.get(mask) == frozenset():
-            reason = f"{mask.name} is made of positions alone, and is not known to mask nothing"
-            refusals.append(Refusal(NAME, str(node.name), node.op_type, module, reason))
+            answer = _proven(node, mask, depends, prove) if prove else None
+        module = united([node])[0]
+        if isinstance(answer, str):
+            refusals.append(Refusal(NAME, str(node.name), node.op_type, module, answer))
+            continue
+        node.replace_input_with(MASK, None)
+        applied.append(Applied(NAME, str(node.name), module, answer))
     if applied:
         ir.passes.common.RemoveUnusedNodesPass()(copy.model)
     return copy, Change(tuple(applied), tuple(refusals))
+
+
+def _proven(node: ir.Node, mask: ir.Value, depends: Mapping[ir.Value, frozenset[ir.Value]], prove: Prove) -> float | str:
+    bare = ir.Node(node.domain, node.op_type, node.inputs[:MASK], list(node.attributes.values()), name=f"{node.name}.proof")
+    made = _slice(mask, depends) if mask in depends else []  # a constant has no nodes
+    answer = prove(Match(NAME, (*made, node), tuple(node.outputs), (bare,), tuple(bare.outputs), (), {}))
+    for at in range(MASK):
+        bare.replace_input_with(at, None)  # as a reader it would stand in the way of later rules
+    return answer
 
 
 def _is_zero(value: ir.Value | None) -> bool:

@@ -7,6 +7,8 @@ import pytest
 from rules import fuse, lines, rules
 
 from bertc import canonical
+from bertc.profiles import Dim
+from bertc.prove import Prover
 from bertc.reference import ReferenceRunner
 
 MODULE = rules("full_mask")
@@ -38,3 +40,16 @@ def test_the_mask_of_an_input_stays_and_is_no_near_miss() -> None:
     before, after, change = fuse("full_mask", MODULE.EXAMPLES[0].replace("Where(e,", "Where(seen,"))
     assert change.counts() == {} and not change.refusals
     assert lines(after) == lines(before)
+
+
+def test_the_proof_finds_a_mask_that_does_mask() -> None:
+    """Were the reasoning wrong, the attention with the mask would refute it."""
+    graph = fuse("full_mask", MODULE.NEAR_MISSES[1][0])[0]
+    prover = Prover(graph, {name: Dim(name, 1, 64) for name in ("B", "S")})
+    node = next(n for n in graph.model.graph if n.op_type == "FusedSdpa")
+    depends = MODULE._dependencies(graph.model.graph)
+    answer = MODULE._proven(node, node.inputs[3], depends, prover)
+    assert isinstance(answer, str) and "off the original" in answer
+    graph = fuse("full_mask", MODULE.EXAMPLES[0])[0]
+    _, change = MODULE.apply(graph, Prover(graph, {name: Dim(name, 1, 64) for name in ("B", "S")}))
+    assert change.applied[0].error is not None and change.applied[0].error <= 1e-5
