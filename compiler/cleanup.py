@@ -286,6 +286,30 @@ class FiniteMask(pattern.RewriteRuleClassBase):
         return op.Where(keep, *((finite, a) if self.low_first else (a, finite)))
 
 
+class BiasedMask(pattern.RewriteRuleClassBase):
+    """Where(keep, bias, low) that ends in softmaxes alone: bias + Where(keep, 0, low), so that all layers can share the mask.
+
+    T5's sdpa fills its relative positions so. Beside a low of -1e30 or less float32 loses the bias, so no bit changes; beside LOW
+    only a row that attends to nothing would tell.
+    """
+
+    def pattern(self, op, keep, bias, low):
+        return op.Where(keep, bias, low, _outputs=["out"])
+
+    def check(self, context, bias, low, out, **_):
+        result = pattern.MatchResult()
+        lowest = number(low)
+        if lowest is None or not (lowest <= -1e30 or lowest == LOW):
+            return result.fail("not the low of a mask", low)
+        if bias.shape is None or len(bias.shape) != 4 or number(bias) is not None or bias.shape[1] == 1:
+            return result.fail("what is kept is not a bias of each head", bias)
+        return result if _ends_in_softmax(out) else result.fail("the mask is used outside a softmax", out)
+
+    def rewrite(self, op, keep, bias, low, **_):
+        zero = op.Constant(value=ir.tensor(np.zeros((), bias.dtype.numpy())))
+        return op.Add(bias, op.Where(keep, zero, low))
+
+
 class MaskedFill(pattern.RewriteRuleClassBase):
     """x[mask] = number, which exporters spell ScatterND at NonZero(mask): a Where. TensorRT-RTX has no NonZero."""
 
@@ -347,4 +371,5 @@ RULES: list[pattern.RewriteRule] = [
     FlatSoftmax.rule(),
     FiniteMask.rule(False),
     FiniteMask.rule(True),
+    BiasedMask.rule(),
 ]

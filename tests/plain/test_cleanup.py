@@ -13,7 +13,7 @@ import pytest
 from fusing import fused
 from models import AUDIO, DISTIL, LAYER, TEXT, run_graph
 
-from bertc import cleanup
+from bertc import cleanup, reference
 from bertc.graph import Graph, load
 
 HEAD = '<ir_version: 10, opset_import: ["" : 20]>\n'
@@ -183,3 +183,24 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], G
 def test_every_attention_of_real_exports_is_found(exports: dict[tuple[str, str], Graph]) -> None:
     found = {key: fused(cleanup.clean(graph))[1].counts().get("attention", 0) for key, graph in exports.items()}
     assert found == dict.fromkeys(EXPORTS, 2)
+
+
+def test_a_bias_filled_where_nobody_looks_is_a_bias_and_a_mask() -> None:
+    """T5's sdpa. A low that does not swallow the bias stays as it is, and so does one read outside of a softmax."""
+    text = """g (float[B, 2, S, S] x, float[1, 2, S, S] bias, bool[B, 1, S, S] keep) => (float[B, 2, S, S] y{more})
+    <float low = {{{low}}}>
+    {{ m = Where (keep, bias, low)
+      a = Add (x, m)
+      y = Softmax (a)
+      {body} }}"""
+    rng = np.random.default_rng(0)
+    feeds = {"x": rng.standard_normal((2, 2, 3, 3)).astype(np.float32), "keep": rng.random((2, 1, 3, 3)) < 0.6}
+    feeds["bias"] = rng.standard_normal((1, 2, 3, 3)).astype(np.float32)
+    feeds["keep"][1] = False  # a row that attends to nothing: the softmax of equal numbers
+    cases = (("-3.4028235e38", "", "", True), ("-100", "", "", False), ("-1e38", ", float[S] z", "z = Exp (m)", False))
+    for low, more, body, split in cases:
+        source = Graph(ir.from_onnx_text(HEAD + text.format(low=low, more=more, body=body)))
+        graph = cleanup.clean(source)
+        assert (graph.op_counts()["Add"] == 2) == split
+        found = [reference.run_model(g, feeds)["y"] for g in (source, graph)]
+        np.testing.assert_array_equal(*found)
