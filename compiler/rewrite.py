@@ -182,6 +182,9 @@ def _drop_unread(graph: ir.Graph) -> None:
     for node in reversed(list(graph)):
         if not any(value.uses() or value.is_graph_output() for value in node.outputs):
             graph.remove(node, safe=True)
+    for name, weight in list(graph.initializers.items()):
+        if not (weight.uses() or weight.is_graph_output() or weight.is_graph_input()):
+            del graph.initializers[name]  # packed with others, it would be written twice
 
 
 def _register(graph: ir.Graph, value: ir.Value) -> None:

@@ -126,6 +126,14 @@ def test_every_match_of_an_encoder_is_proven() -> None:
     assert counts["bertc.FusedAttention"] == 2 and counts["bertc.FusedBiasGelu"] == 2 and counts["bertc.FusedSkipLayerNorm"] == 4
 
 
+def test_no_weight_is_held_twice() -> None:
+    """Those of q, k and v go when the packed one comes."""
+    graph = fused()[0]
+    unread = [name for name, weight in graph.model.graph.initializers.items() if not weight.uses()]
+    assert not unread and any("+" in name for name in graph.model.graph.initializers)
+    assert graph.initializer_bytes <= 1.05 * encoder().initializer_bytes
+
+
 def test_the_whole_graph_gives_the_same_fused_expanded_and_as_functions() -> None:
     graph = fused()[0]
     for sample in data.synthetic(encoder(), DIMS):
