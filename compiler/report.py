@@ -104,10 +104,27 @@ def verdicts_table(verdicts: Iterable[Verdict]) -> Table:
     for verdict in verdicts:
         decided = "; ".join(f"{d.name} {d.agreed}/{d.total}" for d in verdict.result.decisions) or verdict.result.note
         for out in verdict.result.outputs:
-            said = "passed" if verdict.passed else "FAILED"
+            said = verdict.verdict if verdict.passed else verdict.verdict.upper()
             row = (f"{out.max_abs:.2e}", f"{out.relative:.2e}", f"{out.cosine_min:.7f}", f"{out.sqnr_db:.1f}")
             add(rows, Path(verdict.path).name, out.name, *row, decided, said)
     return rows
+
+
+def metrics_table(verdicts: Iterable[Verdict]) -> Table | None:
+    """One row a metric of each artifact, with the interval of its drop; None where nothing decides."""
+    rows = table("artifact", "metric", "source", "artifact", "drop", "95 % interval", "rows", "method", "verdict")
+    for verdict in verdicts:
+        for at, each in enumerate(verdict.result.measures):
+            judged = verdict.budget.max_drop if at == 0 or not verdict.result.labelled else None
+            numbers = [_number(value) for value in (each.source, each.artifact, each.drop)]
+            interval = "-" if each.low is None else f"{_number(each.low)} to {_number(each.high)}"
+            said = "not judged" if judged is None else f"{each.verdict(judged)} (at most {judged:g})"
+            add(rows, Path(verdict.path).name, each.name, *numbers, interval, str(each.rows), each.method, said)
+    return rows if rows.row_count else None
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def add(rows: Table, *cells: str) -> None:
