@@ -303,7 +303,8 @@ def _is_half(graph: Graph) -> bool:
 
 def compare(runners: Mapping[str, Runner], truth: Truth, task: str, advance: Advance) -> dict[str, Result]:
     """Every runner on every sample, each sample's truth computed once. Memory is flat in the number of samples."""
-    comparisons = {name: Comparison(task, labels=truth.labels, intervals=not truth.synthetic) for name in runners}
+    blank, sure = (truth.labels.blank if truth.labels else 0), not truth.synthetic
+    comparisons = {name: Comparison(task, blank=blank, labels=truth.labels, intervals=sure) for name in runners}
     pairs, done = truth.pairs(), 0
     # A window at a time: PyTorch and ONNX Runtime each keep their threads spinning for the next call, on the other's cores.
     while window := list(itertools.islice(pairs, WINDOW)):
