@@ -19,7 +19,7 @@ LEVEL = 0.95
 RESAMPLES = 2000
 RESAMPLES_SLOW = 999  # where each one costs two calls of a library
 SEED = 0
-FEWEST = 20  # rows below which the bootstrap of a rank correlation says nothing
+FEWEST = 20  # rows below which the bootstrap of a correlation or of a macro F1 says nothing
 PASSED, FAILED, UNDECIDED = "passed", "failed", "undecided"
 Quotient = tuple[np.ndarray, np.ndarray]  # numerator and denominator of each row, float64 [rows]
 
@@ -129,11 +129,12 @@ def _divided(top: Any, bottom: Any) -> Any:
     return np.divide(top, np.where(np.asarray(bottom) == 0, 1, bottom))
 
 
-def whole(name: str, score: Callable[[int, np.ndarray], float], rows: int, *, added: int = 0, paired: bool = True) -> Measure:
+def whole(name: str, score: Callable[[int, np.ndarray], float], rows: int, *, paired: bool, steady: bool = False) -> Measure:
     """A metric of all rows at once: `score(0 for the source or 1 for the artifact, row numbers)`.
 
-    The paired percentile bootstrap over the rows and over `added` rows behind them (see `quotient`). A rank correlation adds
-    none: its scores are continuous, so that every row shows how far it moved; under 20 rows it has no interval.
+    The paired percentile bootstrap over the rows and over two more behind them, number `rows` that the artifact loses and
+    `rows` + 1 that it wins (see `quotient`). Under 20 rows there is no interval. Without the source (`paired` is False) only the
+    artifact is asked for.
     """
     everything = np.arange(rows)
     value = float(score(1, everything))
@@ -141,10 +142,10 @@ def whole(name: str, score: Callable[[int, np.ndarray], float], rows: int, *, ad
         return unknown(name, value, rows)
     of_source = float(score(0, everything))
     drop = of_source - value
-    if rows + added < FEWEST:
+    if rows < FEWEST:
         return Measure(name, of_source, value, drop, None, None, rows, f"no interval: {rows} rows, {FEWEST} needed")
-    low, high = _bootstrap(lambda index: score(0, index) - score(1, index), rows + added, RESAMPLES_SLOW, vectorized=False)
-    return Measure(name, of_source, value, drop, low, high, rows, "paired bootstrap over rows", low == high == drop)
+    low, high = _bootstrap(lambda index: score(0, index) - score(1, index), rows + 2, RESAMPLES_SLOW, vectorized=False)
+    return Measure(name, of_source, value, drop, low, high, rows, "paired bootstrap over rows", steady)
 
 
 def unknown(name: str, value: float, rows: int) -> Measure:

@@ -141,13 +141,13 @@ def test_so_many_rows_do_decide(lost, won, limit):
 
 
 def test_a_metric_of_all_rows_at_once():
-    gold = np.arange(40.0)
-    noisy = gold + np.random.default_rng(2).standard_normal(40) * 20
+    gold = np.arange(42.0)
+    noisy = gold + np.random.default_rng(2).standard_normal(42) * 20
     sides = [gold, noisy]
-    found = whole("r", lambda which, index: float(np.corrcoef(gold[index], sides[which][index])[0, 1]), 40)
+    found = whole("r", lambda which, index: float(np.corrcoef(gold[index], sides[which][index])[0, 1]), 40, paired=True)
     assert found.source == pytest.approx(1)
     assert 0 < found.low < found.drop < found.high
-    few = whole("r", lambda which, index: 1.0, 19)
+    few = whole("r", lambda which, index: 1.0, 19, paired=True)
     assert (few.low, few.verdict(1.0)) == (None, UNDECIDED)
     assert few.method == "no interval: 19 rows, 20 needed"
 

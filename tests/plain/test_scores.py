@@ -102,6 +102,18 @@ def test_spearman_of_embedded_pairs_equals_scipy():
     assert spearman.low <= spearman.drop <= spearman.high
 
 
+def test_copies_of_a_text_are_not_ranked_by_rounding():
+    """Ten pairs of equal texts, as float32 gives them in batches of other lengths, are ties on both sides."""
+    vectors = RNG.standard_normal((60, 5)).astype(np.float32)
+    vectors[1:21:2] = vectors[:20:2]
+    rounded = vectors * (1 + 1e-7 * RNG.standard_normal((60, 1))).astype(np.float32)
+    gold = [Half(row // 2, Graded(row // 2 + 0.5, str(row // 2))) for row in range(60)]
+    sides = ({"sentence_embedding": side} for side in (rounded, vectors))
+    (spearman,) = scored(Labels("sentence-embedding"), gold, *sides).values()
+    assert (spearman.drop, spearman.steady) == (0, True)
+    assert -0.3 < spearman.low < 0 < spearman.high < 0.3, "and 30 pairs are no certainty: one row in ten may be lost"
+
+
 def test_labels_that_are_all_equal():
     gold = [Graded(0.5, str(row)) for row in range(4)]
     with pytest.raises(DataError, match=r"all 4 labels are 0\.5"):
