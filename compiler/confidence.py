@@ -101,11 +101,12 @@ def quotient(name: str, source: Quotient | None, artifact: Quotient, *, error: b
     Price, J. Educational and Behavioral Statistics 37, 2012, add the same to a difference of paired proportions).
     """
     rows = len(artifact[0])
-    value = _divided(*(part.sum() for part in artifact))
+    value = float(_divided(*(part.sum() for part in artifact)))
     if source is None:
         return unknown(name, value, rows)
-    of_source = _divided(*(part.sum() for part in source))
+    of_source = float(_divided(*(part.sum() for part in source)))
     sign = -1 if error else 1
+    drop = value - of_source if error else of_source - value
     parts = [np.concatenate([part, end]) for part, end in zip((*source, *artifact), _ends(source, error), strict=True)]
 
     def statistic(index: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -114,7 +115,7 @@ def quotient(name: str, source: Quotient | None, artifact: Quotient, *, error: b
 
     low, high = _bootstrap(statistic, rows + 2, RESAMPLES, vectorized=True)
     steady = all(np.array_equal(a, b) for a, b in zip(source, artifact, strict=True))
-    return Measure(name, of_source, value, sign * (of_source - value), low, high, rows, "paired bootstrap over rows", steady)
+    return Measure(name, of_source, value, drop, low, high, rows, "paired bootstrap over rows", steady)
 
 
 def _ends(source: Quotient, error: bool) -> tuple[np.ndarray, ...]:

@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .confidence import FAILED
 from .targets import _packages as packages
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from .artifact import Artifact
+    from .confidence import Measure
     from .export_check import Proof
     from .progress import Progress
     from .rewrite import Change
@@ -115,12 +117,24 @@ def metrics_table(verdicts: Iterable[Verdict]) -> Table | None:
     rows = table("artifact", "metric", "source", "artifact", "drop", "95 % interval", "rows", "method", "verdict")
     for verdict in verdicts:
         for at, each in enumerate(verdict.result.measures):
-            judged = verdict.budget.max_drop if at == 0 or not verdict.result.labelled else None
+            said = _judged(verdict, at, each)
             numbers = [_number(value) for value in (each.source, each.artifact, each.drop)]
             interval = "-" if each.low is None else f"{_number(each.low)} to {_number(each.high)}"
-            said = "not judged" if judged is None else f"{each.verdict(judged)} (at most {judged:g})"
             add(rows, Path(verdict.path).name, each.name, *numbers, interval, str(each.rows), each.method, said)
     return rows if rows.row_count else None
+
+
+def _judged(verdict: Verdict, at: int, measure: Measure) -> str:
+    """What the budget makes of a metric: the first one where there are labels, else each."""
+    budget, decisions = verdict.budget, not verdict.result.labelled
+    limits = [budget.max_drop] if at == 0 or decisions else []
+    limits += [1 - budget.agreement] if decisions and budget.agreement is not None else []
+    wanted = [limit for limit in limits if limit is not None]
+    if wanted:
+        return f"{measure.verdict(min(wanted))} (at most {min(wanted):g})"
+    if decisions and budget.alarm is not None:
+        return f"{'ALARM' if measure.verdict(budget.alarm) == FAILED else 'no alarm'} (above {budget.alarm:g})"
+    return "not judged"
 
 
 def _number(value: float | None) -> str:

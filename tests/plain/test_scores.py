@@ -131,6 +131,7 @@ NAMES = {0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC"}
 
 def test_entities():
     """Gold: PER(0,1) LOC(3) | PER(0). Said: PER(0,1) | PER(0) LOC(2): 2 right, 3 wanted, 3 said."""
+    pytest.importorskip("nervaluate")
     gold = [Tags((1, 2, 3, 4), (1, 2, 0, 3)), Tags((1, 2, 3), (1, 0, 0))]
     said = np.zeros((2, 8), int)
     said[0, 1:5], said[1, 1:4] = (1, 2, 0, 0), (1, 0, 3)

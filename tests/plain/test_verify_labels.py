@@ -160,3 +160,14 @@ def test_csv_and_python(built: Path, tmp_path: Path) -> None:
     (verdict,) = bertc.verify(built, data=tmp_path / "d.csv", budget={"max_drop": 0.5})
     assert (verdict.verdict, verdict.result.measures[0].artifact, verdict.result.measures[0].rows) == ("passed", 1.0, 20)
     assert "d.csv: not used: id" in verdict.notes
+
+
+@pytest.mark.parametrize(("precision", "said"), [("fp32", "not judged"), ("bf16", "no alarm (above 0.03)")])
+def test_what_the_default_budget_makes_of_decisions(
+    built: Path, tmp_path: Path, capsys: Capture, precision: str, said: str
+) -> None:
+    words = ("build", built, "--target", f"null={precision}", "-o", tmp_path / "o")
+    run(capsys, 0, *words)
+    (tmp_path / "t.txt").write_text("two words\nand more\n")
+    _, err = run(capsys, 0, "verify", tmp_path / "o", "--data", tmp_path / "t.txt")
+    assert f"kept: class 1.0000 1.0000 0.0000 0.0000 to 0.8419 2 Clopper-Pearson {said}" in err
