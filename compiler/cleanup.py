@@ -38,7 +38,7 @@ def clean(graph: Graph) -> Graph:
     copy = graph.copy()
     model = copy.model
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    _infer(model)
+    infer(model)
     rules = RewriteRuleSet(list(RULES))
     for _ in range(ROUNDS):
         changed = _settle(model)
@@ -61,13 +61,14 @@ def _settle(model: ir.Model) -> bool:
     common.DeduplicateInitializersPass(size_limit=FOLD_LIMIT)(model)
     common.CommonSubexpressionEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)
-    _infer(model)
+    infer(model)
     return len(model.graph) != before
 
 
-def _infer(model: ir.Model) -> None:
+def infer(model: ir.Model, loose: frozenset[str] = frozenset()) -> dict[str, str | int]:
+    """Shapes of every value, and one name for equal dims; what became of the `loose` names of inputs (`unify_dims`)."""
     common.ShapeInferencePass(data_prop=True)(model)
-    unify_dims(model)
+    return unify_dims(model, loose)
 
 
 def _is_small(node: ir.Node) -> bool | None:
@@ -182,6 +183,51 @@ class TransposedWeight(pattern.RewriteRuleClassBase):
         return op.Identity(op.initializer(transposed(w), name=f"{out.name}.weight"))
 
 
+class SumOfChannels(pattern.RewriteRuleClassBase):
+    """A sum of [B,C,S] that is normalised over its channels: transposed term by term, so that the norm finds its residual sum.
+
+    SqueezeBERT keeps [B,C,S] between its norms: the transposition of the term that a norm made undoes the one behind it.
+    """
+
+    def pattern(self, op, a, b, gamma):
+        turned = op.Transpose(op.Add(a, b), perm=[0, 2, 1])
+        return op.LayerNormalization(turned, gamma, pattern.Var("beta", can_match_none=True), _outputs=["out"])
+
+    def check(self, context, a, b, **_):
+        result = pattern.MatchResult()
+        known = all(v.shape is not None and len(v.shape) == 3 for v in (a, b))
+        return result if known else result.fail("the terms are not known to be of rank 3", a)
+
+    def rewrite(self, op, a, b, gamma, out, beta=None, **_):
+        total = op.Add(*(op.Transpose(value, perm=[0, 2, 1]) for value in (a, b)))
+        attributes = {name: attribute.value for name, attribute in out.producer().attributes.items()}
+        return op.LayerNormalization(total, gamma, beta, **attributes)
+
+
+class SplitVector(pattern.RewriteRuleClassBase):
+    """Split of a constant vector in three: the parts. torch's multi_head_attention_forward packs biases, to cut them again."""
+
+    def pattern(self, op, w):
+        return op.Split(w, _allow_other_inputs=True, _outputs=["a", "b", "c"])
+
+    def check(self, context, w, a, b, c=None, **_):
+        result = pattern.MatchResult()
+        if c is None:
+            return result.fail("not three parts", w)
+        if w.const_value is None or len(w.const_value.shape) != 1:
+            return result.fail("not a constant vector", w)
+        known = all(part.shape is not None and isinstance(part.shape[0], int) for part in (a, b, c))
+        return result if known else result.fail("the sizes of the parts are not known", w)
+
+    def rewrite(self, op, w, a, b, c, **_):
+        array, start, made = w.const_value.numpy(), 0, []
+        for part in (a, b, c):
+            end = start + part.shape[0]
+            made.append(op.Identity(op.initializer(ir.tensor(array[start:end]), name=f"{part.name}.part")))
+            start = end
+        return made
+
+
 class Unchanged(pattern.RewriteRuleClassBase):
     """Reshape, Expand or Slice whose result has the shape of its input."""
 
@@ -263,6 +309,25 @@ class MaskedFill(pattern.RewriteRuleClassBase):
         return op.Where(mask, op.Constant(value=ir.tensor(np.array(filling, x.dtype.numpy()))), x)
 
 
+class FlatSoftmax(pattern.RewriteRuleClassBase):
+    """Flatten up to the last axis, Softmax, Reshape back, as onnx's converter writes a Softmax of opset 12: the Softmax alone."""
+
+    def pattern(self, op, x):
+        flat = op.Softmax(op.Flatten(x, _outputs=["flat"]), _outputs=["softmax"])
+        return op.Reshape(flat, op.Shape(x, _outputs=["sizes"]))
+
+    def check(self, context, x, flat, softmax, sizes, **_):
+        result = pattern.MatchResult()
+        axes = [value.producer().attributes.get("axis") for value in (flat, softmax)]
+        before, of_softmax = (axis.as_int() if axis is not None else default for axis, default in zip(axes, (1, -1), strict=True))
+        if x.shape is None or before not in (-1, len(x.shape) - 1) or of_softmax not in (-1, 1):
+            return result.fail("the softmax is not over the last axis alone", flat)
+        return result.fail("not the whole shape", sizes) if sizes.producer().attributes else result
+
+    def rewrite(self, op, x, **_):
+        return op.Softmax(x, axis=-1)
+
+
 def _ends_in_softmax(value: ir.Value) -> bool:
     uses = [node for node, _ in value.uses()]
     if not uses or value.is_graph_output():
@@ -274,9 +339,12 @@ RULES: list[pattern.RewriteRule] = [
     SwapLastTwo.rule(),
     MergeTransposes.rule(),
     TransposedWeight.rule(),
+    SplitVector.rule(),
+    SumOfChannels.rule(),
     *(Unchanged.rule(op_type) for op_type in ("Reshape", "Expand", "Slice")),
     UnchangedCast.rule(),
     MaskedFill.rule(),
+    FlatSoftmax.rule(),
     FiniteMask.rule(False),
     FiniteMask.rule(True),
 ]

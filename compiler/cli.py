@@ -54,7 +54,7 @@ def recipe_options(*names: str) -> Callable[[Command], Command]:
 def _option(field: Any) -> Callable[[Command], Command]:
     kind, help_text = str(field.type), field.metadata["help"]
     flag = "--" + field.name.replace("_", "-")
-    if field.name in ("verify", "fuse"):
+    if field.name in ("verify", "fuse", "prove"):
         return click.option(f"--{field.name}/--no-{field.name}", default=None, help=help_text)
     if kind == "bool":
         return click.option(flag, is_flag=True, default=None, help=help_text)
@@ -88,7 +88,7 @@ def export(reference: str, out: Path, force: bool, as_json: bool, **options: Any
 @click.option("--fp32", "precision", flag_value="fp32", help="float32, TF32 off")
 @click.option("--fp16", "precision", flag_value="fp16", help="float16, reductions in float32")
 @click.option("--bf16", "precision", flag_value="bf16", help="bfloat16, reductions in float32")
-@recipe_options("targets", "profiles", "source", *SOURCE_OPTIONS, "fuse", "expect", "budget", "verify")
+@recipe_options("targets", "profiles", "source", *SOURCE_OPTIONS, "fuse", "prove", "expect", "budget", "verify")
 @JSON
 def build(reference: str, out: Path, force: bool, as_json: bool, **options: Any) -> None:
     """Build SOURCE for one or more targets and verify each artifact before it is written.
@@ -173,13 +173,15 @@ def fuse(
     prove: bool,
     as_json: bool,
 ) -> None:
-    """Fuse an ONNX file into bertc operators, each proven equal; the file carries their bodies and runs anywhere."""
+    """Fuse an ONNX file (opset 11 on) into bertc operators, each proven equal; it carries their bodies and runs anywhere."""
     from . import fuse as fusing
     from . import report
 
     log = _progress()
     with log.stage("fuse"):
         before, fused = fusing.fuse_file(path, out, force=force, prove=prove, rules_file=rules_file)
+    for note in (*fused.notes, *(() if prove else ("nothing was proven (--no-prove)",))):
+        log.note(note)
     _console().print(report.fusions_table(fused.change))
     shown = fused.change.refusals if explain is not None else ()
     for refusal in (r for r in shown if explain in ("", r.rule)):

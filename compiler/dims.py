@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from .sizes import Sizes, made
+
 BROADCASTS = frozenset({"Add", "Sub", "Mul", "Div", "Where"})
 # Nodes between the product of q and k and the softmax: two terms, a scale and a masked_fill at most.
 SCORE_STEPS = 6
@@ -115,40 +117,75 @@ def _read_from(graph: ir.Graph, gather: ir.Node, value: ir.Value, axis: int) -> 
     gather.replace_input_with(1, place)
 
 
-def unify_dims(model: ir.Model) -> None:
-    """Give dims that are equal one name.
+class _Names:
+    """What each name stands for by now. `inputs` are the names that the graph's inputs have, `loose` those of them that no person
+    gave: these say nothing about whether two inputs are of one size."""
 
-    Equal are the dims of a sum of equal dims, and the dims of masked scores and of the scores: what is added before a softmax
-    is taken to broadcast to the product of q and k, as in FusedSdpa's contract (a batch of 1 under a mask for many is no
-    attention that a model writes; the proof of each match runs batches of more than one).
-    """
-    names = {str(dim.value): dim for value in model.graph.inputs for dim in value.shape or () if isinstance(dim, ir.SymbolicDim)}
-    same: dict[str, Any] = {}
+    def __init__(self, model: ir.Model, loose: frozenset[str]) -> None:
+        dims = [dim for value in model.graph.inputs for dim in value.shape or ()]
+        self.inputs = {str(dim.value) for dim in dims if isinstance(dim, ir.SymbolicDim)}
+        self.loose = loose
+        self.same: dict[str, Any] = {}
 
-    def find(dim: Any) -> Any:
-        while isinstance(dim, ir.SymbolicDim) and dim.value in same:
-            dim = same[dim.value]  # type: ignore[index]
+    def find(self, dim: Any) -> Any:
+        while isinstance(dim, ir.SymbolicDim) and dim.value in self.same:
+            dim = self.same[dim.value]  # type: ignore[index]
         return dim
 
-    def join(new: Any, known: Any) -> None:
-        new, known = find(new), find(known)
-        open_ = isinstance(new, ir.SymbolicDim) and new.value and new.value not in names
+    def join(self, new: Any, known: Any) -> None:
+        new, known = self.find(new), self.find(known)
+        open_ = isinstance(new, ir.SymbolicDim) and new.value and new.value not in self.inputs
         if open_ and not same_dim(new, known) and (isinstance(known, int) or known.value):
-            same[new.value] = known
+            self.same[new.value] = known
 
+    def tie(self, parts: list[Any]) -> None:
+        """Dims of two inputs that are added are of one size."""
+        given = [part for part in map(self.find, parts) if isinstance(part, ir.SymbolicDim) and part.value in self.inputs]
+        given.sort(key=lambda part: part.value in self.loose)  # a name that somebody gave is kept
+        for part in given[1:]:
+            if part.value in self.loose and not same_dim(part, given[0]):
+                self.same[str(part.value)] = given[0]
+
+
+def unify_dims(model: ir.Model, loose: frozenset[str] = frozenset()) -> dict[str, str | int]:
+    """Give dims that are equal one name. The names of inputs stay, but for the `loose` ones; returns what became of these.
+
+    Equal are the dims of a sum of equal dims, those that shape arithmetic made (`sizes`), and the dims of masked scores and
+    of the scores: what is added before a softmax is taken to broadcast to the product of q and k, as in FusedSdpa's contract (a
+    batch of 1 under a mask for many is no attention that a model writes; the proof of each match runs batches of more than one).
+    """
+    names = _Names(model, loose)
+    sizes = Sizes(names.find)
     for node in model.graph:
+        _join_made(node, sizes, names)
         if node.op_type == "Reshape":
-            join(*_solved(node))
+            names.join(*_solved(node))
         if node.op_type in BROADCASTS or node.op_type == "MatMul":
-            for new, parts in _aligned(node):
-                wide = [find(part) for part in parts if part != 1]
-                if wide and all(same_dim(part, wide[0]) for part in wide):
-                    join(new, wide[0])
+            _join_broadcast(node, names)
         if node.op_type == "Softmax" and node.inputs[0] is not None:
-            _join_scores(node.inputs[0], join)
+            _join_scores(node.inputs[0], names.join)
     for value in _values(model):
-        if value.shape is not None and any(find(dim) is not dim for dim in value.shape):
-            value.shape = ir.Shape([find(dim) for dim in value.shape])
+        if value.shape is not None and any(names.find(dim) is not dim for dim in value.shape):
+            value.shape = ir.Shape([names.find(dim) for dim in value.shape])
+    ends = {name: names.find(ir.SymbolicDim(name)) for name in loose & names.same.keys()}
+    return {name: end if isinstance(end, int) else str(end.value) for name, end in ends.items()}
+
+
+def _join_made(node: ir.Node, sizes: Sizes, names: _Names) -> None:
+    told, out = made(node, sizes), node.outputs[0].shape
+    if told is None or out is None or len(told) != len(out):
+        return
+    for new, known in zip(out, told, strict=True):
+        if known is not None:
+            names.join(new, known)
+
+
+def _join_broadcast(node: ir.Node, names: _Names) -> None:
+    for new, parts in _aligned(node):
+        names.tie(parts)
+        wide = [names.find(part) for part in parts if part != 1]
+        if wide and all(same_dim(part, wide[0]) for part in wide):
+            names.join(new, wide[0])
 
 
 def _values(model: ir.Model) -> Iterator[ir.Value]:

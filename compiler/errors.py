@@ -50,6 +50,10 @@ class ExportFailed(CheckFailed):
     """The exported graph does not compute what the source computes."""
 
 
+class NotFused(CheckFailed):
+    """A graph that no fusion can be looked for in."""
+
+
 class BuildFailed(CheckFailed):
     """The target's compiler refused or crashed, or built something else than was asked."""
 

@@ -34,6 +34,7 @@ class FactoryModel(NamedTuple):
     inputs: {name: example tensor}, in the order of the graph's inputs. dims: {input name: one entry per axis}, a str for a
     dynamic dimension, an int or None for a fixed one; an example's size along a dynamic axis is at least 2. outputs: names
     (default: the keys of a dict, else output, or output_0, output_1 ...). limits: {dim: (min, max or None)}, else (1, None).
+    assets: a folder whose tokenizer or preprocessor files go into the artifact.
     """
 
     module: Any
@@ -41,6 +42,7 @@ class FactoryModel(NamedTuple):
     dims: Mapping[str, Sequence[int | str | None]]
     outputs: Sequence[str] | None = None
     limits: Mapping[str, tuple[int, int | None]] | None = None
+    assets: str | os.PathLike[str] | None = None
 
 
 def is_factory(reference: str) -> bool:
@@ -113,7 +115,7 @@ def _last_line(error: BaseException) -> str:
 
 
 def _checked(reference: str, result: Any, module_type: type, tensor_type: Any) -> FactoryModel:
-    if not (isinstance(result, tuple) and 3 <= len(result) <= 5):
+    if not (isinstance(result, tuple) and 3 <= len(result) <= 6):
         raise SourceError(f"factory {reference!r} returned a {type(result).__name__}; {WANTED}")
     made = FactoryModel(*result)
     if not isinstance(made.module, module_type):
@@ -128,6 +130,8 @@ def _checked(reference: str, result: Any, module_type: type, tensor_type: Any) -
             raise SourceError(f"factory {reference!r}: example {name!r} is a {type(example).__name__}, not a tensor")
         _check_input(reference, name, tuple(example.shape), made.dims.get(name))
     _check_limits(reference, made)
+    if made.assets is not None and not Path(made.assets).is_dir():
+        raise SourceError(f"factory {reference!r}: assets is {made.assets!r}, where no folder is")
     return made
 
 

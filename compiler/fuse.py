@@ -11,21 +11,43 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import cleanup, families
-from .errors import ArtifactError, CheckFailed, RecipeError, nearest
+from . import cleanup, data, families, opset
+from .data import Sample
+from .errors import ArtifactError, CheckFailed, DataError, RecipeError, nearest
 from .graph import Graph, module_path, save
 from .profiles import Dim
 from .rewrite import Applied, Change, Prove, Refusal, apply
 
 if TYPE_CHECKING:
+    import numpy as np
     from onnxscript.rewriter import pattern
 
     from .builder import Body
 
 # The order is this list. bias_gelu comes before linear, which would take the bias; attention is made of linear and sdpa.
-ORDER = ("layernorm", "gelu", "bias_gelu", "linear", "sdpa", "attention", "mask", "embeddings", "skip_layernorm")
+ORDER = (
+    "layernorm",
+    "gelu",
+    "weight_norm",
+    "conv1d_gelu",
+    "bias_gelu",
+    "linear",
+    "onnx_attention",
+    "sdpa",
+    "rotary",
+    "full_mask",
+    "attention",
+    "flat_attention",
+    "rotary_attention",
+    "disentangled_attention",
+    "past_attention",
+    "cross_attention",
+    "mask",
+    "causal",
+    "embeddings",
+    "skip_layernorm",
+)
 SHOWN = 5
-OLDEST = 20
 LAYER = re.compile(r"(?:^|\.)(?:layers?|h|block|blocks|albert_layers)\.(\d+)(?:\.|$)")
 
 
@@ -35,6 +57,7 @@ class Fused:
 
     graph: Graph
     change: Change
+    notes: tuple[str, ...] = ()
 
 
 def fuse(
@@ -45,34 +68,52 @@ def fuse(
     rules_file: Path | None = None,
     seed: int = 0,
     lowerings: Mapping[str, Mapping[str, Body]] | None = None,
+    samples: Sequence[Sample] = (),
 ) -> Fused:
-    """Clean and fuse a copy of `graph`. With `prove` every match is replayed against what takes its place before it is kept.
+    """Clean and fuse a copy of `graph`, converted to opset 20 where it is older.
 
-    `lowerings` are the tables of the targets that will be built: what takes a match's place is proven for each of them too.
-    Raises RecipeError for a rules file that cannot be used, and for a graph of an opset that has no canonical bodies.
+    With `prove` every match is replayed against what takes its place before it is kept.
+
+    `lowerings` are the tables of the targets that will be built: what takes a match's place is proven for each of them too. One
+    of the `samples` (synthetic ones if none are given) is run through the graph: matches are replayed on its activations as well.
+    Raises RecipeError for a rules file that cannot be used, and NotFused for an old graph that cannot be converted.
     """
-    if graph.opset < OLDEST:
-        raise RecipeError(
-            f"the graph is of opset {graph.opset}; fusing needs {OLDEST} or newer: convert it with onnx.version_converter"
-        )
-    clean = cleanup.clean(graph)
+    upgraded = opset.upgrade(graph)
+    clean = cleanup.clean(upgraded.graph)
     prover: Prove | None = None
+    notes: tuple[str, ...] = ()
     if prove:
         from .prove import Prover
 
-        prover = Prover(clean, dims, seed=seed, lowerings=lowerings)
+        captured, notes = _activations(graph, dims, samples, seed)
+        prover = Prover(clean, dims, seed=seed, lowerings=lowerings, activations=captured)
     applied: list[Applied] = []
     refusals: list[Refusal] = []
     for name in ORDER:
         module = importlib.import_module(f".fusions.{name}", __package__)
-        clean, change = module.apply(clean) if hasattr(module, "apply") else apply(clean, named(name, module.RULES), prover)
+        clean, change = (
+            module.apply(clean, prover) if hasattr(module, "apply") else apply(clean, named(name, module.RULES), prover)
+        )
         applied += change.applied
         refusals += change.refusals
     if rules_file is not None:
         clean, change = apply(clean, named(rules_file.stem, own_rules(rules_file)), prover)
         applied += change.applied
         refusals += change.refusals
-    return Fused(clean, Change(tuple(applied), tuple(refusals)))
+    return Fused(clean, Change(tuple(applied), tuple(refusals)), (*upgraded.notes, *notes))
+
+
+def _activations(
+    graph: Graph, dims: Mapping[str, Dim], samples: Sequence[Sample], seed: int
+) -> tuple[dict[str, Sequence[np.ndarray]], tuple[str, ...]]:
+    """Captured values by name, and a note where there are none."""
+    from .activations import capture
+
+    try:
+        found = capture(graph, samples or data.synthetic(graph, dims, seed))
+    except DataError as error:
+        return {}, (f"matches were proven on made-up activations alone, the graph could not be run for its own: {error}",)
+    return {name: (array,) for name, array in found.items()}, ()
 
 
 def fuse_file(path: Path, out: Path, *, force: bool, prove: bool, rules_file: Path | None) -> tuple[Graph, Fused]:
@@ -86,7 +127,10 @@ def fuse_file(path: Path, out: Path, *, force: bool, prove: bool, rules_file: Pa
     if out.exists() and not force:
         raise ArtifactError(f"the output {out} exists; --force replaces it, or choose another -o")
     graph, dims, _ = onnx_source.open_graph(path)
-    fused = fuse(graph, dims, prove=prove, rules_file=rules_file)
+    upgraded = opset.upgrade(graph)
+    checked = (opset.compared(graph, upgraded.graph, dims),) if prove and upgraded.notes else ()
+    fused = fuse(upgraded.graph, dims, prove=prove, rules_file=rules_file)
+    fused = dataclasses.replace(fused, notes=(*upgraded.notes, *checked))
     with disk_errors(out), tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         # The weights file of a large model is named in the file itself, so both are written under their own names and moved.
         for name in reversed(save(canonical.as_functions(fused.graph), Path(folder, out.name))):
@@ -116,9 +160,14 @@ def own_rules(path: Path) -> Sequence[pattern.RewriteRule]:
 
 
 def layers_of(graph: Graph) -> int:
-    """How many transformer layers the exporter's module paths tell of; 0 where it left none."""
-    found = {int(m[1]) for n in graph.model.graph for m in LAYER.finditer(module_path(n))}
-    return max(found) + 1 if found else 0
+    """How many transformer layers the exporter's module paths tell of; 0 where it left none.
+
+    ALBERT runs one layer many times under one path: its softmaxes are counted.
+    """
+    paths = [(node.op_type, module_path(node)) for node in graph.model.graph]
+    found = {int(m[1]) for _, path in paths for m in LAYER.finditer(path)}
+    runs = sum(op_type in ("Softmax", "Attention") and "albert_layers." in path for op_type, path in paths)
+    return max(*found, runs - 1) + 1 if found else 0
 
 
 def expect(graph: Graph, change: Change, family: str) -> None:
@@ -146,4 +195,9 @@ def _shortfall(rule: str, found: int, wanted: int, change: Change) -> str:
 
 def to_json(fused: Fused, before: Graph) -> dict[str, Any]:
     """Counts, matches and refusals, and operators before and after."""
-    return {**fused.change.to_json(), "ops_before": before.op_counts(), "ops_after": fused.graph.op_counts()}
+    return {
+        **fused.change.to_json(),
+        "notes": list(fused.notes),
+        "ops_before": before.op_counts(),
+        "ops_after": fused.graph.op_counts(),
+    }

@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 EXTERNAL_DATA_THRESHOLD = 2**31 - 2**26
 WEIGHTS_SUFFIX = ".data"
 DOMAIN = "bertc"  # of fused operators
+# A name by torch.jit, perhaps behind the name of the rule that made the node.
+JIT_NAME = re.compile(r"(?:[^/]*\.)?/(.+)/[^/]+")
 GEMM_OPS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "Attention"})
 
 
@@ -213,10 +216,14 @@ def hash_file(path: Path) -> str:
 
 
 def module_path(node: ir.Node) -> str:
-    """The PyTorch module path the exporter recorded for a node (`encoder.layer.0.attention.self`), or ''."""
+    """The PyTorch module path the exporter recorded for a node (`encoder.layer.0.attention.self`), or ''.
+
+    torch.jit's exporter writes it into the name alone, `/encoder/layer.0/attention/self/MatMul`.
+    """
     scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "")
     if not scopes:
-        return ""
+        named = JIT_NAME.fullmatch(node.name or "")
+        return named[1].replace("/", ".") if named else ""
     try:
         names = json.loads(scopes.replace("'", '"'))
     except json.JSONDecodeError as error:

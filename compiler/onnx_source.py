@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 MIN_OPSET = 11  # the first with negative axes and with Pad, Clip and Slice that take tensors, which everything later relies on
+INVENTED = re.compile(r"\w+(_dynamic_axes_|_d)\d+")  # by torch.jit where it is given axes without names, and by _name_dims
+TIE_ROUNDS = 2  # what is equal by the first names more of what lies behind
 KNOWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "bertc"})
 
 
@@ -41,6 +43,7 @@ def open_graph(path: Path) -> tuple[Graph, dict[str, Dim], list[str]]:
         if value.dtype is None or value.shape is None:
             raise SourceError(f"{path}: {value.name!r} has no type or no rank, and it cannot be inferred; export it with shapes")
     notes += _name_dims(model)
+    notes += _tie_dims(model)
     _check_valid(path, model if notes or not typed else None)
     result = Graph(model)
     names = [dim for spec in result.inputs for dim in spec.dims if isinstance(dim, str)]
@@ -124,6 +127,55 @@ def _name_dims(model: ir.Model) -> Iterator[str]:
         value.shape = ir.Shape(dims)
         named = ", ".join(str(dims[axis].value) for axis in unnamed)  # type: ignore[union-attr]
         yield f"dynamic dimensions without a name are called {named}"
+
+
+def _tie_dims(model: ir.Model) -> Iterator[str]:
+    """Give dims of inputs that the graph adds to each other one name, where torch.jit or `_name_dims` made the names up, one an
+    input: ids and their mask are of one length."""
+    import onnx_ir as ir
+
+    inputs = [value for value in model.graph.inputs if value.shape is not None]
+    names = dict.fromkeys(str(dim.value) for value in inputs for dim in value.shape or () if isinstance(dim, ir.SymbolicDim))
+    loose = frozenset(name for name in names if INVENTED.fullmatch(name))
+    if len(loose) < 2:
+        return
+    tied = _equal_dims(model, loose)
+    tied |= _equal_batches(inputs, loose, tied)
+    for value in inputs:
+        dims = [tied.get(str(dim.value), dim.value) if isinstance(dim, ir.SymbolicDim) else dim for dim in value.shape or ()]
+        value.shape = ir.Shape(dims)
+    if tied:
+        yield "dimensions that are one, by what the graph adds: " + ", ".join(f"{name} is {tied[name]}" for name in sorted(tied))
+
+
+def _equal_batches(inputs: list[ir.Value], loose: frozenset[str], tied: dict[str, str | int]) -> dict[str, str | int]:
+    """Where all other axes of two inputs are tied, axis 0 is, too: torch.jit reads a mask's rows by index, which adds nothing."""
+    first: dict[tuple[Any, ...], str] = {}
+    found: dict[str, str | int] = {}
+    for value in inputs:
+        dims = [dim if isinstance(dim, int) else str(dim.value) for dim in value.shape or ()]
+        batch, rest = dims[:1], tuple(tied.get(str(dim), dim) for dim in dims[1:])
+        if not rest or isinstance(batch[0], int) or not set(rest) & {*tied.values()}:
+            continue
+        kept = first.setdefault(rest, str(tied.get(batch[0], batch[0])))
+        if batch[0] in loose and batch[0] != kept:
+            found[batch[0]] = kept
+    return found
+
+
+def _equal_dims(model: ir.Model, loose: frozenset[str]) -> dict[str, str | int]:
+    from .cleanup import infer
+    from .errors import NotFused
+    from .opset import upgrade
+
+    try:
+        copy = upgrade(Graph(model)).graph.copy().model  # shape inference reads sizes from opset 13 on
+    except NotFused:
+        copy = model.clone()
+    found: dict[str, str | int] = {}
+    for _ in range(TIE_ROUNDS):
+        found |= infer(copy, loose)
+    return found
 
 
 def runner(path: Path) -> Callable[[Feeds], Outputs]:

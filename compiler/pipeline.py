@@ -16,7 +16,7 @@ from typing import Any
 from . import artifact, goldens, precision, profiles, report, targets, verification
 from . import fuse as fusing
 from .artifact import Artifact
-from .errors import CheckFailed, Missing, RecipeError, VerifyFailed
+from .errors import Missing, NotFused, RecipeError, VerifyFailed
 from .export_check import Proof, check_fused, prove
 from .fuse import Fused
 from .graph import save
@@ -105,18 +105,24 @@ def fuse_graph(recipe: Recipe, source: Source, builds: Sequence[Build], proof: P
         return None
     if not wanting and not recipe.expect:
         return None
-    if source.graph.opset < fusing.OLDEST:
-        why = f"nothing was fused: the graph is of opset {source.graph.opset}, fusing needs {fusing.OLDEST} or newer"
-        if recipe.expect:
-            raise CheckFailed(f"{why}; --expect {recipe.expect} asks for fusions")
-        log.note(why)
-        return None
     with log.stage("fuse"):
         tables = {str(spec): targets.lowerings(spec) for spec in wanting}
-        fused = fusing.fuse(source.graph, source.dims, seed=recipe.seed, lowerings=tables)
+        try:
+            fused = fusing.fuse(
+                source.graph, source.dims, prove=recipe.prove, seed=recipe.seed, lowerings=tables, samples=proof.samples
+            )
+        except NotFused as why:
+            if recipe.expect:
+                raise NotFused(f"{why}; --expect {recipe.expect} asks for fusions") from why
+            log.note(f"nothing was fused: {why}")
+            return None
         check_fused(fused, source, proof)
     counts = ", ".join(f"{count} {rule}" for rule, count in fused.change.counts().items())
     log.note(f"fused: {counts or 'nothing'}; {len(fused.change.refusals)} near-misses (bertc fuse --explain)")
+    for note in fused.notes:
+        log.note(note)
+    if not recipe.prove:
+        log.note("no fusion was proven (--no-prove): only the fused graph as a whole was compared with the source")
     if recipe.expect:
         fusing.expect(source.graph, fused.change, recipe.expect)
         log.say(f"all that {recipe.expect} promises was found")

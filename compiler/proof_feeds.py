@@ -12,7 +12,9 @@ import numpy as np
 import onnx_ir as ir
 
 from . import canonical
+from .bodies import ADDED
 from .builder import OPSET
+from .cleanup import LOW as REPLACED
 from .data import AUDIO_DIM, AUDIO_MIN, DEFAULT_BOUND, index_bounds, is_mask, mask_pattern
 from .graph import DOMAIN, Graph
 from .profiles import Dim
@@ -41,7 +43,8 @@ class Case:
     `may_fail`: at so short a length an original may be undefined (a convolution wider than its input), which proves nothing and
     refutes nothing. `weights`: it feeds weights too, other than the match's own: not for a lowering, which may have folded them.
     `dead`: this row of axis 0 has no place to attend to under -inf, where an original says 0 or NaN and nobody reads it: the new
-    form must be finite where the original is, and is not compared, as in `data.Sample`. Under a finite low it is compared.
+    form must be finite where the original is, and is not compared, as in `data.Sample`. Under a finite low it is compared, but
+    not under the one that clean-up put for -inf: beside -30000 a score keeps three digits, and another order rounds to others.
     """
 
     label: str
@@ -82,6 +85,7 @@ class Feeder:
     def __init__(self, graph: Graph, dims: Mapping[str, Dim], seed: int) -> None:
         self.dims, self.seed = dict(dims), seed
         self.infinite, self.low = _lows(graph)
+        self.unread = self.infinite or self.low == REPLACED
 
     def cases(
         self,
@@ -106,7 +110,7 @@ class Feeder:
             feeds = {v: self._feed(v, sizes, plan, v in masks, bounds.get(v), rng) for v in values}
             if plan.weights:
                 feeds |= {v: constants[v] * np.asarray(plan.size, constants[v].dtype) for v in vectors}
-            yield Case(plan.label, feeds, plan.step < 2, plan.weights, 1 if plan.kind == "dead" and self.infinite else None)
+            yield Case(plan.label, feeds, plan.step < 2, plan.weights, 1 if plan.kind == "dead" and self.unread else None)
 
     def _feed(
         self, value: ir.Value, sizes: _Sizes, plan: _Plan, mask: bool, bound: int | None, rng: np.random.Generator
@@ -116,6 +120,8 @@ class Feeder:
         dtype = value.dtype.numpy()
         if mask and dtype.kind == "f":
             return self._score_mask(shape, plan.kind, rng).astype(dtype)
+        if dtype.kind == "f" and value.is_graph_input() and is_mask(str(value.name), "int64"):
+            return _places("full" if plan.kind == "bias" else plan.kind, shape, rng).astype(dtype)  # 0 and 1, as a float
         if dtype.kind == "f":
             return np.asarray(rng.standard_normal(shape) * plan.size).astype(dtype)
         places = _places("full" if plan.kind == "bias" else plan.kind, shape, rng)
@@ -220,7 +226,7 @@ def _masks(nodes: Sequence[ir.Node], values: Sequence[ir.Value], match: Match) -
     """What is added to scores: called a mask by the rule, or read as one by an operator, or of a score mask's shape."""
     found = {v for name, v in match.bindings.items() if "mask" in name and isinstance(v, ir.Value)}
     for node in (*nodes, *match.new_nodes):
-        position = {"FusedSdpa": 3, "FusedAttention": 1}.get(node.op_type) if node.domain == DOMAIN else None
+        position = ADDED.get(node.op_type) if node.domain == DOMAIN else None
         if position is not None and len(node.inputs) > position:
             found.add(node.inputs[position])  # type: ignore[arg-type]
     found |= {v for v in values if v.shape is not None and len(v.shape) == 4 and v.shape[1] == 1 and _is_added(v, nodes)}

@@ -49,6 +49,7 @@ class Recipe:
     seed: int = _option("seed of the synthetic feeds", 0)
     budget: Mapping[str, float] = _option("a limit of the verification, as in cosine=0.9999; repeatable", {})
     fuse: bool = _option("fuse the graph for targets that gain from it, each match proven equal before it is kept", True)
+    prove: bool = _option("replay each match against what takes its place before it is kept", True)
     expect: str | None = _option("exit 1 unless all that this family promises was found: FAMILY[:LAYERS], as in bert", None)
     verify: bool = _option("verify each artifact before it is written", True)
 

@@ -7,11 +7,11 @@ Cast back behind each such node. What this does not model: the order and width o
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from .errors import BuildFailed, Missing
@@ -20,6 +20,8 @@ from .profiles import Profile
 from .runner import Feeds, Outputs, Runner
 
 FLOAT = ir.DataType.FLOAT
+FED = (FLOAT, ir.DataType.DOUBLE, ir.DataType.INT64, ir.DataType.INT32, ir.DataType.INT8, ir.DataType.UINT8)
+LARGE = 2**14  # bytes
 HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 # Operators that only move or choose values: what goes in rounded comes out rounded.
 EXACT = frozenset(
@@ -58,21 +60,22 @@ EXACT = frozenset(
 
 
 class ReferenceRunner(Runner):
-    """Runs a Graph with emulated rounding. The session is made once; weights are mapped from a temporary file."""
+    """Runs a Graph with emulated rounding. The session is made once; it reads the weights where the graph holds them."""
 
     def __init__(self, graph: Graph, profiles: Sequence[Profile] = ()) -> None:
         super().__init__(graph.inputs, graph.outputs, profiles)
-        self._session = session(emulated(graph))
+        self._session, self._weights = session(emulated(graph))
 
     def _run(self, feeds: Feeds) -> Outputs:
         names = [spec.name for spec in self.outputs]
-        return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+        return dict(zip(names, self._session.run(names, {**self._weights, **feeds}), strict=True))
 
 
-def session(graph: Graph) -> Any:
-    """An ONNX Runtime CPU session over a graph, optimisations off.
+def session(graph: Graph) -> tuple[Any, dict[str, np.ndarray]]:
+    """An ONNX Runtime CPU session over a graph, optimisations off, and the weights to feed it beside the inputs.
 
-    Raises Missing without onnxruntime, BuildFailed when it refuses the graph.
+    Large weights are inputs of the session: ONNX Runtime reads a numpy array where it lies, and would copy an initializer, once
+    to read it and once more to pack it. Raises Missing without onnxruntime, BuildFailed when it refuses the graph.
     """
     ort = onnxruntime()
     options = ort.SessionOptions()
@@ -81,18 +84,30 @@ def session(graph: Graph) -> Any:
     # Threads that spin while they wait take the cores from PyTorch, which runs in turns with this session.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_cpu_mem_arena = False  # an arena keeps the largest sample of a run for the rest of it
-    # Weights go through a mapped file: serialised in memory they would be held three times.
-    with tempfile.TemporaryDirectory(prefix="bertc-reference-") as folder:
-        path = Path(folder, "graph.onnx")
-        ir.save(graph.model, path, external_data="graph.data")
-        return open_session(path, options)
+    copy, weights = graph.copy().model, {}
+    for name, value in list(copy.graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes < LARGE or tensor.dtype not in FED:
+            continue  # what is small may be a shape, which some operators want to know beforehand
+        if value.is_graph_input() or value.is_graph_output():
+            continue
+        weights[name] = np.ascontiguousarray(tensor.numpy())
+        value.const_value, value.type, value.shape = None, ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
+        copy.graph.initializers.pop(name)
+        copy.graph.inputs.append(value)
+    ir.external_data.load_to_model(copy)  # ONNX Runtime would look for a small weight's file in the current directory
+    return _opened(ir.to_proto(copy).SerializeToString(), options), weights
 
 
 def open_session(path: Path, options: Any) -> Any:
     """An ONNX Runtime CPU session over a file; BuildFailed with its message when it refuses the graph."""
+    return _opened(str(path), options)
+
+
+def _opened(model: str | bytes, options: Any) -> Any:
     ort = onnxruntime()
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no public base class
         raise BuildFailed(f"ONNX Runtime refuses the graph: {error}") from error
 

@@ -17,6 +17,8 @@ from .graph import DOMAIN, Graph, module_path
 
 ORIGIN = "bertc.origin"
 RULE = "bertc.rule"
+# Rules that look at one node: what their check says is a near-miss, too.
+ONE_NODE = frozenset({"causal", "onnx_attention"})
 ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min", "Where"})
 
 
@@ -99,6 +101,7 @@ def apply(graph: Graph, rules: Sequence[tuple[str, pattern.RewriteRule]], prove:
             if delta is not None:
                 _keep(copy.model, name, node, delta, prove, applied, refusals)
     if applied:
+        _drop_unread(copy.model.graph)
         copy.model.graph.sort()  # a node of two outputs stands where its last one stood, perhaps behind readers of the first
     kept = tuple(r for _, r in refusals.values())
     copy.model.opset_imports.setdefault(DOMAIN, 1)
@@ -131,8 +134,11 @@ def _keep(
         return
     for value in match.initializers:
         _register(model.graph, value)
+    alike: dict[str, int] = {}  # two constants of one mask, say
     for new in match.new_nodes:
-        new.name = f"{name}.{node.name}" if len(match.new_nodes) == 1 else f"{name}.{node.name}.{new.op_type}"
+        alike[new.op_type] = count = alike.get(new.op_type, 0) + 1
+        kind = new.op_type if count == 1 else f"{new.op_type}_{count}"
+        new.name = f"{name}.{node.name}" if len(match.new_nodes) == 1 else f"{name}.{node.name}.{kind}"
         new.metadata_props.update(match.nodes[0].metadata_props)
         new.metadata_props[ORIGIN] = "\n".join(origin)
         new.metadata_props[RULE] = name
@@ -169,6 +175,13 @@ def _measure_results(graph: ir.Graph) -> None:
             moved = True
     if moved:
         graph.sort()
+
+
+def _drop_unread(graph: ir.Graph) -> None:
+    """A rule may take the last node of a chain away and make nothing of the others. (onnx_ir's pass also cuts absent inputs.)"""
+    for node in reversed(list(graph)):
+        if not any(value.uses() or value.is_graph_output() for value in node.outputs):
+            graph.remove(node, safe=True)
 
 
 def _register(graph: ir.Graph, value: ir.Value) -> None:
@@ -213,7 +226,7 @@ class _Tracer(pattern.MatchingTracer):
             self.found.pop((self.name, node), None)
             return
         score = len(match_result.nodes) + 0.5 * (status == pattern.MatchStatus.CONDITION_FAILED)  # a check says more than a shape
-        if score < 2 or score <= self.found.get((self.name, node), (0.0,))[0]:
+        if score < (1.5 if self.name in ONE_NODE else 2) or score <= self.found.get((self.name, node), (0.0,))[0]:
             return  # one node of the right type is no near-miss
         where = [n for n in match_result.failure_nodes_and_values or () if n is not None]
         spot = f" ({', '.join(str(getattr(w, 'name', w)) for w in where[:2])})" if where else ""

@@ -250,6 +250,7 @@ def _open_factory(reference: str, place: _Place, options: SourceOptions) -> Sour
     torch_export = _torch_export()
     made, notes = _call_factory(reference)
     graph, outputs = torch_export.export(made, options.opset)
+    files, asset_notes = assets.collect(Path(made.assets), Path(made.assets)) if made.assets is not None else ((), [])
     return Source(
         reference=reference,
         kind="factory",
@@ -258,7 +259,8 @@ def _open_factory(reference: str, place: _Place, options: SourceOptions) -> Sour
         graph=graph,
         dims=factory.dims_of(made),
         run=torch_export.reference(made, outputs),
-        notes=notes,
+        assets=files,
+        notes=(*notes, *text.baked_notes(files), *asset_notes),
         versions=_versions("torch", "onnx-ir", "onnxscript"),
     )
 

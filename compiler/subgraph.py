@@ -26,7 +26,7 @@ def outside(nodes: Sequence[ir.Node]) -> dict[ir.Value, None]:
 
 def grown(nodes: Sequence[ir.Node], read: Mapping[ir.Value, None]) -> list[ir.Node]:
     """The matched nodes, in order, with what stands between them and a value that only the new node reads, and with what
-    computes shapes and scalars for them: numbers made up for those would fit nothing."""
+    computes shapes, scalars and the order of places for them: numbers made up for those would fit nothing."""
     found = dict.fromkeys(nodes)
     wanted = {value for value in read if constant(value) is None} - set(outside(nodes))
     todo = list(outside(nodes))
@@ -38,12 +38,37 @@ def grown(nodes: Sequence[ir.Node], read: Mapping[ir.Value, None]) -> list[ir.No
         if _is_size(value) or (wanted and _reaches(value, wanted)):
             found[node] = None
             todo += [v for v in node.inputs if v is not None]
+        elif _is_grid(value):
+            found |= dict.fromkeys(_of_sizes(value))
     return ordered(found)
 
 
 def _is_size(value: ir.Value) -> bool:
     integer = value.dtype in (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
     return integer and value.shape is not None and len(value.shape) <= 1
+
+
+def _is_grid(value: ir.Value) -> bool:
+    """Truth values, or indices of rank 3 or more: those of rank 2 are ids and positions, which may be any."""
+    if value.dtype is None or value.dtype.is_floating_point():
+        return False
+    return value.dtype == ir.DataType.BOOL or (value.shape is not None and len(value.shape) > 2)
+
+
+def _of_sizes(value: ir.Value) -> list[ir.Node]:
+    """The nodes that make a value of sizes and constants alone (the order of queries and keys), [] where it is made of more."""
+    nodes: dict[ir.Node, None] = {}
+    todo = [value]
+    while todo:
+        each = todo.pop()
+        node = each.producer()
+        if node in nodes or constant(each) is not None:
+            continue
+        if node is None:
+            return []
+        nodes[node] = None
+        todo += [v for v in node.inputs if v is not None and node.op_type != "Shape"]
+    return list(nodes)
 
 
 def _reaches(value: ir.Value, wanted: set[ir.Value]) -> bool:

@@ -6,6 +6,7 @@ With heads.py the only part of the source that imports torch.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import inspect
 import logging
@@ -40,6 +41,8 @@ AUTO_CLASSES = {
     "ctc": "AutoModelForCTC",
 }
 POSITION_TABLES = frozenset({"position_embeddings", "embed_positions", "wpe"})
+# MobileBERT puts the words beside a word next to it, and torch.export takes the one word beside it at length 2 for a constant.
+SHORTEST_TRACED = {"mobilebert": 3}
 TRAINING_ONLY = ("masked_spec_embed",)
 EXAMPLE_BATCH, EXAMPLE_LENGTH, EXAMPLE_FRAMES = 2, 13, 7
 FIXED = re.compile(r"specialized it to be a constant \((\d+)\)")
@@ -105,7 +108,8 @@ def load(checkpoint: Checkpoint, task: str, trust_remote_code: bool = False) -> 
         # Tracing must be told "two frames or more" (below); the graph is right from one frame on.
         return made, dims_of(made) | {"samples": Dim("samples", smallest_samples(checkpoint.config, frames=1))}, notes
     made = _text(checkpoint, model, task, with_pooler=not pooler)
-    return made, dims_of(made), notes
+    # The graph is right from length 1 on; the check of the export runs it there.
+    return made, {n: dataclasses.replace(d, min=1) if n == "length" else d for n, d in dims_of(made).items()}, notes
 
 
 def _from_pretrained(checkpoint: Checkpoint, task: str, trust_remote_code: bool) -> tuple[nn.Module, set[str], list[str]]:
@@ -176,7 +180,8 @@ def _text(checkpoint: Checkpoint, model: nn.Module, task: str, with_pooler: bool
     else:
         module = (heads.QuestionAnswering if task == "question-answering" else heads.Logits)(model)
     dims = dict.fromkeys(names, ("batch", "length"))
-    return FactoryModel(module.eval(), inputs, dims, module.outputs, {"length": (1, limit)})  # type: ignore[arg-type]
+    shortest = SHORTEST_TRACED.get(str(checkpoint.config.get("model_type")), 1)
+    return FactoryModel(module.eval(), inputs, dims, module.outputs, {"length": (shortest, limit)})  # type: ignore[arg-type]
 
 
 def _has_pooler(model: nn.Module, inputs: Mapping[str, Tensor]) -> bool:

@@ -2,7 +2,8 @@
 
 A file has OP, the operator's name, its signature in the docstring (B batch, S length, T attended length, H width, h heads, d head
 size; `?` may be absent), and `body(op, node) -> outputs`: `op` is a `Builder`, `node` the operator's node, whose inputs and
-attributes may be read; as many outputs are made as the node has. A target's lowering has the same form. `plugins/<file>.py` says
+attributes may be read; as many outputs are made as the node has. A target's lowering has the same form. ADDED, where there is
+one, is the position of the input that is added to the scores. `plugins/<file>.py` says
 the same in numpy, written apart from this, and a test holds the two together. A new file is found by itself.
 """
 
@@ -17,3 +18,5 @@ from ..builder import Body
 _FILES = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
 
 BODIES: Mapping[str, Body] = {module.OP: module.body for module in _FILES}
+# Operator -> which of its inputs is added to the scores.
+ADDED: Mapping[str, int] = {module.OP: module.ADDED for module in _FILES if hasattr(module, "ADDED")}

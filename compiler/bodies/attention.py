@@ -15,6 +15,7 @@ from ..builder import add_all, attend, constant, inputs
 from ..errors import InputError
 
 OP = "FusedAttention"
+ADDED = 1  # the input that is added to the scores
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:

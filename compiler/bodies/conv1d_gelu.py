@@ -2,6 +2,8 @@
 
 FusedConv1dGelu(x [B,C,T], W, b?, gamma?, beta?; strides, pads, dilations, group, norm "none" | "group" | "layer", epsilon,
                 form) -> [B,C2,T2]
+
+What a model cuts off behind the convolution (one place, where the kernel is even) is padding that is not there: pads [64, 63].
 """
 
 from __future__ import annotations

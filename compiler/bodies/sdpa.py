@@ -13,6 +13,7 @@ import onnx_ir as ir
 from ..builder import attend, inputs
 
 OP = "FusedSdpa"
+ADDED = 3  # the input that is added to the scores
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:

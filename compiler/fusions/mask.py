@@ -15,37 +15,40 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
+from ..bodies import ADDED
 from ..cleanup import LOW
 from ..graph import DOMAIN, Graph
-from ..rewrite import ORIGIN, RULE, Applied, Change, Refusal, united
+from ..rewrite import ORIGIN, RULE, Applied, Change, Match, Prove, Refusal, united
+from ._mask_run import Run, dims_of
 
 OP = "FusedScoreMask"
 RULES: list[pattern.RewriteRule] = []
 NAME = "mask"
-FUSED = {"FusedSdpa": (3,), "FusedAttention": (1,)}
+FUSED = {op: (position,) for op, position in ADDED.items()}
 READERS = {"Add": (0, 1), **FUSED}
 SHAPES = ((1, 1), (3, 1), (1, 5), (2, 8), (3, 7))
 LONGEST = 4096
-SAME_SHAPE = frozenset({"Cast", "Identity", "LayerNormalization", "Dropout", "Neg", "FusedSkipLayerNorm"})
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "LayerNormalization", "Softmax"})
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """A value proven to be FusedScoreMask(source; low)."""
+    """A value found to be FusedScoreMask(source; low)."""
 
     source: ir.Value
     low: float
 
 
-def apply(graph: Graph) -> tuple[Graph, Change]:
+def apply(graph: Graph, prove: Prove | None = None) -> tuple[Graph, Change]:
     """Replace every score mask of a graph by FusedScoreMask, one node for each (input, low); the given graph is not changed.
+
+    With `prove` each is proven like any match, together with the first node that reads it: there the exporter's [B,1,S,S] and
+    the operator's [B,1,1,S] come to the same. The error kept is that of the first mask a node stands for.
 
     Runs after `sdpa` and `attention`, and also where these found nothing: then an Add before the Softmax reads the mask.
     """
@@ -60,13 +63,15 @@ def apply(graph: Graph) -> tuple[Graph, Change]:
         if any(node.domain or node.op_type in PRODUCTS for node in nodes):
             continue  # activations of a model with one input, or a sum whose mask was found before
         answer = _meaning(value, nodes, depends)
+        error = _proven(value, nodes, answer, prove) if isinstance(answer, Score) and prove else None
+        answer = error if isinstance(error, str) else answer
         if isinstance(answer, str):
             if any(depends[reader.outputs[0]] != depends[value] or reader.op_type in FUSED for reader, _ in _readers(value)):
                 refusals[value] = _refusal(value, answer)
             continue
         if answer not in made:
             made[answer] = _insert(copy.model, answer, value, nodes)
-            applied.append(Applied(NAME, str(made[answer].producer().name), united(nodes)[0], 0.0))
+            applied.append(Applied(NAME, str(made[answer].producer().name), united(nodes)[0], error))
         for reader, index in _readers(value):
             reader.replace_input_with(index, made[answer])
     if applied:
@@ -153,14 +158,14 @@ def _meaning(value: ir.Value, nodes: list[ir.Node], depends: Mapping[ir.Value, f
         return f"the mask is computed in {value.dtype}, not float32"
     foreign = [node for node in nodes if _is_foreign(node, depends, depends[value])]
     for node in foreign:
-        if _dims(node.inputs[0], source) is None:
+        if dims_of(node.inputs[0], source) is None:
             return f"the shape of {node.inputs[0].name} is not known in terms of {source.name}"
     longest = max([64, *(2 * n + 3 for n in _integers(nodes))])
     if longest > LONGEST:
         return f"it compares with {(longest - 3) // 2}, too far to try every length up to there"
     low: float | None = None
     try:
-        run = _Run(value, nodes, foreign, source)
+        run = Run(value, nodes, foreign, source)
     except Exception as error:  # noqa: BLE001 - an operator that the evaluator lacks
         return f"it cannot be run: {str(error).splitlines()[0][:120]}"
     for shape in dict.fromkeys(_fixed(source, shape) for shape in (*SHAPES, (1, longest))):
@@ -181,7 +186,7 @@ def _fixed(source: ir.Value, shape: tuple[int, int]) -> tuple[int, int]:
     return batch, length
 
 
-def _compare(run: _Run, mask: np.ndarray, low: float | None) -> float | str | None:
+def _compare(run: Run, mask: np.ndarray, low: float | None) -> float | str | None:
     """The low value of one run (None where nothing is masked), or how it differs from FusedScoreMask."""
     batch, length = mask.shape
     with np.errstate(all="ignore"):
@@ -244,85 +249,18 @@ def _integers(nodes: list[ir.Node]) -> list[int]:
     return found
 
 
-class _Run:
-    """Evaluates a subgraph with the reference evaluator of onnx; the shapes it asks for are fed."""
-
-    def __init__(self, value: ir.Value, nodes: list[ir.Node], foreign: list[ir.Node], source: ir.Value) -> None:
-        import onnx
-        from onnx.reference import ReferenceEvaluator
-
-        helper, serde = onnx.helper, ir.serde
-        inside = [node for node in nodes if node not in foreign]
-        read = {v for node in inside for v in node.inputs if v is not None and v.producer() is None}
-        weights = [v for v in read if v.const_value is not None and not v.is_graph_input()]
-        initializers = []
-        for weight in weights:
-            made = onnx.numpy_helper.from_array(weight.const_value.numpy(), weight.name)
-            initializers.append(made)
-        assert source.dtype is not None
-        shapes = [helper.make_tensor_value_info(str(n.outputs[0].name), onnx.TensorProto.INT64, [None]) for n in foreign]
-        mask = helper.make_tensor_value_info(str(source.name), source.dtype.value, [None, None])
-        result = helper.make_tensor_value_info(str(value.name), onnx.TensorProto.FLOAT, None)
-        made = helper.make_graph([serde.serialize_node(n) for n in inside], "mask", [mask, *shapes], [result], initializers)
-        assert value.graph is not None
-        opsets = [helper.make_opsetid(domain, version) for domain, version in value.graph.opset_imports.items()]
-        self._evaluator = ReferenceEvaluator(helper.make_model(made, opset_imports=opsets, ir_version=10))
-        self._foreign, self._source = foreign, source
-
-    def __call__(self, mask: np.ndarray) -> np.ndarray:
-        """The value for a mask [B,S] of 0 and 1."""
-        assert self._source.dtype is not None
-        feeds: dict[str, np.ndarray] = {str(self._source.name): mask.astype(self._source.dtype.numpy())}
-        for node in self._foreign:
-            dims = _dims(node.inputs[0], self._source) or []
-            sizes = [dim if isinstance(dim, int) else mask.shape[0 if dim == "B" else 1] for dim in dims]
-            start, end = node.attributes.get("start"), node.attributes.get("end")
-            picked = sizes[start.as_int() if start else 0 : end.as_int() if end else None]
-            feeds[str(node.outputs[0].name)] = np.array(picked, np.int64)
-        outputs: Any = self._evaluator.run(None, feeds)
-        return np.asarray(outputs[0])
-
-
-def _dims(value: ir.Value | None, source: ir.Value) -> list[int | str] | None:
-    """The dimensions of a value as numbers and as "B" and "S" of the mask; None where they are not known."""
-    if value is None:
-        return None
-    if value.shape is not None:
-        names = {_label(dim): name for dim, name in zip(source.shape or (), "BS", strict=True)}
-        named = [dim if isinstance(dim, int) else names.get(_label(dim)) if dim.value else None for dim in value.shape]
-        if None not in named:
-            return named
-    return _dims_by_operator(value.producer(), source)
-
-
-def _label(dim: Any) -> str:
-    return str(dim if isinstance(dim, int) else dim.value)
-
-
-def _dims_by_operator(node: ir.Node | None, source: ir.Value) -> list[int | str] | None:
-    """The same for exporters that lose the names, by what a few operators do."""
-    if node is None:
-        return None
-    if node.op_type in SAME_SHAPE:
-        return _dims(node.inputs[0], source)
-    if node.op_type in ("Gather", "FusedEmbeddings"):
-        axis = node.attributes.get("axis")
-        index, table = (1, 0) if node.op_type == "Gather" else (0, 3)
-        dims, rows = _dims(node.inputs[index], source), node.inputs[table]
-        if dims is None or rows is None or rows.shape is None or (axis is not None and axis.as_int() != 0):
-            return None
-        return [*dims, *_dims(rows, source)[1:]] if _dims(rows, source) else None
-    if node.op_type in ("MatMul", "FusedLinear"):
-        dims, weight = _dims(node.inputs[0], source), node.inputs[1]
-        constant = None if weight is None else weight.const_value
-        if dims is None or constant is None or len(constant.shape) != 2:
-            return None
-        return [*dims[:-1], int(constant.shape[1])]
-    if node.op_type in ("Add", "Mul", "Sub"):
-        # One term spans batch and length; another may be spread over them and tell less.
-        known = [dims for v in node.inputs if (dims := _dims(v, source)) is not None and {"B", "S"} <= set(dims)]
-        return known[0] if known else None
-    return None
+def _proven(value: ir.Value, nodes: list[ir.Node], score: Score, prove: Prove) -> float | str:
+    """What the proof says of the first reader of a mask with the operator in the mask's place."""
+    reader, index = _readers(value)[0]
+    node = _node(score, "proof")
+    inputs = [node.outputs[0] if at == index else given for at, given in enumerate(reader.inputs)]
+    count, attributes = len(reader.outputs), list(reader.attributes.values())
+    copy = ir.Node(reader.domain, reader.op_type, inputs, attributes, num_outputs=count, name=f"{reader.name}.proof")
+    answer = prove(Match(NAME, (*nodes, reader), tuple(reader.outputs), (node, copy), tuple(copy.outputs), (), {}))
+    for new in (copy, node):
+        for at in range(len(new.inputs)):
+            new.replace_input_with(at, None)  # as readers they would stand in the way of later rules
+    return answer
 
 
 # ---- the new node ----------------------------------------------------------------------------------------------------
@@ -333,15 +271,20 @@ def _insert(model: ir.Model, score: Score, old: ir.Value, nodes: list[ir.Node]) 
     graph = model.graph
     node = old.producer()
     assert node is not None
-    made = ir.Node(DOMAIN, OP, [score.source], [ir.AttrFloat32("low", score.low)], name=f"{NAME}.{node.name}")
-    assert score.source.shape is not None
-    batch, length = score.source.shape
-    value = made.outputs[0]
-    value.name, value.dtype = f"{old.name}.score", ir.DataType.FLOAT
-    value.shape = ir.Shape([batch, 1, 1, length])
+    made = _node(score, f"{NAME}.{node.name}")
+    made.outputs[0].name = f"{old.name}.score"
     made.metadata_props.update({**nodes[-1].metadata_props, ORIGIN: "\n".join(united(nodes)), RULE: NAME})
     graph.insert_before(graph[0], made)
-    return value
+    return made.outputs[0]
+
+
+def _node(score: Score, name: str) -> ir.Node:
+    """FusedScoreMask of a score, its output typed."""
+    made = ir.Node(DOMAIN, OP, [score.source], [ir.AttrFloat32("low", score.low)], name=name)
+    assert score.source.shape is not None
+    batch, length = score.source.shape
+    made.outputs[0].type, made.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([batch, 1, 1, length])
+    return made
 
 
 def _refusal(value: ir.Value, reason: str) -> Refusal:

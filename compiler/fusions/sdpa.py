@@ -111,9 +111,9 @@ def _operands(q: ir.Value, k_t: ir.Value, rest: Any) -> tuple[ir.Value, ir.Value
 
 
 def _constant(op: Any, value: float, dtype: ir.DataType | None) -> ir.Value:
-    made = op.Constant(value=ir.tensor(np.array(value, (dtype or ir.DataType.FLOAT).numpy())))
-    made.shape, made.dtype = ir.Shape([]), dtype
-    return made
+    """An initializer, not a Constant node: the typing pass gives one that half precision cannot hold a stand-in."""
+    tensor = ir.tensor(np.array(value, (dtype or ir.DataType.FLOAT).numpy()))
+    return op.initializer(tensor, name=f"mask.{tensor.dtype.name.lower()}.{value!r}")
 
 
 def _as_added(op: Any, keep: ir.Value, low: ir.Value | float, kept: bool, dtype: ir.DataType | None = None) -> ir.Value:

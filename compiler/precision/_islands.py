@@ -95,8 +95,10 @@ MASK_PATH = frozenset(
     ]
 )
 ORDER_ONLY = frozenset({"Softmax", "LogSoftmax", "ReduceMax", "TopK", "ArgMax", "MaxPool", "Attention"})
+ROUNDS = frozenset({"Floor", "Ceil", "Round"})
 MOVES = frozenset("Unsqueeze Squeeze Reshape Expand Identity Transpose".split())
 GROWN = "arithmetic of the island before it"
+COUNTED = "it counts: a number of samples or tokens is too large for the type"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +117,7 @@ def decide(graph: Graph, half: HalfType) -> Decision:
     for node in nodes:
         if (reason := _reason(node, graph, half, clamps)) is not None:
             islands[node] = reason
+    _count(nodes, islands)
     _grow(nodes, islands)
     return Decision(islands, clamps)
 
@@ -199,6 +202,18 @@ def _reaches_softmax(value: ir.Value) -> bool:
             seen.update(fresh)
             frontier.extend(fresh)
     return found
+
+
+def _count(nodes: list[ir.Node], islands: dict[ir.Node, str]) -> None:
+    """What goes back to integers, as how many frames so many samples make: 5 s of audio are more samples than 65504."""
+    counted: set[ir.Value] = set()
+    for node in reversed(nodes):
+        back = node.op_type == "Cast" and node.outputs[0].dtype is not None and node.outputs[0].dtype.is_integer()
+        inside = node.op_type in ELEMENTWISE | ROUNDS and any(value in counted for value in node.outputs)
+        floats = [v for v in node.inputs if v is not None and v.dtype == FLOAT and not v.is_initializer()]
+        if floats and (back or inside):
+            counted.update(floats)
+            islands[node] = islands.get(node) or COUNTED
 
 
 def _grow(nodes: list[ir.Node], islands: dict[ir.Node, str]) -> None:

@@ -8,9 +8,25 @@ from ._typed import HalfType, rewrite
 
 # bfloat16 has float32's exponent, but its largest finite value is below float32's: -3.4028e38 (torch.finfo.min, the usual
 # mask) would round to -inf. -1e30 is finite after any score is added to it.
+# Convolutions have a bfloat16 form from this opset on. Between 20 and 22 operators gained types and kept their meaning, but for
+# GroupNormalization (opset 21: a scale for each channel, not for each group).
+OLDEST, CONVOLUTIONS = 20, 22
 HALF = HalfType("bf16", "BFLOAT16", max=3.3895e38, tiny=2.0**-133, mask=-1e30)
 
 
 def apply(graph: Graph) -> Typed:
     """A copy of `graph` typed bfloat16 where that is safe; casts at the borders. See `_typed.rewrite`."""
-    return rewrite(graph, HALF)
+    return rewrite(_with_convolutions(graph), HALF)
+
+
+def _with_convolutions(graph: Graph) -> Graph:
+    """A graph of opset 20 or 21 with convolutions, at the opset where they take bfloat16.
+
+    In float32 in the middle of a bfloat16 network TensorRT-RTX stores half of their weights' bytes, and the build is refused.
+    """
+    kinds = {node.op_type for node in graph.model.graph.all_nodes() if not node.domain}
+    if "Conv" not in kinds or "GroupNormalization" in kinds or not OLDEST <= graph.opset < CONVOLUTIONS:
+        return graph
+    copy = graph.copy()
+    copy.model.opset_imports[""] = copy.model.graph.opset_imports[""] = CONVOLUTIONS
+    return copy

@@ -23,6 +23,7 @@ import onnx_ir as ir
 from ..bodies import attention as packed
 from ..bodies import embeddings as lookups
 from ..builder import Body, inputs
+from ._lower_trt_conv import conv1d_gelu
 
 SWAP = (1, 0, 2)  # [B,S,H] <-> [S,B,H]
 # The fused attention kernel reads heads in place only where they are aligned; others are cheaper packed and copied once.
@@ -146,7 +147,7 @@ class Parts:
     """The packed weights of a FusedAttention taken apart again, with the scale and the biases where they cost least."""
 
     def __init__(self, node: ir.Node) -> None:
-        _, _, w, b, wo, bo = inputs(node, 6)
+        _, _, w, b, wo, bo = inputs(node, 6)[:6]
         self.w, self.b, self.wo, self.bo, self.prefix = w, b, wo, bo, str(node.name)
         self.heads = node.attributes["num_heads"].as_int()
         self.scale = np.float32(node.attributes.get_float("scale", 1.0))
@@ -212,9 +213,13 @@ LOWERINGS: Mapping[str, Body] = {
     "FusedEmbeddings": embeddings,
     "FusedScoreMask": score_mask,
     "FusedAttention": attention,
+    "FusedConv1dGelu": conv1d_gelu,
 }
 
 
 def lowerings(sms: Sequence[str] = ()) -> Mapping[str, Body]:
     """The table for these SMs: Turing's attention kernel copies its operands either way, so there the packed form is cheaper."""
-    return {**LOWERINGS, "FusedAttention": packed_attention} if TURING in sms else LOWERINGS
+    from . import _lower_trt_past, _lower_trt_positions  # they are made of what stands here
+
+    table = {**LOWERINGS, **_lower_trt_positions.LOWERINGS, **_lower_trt_past.LOWERINGS}
+    return {**table, "FusedAttention": packed_attention} if TURING in sms else table

@@ -17,6 +17,7 @@ from ._lower_trt import SWAP
 
 UNARY = frozenset("Gelu Erf Tanh Sigmoid Relu Cast Identity Neg Abs Sqrt Exp".split())
 BINARY = frozenset("Add Sub Mul Div Pow".split())
+BY_CHANNELS = frozenset("LayerNormalization MatMul Add Transpose".split())
 PICKS = frozenset(["Gather"])
 REDUCES = frozenset("ReduceSum ReduceMean ReduceMax ReduceMin".split())
 # A clamp of a norm this small stands in for zero: what it is compared with may be scaled by a count of tokens.
@@ -29,6 +30,7 @@ def tidy(graph: Graph) -> Graph:
     main = copy.model.graph
     _drop_count(main)
     _drop_expands(main)
+    _turn_once(main)
     for node in list(main):
         _cancel(node)
         _swap_later(main, node)
@@ -40,6 +42,26 @@ def tidy(graph: Graph) -> Graph:
         if not value.uses() and not value.is_graph_output():
             del main.initializers[name]
     return copy
+
+
+def _turn_once(graph: ir.Graph) -> None:
+    """What convolutions made as [B,C,T] and is turned to [B,T,C] goes to [T,B,C] first: the encoder behind it runs length-first.
+
+    The swap that is left then moves on as any other; where none meets it, the compiler makes one transposition of the two.
+    """
+    for node in list(graph):
+        if node.op_type != "Transpose" or tuple(node.attributes.get_ints("perm", [])) != (0, 2, 1):
+            continue
+        out, users = node.outputs[0], list(node.outputs[0].uses())
+        if out.is_graph_output() or not any(user.op_type in BY_CHANNELS for user, _ in users):
+            continue
+        shape = out.shape
+        node.attributes["perm"] = ir.AttrInt64s("perm", (2, 0, 1))
+        out.shape = _exchanged(shape)
+        behind = _swap(graph, out, node, before=False)
+        behind.shape = shape
+        for user, index in users:
+            user.replace_input_with(index, behind)
 
 
 def _swapped(value: ir.Value | None) -> ir.Value | None:

@@ -21,8 +21,11 @@ from bertc.plugins import (
     attention,
     bias_gelu,
     conv1d_gelu,
+    disentangled_attention,
     embeddings,
     linear,
+    rotary,
+    rotary_attention,
     score_mask,
     sdpa,
     skip_layernorm,
@@ -51,7 +54,7 @@ def single(op: str, arrays: Arrays, attributes: Mapping[str, Any], outputs: int 
     node = ir.node(op, values, dict(attributes), domain="bertc", num_outputs=outputs, name="n")
     for index, value in enumerate(node.outputs):
         value.name, value.type = f"y{index}", ir.TensorType(ir.DataType.FLOAT)
-        value.shape = ir.Shape([None] * 4) if op in ("FusedSdpa", "FusedScoreMask") else ir.Shape([None] * 3)
+        value.shape = ir.Shape([None] * 4) if op in ("FusedSdpa", "FusedScoreMask", "FusedRotary") else ir.Shape([None] * 3)
     given_values = [v for v in values if v is not None]
     graph = ir.Graph(given_values, node.outputs, nodes=[node], opset_imports={"": 20, "bertc": 1}, name="g")
     return Graph(ir.Model(graph, ir_version=10))
@@ -170,6 +173,46 @@ def test_attention(heads: int, size: int, length: int, kind: str, inner: bool, o
     arrays = draw(2, length, 7), mask, draw(7, 3 * width), draw(3 * width, given=inner), draw(width, 4), draw(4, given=outer)
     wanted = attention.reference(*arrays, num_heads=heads, scale=0.4)
     agrees("FusedAttention", arrays, wanted, num_heads=heads, scale=0.4)
+
+
+@examples
+@given(SIZES, SIZES, SIZES, st.sampled_from([1, 2]))
+def test_rotary(heads: int, half: int, length: int, rows: int) -> None:
+    draw, size = Draw(half), 2 * half
+    arrays = draw(2, heads, length, size), draw(rows, 1, length, size), draw(rows, 1, length, size)
+    agrees("FusedRotary", arrays, rotary.reference(*arrays))
+
+
+@examples
+@given(SIZES, SIZES, SIZES, st.sampled_from(["none", "low", "bias"]), st.booleans(), st.booleans())
+def test_rotary_attention(heads: int, half: int, length: int, kind: str, inner: bool, outer: bool) -> None:
+    draw, size = Draw(half), 2 * half
+    width, mask = heads * size, score(draw, kind, 2, heads, length, length)
+    angles = draw(1, 1, length, size), draw(1, 1, length, size)
+    arrays = (
+        draw(2, length, 7),
+        mask,
+        *angles,
+        draw(7, 3 * width),
+        draw(3 * width, given=inner),
+        draw(width, 4),
+        draw(4, given=outer),
+    )
+    wanted = rotary_attention.reference(*arrays, num_heads=heads, scale=0.4)
+    agrees("FusedRotaryAttention", arrays, wanted, num_heads=heads, scale=0.4)
+
+
+@examples
+@given(SIZES, SIZES, SIZES, SIZES, st.sampled_from(["none", "low", "bias"]), st.booleans(), st.booleans())
+def test_disentangled_attention(heads: int, size: int, length: int, rows: int, kind: str, inner: bool, outer: bool) -> None:
+    draw, width = Draw(size), heads * size
+    mask = score(draw, kind, 2, heads, length, length)
+    given_weights = draw(7, 3 * width), draw(3 * width, given=inner), draw(width, 4), draw(4, given=outer)
+    places = [draw.rng.integers(0, rows, (1, length, length)) for _ in range(2)]
+    positions = draw(heads, rows, size), places[0], draw(heads, rows, size), places[1]
+    arrays = draw(2, length, 7), mask, *given_weights, *positions
+    wanted = disentangled_attention.reference(*arrays, num_heads=heads, scale=0.4)
+    agrees("FusedDisentangledAttention", arrays, wanted, num_heads=heads, scale=0.4)
 
 
 @examples

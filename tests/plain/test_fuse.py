@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 from bertc import families, fuse
 from bertc.cli import run
 from bertc.errors import CheckFailed, RecipeError
+from bertc.graph import Graph
 from bertc.rewrite import Applied, Change, Refusal
 
 FUSIONS = Path(fuse.__file__).parent / "fusions"
@@ -129,6 +131,23 @@ def test_an_expectation_is_never_passed_over_in_silence(tmp_path: Path, capsys: 
     onnx.save(old, tmp_path / "old.onnx")
     build = ["build", str(tmp_path / "old.onnx"), "--target", "null", "--expect", "bert:1"]
     assert run([*build, "-o", str(tmp_path / "a")]) == 1
-    assert "of opset 17, fusing needs 20 or newer; --expect bert:1 asks for fusions" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "attention: 0 of 1 found" in said
+    assert "converted from opset 17 to 20" in said
     assert run([*build, "--no-fuse", "-o", str(tmp_path / "b")]) == 0
     assert "--no-fuse); what bert:1 promises was not looked for" in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_a_family_promises_once_is_added_to_what_its_layers_promise() -> None:
+    found = families.promised("wav2vec2", 12)
+    assert found == {"attention": 12, "skip_layernorm": 25, "bias_gelu": 12, "conv1d_gelu": 8}
+    assert families.promised("bert", 2)["skip_layernorm"] == 4
+
+
+def test_convolutions_are_no_transformer_layers() -> None:
+    def node(path: str) -> ir.Node:
+        return ir.Node("", "Add", [], metadata_props={"pkg.torch.onnx.name_scopes": str(["", path, "op"])})
+
+    paths = [f"m.feature_extractor.conv_layers.{i}.conv" for i in range(7)] + ["m.encoder.layers.0.fc", "m.encoder.layers.1.fc"]
+    graph = ir.Graph([], [], nodes=[node(path) for path in paths])
+    assert fuse.layers_of(Graph(ir.Model(graph, ir_version=10))) == 2

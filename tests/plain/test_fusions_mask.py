@@ -8,8 +8,11 @@ import onnx_ir as ir
 import pytest
 from rules import captured, fuse, lines, parse, rules
 
+from bertc.bodies import BODIES
 from bertc.cleanup import LOW
 from bertc.graph import Graph
+from bertc.profiles import Dim
+from bertc.prove import Prover
 
 MODULE = rules("mask")
 LOWS = [-10000.0, -65504.0, -65504.0]
@@ -113,3 +116,15 @@ def test_the_given_graph_is_not_changed() -> None:
     before, after, _ = fuse("mask", MODULE.EXAMPLES[0])
     assert lines(before) != lines(after)
     assert "FusedScoreMask" not in "".join(lines(before))
+
+
+@pytest.mark.parametrize("text", [*MODULE.EXAMPLES, MODULE.EXAMPLES[0].replace("int64[B, S]", "float[B, S]")])
+def test_a_mask_is_proven_with_what_reads_it(text: str) -> None:
+    """By the one proof of all matches: the error is measured, and a target's wrong form is found."""
+    graph, dims = parse(text), {"B": Dim("B"), "S": Dim("S", 1, 40)}
+    _, change = MODULE.apply(graph, Prover(graph, dims))
+    assert [applied.error for applied in change.applied] == [pytest.approx(0, abs=1e-5)]
+    table = {"FusedScoreMask": lambda op, node: [op.Neg(BODIES["FusedScoreMask"](op, node)[0])]}
+    refused, change = MODULE.apply(graph, Prover(graph, dims, lowerings={"upside-down": table}))
+    assert not change.applied and lines(refused) == lines(graph)
+    assert any("upside-down's lowering" in r.reason for r in change.refusals), change.refusals

@@ -192,6 +192,40 @@ def test_counts_are_cast_to_float32_first() -> None:
     assert y[0, 0] == 2049
 
 
+@pytest.mark.parametrize("mode", ["fp16", "bf16"])
+def test_frames_are_counted_right_for_every_length_of_audio(mode: str) -> None:
+    """wav2vec 2.0 counts the frames of each row in floats, from samples: 100000 of them are more than float16 has numbers."""
+    source = graph_of(
+        """<ir_version: 10, opset_import: ["" : 20]> g (int64[B] samples, float[B] x) => (int64[B] frames, float[B] y)
+        <int64 kernel = {10}, float stride = {5.0}, int64 one = {1}, float half = {0.5}>
+        { s = Sub (samples, kernel)
+          f = Cast <to = 1> (s)
+          d = Div (f, stride)
+          r = Floor (d)
+          n = Cast <to = 7> (r)
+          frames = Add (n, one)
+          y = Mul (x, half) }"""
+    )
+    samples = np.arange(10, 200_000, 7)
+    typed = precision.get(mode).apply(source)
+    found = ReferenceRunner(typed.graph).run({"samples": samples, "x": np.ones(len(samples), np.float32)})["frames"]
+    np.testing.assert_array_equal(found, (samples - 10) // 5 + 1)
+    assert any("it counts" in island.reason for island in typed.plan.islands) and typed.plan.typed_nodes == 1
+
+
+CONVOLUTION = """<ir_version: 10, opset_import: ["" : OPSET]> g (float[B,4,T] x) => (float[B,4,U] y) <float[4,4,3] w>
+    { y = Conv (x, w) }"""
+
+
+def test_a_convolution_is_typed_bfloat16_at_the_opset_that_allows_it() -> None:
+    for opset, wanted in (("20", 22), ("23", 23)):
+        source = graph_of(CONVOLUTION.replace("OPSET", opset))
+        typed = precision.get("bf16").apply(source)
+        assert typed.graph.opset == wanted and source.opset == int(opset)
+        assert not typed.plan.islands
+        valid(typed.graph)
+
+
 def test_control_flow_stays_in_float32_and_is_valid() -> None:
     source = graph_of(
         """<ir_version: 10, opset_import: ["" : 20]> g (float[2,4] x, bool c) => (float[2,4] y) <float[4,4] w>

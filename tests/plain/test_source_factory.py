@@ -167,3 +167,11 @@ def test_nan_weights_of_a_factory_are_named(write):
 def test_two_names_for_one_size_are_refused(write):
     text = STUDENT.replace('"mask": ("batch", "length")', '"mask": ("batch", "width")')
     refused(f"{write(text, BODY='x')}:make", "'length'", "'width'")
+
+
+def test_assets_travel_with_the_model_and_must_be_there(write, tmp_path):
+    models.tokenizer(tmp_path)
+    text = STUDENT + f"\ndef placed():\n    return FactoryModel(Student().eval(), inputs(), DIMS, assets={str(tmp_path)!r})\n"
+    made = open_source(f"{write(text, BODY='x')}:placed")
+    assert [file.name for file in made.assets] == ["tokenizer.json", "tokenizer_config.json"]
+    refused(f"{write(text.replace(str(tmp_path), 'nowhere'), BODY='x')}:placed", "assets is 'nowhere', where no folder is")

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx_ir as ir
 import pytest
 
 from bertc import canonical, precision
@@ -47,3 +49,38 @@ def test_heads_of_odd_size_take_the_packed_form(tmp_path: Path) -> None:
 
 def test_turing_takes_the_packed_form(tmp_path: Path) -> None:
     assert kernels(fused.encoder(layers=4), "fp16", tmp_path, "sm75")["layers"][1:3] == [9, 9]
+
+
+def with_positions(op: str, layers: int = 4) -> Graph:
+    """The encoder with another attention, whose angles or relative positions are inputs of the graph."""
+    graph, rng, size = fused.encoder(layers), np.random.default_rng(0), fused.SIZE
+    main = graph.model.graph
+    shape = ir.Shape([1, 1, "length", size] if op == "FusedRotaryAttention" else [1, "length", "length"])
+    kind = ir.TensorType(ir.DataType.FLOAT if op == "FusedRotaryAttention" else ir.DataType.INT64)
+    given = [ir.Value(name=name, shape=shape, type=kind) for name in ("first", "second")]
+    main.inputs.extend(given)
+    for node in [node for node in main if node.op_type == "FusedAttention"]:
+        x, mask, *weights = node.inputs
+        tables = []
+        for name in ("pos_k", "pos_q"):
+            array = rng.standard_normal((fused.HEADS, 8, size)).astype(np.float32)
+            tables.append(
+                ir.Value(name=f"{node.name}.{name}", shape=ir.Shape(array.shape), type=ir.TensorType(ir.DataType.FLOAT))
+            )
+            tables[-1].const_value = ir.tensor(array, name=tables[-1].name)
+            main.register_initializer(tables[-1])
+        inputs = [x, mask, *given, *weights]
+        if op == "FusedDisentangledAttention":
+            inputs = [x, mask, *weights, tables[0], given[0], tables[1], given[1]]
+        new = ir.Node(
+            "bertc", op, inputs, list(node.attributes.values()), name=node.name, metadata_props=dict(node.metadata_props)
+        )
+        old = node.outputs[0]
+        new.outputs[0].name, new.outputs[0].shape, new.outputs[0].type = old.name, old.shape, old.type
+        ir.convenience.replace_nodes_and_values(main, node, [node], [new], [old], new.outputs)
+    return graph
+
+
+@pytest.mark.parametrize(("op", "wanted"), [("FusedRotaryAttention", 8), ("FusedDisentangledAttention", 10)])
+def test_kernels_of_attention_with_positions(op: str, wanted: int, tmp_path: Path) -> None:
+    assert kernels(with_positions(op), "fp16", tmp_path)["layers"][1:3] == [wanted, wanted]

@@ -1,0 +1,102 @@
+"""Time and memory of the fusion passes
+
+Clean-up, rules, the proof of every match with the forms that TensorRT gets, and the check of the whole graph, on an ONNX file
+with random weights and random biases; each stage of one process, with its own peak. Then `bertc fuse` on a file of more than
+2 GB.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .models import MODELS
+from .tools import BERTC, table
+from .tools import run as process
+
+WANTED = {"BERT-base": 20, "BERT-large": 60}  # seconds for all of it, on two cores
+STAGES = ("read", "clean up", "rules and proofs", "whole-graph check")
+
+
+def run() -> str:
+    rows, large = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, wanted in WANTED.items():
+            path = Path(folder, f"{name}.onnx")
+            process((sys.executable, "-m", "benchmarks.models", name, str(path)))
+            found = json.loads(
+                subprocess.run([sys.executable, "-m", __name__, str(path)], check=True, capture_output=True).stdout
+            )
+            rows += _rows(name, found, wanted)
+            path.unlink()
+        path = Path(folder, "large.onnx")
+        process((sys.executable, "-m", "benchmarks.models", "3 GB", str(path)))
+        weights = sum(file.stat().st_size for file in Path(folder).iterdir()) / 2**20
+        done = process((*BERTC, "fuse", str(path), "-o", str(Path(folder, "fused.onnx"))))
+        large = [f"{weights:.0f}", f"{done.seconds:.1f}", f"{done.peak_mib:.0f}", f"{done.peak_mib / weights:.2f}", "< 2"]
+    about = (__doc__ or "").partition("\n\n")[2].strip()
+    stages = table(["model", "weights MiB", "stage", "s", "CPU s", "wanted s", "peak MiB", "matches proven"], rows)
+    settings = ", ".join(f"{key} {value}" for key, value in MODELS["3 GB"][1].items())
+    fused = table(["weights MiB", "s", "peak MiB, mapped files counted", "peak / weights", "wanted"], [large])
+    return f"{about}\n\n{stages}\n\n`bertc fuse` of a BERT with {settings}:\n\n{fused}"
+
+
+def _rows(name: str, found: dict[str, Any], wanted: int) -> list[list[str]]:
+    def row(stage: str, seconds: float, cpu: float, peak: float, *rest: str) -> list[str]:
+        limit, matches = rest or ("", "")
+        return [name, f"{found['weights']:.0f}", stage, f"{seconds:.1f}", f"{cpu:.1f}", limit, f"{peak:.0f}", matches]
+
+    measured = found["stages"]
+    passes = [measured[stage] for stage in STAGES[1:]]
+    total = [sum(stage[0] for stage in passes), sum(stage[1] for stage in passes), max(stage[2] for stage in passes)]
+    rows = [row(stage, *measured[stage]) for stage in STAGES]
+    return [*rows, row("all passes", *total, f"< {wanted}", str(found["matches"]))]
+
+
+def measure(path: Path) -> dict[str, Any]:
+    """Stages of one model: wall seconds, CPU seconds, peak MiB."""
+    from bertc import cleanup, data, export_check, fuse, metrics, onnx_source, targets
+    from bertc.reference import ReferenceRunner
+    from bertc.source import Source
+
+    stages: dict[str, list[float]] = {}
+
+    def timed(stage: str, work: Callable[[], Any]) -> Any:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        wall, cpu = time.perf_counter(), time.process_time()
+        result = work()
+        stages[stage] = [time.perf_counter() - wall, time.process_time() - cpu, _peak()]
+        return result
+
+    graph, dims, _ = timed(STAGES[0], lambda: onnx_source.open_graph(path))
+    samples = data.synthetic(graph, dims)
+    truth = ReferenceRunner(graph)
+    proof = export_check.Proof(samples, tuple(truth.run(s.feeds) for s in samples), metrics.Comparison())
+    del truth
+    spec = targets.parse_spec("tensorrt-rtx:sm89")
+    tables = {str(spec): targets.lowerings(spec)}
+    timed(STAGES[1], lambda: cleanup.clean(graph))
+    fused = timed(STAGES[2], lambda: fuse.fuse(graph, dims, lowerings=tables, samples=samples))
+    stages[STAGES[2]] = [max(0.0, a - b) for a, b in zip(stages[STAGES[2]][:2], stages[STAGES[1]][:2], strict=True)] + stages[
+        STAGES[2]
+    ][2:]
+    source = Source(str(path), "onnx", "", "features", graph, dims, None)
+    timed(STAGES[3], lambda: export_check.check_fused(fused, source, proof))
+    return {"weights": graph.initializer_bytes / 2**20, "matches": len(fused.change.applied), "stages": stages}
+
+
+def _peak() -> float:
+    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) / 1024
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(Path(sys.argv[1]))))
