@@ -11,7 +11,7 @@ Importing this package imports no torch, onnxruntime or TensorRT.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,12 +49,21 @@ def build(source: Name, out: Name, *, force: bool = False, **options: Any) -> tu
 
 
 def verify(
-    artifact: Name, *, data: Name | None = None, against: str | None = None, require_engine: bool = False
+    artifact: Name,
+    *,
+    data: Name | None = None,
+    against: str | None = None,
+    require_engine: bool = False,
+    budget: Mapping[str, float] | None = None,
 ) -> Sequence[Verdict]:
-    """Compare an artifact, or each artifact below a folder, with its source; look at `.passed` and `.engine_executed`."""
+    """Compare an artifact, or each artifact below a folder, with its source; look at `.passed` and `.engine_executed`.
+
+    With labels in `data`, `.result.measures` are the task's metrics; `budget={"max_drop": 0.005}` judges the first.
+    """
     from .verification import verify as run
 
-    return run(Path(artifact), data_path=Path(data) if data else None, against=against, require_engine=require_engine)
+    path = Path(data) if data else None
+    return run(Path(artifact), data_path=path, against=against, require_engine=require_engine, budget=budget)
 
 
 def load(artifact: Name) -> Runner:

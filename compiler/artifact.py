@@ -31,7 +31,7 @@ MANIFEST = "manifest.json"
 GRAPH = "graph.onnx"
 GOLDENS = "goldens.npz"
 REPORT = "report.json"
-ASSET_FOLDERS = ("tokenizer", "preprocessor")
+ASSET_FOLDERS = ("tokenizer", "preprocessor", "model")
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EBUSY, errno.EXDEV, errno.ENAMETOOLONG)
 REQUIRED = ("files", "target", "precision", "source", "engine", "inputs", "outputs", "dims", "profiles")
 
@@ -80,6 +80,12 @@ class Artifact:
     def preprocessor(self) -> Path | None:
         folder = self.path / "preprocessor"
         return folder if folder.is_dir() else None
+
+    @property
+    def assets(self) -> tuple[Path, ...]:
+        """The files that travel with the model: tokenizer, feature extractor, config."""
+        folders = [self.path / name for name in ASSET_FOLDERS]
+        return tuple(file for folder in folders if folder.is_dir() for file in sorted(folder.iterdir()))
 
     def graph(self) -> Graph:
         """The exact graph that was given to the target's compiler."""
@@ -149,7 +155,7 @@ def open_artifact_source(path: Path) -> Source:
         graph=found.graph(),
         dims=found.dims,
         run=None,
-        assets=tuple(p for folder in ASSET_FOLDERS if (path / folder).is_dir() for p in sorted((path / folder).iterdir())),
+        assets=found.assets,
         revision=made["revision"],
         notes=(*made["notes"], f"built from an export of {made['reference']}; its goldens are the truth"),
         versions=found.manifest.get("tools", {}),
@@ -298,8 +304,9 @@ def _existing(path: Path) -> Path:
 
 
 def copy_assets(assets: tuple[Path, ...], directory: Path) -> None:
-    """Copy tokenizer files to tokenizer/, feature-extractor files to preprocessor/."""
+    """Copy tokenizer files to tokenizer/, feature-extractor files to preprocessor/, config.json (class names) to model/."""
     for file in assets:
-        folder = directory / ("preprocessor" if file.name.startswith("preprocessor") else "tokenizer")
+        named = {"preprocessor_config.json": "preprocessor", "config.json": "model"}
+        folder = directory / named.get(file.name, "tokenizer")
         folder.mkdir(exist_ok=True)
         shutil.copyfile(file, folder / file.name)

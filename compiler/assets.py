@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 FILES = (
+    "config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",

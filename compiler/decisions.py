@@ -17,13 +17,18 @@ BLOCK = 512
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """How many of `total` decisions agreed. No total: no decision could be compared, and `note` says why."""
+    """How many of `total` decisions agreed. No total: no decision could be compared, and `note` says why.
+
+    `units` of them are independent: the rows where one row has many (tokens), half the rows where a decision is between two
+    (Hoeffding, J. American Statistical Association 58, 1963, section 5a).
+    """
 
     name: str
     agreed: int
     total: int
     worst: str = ""  # the first row that decided otherwise
     note: str = ""
+    units: int = 0
 
     @property
     def value(self) -> float | None:
@@ -54,6 +59,11 @@ def for_task(task: str, blank: int = 0) -> tuple[Judge, ...]:
     return makers[task]() if task in makers else ()
 
 
+def decides(task: str) -> bool:
+    """Whether a task has decisions to compare."""
+    return bool(for_task(task))
+
+
 # (agreement of each decision, row of each decision), or the reason why there is none
 Compared = tuple[np.ndarray, np.ndarray] | str
 
@@ -63,7 +73,7 @@ class Counted:
 
     def __init__(self, name: str, compare: Callable[[Arrays, Arrays, Sample], Compared]) -> None:
         self.name, self.compare = name, compare
-        self.agreed = self.total = 0
+        self.agreed = self.total = self.units = 0
         self.worst = self.note = ""
 
     def add(self, expected: Arrays, got: Arrays, sample: Sample) -> None:
@@ -75,12 +85,13 @@ class Counted:
         live = ~np.isin(rows, sample.dead_rows)
         self.agreed += int(agree[live].sum())
         self.total += int(live.sum())
+        self.units += len(np.unique(rows[live]))
         wrong = rows[live & ~agree]
         if len(wrong) and not self.worst:
             self.worst = sample.where(int(wrong[0]))
 
     def result(self) -> Decision:
-        return Decision(self.name, self.agreed, self.total, self.worst, self.note)
+        return Decision(self.name, self.agreed, self.total, self.worst, self.note, self.units)
 
 
 def _pick(expected: Arrays, got: Arrays, name: str, rank: int) -> tuple[np.ndarray, np.ndarray] | str:
@@ -137,12 +148,12 @@ def _transcripts(expected: Arrays, got: Arrays, sample: Sample, blank: int) -> C
     if isinstance(picked, str):
         return picked
     e, g = (array.argmax(-1) for array in picked)
-    frames = _frames(sample, *e.shape)
+    frames = frames_of(sample, *e.shape)
     agree = [collapse(a[:n], blank) == collapse(b[:n], blank) for a, b, n in zip(e, g, frames, strict=True)]
     return np.array(agree, bool), np.arange(len(e))
 
 
-def _frames(sample: Sample, rows: int, frames: int) -> list[int]:
+def frames_of(sample: Sample, rows: int, frames: int) -> list[int]:
     """How many frames of each row come from audio: as far into the frames as the last live sample is into the audio."""
     found = [mask for mask in masks(sample.feeds).values() if mask.ndim == 2 and len(mask) == rows]
     if not found:
@@ -200,7 +211,8 @@ class PairOrder(Kept):
             agreed += int(((order != 0) & ~wrong).sum())
             if wrong.any() and not worst:
                 worst = f"{self.rows[at]} and {self.rows[at + 1 + int(wrong.argmax())]}"
-        return Decision("order of pairs", agreed, total, worst, "" if total else "not enough: no two different scores")
+        note = "" if total else "not enough: no two different scores"
+        return Decision("order of pairs", agreed, total, worst, note, min(total, len(e) // 2))
 
 
 class Neighbours(Kept):
@@ -225,7 +237,7 @@ class Neighbours(Kept):
             agree[start : start + BLOCK] = near[at, chosen] >= near.max(1) - TIE
         agree &= np.isfinite(g).all(1)
         worst = "" if agree.all() else self.rows[int((~agree).argmax())]
-        return Decision(name, int(agree.sum()), len(agree), worst)
+        return Decision(name, int(agree.sum()), len(agree), worst, units=len(agree))
 
 
 def _unit(array: np.ndarray) -> np.ndarray:

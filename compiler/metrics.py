@@ -9,35 +9,24 @@ from typing import Any
 
 import numpy as np
 
+from . import confidence, scores
+from .closeness import Output, OutputResult
+from .confidence import Measure
 from .data import Sample, masks
 from .decisions import Decision, for_task
 from .errors import DataError, VerifyFailed
+from .labels import Labels
 
 NARROW = 16  # elements: an output of shorter vectors is not judged by their cosine
-BLOCK = 2**20  # elements held in float64 at a time, so that memory does not grow with a vocabulary
-
-
-@dataclasses.dataclass(frozen=True)
-class OutputResult:
-    """One output over all samples; `worst` and `worst_cosine` name the row of `relative` and of `cosine_min`."""
-
-    name: str
-    max_abs: float
-    relative: float  # max over samples of max|a-b| / max|b|
-    cosine_min: float
-    cosine_mean: float
-    sqnr_db: float
-    vectors: int
-    width: int  # elements of a vector
-    nonfinite: int  # elements that are NaN or infinite where the source's are not
-    uncompared: int  # samples with a dead row that this output has no axis for: checked for finiteness only
-    worst: str
-    worst_cosine: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a Comparison measured. `note` says so when the task has no decision."""
+    """What a Comparison measured. `note` says so when the task has no decision.
+
+    `measures` are the task's metrics where the rows have labels, else, if intervals were asked for, the share of each kind of
+    decision that is kept. No outputs: the source was not at hand.
+    """
 
     task: str
     outputs: tuple[OutputResult, ...]
@@ -45,6 +34,8 @@ class Result:
     samples: int
     rows: int
     note: str = ""
+    measures: tuple[Measure, ...] = ()
+    labelled: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers and strings; infinities as "inf" and "-inf", which JSON has no number for."""
@@ -55,6 +46,7 @@ class Result:
             "rows": self.rows,
             "outputs": measured,
             "decisions": [decision.to_json() for decision in self.decisions],
+            "metrics": [measure.to_json() for measure in self.measures],
             "note": self.note,
         }
 
@@ -66,28 +58,37 @@ def _plain(value: Any) -> Any:
 class Comparison:
     """Feed it batch by batch and ask for the result at the end; memory stays flat but for sentence vectors and single logits.
 
-    `task` chooses the decisions to compare, `blank` is the CTC blank id.
+    `task` chooses the decisions to compare, `blank` is the CTC blank id, `labels` say what the labels of the samples mean.
+    `intervals`: say how sure the shares of decisions are, which needs scipy.
     """
 
-    def __init__(self, task: str = "features", *, blank: int = 0) -> None:
+    def __init__(self, task: str = "features", *, blank: int = 0, labels: Labels | None = None, intervals: bool = False) -> None:
         self.task = task
-        self._outputs: dict[str, _Output] = {}
+        self._scorer = scores.for_labels(labels) if labels else None
+        self._intervals = intervals
+        self._outputs: dict[str, Output] = {}
         self._judges = for_task(task, blank)
         self._samples = self._rows = 0
 
-    def add(self, expected: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray], sample: Sample) -> None:
-        """Compare one sample. Raises VerifyFailed for missing, unknown or differently shaped outputs and for NaN from the source,
-        DataError for nothing to compare."""
-        expected = {name: np.asarray(array) for name, array in expected.items()}
+    def add(self, expected: Mapping[str, np.ndarray] | None, got: Mapping[str, np.ndarray], sample: Sample) -> None:
+        """Compare one sample. `expected` is None where only the artifact's own metric can be told. Raises VerifyFailed for
+        missing, unknown or differently shaped outputs and for NaN from the source, DataError for nothing to compare."""
         got = {name: np.asarray(array) for name, array in got.items()}
+        if expected is not None:
+            expected = {name: np.asarray(array) for name, array in expected.items()}
+            self._compare(expected, got, sample)
+        if self._scorer:
+            self._scorer.add(expected, got, sample)
+        self._samples += 1
+        self._rows += _batch(sample) - len(sample.dead_rows)
+
+    def _compare(self, expected: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray], sample: Sample) -> None:
         self._check(expected, got, sample)
         batch = _batch(sample)
         for name, array in expected.items():
-            self._outputs.setdefault(name, _Output(name)).add(array, got[name], sample, batch)
+            self._outputs.setdefault(name, Output(name)).add(array, got[name], sample, batch)
         for judge in self._judges:
             judge.add(expected, got, sample)
-        self._samples += 1
-        self._rows += batch - len(sample.dead_rows)
 
     def _check(self, expected: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray], sample: Sample) -> None:
         if not expected:
@@ -114,9 +115,16 @@ class Comparison:
         for output in self._outputs.values():
             if not output.vectors:
                 raise DataError(f"no row of output {output.name!r} was compared: all rows are masked; give other data")
-        decided = tuple(decision for judge in self._judges if (decision := judge.result()) is not None)
+        decided = tuple(d for judge in self._judges if (d := judge.result()) is not None) if self._outputs else ()
         note = "" if self._judges else f"no decision for the task {self.task!r}: numbers only"
-        return Result(self.task, tuple(o.result() for o in self._outputs.values()), decided, self._samples, self._rows, note)
+        measures = self._scorer.result() if self._scorer else self._kept(decided)
+        outputs = tuple(output.result() for output in self._outputs.values())
+        return Result(self.task, outputs, decided, self._samples, self._rows, note, measures, self._scorer is not None)
+
+    def _kept(self, decided: tuple[Decision, ...]) -> tuple[Measure, ...]:
+        """The share of each kind of decision that is kept, with its interval."""
+        wanted = [decision for decision in decided if decision.total and self._intervals]
+        return tuple(confidence.rate(f"kept: {d.name}", d.total - d.agreed, d.total, d.units) for d in wanted)
 
 
 def _batch(sample: Sample) -> int:
@@ -135,165 +143,122 @@ def _live(array: np.ndarray, sample: Sample, batch: int) -> np.ndarray:
     return np.delete(array, sample.dead_rows, axis=0)
 
 
-class _Output:
-    """Running sums of one output."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.max_abs = self.signal = self.noise = self.cosines = 0.0
-        self.relative, self.cosine_min = -1.0, math.inf
-        self.vectors = self.width = self.nonfinite = self.uncompared = 0
-        self.worst = self.worst_cosine = ""
-
-    def add(self, expected: np.ndarray, got: np.ndarray, sample: Sample, batch: int) -> None:
-        live = [row for row in range(len(expected) if expected.ndim else 1) if row not in sample.dead_rows]
-        if sample.dead_rows:
-            self._check_dead(expected, got, sample, batch)
-        if sample.dead_rows and (expected.ndim == 0 or len(expected) != batch):
-            self.uncompared += 1
-            return
-        peak, worst_abs, worst_row = 0.0, -1.0, live[0] if live else 0
-        for row, b, a in _blocks(expected, got, live):
-            error = self._block(b, a, sample, row)
-            peak = max(peak, float(np.abs(b).max()))
-            if error > worst_abs:
-                worst_abs, worst_row = error, row
-        if not live:
-            return
-        relative = 0.0 if worst_abs == 0 else (worst_abs / peak if peak else math.inf)
-        self.max_abs = max(self.max_abs, worst_abs)
-        if relative > self.relative:
-            self.relative, self.worst = relative, sample.where(worst_row)
-
-    def _check_dead(self, expected: np.ndarray, got: np.ndarray, sample: Sample, batch: int) -> None:
-        """Dead rows must be finite where the source's are: some sources (nn.TransformerEncoderLayer) give NaN there."""
-        rows = slice(None) if expected.ndim == 0 or len(expected) != batch else list(sample.dead_rows)
-        b, a = (np.atleast_1d(array)[rows] for array in (expected, got))
-        bad = ~np.isfinite(a) & np.isfinite(b)
-        if not bad.any():
-            return
-        self.nonfinite += int(bad.sum())
-        self.max_abs = self.relative = math.inf
-        self.worst = sample.where(sample.dead_rows[0]) + " (all masked)"
-
-    def _block(self, b: np.ndarray, a: np.ndarray, sample: Sample, row: int) -> float:
-        """Add float64 vectors [n, d]; both are changed. Returns their largest absolute error."""
-        alike = np.isinf(b) & (a == b)  # a logit masked with -inf on both sides
-        bad = ~alike & ~(np.isfinite(a) & np.isfinite(b))
-        a[alike | bad] = b[alike | bad] = 0
-        difference = np.abs(a - b)
-        cosines = np.where(bad.any(1), -1.0, _cosine(a, b))
-        self.signal += float(np.square(b).sum())
-        self.noise += math.inf if bad.any() else float(np.square(difference).sum())
-        self.nonfinite += int(bad.sum())
-        self.vectors += len(b)
-        self.width = b.shape[1]
-        self.cosines += float(cosines.sum())
-        if cosines.min() < self.cosine_min:
-            self.cosine_min, self.worst_cosine = float(cosines.min()), sample.where(row)
-        return math.inf if bad.any() else float(difference.max())
-
-    def result(self) -> OutputResult:
-        return OutputResult(
-            self.name,
-            self.max_abs,
-            self.relative,
-            self.cosine_min,
-            self.cosines / self.vectors,
-            _decibels(self.signal, self.noise),
-            self.vectors,
-            self.width,
-            self.nonfinite,
-            self.uncompared,
-            self.worst,
-            self.worst_cosine,
-        )
-
-
-def _blocks(expected: np.ndarray, got: np.ndarray, rows: list[int]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """(row, source, engine) with float64 vectors [n, last axis], copied; an output of rank 0 or 1 has vectors of one element."""
-    last = expected.shape[-1] if expected.ndim > 1 else 1
-    step = max(1, BLOCK // last)
-    for row in rows:
-        b, a = ((array[row] if array.ndim else array).reshape(-1, last) for array in (expected, got))
-        for start in range(0, len(b), step):
-            yield row, b[start : start + step].astype(np.float64), a[start : start + step].astype(np.float64)
-
-
-def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Cosine of each pair of rows [n, d] -> [n]; 1 for two zero vectors, 0 for one. Scaled: tiny squares vanish."""
-    peak_a, peak_b = (np.abs(array).max(1, keepdims=True) for array in (a, b))
-    a, b = a / np.where(peak_a > 0, peak_a, 1), b / np.where(peak_b > 0, peak_b, 1)
-    norms = np.sqrt(np.square(a).sum(1) * np.square(b).sum(1))
-    cosines = (a * b).sum(1) / np.where(norms > 0, norms, 1)
-    return np.where((peak_a == 0)[:, 0] & (peak_b == 0)[:, 0], 1.0, np.clip(cosines, -1.0, 1.0))
-
-
-def _decibels(signal: float, noise: float) -> float:
-    """10 log10(signal / noise): inf without noise, -inf when all is noise."""
-    if noise == 0:
-        return math.inf
-    return -math.inf if signal == 0 or math.isinf(noise) else 10 * math.log10(signal / noise)
-
-
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """Limits, each optional: `rel` is the largest relative error, the others are the smallest values allowed."""
+    """Limits, each optional: `rel` is the largest relative error, `cosine` and `sqnr_db` the smallest values allowed.
+
+    `agreement` (the smallest share of decisions kept) and `max_drop` (the largest drop of the task's first metric; without
+    labels, the largest share of decisions that change) must be shown by the data: the whole 95 % interval within the limit
+    passes, the whole of it beyond fails, anything else is undecided, which is no pass. `alarm` is the one that nobody asked
+    for: a share of changed decisions that fails where the whole interval is beyond it, and demands nothing of few rows.
+    Random token ids decide nothing, so none of the three is judged on synthetic samples.
+    """
 
     rel: float | None = None
     cosine: float | None = None
     sqnr_db: float | None = None
     agreement: float | None = None
+    max_drop: float | None = None
+    alarm: float | None = None
+
+    def without_decisions(self) -> Budget:
+        """What is left of it on synthetic samples."""
+        return dataclasses.replace(self, **dict.fromkeys(DECIDING), alarm=None)
 
 
 # fp32: another order of float32 sums over a few hundred terms moves a result by about 1e-6 of its peak; 1e-5 leaves room for
 #   a dozen layers and none for a lower precision (TF32 and fp16 give 1e-3).
 # fp16: 11 significant bits round to 5e-4 of a value. Such errors, independent over the elements of a vector, take 1e-7 off its
 #   cosine per rounding; 0.9999 allows some hundred roundings, and a broken mask or a lost bias takes far more. One
-#   decision in a hundred may be a near-tie.
+#   decision in a hundred may be a near-tie; more is alarming.
 # bf16: 8 bits, errors 8 times larger, a cosine up to 64 times further from 1 where nothing is kept in fp32; with the softmax and
 #   the norms in fp32, 10 times is the allowance.
 DEFAULT_BUDGETS: Mapping[str, Budget] = {
     "fp32": Budget(rel=1e-5),
-    "fp16": Budget(cosine=0.9999, agreement=0.99),
-    "bf16": Budget(cosine=0.999, agreement=0.97),
+    "fp16": Budget(cosine=0.9999, alarm=0.01),
+    "bf16": Budget(cosine=0.999, alarm=0.03),
 }
+
+
+DECIDING = ("agreement", "max_drop")  # limits that the data must show to be kept
 
 
 @dataclasses.dataclass(frozen=True)
 class Violation:
-    """One limit that was broken, and where it was broken most."""
+    """One limit that was broken, and where it was broken most; or, `undecided`, one that too few rows say nothing of: `why`."""
 
     output: str
     metric: str
     found: float
     wanted: float
     worst: str
+    undecided: bool = False
+    why: str = ""
 
     def __str__(self) -> str:
-        bound = "at most" if self.metric in ("relative error", "values not finite") else "at least"
+        if self.undecided and not math.isfinite(self.found):
+            return f"{self.output}: {self.metric}: {self.why}"
+        bound = "at least" if self.metric == "cosine" or self.metric == "SQNR (dB)" else "at most"
         at = f"; worst: {self.worst}" if self.worst else ""
-        return f"{self.output}: {self.metric} {self.found:.6g}, wanted {bound} {self.wanted:.6g}{at}"
+        return f"{self.output}: {self.metric} {self.found:.6g}{self.why}, wanted {bound} {self.wanted:.6g}{at}"
 
     def to_json(self) -> dict[str, Any]:
         return {key: _plain(value) for key, value in dataclasses.asdict(self).items()}
 
 
 def judge(result: Result, budget: Budget) -> list[Violation]:
-    """Every limit of the budget that the result breaks; a value that is not finite where the source's is breaks any budget.
+    """Every limit of the budget that the result breaks or, where it must be shown, leaves undecided.
 
-    A decision that could not be compared (`Decision.total` of 0) breaks nothing: its note says why. Of few decisions one may
-    differ: 99 % of 64 is not a whole number, and one near-tie is no evidence.
+    A value that is not finite where the source's is breaks any budget. A decision that could not be compared
+    (`Decision.total` of 0) breaks nothing: its note says why.
     """
     broken = [violation for output in result.outputs for violation in _judge_output(output, budget)]
-    for decision in result.decisions:
-        value = decision.value
-        if value is None or budget.agreement is None:
+    return broken + list(_judge_decisions(result, budget)) + list(_judge_drop(result, budget))
+
+
+def _judge_decisions(result: Result, budget: Budget) -> Iterator[Violation]:
+    if budget.agreement is None and budget.alarm is None:
+        return
+    for each in result.decisions:
+        if not each.total:
             continue
-        allowed = math.ceil((1 - budget.agreement) * decision.total - 1e-9)
-        if decision.total - decision.agreed > allowed:
-            broken.append(Violation("decision", decision.name, value, budget.agreement, decision.worst))
-    return broken
+        kept = confidence.rate(f"changed: {each.name}", each.total - each.agreed, each.total, each.units)
+        if budget.agreement is not None:
+            yield from _judge_measure("decision", kept, 1 - budget.agreement, each.worst)
+        elif budget.alarm is not None and kept.verdict(budget.alarm) == confidence.FAILED:
+            yield from _judge_measure("decision", kept, budget.alarm, each.worst)
+
+
+def _judge_drop(result: Result, budget: Budget) -> Iterator[Violation]:
+    """The first metric where there are labels, else every kind of decision."""
+    if not result.outputs and budget.max_drop is None:
+        why = "nothing was compared with the source, so nothing is verified"
+        yield Violation("task", "closeness", math.nan, math.nan, "", True, why)
+    if budget.max_drop is None:
+        return
+    if not result.measures:
+        why = f"nothing to judge a drop by; {result.note or 'no decision could be compared'}"
+        yield Violation("task", "max_drop", math.nan, budget.max_drop, "", True, why)
+    for measure in result.measures[: 1 if result.labelled else None]:
+        yield from _judge_measure("task", measure, budget.max_drop, "")
+
+
+def _judge_measure(kind: str, measure: Measure, limit: float, worst: str) -> Iterator[Violation]:
+    """At most one violation: failed or undecided."""
+    said = measure.verdict(limit)
+    if said == confidence.PASSED:
+        return
+    name = f"drop of {measure.name}" if kind == "task" else measure.name
+    if measure.drop is None or measure.low is None:
+        yield Violation(kind, name, math.nan, limit, worst, True, measure.method)
+        return
+    why = f" (95 % interval {measure.low:.6g} to {measure.high:.6g})"
+    if said == confidence.FAILED:
+        yield Violation(kind, name, measure.drop, limit, worst, False, why)
+        return
+    enough = measure.needed(limit)
+    more = f"about {enough} would" if enough else "no number of rows would while the drop is as large as the limit"
+    yield Violation(kind, name, measure.drop, limit, f"{worst}", True, f"{why}: {measure.rows} rows do not decide, {more}")
 
 
 def _judge_output(output: OutputResult, budget: Budget) -> Iterator[Violation]:

@@ -170,7 +170,7 @@ def check_artifact(
 ) -> verification.Verdict | None:
     """Verify an artifact on its goldens before it is written; None where the recipe says not to.
 
-    Raises VerifyFailed when it is over its budget.
+    Raises VerifyFailed when it is over its budget, or when the budget asks for more than the goldens can show.
     """
     if not job.recipe.verify:
         watch.note(f"{build.name} was not verified (--no-verify)")
@@ -181,7 +181,7 @@ def check_artifact(
         verdict = verification.judge(directory, facts, typed.graph, truth, advance)
     watch.say(verdict.summary())
     if not verdict.passed:
-        raise VerifyFailed(f"{build.name} is over its budget, nothing was written: {verdict.reasons()}")
+        raise VerifyFailed(f"{build.name} is {verdict.shortfall()}, nothing was written: {verdict.reasons()}")
     return verdict
 
 

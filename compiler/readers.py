@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import tables
 from .data import Data, Sample, dead_rows, is_mask
 from .errors import ArtifactError, DataError, Missing
 from .graph import TensorSpec
 from .profiles import Dim
+from .tables import Row
 
 if TYPE_CHECKING:
-    from .text import Encoder, Text
+    from .labels import Labels
+    from .text import Encoded, Encoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,78 +86,113 @@ class Fit:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Row:
-    line: int
-    text: Text
-    label: Any = None
+class TextReader:
+    """Rows of a file as samples that fit a model."""
+
+    path: Path
+    specs: Mapping[str, TensorSpec]
+    encode: Encoder
+    low: int
+    labels: Labels | None = None
+
+    @staticmethod
+    def fitted(path: Path, fit: Fit, encode: Encoder | None) -> TextReader:
+        """Raises DataError where texts cannot make the model's inputs."""
+        if encode is None:
+            raise DataError(f"{path} holds text, but the model has no tokenizer; give raw feeds as .npz")
+        specs = {spec.name: spec for spec in fit.inputs}
+        first = specs.get("input_ids")
+        if first is None or len(first.dims) != 2 or set(specs) != set(encode.inputs):
+            raise DataError(
+                f"text makes the inputs {', '.join(encode.inputs)} [batch, length]; the model takes "
+                f"{', '.join(map(str, fit.inputs))}: give raw feeds as .npz"
+            )
+        low, high = fit.limits(first.dims[1])
+        limits = [limit for limit in (high, encode.max_length) if limit is not None]
+        return TextReader(path, specs, dataclasses.replace(encode, max_length=min(limits, default=None)), low)
+
+    def sample(self, chunk: Sequence[Row]) -> tuple[Sample, int]:
+        """One batch, and how many of its texts were cut."""
+        encoded = self.encode.encode_counted([row.text for row in chunk], at_least=self.low)
+        feeds = {name: array.astype(self.specs[name].dtype) for name, array in encoded.feeds.items()}
+        origins = tuple(row.where for row in chunk)
+        labels = _golds(chunk, encoded, self.labels)
+        return Sample(f"{origins[0]}..{chunk[-1].line}", feeds, (), origins, labels), encoded.truncated
 
 
 def texts(path: Path, fit: Fit, encode: Encoder | None) -> Data:
-    """.txt and .jsonl."""
-    if encode is None:
-        raise DataError(f"{path} holds text, but the model has no tokenizer; give raw feeds as .npz")
-    rows = _jsonl(path) if path.suffix.lower() == ".jsonl" else [_Row(at, line) for at, line in _lines(path)]
+    """.txt: a text a line."""
+    return _encoded(path, list(text_rows(path)), fit, encode, None)
+
+
+def table(path: Path, fit: Fit, encode: Encoder | None, audio: Audio | None, labels: Labels | None) -> Data:
+    """.jsonl, .csv and .tsv: texts, or recordings with their transcripts."""
+    read = tables.read(path)
+    unused = labels.unused() if labels and read.rows[0].label is not None else ""
+    rows = [dataclasses.replace(row, label=None) for row in read.rows] if unused else read.rows
+    data = _recordings(path, rows, fit, audio, labels) if read.audio else _encoded(path, rows, fit, encode, labels)
+    return dataclasses.replace(data, notes=data.notes + read.notes + ((unused,) if unused else ()))
+
+
+def text_rows(path: Path) -> Iterator[Row]:
+    """The rows of a file, one at a time. Raises DataError for a file or a line that cannot be read."""
+    if path.suffix.lower() in tables.SUFFIXES:
+        return tables.rows(path)
+    return (Row(at, line, None, f"{path.name}:{at}") for at, line in tables.lines(path))
+
+
+def _encoded(path: Path, rows: Sequence[Row], fit: Fit, encode: Encoder | None, labels: Labels | None) -> Data:
+    reader = dataclasses.replace(TextReader.fitted(path, fit, encode), labels=labels)
     if not rows:
         raise DataError(f"{path} is empty: nothing would be checked; give one text or more")
-    specs = {spec.name: spec for spec in fit.inputs}
-    first = specs.get("input_ids")
-    if first is None or len(first.dims) != 2 or set(specs) != set(encode.inputs):
-        raise DataError(
-            f"text makes the inputs {', '.join(encode.inputs)} [batch, length]; the model takes "
-            f"{', '.join(map(str, fit.inputs))}: give raw feeds as .npz"
-        )
-    low, high = fit.limits(first.dims[1])
-    limits = [limit for limit in (high, encode.max_length) if limit is not None]
-    encode = dataclasses.replace(encode, max_length=min(limits, default=None))
-    samples, truncated = [], 0
-    for chunk in fit.chunks(first, rows, path):
-        encoded = encode.encode_counted([row.text for row in chunk], at_least=low)
-        feeds = {name: array.astype(specs[name].dtype) for name, array in encoded.feeds.items()}
-        origins = tuple(f"{path.name}:{row.line}" for row in chunk)
-        labels = tuple(row.label for row in chunk) if any(row.label is not None for row in chunk) else ()
-        samples.append(Sample(f"{origins[0]}..{chunk[-1].line}", feeds, (), origins, labels))
-        truncated += encoded.truncated
-    cut = f"{path.name}: {truncated} of {len(rows)} texts were longer than {encode.max_length} tokens and were cut"
-    return Data(tuple(samples), encode.notes + ((cut,) if truncated else ()))
+    rows = labels.prepared(rows) if labels else rows
+    made = [reader.sample(chunk) for chunk in fit.chunks(reader.specs["input_ids"], rows, path)]
+    truncated = sum(cut for _, cut in made)
+    cut = f"{path.name}: {truncated} of {len(rows)} texts were longer than {reader.encode.max_length} tokens and were cut"
+    return Data(tuple(sample for sample, _ in made), reader.encode.notes + ((cut,) if truncated else ()))
 
 
-def _lines(path: Path) -> list[tuple[int, str]]:
-    """(line number, text) of every line that is not blank."""
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            return [(at, line.strip()) for at, line in enumerate(file, 1) if line.strip()]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error}); convert it with iconv -t UTF-8") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-
-
-def _jsonl(path: Path) -> list[_Row]:
-    rows = []
-    for at, line in _lines(path):
-        where = f"{path.name}:{at}"
-        try:
-            data = json.loads(line)
-        except ValueError as error:
-            raise DataError(f'{where} is not a line of JSON ({error}); wanted an object like {{"text": ...}}') from error
-        if not isinstance(data, dict) or not isinstance(data.get("text"), str):
-            found = ", ".join(map(str, data)) if isinstance(data, dict) else type(data).__name__
-            raise DataError(f"{where} has no string 'text' (found {found}); wanted text, and text_pair and label where there are")
-        pair = data.get("text_pair")
-        if pair is not None and not isinstance(pair, str):
-            raise DataError(f"{where} has a 'text_pair' of type {type(pair).__name__}; wanted a string")
-        rows.append(_Row(at, data["text"] if pair is None else (data["text"], pair), data.get("label")))
-    return rows
+def _golds(rows: Sequence[Row], encoded: Encoded, labels: Labels | None) -> tuple[Any, ...]:
+    """The gold label of each row; as it was written where nobody says what the task is."""
+    if all(row.label is None for row in rows):
+        return ()
+    if labels is None or labels.task == "sentence-embedding":
+        return tuple(row.label for row in rows)
+    return tuple(labels.gold(row, *tokens) for row, tokens in zip(rows, encoded.tokens, strict=True))
 
 
 # Audio
 
 
-def wav_directory(path: Path, fit: Fit, audio: Audio | None) -> Data:
-    """A directory of mono .wav files, in order of name."""
+def wav_files(path: Path) -> list[Path]:
+    """The .wav files of a directory in order of name; DataError when there are none."""
     files = sorted(file for file in path.iterdir() if file.suffix.lower() == ".wav")
     if not files:
         raise DataError(f"no .wav files in the directory {path}; give one or more")
+    return files
+
+
+def wav_directory(path: Path, fit: Fit, audio: Audio | None, only: Sequence[Path] | None = None) -> Data:
+    """A directory of mono .wav files, in order of name; or `only` these of them."""
+    return _waves(path, wav_files(path) if only is None else only, fit, audio)
+
+
+def _recordings(path: Path, rows: Sequence[Row], fit: Fit, audio: Audio | None, labels: Labels | None) -> Data:
+    """Rows with the path of a .wav file, relative to the table's folder, and its transcript as the label."""
+    files = [path.parent / str(row.text) for row in rows]
+    for row, file in zip(rows, files, strict=True):
+        if not file.is_file():
+            raise DataError(f"{row.where}: no recording at {file}; 'audio' is a path relative to {path.name}")
+    data = _waves(path, files, fit, audio)
+    if labels is None or rows[0].label is None:
+        return data
+    transcripts, note = labels.transcripts(rows)
+    left = iter(transcripts)
+    samples = tuple(dataclasses.replace(s, labels=tuple(next(left) for _ in s.origins)) for s in data.samples)
+    return Data(samples, data.notes + ((note,) if note else ()))
+
+
+def _waves(path: Path, files: Sequence[Path], fit: Fit, audio: Audio | None) -> Data:
     if audio is None:
         raise DataError(f"{path} holds audio, but the model has no audio preprocessor; give raw feeds as .npz")
     floats = [spec for spec in fit.inputs if np.dtype(spec.dtype).kind == "f" and len(spec.dims) == 2]

@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .confidence import FAILED
 from .targets import _packages as packages
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from .artifact import Artifact
+    from .confidence import Measure
     from .export_check import Proof
     from .progress import Progress
     from .rewrite import Change
@@ -104,10 +106,39 @@ def verdicts_table(verdicts: Iterable[Verdict]) -> Table:
     for verdict in verdicts:
         decided = "; ".join(f"{d.name} {d.agreed}/{d.total}" for d in verdict.result.decisions) or verdict.result.note
         for out in verdict.result.outputs:
-            said = "passed" if verdict.passed else "FAILED"
+            said = verdict.verdict if verdict.passed else verdict.verdict.upper()
             row = (f"{out.max_abs:.2e}", f"{out.relative:.2e}", f"{out.cosine_min:.7f}", f"{out.sqnr_db:.1f}")
             add(rows, Path(verdict.path).name, out.name, *row, decided, said)
     return rows
+
+
+def metrics_table(verdicts: Iterable[Verdict]) -> Table | None:
+    """One row a metric of each artifact, with the interval of its drop; None where nothing decides."""
+    rows = table("artifact", "metric", "source", "artifact", "drop", "95 % interval", "rows", "method", "verdict")
+    for verdict in verdicts:
+        for at, each in enumerate(verdict.result.measures):
+            said = _judged(verdict, at, each)
+            numbers = [_number(value) for value in (each.source, each.artifact, each.drop)]
+            interval = "-" if each.low is None else f"{_number(each.low)} to {_number(each.high)}"
+            add(rows, Path(verdict.path).name, each.name, *numbers, interval, str(each.rows), each.method, said)
+    return rows if rows.row_count else None
+
+
+def _judged(verdict: Verdict, at: int, measure: Measure) -> str:
+    """What the budget makes of a metric: the first one where there are labels, else each."""
+    budget, decisions = verdict.budget, not verdict.result.labelled
+    limits = [budget.max_drop] if at == 0 or decisions else []
+    limits += [1 - budget.agreement] if decisions and budget.agreement is not None else []
+    wanted = [limit for limit in limits if limit is not None]
+    if wanted:
+        return f"{measure.verdict(min(wanted))} (at most {min(wanted):g})"
+    if decisions and budget.alarm is not None:
+        return f"{'ALARM' if measure.verdict(budget.alarm) == FAILED else 'no alarm'} (above {budget.alarm:g})"
+    return "not judged"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def add(rows: Table, *cells: str) -> None:

@@ -21,10 +21,11 @@ Text = str | tuple[str, str]
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """Arrays for one batch, and how many of its texts lost tokens."""
+    """Arrays for one batch, how many of its texts lost tokens, and each text's tokens with the position where they begin."""
 
     feeds: dict[str, np.ndarray]
     truncated: int
+    tokens: tuple[tuple[Any, int], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +105,9 @@ class Encoder:
             "attention_mask": self._fill([e.attention_mask for e in encodings], length, 0),
             "token_type_ids": self._fill([e.type_ids for e in encodings], length, self.pad_type),
         }
-        return Encoded({name: filled[name] for name in self.inputs}, sum(bool(e.overflowing) for e in encodings))
+        shifts = [length - len(e.ids) if self.padding_side == "left" else 0 for e in encodings]
+        tokens = tuple(zip(encodings, shifts, strict=True))
+        return Encoded({name: filled[name] for name in self.inputs}, sum(bool(e.overflowing) for e in encodings), tokens)
 
     def _check(self, texts: Sequence[Text]) -> None:
         if isinstance(texts, str) or not len(texts):

@@ -10,19 +10,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import artifact, data, goldens, metrics, targets
+from . import artifact, confidence, data, goldens, metrics, targets
 from .artifact import Artifact
+from .confidence import FAILED, PASSED, UNDECIDED
 from .data import Data, Sample
-from .errors import DataError, Missing, RecipeError, nearest
+from .decisions import decides
+from .errors import DataError, Missing, RecipeError, SourceError, nearest
 from .graph import Graph, TensorSpec
-from .metrics import DEFAULT_BUDGETS, Budget, Comparison, Result, Violation
+from .labels import Labels
+from .metrics import DECIDING, DEFAULT_BUDGETS, Budget, Comparison, Result, Violation
 from .profiles import Dim, Profile
 from .progress import Advance, Progress
 from .reference import HALVES, ReferenceRunner
 from .runner import Feeds, Outputs, Runner
 
 if TYPE_CHECKING:
+    from .readers import Audio
     from .source import Reference
+    from .text import Encoder
 
 WINDOW = 16  # samples whose outputs are held at a time
 Answer = Callable[[Feeds], Outputs]
@@ -30,16 +35,23 @@ Answer = Callable[[Feeds], Outputs]
 
 @dataclasses.dataclass(frozen=True)
 class Truth:
-    """Samples and what the source answers: outputs at hand, or a function that computes them one sample at a time."""
+    """Samples and what the source answers: outputs at hand, or a function that computes them one sample at a time.
+
+    `outputs` is None where the source is not at hand and the samples' labels are all the truth there is. `labels` say what
+    the labels of the samples mean, None where they have none.
+    """
 
     samples: Sequence[Sample]
-    outputs: Sequence[Outputs] | Answer
+    outputs: Sequence[Outputs] | Answer | None
     name: str
     notes: tuple[str, ...] = ()
     synthetic: bool = True
+    labels: Labels | None = None
 
-    def pairs(self) -> Iterator[tuple[Sample, Outputs]]:
-        if callable(self.outputs):
+    def pairs(self) -> Iterator[tuple[Sample, Outputs | None]]:
+        if self.outputs is None:
+            yield from ((sample, None) for sample in self.samples)
+        elif callable(self.outputs):
             yield from ((sample, self.outputs(sample.feeds)) for sample in self.samples)
         else:
             yield from zip(self.samples, self.outputs, strict=True)
@@ -65,6 +77,13 @@ class Verdict:
         return not self.violations
 
     @property
+    def verdict(self) -> str:
+        """`passed`; `failed`; or `undecided`: nothing is broken, and too few rows show that a limit is kept."""
+        if all(violation.undecided for violation in self.violations):
+            return UNDECIDED if self.violations else PASSED
+        return FAILED
+
+    @property
     def engine_executed(self) -> bool:
         return self.engine is not None
 
@@ -77,10 +96,14 @@ class Verdict:
 
     def summary(self) -> str:
         """`graph: verified, engine: NOT RUN (no NVIDIA GPU)`: what was proven, and what was not."""
-        said = "FAILED" if self.violations else "verified"
+        said = {PASSED: "verified", FAILED: "FAILED", UNDECIDED: "UNDECIDED"}[self.verdict]
         graph = f"graph: {said}, " if self.graph else ""
         engine = f"engine: {said}" if self.engine else f"engine: NOT RUN ({self.engine_reason})"
         return graph + engine
+
+    def shortfall(self) -> str:
+        """What is wrong with an artifact that did not pass, in words."""
+        return "over its budget" if self.verdict == FAILED else "undecided"
 
     def reasons(self) -> str:
         return "; ".join(map(str, self.violations)) or "none"
@@ -91,7 +114,7 @@ class Verdict:
             "target": self.target,
             "precision": self.precision,
             "data": self.data,
-            "verdict": "passed" if self.passed else "failed",
+            "verdict": self.verdict,
             "engine_executed": self.engine_executed,
             "engine_reason": self.engine_reason,
             "budget": dataclasses.asdict(self.budget),
@@ -124,6 +147,8 @@ def verify(
 ) -> tuple[Verdict, ...]:
     """Verify the artifact at `path`, or each artifact below it. Hashes are checked before anything is loaded.
 
+    `budget` goes over the recorded one.
+
     Without data the goldens in the artifact are the truth and nothing but ONNX Runtime is needed. Raises Missing (exit 3) when
     data is given and the source, or PyTorch for it, is not there; and for `require_engine` where the engine cannot run.
     """
@@ -136,12 +161,20 @@ def verify(
         found = artifact.open_artifact(each)
         with log.stage(f"verify {each.name}") as advance:
             truth = find_truth(found, data_path, against, open_once)
-            limits = budget if budget is not None else _recorded(found)
+            limits = {**_recorded(found), **(budget or {})}
+            _check_asked(budget or {}, truth)
             verdict = judge(each, found.manifest, found.graph(), truth, advance, budget_for(found.precision, limits))
         if require_engine and not verdict.engine_executed:
             raise Missing(f"--require-engine: the engine of {each} cannot run here: {verdict.engine_reason}")
         verdicts.append(dataclasses.replace(verdict, path=str(each)))
     return tuple(verdicts)
+
+
+def _check_asked(budget: Mapping[str, float], truth: Truth) -> None:
+    """A limit that this run cannot judge is an error when this run was asked for it: a pass would say that it is kept."""
+    asked = [name for name in DECIDING if name in budget]
+    if asked and truth.synthetic:
+        raise DataError(f"{asked[0]} cannot be judged on synthetic samples, which decide nothing; give --data FILE")
 
 
 def _recorded(found: Artifact) -> Mapping[str, float]:
@@ -152,13 +185,22 @@ def find_truth(found: Artifact, data_path: Path | None, against: str | None, ope
     """Goldens; or the samples of `data_path` answered by `against` or by the artifact's own source."""
     if data_path is None and against is None:
         return Truth(*goldens.load_goldens(found.path / artifact.GOLDENS), "goldens", synthetic=_synthetic(found))
-    answer = _answer(found, against, open_reference)
     if data_path is None:
+        answer = _answer(found, against, open_reference)
         samples, _ = goldens.load_goldens(found.path / artifact.GOLDENS)
         return Truth(samples, answer, f"goldens' inputs, answered by {against}", synthetic=_synthetic(found))
-    assets = tuple(p for folder in (found.tokenizer, found.preprocessor) if folder for p in folder.iterdir())
-    read = read_data(data_path, found.inputs, found.dims, assets, found.profiles)
-    return Truth(read.samples, answer, str(data_path), read.notes, synthetic=False)
+    labels = Labels.from_assets(found.task, found.assets, found.outputs)
+    read = read_data(data_path, found.inputs, found.dims, found.assets, found.profiles, labels)
+    labelled = any(sample.labels for sample in read.samples)
+    if labelled or decides(found.task):
+        confidence.scipy_stats()  # said before minutes of work
+    try:
+        outputs, notes = _answer(found, against, open_reference), read.notes
+    except (Missing, SourceError) as error:
+        if against is not None or not labelled:
+            raise
+        outputs, notes = None, (*read.notes, f"the artifact's own metric alone, its drop is unknown: {error}")
+    return Truth(read.samples, outputs, str(data_path), notes, False, labels if labelled else None)
 
 
 def _synthetic(found: Artifact) -> bool:
@@ -184,9 +226,25 @@ def _answer(found: Artifact, against: str | None, open_reference: Callable[..., 
 
 
 def read_data(
-    path: Path, inputs: Sequence[TensorSpec], dims: Mapping[str, Dim], assets: Sequence[Path], profiles: Sequence[Profile] = ()
+    path: Path,
+    inputs: Sequence[TensorSpec],
+    dims: Mapping[str, Dim],
+    assets: Sequence[Path],
+    profiles: Sequence[Profile] = (),
+    labels: Labels | None = None,
 ) -> Data:
-    """Samples from a user's file with the tokenizer or feature extractor among `assets`, within the profiles' sizes."""
+    """Samples from a user's file with the tokenizer or feature extractor among `assets`, within the profiles' sizes.
+
+    `labels` say what its labels mean; without them they are as they were written.
+    """
+    limits, encoder, audio = preprocessors(inputs, dims, assets, profiles)
+    return data.from_file(path, inputs=inputs, dims=limits, encode=encoder, audio=audio, labels=labels)
+
+
+def preprocessors(
+    inputs: Sequence[TensorSpec], dims: Mapping[str, Dim], assets: Sequence[Path], profiles: Sequence[Profile] = ()
+) -> tuple[Mapping[str, Dim], Encoder | None, Audio | None]:
+    """(the sizes that the profiles leave, the tokenizer, the feature extractor), None for what is not among `assets`."""
     from .readers import Audio
     from .text import INPUTS, Encoder
 
@@ -198,7 +256,7 @@ def read_data(
     if "tokenizer.json" in folders and set(names) <= set(INPUTS):
         encoder = Encoder.from_directory(folders["tokenizer.json"], longest, names)
     audio = Audio.from_directory(folders["preprocessor_config.json"]) if "preprocessor_config.json" in folders else None
-    return data.from_file(path, inputs=inputs, dims=limits, encode=encoder, audio=audio)
+    return limits, encoder, audio
 
 
 def _narrowed(dim: Dim, profiles: Sequence[Profile]) -> Dim:
@@ -218,8 +276,8 @@ def judge(
     name, precision, task = facts["target"]["name"], facts["precision"]["mode"], facts["source"]["task"]
     budget = budget or Budget(**facts["budget"])
     if truth.synthetic:
-        # Random token ids decide nothing that anyone cares about, and near-ties are many: agreement is told, not judged.
-        budget = dataclasses.replace(budget, agreement=None)
+        # Random token ids decide nothing that anyone cares about, and near-ties are many: decisions are told, not judged.
+        budget = budget.without_decisions()
     target = targets.get(name)
     ready = target.available()
     runners: dict[str, Runner] = {}
@@ -229,9 +287,14 @@ def judge(
         runners["graph"] = ReferenceRunner(graph)
     results = compare(runners, truth, task, advance)
     found = tuple(v for result in results.values() for v in metrics.judge(result, budget))
-    notes = (*truth.notes, *_left_out(runners, truth))
+    notes = (*truth.notes, *_left_out(runners, truth), *_not_judged(facts, truth))
     reason = "the null target has no engine" if name == "null" else ("" if ready.run else ready.reason)
     return Verdict(name, precision, truth.name, budget, results.get("engine"), reason, results.get("graph"), found, notes)
+
+
+def _not_judged(facts: Mapping[str, Any], truth: Truth) -> tuple[str, ...]:
+    asked = [name for name in DECIDING if truth.synthetic and facts.get("budget", {}).get(name) is not None]
+    return (f"{' and '.join(asked)} not judged: synthetic samples decide nothing (bertc verify --data FILE)",) if asked else ()
 
 
 def _is_half(graph: Graph) -> bool:
@@ -240,7 +303,8 @@ def _is_half(graph: Graph) -> bool:
 
 def compare(runners: Mapping[str, Runner], truth: Truth, task: str, advance: Advance) -> dict[str, Result]:
     """Every runner on every sample, each sample's truth computed once. Memory is flat in the number of samples."""
-    comparisons = {name: Comparison(task) for name in runners}
+    blank, sure = (truth.labels.blank if truth.labels else 0), not truth.synthetic
+    comparisons = {name: Comparison(task, blank=blank, labels=truth.labels, intervals=sure) for name in runners}
     pairs, done = truth.pairs(), 0
     # A window at a time: PyTorch and ONNX Runtime each keep their threads spinning for the next call, on the other's cores.
     while window := list(itertools.islice(pairs, WINDOW)):

@@ -15,8 +15,9 @@ COMPILER = ROOT / "compiler"
 ORDER = (
     "__main__ cli pipeline doctor inspection verification export_check fuse opset recipe report targets prove proof_feeds "
     "activations subgraph canonical fusions cleanup dims sizes families rewrite artifact precision "
-    "source onnx_source torch_export heads exported assets hub checkpoint factory reference metrics decisions goldens "
-    "readers data text progress runner profiles bodies builder graph onnx_file errors"
+    "source onnx_source torch_export heads exported assets hub checkpoint factory reference metrics "
+    "closeness scores confidence decisions goldens readers labels tables data text progress runner profiles "
+    "bodies builder graph onnx_file errors"
 ).split()
 TORCH_ALLOWED = {"torch_export.py", "heads.py", "factory.py"}
 

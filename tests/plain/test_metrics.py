@@ -89,7 +89,7 @@ def test_cosine_equals_scipy():
 def test_blocks_do_not_change_the_result(monkeypatch):
     b, a = np.random.default_rng(2).standard_normal((2, 3, 10, 4))
     whole = compared(b, a)
-    monkeypatch.setattr("bertc.metrics.BLOCK", 8)
+    monkeypatch.setattr("bertc.closeness.BLOCK", 8)
     small, large = (dataclasses.asdict(result.outputs[0]) for result in (compared(b, a), whole))
     words = {key: small.pop(key) for key in ("name", "worst", "worst_cosine")}
     assert words == {key: large.pop(key) for key in words}
@@ -319,11 +319,11 @@ def test_every_limit_is_judged():
     result = compared(
         [[1.0, 2.0], [2.0, 1.0], [1.0, 2.0]], [[1.0, 2.0], [1.0, 2.0], [2.0, 1.0]], "sequence-classification", "logits"
     )
-    broken = judge(result, Budget(rel=0.1, cosine=0.9, sqnr_db=30, agreement=0.9))
-    assert [v.metric for v in broken] == ["relative error", "relative error", "SQNR (dB)", "class"]
+    broken = judge(result, Budget(rel=0.1, cosine=0.9, sqnr_db=30, agreement=0.95))
+    assert [v.metric for v in broken] == ["relative error", "relative error", "SQNR (dB)", "changed: class"]
     assert {v.worst for v in broken} == {"s, row 1"}
     assert str(broken[0]) == "logits: relative error 0.5, wanted at most 0.1; worst: s, row 1"
-    assert judge(result, Budget(rel=0.5, cosine=0.7, sqnr_db=3, agreement=0.3)) == []
+    assert judge(result, Budget(rel=0.5, cosine=0.7, sqnr_db=3, agreement=0.0)) == []
 
 
 def test_short_vectors_are_judged_by_their_length_and_long_ones_by_their_angle():
@@ -338,15 +338,44 @@ def test_short_vectors_are_judged_by_their_length_and_long_ones_by_their_angle()
 
 
 @pytest.mark.parametrize(
-    ("total", "wrong", "kept"), [(64, 1, True), (64, 2, False), (200, 2, True), (200, 3, False), (3, 1, True)]
+    ("total", "wrong", "budget", "said"),
+    [
+        (64, 0, {"agreement": 0.99}, "undecided"),  # none of 64 changed: up to 5.6 % may
+        (64, 0, {"max_drop": 0.01}, "undecided"),
+        (64, 0, {"alarm": 0.01}, "passed"),
+        (64, 1, {"alarm": 0.01}, "passed"),
+        (64, 9, {"alarm": 0.01}, "failed"),
+        (64, 9, {"agreement": 0.99}, "failed"),
+        (400, 0, {"agreement": 0.99}, "passed"),
+        (400, 1, {"max_drop": 0.02}, "passed"),
+        (400, 40, {"max_drop": 0.05}, "failed"),
+    ],
 )
-def test_one_of_few_decisions_may_differ(total, wrong, kept):
-    """99 % of 64 is 63.36: one near-tie is no evidence, two are."""
+def test_decisions_are_judged_by_their_interval(total, wrong, budget, said):
     e = np.tile([[1.0, 2.0]], (total, 1))
     g = e.copy()
     g[:wrong] = g[:wrong, ::-1]
-    broken = judge(compared(e, g, "sequence-classification", "logits"), Budget(agreement=0.99))
-    assert (broken == []) is kept
+    comparison = Comparison("sequence-classification", intervals=True)
+    comparison.add({"logits": e}, {"logits": g}, sample(total))
+    broken = judge(comparison.result(), Budget(**budget))
+    assert [violation.undecided for violation in broken] == {"passed": [], "failed": [False], "undecided": [True]}[said]
+
+
+def test_an_undecided_budget_says_how_many_rows_would_decide():
+    e = np.tile([[1.0, 2.0]], (64, 1))
+    (broken,) = judge(compared(e, e, "sequence-classification", "logits"), Budget(agreement=0.99))
+    assert str(broken) == (
+        "decision: changed: class 0 (95 % interval 0 to 0.0560091): 64 rows do not decide, about 360 would, wanted at most 0.01"
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "shape", "units"), [("token-classification", (4, 9, 3), 4), ("sequence-classification", (9, 1), 4)]
+)
+def test_what_is_not_independent_is_not_counted_as_evidence(task, shape, units):
+    """The tokens of one text, and the pairs that share a row, are no more evidence than the rows."""
+    e = np.random.default_rng(6).standard_normal(shape)
+    assert compared(e, e, task, "logits", length=9).decisions[-1].units == units
 
 
 @pytest.mark.parametrize(("dtype", "precision"), [(np.float32, "fp32"), (np.float16, "fp16")])

@@ -56,9 +56,13 @@ def test_long_texts_are_cut_and_counted(tmp_path, encoder):
 
 
 def test_pairs_and_labels(tmp_path, encoder):
-    lines = [{"text": "a", "text_pair": "b", "label": 1}, {"text": "c", "text_pair": "d"}, {"text": "e", "text_pair": None}]
+    lines = [
+        {"text": "a", "text_pair": "b", "label": 1},
+        {"text": "c", "text_pair": "d", "label": "x"},
+        {"text": "e", "label": [2]},
+    ]
     found = read(write(tmp_path / "p.jsonl", "\n\n".join(map(json.dumps, lines))), encode=encoder, batch=2)
-    assert [sample.labels for sample in found.samples] == [(1, None), ()]
+    assert [sample.labels for sample in found.samples] == [(1, "x"), ([2],)]
     assert found.samples[1].origins == ("p.jsonl:5",)
     assert found.samples[0].feeds["token_type_ids"].tolist() == [[0, 0, 0, 1, 1]] * 2
 
@@ -90,7 +94,15 @@ def test_batches_stay_within_the_model(tmp_path, encoder):
         ("t.txt", " \n\n\t\n", "is empty"),
         ("t.jsonl", "\n", "is empty"),
         ("t.txt", b"caf\xe9", "not UTF-8"),
-        ("t.csv", "a,b", "known: .txt"),
+        ("t.csv", "text,label", "is empty"),
+        ("t.csv", "text,label\na,1\nb", "t.csv:3 has 1 cells, the header 2"),
+        ("t.csv", 'text,label\n"a,1\n', "t.csv:[12] is not csv"),
+        ("t.tsv", "text\tlabel\na\t1\nb\t\n", "t.tsv:3 has no label, and 1 of 2 rows have one"),
+        ("t.csv", "text,lable\na,1\n", "t.csv:2 has a column 'lable'; did you mean 'label'"),
+        ("t.jsonl", '{"text": "a", "label": 1}\n{"text": "b"}', "t.jsonl:2 has no label, and 1 of 2 rows have one"),
+        ("t.jsonl", '{"tokens": ["a", ""]}', "t.jsonl:1 has 'tokens' that are no list of words"),
+        ("t.jsonl", '{"question": "a"}', "t.jsonl:1 has no string 'context'"),
+        ("t.parquet", "a", "known: .txt"),
         ("t", "a", "known: .txt"),
         ("t.jsonl", '{"text": "a"}\n\n{"text": ', "t.jsonl:3 is not a line of JSON"),
         ("t.jsonl", '{"txt": "a"}', r"t.jsonl:1 has no string 'text' \(found txt\)"),

@@ -132,7 +132,7 @@ def test_two_processes_export_identical_bytes():
 def test_source_says_what_it_is():
     source = models.opened("features")
     assert source.kind == "huggingface" and source.revision is None and len(source.sha256) == 64
-    assert [path.name for path in source.assets] == ["tokenizer.json", "tokenizer_config.json"]
+    assert [path.name for path in source.assets] == ["config.json", "tokenizer.json", "tokenizer_config.json"]
     assert {"torch", "transformers", "onnx-ir"} <= set(source.versions)
 
 
