@@ -83,54 +83,77 @@ class Fit:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Row:
+class Row:
+    """One text, or pair of texts, of a file."""
+
     line: int
     text: Text
     label: Any = None
 
 
+@dataclasses.dataclass(frozen=True)
+class TextReader:
+    """Rows of a file as samples that fit a model."""
+
+    path: Path
+    specs: Mapping[str, TensorSpec]
+    encode: Encoder
+    low: int
+
+    @staticmethod
+    def fitted(path: Path, fit: Fit, encode: Encoder | None) -> TextReader:
+        """Raises DataError where texts cannot make the model's inputs."""
+        if encode is None:
+            raise DataError(f"{path} holds text, but the model has no tokenizer; give raw feeds as .npz")
+        specs = {spec.name: spec for spec in fit.inputs}
+        first = specs.get("input_ids")
+        if first is None or len(first.dims) != 2 or set(specs) != set(encode.inputs):
+            raise DataError(
+                f"text makes the inputs {', '.join(encode.inputs)} [batch, length]; the model takes "
+                f"{', '.join(map(str, fit.inputs))}: give raw feeds as .npz"
+            )
+        low, high = fit.limits(first.dims[1])
+        limits = [limit for limit in (high, encode.max_length) if limit is not None]
+        return TextReader(path, specs, dataclasses.replace(encode, max_length=min(limits, default=None)), low)
+
+    def sample(self, chunk: Sequence[Row]) -> tuple[Sample, int]:
+        """One batch, and how many of its texts were cut."""
+        encoded = self.encode.encode_counted([row.text for row in chunk], at_least=self.low)
+        feeds = {name: array.astype(self.specs[name].dtype) for name, array in encoded.feeds.items()}
+        origins = tuple(f"{self.path.name}:{row.line}" for row in chunk)
+        labels = tuple(row.label for row in chunk) if any(row.label is not None for row in chunk) else ()
+        return Sample(f"{origins[0]}..{chunk[-1].line}", feeds, (), origins, labels), encoded.truncated
+
+
 def texts(path: Path, fit: Fit, encode: Encoder | None) -> Data:
     """.txt and .jsonl."""
-    if encode is None:
-        raise DataError(f"{path} holds text, but the model has no tokenizer; give raw feeds as .npz")
-    rows = _jsonl(path) if path.suffix.lower() == ".jsonl" else [_Row(at, line) for at, line in _lines(path)]
+    reader = TextReader.fitted(path, fit, encode)
+    rows = list(text_rows(path))
     if not rows:
         raise DataError(f"{path} is empty: nothing would be checked; give one text or more")
-    specs = {spec.name: spec for spec in fit.inputs}
-    first = specs.get("input_ids")
-    if first is None or len(first.dims) != 2 or set(specs) != set(encode.inputs):
-        raise DataError(
-            f"text makes the inputs {', '.join(encode.inputs)} [batch, length]; the model takes "
-            f"{', '.join(map(str, fit.inputs))}: give raw feeds as .npz"
-        )
-    low, high = fit.limits(first.dims[1])
-    limits = [limit for limit in (high, encode.max_length) if limit is not None]
-    encode = dataclasses.replace(encode, max_length=min(limits, default=None))
-    samples, truncated = [], 0
-    for chunk in fit.chunks(first, rows, path):
-        encoded = encode.encode_counted([row.text for row in chunk], at_least=low)
-        feeds = {name: array.astype(specs[name].dtype) for name, array in encoded.feeds.items()}
-        origins = tuple(f"{path.name}:{row.line}" for row in chunk)
-        labels = tuple(row.label for row in chunk) if any(row.label is not None for row in chunk) else ()
-        samples.append(Sample(f"{origins[0]}..{chunk[-1].line}", feeds, (), origins, labels))
-        truncated += encoded.truncated
-    cut = f"{path.name}: {truncated} of {len(rows)} texts were longer than {encode.max_length} tokens and were cut"
-    return Data(tuple(samples), encode.notes + ((cut,) if truncated else ()))
+    made = [reader.sample(chunk) for chunk in fit.chunks(reader.specs["input_ids"], rows, path)]
+    truncated = sum(cut for _, cut in made)
+    cut = f"{path.name}: {truncated} of {len(rows)} texts were longer than {reader.encode.max_length} tokens and were cut"
+    return Data(tuple(sample for sample, _ in made), reader.encode.notes + ((cut,) if truncated else ()))
 
 
-def _lines(path: Path) -> list[tuple[int, str]]:
+def text_rows(path: Path) -> Iterator[Row]:
+    """The rows of a .txt or .jsonl file, one at a time. Raises DataError for a file or a line that cannot be read."""
+    return _jsonl(path) if path.suffix.lower() == ".jsonl" else (Row(at, line) for at, line in _lines(path))
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """(line number, text) of every line that is not blank."""
     try:
         with path.open(encoding="utf-8-sig") as file:
-            return [(at, line.strip()) for at, line in enumerate(file, 1) if line.strip()]
+            yield from ((at, line.strip()) for at, line in enumerate(file, 1) if line.strip())
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error}); convert it with iconv -t UTF-8") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
-def _jsonl(path: Path) -> list[_Row]:
-    rows = []
+def _jsonl(path: Path) -> Iterator[Row]:
     for at, line in _lines(path):
         where = f"{path.name}:{at}"
         try:
@@ -143,18 +166,23 @@ def _jsonl(path: Path) -> list[_Row]:
         pair = data.get("text_pair")
         if pair is not None and not isinstance(pair, str):
             raise DataError(f"{where} has a 'text_pair' of type {type(pair).__name__}; wanted a string")
-        rows.append(_Row(at, data["text"] if pair is None else (data["text"], pair), data.get("label")))
-    return rows
+        yield Row(at, data["text"] if pair is None else (data["text"], pair), data.get("label"))
 
 
 # Audio
 
 
-def wav_directory(path: Path, fit: Fit, audio: Audio | None) -> Data:
-    """A directory of mono .wav files, in order of name."""
+def wav_files(path: Path) -> list[Path]:
+    """The .wav files of a directory in order of name; DataError when there are none."""
     files = sorted(file for file in path.iterdir() if file.suffix.lower() == ".wav")
     if not files:
         raise DataError(f"no .wav files in the directory {path}; give one or more")
+    return files
+
+
+def wav_directory(path: Path, fit: Fit, audio: Audio | None, only: Sequence[Path] | None = None) -> Data:
+    """A directory of mono .wav files, in order of name; or `only` these of them."""
+    files = wav_files(path) if only is None else only
     if audio is None:
         raise DataError(f"{path} holds audio, but the model has no audio preprocessor; give raw feeds as .npz")
     floats = [spec for spec in fit.inputs if np.dtype(spec.dtype).kind == "f" and len(spec.dims) == 2]

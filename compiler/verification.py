@@ -22,7 +22,9 @@ from .reference import HALVES, ReferenceRunner
 from .runner import Feeds, Outputs, Runner
 
 if TYPE_CHECKING:
+    from .readers import Audio
     from .source import Reference
+    from .text import Encoder
 
 WINDOW = 16  # samples whose outputs are held at a time
 Answer = Callable[[Feeds], Outputs]
@@ -187,6 +189,14 @@ def read_data(
     path: Path, inputs: Sequence[TensorSpec], dims: Mapping[str, Dim], assets: Sequence[Path], profiles: Sequence[Profile] = ()
 ) -> Data:
     """Samples from a user's file with the tokenizer or feature extractor among `assets`, within the profiles' sizes."""
+    limits, encoder, audio = preprocessors(inputs, dims, assets, profiles)
+    return data.from_file(path, inputs=inputs, dims=limits, encode=encoder, audio=audio)
+
+
+def preprocessors(
+    inputs: Sequence[TensorSpec], dims: Mapping[str, Dim], assets: Sequence[Path], profiles: Sequence[Profile] = ()
+) -> tuple[Mapping[str, Dim], Encoder | None, Audio | None]:
+    """(the sizes that the profiles leave, the tokenizer, the feature extractor), None for what is not among `assets`."""
     from .readers import Audio
     from .text import INPUTS, Encoder
 
@@ -198,7 +208,7 @@ def read_data(
     if "tokenizer.json" in folders and set(names) <= set(INPUTS):
         encoder = Encoder.from_directory(folders["tokenizer.json"], longest, names)
     audio = Audio.from_directory(folders["preprocessor_config.json"]) if "preprocessor_config.json" in folders else None
-    return data.from_file(path, inputs=inputs, dims=limits, encode=encoder, audio=audio)
+    return limits, encoder, audio
 
 
 def _narrowed(dim: Dim, profiles: Sequence[Profile]) -> Dim:
