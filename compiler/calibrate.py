@@ -13,6 +13,7 @@ import hashlib
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,9 +188,28 @@ class Meter:
         self._session = reference.session(reference.emulated(_with_outputs(graph, self._run)))
 
     def run(self, row: rows.Row) -> Arrays:
-        """The wanted tensors of one sample, by name."""
-        arrays = dict(zip(self._run, self._session.run(self._run, dict(row.feeds)) if self._run else [], strict=True))
-        return arrays | {name: row.feeds[name] for name in self._fed}
+        """The wanted tensors of one sample, by name; none of a sample that is all padding."""
+        if row.dead:
+            return {}
+        fed = {name: row.feeds[name] for name in self._fed}
+        if not self._run:
+            return fed
+        try:
+            return dict(zip(self._run, self._session.run(self._run, dict(row.feeds)), strict=True)) | fed
+        except Exception as error:  # onnxruntime's exceptions share no public base class
+            raise DataError(f"the model does not run on {row.label}: {str(error).strip().splitlines()[0]}") from error
+
+    def ahead(self, samples: Iterator[rows.Row]) -> Iterator[tuple[rows.Row, Arrays]]:
+        """Each sample with its tensors; the next one runs while this one is counted."""
+        with ThreadPoolExecutor(1) as pool:
+            running: list[tuple[rows.Row, Future[Arrays]]] = []
+            for row in samples:
+                running.append((row, pool.submit(self.run, row)))
+                if len(running) > 1:
+                    before, arrays = running.pop(0)
+                    yield before, arrays.result()
+            for row, arrays in running:
+                yield row, arrays.result()
 
     def count(self, row: rows.Row, arrays: Arrays, tensors: Mapping[str, Statistics]) -> None:
         """Count what the tensors of one sample hold."""
@@ -262,8 +282,7 @@ class Run:
         """
         size, written, whole = self.samples.size(*self.part), time.monotonic(), True
         try:
-            for row in self.samples.part(*self.part, done):
-                arrays = {} if row.dead else self.meter.run(row)
+            for row, arrays in self.meter.ahead(self.samples.part(*self.part, done)):
                 whole = False  # from here on some tensors have counted the sample and others have not
                 self._count(row, arrays, made)
                 done += 1

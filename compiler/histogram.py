@@ -8,6 +8,7 @@ So the counts depend on the values alone: not on their order, nor on how many hi
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -38,22 +39,23 @@ class Histogram:
         """Width of a bin, float64 [groups]."""
         return np.ldexp(1.0, self.exponents)
 
-    def add(self, magnitudes: np.ndarray, largest: np.ndarray | float) -> None:
-        """Count float32 magnitudes [n, groups], finite and not negative; `largest` is their maximum by group.
+    def add(self, magnitudes: np.ndarray, largest: float) -> None:
+        """Count float32 magnitudes of any shape in the only group; finite, none negative, `largest` is their maximum."""
+        assert len(self.exponents) == 1
+        exponent = math.frexp(largest)[1] - self.bins.bit_length() + 1
+        if exponent > self.exponents[0] and largest:  # 0 is 0 * 2^0 to frexp
+            self.widen(np.array([exponent]))
+        places = (magnitudes.reshape(-1) * np.float32(2.0 ** -int(self.exponents[0]))).astype(np.intp)
+        found = np.bincount(places)
+        self.counts[0, : len(found)] += found
 
-        A single group may come in any shape.
-        """
-        if not magnitudes.size:
-            return
-        self.widen(exponents_for(np.atleast_1d(largest), self.bins))
-        scale = np.ldexp(np.float32(1), -self.exponents).astype(np.float32)
-        if len(self.exponents) == 1:
-            places = (magnitudes * scale[0]).astype(np.intp).reshape(-1)
-            self.counts[0] += np.bincount(places, minlength=self.bins)
-            return
-        places = (magnitudes.reshape(-1, len(scale)) * scale).astype(np.intp)
-        places += np.arange(len(scale)) * self.bins
-        self.counts += np.bincount(places.reshape(-1), minlength=self.counts.size).reshape(self.counts.shape)
+    def add_rows(self, magnitudes: np.ndarray, largest: np.ndarray) -> None:
+        """Count float32 magnitudes [n, groups] likewise; `largest` [groups]."""
+        _, above = np.frexp(largest)  # m < 2^k = bins * 2^(k - log2(bins))
+        self.widen(np.where(largest > 0, above.astype(np.int64) - self.bins.bit_length() + 1, NARROWEST))
+        places = (magnitudes * np.ldexp(np.float32(1), -self.exponents)).astype(np.intp)
+        places += np.arange(len(self.exponents)) * self.bins
+        self.counts[...] += np.bincount(places.reshape(-1), minlength=self.counts.size).reshape(self.counts.shape)
 
     def widen(self, exponents: np.ndarray) -> None:
         """Widen each group to an exponent, where that is wider than it is."""
@@ -70,12 +72,6 @@ class Histogram:
         copy.widen(self.exponents)
         self.widen(copy.exponents)
         self.counts[...] += copy.counts
-
-
-def exponents_for(largest: np.ndarray, bins: int) -> np.ndarray:
-    """The exponent of the narrowest bins that hold each maximum: frexp gives k with m < 2^k = bins * 2^(k - log2(bins))."""
-    _, above = np.frexp(largest)
-    return np.maximum(above.astype(np.int64) - (bins.bit_length() - 1), NARROWEST)
 
 
 def _collapsed(counts: np.ndarray, step: int) -> np.ndarray:

@@ -56,7 +56,7 @@ def _wanted(node: ir.Node) -> Iterator[ir.Value]:
     if node.op_type in MAKERS:
         yield node.outputs[0]
     if node.op_type == "Add" and _is_residual(node):
-        yield from node.inputs  # type: ignore[misc]
+        yield from filter(None, node.inputs)
 
 
 def _is_activation(value: ir.Value | None) -> bool:

@@ -7,6 +7,7 @@ in any way, and no padding has to be told from the rest. On a CPU it is also fas
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,6 +37,7 @@ class Row:
     """Feeds of one sample. `alive` is None where none of it is padding; `dead` where all of it is."""
 
     feeds: Feeds
+    label: str
     alive: Alive | None = None
     truncated: bool = False
     dead: bool = False
@@ -105,10 +107,14 @@ def _texts(path: Path, fit: readers.Fit, encode: Encoder | None) -> Rows:
 
     def make(row: readers.Row) -> Row:
         sample, cut = reader.sample([row])
-        return dataclasses.replace(unpadded(sample.feeds, fit), truncated=bool(cut))
+        return dataclasses.replace(unpadded(sample.feeds, fit, sample.origins[0]), truncated=bool(cut))
 
     return Rows(
-        path.name, hash_file(path), count, lambda: (lambda r=row: make(r) for row in readers.text_rows(path)), reader.encode.notes
+        path.name,
+        hash_file(path),
+        count,
+        lambda: (functools.partial(make, row) for row in readers.text_rows(path)),
+        reader.encode.notes,
     )
 
 
@@ -118,15 +124,18 @@ def _wavs(path: Path, fit: readers.Fit, audio: Audio | None) -> Rows:
 
     def make(file: Path) -> Row:
         read = readers.wav_directory(path, fit, audio, [file])
-        return dataclasses.replace(unpadded(read.samples[0].feeds, fit), truncated=bool(read.notes))
+        return dataclasses.replace(unpadded(read.samples[0].feeds, fit, file.name), truncated=bool(read.notes))
 
-    return Rows(path.name, digest, len(files), lambda: (lambda f=file: make(f) for file in files))
+    return Rows(path.name, digest, len(files), lambda: (functools.partial(make, file) for file in files))
 
 
 def _arrays(path: Path, fit: readers.Fit) -> Rows:
     """Rows of the batches in an .npz, which is held in memory as verify holds it."""
-    rows = [row for sample in readers.arrays(path, fit).samples for row in _split(sample.feeds, fit)]
-    return Rows(path.name, hash_file(path), len(rows), lambda: (lambda r=row: unpadded(r, fit) for row in rows))
+    batches = readers.arrays(path, fit).samples
+    rows = [(feeds, f"{batch.label}, row {at}") for batch in batches for at, feeds in enumerate(_split(batch.feeds, fit))]
+    return Rows(
+        path.name, hash_file(path), len(rows), lambda: (functools.partial(unpadded, feeds, fit, label) for feeds, label in rows)
+    )
 
 
 def _split(feeds: Feeds, fit: readers.Fit) -> Iterator[Feeds]:
@@ -141,24 +150,24 @@ def _split(feeds: Feeds, fit: readers.Fit) -> Iterator[Feeds]:
         yield {name: array[row : row + 1] if name in split else array for name, array in feeds.items()}
 
 
-def unpadded(feeds: Feeds, fit: readers.Fit) -> Row:
+def unpadded(feeds: Feeds, fit: readers.Fit, label: str) -> Row:
     """One sample without the padding at its end. Padding before or between cannot go, or places would move: it is told apart."""
     masks = {s.name: s for s in fit.inputs if data.is_mask(s.name, s.dtype) and len(s.dims) > 1}
     if not masks:
-        return Row(feeds)
+        return Row(feeds, label)
     spec = next(iter(masks.values()))
     same = [feeds[name] for name, each in masks.items() if each.dims[-1] == spec.dims[-1]]
     places = np.all([np.any(m, axis=tuple(range(m.ndim - 1))) for m in same], axis=0)
     if not places.any():
-        return Row(feeds, dead=True)
+        return Row(feeds, label, dead=True)
     if places.all():
-        return Row(feeds)
+        return Row(feeds, label)
     if isinstance(spec.dims[-1], int):
         raise DataError(f"{spec} has one length, and the data is padded to it; export with a dynamic length to calibrate without")
     name = spec.dims[-1]
     length = max(int(np.flatnonzero(places)[-1]) + 1, fit.limits(name)[0])
     cut = {s.name: _cut(feeds[s.name], s, name, length) for s in fit.inputs}
-    return Row(cut, None if places[:length].all() else Alive(name, places[:length]))
+    return Row(cut, label, None if places[:length].all() else Alive(name, places[:length]))
 
 
 def _cut(array: np.ndarray, spec: TensorSpec, name: str, length: int) -> np.ndarray:

@@ -99,12 +99,14 @@ class Statistics:
         tops = rows.max(axis=0)
         np.maximum(self.channels, tops, out=self.channels)
         if self.by_channel is not None:
-            self.by_channel.add(rows, tops)
+            self.by_channel.add_rows(rows, tops)
 
     def _rows(self, array: np.ndarray) -> np.ndarray:
         """[places, channels]"""
-        assert self.place.axis is not None
-        return np.moveaxis(array, self.place.axis, -1).reshape(-1, len(self.channels))
+        axis = self.place.axis
+        assert axis is not None
+        last = array if axis == array.ndim - 1 else np.moveaxis(array, axis, -1)
+        return last.reshape(-1, len(self.channels))
 
     def merge(self, other: Statistics) -> None:
         """Add what another one counted of the same tensor."""
@@ -173,7 +175,7 @@ class Statistics:
         for count in COUNTS:
             setattr(made, count, int(data[count]))
         if made.values:
-            made.low, made.high = float(data["min"]), float(data["max"])
+            made.low, made.high = (float(np.float32(data[key])) for key in ("min", "max"))
         made.channels[...] = np.array(data["channel_max"], np.float32)
         _read_histogram(made.histogram, [data["histogram"]])
         if made.by_channel is not None:
@@ -185,7 +187,7 @@ class Statistics:
         return made
 
 
-def _exact(value: float) -> float:
+def _exact(value: float | np.floating[Any]) -> float:
     """A float32 by its shortest decimal form, which reads back as the same float32."""
     return float(str(np.float32(value)))
 
