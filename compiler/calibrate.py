@@ -108,7 +108,7 @@ def calibrate(
         run.go(made, done, advance)
     _check_measured(made)
     ranges.write(made, out)
-    run.checkpoint.unlink(missing_ok=True)
+    ranges.remove(run.checkpoint)
     return made
 
 
@@ -261,10 +261,13 @@ class Run:
     def begin(self, fresh: Ranges, restart: bool, log: Progress) -> tuple[Ranges, int]:
         """Where to begin: (what was counted so far, samples done). DataError for a checkpoint of another run."""
         if restart or not self.checkpoint.exists():
-            self.checkpoint.unlink(missing_ok=True)
+            ranges.remove(self.checkpoint)
             return fresh, 0
-        data = ranges.read_json(self.checkpoint)
-        found, done = ranges.parse(data, self.checkpoint), data.get("done")
+        try:
+            data = ranges.read_json(self.checkpoint)
+            found, done = ranges.parse(data, self.checkpoint), data.get("done")
+        except DataError as error:
+            raise DataError(f"{error}; --restart drops it and begins anew") from error
         changed = _changes(fresh, found)
         if changed or not isinstance(done, int):
             raise DataError(

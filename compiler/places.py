@@ -56,7 +56,7 @@ def _wanted(node: ir.Node) -> Iterator[ir.Value]:
     if node.op_type in MAKERS:
         yield node.outputs[0]
     if node.op_type == "Add" and _is_residual(node):
-        yield from filter(None, node.inputs)
+        yield from (v for v in node.inputs if v is not None)
 
 
 def _is_activation(value: ir.Value | None) -> bool:

@@ -56,15 +56,28 @@ class Ranges:
 
 
 def write(found: Ranges, path: Path, extra: Mapping[str, Any] | None = None) -> None:
-    """Write the file whole or not at all. `extra` are more keys of the head: how far a checkpoint got."""
+    """Write the file whole or not at all. `extra` are more keys of the head: how far a checkpoint got.
+
+    What a killed process leaves has always the same name, so that the next one takes it away (`remove`, for a checkpoint).
+    """
     text = _readable(found.to_json() | dict(extra or {})) + "\n"
-    beside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    beside = _beside(path)
     try:
         with disk_errors(path):
             beside.write_text(text, "utf-8")
             os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a file of ranges, and what a process that was killed while writing it left."""
+    for file in (path, _beside(path)):
+        file.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
 
 
 def _readable(value: Any, depth: int = 0) -> str:
