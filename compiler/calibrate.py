@@ -24,7 +24,7 @@ from . import fuse, ranges, reference, report, rows, targets, tensor_stats, veri
 from .cleanup import clean
 from .errors import ArtifactError, DataError, SourceError
 from .graph import GEMM_OPS, Graph
-from .places import places
+from .places import places, untyped
 from .progress import Advance, Progress
 from .ranges import Ranges
 from .rows import Alive, Rows
@@ -170,6 +170,9 @@ def _attribute(attribute: ir.Attr) -> str:
 def _unseen(graph: Graph, found: Sequence[Place]) -> Iterator[str]:
     if not found:
         raise SourceError("the graph has no MatMul, convolution, softmax or normalisation over activations: nothing to calibrate")
+    unknown = untyped(graph)
+    if unknown:
+        yield f"{len(unknown)} tensors are not measured, their type is not known: {', '.join(unknown[:3])}"
     top = {id(node) for node in graph.model.graph}
     hidden = [node for node in graph.model.graph.all_nodes() if id(node) not in top]
     hidden += [node for function in graph.model.functions.values() for node in function]
@@ -292,7 +295,7 @@ class Run:
                 whole = True
                 advance(done, size)
                 if time.monotonic() - written >= self.seconds:
-                    ranges.write(made, self.checkpoint, {"done": done})
+                    ranges.write_checkpoint(made, self.checkpoint, done)
                     written = time.monotonic()
         except KeyboardInterrupt:
             raise KeyboardInterrupt(self._kept(made, done, whole)) from None
@@ -300,7 +303,7 @@ class Run:
     def _kept(self, made: Ranges, done: int, whole: bool) -> str:
         """What is left of a run that was interrupted."""
         if whole and done:
-            ranges.write(made, self.checkpoint, {"done": done})
+            ranges.write_checkpoint(made, self.checkpoint, done)
         if not self.checkpoint.exists():
             return "nothing was written"
         return f"{self.checkpoint} keeps what was counted; the same command goes on from there"
@@ -377,7 +380,7 @@ def summary(found: Ranges) -> str:
 
 def overview(found: Ranges) -> dict[str, Any]:
     """The file without its histograms and channels, for --json."""
-    document = found.to_json()
+    document = found.document()
     bulky = ("histogram", "channel_histograms", "channel_max", "channel_ranges")
     tensors = {name: {k: v for k, v in each.items() if k not in bulky} for name, each in document["tensors"].items()}
     return document | {"tensors": tensors, "summary": summary(found)}

@@ -50,6 +50,11 @@ def places(graph: Graph, also: Sequence[str] = (), by_channel: Sequence[str] = (
     return _with_channels(made, by_channel)
 
 
+def untyped(graph: Graph) -> list[str]:
+    """Tensors that would be measured if their type were known: it is not behind operators of other domains."""
+    return [str(v.name) for v in dict.fromkeys(v for node in graph.model.graph for v in _wanted(node)) if v.dtype is None]
+
+
 def _wanted(node: ir.Node) -> Iterator[ir.Value]:
     if node.op_type in READERS:
         yield from (v for v in node.inputs[:2] if _is_activation(v))

@@ -51,16 +51,33 @@ class Ranges:
         return None if found is None else found.ranges(self.settings.percentile).get(self.settings.method)
 
     def to_json(self) -> dict[str, Any]:
+        """The counts alone: a checkpoint."""
         head = {"format": FORMAT, **self.facts, "settings": dataclasses.asdict(self.settings), **self.totals}
-        return head | {"tensors": {name: self.tensors[name].to_json(self.settings) for name in sorted(self.tensors)}}
+        return head | {"tensors": {name: self.tensors[name].to_json() for name in sorted(self.tensors)}}
+
+    def document(self) -> dict[str, Any]:
+        """The counts, and what follows from them."""
+        data = self.to_json()
+        tensors = {name: self.tensors[name].derived(self.settings) | each for name, each in data["tensors"].items()}
+        return data | {"tensors": tensors}
 
 
-def write(found: Ranges, path: Path, extra: Mapping[str, Any] | None = None) -> None:
-    """Write the file whole or not at all. `extra` are more keys of the head: how far a checkpoint got.
+def write(found: Ranges, path: Path) -> None:
+    """Write the file, whole or not at all."""
+    _write(found.document(), path)
+
+
+def write_checkpoint(found: Ranges, path: Path, done: int) -> None:
+    """Write the counts after `done` samples, whole or not at all; not what follows from them, which takes time."""
+    _write(found.to_json() | {"done": done}, path)
+
+
+def _write(data: Mapping[str, Any], path: Path) -> None:
+    """Write it beside, and rename.
 
     What a killed process leaves has always the same name, so that the next one takes it away (`remove`, for a checkpoint).
     """
-    text = _readable(found.to_json() | dict(extra or {})) + "\n"
+    text = _readable(data) + "\n"
     beside = _beside(path)
     try:
         with disk_errors(path):

@@ -56,6 +56,7 @@ class Statistics:
         self.low, self.high = np.inf, -np.inf
         self.channels = np.zeros(place.channels, np.float32)
         self.histogram = Histogram.empty()
+        self._known: tuple[tuple[int, float], dict[str, float]] = ((0, 0.0), {})
         self.by_channel = Histogram.empty(place.channels, CHANNEL_BINS) if place.by_channel else None
 
     def add(self, array: np.ndarray) -> None:
@@ -136,8 +137,12 @@ class Statistics:
         """The clipping magnitude by each method; {} for a tensor that must not be quantised."""
         if self.status != "ok":
             return {}
-        top = np.array([self.largest])
-        return {name: float(thresholds.of(self.histogram, top, name, percentile)[0]) for name in thresholds.METHODS}
+        asked = (self.values, percentile)  # whatever is counted changes `values`
+        if self._known[0] != asked:
+            top = np.array([self.largest])
+            found = {name: float(thresholds.of(self.histogram, top, name, percentile)[0]) for name in thresholds.METHODS}
+            self._known = (asked, found)
+        return self._known[1]
 
     def channel_ranges(self, settings: Settings) -> np.ndarray:
         """The clipping magnitude of each channel by the method asked for, float64 [channels]; empty where nobody asked for it."""
@@ -151,17 +156,21 @@ class Statistics:
         found = np.flatnonzero(self.channels > times * middle) if middle else ()
         return {int(channel): float(self.channels[channel]) / middle for channel in found}
 
-    def to_json(self, settings: Settings) -> dict[str, Any]:
-        """Everything, with what follows from it; numbers of float32 as short as they can be and still be the same."""
+    def derived(self, settings: Settings) -> dict[str, Any]:
+        """What follows from the counts, as JSON."""
         ranges = {name: _short(value) for name, value in self.ranges(settings.percentile).items()}
         data: dict[str, Any] = {"status": self.status, "range": ranges.get(settings.method), "ranges": ranges}
+        data["outliers"] = {str(at): float(f"{times:.3g}") for at, times in self.outliers(settings.outlier).items()}
+        return data | {"channel_ranges": [_short(x) for x in self.channel_ranges(settings)]}
+
+    def to_json(self) -> dict[str, Any]:
+        """The counts; numbers of float32 as short as they can be and still be the same."""
+        data: dict[str, Any] = {}
         data |= {"min": _exact(self.low), "max": _exact(self.high)} if self.values else {}
         data |= {name: getattr(self, name) for name in COUNTS}
         place = dataclasses.asdict(self.place)
         data |= {key: place[key] for key in place if key != "name"} | {"dims": list(self.place.dims)}
-        data["outliers"] = {str(at): float(f"{times:.3g}") for at, times in self.outliers(settings.outlier).items()}
         data["channel_max"] = [_exact(x) for x in self.channels]
-        data["channel_ranges"] = [_short(x) for x in self.channel_ranges(settings)]
         data["histogram"] = _histogram_json(self.histogram, 0)
         groups = range(len(self.channels)) if self.by_channel is not None else ()
         data["channel_histograms"] = [_histogram_json(self.by_channel, group) for group in groups]
@@ -169,7 +178,7 @@ class Statistics:
 
     @staticmethod
     def from_json(name: str, data: Mapping[str, Any]) -> Statistics:
-        """What to_json wrote, without what follows from the counts. Raises ValueError, KeyError or TypeError for others."""
+        """What to_json wrote. Raises ValueError, KeyError or TypeError for others."""
         known = {f.name: data[f.name] for f in dataclasses.fields(Place) if f.name != "name"}
         made = Statistics(Place(name, **known | {"dims": tuple(data["dims"])}))
         for count in COUNTS:

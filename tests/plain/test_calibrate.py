@@ -283,7 +283,7 @@ def test_an_interrupted_run_goes_on(model: Path, tmp_path: Path, number: signal.
 def test_a_checkpoint_of_another_run_is_refused(model: Path, tmp_path: Path, capsys: Capture) -> None:
     data, out = texts(tmp_path / "t.txt", 10), tmp_path / "r.json"
     found = run(model, data, out)
-    ranges.write(found, tmp_path / "new.json.partial", {"done": 10})
+    ranges.write_checkpoint(found, tmp_path / "new.json.partial", 10)
     words = [str(model), "--data", str(data), "-o", str(tmp_path / "new.json")]
     texts(data, 11)
     assert "the data or the shard changed. --restart drops it" in error(words, capsys)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bertc import ranges, thresholds
 from bertc.errors import DataError
 from bertc.histogram import NARROWEST, Histogram
-from bertc.tensor_stats import Place, Settings, Statistics
+from bertc.tensor_stats import Place, Statistics
 
 BINS = 64
 FLOATS = st.floats(0, 2.0**100, width=32) | st.sampled_from([0.0, 1.0, 2.0**-90, 2.0**-140, 63.999996, 64.0])
@@ -119,6 +119,14 @@ def test_states() -> None:
     assert measured(np.array([[1.0, 2.0]])).status == "ok"
 
 
+def test_ranges_follow_what_was_counted_since() -> None:
+    found = measured(VALUES.uniform(-1, 1, (50, 4)))
+    assert found.ranges()["minmax"] < 1
+    found.add(np.full((1, 4), 3.0))
+    assert found.ranges()["minmax"] == 3
+    assert found.ranges(60.0)["percentile"] < 1 < found.ranges(100.0)["percentile"]
+
+
 def test_outlier_channels() -> None:
     array = np.ones((5, 16), np.float32)
     array[2, 3], array[4, 9] = -40, 9
@@ -131,11 +139,11 @@ def test_statistics_read_back_as_they_were(by_channel: bool) -> None:
     array = (VALUES.standard_normal((40, 5)) * 10.0 ** VALUES.integers(-20, 20, 5)).astype(np.float32)
     place = Place("t", "Conv", "a.b", ("batch", 5), 1, -1e30, by_channel)
     made = measured(array, place)
-    data = made.to_json(Settings())
+    data = made.to_json()
     found = Statistics.from_json("t", data)
     assert found.place == place and same(found.histogram, made.histogram)
     assert np.array_equal(found.channels, made.channels) and (found.low, found.high) == (made.low, made.high)
-    assert found.to_json(Settings()) == data
+    assert found.to_json() == data
     data["values"] += 1
     with pytest.raises(ValueError, match="holds 200 values where 201 were counted"):
         Statistics.from_json("t", data)
