@@ -51,13 +51,13 @@ def places(graph: Graph, also: Sequence[str] = (), by_channel: Sequence[str] = (
 
 
 def untyped(graph: Graph) -> list[str]:
-    """Tensors that would be measured if their type were known: it is not behind operators of other domains."""
+    """Tensors that would be measured if their type were known; behind operators of other domains it is not."""
     return [str(v.name) for v in dict.fromkeys(v for node in graph.model.graph for v in _wanted(node)) if v.dtype is None]
 
 
 def _wanted(node: ir.Node) -> Iterator[ir.Value]:
     if node.op_type in READERS:
-        yield from (v for v in node.inputs[:2] if _is_activation(v))
+        yield from (v for v in node.inputs[:2] if v is not None and _is_activation(v))
     if node.op_type in MAKERS:
         yield node.outputs[0]
     if node.op_type == "Add" and _is_residual(node):
