@@ -83,22 +83,16 @@ def calibrate(
     After an interruption `out` is as it was, and the checkpoint holds what was done.
     """
     log = progress or Progress()
-    tensor_stats.check(request.settings)
-    part = ranges.parse_part(request.part)
-    _check_out(out, force)
+    part = _check(request, out, force)
     with log.stage("export"):
         opened = open_source(source, options)
-    for note in opened.notes:
-        log.note(note)
     with log.stage("graph"):
         graph, form = graph_of(opened, request.target)
         found = places(graph, request.also, request.by_channel)
-    for note in _unseen(graph, found):
-        log.note(note)
     with log.stage("read data"):
         limits, encoder, audio = verification.preprocessors(graph.inputs, opened.dims, opened.assets)
         samples = rows.open_rows(request.data, graph.inputs, limits, encoder, audio)
-    for note in samples.notes:
+    for note in (*opened.notes, *_unseen(graph, found), *samples.notes):
         log.note(note)
     if not samples.size(*part):
         raise DataError(f"part {request.part} of {samples.name} is empty: it has {samples.count} samples")
@@ -110,6 +104,16 @@ def calibrate(
     ranges.write(made, out)
     ranges.remove(run.checkpoint)
     return made
+
+
+def _check(request: Request, out: Path, force: bool) -> tuple[int, int]:
+    """Refuse what cannot be before any work is done; returns the part asked for."""
+    tensor_stats.check(request.settings)
+    rows.check_path(request.data)
+    if request.target is not None:
+        targets.get(targets.parse_spec(request.target).name)
+    _check_out(out, force)
+    return ranges.parse_part(request.part)
 
 
 def _check_out(out: Path, force: bool) -> None:

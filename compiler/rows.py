@@ -77,18 +77,21 @@ def open_rows(
 
     Raises DataError for data that is missing, empty, broken or unfit, and for a model that does not take one sample at a time.
     """
-    path = Path(path)
+    check_path(path)
     _check_batch(inputs, dims)
     fit = readers.Fit(tuple(inputs), dims, 1)
     if path.is_dir():
         return _wavs(path, fit, audio)
-    if not path.is_file():
+    return _arrays(path, fit) if path.suffix.lower() == ".npz" else _texts(path, fit, encode)
+
+
+def check_path(path: Path) -> None:
+    """DataError for a file that is not there or of a type nobody reads."""
+    if not path.exists():
         raise DataError(f"no data at {path}; give a .txt, .jsonl or .npz file, or a directory of .wav files")
-    if path.suffix.lower() in (".txt", ".jsonl"):
-        return _texts(path, fit, encode)
-    if path.suffix.lower() == ".npz":
-        return _arrays(path, fit)
-    raise DataError(f"{path}: data of type {path.suffix or 'unknown'!r}; known: .txt, .jsonl, .npz, or a directory of .wav files")
+    if not path.is_dir() and path.suffix.lower() not in (".txt", ".jsonl", ".npz"):
+        kind = path.suffix or "unknown"
+        raise DataError(f"{path}: data of type {kind!r}; known: .txt, .jsonl, .npz, or a directory of .wav files")
 
 
 def _check_batch(inputs: Sequence[TensorSpec], dims: Mapping[str, Dim]) -> None:
