@@ -10,24 +10,22 @@ from __future__ import annotations
 import collections
 import dataclasses
 import hashlib
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx_ir as ir
 
-from . import fuse, ranges, reference, report, rows, targets, tensor_stats, verification
+from . import fuse, ranges, report, rows, targets, tensor_stats, verification
 from .cleanup import clean
 from .errors import ArtifactError, DataError, SourceError
 from .graph import GEMM_OPS, Graph
+from .meter import Arrays, Meter
 from .places import places, untyped
 from .progress import Advance, Progress
 from .ranges import Ranges
-from .rows import Alive, Rows
+from .rows import Rows
 from .source import Source, SourceOptions, open_source
 from .tensor_stats import Place, Settings, Statistics
 from .thresholds import METHODS
@@ -43,7 +41,6 @@ LEFT_OUT = {
     "infinite": "infinite values",
     "skipped": "tensors of samples whose padding could not be told from the rest",
 }
-Arrays = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,76 +180,6 @@ def _unseen(graph: Graph, found: Sequence[Place]) -> Iterator[str]:
     inside = sum(node.op_type in GEMM_OPS for node in hidden)
     if inside:
         yield f"{inside} GEMMs inside local functions or branches are not measured"
-
-
-class Meter:
-    """Runs a graph with the wanted tensors as its outputs, and counts what they hold."""
-
-    def __init__(self, graph: Graph, found: Sequence[Place]) -> None:
-        self._fed = {place.name for place in found} & {spec.name for spec in graph.inputs}
-        self._run = [place.name for place in found if place.name not in self._fed]
-        self._names = {str(dim) for spec in graph.inputs for dim in spec.dims if isinstance(dim, str)}
-        self._session = reference.session(reference.emulated(_with_outputs(graph, self._run)))
-
-    def run(self, row: rows.Row) -> Arrays:
-        """The wanted tensors of one sample, by name; none of a sample that is all padding."""
-        if row.dead:
-            return {}
-        fed = {name: row.feeds[name] for name in self._fed}
-        if not self._run:
-            return fed
-        try:
-            return dict(zip(self._run, self._session.run(self._run, dict(row.feeds)), strict=True)) | fed
-        except Exception as error:  # onnxruntime's exceptions share no public base class
-            raise DataError(f"the model does not run on {row.label}: {str(error).strip().splitlines()[0]}") from error
-
-    def ahead(self, samples: Iterator[rows.Row]) -> Iterator[tuple[rows.Row, Arrays]]:
-        """Each sample with its tensors; the next one runs while this one is counted."""
-        with ThreadPoolExecutor(1) as pool:
-            running: list[tuple[rows.Row, Future[Arrays]]] = []
-            for row in samples:
-                running.append((row, pool.submit(self.run, row)))
-                if len(running) > 1:
-                    before, arrays = running.pop(0)
-                    yield before, arrays.result()
-            for row, arrays in running:
-                yield row, arrays.result()
-
-    def count(self, row: rows.Row, arrays: Arrays, tensors: Mapping[str, Statistics]) -> None:
-        """Count what the tensors of one sample hold."""
-        for name, statistics in tensors.items():
-            kept = arrays[name] if row.alive is None else self._live(arrays[name], statistics.place, row.alive)
-            if kept is None:
-                statistics.skipped += 1
-                continue
-            statistics.add(kept)
-
-    def _live(self, array: np.ndarray, place: Place, alive: Alive) -> np.ndarray | None:
-        """The values at places that are not padding; None where the tensor's dims do not tell which these are."""
-        for axis, (dim, size) in enumerate(zip(place.dims, array.shape, strict=True)):
-            if isinstance(dim, int) or size == 1:
-                continue
-            names = set(re.findall(r"[A-Za-z_]\w*", dim))
-            if not names or not names <= self._names:
-                return None
-            if alive.name not in names:
-                continue
-            if size != len(alive.places):
-                return None
-            array = array.compress(alive.places, axis)
-        return array
-
-
-def _with_outputs(graph: Graph, names: Sequence[str]) -> Graph:
-    """A copy that computes these values and no more; weights are shared."""
-    from onnx_ir.passes.common import RemoveUnusedNodesPass
-
-    copy = graph.copy()
-    values = {str(v.name): v for node in copy.model.graph for v in node.outputs}
-    copy.model.graph.outputs.clear()
-    copy.model.graph.outputs.extend(values[name] for name in names)
-    RemoveUnusedNodesPass()(copy.model)
-    return copy
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ import onnx
 import pytest
 import tiny
 
-from bertc import calibrate, cli, ranges, reference
+from bertc import calibrate, cli, meter, ranges, reference
 from bertc.errors import DataError
 from bertc.graph import load
 from bertc.text import Encoder
@@ -352,7 +352,7 @@ def test_one_json_document(model: Path, tmp_path: Path, capsys: Capture) -> None
 
 def test_the_copy_shares_weights(model: Path) -> None:
     graph = load(model)
-    copy = calibrate._with_outputs(graph, ["q"])
+    copy = meter.with_outputs(graph, ["q"])
     assert [spec.name for spec in copy.outputs] == ["q"] and len(graph.outputs) == 1
     assert copy.model.graph.initializers["wq"].const_value is graph.model.graph.initializers["wq"].const_value
     assert "wo" not in copy.model.graph.initializers

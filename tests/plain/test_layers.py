@@ -14,7 +14,7 @@ COMPILER = ROOT / "compiler"
 # Top to bottom: a module imports only what stands below it (at module level; a late import inside a function may look up).
 ORDER = (
     "__main__ cli pipeline doctor inspection calibrate verification export_check fuse recipe report targets prove proof_feeds "
-    "subgraph canonical bodies builder fusions cleanup dims families rewrite ranges places artifact precision "
+    "subgraph canonical bodies builder fusions cleanup dims families rewrite ranges places meter artifact precision "
     "source onnx_source torch_export heads exported assets hub checkpoint factory reference metrics decisions goldens "
     "rows tensor_stats thresholds histogram readers data text progress runner profiles graph onnx_file errors"
 ).split()
