@@ -8,6 +8,7 @@ BERT of two layers and width 64: what grows with the number of samples would sho
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
 import tempfile
@@ -31,8 +32,13 @@ SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 
 
 def run() -> str:
+    before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
-        return timed(Path(folder)) + "\n\n" + weighed(Path(folder))
+        found = timed(Path(folder)) + "\n\n" + weighed(Path(folder))
+    busy = (
+        f"Load of the machine's {os.cpu_count()} cores: {before:.1f} before, {os.getloadavg()[0]:.1f} after (1 minute's average)."
+    )
+    return f"{found}\n\n{busy}"
 
 
 def exported(checkpoint: Path, folder: Path) -> Path:
