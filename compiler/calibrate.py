@@ -219,10 +219,10 @@ class Run:
         """
         size, written, whole = self.samples.size(*self.part), time.monotonic(), True
         try:
-            for row, arrays in self.meter.ahead(self.samples.part(*self.part, done)):
-                whole = False  # from here on some tensors have counted the sample and others have not
-                self._count(row, arrays, made)
-                done += 1
+            for some in self.meter.ahead(self.samples.part(*self.part, done)):
+                whole = False  # from here on some tensors have counted the samples and others have not
+                self._count(some, made)
+                done += len(some)
                 whole = True
                 advance(done, size)
                 if time.monotonic() - written >= self.seconds:
@@ -239,14 +239,13 @@ class Run:
             return "nothing was written"
         return f"{self.checkpoint} keeps what was counted; the same command goes on from there"
 
-    def _count(self, row: rows.Row, arrays: Arrays, made: Ranges) -> None:
-        if row.dead:
-            made.totals["dead"] += 1
-            return
-        self.meter.count(row, arrays, made.tensors)
-        made.totals["tokens"] += row.tokens
-        made.totals["truncated"] += row.truncated
-        made.totals["samples"] += 1
+    def _count(self, some: Sequence[tuple[rows.Row, Arrays]], made: Ranges) -> None:
+        live = [each for each in some if not each[0].dead]
+        self.meter.count(live, made.tensors)
+        made.totals["dead"] += len(some) - len(live)
+        made.totals["samples"] += len(live)
+        made.totals["tokens"] += sum(row.tokens for row, _ in live)
+        made.totals["truncated"] += sum(row.truncated for row, _ in live)
 
 
 def _changes(fresh: Ranges, found: Ranges) -> list[str]:

@@ -15,6 +15,7 @@ from .rows import Alive, Row
 from .tensor_stats import Place, Statistics
 
 Arrays = dict[str, np.ndarray]
+TOGETHER = 256  # tokens that are counted at once: enough that numpy counts and does not wait, and little memory
 
 
 class Meter:
@@ -38,29 +39,33 @@ class Meter:
         except Exception as error:  # onnxruntime's exceptions share no public base class
             raise DataError(f"the model does not run on {row.label}: {str(error).strip().splitlines()[0]}") from error
 
-    def ahead(self, samples: Iterator[Row]) -> Iterator[tuple[Row, Arrays]]:
-        """Each sample with its tensors; the next one runs while this one is counted."""
+    def ahead(self, samples: Iterator[Row]) -> Iterator[list[tuple[Row, Arrays]]]:
+        """Samples with their tensors, some short ones at a time; the next one runs while these are counted."""
         with ThreadPoolExecutor(1) as pool:
+            made: list[tuple[Row, Arrays]] = []
             running: list[tuple[Row, Future[Arrays]]] = []
             for row in samples:
                 running.append((row, pool.submit(self.run, row)))
                 if len(running) > 1:
                     before, arrays = running.pop(0)
-                    yield before, arrays.result()
-            for row, arrays in running:
-                yield row, arrays.result()
+                    made.append((before, arrays.result()))
+                if sum(each.tokens for each, _ in made) >= TOGETHER or len(made) >= TOGETHER // 16:
+                    yield made
+                    made = []
+            yield made + [(row, arrays.result()) for row, arrays in running]
 
-    def count(self, row: Row, arrays: Arrays, tensors: Mapping[str, Statistics]) -> None:
-        """Count what the tensors of one sample hold."""
+    def count(self, samples: Sequence[tuple[Row, Arrays]], tensors: Mapping[str, Statistics]) -> None:
+        """Count what the tensors of some samples hold."""
         for name, statistics in tensors.items():
-            kept = arrays[name] if row.alive is None else self._live(arrays[name], statistics.place, row.alive)
-            if kept is None:
-                statistics.skipped += 1
-                continue
-            statistics.add(kept)
+            found = [a[name] if r.alive is None else self._live(a[name], statistics.place, r.alive) for r, a in samples]
+            kept = [array for array in found if array is not None]
+            statistics.skipped += len(found) - len(kept)
+            statistics.add(*kept)
 
     def _live(self, array: np.ndarray, place: Place, alive: Alive) -> np.ndarray | None:
         """The values at places that are not padding; None where the tensor's dims do not tell which these are."""
+        if len(place.dims) != array.ndim:
+            return None
         for axis, (dim, size) in enumerate(zip(place.dims, array.shape, strict=True)):
             if isinstance(dim, int) or size == 1:
                 continue

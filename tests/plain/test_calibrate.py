@@ -24,6 +24,7 @@ from bertc.graph import load
 from bertc.text import Encoder
 
 Capture = pytest.CaptureFixture[str]
+MANY = 3000  # texts: some seconds
 SENTENCES = ["two words", "and more words and more", "two", "more and more two and two words and more"]
 
 
@@ -256,28 +257,37 @@ def test_unlike_ranges_do_not_merge(model: Path, tmp_path: Path, capsys: Capture
         assert said in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.fixture(scope="module")
+def undisturbed(model: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The file of a run over MANY texts that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run(model, texts(folder / "t.txt", MANY), folder / "r.json")
+    return (folder / "r.json").read_bytes()
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_goes_on(model: Path, tmp_path: Path, number: signal.Signals, capsys: Capture) -> None:
+def test_an_interrupted_run_goes_on(
+    model: Path, tmp_path: Path, number: signal.Signals, undisturbed: bytes, capsys: Capture
+) -> None:
     """Killed at a random moment between the first checkpoint and the end."""
-    data, out = texts(tmp_path / "t.txt", 600), tmp_path / "r.json"
+    data, out = texts(tmp_path / "t.txt", MANY), tmp_path / "r.json"
     words = ["calibrate", str(model), "--data", str(data), "-o", str(out), "--checkpoint", "0"]
     partial = tmp_path / "r.json.partial"
     with subprocess.Popen([sys.executable, "-m", "bertc", *words], stderr=subprocess.PIPE, text=True) as child:
         until = time.monotonic() + 60
         while not partial.exists() and time.monotonic() < until:
             time.sleep(0.01)
-        time.sleep(random.random() / 2)
+        time.sleep(random.random() / 5)
         child.send_signal(number)
         _, err = child.communicate(timeout=60)
     assert child.returncode == (-9 if number == signal.SIGKILL else 130), err
     assert number == signal.SIGKILL or "the same command goes on from there" in " ".join(err.split())
     done = json.loads(partial.read_text())["done"]
-    assert 0 < done < 600 and not out.exists()
+    assert 0 < done < MANY and not out.exists()
     assert cli.run(words[:-2]) == 0
-    assert f"going on after {done} of 600 samples" in " ".join(capsys.readouterr().err.split())
+    assert f"going on after {done} of {MANY} samples" in " ".join(capsys.readouterr().err.split())
     assert sorted(os.listdir(tmp_path)) == ["r.json", "t.txt"]
-    run(model, data, tmp_path / "undisturbed.json")
-    assert out.read_bytes() == (tmp_path / "undisturbed.json").read_bytes()
+    assert out.read_bytes() == undisturbed
 
 
 def test_a_checkpoint_of_another_run_is_refused(model: Path, tmp_path: Path, capsys: Capture) -> None:
