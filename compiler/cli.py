@@ -63,7 +63,8 @@ def _option(field: Any) -> Callable[[Command], Command]:
     return click.option(flag, field.name, type=int if kind == "int" else str, default=None, help=help_text)
 
 
-SOURCE_OPTIONS = ("task", "revision", "allow_pickle", "trust_remote_code", "ids", "opset", "seed", "goldens", "data")
+MODEL_OPTIONS = ("task", "revision", "allow_pickle", "trust_remote_code", "ids", "opset")
+SOURCE_OPTIONS = (*MODEL_OPTIONS, "seed", "goldens", "data")
 
 
 @cli.command()
@@ -193,6 +194,53 @@ def fuse(
 
 
 @cli.command()
+@click.argument("references", metavar="SOURCE | --merge RANGES...", nargs=-1, required=True)
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="the file of ranges to write, as ranges.json")
+@click.option("--force", is_flag=True, help="replace a file that is there")
+@click.option("--data", type=click.Path(path_type=Path), help="texts (.txt, .jsonl), arrays (.npz) or a directory of .wav")
+@click.option("--merge", is_flag=True, help="make one of several files of ranges, each from its own part of the data")
+@click.option("--target", help="name tensors as in the graph lowered for this target, not as in the source's own graph")
+@click.option("--method", default="percentile", show_default=True, help="minmax, percentile, entropy or mse; all are listed")
+@click.option("--percentile", default=99.99, show_default=True, help="of the magnitudes, for that method")
+@click.option("--outlier", default=10.0, show_default=True, help="list channels this many times above the median channel")
+@click.option(
+    "--shard", "part", default="1/1", help="calibrate one part of the data: 1/4 is every fourth sample; --merge the files"
+)
+@click.option("--tensor", "also", multiple=True, help="measure tensors of this name too (* matches anything); repeatable")
+@click.option(
+    "--per-channel", "by_channel", multiple=True, help="ranges per channel for tensors or modules so called; repeatable"
+)
+@click.option("--checkpoint", default=30.0, show_default=True, help="seconds between checkpoints, from which a run goes on")
+@click.option("--restart", is_flag=True, help="begin anew in place of going on from the checkpoint of an interrupted run")
+@recipe_options(*MODEL_OPTIONS)
+@JSON
+def calibrate(
+    references: Sequence[str], out: Path, force: bool, data: Path | None, merge: bool, as_json: bool, **options: Any
+) -> None:
+    """Measure the ranges of SOURCE's activations over --data in one pass, for INT8. An interrupted run goes on where it was."""
+    from . import calibrate as calibration
+
+    log = _progress()
+    if merge:
+        found = calibration.merge([Path(name) for name in references], out, force=force)
+    elif len(references) > 1:
+        raise InputError(f"one SOURCE at a time: {' '.join(references)}; to make one of several files of ranges say --merge")
+    elif data is None:
+        raise InputError("calibration needs data that is like what the model will see: --data texts.txt")
+    else:
+        recipe = _recipe(references[0], log, {name: options.pop(name) for name in MODEL_OPTIONS})
+        restart = options.pop("restart")
+        request = calibration.request(data, **options)
+        found = calibration.calibrate(
+            recipe.source, request, out, options=recipe.source_options, force=force, restart=restart, progress=log
+        )
+    _console().print(calibration.table(found))
+    log.say(f"{out}: {calibration.summary(found)}")
+    if as_json:
+        _print_json(calibration.overview(found))
+
+
+@cli.command()
 @click.argument("path", type=click.Path(path_type=Path), metavar="ARTIFACT|MODEL.onnx")
 @click.option("--kernels", is_flag=True, help="list every kernel of an engine")
 @JSON
@@ -301,15 +349,21 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BertcError as error:
         click.echo(f"error: {error}", err=True)
         return _failed(words, str(error), error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted: nothing was written", err=True)
-        return _failed(words, "interrupted: nothing was written", 130)
+    except (KeyboardInterrupt, click.Abort) as error:
+        said = f"interrupted: {_reason(error) or 'nothing was written'}"
+        click.echo(said, err=True)
+        return _failed(words, said, 130)
     except OSError as error:
         # On a disk that is quite full, Python finds no folder for temporary files and says so with another number.
         full = error.errno in NO_ROOM or "No usable temporary directory" in str(error)
         return _disk_full(words, error) if full else _bug(words, error)
     except Exception as error:  # noqa: BLE001 - the last resort: said as a bug, with its traceback, never hidden
         return _bug(words, error)
+
+
+def _reason(error: BaseException) -> str:
+    """What a command said when it was interrupted; click puts an Abort in the place of its exception."""
+    return str(error if isinstance(error, KeyboardInterrupt) else error.__cause__ or "")
 
 
 def _disk_full(words: Sequence[str], error: OSError) -> int:

@@ -223,7 +223,7 @@ def synthetic(graph: Graph, dims: Mapping[str, Dim], seed: int = 0, max_elements
     bounds = index_bounds(graph)
     masked = any(is_mask(spec.name, spec.dtype) for spec in graph.inputs)
     samples = []
-    for plan in _plans(used, _batch_dim(graph.inputs, used), masked, max_elements):
+    for plan in _plans(used, batch_dim(graph.inputs, used), masked, max_elements):
         feeds = _feeds(graph.inputs, plan, used, bounds, rng)
         dead = dead_rows(feeds)
         if plan.kind != "dead" or dead:
@@ -245,7 +245,7 @@ def _used_dims(inputs: Sequence[TensorSpec], dims: Mapping[str, Dim]) -> dict[st
     return used
 
 
-def _batch_dim(inputs: Sequence[TensorSpec], used: Mapping[str, Dim]) -> str | None:
+def batch_dim(inputs: Sequence[TensorSpec], used: Mapping[str, Dim]) -> str | None:
     """The dimension that counts rows: "batch", else the leading one of the first input that has another named one after it."""
     if "batch" in used:
         return "batch"
