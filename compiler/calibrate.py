@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from . import fuse, ranges, report, rows, targets, tensor_stats, verification
+from .builder import OPSET
 from .cleanup import clean
-from .errors import ArtifactError, DataError, SourceError
+from .errors import ArtifactError, DataError, NotFused, SourceError
 from .graph import GEMM_OPS, Graph
 from .meter import Arrays, Meter
 from .places import places, untyped
@@ -127,11 +128,14 @@ def graph_of(source: Source, target: str | None) -> tuple[Graph, str]:
     if target is not None:
         spec = targets.parse_spec(target)
         found = targets.get(spec.name)
-        graph = source.graph
-        if found.FUSES and graph.opset >= fuse.OLDEST:
-            graph = fuse.fuse(graph, source.dims, lowerings={str(spec): targets.lowerings(spec)}).graph
-        return found.lower(graph, spec.sms), f"lowered for {spec.name}"
-    if source.graph.opset < fuse.OLDEST:
+        if not found.FUSES:
+            return found.lower(source.graph, spec.sms), f"lowered for {spec.name}"
+        try:
+            fused = fuse.fuse(source.graph, source.dims, lowerings={str(spec): targets.lowerings(spec)}).graph
+        except NotFused as why:  # as `bertc build` does
+            return found.lower(source.graph, spec.sms), f"lowered for {spec.name}, not fused: {why}"
+        return found.lower(fused, spec.sms), f"lowered for {spec.name}"
+    if source.graph.opset < OPSET:
         return source.graph, f"as it is (opset {source.graph.opset})"
     return clean(source.graph), "cleaned"
 

@@ -25,7 +25,7 @@ class Meter:
         self._fed = {place.name for place in found} & {spec.name for spec in graph.inputs}
         self._run = [place.name for place in found if place.name not in self._fed]
         self._names = {str(dim) for spec in graph.inputs for dim in spec.dims if isinstance(dim, str)}
-        self._session = reference.session(reference.emulated(with_outputs(graph, self._run)))
+        self._session, self._weights = reference.session(reference.emulated(with_outputs(graph, self._run)))
 
     def run(self, row: Row) -> Arrays:
         """The wanted tensors of one sample, by name; none of a sample that is all padding."""
@@ -35,7 +35,7 @@ class Meter:
         if not self._run:
             return fed
         try:
-            return dict(zip(self._run, self._session.run(self._run, dict(row.feeds)), strict=True)) | fed
+            return dict(zip(self._run, self._session.run(self._run, {**self._weights, **row.feeds}), strict=True)) | fed
         except Exception as error:  # onnxruntime's exceptions share no public base class
             raise DataError(f"the model does not run on {row.label}: {str(error).strip().splitlines()[0]}") from error
 

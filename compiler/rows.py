@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import data, readers
+from . import data, readers, tables
 from .errors import DataError
 from .graph import TensorSpec, hash_file
 from .profiles import Dim
@@ -108,7 +108,7 @@ def _texts(path: Path, fit: readers.Fit, encode: Encoder | None) -> Rows:
     if not count:
         raise DataError(f"{path} is empty: nothing would be measured; give one text or more")
 
-    def make(row: readers.Row) -> Row:
+    def make(row: tables.Row) -> Row:
         sample, cut = reader.sample([row])
         return dataclasses.replace(unpadded(sample.feeds, fit, sample.origins[0]), truncated=bool(cut))
 
