@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import artifact, confidence, data, goldens, metrics, targets
+from . import artifact, data, goldens, metrics, targets
 from .artifact import Artifact
 from .confidence import FAILED, PASSED, UNDECIDED
 from .data import Data, Sample
-from .decisions import decides
 from .errors import DataError, Missing, RecipeError, SourceError, nearest
 from .graph import Graph, TensorSpec
 from .labels import Labels
@@ -192,8 +191,6 @@ def find_truth(found: Artifact, data_path: Path | None, against: str | None, ope
     labels = Labels.from_assets(found.task, found.assets, found.outputs)
     read = read_data(data_path, found.inputs, found.dims, found.assets, found.profiles, labels)
     labelled = any(sample.labels for sample in read.samples)
-    if labelled or decides(found.task):
-        confidence.scipy_stats()  # said before minutes of work
     try:
         outputs, notes = _answer(found, against, open_reference), read.notes
     except (Missing, SourceError) as error:

@@ -34,6 +34,13 @@ def built(source: Path) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def half(source: Path) -> Path:
+    out = source.parent / "fp16"
+    assert cli.run(["build", str(source), "--fp16", "--target", "onnxruntime", "-o", str(out)]) == 0
+    return out
+
+
 def flat(text: str) -> str:
     """What was said, whatever the width it was wrapped at."""
     return " ".join(text.split())
@@ -78,7 +85,7 @@ def test_both_ways_to_start() -> None:
         assert "No such command 'nonsense'" in done.stderr
 
 
-# Errors: (words, exit code, what must be said); {m} is an .onnx file, {o} an output that is not there, {a} an artifact
+# Errors: (words, exit code, what must be said); {m} is an .onnx file, {o} an output that is not there, {a} an artifact, {h} one of fp16
 
 ERRORS = [
     ("bild {m}", 2, ("No such command 'bild'",)),
@@ -111,15 +118,17 @@ ERRORS = [
     ("inspect {o}", 2, ("{o} is not a bertc artifact",)),
     ("inspect {o}/m.onnx", 2, ("not a bertc artifact", "no such directory")),
     ("doctor --jso", 2, ("No such option", "--json")),
-    ("verify {a} --budget rel=1e-30", 1, ("is over its budget", "last_hidden_state: relative error", "wanted at most 1e-30")),
-    ("build {m} -o {o} --fp32 --target onnxruntime --budget rel=1e-30", 1, ("over its budget", "nothing was written")),
+    ("verify {h} --budget rel=1e-30", 1, ("is over its budget", "last_hidden_state: relative error", "wanted at most 1e-30")),
+    ("build {m} -o {o} --fp16 --target onnxruntime --budget rel=1e-30", 1, ("over its budget", "nothing was written")),
 ]
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=[line for line, *_ in ERRORS])
-def test_errors(error: tuple[str, int, tuple[str, ...]], source: Path, built: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_errors(
+    error: tuple[str, int, tuple[str, ...]], source: Path, built: Path, half: Path, tmp_path: Path, capsys: Capture
+) -> None:
     line, code, said = error
-    names = {"m": source, "o": tmp_path / "o", "a": built}
+    names = {"m": source, "o": tmp_path / "o", "a": built, "h": half}
     words = [word.format(**names) for word in line.split()]
     assert cli.run(words) == code
     out, err = capsys.readouterr()

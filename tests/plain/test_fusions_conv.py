@@ -73,9 +73,9 @@ def test_golden() -> None:
 
 
 def test_a_weight_of_direction_and_length_is_one_constant() -> None:
-    _, after, _ = fuse("weight_norm", rules("weight_norm").EXAMPLES[0])
+    before, after, _ = fuse("weight_norm", rules("weight_norm").EXAMPLES[0])
     assert [line.partition("(")[0] for line in lines(after)] == ["Conv"]
-    constants = {v.name: v.const_value.numpy().astype(np.float64) for v in after.model.graph.initializers.values()}
+    constants = {v.name: v.const_value.numpy().astype(np.float64) for v in before.model.graph.initializers.values()}
     made = after.model.graph[0].inputs[1].const_value.numpy()
     v, g = constants["v"], constants["g"]
     wanted = np.stack([g[..., k] * v[..., k] / np.linalg.norm(v[..., k]) for k in range(3)], -1)

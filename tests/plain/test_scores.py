@@ -229,5 +229,3 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch):
     monkeypatch.setattr(scores, "importlib", types.SimpleNamespace(import_module=absent))
     with pytest.raises(Missing, match=r"needs jiwer .*pip install 'bertc\[metrics\]'"):
         scored(Labels("ctc", symbols={0: "<pad>"}), ["A"], {"logits": np.zeros((1, 4, 2))})
-    with pytest.raises(Missing, match=r"intervals need scipy .*pip install 'bertc\[metrics\]'"):
-        scores.confidence.scipy_stats()

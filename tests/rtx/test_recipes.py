@@ -36,9 +36,12 @@ def kernels(manifests: dict[str, dict]) -> dict:
 def test_bert_ranker_scores_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifests = built("bert-ranker", tmp_path / "out")
     assert kernels(manifests)["layers"][1:-1] == [8] * 4
-    (tmp_path / "pairs.jsonl").write_text("\n".join(json.dumps({"text": a, "text_pair": b}) for a, b in BIGRAMS) + "\n")
-    capsys.readouterr()
-    assert run(["verify", str(tmp_path / "out"), "--data", str(tmp_path / "pairs.jsonl"), "--json"]) == 0
+    pairs = [(f"{a} {i % 7}", f"{b} {i % 11}") for i in range(400) for a, b in BIGRAMS]
+    for name, rows, code in (("few", BIGRAMS, 1), ("many", pairs, 0)):  # what the recipe wants, few pairs cannot show
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("\n".join(json.dumps({"text": a, "text_pair": b}) for a, b in rows) + "\n")
+        capsys.readouterr()
+        assert run(["verify", str(tmp_path / "out"), "--data", str(file), "--json"]) == code
     verdicts = json.loads(capsys.readouterr().out)["artifacts"]
     assert len(verdicts) == 2 and all(verdict["data"] != "goldens" for verdict in verdicts)
     runner = bertc.load(tmp_path / "out" / "onnxruntime-fp32")
@@ -54,8 +57,8 @@ def test_xlmr_classifier(tmp_path: Path) -> None:
 def test_student_is_three_layers_of_its_teacher(tmp_path: Path) -> None:
     manifests = built("student-12-to-3", tmp_path / "out")
     assert len(kernels(manifests)["layers"]) == 3
-    assert manifests["onnxruntime-fp32"]["passes"] is None
-    assert [a["rule"] for a in manifests["tensorrt-rtx-sm89-fp16"]["passes"]["applied"]].count("attention") == 3
+    for manifest in manifests.values():
+        assert [a["rule"] for a in manifest["passes"]["applied"]].count("attention") == 3
 
 
 OWN = {
