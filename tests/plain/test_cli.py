@@ -85,7 +85,7 @@ def test_both_ways_to_start() -> None:
         assert "No such command 'nonsense'" in done.stderr
 
 
-# Errors: (words, exit code, what must be said); {m} is an .onnx file, {o} an output that is not there, {a} an artifact, {h} one of fp16
+# Errors: (words, exit code, what must be said); {m} is an .onnx file, {o} an absent output, {a} an artifact, {h} one of fp16
 
 ERRORS = [
     ("bild {m}", 2, ("No such command 'bild'",)),
