@@ -50,7 +50,7 @@ AUDIO = {
 STABLE = {**AUDIO, "feat_extract_norm": "layer", "do_stable_layer_norm": True}
 WHISPER = {**BART, "num_mel_bins": 16, "max_source_positions": FRAMES // 2, "max_target_positions": 40, "pad_token_id": 0}
 VIT = {**SIZE, "image_size": 32, "patch_size": 8}
-SEW = {**AUDIO, "squeeze_factor": 2}
+SEW = {**AUDIO, "squeeze_factor": 2, "conv_dim": (32, 32, 32), "conv_kernel": (10, 3, 2), "conv_stride": (5, 2, 2)}
 
 
 @dataclasses.dataclass(frozen=True)

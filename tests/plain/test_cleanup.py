@@ -1,20 +1,14 @@
-"""Clean-up before matching: one spelling of shapes, weights untouched, and attention found in what exporters really write."""
+"""Clean-up before matching: one spelling of shapes, weights untouched."""
 
 from __future__ import annotations
-
-import contextlib
-import io
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
-from fusing import fused
-from models import AUDIO, DISTIL, LAYER, TEXT, run_graph
+from models import run_graph
 
 from bertc import cleanup, reference
-from bertc.graph import Graph, load
+from bertc.graph import Graph
 
 HEAD = '<ir_version: 10, opset_import: ["" : 20]>\n'
 
@@ -138,51 +132,6 @@ def test_the_graph_given_and_metadata_stay() -> None:
     graph = cleanup.clean(Graph(model))
     assert str(model) == before
     assert [node.metadata_props.get("place") for node in graph.model.graph] == ["encoder"]
-
-
-# class, config; MPNet has no sdpa attention in transformers.
-FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "Bert": ("Bert", TEXT),
-    "DistilBert": ("DistilBert", DISTIL),
-    "Roberta": ("Roberta", {**TEXT, "type_vocab_size": 1}),
-    "Electra": ("Electra", {**TEXT, "embedding_size": 16}),
-    "Albert": ("Albert", {**TEXT, "embedding_size": 16}),
-    "MPNet": ("MPNet", TEXT),
-    "Wav2Vec2": ("Wav2Vec2", {**AUDIO, **LAYER}),
-    "Hubert": ("Hubert", AUDIO),
-}
-EXPORTS = [(family, form) for family in FAMILIES for form in ("eager", "sdpa") if (family, form) != ("MPNet", "sdpa")]
-
-
-def exported(family: str, form: str, path: Path) -> Graph:
-    """The dynamo export of a seeded model of two layers."""
-    import torch
-    import transformers
-
-    name, settings = FAMILIES[family]
-    torch.manual_seed(0)
-    config = getattr(transformers, f"{name}Config")(**settings)
-    config._attn_implementation = form
-    model = getattr(transformers, f"{name}Model")(config).eval()
-    audio = "conv_kernel" in settings
-    feeds = (torch.randn(2, 400),) if audio else (torch.randint(5, 119, (2, 7)), torch.ones(2, 7, dtype=torch.long))
-    dims = tuple({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for _ in feeds)
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        torch.onnx.export(
-            model, feeds, path, dynamo=True, opset_version=20, dynamic_shapes=dims, external_data=False, verbose=False
-        )
-    return load(path)
-
-
-@pytest.fixture(scope="session")
-def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Graph]:
-    folder = tmp_path_factory.mktemp("exports")
-    return {(family, form): exported(family, form, folder / f"{family}-{form}.onnx") for family, form in EXPORTS}
-
-
-def test_every_attention_of_real_exports_is_found(exports: dict[tuple[str, str], Graph]) -> None:
-    found = {key: fused(cleanup.clean(graph))[1].counts().get("attention", 0) for key, graph in exports.items()}
-    assert found == dict.fromkeys(EXPORTS, 2)
 
 
 def test_a_bias_filled_where_nobody_looks_is_a_bias_and_a_mask() -> None:

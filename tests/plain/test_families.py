@@ -28,12 +28,17 @@ def committed() -> dict[str, Any]:
     return json.loads((FOLDER / golden.COUNTS).read_text("utf-8"))
 
 
+# test_families_seq2seq.py exports these and holds them to their promise.
+ELSEWHERE = {"gpt2-step", "bert-step", "bert-decoder", "t5-decoder", "whisper-decoder"}
+
+
 def test_the_goldens_are_there() -> None:
     """An empty folder would pass every other test."""
     assert {golden.name_of(path) for path in GOLDENS} == set(committed())
     models = {name.partition(".")[0] for name in committed()}
     assert models == set(zoo.ROWS) - set(zoo.TABLE_ONLY)
-    assert set(families.FAMILIES) <= {zoo.family(name) for name in models}, "a promise without a model in benchmarks/zoo.py"
+    held = {zoo.family(name) for name in models} | ELSEWHERE
+    assert set(families.FAMILIES) <= held, "a promise without a model in benchmarks/zoo.py"
 
 
 def test_no_golden_is_older_than_the_pinned_exporters() -> None:
