@@ -147,6 +147,7 @@ def open_artifact_source(path: Path) -> Source:
     if found.precision != "fp32":
         raise ArtifactError(f"{path} is typed {found.precision} already; build from the export or the source it was made from")
     made = found.manifest["source"]
+    lowered = (f"{path} was fused and lowered for {found.target}: rules may find less in it than in an export (bertc export)",)
     return Source(
         reference=made["reference"],
         kind=made["kind"],
@@ -157,7 +158,8 @@ def open_artifact_source(path: Path) -> Source:
         run=None,
         assets=found.assets,
         revision=made["revision"],
-        notes=(*made["notes"], f"built from an export of {made['reference']}; its goldens are the truth"),
+        notes=(*made["notes"], f"built from an export of {made['reference']}; its goldens are the truth")
+        + (lowered if found.manifest.get("passes") else ()),
         versions=found.manifest.get("tools", {}),
         options=SourceOptions(**made["options"]),
         goldens=path / GOLDENS,

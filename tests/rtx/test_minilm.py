@@ -121,7 +121,7 @@ def test_encode_reads_the_artifact_tokenizer(built: Path) -> None:
         runner.run({**feeds, "input_ids": feeds["input_ids"][0]})
 
 
-def test_verify_in_an_environment_without_torch(built: Path, texts: Path, tmp_path: Path) -> None:
+def test_verify_in_an_environment_without_torch(built: Path, export: Path, texts: Path, tmp_path: Path) -> None:
     """A real virtual environment with `bertc[rtx,cpu]` and nothing else."""
     home = tmp_path / "venv"
     venv.create(home, with_pip=True)
@@ -143,7 +143,7 @@ def test_verify_in_an_environment_without_torch(built: Path, texts: Path, tmp_pa
     assert done.returncode == 3, done.stderr
     assert "bertc[export]" in done.stderr
     rebuilt = tmp_path / "rebuilt"
-    done = bertc_there("build", str(_export_of(built, tmp_path)), "--target", "tensorrt-rtx:sm89=fp16", "-o", str(rebuilt))
+    done = bertc_there("build", str(export), "--target", "tensorrt-rtx:sm89=fp16", "-o", str(rebuilt))
     assert done.returncode == 0, done.stderr
     assert hash_file(rebuilt / "engine.plan") == hash_file(built / "tensorrt-rtx-sm89-fp16" / "engine.plan")
 
@@ -157,11 +157,6 @@ def _source(tmp_path: Path) -> Path:
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, copy / name)
     return copy
-
-
-def _export_of(built: Path, tmp_path: Path) -> Path:
-    """Any fp32 artifact is a source; the ONNX Runtime one holds the export's graph."""
-    return Path(shutil.copytree(built / "onnxruntime-fp32", tmp_path / "export"))
 
 
 def test_second_environment_at_another_path_gives_the_same_bytes(built: Path, minilm: Path, tmp_path: Path) -> None:
