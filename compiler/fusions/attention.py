@@ -80,6 +80,27 @@ def _same_leading(value: ir.Value, x: ir.Value) -> bool:
     return all(same_dim(a, b) for a, b in zip(value.shape[:2], x.shape[:2], strict=True))
 
 
+def check_separate(m: dict[str, Any]) -> pattern.MatchResult:
+    """Three projections of one size, and their shapes."""
+    shapes = {tuple(m[f"w{name}"].const_value.shape.numpy()) for name in NAMES}
+    if len(shapes) != 1:
+        return pattern.MatchResult().fail("q, k and v are of different sizes", m["wk"])
+    return check_shapes(m, shapes.pop()[1])
+
+
+def check_packed(m: dict[str, Any]) -> pattern.MatchResult:
+    """One projection, cut along its last axis into three of one size, and their shapes."""
+    result = pattern.MatchResult()
+    parts = [m[f"part_{name}"] for name in NAMES]
+    axis = parts[0].producer().attributes.get("axis")
+    if axis is None or axis.as_int() not in (-1, 2) or any(p.shape is None or len(p.shape) != 3 for p in parts):
+        return result.fail("the packed projection is not split along its last axis", parts[0])
+    width = m["w"].const_value.shape[1]
+    if width % 3 or any(part.shape[2] != width // 3 for part in parts):
+        return result.fail("q, k and v are of different sizes", parts[0])
+    return check_shapes(m, width // 3)
+
+
 def scale_of(m: dict[str, Any]) -> float:
     factor = number(m.get("scale_q"))
     return m["sdpa"].producer().attributes["scale"].as_float() * (1.0 if factor is None else factor)
@@ -92,10 +113,7 @@ class SelfAttention(pattern.RewriteRuleClassBase):
         return merged(op, *(heads(op, projected(op, x, name), name) for name in NAMES))
 
     def check(self, context, **m):
-        shapes = {tuple(m[f"w{name}"].const_value.shape.numpy()) for name in NAMES}
-        if len(shapes) != 1:
-            return pattern.MatchResult().fail("q, k and v are of different sizes", m["wk"])
-        return check_shapes(m, shapes.pop()[1])
+        return check_separate(m)
 
     def rewrite(self, op, **m):
         weight = op.initializer(packed([m[f"w{name}"] for name in NAMES], axis=1))
@@ -114,15 +132,7 @@ class PackedAttention(pattern.RewriteRuleClassBase):
         return merged(op, *(heads(op, part, name) for part, name in zip(parts, NAMES, strict=True)))
 
     def check(self, context, **m):
-        result = pattern.MatchResult()
-        parts = [m[f"part_{name}"] for name in NAMES]
-        axis = parts[0].producer().attributes.get("axis")
-        if axis is None or axis.as_int() not in (-1, 2) or any(p.shape is None or len(p.shape) != 3 for p in parts):
-            return result.fail("the packed projection is not split along its last axis", parts[0])
-        width = m["w"].const_value.shape[1]
-        if width % 3 or any(part.shape[2] != width // 3 for part in parts):
-            return result.fail("q, k and v are of different sizes", parts[0])
-        return check_shapes(m, width // 3)
+        return check_packed(m)
 
     def rewrite(self, op, **m):
         count = m["w"].const_value.shape[1] // 3 // m["split_q"].shape[3]

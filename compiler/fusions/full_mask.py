@@ -17,7 +17,7 @@ from onnxscript.rewriter import pattern
 from ..dims import number
 from ..graph import DOMAIN, Graph
 from ..rewrite import Applied, Change, Match, Prove, Refusal, united
-from .mask import _dependencies, _slice
+from .mask import dependencies, made_by
 
 NAME = "full_mask"
 RULES: list[pattern.RewriteRule] = []
@@ -32,7 +32,7 @@ def apply(graph: Graph, prove: Prove | None = None) -> tuple[Graph, Change]:
     """
     copy = graph.copy()
     applied, refusals = list[Applied](), list[Refusal]()
-    depends = _dependencies(copy.model.graph)
+    depends = dependencies(copy.model.graph)
     for node in copy.model.graph:
         mask = node.inputs[MASK] if (node.domain, node.op_type) == (DOMAIN, "FusedSdpa") and len(node.inputs) > MASK else None
         if mask is None or depends.get(mask):
@@ -53,7 +53,7 @@ def apply(graph: Graph, prove: Prove | None = None) -> tuple[Graph, Change]:
 
 def _proven(node: ir.Node, mask: ir.Value, depends: Mapping[ir.Value, frozenset[ir.Value]], prove: Prove) -> float | str:
     bare = ir.Node(node.domain, node.op_type, node.inputs[:MASK], list(node.attributes.values()), name=f"{node.name}.proof")
-    made = _slice(mask, depends) if mask in depends else []  # a constant has no nodes
+    made = made_by(mask, depends) if mask in depends else []  # a constant has no nodes
     answer = prove(Match(NAME, (*made, node), tuple(node.outputs), (bare,), tuple(bare.outputs), (), {}))
     for at in range(MASK):
         bare.replace_input_with(at, None)  # as a reader it would stand in the way of later rules

@@ -54,12 +54,12 @@ def apply(graph: Graph, prove: Prove | None = None) -> tuple[Graph, Change]:
     """
     copy = graph.copy()
     onnx_graph = copy.model.graph
-    depends = _dependencies(onnx_graph)
+    depends = dependencies(onnx_graph)
     made: dict[Score, ir.Value] = {}
     refusals: dict[ir.Value, Refusal] = {}
     applied: list[Applied] = []
     for value in _candidates(onnx_graph, depends):
-        nodes = _slice(value, depends)
+        nodes = made_by(value, depends)
         if any(node.domain or node.op_type in PRODUCTS for node in nodes):
             continue  # activations of a model with one input, or a sum whose mask was found before
         answer = _meaning(value, nodes, depends)
@@ -83,7 +83,7 @@ def apply(graph: Graph, prove: Prove | None = None) -> tuple[Graph, Change]:
 # ---- what could be one -----------------------------------------------------------------------------------------------
 
 
-def _dependencies(graph: ir.Graph) -> dict[ir.Value, frozenset[ir.Value]]:
+def dependencies(graph: ir.Graph) -> dict[ir.Value, frozenset[ir.Value]]:
     """The graph inputs on whose numbers each value depends; what is read through a Shape alone does not count."""
     found: dict[ir.Value, frozenset[ir.Value]] = {value: frozenset([value]) for value in graph.inputs}
     for node in graph:
@@ -123,7 +123,7 @@ def _has_queries(other: ir.Value | None) -> bool:
     return other is not None and other.shape is not None and len(other.shape) == 4 and other.shape[2] != 1
 
 
-def _slice(value: ir.Value, depends: Mapping[ir.Value, frozenset[ir.Value]]) -> list[ir.Node]:
+def made_by(value: ir.Value, depends: Mapping[ir.Value, frozenset[ir.Value]]) -> list[ir.Node]:
     """The nodes that make a value, in order, from its input and from Shape nodes of anything else."""
     source = depends[value]
     seen: dict[ir.Node, None] = {}

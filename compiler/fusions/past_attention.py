@@ -17,7 +17,7 @@ from onnxscript.rewriter import pattern
 
 from ..dims import same_dim
 from ..graph import DOMAIN
-from .attention import ANY, NAMES, check_shapes, merged, packed, packed_bias, projected, scale_of
+from .attention import ANY, NAMES, check_packed, check_shapes, merged, packed, packed_bias, projected, scale_of
 
 OP = "FusedPastAttention"
 
@@ -56,7 +56,7 @@ class PastAttention(pattern.RewriteRuleClassBase):
             if not same_dim(past.shape[1], present.shape[1]) or not same_dim(past.shape[3], present.shape[3]):
                 return result.fail("the heads of the cache are others than the new ones", past)
         if self.one_weight:
-            return _check_parts(m)
+            return check_packed(m)
         widths = {tuple(m[f"w{name}"].const_value.shape.numpy()) for name in NAMES}
         return check_shapes(m, widths.pop()[1]) if len(widths) == 1 else result.fail("q, k and v are of different sizes", m["wk"])
 
@@ -68,18 +68,6 @@ class PastAttention(pattern.RewriteRuleClassBase):
         count = weight.const_value.shape[1] // 3 // m["split_q"].shape[3]
         given: tuple[ir.Value | None, ...] = (m["x"], m.get("mask"), m["past_k"], m["past_v"], weight, bias, m["wo"], m.get("bo"))
         return op.FusedPastAttention(*given, num_heads=count, scale=scale_of(m), _domain=DOMAIN, _outputs=3)
-
-
-def _check_parts(m: dict[str, Any]) -> pattern.MatchResult:
-    result = pattern.MatchResult()
-    parts = [m[f"part_{name}"] for name in NAMES]
-    axis = parts[0].producer().attributes.get("axis")
-    if axis is None or axis.as_int() not in (-1, 2) or any(p.shape is None or len(p.shape) != 3 for p in parts):
-        return result.fail("the packed projection is not split along its last axis", parts[0])
-    width = m["w"].const_value.shape[1]
-    if width % 3 or any(part.shape[2] != width // 3 for part in parts):
-        return result.fail("q, k and v are of different sizes", parts[0])
-    return check_shapes(m, width // 3)
 
 
 RULES: list[pattern.RewriteRule] = [PastAttention.rule(False), PastAttention.rule(True)]

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
 from ..graph import DOMAIN
-from .attention import ANY, NAMES, check_shapes, merged, packed, packed_bias, scale_of
+from .attention import ANY, NAMES, check_separate, check_shapes, merged, packed, packed_bias, scale_of
 from .rotary import cut
 
 OP = "FusedRotaryAttention"
@@ -69,10 +69,7 @@ class RotaryAttention(pattern.RewriteRuleClassBase):
         return merged(op, *parts)
 
     def check(self, context, **m):
-        shapes = {tuple(m[f"w{name}"].const_value.shape.numpy()) for name in NAMES}
-        if len(shapes) != 1:
-            return pattern.MatchResult().fail("q, k and v are of different sizes", m["wk"])
-        return check_shapes(m, shapes.pop()[1])
+        return check_separate(m)
 
     def rewrite(self, op, **m):
         weight = op.initializer(packed([m[f"w{name}"] for name in NAMES], axis=1))

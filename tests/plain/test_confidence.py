@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 from bertc import confidence
 from bertc.confidence import FAILED, PASSED, UNDECIDED, Measure, quotient, rate, whole
 
-pytest.importorskip("scipy")
-
 
 def right(rng, rows, lost, won, base=0.9):
     """Whether source and artifact are right, row by row, where the artifact loses `lost` and wins `won` of all rows."""

@@ -47,7 +47,7 @@ def test_the_proof_finds_a_mask_that_does_mask() -> None:
     graph = fuse("full_mask", MODULE.NEAR_MISSES[1][0])[0]
     prover = Prover(graph, {name: Dim(name, 1, 64) for name in ("B", "S")})
     node = next(n for n in graph.model.graph if n.op_type == "FusedSdpa")
-    depends = MODULE._dependencies(graph.model.graph)
+    depends = MODULE.dependencies(graph.model.graph)
     answer = MODULE._proven(node, node.inputs[3], depends, prover)
     assert isinstance(answer, str) and "off the original" in answer
     graph = fuse("full_mask", MODULE.EXAMPLES[0])[0]

@@ -15,7 +15,6 @@ from onnx import TensorProto, numpy_helper
 import bertc
 from bertc import cli
 
-pytest.importorskip("scipy")
 Capture = pytest.CaptureFixture[str]
 TABLE = {"two": (0, 2), "words": (0, 3), "and": (2, 0), "more": (3, 0)}  # logits: cats for "and more", dogs for "two words"
 
