@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import tiny
 
-from bertc import cli, pipeline
+from bertc import cli, commands, pipeline
 from bertc.errors import ArtifactError, BertcError, BuildFailed, Missing
 
 HEAVY = ("torch", "onnxruntime", "tensorrt", "tensorrt_rtx", "onnx", "onnx_ir", "onnxscript", "transformers", "tokenizers")
@@ -49,14 +49,14 @@ def flat(text: str) -> str:
 # Help
 
 
-@pytest.mark.parametrize("command", [None, *sorted(cli.cli.commands)])
+@pytest.mark.parametrize("command", [None, *commands.names()])
 def test_help(command: str | None, capsys: Capture) -> None:
     for flag in ("-h", "--help"):
         assert cli.run([*([command] if command else []), flag]) == 0
         out, err = capsys.readouterr()
         assert out.startswith("Usage: bertc" + (f" {command}" if command else ""))
         assert err == ""
-        for name in [] if command else cli.cli.commands:
+        for name in [] if command else commands.names():
             assert f"\n  {name} " in out
 
 
