@@ -82,13 +82,13 @@ def test_both_ways_to_start() -> None:
     for command in ([str(script)], [sys.executable, "-m", "bertc"]):
         done = subprocess.run([*command, "nonsense"], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (2, "")
-        assert "No such command 'nonsense'" in done.stderr
+        assert "no such command 'nonsense'" in done.stderr
 
 
 # Errors: (words, exit code, what must be said); {m} is an .onnx file, {o} an absent output, {a} an artifact, {h} one of fp16
 
 ERRORS = [
-    ("bild {m}", 2, ("No such command 'bild'",)),
+    ("bild {m}", 2, ("no such command 'bild'",)),
     ("build {m} -o {o} --fp61", 2, ("No such option", "--fp61")),
     ("build {m} -o {o} --targets null", 2, ("No such option", "--targets")),
     ("build {m}", 2, ("Missing option '-o'",)),
