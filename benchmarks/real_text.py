@@ -1,4 +1,4 @@
-"""Real English text that every machine has: the descriptions of installed Python packages, and their licences.
+"""Real English text that every machine has: descriptions of installed Python packages, their licences, and Python's manual.
 
 python -m benchmarks.real_text out/texts.txt --count 200
 """
@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from pydoc_data.topics import topics
 
 SHORTEST, LONGEST = 40, 600  # characters
 # Read first, in this order, so that the first texts are the same wherever these are installed.
@@ -21,12 +23,17 @@ def sentences(count: int, skip: int = 0) -> list[str]:
     Raises ValueError when the machine has fewer.
     """
     found: dict[str, None] = {}
-    for package in sorted(metadata.distributions(), key=_place):
-        for text in (package.metadata.get_payload(), *_licences(package)):
-            found |= dict.fromkeys(_paragraphs(str(text)))
-            if len(found) >= skip + count:
-                return list(found)[skip : skip + count]
+    for text in _texts():
+        found |= dict.fromkeys(_paragraphs(text))
+        if len(found) >= skip + count:
+            return list(found)[skip : skip + count]
     raise ValueError(f"{skip + count} sentences asked for, the installed packages have {len(found)}")
+
+
+def _texts() -> Iterator[str]:
+    for package in sorted(metadata.distributions(), key=_place):
+        yield from (str(package.metadata.get_payload()), *_licences(package))
+    yield from (topics[name] for name in sorted(topics))
 
 
 def _place(package: metadata.Distribution) -> tuple[int, str]:

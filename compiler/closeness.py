@@ -29,6 +29,9 @@ class OutputResult:
     uncompared: int  # samples with a dead row that this output has no axis for: checked for finiteness only
     worst: str
     worst_cosine: str
+    rows: int = 0  # of which each counts once in the two numbers below, however many vectors it has
+    cosine_of_rows: float = 1.0
+    cosine_spread: float = 0.0  # standard deviation over rows
 
 
 class Output:
@@ -40,6 +43,8 @@ class Output:
         self.relative, self.cosine_min = -1.0, math.inf
         self.vectors = self.width = self.nonfinite = self.uncompared = 0
         self.worst = self.worst_cosine = ""
+        self._losses = np.zeros(3)  # rows, sum and sum of squares of 1 - mean cosine of a row
+        self._of_rows: dict[int, np.ndarray] = {}  # of one sample: vectors, sum of 1 - cosine
 
     def add(self, expected: np.ndarray, got: np.ndarray, sample: Sample, batch: int) -> None:
         live = [row for row in range(len(expected) if expected.ndim else 1) if row not in sample.dead_rows]
@@ -56,6 +61,9 @@ class Output:
                 worst_abs, worst_row = error, row
         if not live:
             return
+        for count, lost in self._of_rows.values():
+            self._losses += (1, lost / count, (lost / count) ** 2)
+        self._of_rows.clear()
         relative = 0.0 if worst_abs == 0 else (worst_abs / peak if peak else math.inf)
         self.max_abs = max(self.max_abs, worst_abs)
         if relative > self.relative:
@@ -85,11 +93,14 @@ class Output:
         self.vectors += len(b)
         self.width = b.shape[1]
         self.cosines += float(cosines.sum())
+        self._of_rows[row] = self._of_rows.get(row, 0) + np.array([len(b), (1 - cosines).sum()])
         if cosines.min() < self.cosine_min:
             self.cosine_min, self.worst_cosine = float(cosines.min()), sample.where(row)
         return math.inf if bad.any() else float(difference.max())
 
     def result(self) -> OutputResult:
+        rows, total, squares = self._losses
+        variance = max(0.0, squares - total * total / rows) / max(1, rows - 1)
         return OutputResult(
             self.name,
             self.max_abs,
@@ -103,6 +114,9 @@ class Output:
             self.uncompared,
             self.worst,
             self.worst_cosine,
+            int(rows),
+            float(1 - total / rows),
+            math.sqrt(variance),
         )
 
 

@@ -89,6 +89,15 @@ def rate(name: str, changed: int, total: int, units: int) -> Measure:
     return Measure(name, 1.0, 1 - share, share, float(low), float(high), units, f"Clopper-Pearson{over}", not changed)
 
 
+def mean_cosine(mean: float, spread: float, rows: int) -> Measure:
+    """The mean over rows of their cosine to the source, with Student's t interval (Biometrika 6, 1908); none for a single row."""
+    name, drop = "mean cosine", 1 - mean
+    if rows < 2:
+        return Measure(name, 1.0, mean, drop, None, None, rows, "no interval: one row says nothing of the next")
+    reach = float(scipy_stats().t.ppf((1 + LEVEL) / 2, rows - 1)) * spread / math.sqrt(rows)
+    return Measure(name, 1.0, mean, drop, max(0.0, drop - reach), drop + reach, rows, "t interval over rows", spread == 0)
+
+
 def quotient(name: str, source: Quotient | None, artifact: Quotient, *, error: bool = False) -> Measure:
     """A metric that is a sum over rows by a sum over rows: a mean, an F1 over all rows, an error rate (`error`: less is better).
 

@@ -1,0 +1,172 @@
+"""The stages of INT8 in order: sites -> observe -> fit -> search -> insert."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import data, rows, verification
+from ..data import Sample
+from ..errors import DataError, RecipeError
+from ..graph import Graph
+from ..labels import Labels
+from ..metrics import Budget
+from ..profiles import Profile
+from ..progress import Advance
+from ..rows import Row, Rows
+from ..runner import Feeds
+from ..source import Source
+from .fit import Fitted, fit
+from .gated import Gated
+from .insert import insert
+from .observe import Observed, observe
+from .search import Judge, Searched, search
+from .sites import ATTENTION, Sites, find
+
+JUDGED = 4  # every so many batches of the data judge what the others calibrated
+MOST_JUDGED = 256  # rows
+FEWEST = 64  # rows below which both are done on all of them
+MOST_CALIBRATED = 1000  # rows: more of them moved no figure of benchmarks/bench_int8.py
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What to quantise for. `attention`: the target has an int8 kernel for it. `bits` of the weights: 7 where a CPU would saturate."""
+
+    data: Path
+    budget: Budget
+    profiles: tuple[Profile, ...]
+    attention: bool
+    bits: int = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantised:
+    """The graph with its Q/DQ pairs, what a report says of them, and the rows that judged with what float32 answered."""
+
+    graph: Graph
+    document: Mapping[str, Any]
+    notes: tuple[str, ...]
+    judge: Judge
+    chosen: tuple[Fitted, ...]
+    total: float
+
+
+def quantise(graph: Graph, source: Source, request: Request, advance: Advance) -> Quantised:
+    """Quantise a lowered float32 graph as far as the budget allows.
+
+    Raises DataError for data that is missing or unfit, RecipeError where no GEMM of the graph can be quantised.
+    """
+    limits, encoder, audio = verification.preprocessors(graph.inputs, source.dims, source.assets, request.profiles)
+    samples = rows.open_rows(request.data, graph.inputs, limits, encoder, audio)
+    labels = Labels.from_assets(source.task, source.assets, [spec.name for spec in graph.outputs])
+    read = verification.read_data(request.data, graph.inputs, source.dims, source.assets, request.profiles, labels)
+    judged = _judged(read.samples)
+    sites = find(graph, _feeds(graph, source, request.profiles), request.attention)
+    if not sites.found:
+        why = "; ".join(sorted(set(sites.refused.values()))) or "it has none"
+        raise RecipeError(f"no GEMM of the graph can be quantised: {why}")
+    calibrated, count = _calibrated(samples, read.samples, judged)
+    seen = observe(graph, sites, calibrated, count, advance)
+    fitted, refused = fit(graph, sites, seen, bits=request.bits)
+    if not fitted:
+        raise RecipeError(f"no GEMM of the graph can be quantised: {'; '.join(f'{n}: {why}' for n, why in refused.items())}")
+    labelled = labels if any(sample.labels for sample in judged) else None
+    judge = Judge.over(Gated(graph, fitted), judged, source.task, labelled)
+    searched = search(judge, fitted, sites.total, request.budget, advance)
+    chosen = tuple(fitted[name] for name in searched.chosen)
+    document = _document(request, sites, seen, fitted, refused, searched, samples, judged)
+    return Quantised(insert(graph, chosen), document, _notes(document, refused, sites, samples), judge, chosen, sites.total)
+
+
+def _judged(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
+    """Every fourth batch, up to 256 rows; all where there are few."""
+    total = sum(len(sample.origins) for sample in samples)
+    if total < FEWEST:
+        return samples
+    some, count = [], 0
+    for sample in samples[JUDGED - 1 :: JUDGED]:
+        if count >= MOST_JUDGED:
+            break
+        some.append(sample)
+        count += len(sample.origins)
+    return tuple(some)
+
+
+def _calibrated(samples: Rows, read: tuple[Sample, ...], judged: tuple[Sample, ...]) -> tuple[Iterator[Row], int]:
+    """The rows that do not judge, and how many; spread over the file where it has more than are needed."""
+    apart = len(judged) < len(read)
+    held = {id(sample) for sample in judged}
+    kept = [id(sample) not in held or not apart for sample in read for _ in sample.origins]
+    wanted = [at for at, keep in enumerate(kept) if keep][:: max(1, math.ceil(sum(kept) / MOST_CALIBRATED))]
+    chosen = set(wanted)
+    makers = (make for at, make in enumerate(samples.open()) if at in chosen)
+    return (make() for make in makers), len(wanted)
+
+
+def _feeds(graph: Graph, source: Source, profiles: tuple[Profile, ...]) -> Feeds:
+    """Ones at the sizes that the first profile is best at."""
+    sizes = {name: dim.opt for name, dim in profiles[0].items()} if profiles else {}
+    shapes = {spec.name: [d if isinstance(d, int) else sizes.get(d, source.dims[d].min) for d in spec.dims] for spec in graph.inputs}
+    return {spec.name: np.ones(shapes[spec.name], spec.dtype) for spec in graph.inputs}
+
+
+def _document(
+    request: Request, sites: Sites, seen: Observed, fitted: Mapping[str, Fitted], refused: Mapping[str, str], searched: Searched,
+    samples: Rows, judged: tuple[Sample, ...],
+) -> dict[str, Any]:  # fmt: skip
+    point = searched.curve[searched.at]
+    return {
+        "data": {"name": samples.name, "sha256": samples.sha256, "calibrated": seen.samples, "tokens": seen.tokens,
+                 "judged": sum(len(sample.origins) for sample in judged)},
+        "metric": point.measure.name,
+        "budget": request.budget.max_drop,
+        "weight_bits": request.bits,
+        "share": round(point.share, 6),
+        "curve": [each.to_json() for each in searched.curve],
+        "chosen": searched.at,
+        "why": searched.why,
+        "sites": [_site(each, searched, sites.total) for each in fitted.values()],
+        "not_quantised": {**sites.refused, **refused},
+    }  # fmt: skip
+
+
+def _site(each: Fitted, searched: Searched, total: float) -> dict[str, Any]:
+    alone = searched.sensitivity.get(each.site.name)
+    return {
+        "name": each.site.name,
+        "kind": each.site.kind,
+        "module": each.site.module,
+        "flops_share": round(each.site.flops / total, 6),
+        "int8": each.site.name in searched.chosen,
+        "alpha": each.alpha,
+        "shift": each.shift,
+        "error": float(f"{each.error:.4g}"),
+        "sensitivity": None if alone is None else float(f"{alone:.4g}"),
+    }
+
+
+def _notes(document: Mapping[str, Any], refused: Mapping[str, str], sites: Sites, samples: Rows) -> tuple[str, ...]:
+    point = document["curve"][document["chosen"]]
+    of = document["data"]
+    span = "" if point["low"] is None else f" (95 % interval {point['low']:.5f} to {point['high']:.5f})"
+    said = [
+        f"int8: {100 * point['share']:.1f} % of the GEMM FLOPs, {document['metric']} {point['value']:.5f}{span} on {of['judged']} rows "
+        f"of {of['name']} that calibrated nothing; {of['calibrated']} others did: {document['why']}"
+    ]  # fmt: skip
+    if of["judged"] < FEWEST:
+        said = [said[0].replace("that calibrated nothing; ", "that calibrated it too: there are too few to keep any apart; ")]
+    if point["kept_in_fp"]:
+        said.append(f"{len(point['kept_in_fp'])} of {len(document['sites'])} sites were given back: {', '.join(point['kept_in_fp'][:3])}"
+                    + (" and more (report.json)" if len(point["kept_in_fp"]) > 3 else ""))  # fmt: skip
+    reasons: dict[str, list[str]] = {}
+    for name, why in {**sites.refused, **refused}.items():
+        reasons.setdefault(why, []).append(name)
+    said += [f"not int8: {len(names)} ({names[0]}{' ...' if len(names) > 1 else ''}): {why}" for why, names in reasons.items()]
+    return (*said, *samples.notes)

@@ -1,0 +1,188 @@
+"""Which sites stay int8 under an accuracy budget: each is measured alone once, then precision is given back where it buys most.
+
+Sites are given back in the order of the damage they do alone per FLOP they take, until the budget holds; the steps of that road
+are the trade-off curve. An attention goes with the projection behind it (see sites.Site.needs).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import metrics
+from ..confidence import Measure
+from ..data import Sample
+from ..errors import VerifyFailed
+from ..labels import Labels
+from ..metrics import Budget, Comparison, Result
+from ..progress import Advance
+from ..runner import Outputs
+from .fit import Fitted
+from .gated import Gated
+
+SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.0)  # of the GEMM FLOPs: points of the curve
+ALONE = 48  # rows on which each site is measured alone: it is a rank that is wanted
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One step of the curve: the share of the GEMM FLOPs in int8, and what that does to the metric (in its own unit, with the
+    95 % interval of the drop), to the closeness of the outputs, and to decisions."""
+
+    share: float
+    given_back: tuple[str, ...]
+    measure: Measure
+    result: Result
+
+    def to_json(self) -> dict[str, Any]:
+        kept = {m.name: m.artifact for m in self.result.measures}
+        value = self.measure.artifact
+        low, high = (None if end is None else (self.measure.source or 0.0) - end for end in (self.measure.high, self.measure.low))
+        return {"share": round(self.share, 6), "value": value, "low": low, "high": high, "drop": self.measure.drop,
+                "kept_in_fp": list(self.given_back), "measures": kept}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Searched:
+    """The sites that stay int8, the curve that led there, and why it ends where it does."""
+
+    chosen: tuple[str, ...]
+    curve: tuple[Point, ...]
+    at: int
+    sensitivity: Mapping[str, float]
+    why: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """Runs samples with some sites quantised and compares with float32; the float32 answers are computed once."""
+
+    gated: Gated
+    samples: Sequence[Sample]
+    truth: Sequence[Outputs]
+    task: str
+    labels: Labels | None = None
+
+    @staticmethod
+    def over(gated: Gated, samples: Sequence[Sample], task: str, labels: Labels | None) -> Judge:
+        return Judge(gated, samples, [gated.run(sample.feeds, ()) for sample in samples], task, labels)
+
+    def __call__(self, quantised: Sequence[str], samples: int | None = None) -> Result:
+        comparison = Comparison(self.task, labels=self.labels, intervals=True, blank=self.labels.blank if self.labels else 0)
+        for sample, expected in list(zip(self.samples, self.truth, strict=True))[:samples]:
+            comparison.add(expected, self.gated.run(sample.feeds, quantised), sample)
+        return comparison.result()
+
+
+def search(judge: Judge, fitted: Mapping[str, Fitted], total: float, budget: Budget, advance: Advance) -> Searched:
+    """The most int8 that the budget allows. `total`: FLOPs of all GEMMs of the graph.
+
+    Without `max_drop` every site stays, and one point is measured. Raises VerifyFailed where the data has nothing to judge by.
+    """
+    shares = {name: each.site.flops / total for name, each in fitted.items()}
+    if budget.max_drop is None:
+        point = measure(judge, tuple(fitted), (), sum(shares.values()))
+        return Searched(tuple(fitted), (point,), 0, {}, "every GEMM that can be int8 is; no --max-drop was given")
+    few = next((i + 1 for i in range(len(judge.samples)) if _rows(judge.samples[: i + 1]) >= ALONE), len(judge.samples))
+    alone = {}
+    for done, name in enumerate(fitted):
+        alone[name] = _noise(judge((name,), few))
+        advance(done, len(fitted) + len(SHARES))
+    order = _order(fitted, alone)
+    curve = _curve(judge, order, shares, len(fitted), advance)
+    fits = [index for index, point in enumerate(curve) if holds(point, budget)]
+    if not fits:
+        why = "int8 is within the budget nowhere"
+        return Searched((), tuple(curve), len(curve) - 1, alone, why)
+    at = fits[0]
+    if at:
+        curve, at = _refined(judge, order, shares, curve, at, budget)
+    back = curve[at].given_back
+    why = f"the most int8 whose drop of {curve[at].measure.name} stays within {budget.max_drop:g}"
+    return Searched(tuple(n for n in fitted if n not in back), tuple(curve), at, alone, why)
+
+
+def measure(judge: Judge, quantised: Sequence[str], back: Sequence[str], share: float) -> Point:
+    result = judge(quantised)
+    found = metrics.deciding(result)
+    if not found:
+        raise VerifyFailed(f"nothing to judge a drop by: {result.note or 'no decision could be compared'}")
+    worst = max(found, key=lambda each: each.drop if each.drop is not None else 0.0)
+    return Point(share, tuple(back), worst, result)
+
+
+def holds(point: Point, budget: Budget) -> bool:
+    """Whether the whole interval is within max_drop, and no more decisions change than the alarm allows."""
+    assert budget.max_drop is not None
+    if point.measure.high is None or point.measure.high > budget.max_drop:
+        return False
+    kept = [m for m in point.result.measures if m.name.startswith("kept:")]
+    return budget.alarm is None or all((m.drop or 0.0) <= budget.alarm for m in kept)
+
+
+def _noise(result: Result) -> float:
+    """Squared error of all outputs, relative to them."""
+    return float(sum(10 ** (-output.sqnr_db / 10) for output in result.outputs))
+
+
+def _order(fitted: Mapping[str, Fitted], alone: Mapping[str, float]) -> list[tuple[str, ...]]:
+    """What to give back first, each with the attention that cannot stay without it."""
+    users = {each.site.needs: name for name, each in fitted.items() if each.site.needs}
+    ranked = sorted(fitted, key=lambda name: -alone[name] / fitted[name].site.flops)
+    order: list[tuple[str, ...]] = []
+    gone: set[str] = set()
+    for name in ranked:
+        step = tuple(n for n in (name, users.get(name)) if n and n not in gone)
+        if step:
+            order.append(step)
+            gone.update(step)
+    return order
+
+
+def _curve(
+    judge: Judge, order: Sequence[tuple[str, ...]], shares: Mapping[str, float], count: int, advance: Advance
+) -> list[Point]:
+    """The first prefix of the order at or below each share, measured."""
+    points: list[Point] = []
+    taken = -1
+    for done, share in enumerate(SHARES):
+        prefix = next((k for k in range(len(order) + 1) if _share(order[k:], shares) <= share + 1e-9), len(order))
+        if prefix > taken:
+            points.append(_point(judge, order, prefix, shares))
+            taken = prefix
+        advance(count + done, count + len(SHARES))
+    return points
+
+
+def _share(steps: Sequence[tuple[str, ...]], shares: Mapping[str, float]) -> float:
+    return sum(shares[name] for step in steps for name in step)
+
+
+def _point(judge: Judge, order: Sequence[tuple[str, ...]], prefix: int, shares: Mapping[str, float]) -> Point:
+    back = tuple(name for step in order[:prefix] for name in step)
+    stay = tuple(name for step in order[prefix:] for name in step)
+    return measure(judge, stay, back, _share(order[prefix:], shares))
+
+
+def _refined(
+    judge: Judge, order: Sequence[tuple[str, ...]], shares: Mapping[str, float], curve: list[Point], at: int, budget: Budget
+) -> tuple[list[Point], int]:
+    """Halve the steps between the last point that does not hold and the first that does."""
+    sizes = [len(step) for step in order]
+    steps = {int(n): k for k, n in enumerate(np.cumsum([0, *sizes]))}
+    low, high = steps[len(curve[at - 1].given_back)], steps[len(curve[at].given_back)]
+    while high - low > 1:
+        middle = (low + high) // 2
+        point = _point(judge, order, middle, shares)
+        fits = holds(point, budget)
+        curve = sorted([*curve, point], key=lambda each: -each.share)
+        low, high = (low, middle) if fits else (middle, high)
+    chosen = next(i for i, point in enumerate(curve) if steps[len(point.given_back)] == high)
+    return curve, chosen
+
+
+def _rows(samples: Sequence[Sample]) -> int:
+    return sum(len(sample.origins) for sample in samples)

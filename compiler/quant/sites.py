@@ -1,0 +1,172 @@
+"""Where INT8 can stand: GEMMs over constant weights, grouped by the activation they read, and the two products of attention.
+
+Each group is one decision, because GEMMs that read one tensor share its Quantize; the two products of an attention are one, because
+TensorRT makes an int8 kernel of them together or not at all (q, k, v and the softmax; measured in benchmarks/bench_int8.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from ..graph import GEMM_OPS, Graph, module_path
+from ..meter import with_outputs
+from ..reference import session
+from ..runner import Feeds
+
+THIN = 16  # a GEMM with fewer rows of weights or columns than this gains nothing from int8 kernels (reference: TensorRT, thin GEMMs)
+GEMM, ATTENTION = "gemm", "attention"
+PASSED = frozenset({"Add", "Mul", "Div", "Where", "Cast", "Reshape", "Transpose"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """One decision: `nodes` read `inputs` (one activation for GEMMs; q, k, softmax and v for attention)."""
+
+    name: str
+    kind: str
+    nodes: tuple[str, ...]
+    inputs: tuple[str, ...]
+    module: str
+    flops: float = 0.0
+    needs: str = ""  # the site without which this one costs kernels: an int8 attention must write int8 (9 a layer, else 16)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sites:
+    """What was found, and GEMMs that INT8 cannot take with the reason. `total` are the FLOPs of all GEMMs of the graph."""
+
+    found: tuple[Site, ...]
+    refused: Mapping[str, str]
+    total: float
+
+
+def find(graph: Graph, feeds: Feeds, attention: bool = True) -> Sites:
+    """The sites of a lowered float32 graph, in its order, with the FLOPs they take at the sizes of `feeds`.
+
+    `attention`: whether the target has an int8 kernel for it.
+    """
+    nodes = [node for node in graph.model.graph if node.op_type in GEMM_OPS and not node.domain]
+    flops = count_flops(graph, nodes, feeds)
+    refused = {str(n.name): why for n in nodes if (why := _refusal(n)) is not None}
+    groups: dict[ir.Value, list[ir.Node]] = {}
+    for node in nodes:
+        if node.name not in refused and weight_of(node) is not None:
+            groups.setdefault(node.inputs[0], []).append(node)
+    made = [_gemms(value, group, flops) for value, group in groups.items()]
+    if attention:
+        made += [found for node in graph.model.graph if (found := _attention(node, groups, flops)) is not None]
+    taken = {name for site in made for name in site.nodes}
+    refused |= {str(n.name): "both operands are activations" for n in nodes if n.name not in taken and n.name not in refused}
+    order = {str(node.name): at for at, node in enumerate(graph.model.graph)}
+    made.sort(key=lambda site: order[site.nodes[0]])
+    return Sites(tuple(made), refused, sum(flops.values()))
+
+
+def weight_of(node: ir.Node) -> ir.Value | None:
+    """The constant weights of a MatMul or Gemm, [K,N] or, with transB, [N,K]; None where they are none."""
+    if node.op_type not in ("MatMul", "Gemm") or len(node.inputs) < 2:
+        return None
+    weight = node.inputs[1]
+    known = weight is not None and weight.const_value is not None and len(weight.const_value.shape) == 2
+    return weight if known else None
+
+
+def transposed(node: ir.Node) -> bool:
+    return node.op_type == "Gemm" and bool(node.attributes.get_int("transB", 0))
+
+
+def _refusal(node: ir.Node) -> str | None:
+    weight = weight_of(node)
+    if weight is None:
+        return None if node.op_type == "MatMul" else f"{node.op_type} is left in floating point"
+    if min(int(size) for size in weight.const_value.shape) < THIN:
+        return f"its weights are {'x'.join(map(str, weight.const_value.shape))}, too thin for an int8 kernel"
+    if node.op_type == "Gemm" and (node.attributes.get_float("alpha", 1.0) != 1 or node.attributes.get_int("transA", 0)):
+        return "a Gemm with alpha or transA"
+    shape = node.inputs[0].shape
+    if shape is None or len(shape) < 3 or not isinstance(shape[-1], int):
+        return "it runs on one vector a sample" if shape is not None and len(shape) == 2 else "the shape of its input is not known"
+    return None
+
+
+def _gemms(value: ir.Value, group: list[ir.Node], flops: Mapping[str, float]) -> Site:
+    names = tuple(str(node.name) for node in group)
+    return Site(names[0], GEMM, names, (str(value.name),), module_path(group[0]), sum(flops[name] for name in names))
+
+
+def _attention(node: ir.Node, groups: Mapping[ir.Value, list[ir.Node]], flops: Mapping[str, float]) -> Site | None:
+    """softmax(q k + mask) v, seen from its Softmax."""
+    users = [user for user, index in node.outputs[0].uses() if user.op_type == "MatMul" and index == 0]
+    scores = _scores(node.inputs[0]) if node.op_type == "Softmax" else None
+    if scores is None or len(users) != 1 or len(list(node.outputs[0].uses())) != 1:
+        return None
+    q, k = scores.inputs
+    _, v = users[0].inputs
+    values = (q, k, node.outputs[0], v)
+    if any(value is None or value.const_value is not None for value in values):
+        return None
+    names = str(scores.name), str(users[0].name)
+    behind = _behind(users[0].outputs[0], groups)
+    if not behind:
+        return None
+    inputs = tuple(str(value.name) for value in values)
+    return Site(str(node.name), ATTENTION, names, inputs, module_path(node), flops[names[0]] + flops[names[1]], behind)
+
+
+def _scores(value: ir.Value | None) -> ir.Node | None:
+    """The MatMul whose result, masked and scaled, is this value."""
+    while value is not None and (maker := value.producer()) is not None:
+        if maker.op_type == "MatMul":
+            return maker if maker.inputs[1].const_value is None else None
+        if maker.op_type not in PASSED:
+            return None
+        value = next((v for v in maker.inputs if v is not None and v.const_value is None and _leads(v)), None)
+    return None
+
+
+def _leads(value: ir.Value) -> bool:
+    """Whether a value is a product or arithmetic on one, and not the mask."""
+    maker = value.producer()
+    return maker is not None and (maker.op_type == "MatMul" or (maker.op_type in PASSED and any(
+        _leads(v) for v in maker.inputs if v is not None and v.const_value is None)))  # fmt: skip
+
+
+def _behind(value: ir.Value, groups: Mapping[ir.Value, list[ir.Node]]) -> str:
+    """The site that reads the context, through moves."""
+    for _ in range(4):
+        if value in groups:
+            return str(groups[value][0].name)
+        users = [user for user, _ in value.uses()]
+        if len(users) != 1:
+            return ""
+        value = users[0].outputs[0]
+    return ""
+
+
+def count_flops(graph: Graph, nodes: list[ir.Node], feeds: Feeds) -> dict[str, float]:
+    """2 x multiply-adds of each GEMM or convolution at the sizes of `feeds`, from the shapes of one run."""
+    values = [v for node in nodes for v in (*node.inputs[:2], node.outputs[0]) if v is not None and v.const_value is None]
+    fed = {spec.name for spec in graph.inputs}
+    names = list(dict.fromkeys(str(v.name) for v in values if v.name not in fed))
+    opened, weights = session(with_outputs(graph, names))
+    known = {spec.name for spec in opened.get_inputs()}
+    arrays = opened.run(names, {k: v for k, v in (weights | dict(feeds)).items() if k in known})
+    shapes = {name: array.shape for name, array in zip(names, arrays, strict=True)} | {n: np.shape(a) for n, a in feeds.items()}
+    return {str(node.name): _flops(node, shapes) for node in nodes}
+
+
+def _flops(node: ir.Node, shapes: Mapping[str, tuple[int, ...]]) -> float:
+    def shape(value: ir.Value) -> tuple[int, ...]:
+        return shapes[str(value.name)] if value.const_value is None else tuple(int(d) for d in value.const_value.shape)
+
+    out = float(np.prod(shape(node.outputs[0])))
+    if node.op_type in ("Conv", "ConvTranspose"):
+        return 2 * out * float(np.prod(shape(node.inputs[1])[1:]))
+    if node.op_type == "Einsum" or node.op_type == "Attention":
+        return 2 * out * shape(node.inputs[0])[-1]
+    depth = shape(node.inputs[0])[0 if node.attributes.get_int("transA", 0) else -1]
+    return 2 * out * depth
