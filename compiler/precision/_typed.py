@@ -13,7 +13,9 @@ import onnx_ir as ir
 
 from ..errors import InputError
 from ..graph import Graph
+from ..value_ranges import Evidence
 from . import Clamp, Island, Plan, Typed
+from ._evidence import Why
 from ._islands import decide
 
 FLOAT = ir.DataType.FLOAT
@@ -21,28 +23,34 @@ FLOAT = ir.DataType.FLOAT
 
 @dataclasses.dataclass(frozen=True)
 class HalfType:
-    """A half-precision type: its largest finite value, its smallest positive one, and a mask term that is safe in it."""
+    """A half-precision type: its largest finite value, its smallest positive one, and a mask term that is safe in it.
+
+    From `normal` on its numbers have all their digits; `unit` is the largest relative error of rounding to one of those.
+    """
 
     mode: str
     type_name: str
     max: float
     tiny: float
     mask: float
+    normal: float
+    unit: float
 
     @property
     def dtype(self) -> ir.DataType:
         return ir.DataType[self.type_name]
 
 
-def rewrite(graph: Graph, half: HalfType) -> Typed:
+def rewrite(graph: Graph, half: HalfType, evidence: Evidence | None = None) -> Typed:
     """Type `graph` in `half`: inputs and outputs keep their types, weights of half nodes are stored in half.
 
-    Raises InputError when a value has no known type (run shape inference first).
+    With evidence the float32 graph is run on its samples, and what they show decides as well. Raises InputError when a value has
+    no known type (run shape inference first), DataError when the graph does not run on a sample.
     """
     copy = graph.copy()
     nodes = list(copy.model.graph.all_nodes())
     _require_types(nodes)
-    decision = decide(copy, half)
+    decision = decide(copy, half, evidence)
     casts = _Casts(copy.model.graph, half, decision.clamps)
     for node in nodes:
         if node not in decision.islands:
@@ -55,9 +63,15 @@ def rewrite(graph: Graph, half: HalfType) -> Typed:
     _restore_outputs(copy.model.graph, half, casts)
     casts.drop_unused()
     floats = sum(1 for n in nodes if n not in decision.islands and _has_type(n, half.dtype))
-    islands = tuple(Island(str(n.name), n.op_type, why) for n, why in decision.islands.items() if why)
+    islands = tuple(_island(node, why) for node, why in decision.islands.items() if why.reason)
     clamps = tuple(Clamp(str(v.name), was, half.mask, why) for v, (was, why) in decision.clamps.items())
-    return Typed(copy, Plan(half.mode, floats, islands, clamps, casts.count))
+    return Typed(copy, Plan(half.mode, floats, islands, clamps, casts.count, evidence.name if evidence else "", decision.notes))
+
+
+def _island(node: ir.Node, why: Why) -> Island:
+    # Three digits: the last ones of a measurement differ from machine to machine, and a manifest must not.
+    measured = None if why.measured is None else float(f"{why.measured:.3g}")
+    return Island(str(node.name), node.op_type, why.reason, why.by, why.kind, measured, why.sample)
 
 
 def _require_types(nodes: list[ir.Node]) -> None:
@@ -79,7 +93,7 @@ def _retype_outputs(node: ir.Node, half: HalfType) -> None:
         if value.dtype == FLOAT:
             value.type = ir.TensorType(half.dtype)  # `value.dtype = ` would change a type object that clones share
     for name, attribute in list(node.attributes.items()):
-        if name in ("to", "dtype") and attribute.value == int(FLOAT):
+        if name in ("to", "dtype", "output_dtype") and attribute.value == int(FLOAT):
             node.attributes[name] = ir.AttrInt64(name, int(half.dtype))
         if attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype == FLOAT:
             node.attributes[name] = ir.AttrTensor(name, convert(attribute.as_tensor(), half.dtype))

@@ -15,7 +15,7 @@ COMPILER = ROOT / "compiler"
 ORDER = (
     "__main__ cli commands pipeline doctor inspection calibrate verification export_check fuse opset recipe report targets prove "
     "proof_feeds activations subgraph canonical fusions cleanup dims sizes families rewrite ranges places meter artifact "
-    "precision source onnx_source torch_export heads exported assets hub checkpoint factory reference metrics "
+    "precision value_ranges source onnx_source torch_export heads exported assets hub checkpoint factory reference metrics "
     "closeness scores confidence decisions goldens rows tensor_stats thresholds histogram readers labels tables data text "
     "progress runner profiles bodies builder plots graph onnx_file errors"
 ).split()
