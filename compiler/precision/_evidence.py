@@ -29,6 +29,7 @@ FEW = 16  # numbers: fewer than these may all be small by chance
 # A sum of n numbers, each addition rounded, is off by n * u of the sum of magnitudes at most (Higham, Accuracy and Stability of
 # Numerical Algorithms, 4.2; u is 2^-11 in float16): past a quarter it is too deep.
 LOST = 0.25
+COARSE = 2.0**-8  # radians
 NORMALIZATIONS = frozenset({"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "LpNormalization"})
 OVER_PLACES = frozenset({"InstanceNormalization", "GlobalAveragePool"})  # the sum runs over all axes behind the channels
 REDUCTIONS = {"ReduceSum": 1, "ReduceMean": 1, "ReduceL1": 1, "ReduceL2": 2, "ReduceSumSquare": 2}
@@ -69,7 +70,8 @@ def examine(graph: Graph, clamped: Graph, half: HalfType, evidence: Evidence, cu
         wanted.setdefault(str(node.inputs[0].name), []).append(each)  # type: ignore[union-attr]
     ranges = measure(clamped, evidence.samples, Wanted(half.tiny, cuts, wanted))
     faint = _faint(nodes, ranges, half)
-    demanded = {node: why for node in nodes if (why := _past(node, ranges, half) or faint.get(node)) is not None}
+    judged = {node: _past(node, ranges, half) or faint.get(node) or _angle(node, ranges, half) for node in nodes}
+    demanded = {node: why for node, why in judged.items() if why is not None}
     sums = {n: why for n, each in summed.items() if (why := _sum(n, each, ranges, half)) is not None}
     return Found(demanded, sums, tuple(_unsound(ranges)))
 
@@ -88,14 +90,28 @@ def _past(node: ir.Node, ranges: Mapping[str, Range], half: HalfType) -> Why | N
         if found is None:
             continue
         made = "reaches" if value in node.outputs else f"reads {value.name!r}, which reaches"
-        holds = f"{half.mode} holds {half.max:g}"
         kind = PAST.format(half.mode)
         if found.largest > half.max / MARGIN:
-            near = "" if found.largest > half.max else f", within a factor of {MARGIN:g}"
-            return Why(f"{made} {found.largest:.2g} on {found.where!r}; {holds}{near}", "data", kind, found.largest, found.where)
+            text = f"{made} {found.largest:.2g} on {found.where!r}; {_holds(found.largest, half)}"
+            return Why(text, "data", kind, found.largest, found.where)
         if found.masked < -half.max:
-            return Why(f"{made} {found.masked:.2g} where a mask is; {holds}", "data", kind, found.masked)
+            return Why(f"{made} {found.masked:.2g} where a mask is; {_holds(half.max, half)}", "data", kind, found.masked)
     return None
+
+
+def _holds(number: float, half: HalfType) -> str:
+    near = f", and the margin is a factor of {MARGIN:g}" if number < half.max else ""
+    return f"{half.mode} holds {half.max:g}{near}"
+
+
+def _angle(node: ir.Node, ranges: Mapping[str, Range], half: HalfType) -> Why | None:
+    """A sine of an angle that rounding turns into another angle: 511 is off by a quarter in float16."""
+    held = ranges.get(str(node.inputs[0].name)) if node.op_type in ("Sin", "Cos") and node.inputs[0] is not None else None
+    if held is None or held.largest * half.unit <= COARSE:
+        return None
+    off = held.largest * half.unit
+    text = f"an angle of {held.largest:.3g} on {held.where!r} is off by up to {off:.2g} in {half.mode}"
+    return Why(text, "data", f"angles too coarse in {half.mode}", held.largest, held.where)
 
 
 def _faint(nodes: list[ir.Node], ranges: Mapping[str, Range], half: HalfType) -> dict[ir.Node, Why]:
@@ -149,6 +165,9 @@ def summed_by(node: ir.Node) -> Sum | None:
     if node.op_type in NORMALIZATIONS:
         axis = node.attributes.get_int("axis", -1) % rank
         return Sum((axis,) if node.op_type == "LpNormalization" else tuple(range(axis, rank)), 2)
+    if node.op_type == "CumSum":
+        axis = ir.convenience.get_const_tensor(node.inputs[1]) if node.inputs[1] is not None else None
+        return Sum((int(axis.numpy()),), 1) if axis is not None else None
     if node.op_type in OVER_PLACES:
         return Sum(tuple(range(2, rank)), 2 if node.op_type == "InstanceNormalization" else 1)
     if node.op_type not in REDUCTIONS:
@@ -168,7 +187,7 @@ def _sum(node: ir.Node, each: Sum, ranges: Mapping[str, Range], half: HalfType) 
         return None
     what = f"sums {made.terms} {'squares' if each.power == 2 else 'numbers'}"
     if made.largest > half.max / MARGIN:
-        text = f"{what} to {made.largest:.2g} on {made.where!r}; {half.mode} holds {half.max:g}"
+        text = f"{what} to {made.largest:.2g} on {made.where!r}; {_holds(made.largest, half)}"
         return Why(text, "data", SUMS, made.largest, made.where)
     return _deep(made, what, half)
 

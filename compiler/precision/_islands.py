@@ -7,7 +7,7 @@ sums and exponentials. What the values themselves demand is `_evidence`'s to say
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,33 +23,17 @@ if TYPE_CHECKING:
     from ._typed import HalfType
 
 FLOAT = ir.DataType.FLOAT
-# Sums over many terms, or functions whose result leaves the range for ordinary arguments. LayerNormalization and Softmax
-# cost no extra kernel in float32: TensorRT computes them in float32 registers inside the same fused kernel.
+# Sums over many terms. They cost no kernel in float32: TensorRT computes them in float32 registers inside the kernel that they
+# are fused into either way (benchmarks/bench_islands.py counts kernels of each form).
 REDUCTIONS = frozenset(
-    [
-        "LayerNormalization",
-        "RMSNormalization",
-        "GroupNormalization",
-        "InstanceNormalization",
-        "BatchNormalization",
-        "LpNormalization",
-        "SimplifiedLayerNormalization",
-        "Softmax",
-        "LogSoftmax",
-        "ReduceSum",
-        "ReduceMean",
-        "ReduceL1",
-        "ReduceL2",
-        "ReduceSumSquare",
-        "ReduceProd",
-        "ReduceLogSum",
-        "ReduceLogSumExp",
-        "CumSum",
-        "GlobalAveragePool",
-        "AveragePool",
-    ]
+    """LayerNormalization RMSNormalization GroupNormalization InstanceNormalization LpNormalization SimplifiedLayerNormalization
+    Softmax LogSoftmax ReduceSum ReduceMean ReduceL1 ReduceL2 ReduceSumSquare ReduceProd ReduceLogSum ReduceLogSumExp
+    GlobalAveragePool""".split()
 )
-RANGE = frozenset(["Exp", "Log", "Pow", "Sqrt", "Reciprocal", "Softplus", "Range", "Sin", "Cos"])
+# Functions whose result leaves the range for ordinary arguments, and sums, that cost a kernel in float32: they are no longer
+# fused into the GEMM before them, or stand alone. Without data they are islands; with data only where that demands it.
+RANGE = frozenset("Exp Log Pow Sqrt Reciprocal Softplus Sin Cos".split())
+COSTLY_SUMS = frozenset({"CumSum", "AveragePool", "BatchNormalization"})
 ELEMENTWISE = frozenset(
     [
         "Add",
@@ -126,15 +110,52 @@ def decide(graph: Graph, half: HalfType, evidence: Evidence | None = None) -> De
     for node in nodes:
         if (why := _reason(node, graph, half, clamps)) is not None:
             islands[node] = why
+    found = None if evidence is None else examine(graph, _clamped(graph, clamps, half), half, evidence, _cuts(graph, half))
+    if found is not None:
+        islands |= {node: why for node, why in found.sums.items() if node in islands}
+        _spare(nodes, islands, found.demanded, half)
     _count(nodes, islands)
     _grow(nodes, islands)
-    if evidence is None:
-        return Decision(islands, clamps)
-    found = examine(graph, _clamped(graph, clamps, half), half, evidence, _cuts(graph, half))
-    # What the data demands says more than a rule; a node that ONNX has no other form of stays what it is.
-    islands |= {node: why for node, why in found.sums.items() if node in islands}
-    islands |= {node: why for node, why in found.demanded.items() if node not in islands or islands[node].by == "free"}
-    return Decision({node: islands[node] for node in nodes if node in islands}, clamps, found.notes)
+    if found is not None:  # what the data demands says more than a rule; a node that ONNX has no other form of stays what it is
+        islands |= {node: why for node, why in found.demanded.items() if node not in islands or islands[node].by == "free"}
+    notes = found.notes if found is not None else ()
+    return Decision({node: islands[node] for node in nodes if node in islands}, clamps, notes)
+
+
+def _spare(nodes: list[ir.Node], islands: dict[ir.Node, Why], demanded: Mapping[ir.Node, Why], half: HalfType) -> None:
+    """Take out what costs a kernel in float32 and no data demands.
+
+    Beside another island it stays: there float32 saves a cast, and the digits of a variance on its way to its root.
+    """
+    spared = {n: islands.pop(n) for n in nodes if _is_costly(n, islands) and n not in demanded and _constants_fit(n, half)}
+    while spared:
+        grown = dict(islands)
+        _grow(nodes, grown)
+        told = {node for node, why in grown.items() if why.reason}
+        beside = {node for node in spared if not told.isdisjoint(_neighbours(node))}
+        if not beside:
+            return
+        islands |= {node: spared.pop(node) for node in beside}
+
+
+def _is_costly(node: ir.Node, islands: Mapping[ir.Node, Why]) -> bool:
+    return node.op_type in RANGE | COSTLY_SUMS and node in islands and islands[node].by == "free"
+
+
+def _neighbours(node: ir.Node) -> Iterator[ir.Node]:
+    yield from (maker for v in node.inputs if v is not None and (maker := v.producer()) is not None)
+    yield from (user for v in node.outputs for user, _ in v.uses())
+
+
+def _constants_fit(node: ir.Node, half: HalfType) -> bool:
+    """Whether the constants of a node, a variance among them, have all their digits in the type."""
+    for value in node.inputs:
+        if value is None or value.dtype != FLOAT or value.const_value is None:
+            continue
+        magnitudes = np.abs(value.const_value.numpy())
+        if (magnitudes > half.max).any() or ((magnitudes > 0) & (magnitudes < half.normal)).any():
+            return False
+    return True
 
 
 def _clamped(graph: Graph, clamps: Mapping[ir.Value, tuple[float, str]], half: HalfType) -> Graph:
@@ -153,8 +174,9 @@ def _cuts(graph: Graph, half: HalfType) -> dict[str, float]:
     for value in graph.model.graph.initializers.values():
         if value.dtype != FLOAT or value.const_value is None or value.const_value.size > SMALL:
             continue
-        low = max(_extremes(value.const_value)[0], half.mask)
-        if low <= MASK and (path := _mask_path(value)):
+        path = _mask_path(value)
+        low = max(_extremes(value.const_value)[0], half.mask) if path else 0.0
+        if low <= MASK:
             found |= {str(each.name): max(low / 2, found.get(str(each.name), low)) for each in path}
     return found
 
@@ -171,10 +193,12 @@ def _reason(node: ir.Node, graph: Graph, half: HalfType, clamps: dict[ir.Value, 
         return Why("inside the body of a control-flow node")
     if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
         return Why("control flow")
-    if node.op_type in REDUCTIONS:
+    if node.op_type in REDUCTIONS | COSTLY_SUMS:
         return Why(SUMS, "free")
     if node.op_type in RANGE:
         return Why("its result can leave the range of the type", "free")
+    if node.op_type == "Range":
+        return Why(COUNTED)
     if not _takes(node, graph, half):
         return Why(f"ONNX gives {node.op_type} no {half.dtype.name.lower()} form")
     constant = _scale_reason(node, half) or _constant_reason(node, half, clamps)
