@@ -10,6 +10,7 @@ import collections
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -229,7 +230,8 @@ class _Part:
         for name in [name for name, value in inner.initializers.items() if not value.uses()]:
             del inner.initializers[name]
         self._outputs = [str(v.name) for v in inner.outputs]
-        self._session, self._weights = reference.session(copy) if self._outputs else (None, {})
+        opened: tuple[Any, dict[str, np.ndarray]] = reference.session(copy) if self._outputs else (None, {})
+        self._session, self._weights = opened
 
     def run(self, values: Mapping[str, np.ndarray], label: str) -> dict[str, np.ndarray]:
         if self._session is None:

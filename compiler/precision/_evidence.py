@@ -166,8 +166,8 @@ def summed_by(node: ir.Node) -> Sum | None:
         axis = node.attributes.get_int("axis", -1) % rank
         return Sum((axis,) if node.op_type == "LpNormalization" else tuple(range(axis, rank)), 2)
     if node.op_type == "CumSum":
-        axis = ir.convenience.get_const_tensor(node.inputs[1]) if node.inputs[1] is not None else None
-        return Sum((int(axis.numpy()),), 1) if axis is not None else None
+        along = ir.convenience.get_const_tensor(node.inputs[1]) if node.inputs[1] is not None else None
+        return Sum((int(along.numpy().reshape(-1)[0]),), 1) if along is not None else None
     if node.op_type in OVER_PLACES:
         return Sum(tuple(range(2, rank)), 2 if node.op_type == "InstanceNormalization" else 1)
     if node.op_type not in REDUCTIONS:
