@@ -9,11 +9,13 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ..errors import RecipeError, nearest
 from ..graph import Graph
-from ..value_ranges import Evidence
+
+if TYPE_CHECKING:
+    from ..value_ranges import Evidence
 
 SHOWN = 3  # islands that a note names
 SUMS = "sums in float32"

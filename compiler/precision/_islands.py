@@ -110,11 +110,11 @@ def decide(graph: Graph, half: HalfType, evidence: Evidence | None = None) -> De
     for node in nodes:
         if (why := _reason(node, graph, half, clamps)) is not None:
             islands[node] = why
+    _count(nodes, islands)
     found = None if evidence is None else examine(graph, _clamped(graph, clamps, half), half, evidence, _cuts(graph, half))
     if found is not None:
         islands |= {node: why for node, why in found.sums.items() if node in islands}
         _spare(nodes, islands, found.demanded, half)
-    _count(nodes, islands)
     _grow(nodes, islands)
     if found is not None:  # what the data demands says more than a rule; a node that ONNX has no other form of stays what it is
         islands |= {node: why for node, why in found.demanded.items() if node not in islands or islands[node].by == "free"}

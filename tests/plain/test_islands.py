@@ -270,6 +270,18 @@ def test_a_root_between_islands_stays_with_them() -> None:
     assert {i.op: i.by for i in typed.plan.islands} == dict.fromkeys(("ReduceMean", "Add", "Sqrt", "Div"), "free")
 
 
+def test_a_logarithm_on_its_way_to_a_number_of_a_bucket_stays_in_float32() -> None:
+    """T5 and MPNet number the buckets of relative positions so; rounded in between, a place would move to another bucket."""
+    source = graph(
+        "f = Cast <to = 1> (n) d = Div (f, exact) l = Log (d) m = Mul (l, factor) y = Cast <to = 7> (m)",
+        "int64[N] n", "int64[N] y", "float exact = {8.0}, float factor = {2.885390043258667}",
+    )  # fmt: skip
+    feeds = {"n": np.arange(8, 512)}
+    typed = precision.get("fp16").apply(source, evidence(feeds))
+    assert {"Log", "Mul", "Cast"} <= {island.op for island in typed.plan.islands}
+    np.testing.assert_array_equal(*(ReferenceRunner(g).run(feeds)["y"] for g in (typed.graph, source)))
+
+
 def test_an_angle_that_rounding_turns_is_an_island() -> None:
     source = graph("a = Mul (x, x) y = Sin (a)")
     assert not precision.get("fp16").apply(source, evidence(row(1, 1, 2, 2))).plan.islands

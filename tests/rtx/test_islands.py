@@ -22,7 +22,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "plain"))
 import overflowing
 from test_precision import graph_of
 
-
 CASES = [(False, 6, {"Half": 17, "Float": 4, "": 1}), (True, 10, {"Half": 14, "Float": 7, "": 1})]
 
 
