@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import artifact, goldens, precision, profiles, report, targets, verification
+from . import artifact, data, goldens, precision, profiles, report, targets, verification
 from . import fuse as fusing
 from .artifact import Artifact
 from .errors import Missing, NotFused, RecipeError, VerifyFailed
@@ -26,6 +26,7 @@ from .progress import Progress
 from .recipe import Recipe, check, choose_targets
 from .source import Source, open_source
 from .targets import BuildRequest, Built, TargetSpec
+from .value_ranges import Evidence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +148,7 @@ def make(build: Build, job: Job, directory: Path, log: Progress) -> None:
     with watch.stage(f"{build.name}: precision"):
         # Lowered first: what precision sees are standard operators, whose schemas say which types they take.
         graph = job.fused.graph if job.fused and target.FUSES else job.source.graph
-        typed = precision.get(build.precision).apply(target.lower(graph, build.spec.sms))
+        typed = precision.get(build.precision).apply(target.lower(graph, build.spec.sms), evidence(job))
         hashes = save(typed.graph, directory / artifact.GRAPH)
     with watch.stage(f"{build.name}: compile"):
         request = BuildRequest(typed.graph, directory / artifact.GRAPH, directory, build.precision, build.spec.sms, job.ranges)
@@ -163,6 +164,19 @@ def make(build: Build, job: Job, directory: Path, log: Progress) -> None:
     known = dataclasses.replace(watch, stages=log.stages | watch.stages, notes=[*log.notes, *watch.notes])
     hashes[artifact.REPORT] = artifact.write_json(directory / artifact.REPORT, report.document(facts, job.proof, verdict, known))
     artifact.write_manifest(directory, facts, hashes)
+
+
+def evidence(job: Job) -> Evidence:
+    """What values are measured on: the goldens, and where these are data, synthetic samples of every kind of mask beside them."""
+    samples, recipe, source = job.proof.samples, job.recipe, job.source
+    if source.run is None:
+        return Evidence(samples, f"the {len(samples)} goldens of the export")
+    if recipe.goldens == "synthetic":
+        return Evidence(samples, f"{len(samples)} synthetic samples")
+    made = data.synthetic(source.graph, source.dims, recipe.seed)
+    rows = sum(max(1, len(sample.origins)) for sample in samples)
+    name = f"{rows} rows of {Path(str(recipe.data)).name} and {len(made)} synthetic samples"
+    return Evidence((*samples, *made), name)
 
 
 def check_artifact(

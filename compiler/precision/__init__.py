@@ -1,4 +1,4 @@
-"""Precision modes: one file each, found by its name. Each has `apply(graph) -> Typed`, a function from graph to graph.
+"""Precision modes: one file each, found by its name. Each has `apply(graph, evidence) -> Typed`, a function from graph to graph.
 
 Precision is written into the graph and never asked of a builder: TensorRT 11 takes nothing else, and it makes the
 numerics of an engine testable on a CPU.
@@ -9,19 +9,33 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ..errors import RecipeError, nearest
 from ..graph import Graph
 
+if TYPE_CHECKING:
+    from ..value_ranges import Evidence
+
+SHOWN = 3  # islands that a note names
+SUMS = "sums in float32"
+
 
 @dataclasses.dataclass(frozen=True)
 class Island:
-    """A node that stays in float32 inside a half-precision graph, and why."""
+    """A node that stays in float32 inside a half-precision graph, and why.
+
+    `by` says what decided: `data`, `constant`, `type` (ONNX or control flow allow nothing else) or `free` (nothing demands it,
+    and it costs no kernel). `measured` is the number that decided, on the sample of that label. Islands are counted by `kind`.
+    """
 
     node: str
     op: str
     reason: str
+    by: str = "type"
+    kind: str = ""
+    measured: float | None = None
+    sample: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,13 +50,18 @@ class Clamp:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a precision mode did: how many nodes run in the type, which stay in float32, which constants changed."""
+    """What a precision mode did: how many nodes run in the type, which stay in float32, which constants changed.
+
+    `evidence` names the samples that were measured, '' where none were.
+    """
 
     mode: str
     typed_nodes: int = 0
     islands: tuple[Island, ...] = ()
     clamps: tuple[Clamp, ...] = ()
     casts: int = 0
+    evidence: str = ""
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -54,13 +73,24 @@ class Plan:
         why = ", ".join(f"{count} {reason}" for reason, count in self.reasons().items())
         islands = f"{len(self.islands)} float32 islands ({why})" if self.islands else "no float32 island"
         changed = tuple(f"{c.constant}: {c.reason}" for c in self.clamps)
-        return (f"{self.typed_nodes} nodes in {self.mode}, {islands}", *changed)
+        return (f"{self.typed_nodes} nodes in {self.mode}, {islands}", *self._from_data(), *changed, *self.notes)
+
+    def _from_data(self) -> tuple[str, ...]:
+        """How many islands the data demands and which data that was; the first of those that are no sums, with their numbers."""
+        if not self.evidence:
+            return ()
+        demanded = [island for island in self.islands if island.by == "data"]
+        told = [island for island in demanded if island.kind != SUMS]
+        shown = tuple(f"{island.node} ({island.op}) stays in float32: {island.reason}" for island in told[:SHOWN])
+        more = (f"and {len(told) - SHOWN} more (bertc inspect)",) if len(told) > SHOWN else ()
+        return (f"{len(demanded)} of the islands are demanded by the values of {self.evidence}", *shown, *more)
 
     def reasons(self) -> dict[str, int]:
         """Islands counted by reason, for a table a person reads."""
         counts: dict[str, int] = {}
         for island in self.islands:
-            counts[island.reason] = counts.get(island.reason, 0) + 1
+            key = island.kind or island.reason
+            counts[key] = counts.get(key, 0) + 1
         return counts
 
 
@@ -75,7 +105,7 @@ class Typed:
 class Precision(Protocol):
     """The shape of a precision module."""
 
-    def apply(self, graph: Graph) -> Typed: ...
+    def apply(self, graph: Graph, evidence: Evidence | None = None) -> Typed: ...
 
 
 def names() -> tuple[str, ...]:

@@ -1,11 +1,13 @@
 """Which nodes stay in float32, and why; which mask constants need a finite stand-in.
 
-The rules are about what a type can hold, not about a model: deep sums, exponentials, and constants out of range.
+The rules here need no data. They are about constants, about what ONNX allows, and about operators that float32 costs nothing:
+sums and exponentials. What the values themselves demand is `_evidence`'s to say.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,38 +15,25 @@ import onnx
 import onnx_ir as ir
 
 from ..graph import Graph
+from ..value_ranges import Evidence
+from . import SUMS
+from ._evidence import Why, examine
 
 if TYPE_CHECKING:
     from ._typed import HalfType
 
 FLOAT = ir.DataType.FLOAT
-# Sums over many terms, or functions whose result leaves the range for ordinary arguments. LayerNormalization and Softmax
-# cost no extra kernel in float32: TensorRT computes them in float32 registers inside the same fused kernel.
+# Sums over many terms. They cost no kernel in float32: TensorRT computes them in float32 registers inside the kernel that they
+# are fused into either way (benchmarks/bench_islands.py counts kernels of each form).
 REDUCTIONS = frozenset(
-    [
-        "LayerNormalization",
-        "RMSNormalization",
-        "GroupNormalization",
-        "InstanceNormalization",
-        "BatchNormalization",
-        "LpNormalization",
-        "SimplifiedLayerNormalization",
-        "Softmax",
-        "LogSoftmax",
-        "ReduceSum",
-        "ReduceMean",
-        "ReduceL1",
-        "ReduceL2",
-        "ReduceSumSquare",
-        "ReduceProd",
-        "ReduceLogSum",
-        "ReduceLogSumExp",
-        "CumSum",
-        "GlobalAveragePool",
-        "AveragePool",
-    ]
+    """LayerNormalization RMSNormalization GroupNormalization InstanceNormalization LpNormalization SimplifiedLayerNormalization
+    Softmax LogSoftmax ReduceSum ReduceMean ReduceL1 ReduceL2 ReduceSumSquare ReduceProd ReduceLogSum ReduceLogSumExp
+    GlobalAveragePool""".split()
 )
-RANGE = frozenset(["Exp", "Log", "Pow", "Sqrt", "Reciprocal", "Softplus", "Range", "Sin", "Cos"])
+# Functions whose result leaves the range for ordinary arguments, and sums, that cost a kernel in float32: they are no longer
+# fused into the GEMM before them, or stand alone. Without data they are islands; with data only where that demands it.
+RANGE = frozenset("Exp Log Pow Sqrt Reciprocal Softplus Sin Cos".split())
+COSTLY_SUMS = frozenset({"CumSum", "AveragePool", "BatchNormalization"})
 ELEMENTWISE = frozenset(
     [
         "Add",
@@ -96,51 +85,124 @@ MASK_PATH = frozenset(
 )
 ORDER_ONLY = frozenset({"Softmax", "LogSoftmax", "ReduceMax", "TopK", "ArgMax", "MaxPool", "Attention"})
 ROUNDS = frozenset({"Floor", "Ceil", "Round"})
+QUANTISERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 MOVES = frozenset("Unsqueeze Squeeze Reshape Expand Identity Transpose".split())
-GROWN = "arithmetic of the island before it"
+GROWN = Why("arithmetic of the island before it", "free")
+MASK = -1e4  # a constant at or below this that only softmax sees is a mask's
+SMALL = 2**20  # numbers: a mask constant is one, or a table of places by places
 COUNTED = "it counts: a number of samples or tokens is too large for the type"
 
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """`islands`: node -> reason ('' where float32 costs and changes nothing: a cast from int, a float64 node)."""
+    """Why each island is one, the constants that change (what they were, and why), and what a user should know beside."""
 
-    islands: dict[ir.Node, str]
+    islands: dict[ir.Node, Why]
     clamps: dict[ir.Value, tuple[float, str]]
+    notes: tuple[str, ...] = ()
 
 
-def decide(graph: Graph, half: HalfType) -> Decision:
-    """Walk the graph once for the nodes that must be islands, then grow each island over its own arithmetic."""
+def decide(graph: Graph, half: HalfType, evidence: Evidence | None = None) -> Decision:
+    """The nodes that must be islands by rule, each grown over its own arithmetic; then those that the evidence demands."""
     nodes = list(graph.model.graph.all_nodes())
-    islands: dict[ir.Node, str] = {}
+    islands: dict[ir.Node, Why] = {}
     clamps: dict[ir.Value, tuple[float, str]] = {}
     for node in nodes:
-        if (reason := _reason(node, graph, half, clamps)) is not None:
-            islands[node] = reason
+        if (why := _reason(node, graph, half, clamps)) is not None:
+            islands[node] = why
     _count(nodes, islands)
+    found = None if evidence is None else examine(graph, _clamped(graph, clamps, half), half, evidence, _cuts(graph, half))
+    if found is not None:
+        islands |= {node: why for node, why in found.sums.items() if node in islands}
+        _spare(nodes, islands, found.demanded, half)
     _grow(nodes, islands)
-    return Decision(islands, clamps)
+    if found is not None:  # what the data demands says more than a rule; a node that ONNX has no other form of stays what it is
+        islands |= {node: why for node, why in found.demanded.items() if node not in islands or islands[node].by == "free"}
+    notes = found.notes if found is not None else ()
+    return Decision({node: islands[node] for node in nodes if node in islands}, clamps, notes)
 
 
-def _reason(node: ir.Node, graph: Graph, half: HalfType, clamps: dict[ir.Value, tuple[float, str]]) -> str | None:
+def _spare(nodes: list[ir.Node], islands: dict[ir.Node, Why], demanded: Mapping[ir.Node, Why], half: HalfType) -> None:
+    """Take out what costs a kernel in float32 and no data demands.
+
+    Beside another island it stays: there float32 saves a cast, and the digits of a variance on its way to its root.
+    """
+    spared = {n: islands.pop(n) for n in nodes if _is_costly(n, islands) and n not in demanded and _constants_fit(n, half)}
+    while spared:
+        grown = dict(islands)
+        _grow(nodes, grown)
+        told = {node for node, why in grown.items() if why.reason}
+        beside = {node for node in spared if not told.isdisjoint(_neighbours(node))}
+        if not beside:
+            return
+        islands |= {node: spared.pop(node) for node in beside}
+
+
+def _is_costly(node: ir.Node, islands: Mapping[ir.Node, Why]) -> bool:
+    return node.op_type in RANGE | COSTLY_SUMS and node in islands and islands[node].by == "free"
+
+
+def _neighbours(node: ir.Node) -> Iterator[ir.Node]:
+    yield from (maker for v in node.inputs if v is not None and (maker := v.producer()) is not None)
+    yield from (user for v in node.outputs for user, _ in v.uses())
+
+
+def _constants_fit(node: ir.Node, half: HalfType) -> bool:
+    """Whether the constants of a node, a variance among them, have all their digits in the type."""
+    for value in node.inputs:
+        if value is None or value.dtype != FLOAT or value.const_value is None:
+            continue
+        magnitudes = np.abs(value.const_value.numpy())
+        if (magnitudes > half.max).any() or ((magnitudes > 0) & (magnitudes < half.normal)).any():
+            return False
+    return True
+
+
+def _clamped(graph: Graph, clamps: Mapping[ir.Value, tuple[float, str]], half: HalfType) -> Graph:
+    """A copy with the mask constants that the typed graph has, so that what is measured is what will run."""
+    copy = graph.copy()
+    for value in clamps:
+        held = copy.model.graph.initializers[str(value.name)]
+        assert held.const_value is not None
+        held.const_value = ir.tensor(np.maximum(held.const_value.numpy(), np.float32(half.mask)), name=held.name)
+    return copy
+
+
+def _cuts(graph: Graph, half: HalfType) -> dict[str, float]:
+    """For values that a mask constant flows through to a softmax: half of it; at or below that they are the mask's."""
+    found: dict[str, float] = {}
+    for value in graph.model.graph.initializers.values():
+        if value.dtype != FLOAT or value.const_value is None or value.const_value.size > SMALL:
+            continue
+        path = _mask_path(value)
+        low = max(_extremes(value.const_value)[0], half.mask) if path else 0.0
+        if low <= MASK:
+            found |= {str(each.name): max(low / 2, found.get(str(each.name), low)) for each in path}
+    return found
+
+
+def _reason(node: ir.Node, graph: Graph, half: HalfType, clamps: dict[ir.Value, tuple[float, str]]) -> Why | None:
     floats = [v for v in (*node.inputs, *node.outputs) if v is not None and v.dtype == FLOAT]
     if not floats:
-        return ""
+        return Why("")
     if node.op_type == "Cast" and node.inputs[0] is not None and node.inputs[0].dtype != FLOAT:
-        return ""  # integers are cast to float32 first: a count above 2048 is not a float16 number
+        return Why("")  # integers are cast to float32 first: a count above 2048 is not a float16 number
     if node.op_type == "Constant":
-        return ""
+        return Why("")
     if node.graph is not graph.model.graph:
-        return "inside the body of a control-flow node"
+        return Why("inside the body of a control-flow node")
     if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
-        return "control flow"
-    if node.op_type in REDUCTIONS:
-        return "sums in float32"
+        return Why("control flow")
+    if node.op_type in REDUCTIONS | COSTLY_SUMS:
+        return Why(SUMS, "free")
     if node.op_type in RANGE:
-        return "its result can leave the range of the type"
+        return Why("its result can leave the range of the type", "free")
+    if node.op_type == "Range":
+        return Why(COUNTED)
     if not _takes(node, graph, half):
-        return f"ONNX gives {node.op_type} no {half.dtype.name.lower()} form"
-    return _constant_reason(node, half, clamps)
+        return Why(f"ONNX gives {node.op_type} no {half.dtype.name.lower()} form")
+    constant = _scale_reason(node, half) or _constant_reason(node, half, clamps)
+    return Why(constant, "constant") if constant is not None else None
 
 
 def _takes(node: ir.Node, graph: Graph, half: HalfType) -> bool:
@@ -169,14 +231,29 @@ def _constant_reason(node: ir.Node, half: HalfType, clamps: dict[ir.Value, tuple
         if value is None or value.dtype != FLOAT or not value.is_initializer() or value.const_value is None:
             continue
         low, high, smallest = _extremes(value.const_value)
+        if low < half.mask and high <= half.max and _mask_path(value):
+            what = f"is outside {half.mode}" if low < -half.max else f"leaves no room for a score in {half.mode}"
+            clamps[value] = (low, f"mask constant {low:g} {what}; {half.mask:g} gives the same softmax")
+            continue
         if high > half.max or low < -half.max:
-            if high <= half.max and _reaches_softmax(value):
-                clamps[value] = (low, f"mask constant {low:g} is outside {half.mode}; {half.mask:g} gives the same softmax")
-                continue
             return f"constant {value.name!r} reaches {high if high > half.max else low:g}, outside {half.mode}"
         if value.const_value.size == 1 and 0 < smallest < half.tiny:
             return f"constant {value.name!r} = {smallest:g} is zero in {half.mode}"
     return None
+
+
+def _scale_reason(node: ir.Node, half: HalfType) -> str | None:
+    """Why the scale of a quantisation needs float32. The type of the scale is the type of what a DequantizeLinear makes.
+
+    A scale that is off by a part in 256 is off by as much as int8 itself rounds; below `faint` the type's numbers lie that
+    far apart.
+    """
+    if node.op_type not in QUANTISERS or len(node.inputs) < 2 or node.inputs[1] is None or node.inputs[1].const_value is None:
+        return None
+    scales = np.abs(node.inputs[1].const_value.numpy().astype(np.float32))
+    faint = half.tiny * 128
+    small = scales[(scales > 0) & (scales < faint)]
+    return f"scale {small.min():.2g} is too small for {half.mode}, which is too coarse below {faint:.2g}" if small.size else None
 
 
 def _extremes(tensor: ir.TensorProtocol) -> tuple[float, float, float]:
@@ -188,8 +265,9 @@ def _extremes(tensor: ir.TensorProtocol) -> tuple[float, float, float]:
     return float(array.min()), float(array.max()), smallest
 
 
-def _reaches_softmax(value: ir.Value) -> bool:
-    """Whether a constant only flows, through mask arithmetic, into operators that see its order and not its size."""
+def _mask_path(value: ir.Value) -> set[ir.Value]:
+    """The values that a constant flows through, where it only flows, through mask arithmetic, into operators that see its order
+    and not its size; none where it flows elsewhere too."""
     frontier, seen, found = [value], {value}, False
     while frontier:
         for user, _ in frontier.pop().uses():
@@ -197,14 +275,14 @@ def _reaches_softmax(value: ir.Value) -> bool:
                 found = True
                 continue
             if user.op_type not in MASK_PATH:
-                return False
+                return set()
             fresh = [v for v in user.outputs if v not in seen]
             seen.update(fresh)
             frontier.extend(fresh)
-    return found
+    return seen if found else set()
 
 
-def _count(nodes: list[ir.Node], islands: dict[ir.Node, str]) -> None:
+def _count(nodes: list[ir.Node], islands: dict[ir.Node, Why]) -> None:
     """What goes back to integers, as how many frames so many samples make: 5 s of audio are more samples than 65504."""
     counted: set[ir.Value] = set()
     for node in reversed(nodes):
@@ -213,10 +291,11 @@ def _count(nodes: list[ir.Node], islands: dict[ir.Node, str]) -> None:
         floats = [v for v in node.inputs if v is not None and v.dtype == FLOAT and not v.is_initializer()]
         if floats and (back or inside):
             counted.update(floats)
-            islands[node] = islands.get(node) or COUNTED
+            known = islands.get(node)
+            islands[node] = known if known is not None and known.reason else Why(COUNTED)
 
 
-def _grow(nodes: list[ir.Node], islands: dict[ir.Node, str]) -> None:
+def _grow(nodes: list[ir.Node], islands: dict[ir.Node, Why]) -> None:
     """Arithmetic whose every float operand comes out of an island belongs to it, and so does a division by one.
 
     A cast down and up again between them would only lose digits (sqrt(variance + 1e-12) is zero in float16).
@@ -227,7 +306,7 @@ def _grow(nodes: list[ir.Node], islands: dict[ir.Node, str]) -> None:
         operands = [v for v in node.inputs if v is not None and v.dtype == FLOAT and not v.is_initializer()]
         inside = {v: islands[p] for v in operands if (p := v.producer()) is not None and p in islands}
         divisor = node.op_type == "Div" and node.inputs[1] in inside
-        if operands and (all(v in inside for v in operands) or divisor) and any(inside.values()):
+        if operands and (all(v in inside for v in operands) or divisor) and any(why.reason for why in inside.values()):
             islands[node] = GROWN
     for node in reversed(nodes):
         # What only moves values to readers outside does it in half: the cast goes before it.

@@ -13,51 +13,72 @@ import onnx_ir as ir
 
 from ..errors import InputError
 from ..graph import Graph
+from ..value_ranges import Evidence
 from . import Clamp, Island, Plan, Typed
-from ._islands import decide
+from ._evidence import Why
+from ._islands import Decision, decide
 
 FLOAT = ir.DataType.FLOAT
 
 
 @dataclasses.dataclass(frozen=True)
 class HalfType:
-    """A half-precision type: its largest finite value, its smallest positive one, and a mask term that is safe in it."""
+    """A half-precision type: its largest finite value, its smallest positive one, and a mask term that is safe in it.
+
+    From `normal` on its numbers have all their digits; `unit` is the largest relative error of rounding to one of those.
+    """
 
     mode: str
     type_name: str
     max: float
     tiny: float
     mask: float
+    normal: float
+    unit: float
 
     @property
     def dtype(self) -> ir.DataType:
         return ir.DataType[self.type_name]
 
 
-def rewrite(graph: Graph, half: HalfType) -> Typed:
+def rewrite(graph: Graph, half: HalfType, evidence: Evidence | None = None) -> Typed:
     """Type `graph` in `half`: inputs and outputs keep their types, weights of half nodes are stored in half.
 
-    Raises InputError when a value has no known type (run shape inference first).
+    With evidence the float32 graph is run on its samples, and what they show decides as well. Raises InputError when a value has
+    no known type (run shape inference first), DataError when the graph does not run on a sample.
     """
+    _require_types(list(graph.model.graph.all_nodes()))
+    typed = write(graph, half, decide(graph, half, evidence))
+    return dataclasses.replace(typed, plan=dataclasses.replace(typed.plan, evidence=evidence.name if evidence else ""))
+
+
+def write(graph: Graph, half: HalfType, decided: Decision) -> Typed:
+    """Type a copy of `graph` as it was decided for its nodes and constants."""
     copy = graph.copy()
-    nodes = list(copy.model.graph.all_nodes())
-    _require_types(nodes)
-    decision = decide(copy, half)
-    casts = _Casts(copy.model.graph, half, decision.clamps)
+    before, nodes = list(graph.model.graph.all_nodes()), list(copy.model.graph.all_nodes())
+    islands = {node: decided.islands[old] for old, node in zip(before, nodes, strict=True) if old in decided.islands}
+    clamps = {copy.model.graph.initializers[str(value.name)]: clamp for value, clamp in decided.clamps.items()}
+    casts = _Casts(copy.model.graph, half, clamps)
     for node in nodes:
-        if node not in decision.islands:
+        if node not in islands:
             _retype_outputs(node, half)
     for node in nodes:
-        wanted = FLOAT if node in decision.islands else half.dtype
+        wanted = FLOAT if node in islands else half.dtype
         for index, value in enumerate(node.inputs):
             if value is not None and value.dtype in (FLOAT, half.dtype):
                 node.replace_input_with(index, casts.of(value, wanted))
     _restore_outputs(copy.model.graph, half, casts)
     casts.drop_unused()
-    floats = sum(1 for n in nodes if n not in decision.islands and _has_type(n, half.dtype))
-    islands = tuple(Island(str(n.name), n.op_type, why) for n, why in decision.islands.items() if why)
-    clamps = tuple(Clamp(str(v.name), was, half.mask, why) for v, (was, why) in decision.clamps.items())
-    return Typed(copy, Plan(half.mode, floats, islands, clamps, casts.count))
+    floats = sum(1 for n in nodes if n not in islands and _has_type(n, half.dtype))
+    listed = tuple(_island(node, why) for node, why in islands.items() if why.reason)
+    changed = tuple(Clamp(str(v.name), was, half.mask, why) for v, (was, why) in clamps.items())
+    return Typed(copy, Plan(half.mode, floats, listed, changed, casts.count, notes=decided.notes))
+
+
+def _island(node: ir.Node, why: Why) -> Island:
+    # Three digits: the last ones of a measurement differ from machine to machine, and a manifest must not.
+    measured = None if why.measured is None else float(f"{why.measured:.3g}")
+    return Island(str(node.name), node.op_type, why.reason, why.by, why.kind, measured, why.sample)
 
 
 def _require_types(nodes: list[ir.Node]) -> None:
@@ -79,7 +100,7 @@ def _retype_outputs(node: ir.Node, half: HalfType) -> None:
         if value.dtype == FLOAT:
             value.type = ir.TensorType(half.dtype)  # `value.dtype = ` would change a type object that clones share
     for name, attribute in list(node.attributes.items()):
-        if name in ("to", "dtype") and attribute.value == int(FLOAT):
+        if name in ("to", "dtype", "output_dtype") and attribute.value == int(FLOAT):
             node.attributes[name] = ir.AttrInt64(name, int(half.dtype))
         if attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype == FLOAT:
             node.attributes[name] = ir.AttrTensor(name, convert(attribute.as_tensor(), half.dtype))

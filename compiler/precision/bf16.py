@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..graph import Graph
+from ..value_ranges import Evidence
 from . import Typed
 from ._typed import HalfType, rewrite
 
@@ -11,12 +12,12 @@ from ._typed import HalfType, rewrite
 # Convolutions have a bfloat16 form from this opset on. Between 20 and 22 operators gained types and kept their meaning, but for
 # GroupNormalization (opset 21: a scale for each channel, not for each group).
 OLDEST, CONVOLUTIONS = 20, 22
-HALF = HalfType("bf16", "BFLOAT16", max=3.3895e38, tiny=2.0**-133, mask=-1e30)
+HALF = HalfType("bf16", "BFLOAT16", max=3.3895e38, tiny=2.0**-133, mask=-1e30, normal=2.0**-126, unit=2.0**-8)
 
 
-def apply(graph: Graph) -> Typed:
+def apply(graph: Graph, evidence: Evidence | None = None) -> Typed:
     """A copy of `graph` typed bfloat16 where that is safe; casts at the borders. See `_typed.rewrite`."""
-    return rewrite(_with_convolutions(graph), HALF)
+    return rewrite(_with_convolutions(graph), HALF, evidence)
 
 
 def _with_convolutions(graph: Graph) -> Graph:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ..graph import Graph
+from ..value_ranges import Evidence
 from . import Plan, Typed
 
 
-def apply(graph: Graph) -> Typed:
+def apply(graph: Graph, evidence: Evidence | None = None) -> Typed:
     """The same graph, every node in the type it came with."""
     return Typed(graph, Plan("fp32"))

@@ -1,0 +1,68 @@
+"""The model built to overflow, compiled: its islands are the only kernels that are not Half. And what float32 costs elsewhere."""
+
+from __future__ import annotations
+
+import collections
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import bertc
+from bertc import precision
+from bertc.data import Sample
+from bertc.graph import Graph, save
+from bertc.profiles import Range
+from bertc.targets import BuildRequest, tensorrt_rtx
+from bertc.value_ranges import Evidence
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "plain"))
+import overflowing
+from test_precision import graph_of
+
+CASES = [(False, 6, {"Half": 17, "Float": 4, "": 1}), (True, 10, {"Half": 14, "Float": 7, "": 1})]
+
+
+@pytest.mark.parametrize(("pre_norm", "demanded", "types"), CASES, ids=["post-norm", "pre-norm"])
+def test_the_kernels_of_the_rest_are_half(pre_norm: bool, demanded: int, types: dict[str, int], tmp_path: Path) -> None:
+    """The build verifies it within its budget on every kind of mask, a row without a token included; else it raises."""
+    source = overflowing.encoder(tmp_path / "model.onnx", pre_norm=pre_norm)
+    (made,) = bertc.build(source, tmp_path / "out", targets=["tensorrt-rtx:sm89=fp16"])
+    listed, engine = made.manifest["precision"]["islands"], made.manifest["engine"]
+    assert sum(island["by"] == "data" for island in listed) == demanded
+    assert engine["gemms"] == {"total": 17, "half": 15}
+    islands = {island["node"] for island in listed}
+    rows = engine["kernels"]["rows"]
+    floats = [row for row in rows if row["dtype"] == "Float"]
+    assert all(islands & set(row["onnx_nodes"]) for row in floats), floats
+    assert collections.Counter(row["dtype"] for row in rows) == types
+
+
+def kernels(graph: Graph, folder: Path, evidence: Evidence | None) -> tuple[int, dict[str, Any]]:
+    typed = precision.get("fp16").apply(graph, evidence)
+    folder.mkdir()
+    save(typed.graph, folder / "graph.onnx")
+    sizes = {"B": Range(1, 8, 32), "S": Range(1, 64, 256)}
+    built = tensorrt_rtx.build(BuildRequest(typed.graph, folder / "graph.onnx", folder, "fp16", ("sm89",), (sizes,)))
+    return built.facts["kernels"]["count"], typed.plan.reasons()
+
+
+def test_a_function_whose_values_fit_costs_no_kernel(tmp_path: Path) -> None:
+    """GELU in its tanh form, decomposed: its Pow in float32 keeps it from being fused into the projection before it."""
+    rng = np.random.default_rng(0)
+    weights = {"w0": rng.standard_normal((64, 128)) / 5, "w1": rng.standard_normal((128, 64)) / 5, "b": rng.standard_normal(128)}
+    source = graph_of(
+        """<ir_version: 10, opset_import: ["" : 20]> g (float[B,S,64] x) => (float[B,S,64] y)
+        <float[64,128] w0, float[128,64] w1, float[128] b, float three = {3.0}, float c = {0.044715}, float k = {0.7978846},
+         float one = {1.0}, float half = {0.5}>
+        { m = MatMul (x, w0) z = Add (m, b) p = Pow (z, three) q = Mul (p, c) r = Add (z, q) s = Mul (r, k) t = Tanh (s)
+          u = Add (t, one) v = Mul (z, half) a = Mul (v, u) y = MatMul (a, w1) }""",
+        **{name: array.astype(np.float32) for name, array in weights.items()},
+    )
+    seen = Evidence([Sample("one", {"x": rng.standard_normal((2, 8, 64)).astype(np.float32)})], "1 sample")
+    without, reasons = kernels(source, tmp_path / "without", None)
+    measured, none = kernels(source, tmp_path / "measured", seen)
+    assert reasons and not none
+    assert measured == without - 1
