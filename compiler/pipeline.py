@@ -13,16 +13,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import artifact, data, goldens, precision, profiles, report, targets, verification
+from . import artifact, data, goldens, precision, profiles, quant, report, targets, verification
 from . import fuse as fusing
 from .artifact import Artifact
 from .errors import Missing, NotFused, RecipeError, VerifyFailed
 from .export_check import Proof, check_fused, prove
 from .fuse import Fused
-from .graph import save
+from .graph import Graph, save
 from .precision import Typed
 from .profiles import Profile
 from .progress import Progress
+from .quant import Quantised
 from .recipe import Recipe, check, choose_targets
 from .source import Source, open_source
 from .targets import BuildRequest, Built, TargetSpec
@@ -39,6 +40,10 @@ class Build:
     @property
     def name(self) -> str:
         return self.spec.directory_name(self.precision)
+
+    @property
+    def quantised(self) -> bool:
+        return self.precision in precision.QUANTISED
 
 
 def compile(recipe: Recipe, out: Path, *, force: bool = False, progress: Progress | None = None) -> tuple[Artifact, ...]:
@@ -99,7 +104,7 @@ def fuse_graph(recipe: Recipe, source: Source, builds: Sequence[Build], proof: P
 
     Raises CheckFailed when fewer fusions were found than `recipe.expect` promises, or when the fused graph is not the model.
     """
-    wanting = [build.spec for build in builds if targets.get(build.spec.name).FUSES]
+    wanting = [build for build in builds if targets.get(build.spec.name).FUSES]
     if not recipe.fuse:
         unchecked = f"; what {recipe.expect} promises was not looked for" if recipe.expect else ""
         log.note(f"nothing was fused (--no-fuse){unchecked}")
@@ -107,7 +112,7 @@ def fuse_graph(recipe: Recipe, source: Source, builds: Sequence[Build], proof: P
     if not wanting and not recipe.expect:
         return None
     with log.stage("fuse"):
-        tables = {str(spec): targets.lowerings(spec) for spec in wanting}
+        tables = {str(b.spec): targets.lowerings(b.spec, quantised=b.quantised) for b in wanting}
         try:
             fused = fusing.fuse(
                 source.graph, source.dims, prove=recipe.prove, seed=recipe.seed, lowerings=tables, samples=proof.samples
@@ -145,10 +150,15 @@ def make(build: Build, job: Job, directory: Path, log: Progress) -> None:
     """One artifact: lower the graph, type it, compile it, verify it, and write it all down."""
     watch = dataclasses.replace(log, stages={}, notes=[])
     target = targets.get(build.spec.name)
+    # Lowered first: what follows sees standard operators, whose schemas say which types they take.
+    graph = job.fused.graph if job.fused and target.FUSES else job.source.graph
+    graph = target.lower(graph, build.spec.sms, quantised=build.quantised)
+    quantised = quantise(build, job, graph, watch) if build.quantised else None
+    if quantised and not quantised.chosen:
+        build = dataclasses.replace(build, precision=target.INT8_BASE)
+        watch.note(f"nothing is int8: {quantised.document['why']}; {build.precision} is built in its place")
     with watch.stage(f"{build.name}: precision"):
-        # Lowered first: what precision sees are standard operators, whose schemas say which types they take.
-        graph = job.fused.graph if job.fused and target.FUSES else job.source.graph
-        typed = precision.get(build.precision).apply(target.lower(graph, build.spec.sms), evidence(job))
+        typed = type_graph(build, job, quantised.graph if quantised else graph)
         hashes = save(typed.graph, directory / artifact.GRAPH)
     with watch.stage(f"{build.name}: compile"):
         request = BuildRequest(typed.graph, directory / artifact.GRAPH, directory, build.precision, build.spec.sms, job.ranges)
@@ -160,10 +170,30 @@ def make(build: Build, job: Job, directory: Path, log: Progress) -> None:
     hashes[artifact.GOLDENS] = goldens.save_goldens(directory / artifact.GOLDENS, job.proof.samples, job.proof.outputs)
     artifact.copy_assets(job.source.assets, directory)
     facts = manifest(build, job, typed, built)
-    verdict = check_artifact(build, job, directory, facts, typed, watch)
+    verdict = check_artifact(build, job, directory, facts, typed, watch, quantised)
     known = dataclasses.replace(watch, stages=log.stages | watch.stages, notes=[*log.notes, *watch.notes])
     hashes[artifact.REPORT] = artifact.write_json(directory / artifact.REPORT, report.document(facts, job.proof, verdict, known))
     artifact.write_manifest(directory, facts, hashes)
+
+
+def quantise(build: Build, job: Job, graph: Graph, watch: Progress) -> Quantised:
+    """Q/DQ pairs where the data and the budget allow them. Raises what `quant.quantise` raises."""
+    target = targets.get(build.spec.name)
+    budget = verification.budget_for(build.precision, job.recipe.budget)
+    request = quant.Request(
+        Path(str(job.recipe.data)), budget, job.ranges, target.INT8_ATTENTION, quant.weight_bits(build.spec.name)
+    )
+    with watch.stage(f"{build.name}: quantise") as advance:
+        made = quant.quantise(graph, job.source, request, advance)
+    for note in made.notes:
+        watch.note(note)
+    return made
+
+
+def type_graph(build: Build, job: Job, graph: Graph) -> Typed:
+    """The types of a lowered graph, by its precision mode; what is not int8 in an int8 build is of the target's choice."""
+    mode = precision.get(build.precision)
+    return mode.apply(graph, evidence(job), **({"base": targets.get(build.spec.name).INT8_BASE} if build.quantised else {}))
 
 
 def evidence(job: Job) -> Evidence:
@@ -180,9 +210,17 @@ def evidence(job: Job) -> Evidence:
 
 
 def check_artifact(
-    build: Build, job: Job, directory: Path, facts: Mapping[str, Any], typed: Typed, watch: Progress
+    build: Build,
+    job: Job,
+    directory: Path,
+    facts: Mapping[str, Any],
+    typed: Typed,
+    watch: Progress,
+    quantised: Quantised | None = None,
 ) -> verification.Verdict | None:
-    """Verify an artifact on its goldens before it is written; None where the recipe says not to.
+    """Verify an artifact on its goldens before it is written, and an int8 one on the data it was not calibrated with.
+
+    None where the recipe says not to.
 
     Raises VerifyFailed when it is over its budget, or when the budget asks for more than the goldens can show.
     """
@@ -191,12 +229,15 @@ def check_artifact(
         return None
     with watch.stage(f"{build.name}: verify") as advance:
         synthetic = job.recipe.goldens == "synthetic"
-        truth = verification.Truth(job.proof.samples, job.proof.outputs, "goldens", synthetic=synthetic)
-        verdict = verification.judge(directory, facts, typed.graph, truth, advance)
-    watch.say(verdict.summary())
-    if not verdict.passed:
-        raise VerifyFailed(f"{build.name} is {verdict.shortfall()}, nothing was written: {verdict.reasons()}")
-    return verdict
+        truths = [verification.Truth(job.proof.samples, job.proof.outputs, "goldens", synthetic=synthetic)]
+        truths += [quantised.truth()] if quantised else []
+        verdicts = [verification.judge(directory, facts, typed.graph, truth, advance) for truth in truths]
+    for verdict in verdicts:
+        watch.say(f"{verdict.summary()} on {verdict.data}" if quantised else verdict.summary())
+        if not verdict.passed:
+            why = f"on {verdict.data}: {verdict.reasons()}"
+            raise VerifyFailed(f"{build.name} is {verdict.shortfall()}, nothing was written: {why}")
+    return verdicts[-1]
 
 
 def manifest(build: Build, job: Job, typed: Typed, built: Built) -> dict[str, Any]:

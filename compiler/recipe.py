@@ -45,7 +45,9 @@ class Recipe:
     goldens: str = _option(
         "what goes into goldens.npz: synthetic feeds, or the --data (token ids are your users' text)", "synthetic"
     )
-    data: str | None = _option("texts, pairs, audio or arrays for --goldens data", None)
+    data: str | None = _option(
+        "texts, pairs, audio or arrays like what the model will see: for int8, and for --goldens data", None
+    )
     seed: int = _option("seed of the synthetic feeds", 0)
     budget: Mapping[str, float] = _option("a limit of the verification, as in cosine=0.9999; repeatable", {})
     fuse: bool = _option("fuse the graph for targets that gain from it, each match proven equal before it is kept", True)
@@ -75,6 +77,11 @@ def check(recipe: Recipe) -> None:
         raise RecipeError("goldens from data need the data: --data FILE")
     if recipe.precision is not None:
         precisions.get(recipe.precision)
+    asked = {recipe.precision, *(targets.parse_spec(text).precision for text in recipe.targets)} & precisions.QUANTISED
+    if asked and not recipe.data:
+        raise RecipeError(
+            f"{', '.join(sorted(map(str, asked)))} needs data that is like what the model will see: --data texts.txt"
+        )
 
 
 def read(path: Path) -> Recipe:

@@ -108,6 +108,9 @@ class Precision(Protocol):
     def apply(self, graph: Graph, evidence: Evidence | None = None) -> Typed: ...
 
 
+QUANTISED = frozenset({"int8"})  # modes whose graph has Q/DQ pairs from data before it is typed
+
+
 def names() -> tuple[str, ...]:
     """All precision modes, by file name."""
     return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))

@@ -23,7 +23,9 @@ ALPHAS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6)
 TRIED = 384  # rows on which ways are compared; the bias is corrected on all that were kept
 QMAX = 127
-SMALLEST = 2.0**-18  # a float16 of six digits: the integers are those of the stored scale, so its rounding clips a little and no more
+SMALLEST = (
+    2.0**-18
+)  # a float16 of six digits: the integers are those of the stored scale, so its rounding clips a little and no more
 FLOOR = 1e-5
 
 
@@ -51,7 +53,9 @@ class Fitted:
     error: float = 0.0
 
 
-def fit(graph: Graph, sites: Sites, seen: Observed, *, bits: int = 8, migrate: bool = True) -> tuple[dict[str, Fitted], dict[str, str]]:
+def fit(
+    graph: Graph, sites: Sites, seen: Observed, *, bits: int = 8, migrate: bool = True
+) -> tuple[dict[str, Fitted], dict[str, str]]:
     """(the sites that can be quantised, the others with the reason). `bits`: of the weights, 7 where a CPU would saturate.
 
     `migrate`: False takes every activation as it is (for comparison). What an int8 attention writes is never migrated: its
@@ -63,7 +67,9 @@ def fit(graph: Graph, sites: Sites, seen: Observed, *, bits: int = 8, migrate: b
     refused: dict[str, str] = {}
     for site in sites.found:
         stats = [seen.tensors[name] for name in site.inputs]
-        bad = next((f"{name} is {each.status}" for name, each in zip(site.inputs, stats, strict=True) if each.status != "ok"), None)
+        bad = next(
+            (f"{name} is {each.status}" for name, each in zip(site.inputs, stats, strict=True) if each.status != "ok"), None
+        )
         if bad:
             refused[site.name] = bad
         elif site.kind == ATTENTION:
@@ -150,9 +156,7 @@ def _migrations(stats: Sampled, weights: np.ndarray) -> Iterator[_Way]:
             yield _Way(mul, add, alpha, shift)
 
 
-def _try(
-    x: np.ndarray, w: np.ndarray, wanted: np.ndarray, stats: Sampled, way: _Way, clips: tuple[float, ...], top: int
-) -> _Try:
+def _try(x: np.ndarray, w: np.ndarray, wanted: np.ndarray, stats: Sampled, way: _Way, clips: tuple[float, ...], top: int) -> _Try:
     """The best of the clips. x [rows,K], w [K,N], wanted = x w."""
     moved, spread = way(x), way.weights(w)
     values, scales = quantise(spread, top)

@@ -111,7 +111,12 @@ class Writer:
         return value
 
     def node(
-        self, op: str, inputs: list[ir.Value | None], like: ir.Value, dtype: ir.DataType = FLOAT, attributes: Iterable[ir.Attr] = ()
+        self,
+        op: str,
+        inputs: list[ir.Value | None],
+        like: ir.Value,
+        dtype: ir.DataType = FLOAT,
+        attributes: Iterable[ir.Attr] = (),
     ) -> ir.Value:
         made = ir.Node("", op, inputs, list(attributes), name=f"{self.name}/{op}")
         made.metadata_props.update(self.near.metadata_props)

@@ -94,4 +94,3 @@ def observe(graph: Graph, sites: Sites, samples: Iterator[Row], count: int, adva
     if not live:
         raise DataError("nothing was measured: every sample is padding only")
     return Observed(made, live, tokens)
-

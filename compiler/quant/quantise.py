@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import data, rows, verification
+from .. import rows, verification
 from ..data import Sample
-from ..errors import DataError, RecipeError
+from ..errors import RecipeError
 from ..graph import Graph
 from ..labels import Labels
 from ..metrics import Budget
@@ -22,12 +21,13 @@ from ..progress import Advance
 from ..rows import Row, Rows
 from ..runner import Feeds
 from ..source import Source
+from ..verification import Truth
 from .fit import Fitted, fit
 from .gated import Gated
 from .insert import insert
 from .observe import Observed, observe
 from .search import Judge, Searched, search
-from .sites import ATTENTION, Sites, find
+from .sites import Sites, find
 
 JUDGED = 4  # every so many batches of the data judge what the others calibrated
 MOST_JUDGED = 256  # rows
@@ -55,7 +55,12 @@ class Quantised:
     notes: tuple[str, ...]
     judge: Judge
     chosen: tuple[Fitted, ...]
-    total: float
+
+    def truth(self) -> Truth:
+        """The rows that judged, answered by the float32 graph, for the artifact as it is built."""
+        of = self.document["data"]
+        name = f"{of['judged']} rows of {of['name']}, against the float32 graph"
+        return Truth(self.judge.samples, self.judge.truth, name, synthetic=False, labels=self.judge.labels)
 
 
 def quantise(graph: Graph, source: Source, request: Request, advance: Advance) -> Quantised:
@@ -65,7 +70,7 @@ def quantise(graph: Graph, source: Source, request: Request, advance: Advance) -
     """
     limits, encoder, audio = verification.preprocessors(graph.inputs, source.dims, source.assets, request.profiles)
     samples = rows.open_rows(request.data, graph.inputs, limits, encoder, audio)
-    labels = Labels.from_assets(source.task, source.assets, [spec.name for spec in graph.outputs])
+    labels = Labels.from_assets(source.task, source.assets, graph.outputs)
     read = verification.read_data(request.data, graph.inputs, source.dims, source.assets, request.profiles, labels)
     judged = _judged(read.samples)
     sites = find(graph, _feeds(graph, source, request.profiles), request.attention)
@@ -82,7 +87,8 @@ def quantise(graph: Graph, source: Source, request: Request, advance: Advance) -
     searched = search(judge, fitted, sites.total, request.budget, advance)
     chosen = tuple(fitted[name] for name in searched.chosen)
     document = _document(request, sites, seen, fitted, refused, searched, samples, judged)
-    return Quantised(insert(graph, chosen), document, _notes(document, refused, sites, samples), judge, chosen, sites.total)
+    made = insert(graph, chosen) if chosen else graph
+    return Quantised(made, document, _notes(document, refused, sites, samples), judge, chosen)
 
 
 def _judged(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
@@ -113,7 +119,9 @@ def _calibrated(samples: Rows, read: tuple[Sample, ...], judged: tuple[Sample, .
 def _feeds(graph: Graph, source: Source, profiles: tuple[Profile, ...]) -> Feeds:
     """Ones at the sizes that the first profile is best at."""
     sizes = {name: dim.opt for name, dim in profiles[0].items()} if profiles else {}
-    shapes = {spec.name: [d if isinstance(d, int) else sizes.get(d, source.dims[d].min) for d in spec.dims] for spec in graph.inputs}
+    shapes = {
+        spec.name: [d if isinstance(d, int) else sizes.get(d, source.dims[d].min) for d in spec.dims] for spec in graph.inputs
+    }
     return {spec.name: np.ones(shapes[spec.name], spec.dtype) for spec in graph.inputs}
 
 

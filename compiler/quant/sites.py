@@ -7,6 +7,7 @@ TensorRT makes an int8 kernel of them together or not at all (q, k, v and the so
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -17,7 +18,9 @@ from ..meter import with_outputs
 from ..reference import session
 from ..runner import Feeds
 
-THIN = 16  # a GEMM with fewer rows of weights or columns than this gains nothing from int8 kernels (reference: TensorRT, thin GEMMs)
+THIN = (
+    16  # a GEMM with fewer rows of weights or columns than this gains nothing from int8 kernels (reference: TensorRT, thin GEMMs)
+)
 GEMM, ATTENTION = "gemm", "attention"
 PASSED = frozenset({"Add", "Mul", "Div", "Where", "Cast", "Reshape", "Transpose"})
 
@@ -89,7 +92,9 @@ def _refusal(node: ir.Node) -> str | None:
         return "a Gemm with alpha or transA"
     shape = node.inputs[0].shape
     if shape is None or len(shape) < 3 or not isinstance(shape[-1], int):
-        return "it runs on one vector a sample" if shape is not None and len(shape) == 2 else "the shape of its input is not known"
+        return (
+            "it runs on one vector a sample" if shape is not None and len(shape) == 2 else "the shape of its input is not known"
+        )
     return None
 
 
@@ -163,9 +168,9 @@ def _flops(node: ir.Node, shapes: Mapping[str, tuple[int, ...]]) -> float:
     def shape(value: ir.Value) -> tuple[int, ...]:
         return shapes[str(value.name)] if value.const_value is None else tuple(int(d) for d in value.const_value.shape)
 
-    out = float(np.prod(shape(node.outputs[0])))
+    out = float(math.prod(shape(node.outputs[0])))
     if node.op_type in ("Conv", "ConvTranspose"):
-        return 2 * out * float(np.prod(shape(node.inputs[1])[1:]))
+        return 2 * out * math.prod(shape(node.inputs[1])[1:])
     if node.op_type == "Einsum" or node.op_type == "Attention":
         return 2 * out * shape(node.inputs[0])[-1]
     depth = shape(node.inputs[0])[0 if node.attributes.get_int("transA", 0) else -1]

@@ -3,7 +3,7 @@
 A target module has four functions and nothing to register:
 
     available() -> Availability                 what this machine can do with it, or the reason why not
-    lower(graph, sms) -> Graph                  from bertc's graph to the form its compiler takes best
+    lower(graph, sms, quantised) -> Graph       from bertc's graph to the form its compiler takes best
     build(request) -> Built                     write the engine into request.directory
     load(directory, manifest) -> Runner         run an artifact
 """
@@ -67,9 +67,11 @@ class Target(Protocol):
     FUSES: bool  # whether lower() wants the fused graph, or the source's own
     SMS: tuple[str, ...]  # the SMs it can be asked for, () when it takes none
     DEFAULT_SMS: tuple[str, ...]
+    INT8_BASE: str  # the precision of what is not int8 in an int8 build
+    INT8_ATTENTION: bool  # whether its compiler has an int8 kernel for attention
 
     def available(self) -> Availability: ...
-    def lower(self, graph: Graph, sms: tuple[str, ...] = ()) -> Graph: ...
+    def lower(self, graph: Graph, sms: tuple[str, ...] = (), *, quantised: bool = False) -> Graph: ...
     def build(self, request: BuildRequest) -> Built: ...
     def load(self, directory: Path, manifest: Mapping[str, Any]) -> Runner: ...
 
@@ -87,10 +89,10 @@ def get(name: str) -> Target:
     return cast(Target, importlib.import_module(f".{name.replace('-', '_')}", __package__))
 
 
-def lowerings(spec: TargetSpec) -> Mapping[str, Any]:
+def lowerings(spec: TargetSpec, *, quantised: bool = False) -> Mapping[str, Any]:
     """The bodies that a target lowers fused operators to, for the proofs of the fusions; {} where it inlines them all."""
     target = get(spec.name)
-    return target.lowerings(spec.sms) if hasattr(target, "lowerings") else {}
+    return target.lowerings(spec.sms, quantised=quantised) if hasattr(target, "lowerings") else {}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -227,17 +227,17 @@ def check_gemms(graph: Graph, kernels: Sequence[Kernel], precision: str) -> dict
     unnamed: list[ir.Node] = []
     floats: list[ir.Node] = []
     for node, allowed in wanted:
-        verdicts = [_runs_in(node, allowed, named) for named in _naming(node, kernels)]
+        verdicts = [runs_in(node, allowed, named) for named in naming(node, kernels)]
         if None in verdicts:
             unnamed.append(node)
         elif False in verdicts:
             floats.append(node)
     if floats:
-        raise BuildFailed(f"asked for {precision}, {len(floats)} of {len(wanted)} GEMMs are Float: {_listed(floats)}")
+        raise BuildFailed(f"asked for {precision}, {len(floats)} of {len(wanted)} GEMMs are Float: {listed(floats)}")
     if unnamed:
         raise BuildFailed(
             f"asked for {precision}, {len(unnamed)} of {len(wanted)} GEMMs are named by no engine layer, so their type cannot be "
-            f"proven: {_listed(unnamed)}"
+            f"proven: {listed(unnamed)}"
         )
     return {"total": len(gemms), "half": len(wanted)}
 
@@ -254,14 +254,14 @@ def node_name(node: ir.Node) -> str:
     return node.name or f"node_of_{node.outputs[0].name}"
 
 
-def _naming(node: ir.Node, kernels: Sequence[Kernel]) -> Iterator[list[Kernel]]:
+def naming(node: ir.Node, kernels: Sequence[Kernel]) -> Iterator[list[Kernel]]:
     """For every profile, the layers that name a node."""
     name = node_name(node)
     for profile in sorted({k.profile for k in kernels}):
         yield [k for k in kernels if k.profile == profile and not k.host and name in k.onnx_nodes]
 
 
-def _runs_in(node: ir.Node, allowed: frozenset[str], named: Sequence[Kernel]) -> bool | None:
+def runs_in(node: ir.Node, allowed: frozenset[str], named: Sequence[Kernel]) -> bool | None:
     """Whether the layers that name a GEMM compute it in an allowed type; None when no layer names it.
 
     Layers that pad or transpose its operands name it too: where a GEMM kernel names it, only GEMM kernels are judged. Where none
@@ -303,7 +303,7 @@ def _is_matrix(constant: Tensor) -> bool:
     return math.prod(constant.dims) > constant.dims[-1] if constant.dims else False
 
 
-def _listed(nodes: Sequence[ir.Node]) -> str:
+def listed(nodes: Sequence[ir.Node]) -> str:
     shown = [f"{node_name(n)} ({module_path(n) or n.op_type})" for n in nodes[:5]]
     return ", ".join(shown) + (f" and {len(nodes) - 5} more" if len(nodes) > 5 else "")
 

@@ -217,9 +217,13 @@ LOWERINGS: Mapping[str, Body] = {
 }
 
 
-def lowerings(sms: Sequence[str] = ()) -> Mapping[str, Body]:
-    """The table for these SMs: Turing's attention kernel copies its operands either way, so there the packed form is cheaper."""
+def lowerings(sms: Sequence[str] = (), quantised: bool = False) -> Mapping[str, Body]:
+    """The table for these SMs: Turing's attention kernel copies its operands either way, so there the packed form is cheaper.
+
+    So it is for a graph that is quantised: an int8 GEMM scales its result in the next kernel, and of three there is one (with
+    scales per channel 12 kernels a layer, packed 10; in float16 both are 8).
+    """
     from . import _lower_trt_past, _lower_trt_positions  # they are made of what stands here
 
     table = {**LOWERINGS, **_lower_trt_positions.LOWERINGS, **_lower_trt_past.LOWERINGS}
-    return {**table, "FusedAttention": packed_attention} if TURING in sms else table
+    return {**table, "FusedAttention": packed_attention} if TURING in sms or quantised else table

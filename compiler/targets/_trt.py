@@ -23,7 +23,7 @@ from ..errors import ArtifactError, BuildFailed, Missing
 from ..graph import DOMAIN, Graph, TensorSpec, module_path
 from ..profiles import Profile
 from ..runner import Feeds, Outputs, Runner
-from . import BuildRequest, Built, _kernels
+from . import BuildRequest, Built, _int8, _kernels
 from . import _packages as packages
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def advice(message: str) -> str:
     return next((help_ for pattern, help_ in CATALOGUE if re.search(pattern, message)), "")
 
 
-def lower(graph: Graph, sms: tuple[str, ...]) -> Graph:
+def lower(graph: Graph, sms: tuple[str, ...], quantised: bool = False) -> Graph:
     """Each `bertc` node in the form of `_lower_trt`, then the needless layout swaps between them gone."""
     if not any(node.domain == DOMAIN for node in graph.model.graph):
         require_plain(graph)
@@ -91,7 +91,7 @@ def lower(graph: Graph, sms: tuple[str, ...]) -> Graph:
     from ..canonical import expand
     from . import _lower_trt, _trt_graph
 
-    lowered = _trt_graph.tidy(expand(graph, _lower_trt.lowerings(sms)))
+    lowered = _trt_graph.tidy(expand(graph, _lower_trt.lowerings(sms, quantised)))
     require_plain(lowered)
     return lowered
 
@@ -144,7 +144,7 @@ def _facts(request: BuildRequest, result: Mapping[str, Any], log: str, kernels: 
             **_kernels.per_layer(first, modules),
             "rows": rows,
         },
-        "gemms": _kernels.check_gemms(request.graph, kernels, request.precision),
+        "gemms": _kernels.check_gemms(request.graph, kernels, request.precision) | _int8.check_quantised(request.graph, kernels),
         **_kernels.check_constants(request.graph, kernels, _kernels.stored_bytes(log) or result["nbytes"]),
         "engine_bytes": result["nbytes"],
         "builder_version": result["version"],

@@ -16,6 +16,7 @@ from . import _packages as packages
 FUSES = False
 SMS: tuple[str, ...] = ()
 DEFAULT_SMS: tuple[str, ...] = ()
+INT8_BASE, INT8_ATTENTION = "fp32", False
 
 
 def available() -> Availability:
@@ -26,7 +27,7 @@ def available() -> Availability:
     )
 
 
-def lower(graph: Graph, sms: tuple[str, ...] = ()) -> Graph:
+def lower(graph: Graph, sms: tuple[str, ...] = (), *, quantised: bool = False) -> Graph:
     """The same graph."""
     return graph
 

@@ -15,6 +15,7 @@ from . import _packages as packages
 FUSES = True  # what ONNX Runtime makes of the source's own graph when it loads it is slower: benchmarks/bench_ort.py
 SMS: tuple[str, ...] = ()
 DEFAULT_SMS: tuple[str, ...] = ()
+INT8_BASE, INT8_ATTENTION = "fp32", False
 MODEL = "model.onnx"
 # What load() runs with; recorded in the manifest so that a deployment can use the same. Optimised when the session is made,
 # not offline: ONNX Runtime's saved optimised graphs are tied to the instruction set of the machine that wrote them.
@@ -35,14 +36,14 @@ def available() -> Availability:
     return Availability(not both, not both, reason, found, "pip install 'bertc[cpu]'")
 
 
-def lower(graph: Graph, sms: tuple[str, ...] = ()) -> Graph:
+def lower(graph: Graph, sms: tuple[str, ...] = (), *, quantised: bool = False) -> Graph:
     """Standard ONNX in the form that ONNX Runtime's CPU kernels are fastest at."""
     from . import _lower_ort
 
     return _lower_ort.lower(graph)
 
 
-def lowerings(sms: tuple[str, ...] = ()) -> Mapping[str, Any]:
+def lowerings(sms: tuple[str, ...] = (), *, quantised: bool = False) -> Mapping[str, Any]:
     """The table of lower(), for proofs."""
     from . import _lower_ort
 

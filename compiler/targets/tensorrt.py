@@ -20,6 +20,8 @@ OLDEST = (10, 8)
 FUSES = True
 SMS: tuple[str, ...] = ()
 DEFAULT_SMS: tuple[str, ...] = ()
+INT8_BASE = "fp16"
+INT8_ATTENTION = True  # its int8 attention kernel has float16 around it; there is none in bfloat16
 
 
 def available() -> Availability:
@@ -47,19 +49,20 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(n) for n in re.findall(r"\d+", version)[:2])
 
 
-def lower(graph: Graph, sms: tuple[str, ...] = ()) -> Graph:
+def lower(graph: Graph, sms: tuple[str, ...] = (), *, quantised: bool = False) -> Graph:
     """Standard ONNX in the form that makes the fewest kernels; a graph without `bertc` nodes is left as it is.
 
+    `quantised`: the form that makes the fewest once it has Q/DQ pairs.
     Raises BuildFailed naming nodes that the parser would misread (see _trt.require_plain).
     """
-    return _trt.lower(graph, sms)
+    return _trt.lower(graph, sms, quantised)
 
 
-def lowerings(sms: tuple[str, ...] = ()) -> Mapping[str, Any]:
+def lowerings(sms: tuple[str, ...] = (), *, quantised: bool = False) -> Mapping[str, Any]:
     """The table of lower(), for proofs."""
     from . import _lower_trt
 
-    return _lower_trt.lowerings(sms)
+    return _lower_trt.lowerings(sms, quantised)
 
 
 def build(request: BuildRequest) -> Built:

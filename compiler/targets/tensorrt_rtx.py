@@ -19,6 +19,8 @@ FUSES = True
 SMS: tuple[str, ...] = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 # One plan for these four is as large as for one. Turing wants an engine of its own; sm80 is not in NVIDIA's support matrix.
 DEFAULT_SMS: tuple[str, ...] = ("sm86", "sm89", "sm120", "sm121")
+INT8_BASE = "fp16"
+INT8_ATTENTION = True  # its int8 attention kernel has float16 around it; there is none in bfloat16
 SM80_NOTE = (
     "sm80 is in the list of this compiler but not in NVIDIA's support matrix for TensorRT-RTX: the engine builds, nobody "
     "promises that it runs; for A100 and A30 use the target 'tensorrt'"
@@ -40,19 +42,20 @@ def available() -> Availability:
     return Availability(True, True, "", version, INSTALL)
 
 
-def lower(graph: Graph, sms: tuple[str, ...] = ()) -> Graph:
+def lower(graph: Graph, sms: tuple[str, ...] = (), *, quantised: bool = False) -> Graph:
     """Standard ONNX in the form that makes the fewest kernels; a graph without `bertc` nodes is left as it is.
 
+    `quantised`: the form that makes the fewest once it has Q/DQ pairs.
     Raises BuildFailed naming nodes that the parser would misread (see _trt.require_plain).
     """
-    return _trt.lower(graph, sms)
+    return _trt.lower(graph, sms, quantised)
 
 
-def lowerings(sms: tuple[str, ...] = ()) -> Mapping[str, Any]:
+def lowerings(sms: tuple[str, ...] = (), *, quantised: bool = False) -> Mapping[str, Any]:
     """The table of lower(), for proofs."""
     from . import _lower_trt
 
-    return _lower_trt.lowerings(sms)
+    return _lower_trt.lowerings(sms, quantised)
 
 
 def build(request: BuildRequest) -> Built:
@@ -75,6 +78,8 @@ def _require_possible(sms: tuple[str, ...], precision: str) -> None:
     if len(sms) > 1:
         others = ", ".join(sm for sm in sms if sm != "sm75")
         raise RecipeError(f"asked for sm75 and {others} in one engine; Turing needs an engine of its own: build sm75 apart")
+    if precision == "int8":
+        raise InputError("asked for int8 on sm75; TensorRT-RTX has no int8 GEMM for Turing: use --fp16, or leave sm75 out")
     if precision in ("bf16", "fp32"):
         lacks = "bfloat16" if precision == "bf16" else "float32 GEMM (the builder says 'FP32 GEMM is not supported')"
         raise InputError(f"asked for {precision} on sm75; TensorRT-RTX has no {lacks} for Turing: use --fp16")

@@ -1,0 +1,25 @@
+"""int8: GEMMs read int8 through the Q/DQ pairs that `quant/` wrote; what is around them is float16, or float32 where that is the base."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ..errors import InputError
+from ..graph import Graph
+from ..value_ranges import Evidence
+from . import Typed, get
+
+
+def apply(graph: Graph, evidence: Evidence | None = None, base: str = "fp16") -> Typed:
+    """Type a quantised graph: scales in the base's type, so that what a GEMM writes is of that type too.
+
+    Raises InputError for a graph without a Q/DQ pair: it would be the base under another name.
+    """
+    pairs = sum(node.op_type == "QuantizeLinear" for node in graph.model.graph)
+    if not pairs:
+        raise InputError(
+            "the graph has no Q/DQ pair, so nothing of it is int8; quantise it first (bertc build --int8 --data FILE)"
+        )
+    typed = get(base).apply(graph, evidence)
+    note = f"{pairs} activations are quantised; the rest is {base}"
+    return dataclasses.replace(typed, plan=dataclasses.replace(typed.plan, mode="int8", notes=(*typed.plan.notes, note)))
