@@ -179,10 +179,8 @@ def make(build: Build, job: Job, directory: Path, log: Progress) -> None:
 def quantise(build: Build, job: Job, graph: Graph, watch: Progress) -> Quantised:
     """Q/DQ pairs where the data and the budget allow them. Raises what `quant.quantise` raises."""
     target = targets.get(build.spec.name)
-    budget = verification.budget_for(build.precision, job.recipe.budget)
-    request = quant.Request(
-        Path(str(job.recipe.data)), budget, job.ranges, target.INT8_ATTENTION, quant.weight_bits(build.spec.name)
-    )
+    data_path, limit, bits = Path(str(job.recipe.data)), job.recipe.budget.get("max_drop"), quant.weight_bits(build.spec.name)
+    request = quant.Request(data_path, limit, job.ranges, target.INT8_ATTENTION, bits)
     with watch.stage(f"{build.name}: quantise") as advance:
         made = quant.quantise(graph, job.source, request, advance)
     for note in made.notes:

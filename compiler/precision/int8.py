@@ -1,4 +1,4 @@
-"""int8: GEMMs read int8 through the Q/DQ pairs that `quant/` wrote; what is around them is float16, or float32 where that is the base."""
+"""int8: GEMMs read int8 through the Q/DQ pairs that `quant/` wrote; what is around them is float16, or float32 by choice."""
 
 from __future__ import annotations
 

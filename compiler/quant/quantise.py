@@ -15,7 +15,6 @@ from ..data import Sample
 from ..errors import RecipeError
 from ..graph import Graph
 from ..labels import Labels
-from ..metrics import Budget
 from ..profiles import Profile
 from ..progress import Advance
 from ..rows import Row, Rows
@@ -40,7 +39,7 @@ class Request:
     """What to quantise for. `attention`: the target has an int8 kernel for it. `bits` of the weights: 7 where a CPU would saturate."""
 
     data: Path
-    budget: Budget
+    max_drop: float | None
     profiles: tuple[Profile, ...]
     attention: bool
     bits: int = 8
@@ -84,7 +83,7 @@ def quantise(graph: Graph, source: Source, request: Request, advance: Advance) -
         raise RecipeError(f"no GEMM of the graph can be quantised: {'; '.join(f'{n}: {why}' for n, why in refused.items())}")
     labelled = labels if any(sample.labels for sample in judged) else None
     judge = Judge.over(Gated(graph, fitted), judged, source.task, labelled)
-    searched = search(judge, fitted, sites.total, request.budget, advance)
+    searched = search(judge, fitted, sites.total, request.max_drop, advance)
     chosen = tuple(fitted[name] for name in searched.chosen)
     document = _document(request, sites, seen, fitted, refused, searched, samples, judged)
     made = insert(graph, chosen) if chosen else graph
@@ -134,7 +133,7 @@ def _document(
         "data": {"name": samples.name, "sha256": samples.sha256, "calibrated": seen.samples, "tokens": seen.tokens,
                  "judged": sum(len(sample.origins) for sample in judged)},
         "metric": point.measure.name,
-        "budget": request.budget.max_drop,
+        "budget": request.max_drop,
         "weight_bits": request.bits,
         "share": round(point.share, 6),
         "curve": [each.to_json() for each in searched.curve],
@@ -165,14 +164,14 @@ def _notes(document: Mapping[str, Any], refused: Mapping[str, str], sites: Sites
     of = document["data"]
     span = "" if point["low"] is None else f" (95 % interval {point['low']:.5f} to {point['high']:.5f})"
     said = [
-        f"int8: {100 * point['share']:.1f} % of the GEMM FLOPs, {document['metric']} {point['value']:.5f}{span} on {of['judged']} rows "
-        f"of {of['name']} that calibrated nothing; {of['calibrated']} others did: {document['why']}"
+        f"int8: {100 * point['share']:.1f} % of the GEMM FLOPs, {document['metric']} {point['value']:.5f}{span} on {of['judged']} "
+        f"rows of {of['name']} that calibrated nothing; {of['calibrated']} others did: {document['why']}"
     ]  # fmt: skip
     if of["judged"] < FEWEST:
         said = [said[0].replace("that calibrated nothing; ", "that calibrated it too: there are too few to keep any apart; ")]
     if point["kept_in_fp"]:
-        said.append(f"{len(point['kept_in_fp'])} of {len(document['sites'])} sites were given back: {', '.join(point['kept_in_fp'][:3])}"
-                    + (" and more (report.json)" if len(point["kept_in_fp"]) > 3 else ""))  # fmt: skip
+        named = ", ".join(point["kept_in_fp"][:3]) + (" and more (report.json)" if len(point["kept_in_fp"]) > 3 else "")
+        said.append(f"{len(point['kept_in_fp'])} of {len(document['sites'])} sites were given back: {named}")
     reasons: dict[str, list[str]] = {}
     for name, why in {**sites.refused, **refused}.items():
         reasons.setdefault(why, []).append(name)

@@ -17,13 +17,14 @@ from ..confidence import Measure
 from ..data import Sample
 from ..errors import VerifyFailed
 from ..labels import Labels
-from ..metrics import Budget, Comparison, Result
+from ..metrics import Comparison, Result
 from ..progress import Advance
 from ..runner import Outputs
 from .fit import Fitted
 from .gated import Gated
 
 SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.0)  # of the GEMM FLOPs: points of the curve
+KEPT = 0.95  # of the decisions beside the metric that is judged: nearest neighbours, where that is the cosine
 ALONE = 48  # rows on which each site is measured alone: it is a rank that is wanted
 
 
@@ -77,13 +78,13 @@ class Judge:
         return comparison.result()
 
 
-def search(judge: Judge, fitted: Mapping[str, Fitted], total: float, budget: Budget, advance: Advance) -> Searched:
+def search(judge: Judge, fitted: Mapping[str, Fitted], total: float, max_drop: float | None, advance: Advance) -> Searched:
     """The most int8 that the budget allows. `total`: FLOPs of all GEMMs of the graph.
 
     Without `max_drop` every site stays, and one point is measured. Raises VerifyFailed where the data has nothing to judge by.
     """
     shares = {name: each.site.flops / total for name, each in fitted.items()}
-    if budget.max_drop is None:
+    if max_drop is None:
         point = measure(judge, tuple(fitted), (), sum(shares.values()))
         return Searched(tuple(fitted), (point,), 0, {}, "every GEMM that can be int8 is; no --max-drop was given")
     few = next((i + 1 for i in range(len(judge.samples)) if _rows(judge.samples[: i + 1]) >= ALONE), len(judge.samples))
@@ -93,15 +94,15 @@ def search(judge: Judge, fitted: Mapping[str, Fitted], total: float, budget: Bud
         advance(done, len(fitted) + len(SHARES))
     order = _order(fitted, alone)
     curve = _curve(judge, order, shares, len(fitted), advance)
-    fits = [index for index, point in enumerate(curve) if holds(point, budget)]
+    fits = [index for index, point in enumerate(curve) if holds(point, max_drop)]
     if not fits:
         why = "int8 is within the budget nowhere"
         return Searched((), tuple(curve), len(curve) - 1, alone, why)
     at = fits[0]
     if at:
-        curve, at = _refined(judge, order, shares, curve, at, budget)
+        curve, at = _refined(judge, order, shares, curve, at, max_drop)
     back = curve[at].given_back
-    why = f"the most int8 whose drop of {curve[at].measure.name} stays within {budget.max_drop:g}"
+    why = f"the most int8 whose drop of {curve[at].measure.name} stays within {max_drop:g}"
     return Searched(tuple(n for n in fitted if n not in back), tuple(curve), at, alone, why)
 
 
@@ -114,13 +115,12 @@ def measure(judge: Judge, quantised: Sequence[str], back: Sequence[str], share: 
     return Point(share, tuple(back), worst, result)
 
 
-def holds(point: Point, budget: Budget) -> bool:
-    """Whether the whole interval is within max_drop, and no more decisions change than the alarm allows."""
-    assert budget.max_drop is not None
-    if point.measure.high is None or point.measure.high > budget.max_drop:
+def holds(point: Point, max_drop: float) -> bool:
+    """Whether the whole interval is within the limit, and as many decisions are kept as beside it must be."""
+    if point.measure.high is None or point.measure.high > max_drop:
         return False
-    kept = [m for m in point.result.measures if m.name.startswith("kept:")]
-    return budget.alarm is None or all((m.drop or 0.0) <= budget.alarm for m in kept)
+    beside = [m for m in point.result.measures if m not in metrics.deciding(point.result) and m.name.startswith("kept:")]
+    return all(m.artifact >= KEPT for m in beside)
 
 
 def _noise(result: Result) -> float:
@@ -168,7 +168,7 @@ def _point(judge: Judge, order: Sequence[tuple[str, ...]], prefix: int, shares: 
 
 
 def _refined(
-    judge: Judge, order: Sequence[tuple[str, ...]], shares: Mapping[str, float], curve: list[Point], at: int, budget: Budget
+    judge: Judge, order: Sequence[tuple[str, ...]], shares: Mapping[str, float], curve: list[Point], at: int, max_drop: float
 ) -> tuple[list[Point], int]:
     """Halve the steps between the last point that does not hold and the first that does."""
     sizes = [len(step) for step in order]
@@ -177,7 +177,7 @@ def _refined(
     while high - low > 1:
         middle = (low + high) // 2
         point = _point(judge, order, middle, shares)
-        fits = holds(point, budget)
+        fits = holds(point, max_drop)
         curve = sorted([*curve, point], key=lambda each: -each.share)
         low, high = (low, middle) if fits else (middle, high)
     chosen = next(i for i, point in enumerate(curve) if steps[len(point.given_back)] == high)
