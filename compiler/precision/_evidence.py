@@ -33,7 +33,7 @@ COARSE = 2.0**-8  # radians
 NORMALIZATIONS = frozenset({"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "LpNormalization"})
 OVER_PLACES = frozenset({"InstanceNormalization", "GlobalAveragePool"})  # the sum runs over all axes behind the channels
 REDUCTIONS = {"ReduceSum": 1, "ReduceMean": 1, "ReduceL1": 1, "ReduceL2": 2, "ReduceSumSquare": 2}
-PAST, FAINT = "past the range of {}", "faint in {}"
+PAST, FAINT = "past the range of {}", "too small for {}"
 
 
 @dataclasses.dataclass(frozen=True)

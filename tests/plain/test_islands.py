@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import overflowing
 import pytest
+import tiny
 from test_precision import ATTENTION, graph_of, node, valid
 
 import bertc
@@ -327,6 +328,14 @@ def test_what_was_measured_is_in_the_manifest_and_in_the_note(tmp_path: Path) ->
     notes = (tmp_path / "out" / "report.json").read_text("utf-8")
     assert f"islands are demanded by the values of {plan['evidence']}" in notes
     assert "stays in float32: reaches" in notes
+
+
+def test_goldens_of_data_are_measured_beside_synthetic_samples_of_every_mask(tmp_path: Path) -> None:
+    tiny.encoder(tmp_path / "model.onnx", tokenizer=True)
+    (tmp_path / "texts.txt").write_text("two words\nand more\nwords\n")
+    options = {"targets": ["null=fp16"], "goldens": "data", "data": str(tmp_path / "texts.txt")}
+    (made,) = bertc.build(tmp_path / "model.onnx", tmp_path / "out", **options)
+    assert made.manifest["precision"]["evidence"] == "3 rows of texts.txt and 12 synthetic samples"
 
 
 QUANTISED = """q = QuantizeLinear (x, sx, zero) dq = DequantizeLinear (q, sx, zero) w = DequantizeLinear <axis = 1> (wq, sw)
