@@ -155,7 +155,8 @@ class Budget:
     """Limits, each optional: `rel` is the largest relative error, `cosine` and `sqnr_db` the smallest values allowed.
 
     `agreement` (the smallest share of decisions kept) and `max_drop` (the largest drop of the task's first metric; without
-    labels, of the mean cosine of vectors, or the largest share of decisions that change) must be shown by the data: the whole 95 % interval within the limit
+    labels, of the mean cosine of vectors, or the largest share of decisions that change) must be shown by the data: the whole
+    95 % interval within the limit
     passes, the whole of it beyond fails, anything else is undecided, which is no pass. `alarm` is the one that nobody asked
     for: a share of changed decisions that fails where the whole interval is beyond it, and demands nothing of few rows.
     Random token ids decide nothing, so none of the three is judged on synthetic samples.
@@ -181,8 +182,8 @@ class Budget:
 # bf16: 8 bits, errors 8 times larger, a cosine up to 64 times further from 1 where nothing is kept in fp32; with the softmax and
 #   the norms in fp32, 10 times is the allowance.
 # int8: what it costs is asked of data (`max_drop`). Random token ids drive activations where no text does (MiniLM: a cosine of
-#   0.69 on 512 of them, 0.997 on text), so on synthetic samples only a broken graph is to be found. A drop of 0.05 is a
-#   collapse that nobody wants built, whether or not they gave a limit of their own.
+#   0.69 on 512 of them, 0.997 on text), so on synthetic samples only a broken graph is to be found. A drop of 0.05 is a collapse
+#   that nobody wants built, whether or not they gave a limit of their own.
 DEFAULT_BUDGETS: Mapping[str, Budget] = {
     "fp32": Budget(rel=1e-5),
     "fp16": Budget(cosine=0.9999, alarm=0.01),

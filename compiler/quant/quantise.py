@@ -36,7 +36,7 @@ MOST_CALIBRATED = 1000  # rows: more of them moved no figure of benchmarks/bench
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What to quantise for. `attention`: the target has an int8 kernel for it. `bits` of the weights: 7 where a CPU would saturate."""
+    """What to quantise for. `attention`: the target has an int8 kernel for it. `bits` of the weights: see `saturation`."""
 
     data: Path
     max_drop: float | None
@@ -118,10 +118,11 @@ def _calibrated(samples: Rows, read: tuple[Sample, ...], judged: tuple[Sample, .
 def _feeds(graph: Graph, source: Source, profiles: tuple[Profile, ...]) -> Feeds:
     """Ones at the sizes that the first profile is best at."""
     sizes = {name: dim.opt for name, dim in profiles[0].items()} if profiles else {}
-    shapes = {
-        spec.name: [d if isinstance(d, int) else sizes.get(d, source.dims[d].min) for d in spec.dims] for spec in graph.inputs
-    }
-    return {spec.name: np.ones(shapes[spec.name], spec.dtype) for spec in graph.inputs}
+    made = {}
+    for spec in graph.inputs:
+        shape = [d if isinstance(d, int) else sizes.get(d, source.dims[d].min) for d in spec.dims]
+        made[spec.name] = np.ones(shape, spec.dtype)
+    return made
 
 
 def _document(
@@ -175,5 +176,6 @@ def _notes(document: Mapping[str, Any], refused: Mapping[str, str], sites: Sites
     reasons: dict[str, list[str]] = {}
     for name, why in {**sites.refused, **refused}.items():
         reasons.setdefault(why, []).append(name)
-    said += [f"not int8: {len(names)} ({names[0]}{' ...' if len(names) > 1 else ''}): {why}" for why, names in reasons.items()]
+    for why, names in reasons.items():
+        said.append(f"not int8: {len(names)} ({names[0]}{' ...' if len(names) > 1 else ''}): {why}")
     return (*said, *samples.notes)

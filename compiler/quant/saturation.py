@@ -1,7 +1,7 @@
 """Weights of 7 bits for CPUs whose 8-bit products saturate.
 
-Without VNNI, x86 multiplies unsigned by signed bytes with `vpmaddubsw`, which adds two products in 16 bits: 255 * 127 * 2 does not
-fit, 255 * 64 * 2 does (ONNX Runtime, "Quantize ONNX models", on reduce_range).
+Without VNNI, x86 multiplies unsigned by signed bytes with `vpmaddubsw`, which adds two products in 16 bits: 255 * 127 * 2 does
+not fit, 255 * 64 * 2 does (ONNX Runtime, "Quantize ONNX models", on reduce_range).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ FULL, REDUCED = 8, 7
 
 
 def weight_bits(target: str, cpuinfo: Path = CPUINFO) -> int:
-    """7 for ONNX Runtime on an x86 CPU without VNNI, else 8. A machine that does not say what its CPU has is taken to have none."""
+    """7 for ONNX Runtime on an x86 CPU without VNNI, else 8. A machine that does not say what its CPU has counts as without."""
     if target != "onnxruntime" or platform.machine().lower() not in ("x86_64", "amd64"):
         return FULL
     if not cpuinfo.is_file():

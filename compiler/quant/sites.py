@@ -1,7 +1,7 @@
 """Where INT8 can stand: GEMMs over constant weights, grouped by the activation they read, and the two products of attention.
 
-Each group is one decision, because GEMMs that read one tensor share its Quantize; the two products of an attention are one, because
-TensorRT makes an int8 kernel of them together or not at all (q, k, v and the softmax; measured in benchmarks/bench_int8.py).
+Each group is one decision, because GEMMs that read one tensor share its Quantize; the two products of an attention are one,
+because TensorRT makes an int8 kernel of them together or not at all (q, k, v and the softmax: benchmarks/bench_int8.py).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ INT8 = frozenset({"Int8"})
 
 
 def check_quantised(graph: Graph, kernels: Sequence[Kernel]) -> dict[str, int]:
-    """{"asked": GEMMs whose operands all come out of a DequantizeLinear, "int8": those proven to read int8}; {} where none is asked.
+    """{"asked": GEMMs whose operands both come out of a DequantizeLinear, "int8": those proven to read int8}; {} where none is.
 
     Raises BuildFailed naming those that a layer of the engine computes in another type, or that no layer names.
     """
@@ -22,7 +22,7 @@ def check_quantised(graph: Graph, kernels: Sequence[Kernel]) -> dict[str, int]:
     wrong = [node for node in gemms if not all(runs_in(node, INT8, named) for named in naming(node, kernels))]
     if wrong:
         raise BuildFailed(
-            f"asked for int8, {len(wrong)} of {len(gemms)} quantised GEMMs are not shown to read int8 in the engine: {listed(wrong)}"
+            f"asked for int8, {len(wrong)} of {len(gemms)} quantised GEMMs do not read int8 in the engine: {listed(wrong)}"
         )
     return {"asked": len(gemms), "int8": len(gemms)} if gemms else {}
 

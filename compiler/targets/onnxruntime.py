@@ -63,7 +63,7 @@ def build(request: BuildRequest) -> Built:
     except OSError:
         model.write_bytes(request.graph_path.read_bytes())
     notes: tuple[str, ...] = ()
-    if request.precision != "fp32":
+    if request.precision in ("fp16", "bf16"):
         notes = (
             f"ONNX Runtime CPU computes {request.precision} in float32 between casts: this artifact is smaller, "
             "not faster, and does not show the type's overflow; verify runs the emulated reference as well",
