@@ -165,8 +165,8 @@ def _notes(document: Mapping[str, Any], refused: Mapping[str, str], sites: Sites
     of = document["data"]
     span = "" if point["low"] is None else f" (95 % interval {point['low']:.5f} to {point['high']:.5f})"
     said = [
-        f"int8: {100 * point['share']:.1f} % of the GEMM FLOPs, {document['metric']} {point['value']:.5f}{span} on {of['judged']} "
-        f"rows of {of['name']} that calibrated nothing; {of['calibrated']} others did: {document['why']}"
+        f"int8: {100 * point['share']:.1f} % of the GEMM FLOPs, {document['metric']} {point['value']:.5f}{span} on "
+        f"{of['judged']} rows of {of['name']} that calibrated nothing; {of['calibrated']} others did: {document['why']}"
     ]  # fmt: skip
     if of["judged"] < FEWEST:
         said = [said[0].replace("that calibrated nothing; ", "that calibrated it too: there are too few to keep any apart; ")]
