@@ -7,7 +7,7 @@ given the unpadded shape computes less, with kernels tuned for the bound.
 
 The smallest bound of each request is the only thing that matters, so a choice of K bounds is a partition of the sorted lengths
 into K runs, each of which costs (its last bound) * (its rows). Dynamic programming over the last run finds the best partition,
-not a good one: best[k][j] = min over i < j of best[k - 1][i] + bound[j] * rows(i + 1 .. j). Integers throughout: nothing is rounded.
+not a good one: best[k][j] = min over i < j of best[k - 1][i] + bound[j] * rows(i + 1 .. j). In integers: nothing is rounded.
 """
 
 from __future__ import annotations
@@ -90,8 +90,10 @@ def _computed(chosen: Sequence[int], bounds: np.ndarray, rows: np.ndarray) -> in
 
 
 def partitions(bounds: np.ndarray, rows: np.ndarray, most: int) -> list[tuple[int, ...]]:
-    """The best bounds for 1, 2, ... min(most, n) buckets. int64 [n] each: bounds ascending, rows from 0 on. O(most * n^2) time and
-    O(most * n) memory."""
+    """The best bounds for 1, 2, ... min(most, n) buckets. int64 [n] each: bounds ascending, rows from 0 on.
+
+    O(most * n^2) time and O(most * n) memory.
+    """
     upto = np.cumsum(rows)
     best = bounds * upto
     parents: list[np.ndarray] = [np.full(len(bounds), -1)]

@@ -56,8 +56,9 @@ class Runner(abc.ABC):
         return cut(self._run(self._checked(padded)), self.inputs, self.outputs, feeds)
 
     def bucket(self, feeds: Feeds) -> Feeds:
-        """Feeds padded on the right to the smallest bucket that holds them, so that shapes repeat: ids with the tokenizer's padding
-        id (0 without one), masks and types with 0.
+        """Feeds padded on the right to the smallest bucket that holds them, so that shapes repeat.
+
+        Ids get the tokenizer's padding id (0 without a tokenizer), masks and types 0.
 
         Raises DataError for a model without a mask over token ids, without buckets, and for feeds that no bucket holds.
         """

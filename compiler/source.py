@@ -141,7 +141,7 @@ def open_reference(reference: str, options: SourceOptions | None = None) -> Refe
 
 
 def open_module(reference: str, options: SourceOptions | None = None) -> factory.FactoryModel | None:
-    """The PyTorch module of a source with its examples, in evaluation mode; None for an .onnx file or an artifact, which have none.
+    """The PyTorch module of a source with its examples, in evaluation mode; None for an .onnx file or an artifact.
 
     Raises what open_source raises.
     """

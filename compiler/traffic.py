@@ -1,8 +1,9 @@
 """Real requests, as a histogram of their shapes: batch size by the length of the longest member.
 
 A file of lengths is one number a line, or `LENGTH COUNT`. A .jsonl file has a request a line: {"length": 17},
-{"lengths": [17, 30]} (one batch of two), {"text": "..."} (with "text_pair" for a pair) or {"texts": [...]} (one batch), each with
-"count" where it came more than once. Other fields are a log's own and are not read. Memory grows with the shapes, not the requests.
+{"lengths": [17, 30]} (one batch of two), {"text": "..."} (with "text_pair" for a pair) or {"texts": [...]} (one batch), each
+with "count" where it came more than once. Other fields are a log's own and are not read. Memory grows with the shapes, not the
+requests.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ def read(path: Path, limit: int | None = None, encode: Encoder | None = None) ->
 def _traffic(totals: Mapping[Shape, Sequence[int]], notes: tuple[str, ...]) -> Traffic:
     ordered = sorted(totals.items(), key=lambda item: (item[0][1], item[0][0]))
     columns = np.array([(batch, longest, *total) for (batch, longest), total in ordered], np.int64).T
-    return Traffic(*(np.ascontiguousarray(column) for column in columns), notes)
+    batch, longest, count, tokens = (np.ascontiguousarray(column) for column in columns)
+    return Traffic(batch, longest, count, tokens, notes)
 
 
 def _check(where: str, lengths: Sequence[int], count: int, limit: int | None) -> None:
@@ -91,14 +93,14 @@ def _check(where: str, lengths: Sequence[int], count: int, limit: int | None) ->
         wrong = f"a count of {count}" if count < 1 else f"a length of {min(lengths)}"
         raise DataError(f"{where} has {wrong}; lengths and counts are whole numbers from 1 on")
     if limit is not None and max(lengths) > limit:
-        raise DataError(f"{where} has a length of {max(lengths)}, and the model takes {limit} at most; cut it as your service does")
+        raise DataError(f"{where} has a length of {max(lengths)}, over the longest, {limit}; cut it as your service does")
 
 
 def _number_requests(path: Path) -> Iterator[tuple[int, Request]]:
     for at, line in tables.lines(path):
         words = line.split()
         if len(words) > 2 or not all(word.isascii() and word.isdecimal() for word in words):
-            raise DataError(f"{path.name}:{at} is {line[:60]!r}; wanted LENGTH or LENGTH COUNT, whole numbers (texts: a .jsonl file)")
+            raise DataError(f"{path.name}:{at} is {line[:60]!r}; wanted LENGTH or LENGTH COUNT in whole numbers (texts: .jsonl)")
         yield at, ((int(words[0]),), int(words[1]) if len(words) == 2 else 1)
 
 
@@ -173,7 +175,7 @@ class _Texts:
         self._held += len(texts)
         return self.flush() if self._held >= TOGETHER else ()
 
-    def flush(self) -> list[tuple[int, Request]]:
+    def flush(self) -> Sequence[tuple[int, Request]]:
         """The requests that were waiting, with the lengths of their members."""
         if not self._waiting or self._encode is None:
             return []
@@ -188,7 +190,9 @@ class _Texts:
     def notes(self, path: Path) -> tuple[str, ...]:
         if self._encode is None:
             return ()
-        cut = f"{path.name}: {self._cut} of {self._seen} texts were longer than {self._encode.max_length} tokens and count as that"
+        cut = (
+            f"{path.name}: {self._cut} of {self._seen} texts were longer than {self._encode.max_length} tokens and count as that"
+        )
         return self._encode.notes + ((cut,) if self._cut else ())
 
 

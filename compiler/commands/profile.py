@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path), metavar="LENGTHS.txt|REQUESTS.jsonl")
-@click.option("--source", help="the model (SOURCE, export or artifact): its tokenizer for texts, its limits; an artifact is quickest")
+@click.option("--source", help="the model (SOURCE, export or artifact): its tokenizer for texts, and its limits")
 @click.option("--buckets", "asked", type=int, help="so many buckets, in place of the number that the rule picks")
 @click.option("--max-buckets", default=8, show_default=True, help="look at 1 to this many")
 @click.option("--multiple", default=8, show_default=True, help="bounds are multiples of this")
