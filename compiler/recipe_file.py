@@ -1,4 +1,4 @@
-"""One key of a recipe file replaced, and nothing else: comments, order and the author's spacing stay as they are."""
+"""The profiles of a recipe file replaced, and nothing else: order, spacing and comments outside their list stay."""
 
 from __future__ import annotations
 

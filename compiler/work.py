@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from .artifact import Artifact
+from .errors import DataError
 from .graph import GEMM_OPS, Graph, module_path
 from .targets import _kernels
 from .timings import Shape
@@ -71,10 +72,10 @@ class Work:
 
 
 def of(found: Artifact, shapes: Sequence[Shape]) -> tuple[Work, ...]:
-    """The work of an artifact at each shape."""
+    """The work of an artifact at each shape. DataError for a shape that no profile takes."""
     graph = found.graph()
     rows = found.manifest["engine"].get("kernels", {}).get("rows")
-    return tuple(_work(graph, rows, shape, _profile(found, shape)) for shape in shapes)
+    return tuple(at(graph, rows, shape, _profile(found, shape)) for shape in shapes)
 
 
 def _profile(found: Artifact, shape: Shape) -> int:
@@ -82,10 +83,12 @@ def _profile(found: Artifact, shape: Shape) -> int:
     for index, profile in enumerate(found.profiles):
         if all(profile[name].min <= size <= profile[name].max for name, size in sizes.items() if name in profile):
             return index
-    return 0
+    known = " or ".join(",".join(f"{name}={r.min}..{r.max}" for name, r in p.items()) for p in found.profiles)
+    raise DataError(f"{found.path.name} takes no {shape}: its profiles are {known}")
 
 
-def _work(graph: Graph, rows: Sequence[Mapping[str, Any]] | None, shape: Shape, profile: int) -> Work:
+def at(graph: Graph, rows: Sequence[Mapping[str, Any]] | None, shape: Shape, profile: int) -> Work:
+    """The work of a graph at one shape; `rows` are the kernels of its build log (`_kernels.to_json`), None without one."""
     sizes = _Sizes(graph, dict(shape.sizes))
     kernels = [row for row in rows or () if row["profile"] == profile]
     owners: dict[str, int] = {}
@@ -175,10 +178,12 @@ class _Sizes:
         self.unknown = 0
 
     def dims(self, value: ir.Value | None) -> list[int] | None:
-        if value is None or value.shape is None:
+        if value is None:
             return None
         if (inferred := self._inferred.get(str(value.name))) is not None:
             return inferred
+        if value.shape is None:
+            return None
         found = [dim if isinstance(dim, int) else _evaluated(str(dim.value), self._named) for dim in value.shape]
         return None if None in found else [int(n) for n in found if n is not None]
 
