@@ -29,7 +29,7 @@ class Shape:
     weight: int = 0
 
     def __str__(self) -> str:
-        return "x".join(str(size) for _, size in self.sizes)
+        return "x".join(str(size) for _, size in self.sizes) or "fixed"
 
     @property
     def tokens(self) -> int:
@@ -38,8 +38,8 @@ class Shape:
 
     @property
     def rows(self) -> int:
-        """The first size: what is a batch."""
-        return self.sizes[0][1] if self.sizes else 1
+        """The size of the dimension called batch, or of the first one."""
+        return dict(self.sizes).get("batch", self.sizes[0][1] if self.sizes else 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,8 @@ class Timing:
             "iqr_ms": _ms(float(high - low)),
             "min_ms": _ms(float(self.seconds.min())),
             "samples_per_s": self.shape.rows / self.median,
-            "tokens_per_s": self.shape.tokens / self.median,
+            # With a third dimension (a decoder's cache) the product of the sizes counts nothing that anyone asks for.
+            "tokens_per_s": self.shape.tokens / self.median if len(self.shape.sizes) == 2 else None,
         }
 
 
@@ -164,7 +165,7 @@ def table(result: Result) -> Table:
     for timing in result.timings:
         facts = timing.to_json()
         times = [_number(facts[key]) for key in ("p50_ms", "p90_ms", "p99_ms", "iqr_ms")]
-        rates = [f"{facts[key]:,.0f}" for key in ("samples_per_s", "tokens_per_s")]
+        rates = ["-" if facts[key] is None else f"{facts[key]:,.0f}" for key in ("samples_per_s", "tokens_per_s")]
         found = ratios.get((str(timing.shape), timing.contender))
         add(rows, str(timing.shape), timing.contender, *times, *rates, _said(found))
     for each in result.ratios:
