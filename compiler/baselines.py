@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -51,11 +52,13 @@ class Skipped:
 
 
 @contextlib.contextmanager
-def threads(count: int) -> Iterator[None]:
-    """PyTorch, where it is loaded already or will be, computes with so many threads in the block."""
+def threads(count: int, wanted: bool = True) -> Iterator[None]:
+    """PyTorch, where it is installed and `wanted`, computes with so many threads in the block."""
     try:
-        import torch
+        torch = importlib.import_module("torch") if wanted else None
     except ImportError:
+        torch = None
+    if torch is None:
         yield
         return
     before = torch.get_num_threads()

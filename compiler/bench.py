@@ -125,11 +125,11 @@ def run(found: Artifact, request: Request, progress: Progress | None = None) -> 
     log = progress or Progress()
     if reason := why_not(found):
         raise Missing(f"the engine of {found.path} (target {found.target}) cannot run here: {reason}")
-    count = request.threads or len(os.sched_getaffinity(0))
+    count = request.threads or len(_cores())
     if request.rounds < 1 or count < 1:
         raise InputError(f"{request.rounds} rounds on {count} threads were asked for; both are whole numbers from 1 on")
     samples = _samples(found, request)
-    with tempfile.TemporaryDirectory(prefix="bertc-bench-") as folder, baselines.threads(count):
+    with tempfile.TemporaryDirectory(prefix="bertc-bench-") as folder, baselines.threads(count, bool(request.against)):
         with log.stage("open"):
             contenders, skipped = _contenders(found, request, samples, count, Path(folder))
         for name, reason in skipped.items():
@@ -137,7 +137,7 @@ def run(found: Artifact, request: Request, progress: Progress | None = None) -> 
         with log.stage("compare outputs and warm up"):
             calls = {each.name: [each.prepare(sample.feeds) for sample in samples] for each in contenders}
             agreement = _agree(contenders, samples, calls, found.task)
-            load = os.getloadavg()[0]
+            load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
         with log.stage("time") as advance, _others() as busy:
             seconds = _rounds(calls, len(samples), request, advance)
     timed = tuple(Timing(c.name, shape, seconds[c.name][at]) for at, shape in enumerate(request.shapes) for c in contenders)
@@ -254,13 +254,18 @@ def _cpu() -> tuple[float, float, float] | None:
     return sum(ticks), sum(ticks) - ticks[3] - ticks[4], sum(os.times()[:2])
 
 
-def _conditions(request: Request, count: int, load: float, share: float | None) -> dict[str, Any]:
+def _cores() -> list[int]:
+    """The cores that this process may use; all of them where the system does not say."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def _conditions(request: Request, count: int, load: float | None, share: float | None) -> dict[str, Any]:
     return {
         "rounds": request.rounds,
         "warm_up": WARM_UP,
         "seed": request.seed,
         "threads": count,
-        "cores_allowed": sorted(os.sched_getaffinity(0)),
+        "cores_allowed": _cores(),
         "cores": os.cpu_count(),
         "machine": platform.machine(),
         "load_before": load,
@@ -273,8 +278,8 @@ def _notes(conditions: Mapping[str, Any]) -> tuple[str, ...]:
     notes = []
     if share is not None and share > BUSY:
         notes.append(f"busy machine: other processes took {share:.0%} of the cores; times and ratios are those of a busy machine")
-    if share is None and conditions["load_before"] > BUSY * (conditions["cores"] or 1):
-        notes.append(f"perhaps a busy machine: its load was {conditions['load_before']:.1f} before the run")
+    if share is None:
+        notes.append("the system does not say what other processes took of the cores; the machine may have been busy")
     if conditions["rounds"] < timings.ENOUGH["p99"]:
         notes.append(f"p99 needs {timings.ENOUGH['p99']} rounds or more, there were {conditions['rounds']}")
     if conditions["threads"] > len(conditions["cores_allowed"]):
@@ -288,5 +293,5 @@ def summary(result: Result) -> str:
     cores = f"{c['threads']} threads each, {len(c['cores_allowed'])} of {c['cores']} cores allowed"
     taken = c["cores_taken_by_others"]
     others = "" if taken is None else f", {taken:.0%} of the machine taken by others"
-    rounds = f"{c['rounds']} interleaved rounds after {c['warm_up']} to warm up"
-    return f"{rounds}; {cores}{others}, load {c['load_before']:.1f} before"
+    load = "" if c["load_before"] is None else f", load {c['load_before']:.1f} before"
+    return f"{c['rounds']} interleaved rounds after {c['warm_up']} to warm up; {cores}{others}{load}"

@@ -134,7 +134,7 @@ def pick(found: Plan, asked: int | None = None, worth: float = WORTH) -> tuple[i
     if asked is not None:
         if not 1 <= asked <= len(found.choices):
             raise InputError(f"{asked} buckets were asked for; these requests have bounds for 1 to {len(found.choices)}")
-        return asked - 1, f"{asked} buckets were asked for"
+        return asked - 1, "as many as were asked for"
     for at in range(len(found.choices)):
         saving = found.saving(at)
         if saving is not None and saving < worth:

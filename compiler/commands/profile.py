@@ -61,7 +61,7 @@ def profile(
     if plot_path is not None:
         plot_path.write_text(plots.svg(buckets.plot(plan, path.name)), encoding="utf-8")
     shared.console().print(buckets.table(plan, chosen))
-    log.say(f"{chosen + 1} of {len(plan.choices)}: {why}")
+    log.say(f"{chosen + 1} bucket{'s' * (chosen > 0)}: {why}")
     if recipe_path is not None:
         log.say(recipe_file.set_profiles(recipe_path, texts, source))
     for note in notes:
