@@ -169,7 +169,8 @@ def _batches(traffic: Traffic, here: np.ndarray, onward: np.ndarray, model: Mode
     seen = int(traffic.batch[onward].max())
     if max_batch is not None and max_batch < seen:
         raise InputError(f"--max-batch {max_batch} is below the {seen} members of a request that was seen")
-    return Range(model.smallest_batch, max(int(rows.argmax()), model.smallest_batch), max_batch or seen)
+    opt = max(int(rows.argmax()), model.smallest_batch)
+    return Range(model.smallest_batch, opt, max(max_batch or seen, opt))
 
 
 def _dims(model: Model) -> Mapping[str, Dim]:

@@ -46,3 +46,14 @@ def test_what_an_engine_has_to_do_is_told_without_a_time(engine: Path, capsys: p
     assert cli.run(["bench", str(engine), "--require-engine"]) == 3
     assert cli.run(["bench", str(engine), "--shapes", "8x16"]) == 2
     assert "takes no 8x16" in capsys.readouterr().err
+
+
+def test_a_baseline_that_cannot_run_here_is_skipped_with_its_reason(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if not bench.why_not(open_artifact(engine)):
+        pytest.skip("this machine runs the engine")
+    cpu = engine.parent / "cpu"
+    bertc.build(engine.parent / "m.onnx", cpu, targets=["onnxruntime=fp32"], profiles=PROFILES)
+    assert cli.run(["bench", str(cpu), "--against", str(engine), "--shapes", "1x4", "--rounds", "1", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert list(document["skipped"]) == [str(engine)] and "cannot run here" in document["skipped"][str(engine)]
+    assert list(document["contenders"]) == ["cpu"]
