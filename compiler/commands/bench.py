@@ -14,7 +14,7 @@ from . import _shared as shared
 if TYPE_CHECKING:
     from ..artifact import Artifact
     from ..progress import Progress
-    from ..timings import Shape
+    from ..timings import Result, Shape
 
 
 @click.command()
@@ -67,6 +67,16 @@ def bench(
         csv_path.write_text(timings.to_csv(result), encoding="utf-8")
     if plot_path is not None:
         plot_path.write_text(plots.svg(timings.plot(result)), encoding="utf-8")
+    _show(result, log)
+    if as_json:
+        shared.print_json(result.to_json())
+
+
+def _show(result: Result, log: Progress) -> None:
+    """The table, what it holds for, and what each contender is."""
+    from .. import bench as benching
+    from .. import timings
+
     shared.console().print(timings.table(result))
     log.say(benching.summary(result))
     for name, said in result.said.items():
@@ -74,8 +84,6 @@ def bench(
         log.say(f"  {name}: {said}" + ("" if differs is None else f"; outputs differ by {differs:.1e} at most"))
     for note in result.notes:
         log.note(note)
-    if as_json:
-        shared.print_json(result.to_json())
 
 
 def _shapes(found: Artifact, texts: Sequence[str], lengths: Path | None, log: Progress) -> tuple[Shape, ...]:

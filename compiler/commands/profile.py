@@ -50,10 +50,8 @@ def profile(
 
     log = shared.progress()
     model = _model(source, longest, log)
-    with log.stage("read requests"):
-        found = traffic.read(path, model.longest, model.encode)
-    with log.stage("choose buckets"):
-        plan = buckets.plan(found, max(max_buckets, asked or 0), multiple, model.longest, longest)
+    found = traffic.read(path, model.longest, model.encode)
+    plan = buckets.plan(found, max(max_buckets, asked or 0), multiple, model.longest, longest)
     chosen, why = buckets.pick(plan, asked, worth)
     made = buckets.profiles(found, plan.choices[chosen].bounds, model, max_batch)
     texts = [buckets.text(each) for each in made]
