@@ -118,7 +118,7 @@ def quotient(name: str, source: Quotient | None, artifact: Quotient, *, error: b
         sums = [part[index].sum(axis) for part in parts]
         return sign * (_divided(*sums[:2]) - _divided(*sums[2:]))
 
-    low, high = _bootstrap(statistic, rows + 2, RESAMPLES, vectorized=True)
+    low, high = bootstrap(statistic, rows + 2, RESAMPLES, vectorized=True)
     steady = all(np.array_equal(a, b) for a, b in zip(source, artifact, strict=True))
     return Measure(name, of_source, value, drop, low, high, rows, "paired bootstrap over rows", steady)
 
@@ -150,7 +150,7 @@ def whole(name: str, score: Callable[[int, np.ndarray], float], rows: int, *, pa
     drop = of_source - value
     if rows < FEWEST:
         return Measure(name, of_source, value, drop, None, None, rows, f"no interval: {rows} rows, {FEWEST} needed")
-    low, high = _bootstrap(lambda index: score(0, index) - score(1, index), rows + 2, RESAMPLES_SLOW, vectorized=False)
+    low, high = bootstrap(lambda index: score(0, index) - score(1, index), rows + 2, RESAMPLES_SLOW, vectorized=False)
     return Measure(name, of_source, value, drop, low, high, rows, "paired bootstrap over rows", steady)
 
 
@@ -159,7 +159,8 @@ def unknown(name: str, value: float, rows: int) -> Measure:
     return Measure(name, None, float(value), None, None, None, rows, "no interval: the source's own metric is not known")
 
 
-def _bootstrap(statistic: Callable[..., Any], rows: int, resamples: int, *, vectorized: bool) -> tuple[float, float]:
+def bootstrap(statistic: Callable[..., Any], rows: int, resamples: int, *, vectorized: bool) -> tuple[float, float]:
+    """The percentile interval of `statistic(row numbers)` over rows drawn again and again; with `vectorized` it takes an axis."""
     found = scipy_stats().bootstrap(
         (np.arange(rows),),
         statistic,

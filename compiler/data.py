@@ -231,6 +231,21 @@ def synthetic(graph: Graph, dims: Mapping[str, Dim], seed: int = 0, max_elements
     return tuple(samples)
 
 
+def at(graph: Graph, dims: Mapping[str, Dim], sizes: Mapping[str, int], seed: int = 0, kind: str = "full") -> Sample:
+    """Seeded feeds as those of `synthetic` at given sizes, under a mask of one of PADDINGS.
+
+    Raises DataError for a dimension of the inputs that has no size, or one that the model does not take.
+    """
+    used = _used_dims(graph.inputs, dims)
+    for name, dim in used.items():
+        if name not in sizes:
+            raise DataError(f"no size for {name}; sizes are given for {', '.join(sizes) or 'nothing'}")
+        if sizes[name] < dim.min or (dim.max is not None and sizes[name] > dim.max):
+            raise DataError(f"{name}={sizes[name]} is not a size that the model takes: {name} {dim.min} to {dim.max or 'any'}")
+    plan = _Plan(tuple((name, sizes[name]) for name in used), kind)
+    return Sample(plan.label, _feeds(graph.inputs, plan, used, index_bounds(graph), np.random.default_rng(seed)))
+
+
 def _used_dims(inputs: Sequence[TensorSpec], dims: Mapping[str, Dim]) -> dict[str, Dim]:
     """The named dimensions of the inputs, in order of appearance."""
     used: dict[str, Dim] = {}

@@ -19,13 +19,18 @@ Outputs = dict[str, "np.ndarray"]
 
 
 class Runner(abc.ABC):
-    """Runs one artifact. `inputs` and `outputs` describe its tensors, `profiles` the sizes it was built for."""
+    """Runs one artifact. `inputs` and `outputs` describe its tensors, `profiles` the sizes it was built for.
+
+    `buckets` are the profiles of its recipe, also where the engine is not bound to them: `run_padded` pads to their lengths.
+    """
 
     def __init__(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], profiles: Sequence[Profile] = ()) -> None:
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
         self.profiles = tuple(profiles)
+        self.buckets = self.profiles
         self.tokenizer: Path | None = None
+        self._padding_id: int | None = None  # read from the tokenizer when it is first needed
 
     @property
     def io(self) -> dict[str, tuple[TensorSpec, ...]]:
@@ -38,6 +43,35 @@ class Runner(abc.ABC):
         Raises DataError for a missing or unknown input, a wrong rank, sizes that disagree, or a size outside every profile.
         """
         return self._run(self._checked(feeds))
+
+    def run_padded(self, feeds: Feeds) -> Outputs:
+        """Run once at the shape of `bucket(feeds)`; outputs are cut back to the length of the feeds.
+
+        They equal those of `run` where the model heeds its mask: padding is masked. A convolution over the sequence (MobileBERT,
+        ConvBERT) does not. Raises DataError as `run` and `bucket` do.
+        """
+        from .padding import cut
+
+        padded = self.bucket(feeds)
+        return cut(self._run(self._checked(padded)), self.inputs, self.outputs, feeds)
+
+    def bucket(self, feeds: Feeds) -> Feeds:
+        """Feeds padded on the right to the smallest bucket that holds them, so that shapes repeat.
+
+        Ids get the tokenizer's padding id (0 without a tokenizer), masks and types 0.
+
+        Raises DataError for a model without a mask over token ids, without buckets, and for feeds that no bucket holds.
+        """
+        from .padding import padded
+
+        return padded(feeds, self.inputs, self.buckets, self._pad_id())
+
+    def _pad_id(self) -> int:
+        if self._padding_id is None:
+            from .text import Encoder
+
+            self._padding_id = Encoder.from_directory(self.tokenizer).pad_id if self.tokenizer else 0
+        return self._padding_id
 
     def takes(self, feeds: Feeds) -> bool:
         """Whether these feeds fit one of the profiles (always, where there are none)."""

@@ -135,13 +135,30 @@ def open_reference(reference: str, options: SourceOptions | None = None) -> Refe
 
         graph, _, _ = onnx_source.open_graph(place.path)
         return Reference(_onnx_sha256(place.path, graph), onnx_source.runner(place.path))
+    made, sha256 = _module(reference, place, options)
+    torch_export = _torch_export()
+    return Reference(sha256, torch_export.reference(made, torch_export.output_names(made)))
+
+
+def open_module(reference: str, options: SourceOptions | None = None) -> factory.FactoryModel | None:
+    """The PyTorch module of a source with its examples, in evaluation mode; None for an .onnx file or an artifact.
+
+    Raises what open_source raises.
+    """
+    options = options or SourceOptions()
+    place = _locate(reference, options)
+    return None if place.kind in ("artifact", "onnx") else _module(reference, place, options)[0]
+
+
+def _module(reference: str, place: _Place, options: SourceOptions) -> tuple[factory.FactoryModel, str]:
+    """The module of a checkpoint or a factory, and the hash of what decides its numbers."""
     torch_export = _torch_export()
     if place.kind == "factory":
         made, _ = _call_factory(reference)
-        return Reference(torch_export.state_sha256(made.module), torch_export.reference(made, torch_export.output_names(made)))
+        return made, torch_export.state_sha256(made.module)
     found, task = _read_checkpoint(place.path, options)
     made, _, _ = torch_export.load(found, task, options.trust_remote_code)
-    return Reference(found.sha256(), torch_export.reference(made, torch_export.output_names(made)))
+    return made, found.sha256()
 
 
 def _locate(reference: str, options: SourceOptions) -> _Place:

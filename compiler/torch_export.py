@@ -322,13 +322,21 @@ def reference(made: FactoryModel, outputs: Sequence[str]) -> Callable[[Feeds], O
 
     def run(feeds: Feeds) -> Outputs:
         with torch.inference_mode(), quiet():
-            tensors = {n: torch.from_numpy(np.ascontiguousarray(feeds[n])).to(e.dtype) for n, e in made.inputs.items()}
-            args, kwargs = _arguments(made, tensors)
-            _, found = _flat(made.module(*args, **kwargs))
-        found = [value.float() if value.is_floating_point() else value for value in found]
-        return {name: value.numpy() for name, value in zip(outputs, found, strict=True)}
+            args, kwargs = arguments(made, feeds)
+            return arrays(made.module(*args, **kwargs), outputs)
 
     return run
+
+
+def arguments(made: FactoryModel, feeds: Feeds) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """The module's positional and named arguments from numpy arrays, in the types of its examples."""
+    return _arguments(made, {n: torch.from_numpy(np.ascontiguousarray(feeds[n])).to(e.dtype) for n, e in made.inputs.items()})
+
+
+def arrays(result: Any, outputs: Sequence[str]) -> Outputs:
+    """What the module returned as numpy arrays by name, floats as float32."""
+    found = [value.float() if value.is_floating_point() else value for value in _flat(result)[1]]
+    return {name: value.numpy() for name, value in zip(outputs, found, strict=True)}
 
 
 def state_sha256(module: nn.Module) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .. import profiles
 from ..graph import Graph, TensorSpec
 from ..runner import Feeds, Outputs, Runner
 from . import Availability, BuildRequest, Built
@@ -72,16 +73,17 @@ def build(request: BuildRequest) -> Built:
 
 
 def load(directory: Path, manifest: Mapping[str, Any]) -> Runner:
-    """A CPU session over model.onnx with the session options of the manifest."""
+    """A CPU session over model.onnx with the session options of the manifest; `intra_op_num_threads` among them is heeded."""
     return OnnxRuntimeRunner(directory / MODEL, manifest)
 
 
 class OnnxRuntimeRunner(Runner):
-    """One ONNX Runtime session. Not bound to the profiles: ONNX Runtime takes any size the model takes."""
+    """One ONNX Runtime session. Not bound to the profiles, which are its buckets: ONNX Runtime takes any size the model takes."""
 
     def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
         inputs, outputs = ([TensorSpec.from_json(d) for d in manifest[kind]] for kind in ("inputs", "outputs"))
         super().__init__(inputs, outputs)
+        self.buckets = profiles.from_json(manifest["profiles"])
         from ..reference import onnxruntime, open_session
 
         ort = onnxruntime()
@@ -89,6 +91,7 @@ class OnnxRuntimeRunner(Runner):
         chosen = manifest["engine"]["session"]
         options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, chosen["graph_optimization_level"])
         options.execution_mode = getattr(ort.ExecutionMode, chosen["execution_mode"])
+        options.intra_op_num_threads = chosen.get("intra_op_num_threads", 0)  # 0: as many as there are cores
         self._session = open_session(path, options)
 
     def _run(self, feeds: Feeds) -> Outputs:

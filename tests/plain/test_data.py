@@ -127,6 +127,21 @@ def test_max_elements_is_kept_and_told():
     assert tiny[-1].label == "batch 1, length 40 (length cut from 64), left padding"
 
 
+def test_feeds_at_given_sizes():
+    sample = data.at(graph(ENCODER), DIMS, {"batch": 3, "length": 9}, seed=4)
+    assert {name: array.shape for name, array in sample.feeds.items()} == dict.fromkeys(sample.feeds, (3, 9))
+    assert sample.feeds["attention_mask"].all() and sample.feeds["input_ids"].max() < 100
+    again, other = (data.at(graph(ENCODER), DIMS, {"batch": 3, "length": 9}, seed) for seed in (4, 5))
+    assert np.array_equal(again.feeds["input_ids"], sample.feeds["input_ids"])
+    assert not np.array_equal(other.feeds["input_ids"], sample.feeds["input_ids"])
+    padded = data.at(graph(ENCODER), DIMS, {"batch": 3, "length": 9}, kind="right")
+    assert padded.feeds["attention_mask"][0].all() and not padded.feeds["attention_mask"].all()
+    with pytest.raises(DataError, match="length=65 is not a size that the model takes: length 1 to 64"):
+        data.at(graph(ENCODER), DIMS, {"batch": 1, "length": 65})
+    with pytest.raises(DataError, match="no size for length"):
+        data.at(graph(ENCODER), DIMS, {"batch": 1})
+
+
 def test_unlimited_length_is_512():
     samples = synthetic(graph(ENCODER), {"batch": Dim("batch"), "length": Dim("length")})
     assert samples[-1].feeds["input_ids"].shape == (1, 512)

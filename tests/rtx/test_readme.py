@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -19,6 +20,8 @@ BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", README, re.DOTALL)
 def folder(tmp_path_factory: pytest.TempPathFactory, texts: Path) -> Path:
     place = tmp_path_factory.mktemp("readme")
     (place / "texts.txt").write_text(texts.read_text("utf-8"), encoding="utf-8")
+    requests = "".join(json.dumps({"text": text}) + "\n" for text in texts.read_text("utf-8").splitlines())
+    (place / "requests.jsonl").write_text(requests, encoding="utf-8")
     return place
 
 

@@ -1,0 +1,274 @@
+"""What an engine has to do, from its graph and its build log alone: kernels, FLOPs and bytes by layer, and no time.
+
+FLOPs are those of the products: 2 for each multiply and add of MatMul, Gemm, Conv, Einsum and Attention at the sizes asked for.
+Bytes are a lower bound of what kernels move: every tensor that leaves a kernel is written once and read once by each kernel that
+takes it, every weight is read once by each kernel that uses it, and of a table only the rows that are picked. Caches, scratch
+memory and tensors that are read twice are not in it.
+"""
+
+from __future__ import annotations
+
+import ast
+import collections
+import dataclasses
+import math
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from .artifact import Artifact
+from .errors import DataError
+from .graph import GEMM_OPS, Graph, module_path
+from .targets import _kernels
+from .timings import Shape
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+REST = "outside layers"
+OPERATIONS: Mapping[type, Any] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+}
+CALLS: Mapping[str, Any] = {"Min": min, "Max": max, "floor": int}
+PICKING = frozenset({"Gather", "GatherElements", "GatherND", "Slice"})
+SHAPE_OPS = frozenset({"Shape", "Size"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One transformer layer, or what lies outside of them; `moved` bytes, None where there is no list of kernels."""
+
+    name: str
+    kernels: int
+    flops: int
+    moved: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """The layers of an engine at one shape, under the optimisation profile that takes it.
+
+    `unknown` counts products and tensors whose sizes the graph does not tell: they are missing from the sums.
+    """
+
+    shape: Shape
+    profile: int
+    layers: tuple[Layer, ...]
+    unknown: int
+
+    def total(self) -> Layer:
+        moved = [layer.moved for layer in self.layers]
+        whole = None if None in moved else sum(m or 0 for m in moved)
+        return Layer("total", sum(x.kernels for x in self.layers), sum(x.flops for x in self.layers), whole)
+
+    def to_json(self) -> dict[str, Any]:
+        rows = [dataclasses.asdict(layer) for layer in (*self.layers, self.total())]
+        return {"shape": dict(self.shape.sizes), "profile": self.profile, "layers": rows, "unknown": self.unknown}
+
+
+def of(found: Artifact, shapes: Sequence[Shape]) -> tuple[Work, ...]:
+    """The work of an artifact at each shape. DataError for a shape that no profile takes."""
+    graph = found.graph()
+    rows = found.manifest["engine"].get("kernels", {}).get("rows")
+    return tuple(at(graph, rows, shape, _profile(found, shape)) for shape in shapes)
+
+
+def _profile(found: Artifact, shape: Shape) -> int:
+    sizes = dict(shape.sizes)
+    for index, profile in enumerate(found.profiles):
+        if all(profile[name].min <= size <= profile[name].max for name, size in sizes.items() if name in profile):
+            return index
+    known = " or ".join(",".join(f"{name}={r.min}..{r.max}" for name, r in p.items()) for p in found.profiles)
+    raise DataError(f"{found.path.name} takes no {shape}: its profiles are {known}")
+
+
+def at(graph: Graph, rows: Sequence[Mapping[str, Any]] | None, shape: Shape, profile: int) -> Work:
+    """The work of a graph at one shape; `rows` are the kernels of its build log (`_kernels.to_json`), None without one."""
+    sizes = _Sizes(graph, dict(shape.sizes))
+    kernels = [row for row in rows or () if row["profile"] == profile]
+    owners: dict[str, int] = {}
+    for at, row in enumerate(kernels):
+        for name in row["onnx_nodes"]:
+            owners.setdefault(name, at)
+    flops: collections.Counter[str] = collections.Counter()
+    for node in graph.model.graph.all_nodes():
+        if node.op_type in GEMM_OPS:
+            owner = owners.get(_kernels.node_name(node))
+            flops[_layer(node) if owner is None else kernels[owner]["layer"] or REST] += sizes.flops(node)
+    counts = collections.Counter(row["layer"] or REST for row in kernels)
+    moved: collections.Counter[str] = collections.Counter()
+    for at, count in enumerate(_moved(graph, owners, len(kernels), sizes)):
+        moved[kernels[at]["layer"] or REST] += count
+    names = [*sorted({*counts, *flops} - {REST}, key=_order), REST]
+    layers = tuple(Layer(name, counts[name], flops[name], moved[name] if kernels else None) for name in names)
+    return Work(shape, profile, layers, sizes.unknown)
+
+
+def _layer(node: ir.Node) -> str:
+    home = _kernels.layer_of(module_path(node))
+    return f"{home[0]}.{home[1]}" if home else REST
+
+
+def _order(name: str) -> tuple[str, int]:
+    stack, _, number = name.rpartition(".")
+    return stack, int(number)
+
+
+def _moved(graph: Graph, owners: Mapping[str, int], count: int, sizes: _Sizes) -> list[int]:
+    """Bytes that each kernel reads and writes."""
+    reads: list[dict[ir.Value, int]] = [{} for _ in range(count)]
+    writes: list[dict[ir.Value, int]] = [{} for _ in range(count)]
+    flow = _Flow(owners)
+    for node in graph.model.graph.all_nodes() if count else ():
+        at = flow.owner(node)
+        for value, picked in flow.inputs(node) if at is not None else ():
+            assert at is not None
+            reads[at][value] = sizes.nbytes(node.outputs[0] if picked else value)
+    taken = [value for each in reads for value in each]
+    taken += [value for output in graph.model.graph.outputs for value in flow.behind(output, None)] if count else []
+    for value in taken:
+        maker = value.producer()
+        at = flow.owner(maker) if maker is not None else None
+        if at is not None:
+            writes[at][value] = sizes.nbytes(value)
+    return [sum(r.values()) + sum(w.values()) for r, w in zip(reads, writes, strict=True)]
+
+
+class _Flow:
+    """Which values cross from one kernel to another. Nodes that no kernel names, views and folded casts, are looked through."""
+
+    def __init__(self, owners: Mapping[str, int]) -> None:
+        self._owners = owners
+
+    def owner(self, node: ir.Node) -> int | None:
+        return self._owners.get(_kernels.node_name(node))
+
+    def inputs(self, node: ir.Node) -> Iterator[tuple[ir.Value, bool]]:
+        """(value, whether only rows of it are picked) of what a kernel reads for a node."""
+        for at, value in enumerate(node.inputs):
+            table = at == 0 and node.op_type in PICKING and value is not None and value.const_value is not None
+            yield from ((found, table) for found in self.behind(value, self.owner(node)))
+
+    def behind(self, value: ir.Value | None, reader: int | None) -> Iterator[ir.Value]:
+        """The values of other kernels, inputs and weights that a value is made of; nothing for what the reader makes itself."""
+        maker = value.producer() if value is not None else None
+        if value is None or (maker is not None and maker.op_type in SHAPE_OPS):
+            return
+        if maker is None or value.const_value is not None:
+            yield value
+        elif (made_by := self.owner(maker)) is not None:
+            yield from (value,) if made_by != reader else ()
+        else:
+            moves = maker.inputs[:1] if maker.op_type in ("Reshape", "Unsqueeze", "Squeeze", "Expand") else maker.inputs
+            for each in moves:
+                yield from self.behind(each, reader)
+
+
+class _Sizes:
+    """Shapes in numbers. `unknown` counts what has none."""
+
+    def __init__(self, graph: Graph, named: Mapping[str, int]) -> None:
+        self._named = named
+        self._inferred = _inferred(graph, named)
+        self.unknown = 0
+
+    def dims(self, value: ir.Value | None) -> list[int] | None:
+        if value is None:
+            return None
+        if (inferred := self._inferred.get(str(value.name))) is not None:
+            return inferred
+        if value.shape is None:
+            return None
+        found = [dim if isinstance(dim, int) else _evaluated(str(dim.value), self._named) for dim in value.shape]
+        return None if None in found else [int(n) for n in found if n is not None]
+
+    def nbytes(self, value: ir.Value) -> int:
+        dims = self.dims(value)
+        if dims is None or value.dtype is None:
+            self.unknown += 1
+            return 0
+        return -(-math.prod(dims) * value.dtype.bitwidth // 8)
+
+    def flops(self, node: ir.Node) -> int:
+        """2 for each multiplication and addition of a product."""
+        out, *given = (self.dims(value) for value in (node.outputs[0], *node.inputs[:2]))
+        if out is None or any(dims is None for dims in given):
+            self.unknown += 1
+            return 0
+        first, second = (dims or [] for dims in given)
+        return 2 * _products(node, out, first, second)
+
+
+def _inferred(graph: Graph, named: Mapping[str, int]) -> dict[str, list[int]]:
+    """The shapes that onnx infers when the inputs have these sizes, of all values where that is a number for each axis.
+
+    It knows convolutions, whose lengths the exporter's names lose, and not slices by a size, which the names keep.
+    """
+    from onnx_ir.passes.common import ShapeInferencePass
+
+    copy = graph.copy().model
+    for value in copy.graph.inputs:
+        dims = [dim if isinstance(dim, int) else named.get(str(dim.value), dim) for dim in value.shape or ()]
+        value.shape = ir.Shape(dims)
+    for node in copy.graph.all_nodes():
+        for value in node.outputs:
+            value.shape = None
+    model = ShapeInferencePass(data_prop=True)(copy).model
+    made = [value for node in model.graph.all_nodes() for value in node.outputs]
+    shapes = {str(value.name): list(value.shape or ()) for value in made if value.shape is not None}
+    numbers = {name: [dim for dim in dims if isinstance(dim, int)] for name, dims in shapes.items()}
+    return {name: dims for name, dims in numbers.items() if len(dims) == len(shapes[name])}
+
+
+def _products(node: ir.Node, out: Sequence[int], first: Sequence[int], second: Sequence[int]) -> int:
+    """Multiplications of a node by the shapes of its output and of its first two inputs."""
+    if node.op_type == "Attention":  # q k^T, and the same again with v
+        return 2 * math.prod(first) * second[-2]
+    if node.op_type == "Conv":
+        return math.prod(out) * math.prod(second[1:])
+    if node.op_type == "ConvTranspose":
+        return math.prod(first) * math.prod(second[1:])
+    if node.op_type == "Einsum":
+        terms = node.attributes["equation"].as_string().replace(" ", "").partition("->")[0].split(",")
+        named = [pair for term, dims in zip(terms, (first, second), strict=False) for pair in zip(term, dims, strict=False)]
+        return math.prod(dict(named).values())
+    turned = node.op_type == "Gemm" and "transA" in node.attributes and node.attributes["transA"].as_int()
+    return math.prod(out) * first[0 if turned else -1]
+
+
+def _evaluated(text: str, named: Mapping[str, int]) -> int | None:
+    """The number of a dim such as `((samples//80)) - 3`, None for one that is made of something else."""
+    try:
+        return _number(ast.parse(text, mode="eval").body, named)
+    except (SyntaxError, KeyError, TypeError, ZeroDivisionError):
+        return None
+
+
+def _number(node: ast.expr, named: Mapping[str, int]) -> int:
+    if isinstance(node, ast.BinOp):
+        return int(OPERATIONS[type(node.op)](_number(node.left, named), _number(node.right, named)))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        return int(CALLS[node.func.id](*(_number(each, named) for each in node.args)))
+    if isinstance(node, ast.Constant) and isinstance(node.value, int):
+        return node.value
+    if isinstance(node, ast.Name):
+        return named[node.id]
+    raise TypeError(f"{ast.dump(node)} is no arithmetic of sizes")
+
+
+def table(work: Work) -> Table:
+    """A row a layer, and their sum."""
+    from .report import add
+    from .report import table as empty
+
+    rows = empty("layer", "kernels", "GFLOP", "MiB moved", "FLOP per byte")
+    for layer in (*work.layers, work.total()):
+        moved = "-" if layer.moved is None else f"{layer.moved / 2**20:.2f}"
+        intensity = f"{layer.flops / layer.moved:.0f}" if layer.moved else "-"
+        add(rows, layer.name, str(layer.kernels), f"{layer.flops / 1e9:.3f}", moved, intensity)
+    return rows
