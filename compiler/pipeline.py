@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import artifact, goldens, precision, profiles, report, targets, verification
+from . import artifact, goldens, page, precision, profiles, report, targets, verification
 from . import fuse as fusing
 from .artifact import Artifact
 from .errors import Missing, NotFused, RecipeError, VerifyFailed
@@ -160,8 +160,11 @@ def make(build: Build, job: Job, directory: Path, log: Progress) -> None:
     artifact.copy_assets(job.source.assets, directory)
     facts = manifest(build, job, typed, built)
     verdict = check_artifact(build, job, directory, facts, typed, watch)
+    if why := page.unavailable():
+        watch.note(why)
     known = dataclasses.replace(watch, stages=log.stages | watch.stages, notes=[*log.notes, *watch.notes])
-    hashes[artifact.REPORT] = artifact.write_json(directory / artifact.REPORT, report.document(facts, job.proof, verdict, known))
+    before = {"source": job.source.graph, "fused": job.fused.graph if job.fused and target.FUSES else None}
+    hashes |= page.write(directory, report.document(facts, before, job.proof, verdict, known, report.Size.of(directory)))
     artifact.write_manifest(directory, facts, hashes)
 
 

@@ -1,0 +1,59 @@
+"""report.html: the report of an artifact, or of a fleet of them, as one file that needs no network.
+
+A page is made from report.json and from nothing else (`artifact_page`), so that every number on it can be held against that file;
+`marks` says how a number is shown. Needs the extra `report`; matplotlib is loaded only where there is a plot to draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from .. import artifact
+from ..errors import Missing
+from ..graph import write_hashed
+
+NAME = "report.html"
+
+
+def unavailable() -> str:
+    """Why this machine cannot write a page, '' where it can."""
+    lacking = [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]
+    return f"{NAME} was not written, {' and '.join(lacking)} missing: pip install 'bertc[report]'" if lacking else ""
+
+
+def write(directory: Path, document: Mapping[str, Any]) -> dict[str, str]:
+    """Write report.json into an artifact, and report.html where this machine can; {file name: sha256}."""
+    hashes = {artifact.REPORT: artifact.write_json(directory / artifact.REPORT, document)}
+    if not unavailable():
+        hashes[NAME] = write_hashed(directory / NAME, artifact_page(document).encode())
+    return hashes
+
+
+def artifact_page(document: Mapping[str, Any]) -> str:
+    """The page of one artifact, from the content of its report.json (or of an older one, joined with its manifest: `sources.load`).
+
+    Raises Missing without the extra `report`.
+    """
+    _require()
+    from . import single
+
+    return single.render(document)
+
+
+def fleet_page(status: Mapping[str, Any], documents: Sequence[Mapping[str, Any] | None]) -> str:
+    """The page of a fleet: `status` is {"entries": [...]}, `documents` are the reports of those entries, None where there is none.
+
+    Raises Missing without the extra `report`.
+    """
+    _require()
+    from . import fleet
+
+    return fleet.render(status, documents)
+
+
+def _require() -> None:
+    if why := unavailable():
+        raise Missing(why)
