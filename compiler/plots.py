@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0b6e99", "#c8553d", "#5a8f29", "#7d5ba6", "#b58900", "#444444")  # told apart without colour vision, and in print
 INK, PAPER, RULE = "#000000", "#ffffff", "#dddddd"
 SIZE = (7.2, 3.6)  # inches: a third of a screen, all of a phone's width
+ROOM = 48  # letters of names that stand side by side under the smallest plot
 _SVG, _XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
 _NOT_INLINE = (f"{_SVG}metadata", f"{_SVG}style")  # a style inside an inline <svg> is a style of the whole page
 
@@ -39,7 +40,7 @@ class Plot:
     x: str
     y: str
     series: Sequence[Series]
-    kind: str = "line"
+    kind: str = "line"  # or bar, dots
     limit: float | None = None
     log: bool = False
     size: tuple[float, float] = SIZE
@@ -102,13 +103,14 @@ def _inlined(key: str, value: str, prefix: str, names: Mapping[str, str]) -> str
 
 def _draw(axes: Axes, plot: Plot) -> None:
     for index, series in enumerate(plot.series):
-        (_bars if plot.kind == "bar" else _line)(axes, series, index, len(plot.series))
+        DRAWN[plot.kind](axes, series, index, len(plot.series))
     if plot.limit is not None:
         axes.axhline(plot.limit, color="#888888", linestyle="--", linewidth=1)
     if plot.log:
         axes.set_yscale("log")
     axes.set(title=plot.title, xlabel=plot.x, ylabel=plot.y)
     axes.grid(visible=True, axis="y", color=RULE, linewidth=0.6)
+    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     if len(plot.series) > 1:
         axes.legend(frameon=False)
@@ -129,4 +131,21 @@ def _bars(axes: Axes, series: Series, index: int, count: int) -> None:
         ends = [[y - low for y, low in zip(series.ys, series.low, strict=True)]]
         ends += [[high - y for y, high in zip(series.ys, series.high, strict=True)]]
         axes.errorbar(places, series.ys, ends, fmt="none", ecolor=INK, capsize=4, linewidth=1.2)
-    axes.set_xticks(range(len(series.xs)), [str(x) for x in series.xs], rotation=30, ha="right")
+    _names(axes, series)
+
+
+def _dots(axes: Axes, series: Series, index: int, count: int) -> None:
+    """Points over names: for a logarithmic axis, where the length of a bar means nothing."""
+    places = [position + (index - (count - 1) / 2) * 0.15 for position in range(len(series.xs))]
+    axes.plot(places, series.ys, color=COLOURS[index % len(COLOURS)], marker="o", linestyle="none", label=series.name)
+    axes.set_xlim(-0.5, len(series.xs) - 0.5)
+    _names(axes, series)
+
+
+def _names(axes: Axes, series: Series) -> None:
+    names = [str(x) for x in series.xs]
+    turned = {"rotation": 30, "ha": "right"} if sum(map(len, names)) > ROOM else {}
+    axes.set_xticks(range(len(names)), names, **turned)
+
+
+DRAWN = {"line": _line, "bar": _bars, "dots": _dots}

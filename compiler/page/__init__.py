@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import artifact
-from ..errors import Missing
+from ..errors import InputError, Missing
 from ..graph import write_hashed
 
 NAME = "report.html"
@@ -52,6 +52,42 @@ def fleet_page(status: Mapping[str, Any], documents: Sequence[Mapping[str, Any] 
     from . import fleet
 
     return fleet.render(status, documents)
+
+
+def save(path: Path, out: Path, *, force: bool = False, verdict: Path | None = None) -> dict[str, Any]:
+    """Write the page of what lies at `path` (an artifact, a folder of them, a fleet's status) to `out`; returns what it shows.
+
+    `verdict` is a file with what `bertc verify --json` printed. Raises InputError for an `out` that is there or inside an
+    artifact, whose hashes it would break, Missing without the extra `report`.
+    """
+    _require()
+    _check_out(out, force)
+    from . import fleet, sources
+
+    if not path.exists():
+        raise InputError(f"there is no {path}; wanted an artifact, a folder of artifacts or a fleet.lock.json")
+    single = artifact.find(path) == (path,) and path.is_dir()
+    if verdict is not None and not single:
+        raise InputError(f"--verdict goes with one artifact, and {path} is none")
+    if single:
+        document = sources.artifact_document(path)
+        document = sources.with_verdict(document, path, verdict) if verdict else document
+        html = artifact_page(document)
+    else:
+        status, reports = sources.fleet(path)
+        document, html = fleet.document(status, reports), fleet_page(status, reports)
+    with artifact.disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(html, "utf-8")
+    return document
+
+
+def _check_out(out: Path, force: bool) -> None:
+    if out.exists() and (out.is_dir() or not force):
+        raise InputError(f"the output {out} is a folder; name a file" if out.is_dir() else f"{out} exists; --force replaces it")
+    for folder in out.resolve().parents:
+        if (folder / artifact.MANIFEST).is_file():
+            raise InputError(f"{out} lies inside the artifact {folder}, whose hashes it would break; choose another -o")
 
 
 def _require() -> None:

@@ -24,7 +24,8 @@ def decisions(measures: Sequence[Mapping[str, Any]], budget: Mapping[str, Any]) 
     agreement = budget.get("agreement")
     limits = [budget.get("max_drop"), None if agreement is None else 1 - agreement, budget.get("alarm")]
     limit = next((each for each in limits if each is not None), None)
-    return Plot("Drop against the source", "", "drop, 95 % interval", [Series("drop", *columns)], "bar", limit, size=SIZE)
+    title = "Decisions that changed" if all(m["name"].startswith("kept: ") for m in measures) else "Drop against the source"
+    return Plot(title, "", "drop, 95 % interval", [Series("drop", *columns)], "bar", limit, size=SIZE)
 
 
 def drift(layers: Sequence[Mapping[str, Any]]) -> Plot:
@@ -48,5 +49,5 @@ def errors(rows: Sequence[tuple[str, str, float]]) -> Plot:
     found = {(place, precision): error for place, precision, error in rows}
     kinds = list(dict.fromkeys(precision for _, precision, _ in rows))
     series = [Series(kind, places, [found.get((place, kind), float("nan")) for place in places]) for kind in kinds]
-    low = min(error for _, _, error in rows)
-    return Plot("Relative error by GPU and precision", "", "relative error", series, "bar", log=low > 0, size=SIZE)
+    log = min(error for _, _, error in rows) > 0
+    return Plot("Relative error by GPU and precision", "", "relative error", series, "dots", log=log, size=SIZE)

@@ -12,8 +12,6 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from ..errors import InputError
-
 Path = tuple[str | int, ...]
 # How a number is shown, by the last name on its path. What is not here: whole numbers with separators, others to six digits.
 SECONDS, BYTES, ERROR, COSINE, DECIBELS, SHARE = "seconds", "bytes", "error", "cosine", "decibels", "share"
@@ -36,6 +34,8 @@ NAMED: Mapping[Path, str] = {
     ("summary", "islands"): "",
     ("summary", "kernels"): "",
     ("passes", "counts"): "",
+    ("budget",): "",
+    ("verification", "budget"): "",
 }
 
 
@@ -55,6 +55,8 @@ def text(path: Path, value: Any) -> str:
 
 
 def _kind(path: Path) -> str:
+    if path[:1] == ("reports",):  # of a fleet: the report of one artifact
+        return _kind(path[2:])
     if path[:-1] in NAMED:
         return NAMED[path[:-1]]
     named = [part for part in path if isinstance(part, str)]
@@ -136,11 +138,3 @@ class Document:
         if isinstance(value, Mapping | list | tuple):
             return Markup("<span>none</span>")
         return self.mark(*path)
-
-
-def loads(text_: str, where: str) -> Any:
-    """JSON, or an InputError that names the file."""
-    try:
-        return json.loads(text_)
-    except ValueError as error:
-        raise InputError(f"{where} is no JSON: {error}") from error

@@ -28,7 +28,6 @@ VERIFIED = frozenset(
 )
 RESULT = frozenset("task samples rows outputs decisions metrics note".split())
 PLAN = frozenset("mode typed_nodes islands clamps casts".split())
-LISTED = 8  # rows that are shown open; longer lists are folded
 
 
 def render(data: Mapping[str, Any]) -> str:
@@ -51,7 +50,6 @@ def render(data: Mapping[str, Any]) -> str:
         VERIFIED=VERIFIED,
         RESULT=RESULT,
         PLAN=PLAN,
-        LISTED=LISTED,
         left_out={path: why for path, why in LEFT_OUT.items() if _has(data, path)},
     )
 
@@ -85,8 +83,14 @@ def fusions(doc: Document) -> list[dict[str, Any]]:
         proven = [at for at in kept if applied[at]["error"] is not None]
         refused = [at for at, each in enumerate(refusals) if each["rule"] == rule]
         worst = max(proven, key=lambda at: applied[at]["error"], default=None)
-        rows.append({"rule": rule, "kept": kept, "refused": refused, "worst": worst})
+        reasons = list(dict.fromkeys(_general(refusals[at]["reason"]) for at in refused))
+        rows.append({"rule": rule, "kept": kept, "refused": refused, "worst": worst, "reasons": reasons})
     return rows
+
+
+def _general(reason: str) -> str:
+    """A reason without the names of the nodes behind it: what a dozen layers have in common."""
+    return reason.rpartition(" (")[0] or reason
 
 
 def layers(doc: Document) -> list[tuple[str, list[int]]]:
