@@ -55,28 +55,31 @@ class Difference:
 def compare(a: Path, b: Path) -> list[Difference]:
     """All that differs between two artifacts, two folders of artifacts (by name) or two ONNX files; hashes are checked.
 
-    Raises InputError for one of each.
+    Raises InputError where one is of another kind.
     """
     if a.is_file() != b.is_file():
         raise InputError(f"{a} and {b} cannot be compared: one is a file, the other an artifact")
     if a.is_file():
         return list(_differences("", _of_graph(inspection.examine(a)), _of_graph(inspection.examine(b))))
     sides = [_found(path) for path in (a, b)]
+    if len({("" in side) for side in sides}) > 1:
+        names = ", ".join(name for side in sides for name in side if name)
+        raise InputError(f"one of {a} and {b} is an artifact, the other a folder of them; compare with one of {names}")
     found = []
     for name in dict.fromkeys([*sides[0], *sides[1]]):
-        paths = [side.get(name) for side in sides]
-        if None in paths:
-            said = [None if path is None else "present" for path in paths]
+        left, right = (side.get(name) for side in sides)
+        if left is None or right is None:
+            said = ["present" if each else None for each in (left, right)]
             found.append(Difference(name, "artifacts", name, *said))
             continue
-        found += _differences(name, *(facts(artifact.open_artifact(path)) for path in paths if path))
+        found += _differences(name, facts(left), facts(right))
     return found
 
 
-def _found(path: Path) -> dict[str, Path]:
+def _found(path: Path) -> dict[str, artifact.Artifact]:
     """Artifacts by name; a single one has none, so that two of them are compared whatever their folders are called."""
     paths = artifact.find(path)
-    return {"": path} if paths == (path,) else {each.name: each for each in paths}
+    return {"" if each == path else each.name: artifact.open_artifact(each) for each in paths}
 
 
 def _differences(name: str, a: Facts, b: Facts) -> Iterator[Difference]:
@@ -92,7 +95,9 @@ def facts(found: artifact.Artifact) -> Facts:
     report = json.loads((found.path / artifact.REPORT).read_text("utf-8"))
     source = {key: value for key, value in manifest["source"].items() if key != "notes"}
     made: Facts = _section("source", source)
-    made |= _section("recipe", {k: manifest[k] for k in ("recipe", "seed", "budget", "profiles", "dims") if k in manifest})
+    made |= _section("recipe", {k: manifest[k] for k in ("recipe", "seed", "budget", "dims") if k in manifest})
+    sizes = [",".join(f"{dim}={sizes}" for dim, sizes in profile.items()) for profile in manifest["profiles"]]
+    made |= {("recipe", "profiles"): "; ".join(sizes)}
     made |= _section("target", manifest["target"])
     made |= {("io", spec["name"]): f"{spec['dtype']}{spec['dims']}" for spec in [*manifest["inputs"], *manifest["outputs"]]}
     made |= _of_passes(manifest.get("passes"))
@@ -190,7 +195,7 @@ def show(a: Path, b: Path, found: list[Difference], console: Console) -> None:
     several = any(each.artifact for each in found)
     rows = table(*(("artifact",) if several else ()), "what", "name", str(a), str(b), "change")
     for each, fresh, alike in _folded(found):
-        change = "" if each.change is None else f"{each.change:+.1%}"
+        change = "" if each.change is None else _per_cent(100 * each.change)
         cells = (each.section if fresh else "", each.name, _said(each.a), _said(each.b), change)
         add(rows, *((each.artifact,) if several else ()), *cells)
         if alike:
@@ -199,7 +204,7 @@ def show(a: Path, b: Path, found: list[Difference], console: Console) -> None:
 
 
 def _folded(found: list[Difference]) -> Iterator[tuple[Difference, bool, int]]:
-    """(difference, whether it begins a section, how many of its kind are left out): dozens of islands with one reason are two rows."""
+    """(difference, whether it begins a section, how many of its kind are left out): two rows for dozens of like islands."""
     last: tuple[Any, ...] = ()
     for key, group in itertools.groupby(found, lambda d: (d.artifact, d.section, d.name.partition(" ")[0], d.a, d.b)):
         same = list(group)
@@ -208,6 +213,11 @@ def _folded(found: list[Difference]) -> Iterator[tuple[Difference, bool, int]]:
             left = len(same) - len(shown) if at == len(shown) - 1 else 0
             yield each, key[:2] != last[:2], left
             last = key
+
+
+def _per_cent(value: float) -> str:
+    """`+12.5%`, and `-0.0003%` rather than -0.0%: a cosine of a little less is not the same cosine."""
+    return f"{value:+.1f}%" if abs(value) >= 0.05 else f"{value:+.1g}%"
 
 
 def _said(value: Any) -> str:

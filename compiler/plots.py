@@ -69,7 +69,7 @@ def inline(plot: Plot, prefix: str) -> str:
     """The plot as an <svg> element for a page: as wide as its place, in the page's colours (light or dark), its title for a
     reader that does not see it. `prefix` is unlike that of any other plot of the page: ids of two plots would clash.
 
-    Its own background is left out; ink is `currentColor`, the colours of series are the variables --series-0 and on, rules --rule.
+    Its own background is left out; ink is `currentColor`, series have the colours --series-0 and on, rules --rule.
     """
     names = {INK: "currentColor", RULE: f"var(--rule, {RULE})"}
     names |= {colour: f"var(--series-{at}, {colour})" for at, colour in enumerate(COLOURS)}
@@ -144,8 +144,9 @@ def _dots(axes: Axes, series: Series, index: int, count: int) -> None:
 
 def _names(axes: Axes, series: Series) -> None:
     names = [str(x) for x in series.xs]
-    turned = {"rotation": 30, "ha": "right"} if sum(map(len, names)) > ROOM else {}
-    axes.set_xticks(range(len(names)), names, **turned)
+    axes.set_xticks(range(len(names)), names)
+    if sum(map(len, names)) > ROOM:
+        axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
 
 
 DRAWN = {"line": _line, "bar": _bars, "dots": _dots}

@@ -13,7 +13,9 @@ from . import _shared as shared
 @click.argument("path", type=click.Path(path_type=Path), metavar="ARTIFACT|FOLDER|fleet.lock.json")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="the .html file to write")
 @click.option("--force", is_flag=True, help="replace a file that is there")
-@click.option("--verdict", type=click.Path(path_type=Path), help="what `bertc verify --json` printed, to show instead of the build's")
+@click.option(
+    "--verdict", type=click.Path(path_type=Path), help="what `bertc verify --json` printed, to show instead of the build's"
+)
 @shared.JSON
 def report(path: Path, out: Path, force: bool, verdict: Path | None, as_json: bool) -> None:
     """Write a page of one file: of an artifact, or of several with GPUs and precisions side by side.

@@ -33,7 +33,8 @@ def write(directory: Path, document: Mapping[str, Any]) -> dict[str, str]:
 
 
 def artifact_page(document: Mapping[str, Any]) -> str:
-    """The page of one artifact, from the content of its report.json (or of an older one, joined with its manifest: `sources.load`).
+    """The page of one artifact, from the content of its report.json; that of an older bertc is joined with the manifest
+    (`sources.artifact_document`).
 
     Raises Missing without the extra `report`.
     """
@@ -44,7 +45,7 @@ def artifact_page(document: Mapping[str, Any]) -> str:
 
 
 def fleet_page(status: Mapping[str, Any], documents: Sequence[Mapping[str, Any] | None]) -> str:
-    """The page of a fleet: `status` is {"entries": [...]}, `documents` are the reports of those entries, None where there is none.
+    """The page of a fleet: `status` is {"entries": [...]}, `documents` are their reports, None where there is none.
 
     Raises Missing without the extra `report`.
     """

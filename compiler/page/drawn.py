@@ -15,7 +15,7 @@ SIZE = (4.6, 2.9)  # inches: on a phone its text is as large as that of the page
 
 def inline(drawings: Mapping[str, Plot]) -> dict[str, Markup]:
     """Each plot as an <svg> element. Raises Missing without matplotlib, which is asked for only where there is a plot."""
-    return {name: Markup(plots.inline(plot, f"{name}-")) for name, plot in drawings.items()}  # noqa: S704 - made by matplotlib
+    return {name: Markup(plots.inline(plot, f"{name}-")) for name, plot in drawings.items()}
 
 
 def decisions(measures: Sequence[Mapping[str, Any]], budget: Mapping[str, Any]) -> Plot:
@@ -40,7 +40,14 @@ def trade_off(int8: Mapping[str, Any]) -> Plot:
     """The metric over the share of GEMM work in int8."""
     curve = sorted(int8["curve"], key=lambda point: point["share"])
     columns = [[point[key] for point in curve] for key in ("share", "value", "low", "high")]
-    return Plot("INT8 trade-off", "share of GEMM work in int8", int8["metric"], [Series("value", *columns)], limit=int8["budget"], size=SIZE)
+    return Plot(
+        "INT8 trade-off",
+        "share of GEMM work in int8",
+        int8["metric"],
+        [Series("value", *columns)],
+        limit=int8["budget"],
+        size=SIZE,
+    )
 
 
 def errors(rows: Sequence[tuple[str, str, float]]) -> Plot:

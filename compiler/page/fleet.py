@@ -99,7 +99,7 @@ def _error(doc: Document, at: int) -> float | None:
 
 
 def worst(doc: Document, at: int) -> tuple[str | int, ...]:
-    """The path of the output that is furthest off in the report of an entry, the engine's where it ran; () where there is none."""
+    """The path of the output that is furthest off in an entry's report, the engine's where it ran; () where there is none."""
     for kind in ("engine", "graph"):
         outputs = doc.get("reports", at, "verification", kind, "outputs")
         if outputs:
@@ -109,8 +109,8 @@ def worst(doc: Document, at: int) -> tuple[str | int, ...]:
 
 
 def fact(doc: Document, at: int, key: str) -> tuple[str | int, ...]:
-    """The path of an entry's bytes, kernels or seconds: what the status says, else what the report says, () where neither does."""
+    """The path of an entry's bytes, kernels or seconds: in the status, else in the report, () where neither says it."""
     if isinstance(doc.get("entries", at, key), int | float):
         return ("entries", at, key)
-    found = ("reports", at, *IN_REPORT[key])
+    found: tuple[str | int, ...] = ("reports", at, *IN_REPORT[key])
     return found if doc.get(*found) is not None else ()

@@ -47,7 +47,14 @@ def text(path: Path, value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, str):
         return value
-    shown = {SECONDS: _seconds, BYTES: _bytes, ERROR: _error, COSINE: "{:.7f}".format, DECIBELS: "{:.1f} dB".format, SHARE: _share}
+    shown = {
+        SECONDS: _seconds,
+        BYTES: _bytes,
+        ERROR: _error,
+        COSINE: "{:.7f}".format,
+        DECIBELS: "{:.1f} dB".format,
+        SHARE: _share,
+    }
     kind = _kind(path)
     if kind:
         return shown[kind](value)
@@ -111,7 +118,9 @@ class Document:
         """What lies at a path, None where there is nothing: a section whose data is missing says so."""
         found: Any = self.data
         for part in (*self.base, *path):
-            inside = part in found if isinstance(found, Mapping) else isinstance(found, list | tuple) and part in range(len(found))
+            inside = (
+                part in found if isinstance(found, Mapping) else isinstance(found, list | tuple) and part in range(len(found))
+            )
             if not inside:
                 return None
             found = found[part]
@@ -131,7 +140,9 @@ class Document:
         value = self.get(*path)
         if isinstance(value, Mapping) and value:
             rows = ((escape(str(key).replace("_", " ")), self.tree(*path, key)) for key in value)
-            return Markup("<dl>{}</dl>").format(Markup("").join(Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(*r) for r in rows))
+            return Markup("<dl>{}</dl>").format(
+                Markup("").join(Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(*r) for r in rows)
+            )
         if isinstance(value, list | tuple) and value:
             rows_ = (Markup("<li>{}</li>").format(self.tree(*path, at)) for at in range(len(value)))
             return Markup('<ul class="list">{}</ul>').format(Markup("").join(rows_))

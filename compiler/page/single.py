@@ -75,7 +75,7 @@ def ops(doc: Document) -> list[str]:
 
 
 def fusions(doc: Document) -> list[dict[str, Any]]:
-    """A row a rule: its matches and near-misses by their place in the lists, and the match whose proof found the largest error."""
+    """A row a rule: its matches and near-misses by their place in the lists, and the match with the largest error of a proof."""
     applied, refusals = doc.get("passes", "applied") or [], doc.get("passes", "refusals") or []
     rows = []
     for rule in dict.fromkeys(each["rule"] for each in [*applied, *refusals]):

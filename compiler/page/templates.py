@@ -13,14 +13,14 @@ HERE = Path(__file__).parent
 class Absent(jinja2.StrictUndefined):
     """What a report has not: it can be asked for in an `if`, and is an error anywhere else."""
 
-    __bool__ = jinja2.Undefined.__bool__
+    def __bool__(self) -> bool:  # type: ignore[override]
+        return False
 
 
 @functools.cache
 def environment() -> jinja2.Environment:
     """Jinja2 with everything escaped and nothing that is absent printed."""
     loader = jinja2.FileSystemLoader(HERE)
-    options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True, "undefined": Absent}
-    made = jinja2.Environment(loader=loader, **options)
+    made = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=Absent)
     made.globals["css"] = (HERE / "page.css").read_text("utf-8")
     return made
