@@ -217,7 +217,7 @@ def _folded(found: list[Difference]) -> Iterator[tuple[Difference, bool, int]]:
 
 def _per_cent(value: float) -> str:
     """`+12.5%`, and `-0.0003%` rather than -0.0%: a cosine of a little less is not the same cosine."""
-    return f"{value:+.1f}%" if abs(value) >= 0.05 else f"{value:+.1g}%"
+    return f"{value:+.1f}%" if 0.05 <= abs(value) < 1e5 else f"{value:+.1g}%"
 
 
 def _said(value: Any) -> str:

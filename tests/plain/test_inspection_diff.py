@@ -149,6 +149,8 @@ def test_errors(folder: Path, words: str, said: str, capsys: Capture) -> None:
     assert said in " ".join(capsys.readouterr().err.split())
 
 
-@pytest.mark.parametrize(("value", "said"), [(12.5, "+12.5%"), (-100.0, "-100.0%"), (-0.00031, "-0.0003%"), (0.0, "+0%")])
+@pytest.mark.parametrize(
+    ("value", "said"), [(12.5, "+12.5%"), (-100.0, "-100.0%"), (-0.00031, "-0.0003%"), (0.0, "+0%"), (-3.3e27, "-3e+27%")]
+)
 def test_relative_change(value: float, said: str) -> None:
     assert diff._per_cent(value) == said
