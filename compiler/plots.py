@@ -127,19 +127,26 @@ def _bars(axes: Axes, series: Series, index: int, count: int) -> None:
     width = 0.8 / count
     places = [position + (index - (count - 1) / 2) * width for position in range(len(series.xs))]
     axes.bar(places, series.ys, width, color=COLOURS[index % len(COLOURS)], label=series.name)
-    if series.low is not None and series.high is not None:
-        ends = [[y - low for y, low in zip(series.ys, series.low, strict=True)]]
-        ends += [[high - y for y, high in zip(series.ys, series.high, strict=True)]]
-        axes.errorbar(places, series.ys, ends, fmt="none", ecolor=INK, capsize=4, linewidth=1.2)
+    _ends(axes, series, places)
     _names(axes, series)
 
 
 def _dots(axes: Axes, series: Series, index: int, count: int) -> None:
-    """Points over names: for a logarithmic axis, where the length of a bar means nothing."""
+    """Points over names: for a logarithmic axis, where the length of a bar means nothing, and for differences of zero."""
     places = [position + (index - (count - 1) / 2) * 0.15 for position in range(len(series.xs))]
     axes.plot(places, series.ys, color=COLOURS[index % len(COLOURS)], marker="o", linestyle="none", label=series.name)
+    _ends(axes, series, places)
     axes.set_xlim(-0.5, len(series.xs) - 0.5)
     _names(axes, series)
+
+
+def _ends(axes: Axes, series: Series, places: Sequence[float]) -> None:
+    """The intervals round bars or dots."""
+    if series.low is None or series.high is None:
+        return
+    below = [y - low for y, low in zip(series.ys, series.low, strict=True)]
+    above = [high - y for y, high in zip(series.ys, series.high, strict=True)]
+    axes.errorbar(places, series.ys, [below, above], fmt="none", ecolor=INK, capsize=4, linewidth=1.2)
 
 
 def _names(axes: Axes, series: Series) -> None:

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from .. import plots
 from ..plots import Plot, Series
 
+KEPT = "kept: "  # what the measures of decisions, without labels, begin with
 SIZE = (4.6, 2.9)  # inches: on a phone its text is as large as that of the page
 
 
@@ -20,18 +21,20 @@ def inline(drawings: Mapping[str, Plot]) -> dict[str, Markup]:
 
 def decisions(measures: Sequence[Mapping[str, Any]], budget: Mapping[str, Any]) -> Plot:
     """How much worse than the source each metric is, with its 95 % interval, beside the limit that was set for it."""
-    columns = [[m[key] for m in measures] for key in ("name", "drop", "low", "high")]
+    columns = [[m[key] for m in measures] for key in ("drop", "low", "high")]
     agreement = budget.get("agreement")
     limits = [budget.get("max_drop"), None if agreement is None else 1 - agreement, budget.get("alarm")]
     limit = next((each for each in limits if each is not None), None)
-    title = "Decisions that changed" if all(m["name"].startswith("kept: ") for m in measures) else "Drop against the source"
-    return Plot(title, "", "drop, 95 % interval", [Series("drop", *columns)], "bar", limit, size=SIZE)
+    kept = all(m["name"].startswith(KEPT) for m in measures)
+    title, y = ("Decisions that changed", "share changed") if kept else ("Drop against the source", "drop")
+    series = [Series("drop", [m["name"].removeprefix(KEPT) for m in measures], *columns)]
+    return Plot(title, "", f"{y}, 95 % interval", series, "dots", limit, size=SIZE)
 
 
 def drift(layers: Sequence[Mapping[str, Any]]) -> Plot:
     """The relative error after each layer, in the order they run."""
-    errors = [layer["rel"] for layer in layers]
-    places = list(range(1, len(layers) + 1))
+    found = [(place, layer["rel"]) for place, layer in enumerate(layers, 1) if isinstance(layer["rel"], int | float)]  # not "inf"
+    places, errors = zip(*found, strict=True)
     series = [Series("relative error", places, errors)]
     return Plot("Drift by layer", "place in the table", "relative error", series, log=min(errors) > 0, size=SIZE)
 
@@ -39,12 +42,14 @@ def drift(layers: Sequence[Mapping[str, Any]]) -> Plot:
 def trade_off(int8: Mapping[str, Any]) -> Plot:
     """The metric over the share of GEMM work in int8."""
     curve = sorted(int8["curve"], key=lambda point: point["share"])
-    columns = [[point[key] for point in curve] for key in ("share", "value", "low", "high")]
+    shares, values = ([point[key] for point in curve] for key in ("share", "value"))
+    low, high = ([point.get(key) for point in curve] for key in ("low", "high"))
+    ends = () if None in (*low, *high) else (low, high)
     return Plot(
         "INT8 trade-off",
         "share of GEMM work in int8",
         int8["metric"],
-        [Series("value", *columns)],
+        [Series("value", shares, values, *ends)],
         limit=int8["budget"],
         size=SIZE,
     )

@@ -27,6 +27,8 @@ VERIFIED = frozenset(
     "artifact target precision data verdict engine_executed engine_reason budget graph engine violations notes drift".split()
 )
 RESULT = frozenset("task samples rows outputs decisions metrics note".split())
+DRIFT, LAYER = frozenset({"compared", "layers"}), frozenset("module node rel max_abs cosine".split())
+INT8, POINT = frozenset("metric budget curve chosen why".split()), frozenset("share value low high kept_in_fp".split())
 PLAN = frozenset("mode typed_nodes islands clamps casts".split())
 
 
@@ -50,6 +52,11 @@ def render(data: Mapping[str, Any]) -> str:
         VERIFIED=VERIFIED,
         RESULT=RESULT,
         PLAN=PLAN,
+        DRIFT=DRIFT,
+        LAYER=LAYER,
+        INT8=INT8,
+        POINT=POINT,
+        NONE=frozenset(),
         left_out={path: why for path, why in LEFT_OUT.items() if _has(data, path)},
     )
 
@@ -109,10 +116,11 @@ def plots(doc: Document) -> dict[str, Plot]:
         measures = [m for m in doc.get("verification", each, "metrics") or () if m["low"] is not None]
         if measures:
             found[f"decisions-{each}"] = drawn.decisions(measures, doc.get("verification", "budget") or {})
-    if drift := doc.get("verification", "drift", "layers"):
+    drift = doc.get("verification", "drift", "layers") or ()
+    if any(isinstance(layer["rel"], int | float) for layer in drift):
         found["drift"] = drawn.drift(drift)
-    if (int8 := doc.get("int8")) and int8["curve"]:
-        found["int8"] = drawn.trade_off(int8)
+    if doc.get("int8", "curve"):
+        found["int8"] = drawn.trade_off(doc.get("int8"))
     return found
 
 

@@ -73,12 +73,13 @@ def drift() -> dict[str, Any]:
     layers = [
         {"module": f"{LONG}.{i}", "node": f"n{i}", "rel": 1e-4 * (i + 1), "max_abs": 0.5, "cosine": 0.99999} for i in range(12)
     ]
-    return {"compared": "the fp16 graph against the source, 12 goldens", "layers": layers}
+    return {"compared": "the fp16 graph against the source, 12 goldens", "layers": layers, "seconds": 1.5}
 
 
 def int8() -> dict[str, Any]:
     shares = (0.0, 0.25, 0.5, 1.0)
     curve = [
-        {"share": s, "value": 0.83 - s / 50, "low": 0.82 - s / 50, "high": 0.84 - s / 50, "kept_in_fp": [LONG]} for s in shares
+        {"share": s, "value": 0.83 - s / 50, "low": 0.82 - s / 50, "high": 0.84 - s / 50, "kept_in_fp": [LONG], "latency": 2.5}
+        for s in shares
     ]
     return {"metric": "Spearman", "budget": 0.815, "curve": curve, "chosen": 2, "why": "the largest share that keeps the budget"}

@@ -232,6 +232,18 @@ def test_sections_without_data_say_so(plain: Report, full: Report) -> None:
         assert f'aria-label="{drawn}"' in html
 
 
+def test_values_that_are_no_number(full: Report) -> None:
+    """JSON has no infinity: it is "inf" there. A curve may come without intervals, and in another shape than the page knows."""
+    odd = json.loads(json.dumps(full))
+    odd["verification"]["drift"]["layers"][3] |= {"rel": "inf", "cosine": None}
+    for point in odd["int8"]["curve"]:
+        del point["low"]
+    html = page.artifact_page(odd)
+    assert "<span>inf</span>" in html and 'aria-label="INT8 trade-off"' in html
+    other = page.artifact_page({**full, "int8": {"scales": {"a": 0.25}}})
+    assert 'data-json="/int8/scales/a">0.25<' in other
+
+
 def test_what_was_built_from_what(plain: Report) -> None:
     assert plain["graphs"]["source"]["ops"]["MatMul"] == 6
     assert plain["graphs"]["fused"]["nodes"] < plain["graphs"]["source"]["nodes"]
