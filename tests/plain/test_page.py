@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -280,14 +281,15 @@ def test_the_build_writes_it_and_hashes_it(built: Path, tmp_path: Path) -> None:
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, built: Path, tmp_path: Path, capsys: Capture) -> None:
     """The build goes on and says so, on the screen and in report.json; a page that was asked for is an error."""
-    monkeypatch.setattr(page, "find_spec", lambda name: None if name == "matplotlib" else name)
+    for name in ("jinja2", "markupsafe", "matplotlib"):
+        monkeypatch.setitem(sys.modules, name, None)  # what an import finds where it is not installed: nothing
     model = tiny.encoder(tmp_path / "m.onnx")
     run("build", model, "--fp32", "--target", "null", "-o", tmp_path / "o")
-    said = "report.html was not written, matplotlib missing: pip install 'bertc[report]'"
+    said = "report.html was not written, jinja2 and matplotlib missing: pip install 'bertc[report]'"
     assert said in " ".join(capsys.readouterr().err.split())
     assert said in reports.of(tmp_path / "o")["notes"]
     assert not (tmp_path / "o" / "report.html").exists()
-    with pytest.raises(Missing, match="matplotlib missing"):
+    with pytest.raises(Missing, match="matplotlib missing: pip install"):
         page.save(built / "onnxruntime-fp32", tmp_path / "x.html")
 
 
