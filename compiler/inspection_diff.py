@@ -28,8 +28,7 @@ SECTIONS = (
 ABSENT = "-"
 FOLD = 3  # rows of one kind with the same two values that are printed
 MEASURED = ("cosine_min", "relative", "max_abs", "sqnr_db")
-# Files that hold times, and what names every other file's hash: they differ between any two builds.
-TIMED = frozenset({"report.json", "report.html"})
+TIMED = frozenset({artifact.REPORT, artifact.PAGE})  # the files that differ between any two builds
 
 
 @dataclasses.dataclass(frozen=True)

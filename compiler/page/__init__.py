@@ -15,20 +15,18 @@ from .. import artifact
 from ..errors import InputError, Missing
 from ..graph import write_hashed
 
-NAME = "report.html"
-
 
 def unavailable() -> str:
     """Why this machine cannot write a page, '' where it can."""
     lacking = [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]
-    return f"{NAME} was not written, {' and '.join(lacking)} missing: pip install 'bertc[report]'" if lacking else ""
+    return f"{artifact.PAGE} was not written, {' and '.join(lacking)} missing: pip install 'bertc[report]'" if lacking else ""
 
 
 def write(directory: Path, document: Mapping[str, Any]) -> dict[str, str]:
     """Write report.json into an artifact, and report.html where this machine can; {file name: sha256}."""
     hashes = {artifact.REPORT: artifact.write_json(directory / artifact.REPORT, document)}
     if not unavailable():
-        hashes[NAME] = write_hashed(directory / NAME, artifact_page(document).encode())
+        hashes[artifact.PAGE] = write_hashed(directory / artifact.PAGE, artifact_page(document).encode())
     return hashes
 
 
@@ -55,11 +53,11 @@ def fleet_page(status: Mapping[str, Any], documents: Sequence[Mapping[str, Any] 
     return fleet.render(status, documents)
 
 
-def save(path: Path, out: Path, *, force: bool = False, verdict: Path | None = None) -> dict[str, Any]:
+def save(path: Path, out: Path, *, force: bool = False, verdicts: Sequence[Path] = ()) -> dict[str, Any]:
     """Write the page of what lies at `path` (an artifact, a folder of them, a fleet's status) to `out`; returns what it shows.
 
-    `verdict` is a file with what `bertc verify --json` printed. Raises InputError for an `out` that is there or inside an
-    artifact, whose hashes it would break, Missing without the extra `report`.
+    `verdicts` are files with what `bertc verify --json` printed, with --layers or without. Raises InputError for an `out` that
+    is there or inside an artifact, whose hashes it would break, Missing without the extra `report`.
     """
     _require()
     _check_out(out, force)
@@ -68,11 +66,12 @@ def save(path: Path, out: Path, *, force: bool = False, verdict: Path | None = N
     if not path.exists():
         raise InputError(f"there is no {path}; wanted an artifact, a folder of artifacts or a fleet.lock.json")
     single = artifact.find(path) == (path,) and path.is_dir()
-    if verdict is not None and not single:
+    if verdicts and not single:
         raise InputError(f"--verdict goes with one artifact, and {path} is none")
     if single:
         document = sources.artifact_document(path)
-        document = sources.with_verdict(document, path, verdict) if verdict else document
+        for file in verdicts:
+            document = sources.with_verdict(document, path, file)
         html = artifact_page(document)
     else:
         status, reports = sources.fleet(path)

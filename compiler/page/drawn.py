@@ -31,9 +31,9 @@ def decisions(measures: Sequence[Mapping[str, Any]], budget: Mapping[str, Any]) 
     return Plot(title, "", f"{y}, 95 % interval", series, "dots", limit, size=SIZE)
 
 
-def drift(layers: Sequence[Mapping[str, Any]]) -> Plot:
-    """The relative error after each layer, in the order they run."""
-    found = [(place, layer["rel"]) for place, layer in enumerate(layers, 1) if isinstance(layer["rel"], int | float)]  # not "inf"
+def drift(relative: Sequence[Any]) -> Plot:
+    """The relative error after each layer, in the order they run; one that is no number ("inf") is left out."""
+    found = [(place, error) for place, error in enumerate(relative, 1) if isinstance(error, int | float)]
     places, errors = zip(*found, strict=True)
     series = [Series("relative error", places, errors)]
     return Plot("Drift by layer", "place in the table", "relative error", series, log=min(errors) > 0, size=SIZE)

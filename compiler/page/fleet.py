@@ -12,9 +12,14 @@ from .marks import Document
 from .single import verdict
 from .templates import environment
 
+LISTS = ("gpu", "sm", "reason")  # fields that a fleet's status may write as lists: gpus, sms, reasons
+NOT_SHOWN = frozenset({"entries", "reports", "summary", "stages", "code"})  # stages and code: keys and hashes of what was built
 PLACE = ("gpu", "sm", "target", "path")  # one of them tells an entry from another
 IN_REPORT = {"bytes": ("size", "total"), "kernels": ("engine", "kernels", "count"), "seconds": ("summary", "seconds")}
-GOOD, BAD = frozenset({"done", "built", "ok", "verified", "fresh"}), frozenset({"failed", "error", "refused", "missing"})
+GOOD, BAD = (
+    frozenset({"done", "built", "cached", "ok", "verified", "fresh"}),
+    frozenset({"failed", "error", "refused", "missing"}),
+)
 
 
 def render(status: Mapping[str, Any], documents: Sequence[Mapping[str, Any] | None]) -> str:
@@ -31,7 +36,7 @@ def render(status: Mapping[str, Any], documents: Sequence[Mapping[str, Any] | No
             tree=doc.tree,
             entries=data["entries"],
             models=models,
-            rest=[key for key in data if key not in ("entries", "reports", "summary")],
+            rest=[key for key in data if key not in NOT_SHOWN],
             tone=tone,
             verdict=lambda at: verdict(doc.get("reports", at)),
             worst=lambda at: worst(doc, at),
@@ -45,6 +50,7 @@ def document(status: Mapping[str, Any], documents: Sequence[Mapping[str, Any] | 
     entries = status.get("entries")
     if not isinstance(entries, Sequence) or isinstance(entries, str) or not entries:
         raise InputError("a fleet report needs a list of entries, and there is none; bertc fleet status --json writes one")
+    entries = [_plain(entry) if isinstance(entry, Mapping) else entry for entry in entries]
     for at, entry in enumerate(entries):
         if not isinstance(entry, Mapping) or not any(entry.get(key) for key in PLACE):
             raise InputError(f"entry {at} of the fleet's status says none of {', '.join(PLACE)}")
@@ -54,6 +60,12 @@ def document(status: Mapping[str, Any], documents: Sequence[Mapping[str, Any] | 
     rest = {key: value for key, value in status.items() if key != "entries"}
     filled = [{**entry, "state": _state(entry, found)} for entry, found in zip(entries, documents, strict=True)]
     return {**rest, "entries": filled, "reports": list(documents), "summary": {"states": dict(states)}}
+
+
+def _plain(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry whose lists are sentences: what is shown is one text a field."""
+    joined = {name: ", ".join(map(str, entry.get(f"{name}s") or ())) for name in LISTS if not entry.get(name)}
+    return {**entry, **{name: text for name, text in joined.items() if text}}
 
 
 def _state(entry: Mapping[str, Any], found: Mapping[str, Any] | None) -> str:
@@ -99,13 +111,14 @@ def _error(doc: Document, at: int) -> float | None:
 
 
 def worst(doc: Document, at: int) -> tuple[str | int, ...]:
-    """The path of the output that is furthest off in an entry's report, the engine's where it ran; () where there is none."""
+    """The path of the output that is furthest off in an entry's report, the engine's where it ran, else what
+    the status says of it; () where neither does."""
     for kind in ("engine", "graph"):
         outputs = doc.get("reports", at, "verification", kind, "outputs")
         if outputs:
             name = max(outputs, key=lambda each: float(outputs[each]["relative"]))
             return ("reports", at, "verification", kind, "outputs", name)
-    return ()
+    return ("entries", at, "accuracy") if doc.get("entries", at, "accuracy") else ()
 
 
 def fact(doc: Document, at: int, key: str) -> tuple[str | int, ...]:

@@ -27,7 +27,10 @@ VERIFIED = frozenset(
     "artifact target precision data verdict engine_executed engine_reason budget graph engine violations notes drift".split()
 )
 RESULT = frozenset("task samples rows outputs decisions metrics note".split())
-DRIFT, LAYER = frozenset({"compared", "layers"}), frozenset("module node rel max_abs cosine".split())
+DRIFT, LAYER = (
+    frozenset({"compared", "against", "layers"}),
+    frozenset("module node rel relative max_abs cosine cosine_min".split()),
+)
 INT8, POINT = frozenset("metric budget curve chosen why".split()), frozenset("share value low high kept_in_fp".split())
 PLAN = frozenset("mode typed_nodes islands clamps casts".split())
 
@@ -57,6 +60,7 @@ def render(data: Mapping[str, Any]) -> str:
         INT8=INT8,
         POINT=POINT,
         NONE=frozenset(),
+        key=named,
         left_out={path: why for path, why in LEFT_OUT.items() if _has(data, path)},
     )
 
@@ -117,11 +121,17 @@ def plots(doc: Document) -> dict[str, Plot]:
         if measures:
             found[f"decisions-{each}"] = drawn.decisions(measures, doc.get("verification", "budget") or {})
     drift = doc.get("verification", "drift", "layers") or ()
-    if any(isinstance(layer["rel"], int | float) for layer in drift):
-        found["drift"] = drawn.drift(drift)
+    errors = [layer.get(named(layer, "rel", "relative")) for layer in drift]
+    if any(isinstance(error, int | float) for error in errors):
+        found["drift"] = drawn.drift(errors)
     if doc.get("int8", "curve"):
         found["int8"] = drawn.trade_off(doc.get("int8"))
     return found
+
+
+def named(layer: Mapping[str, Any], *names: str) -> str:
+    """The first of the names that a layer has: a relative error is `rel` or `relative`."""
+    return next((name for name in names if name in layer), names[0])
 
 
 def _width(doc: Document, path: Path) -> float:

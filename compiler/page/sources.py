@@ -23,21 +23,28 @@ def artifact_document(path: Path) -> dict[str, Any]:
     return older | merged
 
 
-def with_verdict(document: Mapping[str, Any], path: Path, verdicts: Path) -> dict[str, Any]:
-    """The report with the verification that `bertc verify --json` printed into a file, in place of that of the build."""
-    found = _json(verdicts)
+def with_verdict(document: Mapping[str, Any], path: Path, file: Path) -> dict[str, Any]:
+    """The report with what `bertc verify --json` printed into a file: a verdict in place of that of the build, or the drift
+    of `--layers` beside it. InputError for a file that says nothing of this artifact."""
+    found = _json(file)
     listed = found.get("artifacts") if isinstance(found, Mapping) else None
     if not isinstance(listed, list):
-        raise InputError(f"{verdicts} is not what `bertc verify --json` prints: it has no list of artifacts")
-    wanted = [each for each in listed if Path(str(each.get("artifact"))).resolve() == path.resolve()]
-    if not wanted:
-        known = ", ".join(str(each.get("artifact")) for each in listed) or "none"
-        raise InputError(f"{verdicts} says nothing of {path}; it verified: {known}")
-    return {**document, "verification": wanted[0]}
+        raise InputError(f"{file} is not what `bertc verify --json` prints: it has no list of artifacts")
+    named = {Path(str(each.get("artifact") or each.get("path"))).resolve(): each for each in listed}
+    told = named.get(path.resolve())
+    if told is None:
+        raise InputError(f"{file} says nothing of {path}; it verified: {', '.join(map(str, named)) or 'none'}")
+    before = document["verification"]
+    if "layers" not in told:
+        return {**document, "verification": {**told, **({"drift": before["drift"]} if before and "drift" in before else {})}}
+    if before is None:
+        raise InputError(f"{path} was not verified when it was built: give what `bertc verify --json` printed first, then {file}")
+    return {**document, "verification": {**before, "drift": told}}
 
 
 def fleet(path: Path) -> tuple[dict[str, Any], list[dict[str, Any] | None]]:
-    """(status, reports of its entries) of a folder of artifacts, or of a file with a fleet's entries; paths are relative to it.
+    """(status, reports of its entries) of a folder of artifacts, of what `bertc fleet status --json` printed, or of a
+    fleet.lock.json; paths are relative to that file.
 
     An artifact that is not there, or is damaged, is told in its entry's reason.
     """
@@ -45,17 +52,25 @@ def fleet(path: Path) -> tuple[dict[str, Any], list[dict[str, Any] | None]]:
         found = [artifact_document(each) for each in artifact.find(path)]
         return {"entries": [_entry(each) for each in found]}, list(found)
     status = _json(path)
-    if not isinstance(status, Mapping) or not isinstance(status.get("entries"), list):
+    listed = status.get("entries") if isinstance(status, Mapping) else None
+    if isinstance(listed, Mapping):  # a lock file: by name, each where `bertc fleet build` puts it
+        listed = [{"name": name, "path": f"out/{name}", **entry} for name, entry in listed.items()]
+    if not isinstance(listed, list):
         raise InputError(f"{path} lists no entries; wanted an artifact, a folder of artifacts or a fleet.lock.json")
     entries, reports = [], []
-    for entry in status["entries"]:
+    for entry in listed:
         if not isinstance(entry, Mapping):
             raise InputError(f"{path}: an entry is {entry!r}; each is an object with model, gpu, target, precision, state")
         read, why = _report_of(entry, path.parent)
-        said = "; ".join(filter(None, (str(entry.get("reason") or ""), why)))
-        entries.append({**entry, "reason": said})
+        entries.append({**entry, "reason": "; ".join(filter(None, (_text(entry, "reason"), why)))})
         reports.append(read)
     return {**status, "entries": entries}, reports
+
+
+def _text(entry: Mapping[str, Any], name: str) -> str:
+    """A field that one version writes as a string and another as a list, `reason` or `reasons`."""
+    several = entry.get(f"{name}s") or ()
+    return str(entry.get(name) or "; ".join(map(str, several)))
 
 
 def _report_of(entry: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any] | None, str]:

@@ -225,7 +225,7 @@ def test_an_unverified_artifact(plain: Report) -> None:
 
 
 def test_sections_without_data_say_so(plain: Report, full: Report) -> None:
-    assert "Not measured: <code>bertc verify --layers</code>" in page.artifact_page(plain)
+    assert "Not measured: <code>bertc verify --layers</code> measures it" in page.artifact_page(plain)
     assert "INT8 trade-off" not in page.artifact_page(plain)
     html = page.artifact_page(full)
     assert "Not measured" not in html
@@ -361,6 +361,38 @@ def test_a_lock_file(built: Path, tmp_path: Path) -> None:
     assert [each["state"] for each in fleet.document(status, documents)["entries"]] == ["built", "unknown", "unknown", "unknown"]
 
 
+def test_lists_and_accuracy_of_a_status(tmp_path: Path) -> None:
+    """As `bertc fleet status --json` writes it: several GPUs to an entry, reasons, accuracy where the artifact is elsewhere."""
+    accuracy = {"verdict": "passed", "engine_executed": False, "cosine_min": 0.99999, "relative": 0.0012}
+    entry = {
+        "model": "m",
+        "gpus": ["L4", "RTX 4090"],
+        "sms": ["sm89"],
+        "target": "tensorrt-rtx",
+        "precision": "fp16",
+        "path": None,
+    }
+    entry |= {"state": "stale", "reasons": ["weights changed", "bertc changed"], "seconds": 9.5, "bytes": 2**20, "kernels": 52}
+    status = {"entries": [entry | {"accuracy": accuracy}], "tools": {"onnx": "1"}, "stages": [{"key": "0123"}]}
+    file = tmp_path / "status.json"
+    file.write_text(json.dumps(status))
+    read = Read(page.fleet_page(*sources.fleet(file)))
+    same_as(fleet.document(*sources.fleet(file)), read.numbers)
+    assert {"/entries/0/accuracy/relative", "/entries/0/accuracy/cosine_min", "/entries/0/bytes"} <= {n[0] for n in read.numbers}
+    text = " ".join(read.texts)
+    assert "L4, RTX 4090" in text and "weights changed; bertc changed" in text and "0123" not in text
+
+
+def test_the_entries_of_a_lock_by_name(built: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "m-fp16").symlink_to(built / "onnxruntime-fp16")
+    entry = {"model": "m", "target": "onnxruntime", "sms": [], "precision": "fp16", "gpus": []}
+    (tmp_path / "fleet.lock.json").write_text(json.dumps({"entries": {"m-fp16": entry, "m-fp32": entry}}))
+    status, documents = sources.fleet(tmp_path / "fleet.lock.json")
+    assert [document is not None for document in documents] == [True, False]
+    assert [each["reason"] for each in status["entries"]] == ["", "no artifact at out/m-fp32 here"]
+
+
 # The command
 
 
@@ -408,6 +440,23 @@ def test_a_verdict_on_real_data(built: Path, tmp_path: Path, capsys: Capture) ->
     (tmp_path / "v.json").write_text(capsys.readouterr().out)
     run("report", built / "onnxruntime-fp16", "-o", tmp_path / "r.html", "--verdict", tmp_path / "v.json")
     assert str(tmp_path / "t.txt") in (tmp_path / "r.html").read_text("utf-8")
+
+
+def test_drift_beside_a_verdict(built: Path, tmp_path: Path, capsys: Capture) -> None:
+    """What `bertc verify --layers --json` prints has names of its own, and no verdict."""
+    one, layer = (
+        built / "onnxruntime-fp16",
+        {"module": "m.layer.0", "node": "n", "relative": 0.0125, "growth": 2.5, "max_abs": 0.5},
+    )
+    told = {"path": str(one), "against": "the graph of m.onnx", "layers": [layer | {"cosine_min": 0.99}], "samples": 12}
+    (tmp_path / "d.json").write_text(json.dumps({"artifacts": [told]}))
+    run("report", one, "-o", tmp_path / "r.html", "--verdict", tmp_path / "d.json", "--json")
+    document = json.loads(capsys.readouterr().out)
+    assert document["verification"]["verdict"] == "passed"
+    read = Read((tmp_path / "r.html").read_text("utf-8"))
+    same_as(document, read.numbers)
+    shown = {where.rpartition("/")[2] for where, _, _ in read.numbers if where.startswith("/verification/drift/")}
+    assert shown == {"relative", "growth", "max_abs", "cosine_min", "samples"}
 
 
 def test_an_artifact_of_an_older_bertc(built: Path, plain: Report) -> None:
