@@ -31,6 +31,7 @@ MANIFEST = "manifest.json"
 GRAPH = "graph.onnx"
 GOLDENS = "goldens.npz"
 REPORT = "report.json"
+PAGE = "report.html"  # made of report.json, and like it holds the times of the build
 ASSET_FOLDERS = ("tokenizer", "preprocessor", "model")
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EBUSY, errno.EXDEV, errno.ENAMETOOLONG)
 REQUIRED = ("files", "target", "precision", "source", "engine", "inputs", "outputs", "dims", "profiles")

@@ -7,7 +7,7 @@ import platform
 from typing import TYPE_CHECKING, Any
 
 from . import targets
-from .report import versions
+from .report import memory_gib, versions
 from .targets import _packages as packages
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def examine() -> dict[str, Any]:
     found = {name: targets.get(name).available() for name in targets.names()}
     return {
         "bertc": __version__,
-        "machine": {"system": platform.platform(), "cpus": os.cpu_count(), "memory_gib": _memory()},
+        "machine": {"system": platform.platform(), "cpus": os.cpu_count(), "memory_gib": memory_gib()},
         "gpus": [{"name": name, "sm": sm} for name, sm in packages.gpus()],
         "tools": versions(),
         "targets": {
@@ -30,12 +30,6 @@ def examine() -> dict[str, Any]:
         },
         "problems": _problems(),
     }
-
-
-def _memory() -> float | None:
-    if not hasattr(os, "sysconf"):
-        return None
-    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
 
 
 def _problems() -> list[str]:

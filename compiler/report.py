@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import platform
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from .artifact import Artifact
     from .confidence import Measure
     from .export_check import Proof
+    from .graph import Graph
     from .progress import Progress
     from .rewrite import Change
     from .verification import Verdict
@@ -32,6 +36,7 @@ TOOLS = (
     "polygraphy",
     "numpy",
 )
+BUILDER_ALONE = ", builder alone"
 
 
 def versions() -> dict[str, str]:
@@ -40,18 +45,85 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: v for name, v in found.items() if v}
 
 
-def document(facts: Mapping[str, Any], proof: Proof, verdict: Verdict | None, log: Progress) -> dict[str, Any]:
-    """The content of report.json; times in seconds."""
-    return {
-        "target": facts["target"],
-        "precision": facts["precision"],
-        "engine": facts["engine"],
-        "graph": facts["graph"],
+def document(
+    facts: Mapping[str, Any], graphs: Mapping[str, Graph | None], proof: Proof, verdict: Verdict | None, log: Progress, size: Size
+) -> dict[str, Any]:
+    """The content of report.json, from which report.html is made: the facts of the manifest, and what was measured.
+
+    `graphs` are those before the target's own ("source", "fused"). Times in seconds, sizes in bytes; a file of two names counts
+    once in the total, and neither counts report.json, report.html and manifest.json.
+    """
+    before = {name: _counted(graph) for name, graph in graphs.items() if graph is not None}
+    made = {
+        **facts,
+        "graphs": before | {"artifact": {"nodes": sum(facts["graph"]["ops"].values()), **facts["graph"]}},
         "export_check": proof.comparison.result().to_json(),
         "verification": verdict.to_json() if verdict else None,
         "stages": {name: round(seconds, 3) for name, seconds in log.stages.items()},
         "notes": list(log.notes),
+        "size": dataclasses.asdict(size),
+        "environment": environment(),
     }
+    return made | {"summary": summary(made)}
+
+
+def _counted(graph: Graph) -> dict[str, Any]:
+    ops = graph.op_counts()
+    return {"nodes": sum(ops.values()), "opset": graph.opset, "ops": ops, "initializer_bytes": graph.initializer_bytes}
+
+
+def summary(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Sums and counts of what a report lists, so that whoever shows one has them from here and not from its own arithmetic."""
+    stages, kernels = document["stages"], document["engine"].get("kernels", {})
+    passes = document.get("passes") or {"refusals": ()}
+    # The builder's own time is part of its stage.
+    whole = [seconds for name, seconds in stages.items() if not name.endswith(BUILDER_ALONE)]
+    return {
+        "seconds": round(sum(whole), 3),
+        "near_misses": dict(Counter(r["rule"] for r in passes["refusals"])),
+        "islands": dict(Counter(i["reason"] for i in document["precision"].get("islands", ()))),
+        "kernels": dict(Counter(row["layer"] or "outside the layers" for row in kernels.get("rows", ()) if not row["profile"])),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """The machine: operating system, processor, cores, memory in GiB, NVIDIA GPUs."""
+    gpus = [f"{name} ({sm})" for name, sm in packages.gpus()]
+    return {
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": memory_gib(),
+        "gpus": gpus,
+    }
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it, else its architecture."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text("utf-8", "replace").splitlines() if told.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def memory_gib() -> float | None:
+    """Physical memory in GiB, None where the system does not tell."""
+    if not hasattr(os, "sysconf"):
+        return None
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """Bytes of each file, by its name, and of all together on the disk."""
+
+    files: Mapping[str, int]
+    total: int
+
+    @classmethod
+    def of(cls, directory: Path) -> Size:
+        found = sorted(p for p in directory.rglob("*") if p.is_file())
+        return cls({p.relative_to(directory).as_posix(): p.stat().st_size for p in found}, size_of(directory))
 
 
 def size_of(path: Path) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import venv
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +121,21 @@ def test_encode_reads_the_artifact_tokenizer(built: Path) -> None:
     assert feeds["input_ids"].shape[1] < 20, "the padding to 128 baked into tokenizer.json must be overridden"
     with pytest.raises(DataError, match="wants rank 2"):
         runner.run({**feeds, "input_ids": feeds["input_ids"][0]})
+
+
+def test_the_page_of_a_real_engine(built: Path) -> None:
+    """Every number of report.html is that of report.json, and every kernel of the engine is there."""
+    folder = built / "tensorrt-rtx-sm89-fp16"
+    report, html = json.loads((folder / "report.json").read_text("utf-8")), (folder / "report.html").read_text("utf-8")
+    numbers = re.findall(r'<data value="([^"]*)" data-json="([^"]*)">', html)
+    assert len(numbers) > 200
+    for value, where in numbers:
+        found = report
+        for key in unescape(where).replace("~1", "\0").split("/")[1:]:
+            found = found[int(key)] if isinstance(found, list) else found[key.replace("\0", "/").replace("~0", "~")]
+        assert json.loads(value) == found, where
+    assert sum(report["summary"]["kernels"].values()) == report["engine"]["kernels"]["count"] > 40
+    assert all(row["name"] in unescape(html) for row in report["engine"]["kernels"]["rows"])
 
 
 def test_verify_in_an_environment_without_torch(built: Path, export: Path, texts: Path, tmp_path: Path) -> None:
