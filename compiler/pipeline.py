@@ -14,6 +14,165 @@ from pathlib import Path
 from typing import Any
 
 from . import artifact, data, goldens, page, precision, profiles, quant, report, targets, verification
+from . import fuse as fusing
+from .artifact import Artifact
+from .errors import Missing, NotFused, RecipeError, VerifyFailed
+from .export_check import Proof, check_fused, prove
+from .fuse import Fused
+from .graph import Graph, save
+from .precision import Typed
+from .profiles import Profile
+from .progress import Progress
+from .quant import Quantised
+from .recipe import Recipe, check, choose_targets
+from .source import Source, open_source
+from .targets import BuildRequest, Built, TargetSpec
+from .value_ranges import Evidence
+
+
+@dataclasses.dataclass(frozen=True)
+class Build:
+    """One artifact to make: a target, its SMs and a precision."""
+
+    spec: TargetSpec
+    precision: str
+
+    @property
+    def name(self) -> str:
+        return self.spec.directory_name(self.precision)
+
+    @property
+    def quantised(self) -> bool:
+        return self.precision in precision.QUANTISED
+
+
+def compile(recipe: Recipe, out: Path, *, force: bool = False, progress: Progress | None = None) -> tuple[Artifact, ...]:
+    """Build every target of a recipe into `out`: the artifact itself, or one directory per target when there are several.
+
+    Raises a BertcError with the exit code of its cause; `out` is then as it was before.
+    """
+    log = progress or Progress()
+    check(recipe)
+    recipe, choice = choose_targets(recipe)
+    if choice:
+        log.note(choice)
+    builds = plan(recipe)
+    with artifact.staging(out, force) as stage:
+        with log.stage("export"):
+            source = open_source(recipe.source, recipe.source_options)
+        for note in source.notes:
+            log.note(note)
+        ranges = choose_profiles(recipe, source)
+        with log.stage("check export") as advance:
+            proof = prove(source, recipe, ranges, advance)
+        log.say(proof.summary())
+        for note in proof.notes:
+            log.note(note)
+        fused = fuse_graph(recipe, source, builds, proof, log)
+        job = Job(recipe, source, ranges, proof, fused)
+        for build in builds:
+            directory = stage if len(builds) == 1 else stage / build.name
+            directory.mkdir(exist_ok=True)
+            make(build, job, directory, log)
+    return tuple(artifact.open_artifact(path) for path in artifact.find(out))
+
+
+def plan(recipe: Recipe) -> tuple[Build, ...]:
+    """What will be built. Every name is checked, and every target asked whether it can, before any work is done."""
+    builds: list[Build] = []
+    for text in recipe.targets:
+        spec = targets.parse_spec(text)
+        build = Build(spec, spec.precision or recipe.precision or "fp32")
+        precision.get(build.precision)
+        ready = targets.get(spec.name).available()
+        if not ready.build:
+            raise Missing(f"target {spec.name} cannot build here: {ready.reason}. {ready.install}")
+        verification.budget_for(build.precision, recipe.budget)
+        if build.name in [other.name for other in builds]:
+            raise RecipeError(f"target {text!r} is asked for twice: {build.name}")
+        builds.append(build)
+    return tuple(builds)
+
+
+def choose_profiles(recipe: Recipe, source: Source) -> tuple[Profile, ...]:
+    """The recipe's optimisation profiles, or one with defaults from the model."""
+    return tuple(profiles.parse(text, source.dims) for text in recipe.profiles or ("",))
+
+
+def fuse_graph(recipe: Recipe, source: Source, builds: Sequence[Build], proof: Proof, log: Progress) -> Fused | None:
+    """The source's graph with its fusions, checked as a whole against the source; None where no target wants it.
+
+    Raises CheckFailed when fewer fusions were found than `recipe.expect` promises, or when the fused graph is not the model.
+    """
+    wanting = [build for build in builds if targets.get(build.spec.name).FUSES]
+    if not recipe.fuse:
+        unchecked = f"; what {recipe.expect} promises was not looked for" if recipe.expect else ""
+        log.note(f"nothing was fused (--no-fuse){unchecked}")
+        return None
+    if not wanting and not recipe.expect:
+        return None
+    with log.stage("fuse"):
+        tables = {str(b.spec): targets.lowerings(b.spec, quantised=b.quantised) for b in wanting}
+        try:
+            fused = fusing.fuse(
+                source.graph, source.dims, prove=recipe.prove, seed=recipe.seed, lowerings=tables, samples=proof.samples
+            )
+        except NotFused as why:
+            if recipe.expect:
+                raise NotFused(f"{why}; --expect {recipe.expect} asks for fusions") from why
+            log.note(f"nothing was fused: {why}")
+            return None
+        check_fused(fused, source, proof)
+    counts = ", ".join(f"{count} {rule}" for rule, count in fused.change.counts().items())
+    log.note(f"fused: {counts or 'nothing'}; {len(fused.change.refusals)} near-misses (bertc fuse --explain)")
+    for note in fused.notes:
+        log.note(note)
+    if not recipe.prove:
+        log.note("no fusion was proven (--no-prove): only the fused graph as a whole was compared with the source")
+    if recipe.expect:
+        fusing.expect(source.graph, fused.change, recipe.expect)
+        log.say(f"all that {recipe.expect} promises was found")
+    return fused
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What all builds of a recipe share: the source, the sizes to build for, and the proof that the export is the model."""
+
+    recipe: Recipe
+    source: Source
+    ranges: tuple[Profile, ...]
+    proof: Proof
+    fused: Fused | None = None
+
+
+def make(build: Build, job: Job, directory: Path, log: Progress) -> None:
+    """One artifact: lower the graph, type it, compile it, verify it, and write it all down."""
+    watch = dataclasses.replace(log, stages={}, notes=[])
+    target = targets.get(build.spec.name)
+    # Lowered first: what follows sees standard operators, whose schemas say which types they take.
+    graph = job.fused.graph if job.fused and target.FUSES else job.source.graph
+    graph = target.lower(graph, build.spec.sms, quantised=build.quantised)
+    quantised = quantise(build, job, graph, watch) if build.quantised else None
+    if quantised and not quantised.chosen:
+        build = dataclasses.replace(build, precision=target.INT8_BASE)
+        watch.note(f"nothing is int8: {quantised.document['why']}; {build.precision} is built in its place")
+    with watch.stage(f"{build.name}: precision"):
+        typed = type_graph(build, job, quantised.graph if quantised else graph)
+        hashes = save(typed.graph, directory / artifact.GRAPH)
+    with watch.stage(f"{build.name}: compile"):
+        request = BuildRequest(typed.graph, directory / artifact.GRAPH, directory, build.precision, build.spec.sms, job.ranges)
+        built = target.build(request)
+    watch.stages[f"{build.name}: compile, builder alone"] = built.seconds
+    for note in (*typed.plan.summary(), *built.notes):
+        watch.note(note)
+    hashes |= dict(built.files)
+    hashes[artifact.GOLDENS] = goldens.save_goldens(directory / artifact.GOLDENS, job.proof.samples, job.proof.outputs)
+    artifact.copy_assets(job.source.assets, directory)
+    facts = manifest(build, job, typed, built)
+    verdict = check_artifact(build, job, directory, facts, typed, watch, quantised)
+    if why := page.unavailable():
+        watch.note(why)
     known = dataclasses.replace(watch, stages=log.stages | watch.stages, notes=[*log.notes, *watch.notes])
     before = {"source": job.source.graph, "fused": job.fused.graph if job.fused and target.FUSES else None}
     hashes |= page.write(directory, report.document(facts, before, job.proof, verdict, known, report.Size.of(directory)))
