@@ -17,7 +17,7 @@ ORDER = (
     "proof_feeds activations subgraph canonical fusions cleanup dims sizes families rewrite ranges places meter artifact "
     "precision source onnx_source torch_export heads exported assets hub checkpoint factory reference metrics "
     "closeness scores confidence decisions goldens rows tensor_stats thresholds histogram readers labels tables data text "
-    "progress runner profiles bodies builder plots graph onnx_file errors"
+    "progress runner profiles bodies builder plots graph origin onnx_file errors"
 ).split()
 TORCH_ALLOWED = {"torch_export.py", "heads.py", "factory.py"}
 
