@@ -79,7 +79,7 @@ class Found:
     def summary(self) -> str:
         reasons = "; ".join(map(str, self.violations))
         if self.verdict == "within budget":
-            return f"within its budget on {self.samples} samples: nothing to put back"
+            return f"its graph, rounded as its types round, is within its budget on {self.samples} samples: nothing to put back"
         if self.verdict == "not precision":
             return f"not precision: even with all {self.candidates} nodes in float32 it is over its budget: {reasons}"
         least = "no node of them can be left out" if self.verdict == "found" else f"not minimal: stopped after {self.runs} runs"
@@ -132,6 +132,7 @@ def bisect(
     samples: Sequence[tuple[Sample, Outputs]],
     originals: Originals | None = None,
     advance: Advance | None = None,
+    notes: tuple[str, ...] = (),
 ) -> Found:
     """Find the set for a typed graph (float16, bfloat16 or Q/DQ nodes) on samples with what the source answers.
 
@@ -141,7 +142,7 @@ def bisect(
     tell = advance or (lambda done, total: None)
     items = judge.runner.items
     fixed = judge.runner.fixed
-    notes = (f"{fixed} weights are stored in INT8 alone and stay so",) if fixed else ()
+    notes = (*notes, f"{fixed} weights are stored in INT8 alone and stay so") if fixed else notes
     broken = judge.broken(())
     made = functools.partial(Found, str(path), candidates=len(items), samples=len(samples))
     if not broken:
@@ -169,8 +170,8 @@ def _worst(violations: Sequence[Violation]) -> tuple[Violation, ...]:
 
 
 def _search(judge: Judge, items: Group, failing: Sequence[int], tell: Advance) -> tuple[Group, bool]:
-    """(the set, whether no node of it can be left out): on the smallest failing sample, then with the one that its answer does not
-    do for, then on all of them."""
+    """(the set, whether no node of it can be left out): on the smallest failing sample, then with one that its answer does not do
+    for, then on all of them."""
     asked, everything = [failing[0]], list(range(len(judge.samples)))
     for _ in range(2):
         attempt = _Attempt(judge, asked, items, tell)

@@ -115,6 +115,9 @@ def load(path: Path, mapped: bool = False) -> Graph:
     except Exception as error:
         raise SourceError(f"{path} holds an invalid ONNX graph: {error}") from error
     ir.external_data.set_base_dir(model.graph, path.parent)
+    if mapped:
+        for value in model.graph.initializers.values():
+            value.const_value = onnx_file.read_when_used(value.const_value, path)
     return Graph(model)
 
 

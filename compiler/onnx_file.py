@@ -12,8 +12,11 @@ import mmap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
+
+from .errors import SourceError
 
 LARGE = 2**14  # bytes; what is smaller is left to protobuf
 VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
@@ -62,6 +65,25 @@ def mapped(path: Path) -> onnx.ModelProto:
     return onnx.ModelProto.FromString(b"".join(parts))
 
 
+def read_when_used(tensor: ir.TensorProtocol | None, path: Path) -> ir.TensorProtocol | None:
+    """A tensor that `mapped` left in the file: each use reads it anew, so nothing is held. Others are given back.
+
+    (onnx_ir maps whole files, and refuses one that has hard links, as `graph.onnx` and `model.onnx` of an artifact.)
+    """
+    if not isinstance(tensor, ir.ExternalTensor) or tensor.location != path.name:
+        return tensor
+    offset, length, shape, name = tensor.offset or 0, tensor.nbytes, tuple(tensor.shape.numpy()), tensor.name
+    dtype = tensor.dtype
+
+    def load() -> ir.TensorProtocol:
+        array = np.fromfile(path, np.uint8, length, offset=offset)
+        if array.nbytes != length:
+            raise SourceError(f"{path} has changed while it was read: {name} ends behind it")
+        return ir.Tensor(array.view(dtype.numpy()).reshape(shape), name=name)
+
+    return ir.LazyTensor(load, dtype=dtype, shape=ir.Shape(shape), name=name, cache=False)
+
+
 def _numbered(data: mmap.mmap, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Fields of a graph; what is no initializer has no `begin`."""
     for number, start, first, last in _fields(data, begin, end):
@@ -78,9 +100,9 @@ def _stub(data: mmap.mmap, start: int, begin: int, end: int, name: str) -> bytes
             raw = (first, last - first)
         else:
             head += data[field:last]
-    if raw[1] < LARGE:
-        return data[start:end]
     tensor = onnx.TensorProto.FromString(head)
+    if raw[1] < LARGE or ir.DataType(tensor.data_type).bitwidth % 8:
+        return data[start:end]
     tensor.data_location = onnx.TensorProto.EXTERNAL
     for key, value in (("location", name), ("offset", str(raw[0])), ("length", str(raw[1]))):
         tensor.external_data.add(key=key, value=value)

@@ -16,6 +16,7 @@ from typing import Any
 from . import artifact, goldens, precision, profiles, report, targets, verification
 from . import fuse as fusing
 from .artifact import Artifact
+from .confidence import FAILED
 from .errors import Missing, NotFused, RecipeError, VerifyFailed
 from .export_check import Proof, check_fused, prove
 from .fuse import Fused
@@ -181,8 +182,14 @@ def check_artifact(
         verdict = verification.judge(directory, facts, typed.graph, truth, advance)
     watch.say(verdict.summary())
     if not verdict.passed:
-        raise VerifyFailed(f"{build.name} is {verdict.shortfall()}, nothing was written: {verdict.reasons()}")
+        raise VerifyFailed(f"{build.name} is {verdict.shortfall()}, nothing was written: {verdict.reasons()}{_advice(verdict)}")
     return verdict
+
+
+def _advice(verdict: verification.Verdict) -> str:
+    if verdict.precision == "fp32" or verdict.verdict != FAILED:
+        return ""
+    return ". --no-verify writes it all the same, and `bertc verify --bisect` then names the nodes to blame"
 
 
 def manifest(build: Build, job: Job, typed: Typed, built: Built) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """A typed graph as one float32 session in which each node can be put back to float32 from run to run.
 
 As in `reference`, half precision is emulated: a float32 graph that rounds. Here every reader's input is a choice: rounded, or
-exact where its maker and the reader are both put back. So a node that is put back computes in float32 and gives float32 to readers in
-float32 alone: what a float32 island of the real graph does. Its weights are those of the source where these are at hand, else
-as the artifact stores them.
+exact where its maker and the reader are both put back. So a node that is put back computes in float32 and gives float32 to
+readers in float32 alone: what a float32 island of the real graph does. Its weights are those of the source where these are at
+hand, else as the artifact stores them.
 
 Of an INT8 graph, a node that reads a DequantizeLinear behind a QuantizeLinear reads what was quantised when it is put back.
 

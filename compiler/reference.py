@@ -92,23 +92,12 @@ def session(graph: Graph) -> tuple[Any, dict[str, np.ndarray]]:
             continue  # what is small may be a shape, which some operators want to know beforehand
         if value.is_graph_input() or value.is_graph_output():
             continue
-        weights[name] = _readable(tensor)
+        weights[name] = np.ascontiguousarray(tensor.numpy())
         value.const_value, value.type, value.shape = None, ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
         copy.graph.initializers.pop(name)
         copy.graph.inputs.append(value)
     ir.external_data.load_to_model(copy)  # ONNX Runtime would look for a small weight's file in the current directory
     return _opened(ir.to_proto(copy).SerializeToString(), options), weights
-
-
-def _readable(tensor: ir.TensorProtocol) -> np.ndarray:
-    """The array where it lies; a copy of one that lies in a file at an odd place, which is let go of."""
-    array = np.ascontiguousarray(tensor.numpy())
-    if array.flags.aligned:
-        return array
-    copy = array.copy()
-    del array
-    release(tensor)
-    return copy
 
 
 def release(tensor: ir.TensorProtocol) -> None:
