@@ -1,7 +1,7 @@
 """How far the artifact's graph drifts from its source's, after every layer.
 
-Compared are values that both graphs have (`boundaries`), over all places that are no padding. Memory: one graph is open at a time,
-and no more than `WINDOW` bytes of its values are held for the other.
+Compared are values that both graphs have (`boundaries`), over all places that are no padding. Memory: one graph is open at a
+time, and no more than `WINDOW` bytes of its values are held for the other.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ def _compare(
 
 
 def live(source: Graph, dims: Sequence[int | str], sample: Sample, *arrays: np.ndarray) -> tuple[Any, ...]:
-    """The arrays at places that are not padding, and whether that was `left out`, `counted` (it cannot be told), or is not there."""
+    """The arrays at places that are not padding, and whether that was `left out`, is `counted` or `none`."""
     mask = next(iter(masks(sample.feeds).values()), None)
     if mask is None or mask.ndim != 2 or mask.all():
         return (*arrays, "none")

@@ -100,9 +100,8 @@ def _layers(artifact: Path, data: Path | None, against: str | None, plot: Path |
 
     paths, log, console = _each(artifact), shared.progress(), shared.console()
     if plot is not None and len(paths) > 1:
-        raise InputError(
-            f"--plot draws one artifact; {artifact} holds {len(paths)}: name one of {', '.join(p.name for p in paths)}"
-        )
+        names = ", ".join(path.name for path in paths)
+        raise InputError(f"--plot draws one artifact; {artifact} holds {len(paths)}: name one of {names}")
     found = {path: explaining.layers(path, data_path=data, against=against, progress=log) for path in paths}
     for path, drift in found.items():
         console.print(explaining.drift_table(drift))
