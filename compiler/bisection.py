@@ -31,6 +31,7 @@ from .reference import emulated, session
 from .runner import Outputs
 
 RUNS = 200  # of one sample each
+TOGETHER = 1024  # tokens that are run at once
 NUMBERED = re.compile(r"^(?:.*?\.)??\w*?[a-z_]+\.\d+(?=\.|$)")
 # The largest finite number of each half-precision type.
 LARGEST = {ir.DataType.FLOAT16: 65504.0, ir.DataType.BFLOAT16: 3.3895313892515355e38}
@@ -112,9 +113,20 @@ class Judge:
                 self.runs += 1
                 self.runner.back = back
                 comparison = Comparison(self.task)
-                comparison.add(expected, self.runner.run(sample.feeds), sample)
+                comparison.add(expected, self._run(sample), sample)
                 self._known[key] = tuple(metrics.judge(comparison.result(), self.budget))
             yield index, self._known[key]
+
+    def _run(self, sample: Sample) -> Outputs:
+        """The outputs of a sample, run some rows at a time where rows are independent: what is held is then bounded."""
+        specs = (*self.runner.inputs, *self.runner.outputs)
+        first = {spec.dims[0] if spec.dims else 1 for spec in specs}
+        count = len(next(iter(sample.feeds.values()))) if len(first) == 1 and isinstance(next(iter(first)), str) else 1
+        rows = max(1, TOGETHER * count // max(1, max(array.size for array in sample.feeds.values())))
+        if rows >= count:
+            return self.runner.run(sample.feeds)
+        parts = [self.runner.run({n: a[at : at + rows] for n, a in sample.feeds.items()}) for at in range(0, count, rows)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def holds(self, back: Sequence[ir.Node], indices: Sequence[int]) -> bool:
         return all(not broken for _, broken in self.violations(frozenset(back), indices))
@@ -136,7 +148,8 @@ def bisect(
 ) -> Found:
     """Find the set for a typed graph (float16, bfloat16 or Q/DQ nodes) on samples with what the source answers.
 
-    Memory: the graph's weights in float32 and the activations of one sample. Raises DataError where the graph does not run.
+    Memory: the graph's weights in float32 and the activations of `TOGETHER` tokens, or of one row. Raises DataError where the
+    graph does not run.
     """
     judge = Judge(PutBack(graph, originals), task, budget, samples)
     tell = advance or (lambda done, total: None)

@@ -27,8 +27,8 @@ class Originals:
         self._mapped = [v.const_value for v in mapped.model.graph.initializers.values() if v.const_value is not None]
 
     def read(self, name: str) -> np.ndarray:
-        """float32, in memory of its own."""
-        array = np.array(self._tensors[name].numpy(), np.float32)
+        """float32."""
+        array = np.ascontiguousarray(self._tensors[name].numpy(), np.float32)
         for tensor in self._mapped:
             release(tensor)
         return array

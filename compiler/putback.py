@@ -20,7 +20,7 @@ import onnx_ir as ir
 from .errors import DataError
 from .graph import Graph
 from .originals import Originals
-from .reference import EXACT, FLOAT, HALVES, session, widened
+from .reference import EXACT, FLOAT, HALVES, onnxruntime, session, widened
 from .runner import Feeds, Outputs, Runner
 
 FLOATS = (FLOAT, *HALVES)
@@ -51,7 +51,10 @@ class PutBack(Runner):
         self.items, self.fixed, self._edges, self._readers = made.items, made.fixed, made.edges, made.readers
         self.back: frozenset[ir.Node] = frozenset()  # what is put back in the next run
         self._stored, self._originals = made.stored, originals
-        self._session, self._weights = session(Graph(made.model))
+        self._session, self._weights = session(Graph(made.model), arena=True)
+        self._settings = onnxruntime().RunOptions()
+        # What one sample took is given back before the next, of another shape.
+        self._settings.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         self._whole: dict[str, bool] = {}  # which of the weights that have an original are fed as it
 
     def _run(self, feeds: Feeds) -> Outputs:
@@ -59,9 +62,10 @@ class PutBack(Runner):
         names = [spec.name for spec in self.outputs]
         self._choose_weights()
         try:
-            return dict(zip(names, self._session.run(names, {**self._weights, **feeds, **flags}), strict=True))
+            found = self._session.run(names, {**self._weights, **feeds, **flags}, self._settings)
         except Exception as error:  # onnxruntime's exceptions share no public base class
             raise DataError(f"the graph does not run: {str(error).strip().splitlines()[0]}") from error
+        return dict(zip(names, found, strict=True))
 
     def _choose_weights(self) -> None:
         """Each weight is held once: the source's own where all its readers are put back, else as it is stored."""
@@ -69,6 +73,7 @@ class PutBack(Runner):
             whole = self._readers[name] <= self.back
             if self._whole.get(name) is not whole:
                 assert self._originals is not None
+                self._weights.pop(name, None)  # before the other one is read
                 self._weights[name] = self._originals.read(name) if whole else widened(tensor).numpy()
                 self._whole[name] = whole
 
@@ -87,14 +92,16 @@ class _Made:
         self.chosen: dict[tuple[ir.Value, Edge], ir.Value] = {}
         self.stored: dict[str, ir.TensorProtocol] = {}
         self.readers: dict[str, set[ir.Node]] = {}
-        self.count = 0
+        self.count, self.reader = 0, nodes[0] if nodes else None
         self.fixed = sum(1 for node in nodes if node.op_type == DEQUANTIZE and _makes(node, 0) is None)
         found = [node for node in nodes if self._is_item(node)]
         self.items, self._own = tuple(self.given[node] for node in found), frozenset(found)
         for node in nodes:
             _in_float32(node)
         for node in nodes:
+            self.reader = node
             self._read(node)
+        self.reader = None
         for index, value in enumerate(self.graph.outputs):
             maker = self._maker(value)
             if maker is not None and maker in self._own and value in self.half:
@@ -104,7 +111,6 @@ class _Made:
             if value.dtype in HALVES:
                 value.const_value = widened(value.const_value) if value.const_value is not None else None
                 value.type = ir.TensorType(FLOAT)
-        self.graph.sort()
         self.edges = {edge: str(flag.name) for edge, flag in self.flags.items()}
 
     def _feed_weights(self, originals: Originals | None) -> None:
@@ -212,7 +218,8 @@ class _Made:
         node = ir.node(op_type, inputs, attributes=attributes, name=f"{name}.{self.count}")
         made = node.outputs[0]
         made.name, made.type = node.name, ir.TensorType(dtype)
-        self.graph.append(node)
+        # Before its first reader, whose turn it is: what is made early is held long.
+        self.graph.insert_before(self.reader, node) if self.reader is not None else self.graph.append(node)
         return made
 
     def _named(self, old: ir.Value, new: ir.Value) -> ir.Value:

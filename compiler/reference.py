@@ -72,11 +72,12 @@ class ReferenceRunner(Runner):
         return dict(zip(names, self._session.run(names, {**self._weights, **feeds}), strict=True))
 
 
-def session(graph: Graph) -> tuple[Any, dict[str, np.ndarray]]:
+def session(graph: Graph, arena: bool = False) -> tuple[Any, dict[str, np.ndarray]]:
     """An ONNX Runtime CPU session over a graph, optimisations off, and the weights to feed it beside the inputs.
 
     Large weights are inputs of the session: ONNX Runtime reads a numpy array where it lies, and would copy an initializer, once
-    to read it and once more to pack it. Raises Missing without onnxruntime, BuildFailed when it refuses the graph.
+    to read it and once more to pack it. An `arena` keeps what the largest sample took; without one, many values of many sizes leave
+    holes. Raises Missing without onnxruntime, BuildFailed when it refuses the graph.
     """
     ort = onnxruntime()
     options = ort.SessionOptions()
@@ -84,7 +85,7 @@ def session(graph: Graph) -> tuple[Any, dict[str, np.ndarray]]:
     options.log_severity_level = 4  # what it refuses is raised, and said once
     # Threads that spin while they wait take the cores from PyTorch, which runs in turns with this session.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.enable_cpu_mem_arena = False  # an arena keeps the largest sample of a run for the rest of it
+    options.enable_cpu_mem_arena = arena
     copy, weights = graph.copy().model, {}
     for name, value in list(copy.graph.initializers.items()):
         tensor = value.const_value
