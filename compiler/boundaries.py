@@ -7,7 +7,6 @@ that is shown by running both graphs in float32 on a few tokens first. What is f
 from __future__ import annotations
 
 import dataclasses
-import gc
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -170,7 +169,6 @@ class Window:
 
     def __exit__(self, *_: object) -> None:
         del self._session, self._weights
-        gc.collect()
         for value in self.graph.model.graph.initializers.values():
             if value.const_value is not None:
                 release(value.const_value)

@@ -95,7 +95,7 @@ class _Made:
         self.count, self.reader = 0, nodes[0] if nodes else None
         self.fixed = sum(1 for node in nodes if node.op_type == DEQUANTIZE and _makes(node, 0) is None)
         found = [node for node in nodes if self._is_item(node)]
-        self.items, self._own = tuple(self.given[node] for node in found), frozenset(found)
+        self._own, self._passing = frozenset(found), set[ir.Node]()
         for node in nodes:
             _in_float32(node)
         for node in nodes:
@@ -103,9 +103,10 @@ class _Made:
             self._read(node)
         self.reader = None
         for index, value in enumerate(self.graph.outputs):
-            maker = self._maker(value)
-            if maker is not None and maker in self._own and value in self.half:
-                self.graph.outputs[index] = self._named(value, self._exact_or_not(value, self.half[value], maker, None))
+            chosen = self._edge(value, None, self.half.get(value))
+            if chosen is not value:
+                self.graph.outputs[index] = self._named(value, chosen)
+        self.items = tuple(self.given[node] for node in nodes if node in self._own or node in self._passing)
         self._feed_weights(originals)
         for value in (*self.graph.inputs, *self.graph.initializers.values()):
             if value.dtype in HALVES:
@@ -167,17 +168,29 @@ class _Made:
             else:
                 node.replace_input_with(index, self._edge(value, node, self.half.get(value)))
 
-    def _edge(self, value: ir.Value, reader: ir.Node, half: ir.DataType | None) -> ir.Value:
+    def _edge(self, value: ir.Value, reader: Maybe, half: ir.DataType | None) -> ir.Value:
         constant = self._constant(value)
         if constant is not None:
-            if constant in self.half and reader in self._own:
+            if constant in self.half and reader is not None and reader in self._own:
                 self.readers.setdefault(str(constant.name), set()).add(self.given[reader])
             return value
         maker = self._maker(value)
         half = half or next((self.half[v] for v in (maker.outputs if maker is not None else ()) if v in self.half), None)
-        if half is None:
-            return value
-        return self._exact_or_not(value, half, maker, reader)
+        ends = [node for node in (maker, reader) if node is not None and node in self._own]
+        passed = self._passed(value) if not ends else None
+        if passed is not None:  # from float32 to float32, by way of a node in half
+            node, half = passed
+            self._passing.add(node)
+            return self._choice(value, half, Edge(self.given[node], None))
+        return value if half is None else self._exact_or_not(value, half, maker, reader)
+
+    def _passed(self, value: ir.Value | None) -> tuple[ir.Node, ir.DataType] | None:
+        """The last node that only moves what it reads and gives half precision, between a value and what computes it."""
+        while value is not None and (node := value.producer()) is not None and _moves(node):
+            if value in self.half:
+                return node, self.half[value]
+            value = _moved(node)
+        return None
 
     def _exact_or_not(self, value: ir.Value, half: ir.DataType, maker: Maybe, reader: Maybe) -> ir.Value:
         """The value rounded, exact, or the choice between both.
@@ -191,7 +204,9 @@ class _Made:
         items = [self.given[node] if node is not None and node in self._own else None for node in (maker, reader)]
         if items == [None, None]:
             return value
-        edge = Edge(*items)
+        return self._choice(value, half, Edge(*items))
+
+    def _choice(self, value: ir.Value, half: ir.DataType, edge: Edge) -> ir.Value:
         key = (value, edge)
         if key not in self.chosen:
             self.chosen[key] = self._where(value, self._flag(edge), value, self._round(value, half))

@@ -76,8 +76,8 @@ def session(graph: Graph, arena: bool = False) -> tuple[Any, dict[str, np.ndarra
     """An ONNX Runtime CPU session over a graph, optimisations off, and the weights to feed it beside the inputs.
 
     Large weights are inputs of the session: ONNX Runtime reads a numpy array where it lies, and would copy an initializer, once
-    to read it and once more to pack it. An `arena` keeps what the largest sample took; without one, many values of many sizes leave
-    holes. Raises Missing without onnxruntime, BuildFailed when it refuses the graph.
+    to read it and once more to pack it. An `arena` keeps what the largest sample took; without one, many values of many sizes
+    leave holes. Raises Missing without onnxruntime, BuildFailed when it refuses the graph.
     """
     ort = onnxruntime()
     options = ort.SessionOptions()
