@@ -282,7 +282,7 @@ def _guilty(graph: Graph, nodes: Group, sample: Sample) -> Iterator[Guilty]:
         value = values[node]
         array = found[str(value.name)]
         largest = float(np.abs(array).max(initial=0)) if array.dtype.kind == "f" else 0.0
-        limit = LARGEST.get(value.dtype)
+        limit = LARGEST.get(value.dtype) if value.dtype is not None else None
         yield Guilty(str(node.name), node.op_type, origin.of(node), largest, limit)
 
 

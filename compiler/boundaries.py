@@ -83,13 +83,13 @@ def _left(value: ir.Value, path: str) -> Iterator[str]:
 
 def match(source: Graph, artifact: Graph, samples: Sequence[Sample]) -> tuple[tuple[Boundary, ...], tuple[str, ...]]:
     """(boundaries that both graphs have, modules whose output the artifact's graph does not have)."""
-    makers: dict[str, list[ir.Node]] = {}
+    makers: dict[str | None, list[ir.Node]] = {}
     for node in artifact.model.graph:
         if node.op_type != "Cast" and node.outputs[0].dtype in FLOATS:
             for name in origin.of(node).nodes:
                 makers.setdefault(name, []).append(node)
     wanted = list(boundaries(source))
-    candidates = {value: makers.get(name, []) for _, value in wanted if (name := _name(value)) is not None}
+    candidates = {value: makers.get(_name(value), []) for _, value in wanted}
     check = _Check(source, artifact, candidates, samples)
     found, missing = [], []
     for module, value in wanted:

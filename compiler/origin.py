@@ -216,7 +216,7 @@ def take_over(old: Sequence[ir.Node], new: Sequence[ir.Node]) -> Origin:
                 readers.setdefault(str(value.name), parts)
     for node in new:
         node.metadata_props[ORIGIN] = origin.text
-        weights = {str(i): parts for i, value in enumerate(node.inputs) if (parts := _parts(value, readers))}
+        weights = {str(i): found for i, value in enumerate(node.inputs) if (found := _parts(value, readers))}
         if weights and node.domain:
             node.metadata_props[WEIGHTS] = json.dumps(weights)
     return origin
