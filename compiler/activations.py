@@ -57,6 +57,14 @@ def _run(graph: Graph, names: Sequence[str], candidates: Iterator[Feeds]) -> tup
     raise DataError(why)
 
 
+def small(graph: Graph, samples: Sequence[Sample]) -> Feeds:
+    """Feeds of a few tokens, as `capture` would run the graph on. Raises DataError where no sample has a living row."""
+    found = next(_small(graph, samples), None)
+    if found is None:
+        raise DataError("no sample has a place to attend to in every row")
+    return found
+
+
 def _small(graph: Graph, samples: Sequence[Sample]) -> Iterator[Feeds]:
     """The largest of the cut samples of ids (the last of equals: its mask is the most awkward), then the smallest one whole."""
     whole = [sample.feeds for sample in samples if not sample.dead_rows]

@@ -88,9 +88,9 @@ class Artifact:
         folders = [self.path / name for name in ASSET_FOLDERS]
         return tuple(file for folder in folders if folder.is_dir() for file in sorted(folder.iterdir()))
 
-    def graph(self) -> Graph:
-        """The exact graph that was given to the target's compiler."""
-        return load_graph(self.path / GRAPH)
+    def graph(self, mapped: bool = False) -> Graph:
+        """The exact graph that was given to the target's compiler; `mapped`: its weights stay in the file."""
+        return load_graph(self.path / GRAPH, mapped)
 
 
 def open_artifact(path: Path) -> Artifact:

@@ -15,6 +15,7 @@ from .bodies import BODIES
 from .builder import OPSET, Body, Builder, Speller
 from .errors import CheckFailed, InputError, nearest
 from .graph import DOMAIN, Graph
+from .origin import ORIGIN, WEIGHTS, spread
 
 
 def expand(graph: Graph, lowerings: Mapping[str, Body] = {}) -> Graph:
@@ -62,11 +63,12 @@ def _replace(model: ir.Model, node: ir.Node, body: Body, taken: set[str | None])
         model.graph.register_initializer(value)
     for new in op.nodes:
         new.name = _free(f"{node.name}/{new.op_type}", taken)
-        new.metadata_props.update(node.metadata_props)
+        new.metadata_props.update({k: v for k, v in node.metadata_props.items() if k not in (ORIGIN, WEIGHTS)})
         for value in new.outputs:
             value.name = _free(f"{node.outputs[0].name}/{new.op_type}", taken)
         if new.domain:
             model.opset_imports.setdefault(new.domain, 1)
+    spread(node, op.nodes)
     assert node.graph is not None
     ir.convenience.replace_nodes_and_values(node.graph, node, [node], op.nodes, node.outputs, made)
 
@@ -114,6 +116,7 @@ def as_functions(graph: Graph) -> Graph:
             function = _function(node, names[key])
             copy.model.functions[function.identifier()] = function
         node.op_type = names[key]
+        node.metadata_props.pop(WEIGHTS, None)  # for lowering alone
     if names:
         copy.model.opset_imports[DOMAIN] = 1
     return copy

@@ -21,6 +21,7 @@ from onnxscript.rewriter import RewriteRuleSet, pattern
 
 from .dims import number, same_shape, share_dims, unify_dims
 from .graph import Graph
+from .origin import kept, uniting
 
 # Elements. Shape arithmetic is smaller; weights are larger, and folding would load and copy them.
 FOLD_LIMIT = 64
@@ -39,7 +40,7 @@ def clean(graph: Graph) -> Graph:
     model = copy.model
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     infer(model)
-    rules = RewriteRuleSet(list(RULES))
+    rules = RewriteRuleSet([uniting(rule) for rule in RULES])
     for _ in range(ROUNDS):
         changed = _settle(model)
         changed |= bool(rules.apply_to_model(model))
@@ -48,21 +49,27 @@ def clean(graph: Graph) -> Graph:
         if not changed:
             break
     deduplicate(model)
-    common.CommonSubexpressionEliminationPass()(model)
+    with kept(model.graph):
+        common.CommonSubexpressionEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)
     return copy
 
 
 def _settle(model: ir.Model) -> bool:
     before = len(model.graph)
+    with kept(model.graph):
+        _reduce(model)
+    infer(model)
+    return len(model.graph) != before
+
+
+def _reduce(model: ir.Model) -> None:
     fold_constants(model, input_size_limit=FOLD_LIMIT, output_size_limit=FOLDED_LIMIT, should_fold=_is_small)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.IdentityEliminationPass()(model)
     common.DeduplicateInitializersPass(size_limit=FOLD_LIMIT)(model)
     common.CommonSubexpressionEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)
-    infer(model)
-    return len(model.graph) != before
 
 
 def infer(model: ir.Model, loose: frozenset[str] = frozenset()) -> dict[str, str | int]:

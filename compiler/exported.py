@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from .errors import SourceError
 from .graph import Graph
+from .origin import fill
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -168,4 +169,5 @@ def with_int32_ids(graph: Graph) -> Graph:
         inner.extend(casts)
     else:
         inner.insert_before(first, casts)
+    fill(inner)
     return result

@@ -15,6 +15,7 @@ from . import cleanup, data, families, opset
 from .data import Sample
 from .errors import ArtifactError, CheckFailed, DataError, RecipeError, nearest
 from .graph import Graph, module_path, save
+from .origin import mark
 from .profiles import Dim
 from .rewrite import Applied, Change, Prove, Refusal, apply
 
@@ -78,7 +79,9 @@ def fuse(
     of the `samples` (synthetic ones if none are given) is run through the graph: matches are replayed on its activations as well.
     Raises RecipeError for a rules file that cannot be used, and NotFused for an old graph that cannot be converted.
     """
-    upgraded = opset.upgrade(graph)
+    marked = graph.copy()
+    mark(marked.model)
+    upgraded = opset.upgrade(marked)
     clean = cleanup.clean(upgraded.graph)
     prover: Prove | None = None
     notes: tuple[str, ...] = ()

@@ -8,14 +8,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-import json
 import math
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from .errors import InputError, SourceError
+from .errors import SourceError
+from .origin import module_path as module_path
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 EXTERNAL_DATA_THRESHOLD = 2**31 - 2**26
 WEIGHTS_SUFFIX = ".data"
 DOMAIN = "bertc"  # of fused operators
-# A name by torch.jit, perhaps behind the name of the rule that made the node.
-JIT_NAME = re.compile(r"(?:[^/]*\.)?/(.+)/[^/]+")
 GEMM_OPS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "Attention"})
 
 
@@ -92,8 +89,8 @@ def _spec(value: ir.Value) -> TensorSpec:
     return TensorSpec(str(value.name), value.dtype.numpy().name, dims)
 
 
-def load(path: Path) -> Graph:
-    """Read an ONNX file; weights stay on disk or in the message until they are used.
+def load(path: Path, mapped: bool = False) -> Graph:
+    """Read an ONNX file; weights stay on disk or in the message until they are used. `mapped`: large ones stay on disk always.
 
     Raises SourceError when the file is missing, truncated, of no known type, or when its external data is missing,
     truncated or outside the model's own folder (a path that leaves the folder could read any file of the machine).
@@ -101,10 +98,12 @@ def load(path: Path) -> Graph:
     import onnx
     import onnx_ir as ir
 
+    from . import onnx_file
+
     if not path.is_file():
         raise SourceError(f"no ONNX file at {path}")
     try:
-        proto = onnx.load_model(str(path), load_external_data=False)
+        proto = onnx_file.mapped(path) if mapped else onnx.load_model(str(path), load_external_data=False)
     except Exception as error:  # protobuf raises DecodeError, whose class depends on its backend
         raise SourceError(f"{path} is not a readable ONNX file ({error}); is the download complete?") from error
     if not proto.HasField("graph") or not proto.graph.output:
@@ -116,6 +115,9 @@ def load(path: Path) -> Graph:
     except Exception as error:
         raise SourceError(f"{path} holds an invalid ONNX graph: {error}") from error
     ir.external_data.set_base_dir(model.graph, path.parent)
+    if mapped:
+        for value in model.graph.initializers.values():
+            value.const_value = onnx_file.read_when_used(value.const_value, path)
     return Graph(model)
 
 
@@ -213,20 +215,3 @@ def hash_file(path: Path) -> str:
     """sha256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def module_path(node: ir.Node) -> str:
-    """The PyTorch module path the exporter recorded for a node (`encoder.layer.0.attention.self`), or ''.
-
-    torch.jit's exporter writes it into the name alone, `/encoder/layer.0/attention/self/MatMul`.
-    """
-    scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "")
-    if not scopes:
-        named = JIT_NAME.fullmatch(node.name or "")
-        return named[1].replace("/", ".") if named else ""
-    try:
-        names = json.loads(scopes.replace("'", '"'))
-    except json.JSONDecodeError as error:
-        raise InputError(f"node {node.name!r} has unreadable exporter metadata: {scopes[:80]}") from error
-    # The last scope is the operator itself, the one before it the innermost module.
-    return names[-2] if len(names) > 1 else ""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import Missing, SourceError
 from .graph import Graph, load
+from .origin import mark
 from .profiles import Dim
 from .runner import Feeds, Outputs
 
@@ -21,15 +22,17 @@ TIE_ROUNDS = 2  # what is equal by the first names more of what lies behind
 KNOWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "bertc"})
 
 
-def open_graph(path: Path) -> tuple[Graph, dict[str, Dim], list[str]]:
+def open_graph(path: Path, known: bool = False) -> tuple[Graph, dict[str, Dim], list[str]]:
     """Read a file: its graph with every input and output typed and every dynamic dimension named, those dims, and notes.
 
     Raises SourceError for what graph.load refuses, an opset below 11, an invalid graph, operators no runtime knows, NaN
-    weights, and inputs or outputs whose type cannot be inferred.
+    weights, and inputs or outputs whose type cannot be inferred. `known`: this very file was checked before, so its weights are
+    not read: they stay in the file.
     """
-    graph = load(path)
+    graph = load(path, mapped=known)
     _check_ops(path, graph)
-    _check_weights(path, graph)
+    if not known:
+        _check_weights(path, graph)
     notes: list[str] = []
     inner = graph.model.graph
     defaults = [value for value in inner.inputs if value.is_initializer()]
@@ -44,7 +47,9 @@ def open_graph(path: Path) -> tuple[Graph, dict[str, Dim], list[str]]:
             raise SourceError(f"{path}: {value.name!r} has no type or no rank, and it cannot be inferred; export it with shapes")
     notes += _name_dims(model)
     notes += _tie_dims(model)
-    _check_valid(path, model if notes or not typed else None)
+    if not known:
+        _check_valid(path, model if notes or not typed else None)
+    mark(model)
     result = Graph(model)
     names = [dim for spec in result.inputs for dim in spec.dims if isinstance(dim, str)]
     return result, {name: Dim(name) for name in names}, notes
@@ -55,7 +60,7 @@ def data_files(path: Path, graph: Graph) -> list[Path]:
     import onnx_ir as ir
 
     tensors = [v.const_value for v in graph.model.graph.initializers.values()]
-    return [path, *sorted({path.parent / t.location for t in tensors if isinstance(t, ir.ExternalTensor)})]
+    return [path, *sorted({path.parent / t.location for t in tensors if isinstance(t, ir.ExternalTensor)} - {path})]
 
 
 def _check_ops(path: Path, graph: Graph) -> None:

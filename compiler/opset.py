@@ -19,6 +19,7 @@ from . import data
 from .builder import OPSET
 from .errors import DataError, NotFused
 from .graph import Graph
+from .origin import fill
 from .profiles import Dim
 from .prove import distance
 from .reference import ReferenceRunner
@@ -188,6 +189,7 @@ def _restore(old: ir.Graph, new: ir.Graph) -> None:
                 _as_before(value, made[value.name])
     for value, before in zip((*new.inputs, *new.outputs), (*old.inputs, *old.outputs), strict=True):
         _as_before(value, before)
+    fill(new)
     new.metadata_props.update(old.metadata_props)
     new.name, new.doc_string = old.name, old.doc_string
 

@@ -16,6 +16,7 @@ from typing import Any
 from . import artifact, data, goldens, page, precision, profiles, quant, report, targets, verification
 from . import fuse as fusing
 from .artifact import Artifact
+from .confidence import FAILED
 from .errors import Missing, NotFused, RecipeError, VerifyFailed
 from .export_check import Proof, check_fused, prove
 from .fuse import Fused
@@ -237,8 +238,14 @@ def check_artifact(
         watch.say(f"{verdict.summary()} on {verdict.data}" if quantised else verdict.summary())
         if not verdict.passed:
             why = f"on {verdict.data}: {verdict.reasons()}"
-            raise VerifyFailed(f"{build.name} is {verdict.shortfall()}, nothing was written: {why}")
+            raise VerifyFailed(f"{build.name} is {verdict.shortfall()}, nothing was written: {why}{_advice(verdict)}")
     return verdicts[-1]
+
+
+def _advice(verdict: verification.Verdict) -> str:
+    if verdict.precision == "fp32" or verdict.verdict != FAILED:
+        return ""
+    return ". --no-verify writes it all the same, and `bertc verify --bisect` then names the nodes to blame"
 
 
 def manifest(build: Build, job: Job, typed: Typed, built: Built) -> dict[str, Any]:

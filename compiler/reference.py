@@ -7,6 +7,7 @@ Cast back behind each such node. What this does not model: the order and width o
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,11 +72,12 @@ class ReferenceRunner(Runner):
         return dict(zip(names, self._session.run(names, {**self._weights, **feeds}), strict=True))
 
 
-def session(graph: Graph) -> tuple[Any, dict[str, np.ndarray]]:
+def session(graph: Graph, arena: bool = False) -> tuple[Any, dict[str, np.ndarray]]:
     """An ONNX Runtime CPU session over a graph, optimisations off, and the weights to feed it beside the inputs.
 
     Large weights are inputs of the session: ONNX Runtime reads a numpy array where it lies, and would copy an initializer, once
-    to read it and once more to pack it. Raises Missing without onnxruntime, BuildFailed when it refuses the graph.
+    to read it and once more to pack it. An `arena` keeps what the largest sample took; without one, many values of many sizes
+    leave holes. Raises Missing without onnxruntime, BuildFailed when it refuses the graph.
     """
     ort = onnxruntime()
     options = ort.SessionOptions()
@@ -83,7 +85,7 @@ def session(graph: Graph) -> tuple[Any, dict[str, np.ndarray]]:
     options.log_severity_level = 4  # what it refuses is raised, and said once
     # Threads that spin while they wait take the cores from PyTorch, which runs in turns with this session.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.enable_cpu_mem_arena = False  # an arena keeps the largest sample of a run for the rest of it
+    options.enable_cpu_mem_arena = arena
     copy, weights = graph.copy().model, {}
     for name, value in list(copy.graph.initializers.items()):
         tensor = value.const_value
@@ -97,6 +99,13 @@ def session(graph: Graph) -> tuple[Any, dict[str, np.ndarray]]:
         copy.graph.inputs.append(value)
     ir.external_data.load_to_model(copy)  # ONNX Runtime would look for a small weight's file in the current directory
     return _opened(ir.to_proto(copy).SerializeToString(), options), weights
+
+
+def release(tensor: ir.TensorProtocol) -> None:
+    """Let go of the pages of a file that a tensor is read from; it can be read again."""
+    if isinstance(tensor, ir.ExternalTensor):
+        with contextlib.suppress(BufferError):  # somebody holds an array of it
+            tensor.release()
 
 
 def open_session(path: Path, options: Any) -> Any:
@@ -123,16 +132,19 @@ def onnxruntime() -> Any:
     return ort
 
 
-def emulated(graph: Graph) -> Graph:
-    """A float32 graph that rounds where `graph` does; `graph` itself when it holds no float16 or bfloat16."""
+def emulated(graph: Graph, rounded: bool = True) -> Graph:
+    """A float32 graph that rounds where `graph` does; `graph` itself when it holds no float16 or bfloat16.
+
+    Not `rounded`: the same in float32 throughout, with the weights as they are stored.
+    """
     if not any(v.dtype in HALVES for v in _values(graph)):
         return graph
     copy = graph.copy()
     for node in list(copy.model.graph.all_nodes()):
-        _emulate_node(node)
+        _emulate_node(node, rounded)
     for value in copy.model.graph.initializers.values():
         if value.dtype in HALVES and value.const_value is not None:
-            value.const_value = _widened(value.const_value)
+            value.const_value = widened(value.const_value)
             value.type = ir.TensorType(FLOAT)
     _emulate_borders(copy.model.graph)
     return copy
@@ -143,14 +155,18 @@ def _values(graph: Graph) -> list[ir.Value]:
     return [*graph.model.graph.inputs, *graph.model.graph.initializers.values(), *made]
 
 
-def _widened(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+def widened(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """A half-precision tensor in float32, made when it is read."""
+
     def load() -> ir.TensorProtocol:
-        return ir.tensor(tensor.numpy().astype("float32"), name=tensor.name)
+        array = tensor.numpy().astype("float32")
+        release(tensor)
+        return ir.tensor(array, name=tensor.name)
 
     return ir.LazyTensor(load, dtype=FLOAT, shape=ir.Shape(tensor.shape.numpy()), name=tensor.name, cache=False)
 
 
-def _emulate_node(node: ir.Node) -> None:
+def _emulate_node(node: ir.Node, rounded: bool) -> None:
     for name, attribute in list(node.attributes.items()):
         if attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype in HALVES:
             node.attributes[name] = ir.AttrTensor(name, ir.tensor(attribute.as_tensor().numpy().astype("float32")))
@@ -159,11 +175,10 @@ def _emulate_node(node: ir.Node) -> None:
         if half not in HALVES:
             continue
         value.type = ir.TensorType(FLOAT)  # `value.dtype = ` would change a type object that clones share
-        if node.op_type in EXACT:
-            continue
         if node.op_type == "Cast":
             node.attributes["to"] = ir.AttrInt64("to", int(FLOAT))
-        _round_behind(node, value, half)
+        if rounded and node.op_type not in EXACT:
+            _round_behind(node, value, half)
 
 
 def _round_behind(node: ir.Node, value: ir.Value, half: ir.DataType) -> None:

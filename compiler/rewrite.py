@@ -13,9 +13,9 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
-from .graph import DOMAIN, Graph, module_path
+from . import origin
+from .graph import DOMAIN, Graph
 
-ORIGIN = "bertc.origin"
 RULE = "bertc.rule"
 # Rules that look at one node: what their check says is a near-miss, too.
 ONE_NODE = frozenset({"causal", "onnx_attention"})
@@ -126,10 +126,10 @@ def _keep(
         tuple(delta.new_initializers),
         delta.match.bindings,
     )
-    origin = united(match.nodes)
+    where = origin.unite(map(origin.of, match.nodes)).module
     answer = prove(match) if prove else None
     if isinstance(answer, str):
-        refusals[name, node] = (1e9, Refusal(name, str(node.name), node.op_type, origin[0], answer))
+        refusals[name, node] = (1e9, Refusal(name, str(node.name), node.op_type, where, answer))
         _detach(match.new_nodes)
         return
     for value in match.initializers:
@@ -139,14 +139,13 @@ def _keep(
         alike[new.op_type] = count = alike.get(new.op_type, 0) + 1
         kind = new.op_type if count == 1 else f"{new.op_type}_{count}"
         new.name = f"{name}.{node.name}" if len(match.new_nodes) == 1 else f"{name}.{node.name}.{kind}"
-        new.metadata_props.update(match.nodes[0].metadata_props)
-        new.metadata_props[ORIGIN] = "\n".join(origin)
         new.metadata_props[RULE] = name
+    origin.take_over(match.nodes, match.new_nodes)
     for old, new_value in zip(match.outputs, match.new_outputs, strict=True):
         new_value.name, new_value.type, new_value.shape = old.name, old.type, old.shape
     _type_inner(match.new_nodes)
     ir.convenience.replace_nodes_and_values(model.graph, node, match.nodes, match.new_nodes, match.outputs, match.new_outputs)
-    applied.append(Applied(name, str(match.new_nodes[-1].name), origin[0], answer))
+    applied.append(Applied(name, str(match.new_nodes[-1].name), where, answer))
 
 
 def _type_inner(nodes: Sequence[ir.Node]) -> None:
@@ -203,20 +202,6 @@ def _detach(nodes: Sequence[ir.Node]) -> None:
             node.replace_input_with(index, None)
 
 
-def united(nodes: Sequence[ir.Node]) -> tuple[str, ...]:
-    """(the common module prefix of some nodes, then every module path among them, in order)."""
-    paths = list(
-        dict.fromkeys(p for n in nodes for p in (n.metadata_props.get(ORIGIN, "").split("\n")[1:] or [module_path(n)]) if p)
-    )
-    parts = [path.split(".") for path in paths]
-    common = []
-    for step in zip(*parts, strict=False):
-        if len(set(step)) > 1:
-            break
-        common.append(step[0])
-    return (".".join(common), *paths)
-
-
 class _Tracer(pattern.MatchingTracer):
     """Keeps the near-misses of one rule: at each root node, the attempt that matched the most nodes before it stopped."""
 
@@ -234,4 +219,4 @@ class _Tracer(pattern.MatchingTracer):
         where = [n for n in match_result.failure_nodes_and_values or () if n is not None]
         spot = f" ({', '.join(str(getattr(w, 'name', w)) for w in where[:2])})" if where else ""
         reason = f"{match_result.reason or 'the pattern does not go on here'}{spot}"
-        self.found[self.name, node] = (score, Refusal(self.name, str(node.name), node.op_type, module_path(node), reason))
+        self.found[self.name, node] = (score, Refusal(self.name, str(node.name), node.op_type, origin.module_path(node), reason))

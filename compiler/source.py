@@ -161,6 +161,22 @@ def _module(reference: str, place: _Place, options: SourceOptions) -> tuple[fact
     return made, found.sha256()
 
 
+def open_graph(reference: str, options: SourceOptions | None = None) -> tuple[str, Graph]:
+    """(sha256, graph) of a source, for comparing with. The weights of an .onnx file stay in it, and are not checked again.
+
+    Raises what open_source raises.
+    """
+    options = options or SourceOptions()
+    place = _locate(reference, options)
+    if place.kind != "onnx":
+        source = open_source(reference, options)
+        return source.sha256, source.graph
+    from . import onnx_source
+
+    graph, _, _ = onnx_source.open_graph(place.path, known=True)
+    return _onnx_sha256(place.path, graph), with_int32_ids(graph) if options.ids == "int32" else graph
+
+
 def _locate(reference: str, options: SourceOptions) -> _Place:
     if options.task is not None and options.task not in TASKS:
         raise SourceError(f"unknown task {options.task!r}{nearest(options.task, TASKS)}")

@@ -26,6 +26,7 @@ from .checkpoint import ENCODER_CLASSES, Checkpoint, embedding_chain, smallest_s
 from .errors import SourceError
 from .factory import FactoryModel, dims_of
 from .graph import Graph
+from .origin import mark
 from .profiles import Dim
 from .runner import Feeds, Outputs
 
@@ -251,6 +252,7 @@ def export(made: FactoryModel, opset: int) -> tuple[Graph, tuple[str, ...]]:
     exported.name_io(model, list(made.inputs), outputs)
     exported.name_dims(model, made.dims)
     exported.scrub(model)
+    mark(model)
     return Graph(model), outputs
 
 

@@ -160,7 +160,7 @@ def verify(
         found = artifact.open_artifact(each)
         with log.stage(f"verify {each.name}") as advance:
             truth = find_truth(found, data_path, against, open_once)
-            limits = {**_recorded(found), **(budget or {})}
+            limits = {**recorded(found), **(budget or {})}
             _check_asked(budget or {}, truth)
             verdict = judge(each, found.manifest, found.graph(), truth, advance, budget_for(found.precision, limits))
         if require_engine and not verdict.engine_executed:
@@ -176,7 +176,8 @@ def _check_asked(budget: Mapping[str, float], truth: Truth) -> None:
         raise DataError(f"{asked[0]} cannot be judged on synthetic samples, which decide nothing; give --data FILE")
 
 
-def _recorded(found: Artifact) -> Mapping[str, float]:
+def recorded(found: Artifact) -> Mapping[str, float]:
+    """The limits that an artifact was built with."""
     return {k: v for k, v in found.manifest.get("budget", {}).items() if v is not None}
 
 

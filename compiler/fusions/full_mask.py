@@ -16,7 +16,8 @@ from onnxscript.rewriter import pattern
 
 from ..dims import number
 from ..graph import DOMAIN, Graph
-from ..rewrite import Applied, Change, Match, Prove, Refusal, united
+from ..origin import of
+from ..rewrite import Applied, Change, Match, Prove, Refusal
 from .mask import dependencies, made_by
 
 NAME = "full_mask"
@@ -40,7 +41,7 @@ def apply(graph: Graph, prove: Prove | None = None) -> tuple[Graph, Change]:
         answer: float | str | None = f"{mask.name} is made of positions alone, and is not known to mask nothing"
         if _is_zero(mask):
             answer = _proven(node, mask, depends, prove) if prove else None
-        module = united([node])[0]
+        module = of(node).module
         if isinstance(answer, str):
             refusals.append(Refusal(NAME, str(node.name), node.op_type, module, answer))
             continue

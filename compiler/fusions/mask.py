@@ -20,10 +20,11 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
+from .. import origin
 from ..bodies import ADDED
 from ..cleanup import LOW
 from ..graph import DOMAIN, Graph
-from ..rewrite import ORIGIN, RULE, Applied, Change, Match, Prove, Refusal, united
+from ..rewrite import RULE, Applied, Change, Match, Prove, Refusal
 from ._mask_run import Run, dims_of
 
 OP = "FusedScoreMask"
@@ -71,7 +72,9 @@ def apply(graph: Graph, prove: Prove | None = None) -> tuple[Graph, Change]:
             continue
         if answer not in made:
             made[answer] = _insert(copy.model, answer, value, nodes)
-            applied.append(Applied(NAME, str(made[answer].producer().name), united(nodes)[0], error))
+            applied.append(Applied(NAME, str(made[answer].producer().name), origin.unite(map(origin.of, nodes)).module, error))
+        else:
+            origin.take_over([made[answer].producer(), *nodes], [made[answer].producer()])
         for reader, index in _readers(value):
             reader.replace_input_with(index, made[answer])
     if applied:
@@ -273,7 +276,8 @@ def _insert(model: ir.Model, score: Score, old: ir.Value, nodes: list[ir.Node]) 
     assert node is not None
     made = _node(score, f"{NAME}.{node.name}")
     made.outputs[0].name = f"{old.name}.score"
-    made.metadata_props.update({**nodes[-1].metadata_props, ORIGIN: "\n".join(united(nodes)), RULE: NAME})
+    made.metadata_props[RULE] = NAME
+    origin.take_over(nodes, [made])
     graph.insert_before(graph[0], made)
     return made.outputs[0]
 
@@ -290,7 +294,7 @@ def _node(score: Score, name: str) -> ir.Node:
 def _refusal(value: ir.Value, reason: str) -> Refusal:
     node = value.producer()
     assert node is not None
-    return Refusal(NAME, str(node.name), node.op_type, united([node])[0], reason)
+    return Refusal(NAME, str(node.name), node.op_type, origin.of(node).module, reason)
 
 
 _GRAPH = """

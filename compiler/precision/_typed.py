@@ -154,9 +154,10 @@ class _Casts:
     def _cast(self, value: ir.Value, wanted: ir.DataType) -> ir.Value:
         new = self._new_value(value, wanted)
         producer = value.producer()
+        near = producer or next((use.node for use in value.uses()), None)  # of an input: its first reader's
         node = ir.Node(
             "", "Cast", [value], [ir.AttrInt64("to", int(wanted))], outputs=[new], name=f"{new.name}.cast",
-            metadata_props=dict(producer.metadata_props) if producer else {},
+            metadata_props=dict(near.metadata_props) if near else {},
         )  # fmt: skip
         self._owner(value).insert_after(producer, node) if producer else self._prepend(node)
         self.count += 1

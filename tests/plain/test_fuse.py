@@ -43,19 +43,6 @@ def test_an_unknown_family_names_the_nearest() -> None:
         fuse.expect(None, Change(), "robert:2")  # type: ignore[arg-type]
 
 
-def test_common_module_prefix_is_the_origin() -> None:
-    import onnx_ir as ir
-
-    from bertc.rewrite import united
-
-    def node(path: str) -> ir.Node:
-        scopes = str(["", *path.split("/"), "op"])
-        return ir.Node("", "Add", [], metadata_props={"pkg.torch.onnx.name_scopes": scopes})
-
-    origin = united([node("m/m.layer.0/m.layer.0.q"), node("m/m.layer.0/m.layer.0.k")])
-    assert origin == ("m.layer.0", "m.layer.0.q", "m.layer.0.k")
-
-
 RULES = """
 from onnxscript.rewriter import pattern
 

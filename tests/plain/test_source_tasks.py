@@ -108,8 +108,7 @@ def test_the_graph_carries_module_paths_and_no_absolute_path():
     assert traces
     for text in traces:
         assert '"/' not in text and os.getcwd() not in text and sys.prefix not in text
-    assert any('File "bertc/heads.py"' in text for text in traces)
-    assert any('File "transformers/models/bert/modeling_bert.py"' in text for text in traces)
+    assert any("\ttransformers/models/bert/modeling_bert.py:" in text for text in traces)
 
 
 def test_two_processes_export_identical_bytes():

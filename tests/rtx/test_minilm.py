@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 
 import bertc
+from bertc import origin, targets
 from bertc.artifact import open_artifact
 from bertc.cli import run
 from bertc.errors import DataError, Missing
-from bertc.graph import hash_file
+from bertc.graph import hash_file, save
+from bertc.targets import BuildRequest
 
 ROOT = Path(__file__).parent.parent.parent
 TARGETS = ["onnxruntime=fp32", "tensorrt-rtx:sm89=fp16", "tensorrt-rtx=bf16"]
@@ -71,6 +73,42 @@ def test_every_gemm_of_the_engine_is_half_and_the_islands_are_listed(built: Path
         assert manifest["engine"]["constant_ratio"] == pytest.approx(1, abs=0.01)
         assert len(manifest["engine"]["kernels"]["layers"]) == 6
         assert manifest["engine"]["tf32"] is False
+
+
+def test_every_node_of_the_typed_graph_has_an_origin(built: Path) -> None:
+    """None is excepted: casts and swaps have that of the node they stand beside."""
+    for name in ("onnxruntime-fp32", "tensorrt-rtx-bf16", "tensorrt-rtx-sm89-fp16"):
+        nodes = list(open_artifact(built / name).graph().model.graph)
+        assert not [node.name for node in nodes if not origin.of(node).nodes or origin.ORIGIN not in node.metadata_props]
+        assert {key for node in nodes for key in node.metadata_props} == {"bertc.origin", "bertc.rule"}
+
+
+def test_the_softmax_of_each_layer_is_named_by_its_module_and_line(built: Path) -> None:
+    """Fused into FusedAttention, taken apart for TensorRT-RTX, typed float16."""
+    nodes = open_artifact(built / "tensorrt-rtx-sm89-fp16").graph().model.graph
+    found = [origin.of(node) for node in nodes if node.op_type == "Softmax"]
+    assert [o.module for o in found] == [f"model.encoder.layer.{at}.attention.self" for at in range(6)]
+    for each in found:
+        assert re.fullmatch(r"\S+ \(BertSelfAttention\) modeling_bert\.py:\d+", str(each)), str(each)
+        (place,) = each.places
+        assert place.startswith("transformers/models/bert/modeling_bert.py:")
+        assert len(each.nodes) == 1
+    products = [origin.of(node).module for node in nodes if node.op_type == "MatMul"][:8]
+    parts = ("self.query", "self.key", "self.value", "self", "self", "output.dense")
+    wanted = [f"attention.{part}" for part in parts] + ["intermediate.dense", "output.dense"]
+    assert products == [f"model.encoder.layer.0.{part}" for part in wanted]
+
+
+def test_origins_do_not_change_the_engine(built: Path, tmp_path: Path) -> None:
+    found = open_artifact(built / "tensorrt-rtx-sm89-fp16")
+    graph = found.graph()
+    for node in graph.model.graph:
+        node.metadata_props.clear()
+    save(graph, tmp_path / "graph.onnx")
+    assert (tmp_path / "graph.onnx").stat().st_size < (found.path / "graph.onnx").stat().st_size
+    request = BuildRequest(graph, tmp_path / "graph.onnx", tmp_path, "fp16", ("sm89",), found.profiles)
+    targets.get("tensorrt-rtx").build(request)
+    assert hash_file(tmp_path / "engine.plan") == hash_file(found.path / "engine.plan")
 
 
 def test_an_engine_that_did_not_run_is_never_called_verified(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
