@@ -248,15 +248,19 @@ def _judge_drop(result: Result, budget: Budget) -> Iterator[Violation]:
         why = "nothing was compared with the source, so nothing is verified"
         yield Violation("task", "closeness", math.nan, math.nan, "", True, why)
     if budget.max_drop is None:
-        for measure in deciding(result) if budget.collapse is not None else ():
-            if measure.verdict(budget.collapse) == confidence.FAILED:
-                yield from _judge_measure("task", measure, budget.collapse, "")
+        yield from _judge_collapse(result, budget.collapse)
         return
     if not result.measures:
         why = f"nothing to judge a drop by; {result.note or 'no decision could be compared'}"
         yield Violation("task", "max_drop", math.nan, budget.max_drop, "", True, why)
     for measure in deciding(result):
         yield from _judge_measure("task", measure, budget.max_drop, "")
+
+
+def _judge_collapse(result: Result, limit: float | None) -> Iterator[Violation]:
+    for measure in deciding(result) if limit is not None else ():
+        if limit is not None and measure.verdict(limit) == confidence.FAILED:
+            yield from _judge_measure("task", measure, limit, "")
 
 
 def deciding(result: Result) -> tuple[Measure, ...]:
