@@ -45,6 +45,7 @@ def document(facts: Mapping[str, Any], proof: Proof, verdict: Verdict | None, lo
     return {
         "target": facts["target"],
         "precision": facts["precision"],
+        "int8": facts["int8"],
         "engine": facts["engine"],
         "graph": facts["graph"],
         "export_check": proof.comparison.result().to_json(),
@@ -122,6 +123,18 @@ def metrics_table(verdicts: Iterable[Verdict]) -> Table | None:
             interval = "-" if each.low is None else f"{_number(each.low)} to {_number(each.high)}"
             add(rows, Path(verdict.path).name, each.name, *numbers, interval, str(each.rows), each.method, said)
     return rows if rows.row_count else None
+
+
+def curve_table(int8: Mapping[str, Any]) -> Table:
+    """One row a point that the search for int8 measured: what the metric lost with how much of the GEMMs in int8."""
+    rows = table("int8, % of GEMM FLOPs", int8["metric"], "95 % interval", "drop", "given back", "")
+    for at, point in enumerate(int8["curve"]):
+        interval = "-" if point["low"] is None else f"{point['low']:.5f} to {point['high']:.5f}"
+        drop = "-" if point["drop"] is None else f"{point['drop']:.5f}"
+        said = "" if at != int8["chosen"] else ("built" if point["share"] and int8["share"] else "not within the limit")
+        cells = (f"{point['value']:.5f}", interval, drop, str(len(point["kept_in_fp"])), said)
+        add(rows, f"{100 * point['share']:.1f}", *cells)
+    return rows
 
 
 def _judged(verdict: Verdict, at: int, measure: Measure) -> str:

@@ -7,6 +7,7 @@ are the trade-off curve. An attention goes with the projection behind it (see si
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,11 +40,16 @@ class Point:
     result: Result
 
     def to_json(self) -> dict[str, Any]:
-        kept = {m.name: m.artifact for m in self.result.measures}
-        value = self.measure.artifact
-        low, high = (None if end is None else (self.measure.source or 0.0) - end for end in (self.measure.high, self.measure.low))
-        return {"share": round(self.share, 6), "value": value, "low": low, "high": high, "drop": self.measure.drop,
+        of = self.measure
+        low, high = (None if end is None else _told((of.source or 0.0) - end) for end in (of.high, of.low))
+        drop = None if of.drop is None else _told(of.drop)
+        kept = {m.name: _told(m.artifact) for m in self.result.measures}
+        return {"share": round(self.share, 6), "value": _told(of.artifact), "low": low, "high": high, "drop": drop,
                 "kept_in_fp": list(self.given_back), "measures": kept}  # fmt: skip
+
+
+def _told(value: float) -> float:
+    return round(float(value), 9)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,12 +102,13 @@ def search(judge: Judge, fitted: Mapping[str, Fitted], total: float, max_drop: f
     curve = _curve(judge, order, shares, len(fitted), advance)
     fits = [index for index, point in enumerate(curve) if holds(point, max_drop)]
     if not fits:
-        why = "int8 is within the budget nowhere"
-        return Searched((), tuple(curve), len(curve) - 1, alone, why)
+        return Searched((), tuple(curve), len(curve) - 1, alone, _nowhere(curve[-1], max_drop))
     at = fits[0]
     if at:
         curve, at = _refined(judge, order, shares, curve, at, max_drop)
     back = curve[at].given_back
+    if len(back) == len(fitted):
+        return Searched((), tuple(curve), at, alone, _nowhere(curve[at], max_drop))
     why = f"the most int8 whose drop of {curve[at].measure.name} stays within {max_drop:g}"
     return Searched(tuple(n for n in fitted if n not in back), tuple(curve), at, alone, why)
 
@@ -111,8 +118,18 @@ def measure(judge: Judge, quantised: Sequence[str], back: Sequence[str], share: 
     found = metrics.deciding(result)
     if not found:
         raise VerifyFailed(f"nothing to judge a drop by: {result.note or 'no decision could be compared'}")
-    worst = max(found, key=lambda each: each.drop if each.drop is not None else 0.0)
+    worst = max(found, key=lambda each: math.inf if each.high is None else each.high)  # the one that the budget hangs on
     return Point(share, tuple(back), worst, result)
+
+
+def _nowhere(last: Point, max_drop: float) -> str:
+    """Why nothing fits: `last` is the point where nothing is int8."""
+    of = last.measure
+    if holds(last, max_drop):
+        return "int8 is within the budget nowhere"
+    needed = of.needed(max_drop)
+    more = f"; about {needed} would" if needed else ""
+    return f"{of.rows} rows cannot show a drop of {of.name} within {max_drop:g}, even where nothing is int8{more}"
 
 
 def holds(point: Point, max_drop: float) -> bool:
