@@ -37,6 +37,7 @@ class Build:
 
     spec: TargetSpec
     precision: str
+    asked: Mapping[str, float] = dataclasses.field(default_factory=dict)  # limits of the verification
 
     @property
     def name(self) -> str:
@@ -83,7 +84,7 @@ def plan(recipe: Recipe) -> tuple[Build, ...]:
     builds: list[Build] = []
     for text in recipe.targets:
         spec = targets.parse_spec(text)
-        build = Build(spec, spec.precision or recipe.precision or "fp32")
+        build = Build(spec, spec.precision or recipe.precision or "fp32", recipe.budget)
         precision.get(build.precision)
         ready = targets.get(spec.name).available()
         if not ready.build:
@@ -114,6 +115,9 @@ def fuse_graph(recipe: Recipe, source: Source, builds: Sequence[Build], proof: P
         return None
     with log.stage("fuse"):
         tables = {str(b.spec): targets.lowerings(b.spec, quantised=b.quantised) for b in wanting}
+        for build in wanting:  # a search may find that nothing can be int8, and then the base is built
+            if build.quantised and "max_drop" in build.asked:
+                tables[f"{build.spec} without int8"] = targets.lowerings(build.spec)
         try:
             fused = fusing.fuse(
                 source.graph, source.dims, prove=recipe.prove, seed=recipe.seed, lowerings=tables, samples=proof.samples
@@ -152,14 +156,16 @@ def make(build: Build, job: Job, directory: Path, log: Progress) -> None:
     watch = dataclasses.replace(log, stages={}, notes=[])
     target = targets.get(build.spec.name)
     # Lowered first: what follows sees standard operators, whose schemas say which types they take.
-    graph = job.fused.graph if job.fused and target.FUSES else job.source.graph
-    graph = target.lower(graph, build.spec.sms, quantised=build.quantised)
+    fused = job.fused.graph if job.fused and target.FUSES else job.source.graph
+    graph = target.lower(fused, build.spec.sms, quantised=build.quantised)
     quantised = quantise(build, job, graph, watch) if build.quantised else None
-    if quantised and not quantised.chosen:
-        build = dataclasses.replace(build, precision=target.INT8_BASE)
-        watch.note(f"nothing is int8: {quantised.document['why']}; {build.precision} is built in its place")
+    if quantised and quantised.chosen:
+        graph = quantised.graph
+    elif quantised:
+        build = fall_back(build, quantised, watch)
+        graph = target.lower(fused, build.spec.sms)  # what is best with Q/DQ pairs is not without
     with watch.stage(f"{build.name}: precision"):
-        typed = type_graph(build, job, quantised.graph if quantised else graph)
+        typed = type_graph(build, job, graph)
         hashes = save(typed.graph, directory / artifact.GRAPH)
     with watch.stage(f"{build.name}: compile"):
         request = BuildRequest(typed.graph, directory / artifact.GRAPH, directory, build.precision, build.spec.sms, job.ranges)
@@ -170,7 +176,7 @@ def make(build: Build, job: Job, directory: Path, log: Progress) -> None:
     hashes |= dict(built.files)
     hashes[artifact.GOLDENS] = goldens.save_goldens(directory / artifact.GOLDENS, job.proof.samples, job.proof.outputs)
     artifact.copy_assets(job.source.assets, directory)
-    facts = manifest(build, job, typed, built)
+    facts = manifest(build, job, typed, built, quantised)
     verdict = check_artifact(build, job, directory, facts, typed, watch, quantised)
     if why := page.unavailable():
         watch.note(why)
@@ -189,6 +195,17 @@ def quantise(build: Build, job: Job, graph: Graph, watch: Progress) -> Quantised
         made = quant.quantise(graph, job.source, request, advance)
     for note in made.notes:
         watch.note(note)
+    if limit is not None:
+        watch.show(report.curve_table(made.document))
+    return made
+
+
+def fall_back(build: Build, quantised: Quantised, watch: Progress) -> Build:
+    """The same build in the precision of what is not int8, judged by that one's own limits: `max_drop` asked for int8."""
+    limits = {name: limit for name, limit in build.asked.items() if name != "max_drop"}
+    made = dataclasses.replace(build, precision=targets.get(build.spec.name).INT8_BASE, asked=limits)
+    why = quantised.document["why"]
+    watch.note(f"nothing is int8: {why}; {made.precision} is built in its place and judged by the limits of {made.precision}")
     return made
 
 
@@ -248,7 +265,7 @@ def _advice(verdict: verification.Verdict) -> str:
     return ". --no-verify writes it all the same, and `bertc verify --bisect` then names the nodes to blame"
 
 
-def manifest(build: Build, job: Job, typed: Typed, built: Built) -> dict[str, Any]:
+def manifest(build: Build, job: Job, typed: Typed, built: Built, quantised: Quantised | None = None) -> dict[str, Any]:
     """What manifest.json says, but for the files: nothing in it depends on the time or the place of the build.
 
     (The files' hashes do in one entry: report.json holds the times of the stages.)
@@ -270,6 +287,7 @@ def manifest(build: Build, job: Job, typed: Typed, built: Built) -> dict[str, An
         "recipe": recipe.to_json(),
         "target": {"name": build.spec.name, "sms": list(build.spec.sms)},
         "precision": typed.plan.to_json(),
+        "int8": quantised.document if quantised else None,
         "passes": job.fused.change.to_json() if job.fused and targets.get(build.spec.name).FUSES else None,
         "graph": {"opset": graph.opset, "ops": graph.op_counts(), "initializer_bytes": graph.initializer_bytes},
         "engine": dict(built.facts),
@@ -278,7 +296,7 @@ def manifest(build: Build, job: Job, typed: Typed, built: Built) -> dict[str, An
         "dims": {name: {"min": dim.min, "max": dim.max} for name, dim in source.dims.items()},
         "profiles": profiles.to_json(job.ranges),
         "seed": recipe.seed,
-        "budget": dataclasses.asdict(verification.budget_for(build.precision, recipe.budget)),
+        "budget": dataclasses.asdict(verification.budget_for(build.precision, build.asked)),
         "tools": dict(source.versions) | report.versions(),
     }
 
