@@ -80,10 +80,6 @@ class Judge:
     def over(gated: Gated, samples: Sequence[Sample], task: str, labels: Labels | None) -> Judge:
         return Judge(gated, samples, [gated.run(sample.feeds, ()) for sample in samples], task, labels)
 
-    def first(self, rows: int) -> int:
-        """How many samples have that many rows, or all."""
-        return 1 + int(np.searchsorted(np.cumsum([size_of(sample) for sample in self.samples]), rows))
-
     def __call__(self, quantised: Sequence[str], samples: int | None = None) -> Result:
         comparison = Comparison(self.task, labels=self.labels, intervals=True, blank=self.labels.blank if self.labels else 0)
         for sample, expected in list(zip(self.samples, self.truth, strict=True))[:samples]:
@@ -100,7 +96,7 @@ def search(judge: Judge, fitted: Mapping[str, Fitted], total: float, max_drop: f
     if max_drop is None:
         point = measure(judge, tuple(fitted), (), sum(shares.values()))
         return Searched(tuple(fitted), (point,), 0, {}, "every GEMM that can be int8 is; no --max-drop was given")
-    few = judge.first(ALONE)
+    few = _first(judge, ALONE)
     alone = {}
     for done, name in enumerate(fitted):
         alone[name] = _noise(judge((name,), few))
@@ -210,7 +206,7 @@ def _share(steps: Sequence[tuple[str, ...]], shares: Mapping[str, float]) -> flo
 def _point(judge: Judge, order: Sequence[tuple[str, ...]], prefix: int, shares: Mapping[str, float]) -> Point:
     back = tuple(name for step in order[:prefix] for name in step)
     stay = tuple(name for step in order[prefix:] for name in step)
-    return measure(judge, stay, back, _share(order[prefix:], shares), judge.first(CURVE))
+    return measure(judge, stay, back, _share(order[prefix:], shares), _first(judge, CURVE))
 
 
 def _refined(
@@ -228,6 +224,11 @@ def _refined(
         low, high = (low, middle) if fits else (middle, high)
     chosen = next(i for i, point in enumerate(curve) if steps[len(point.given_back)] == high)
     return curve, chosen
+
+
+def _first(judge: Judge, rows: int) -> int:
+    """How many samples have that many rows; all, where they are fewer."""
+    return 1 + int(np.searchsorted(np.cumsum([size_of(sample) for sample in judge.samples]), rows))
 
 
 def size_of(sample: Sample) -> int:
