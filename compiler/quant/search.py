@@ -1,8 +1,8 @@
 """Which sites stay int8 under an accuracy budget: each is measured alone once, then precision is given back where it buys most.
 
 Sites are given back in the order of the damage they do alone per FLOP they take, until the budget holds; the steps of that road
-are the trade-off curve. An attention goes with the projection behind it (see sites.Site.needs), and it counts as much as a GEMM
-more than its own FLOPs, because without it a layer has a kernel more.
+are the trade-off curve. An attention goes with the projection behind it (see sites.Site.needs). Attentions are given back early:
+little of the FLOPs, much of the damage; each costs a kernel more a layer (10 for 9), which is told and not counted here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from ..progress import Advance
 from ..runner import Outputs
 from .fit import Fitted
 from .gated import Gated
-from .sites import ATTENTION, GEMM
 
 SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.0)  # of the GEMM FLOPs: points of the curve
 KEPT = 0.95  # of the decisions beside the metric that is judged: nearest neighbours, where that is the cosine
@@ -129,7 +128,7 @@ def _confirmed(
         if not stay:
             return len(curve)
         curve[at] = measure(judge, stay, back, curve[at].share)
-        if holds(curve[at], max_drop):
+        if holds(curve[at], max_drop, sure=True):
             return at
         at += 1
     return at
@@ -154,12 +153,15 @@ def _nowhere(last: Point, max_drop: float) -> str:
     return f"{of.rows} rows cannot show a drop of {of.name} within {max_drop:g}, even where nothing is int8{more}"
 
 
-def holds(point: Point, max_drop: float) -> bool:
-    """Whether the whole interval is within the limit, and as many decisions are kept as beside it must be."""
+def holds(point: Point, max_drop: float, *, sure: bool = False) -> bool:
+    """Whether the whole interval is within the limit, and as many decisions are kept as beside it must be.
+
+    Decisions are few and their count is rough: unless `sure`, only a share that is shown to be too small counts.
+    """
     if point.measure.high is None or point.measure.high > max_drop:
         return False
     beside = [m for m in point.result.measures if m not in metrics.deciding(point.result) and m.name.startswith("kept:")]
-    return all(m.artifact >= KEPT for m in beside)
+    return all((m.artifact if sure else 1 - (m.low or 0.0)) >= KEPT for m in beside)
 
 
 def _noise(result: Result) -> float:
@@ -170,10 +172,7 @@ def _noise(result: Result) -> float:
 def _order(fitted: Mapping[str, Fitted], alone: Mapping[str, float]) -> list[tuple[str, ...]]:
     """What to give back first, each with the attention that cannot stay without it."""
     users = {each.site.needs: name for name, each in fitted.items() if each.site.needs}
-    gemms = [each.site.flops for each in fitted.values() if each.site.kind == GEMM]
-    more = sum(gemms) / len(gemms) if gemms else 0.0
-    worth = {name: each.site.flops + (more if each.site.kind == ATTENTION else 0.0) for name, each in fitted.items()}
-    ranked = sorted(fitted, key=lambda name: -alone[name] / worth[name])
+    ranked = sorted(fitted, key=lambda name: -alone[name] / fitted[name].site.flops)
     order: list[tuple[str, ...]] = []
     gone: set[str] = set()
     for name in ranked:
