@@ -47,7 +47,7 @@ def document(facts: Mapping[str, Any], proof: Proof, verdict: Verdict | None, lo
         "precision": facts["precision"],
         "engine": facts["engine"],
         "graph": facts["graph"],
-        "export_check": proof.comparison.result().to_json(),
+        "export_check": proof.to_json(),
         "verification": verdict.to_json() if verdict else None,
         "stages": {name: round(seconds, 3) for name, seconds in log.stages.items()},
         "notes": list(log.notes),

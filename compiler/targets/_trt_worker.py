@@ -47,7 +47,7 @@ class Refused(Exception):
 def main(job_path: str) -> None:
     """Run the job in a file; a refusal is a result, only a crash is an exit code."""
     job = json.loads(Path(job_path).read_text(encoding="utf-8"))
-    _die_with_parent(job["parent"])
+    die_with_parent(job["parent"])
     Path(job["result"]).write_text(json.dumps(_run(job)), encoding="utf-8")
 
 
@@ -61,7 +61,7 @@ def _run(job: Mapping[str, Any]) -> dict[str, Any]:
         return {"stage": refused.stage, "errors": refused.errors, "version": version}
 
 
-def _die_with_parent(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
     """Ask Linux to kill this process when the one that waits for it is gone, however it went."""
     if sys.platform != "linux":
         return
