@@ -52,7 +52,7 @@ def export(work: Work, directory: Path, log: Progress) -> None:
 
 
 def fuse(work: Work, directory: Path, log: Progress) -> None:
-    """The fused graph as graph.onnx, with nodes of the domain `bertc`, and what the rules did; no graph where none did anything."""
+    """The fused graph as graph.onnx, with nodes of the domain `bertc`, and what the rules did; no graph where they could not."""
     source, proof = _exported(work.before["export"])
     fused = pipeline.fuse_graph(work.recipe, source, every_lowering(), proof, log)
     if fused is not None:
