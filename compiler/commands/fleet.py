@@ -123,6 +123,8 @@ def build(
             outcomes = run.run(chosen, kept, pool, shown.watch, until=until, fail_fast=fail_fast)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt("what was finished is in the store; the next build goes on from there") from stop
+    finally:
+        pool.stop()
     if locked:
         lock.require_contents(chosen, outcomes)
     placed = place(chosen, kept, outcomes)

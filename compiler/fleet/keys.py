@@ -117,8 +117,14 @@ def source_files(recipe: Recipe, hashed: Callable[[Path], str]) -> dict[str, str
     return {name: hashed(path) for name, path in paths.items()} | facts
 
 
-@functools.cache
-def _located(reference: str, options: source.SourceOptions) -> tuple[dict[str, Path], dict[str, str]]:
+def source_paths(recipe: Recipe) -> tuple[dict[str, Path], dict[str, str]]:
+    """The files of a source by name and what else decides it, without exporting it and, for a factory, without importing it.
+
+    A factory is its source files, those it imports from beside itself, and the versions of other packages it imports: data that
+    it reads elsewhere is not seen, so a factory reads its weights from a package or from a file whose name changes with them.
+    Raises what opening the source raises where it is not there: SourceError, Missing.
+    """
+    reference, options = recipe.source, recipe.source_options
     if is_factory(reference) and not Path(reference).exists() and code.is_function(reference):
         files, versions = code.factory_files(reference)
         return {path.name: path for path in files}, versions
@@ -129,16 +135,6 @@ def _located(reference: str, options: source.SourceOptions) -> tuple[dict[str, P
         return {path.name: path for path in _beside(place.path)}, {}
     made = {path.relative_to(place.path).as_posix(): path for path in _files_below(place.path)}
     return made, ({"revision": place.revision} if place.revision else {})
-
-
-def source_paths(recipe: Recipe) -> tuple[dict[str, Path], dict[str, str]]:
-    """The files of a source by name and what else decides it, without exporting it and, for a factory, without importing it.
-
-    A factory is its source files, those it imports from beside itself, and the versions of other packages it imports: data that
-    it reads elsewhere is not seen, so a factory reads its weights from a package or from a file whose name changes with them.
-    Raises what opening the source raises where it is not there: SourceError, Missing.
-    """
-    return _located(recipe.source, recipe.source_options)
 
 
 def _beside(path: Path) -> list[Path]:

@@ -39,18 +39,19 @@ class LocalPool:
         return memory <= self.left and min(task.cores, len(self.cpus)) <= len(self.free)
 
     def submit(self, job: Mapping[str, Any], task: Task, memory: int) -> Future[dict[str, Any]]:
-        """Start a task that `takes` said yes to; `done` takes its room back."""
+        """Start a task that `takes` said yes to; `result` takes its room back."""
         mine = [self.free.pop(0) for _ in range(min(task.cores, len(self.cpus)))]
         self.left -= memory
         future = self._threads.submit(self._run, {**job, "cpus": mine})
         self._rooms[future] = (mine, memory)
         return future
 
-    def done(self, future: Future[dict[str, Any]]) -> None:
-        """Take back the room of a finished task."""
+    def result(self, future: Future[dict[str, Any]]) -> dict[str, Any]:
+        """The result of a finished task; its room is free again."""
         mine, memory = self._rooms.pop(future)
         self.free = sorted([*self.free, *mine])
         self.left += memory
+        return future.result()
 
     def gpus(self) -> tuple[str, ...]:
         """The GPU models of this machine."""
@@ -78,7 +79,8 @@ def run_process(job: Mapping[str, Any], running: set[subprocess.Popen[bytes]] | 
         path = os.pathsep.join(p or os.getcwd() for p in sys.path)
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": threads, "TQDM_DISABLE": "1"}
         with told.open("wb") as stderr:
-            process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr)
+            pipes = {"stdin": subprocess.DEVNULL, "stdout": stderr, "stderr": stderr}
+            process = subprocess.Popen(command, env=environment, cwd=job["cwd"], **pipes)  # type: ignore[call-overload]
             running.add(process)
             try:
                 code = process.wait()

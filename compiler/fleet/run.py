@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
@@ -16,13 +17,13 @@ Future = concurrent.futures.Future[dict[str, Any]]
 
 
 class Pool(Protocol):
-    """Who runs tasks. `memory` is the most bytes that one task can get; `stop` ends what runs."""
+    """Who runs tasks. `memory` is the most bytes that one task can get; `stop` ends what runs, and the pool."""
 
     memory: int
 
     def takes(self, task: Task, memory: int) -> bool: ...
     def submit(self, job: Mapping[str, Any], task: Task, memory: int) -> Future: ...
-    def done(self, future: Future) -> None: ...
+    def result(self, future: Future) -> dict[str, Any]: ...
     def stop(self) -> None: ...
     def gpus(self) -> tuple[str, ...]: ...
 
@@ -114,6 +115,7 @@ class _State:
             "recipe": dataclasses.asdict(task.recipe),
             "gpu": task.host,
             "before": dict(before),
+            "cwd": os.getcwd(),
         }
         self.watch(task, None)
         future = self.pool.submit(job, task, need)
@@ -125,8 +127,7 @@ class _State:
         ended, _ = concurrent.futures.wait(self.running, return_when=concurrent.futures.FIRST_COMPLETED)
         for future in ended:
             task, key = self.running.pop(future), self.keys.pop(future)
-            self.pool.done(future)
-            found = future.result()
+            found = self.pool.result(future)
             self.end(
                 Outcome(
                     task,

@@ -11,8 +11,9 @@
 
 `state` is built (in `out`, of these very inputs), cached (in the store, not in `out`), new, stale (with the reasons), failed
 (with the error), waits (for a stage before it), building, or elsewhere (needs a host with another GPU). `accuracy` is null or
-{verdict, engine_executed, engine_reason, cosine_min, relative}; `stages` the seconds of each stage as report.json has them; both describe
-what lies in `out`, stale or not, and are null where nothing does. `locked`: whether fleet.lock.json names this key; null without.
+{verdict, engine_executed, engine_reason, cosine_min, relative}; `stages` the seconds of each stage as report.json has them. Both
+describe what lies in `out`, stale or not, and are null where nothing does. `locked`: whether fleet.lock.json names this key; null
+where there is no such file.
 """
 
 from __future__ import annotations

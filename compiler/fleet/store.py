@@ -52,8 +52,8 @@ class Store:
         """What is known of a finished stage. ArtifactError when it is not there or cannot be read."""
         return _read(self.folder(key) / RECORD)
 
-    def keys(self) -> list[str]:
-        """Every finished stage."""
+    def finished(self) -> list[str]:
+        """The key of every finished stage."""
         return sorted(path.parent.name for path in self.path.glob(f"objects/*/*/{RECORD}"))
 
     @contextlib.contextmanager

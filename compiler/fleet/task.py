@@ -2,7 +2,7 @@
 
 A process a stage: one that crashes or runs out of memory takes no other along.
 
-    job     {"store", "stage", "slot", "key", "inputs", "recipe", "gpu": GPU model or null, "before": {stage: key},
+    job     {"store", "stage", "slot", "key", "inputs", "recipe", "gpu": GPU model or null, "before": {stage: key}, "cwd",
              "parent": process to die with, "cpus": [numbers] or null, "result": file}
     result  {"state": "made" | "cached" | "failed", "key", "digest", "seconds", "peak_bytes",
              and when failed: "error", "exit_code"}
