@@ -7,7 +7,7 @@ import functools
 import importlib.machinery
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -41,14 +41,16 @@ def local_imports(path: Path, folder: Path) -> frozenset[Path]:
     return frozenset(found - {path})
 
 
-def _imports(tree: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            continue
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            yield node
-        else:
-            yield from _imports(node)
+def _imports(block: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Import statements anywhere in the statements of a file; only statements are walked, expressions hold none."""
+    for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for node in getattr(block, part, ()):
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+                continue
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                yield node
+            elif isinstance(node, ast.AST):
+                yield from _imports(node)
 
 
 def _files(base: Path, parts: list[str]) -> set[Path]:
@@ -66,8 +68,8 @@ def factory_files(reference: str) -> tuple[list[Path], dict[str, str]]:
     name = reference.partition(":")[0]
     top, *rest = name.split(".")
     spec = importlib.machinery.PathFinder.find_spec(top, [os.getcwd(), *sys.path])
-    if (spec is None and top == PACKAGE.name) or top == __package__.partition(".")[0]:
-        return _made_of(_under(PACKAGE if rest[:1] != ["recipes"] else _recipes(), rest[1:] if rest[:1] == ["recipes"] else rest))
+    if top == __package__.partition(".")[0] and rest[:1] == ["recipes"]:
+        return _made_of(_under(_recipes(), rest[1:]))  # a folder of its own in an editable install
     if spec is None or spec.origin is None:
         return [], {}
     origin = Path(spec.origin)
@@ -89,9 +91,22 @@ def _made_of(file: Path) -> tuple[list[Path], dict[str, str]]:
     if not file.is_file():
         return [], {}
     files = closure([file], file.parent)
-    names = {name for path in files for name in _outside(path)}
-    distributions = metadata.packages_distributions()
-    return files, {n: metadata.version(distributions[n][0]) for n in sorted(names) if n in distributions}
+    names = {name for path in files for name in _outside(path)} - sys.stdlib_module_names
+    return files, {name: version for name in sorted(names) if (version := _version(name))}
+
+
+def _version(module: str) -> str | None:
+    """Of the distribution that a module comes from, None for one that comes from none."""
+    try:
+        return metadata.version(module)  # most are named alike, and asking all of them takes a second
+    except metadata.PackageNotFoundError:
+        found = _distributions().get(module)
+        return metadata.version(found[0]) if found else None
+
+
+@functools.cache
+def _distributions() -> Mapping[str, list[str]]:
+    return metadata.packages_distributions()
 
 
 def _outside(path: Path) -> Iterator[str]:

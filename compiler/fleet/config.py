@@ -37,8 +37,9 @@ from typing import Any
 
 from .. import precision as precisions
 from .. import recipe as recipes
-from .. import targets, verification
+from .. import targets
 from ..errors import RecipeError, nearest
+from ..metrics import Budget
 from ..recipe import Recipe
 from ..targets import TargetSpec
 from . import gpus
@@ -221,7 +222,8 @@ def _matrix(models: Any, named: Sequence[str], specs: Sequence[str], wanted: Seq
     for model in models:
         for gpu, spec in columns:
             for each in [spec.precision] if spec.precision else wanted:
-                precisions.get(each)
+                if each not in precisions.names():
+                    precisions.get(each)  # says which there are
                 cells.append(_Cell(model, gpu, dataclasses.replace(spec, precision=None), each))
     return cells
 
@@ -275,7 +277,10 @@ def _overridden(entry: Entry, rules: Sequence[Mapping[str, Any]], where: str) ->
         entry = dataclasses.replace(entry, recipe=recipes.from_mapping(merged, f"{where}: [[override]]"))
         entry = dataclasses.replace(entry, cores=int(rule.get("cores", entry.cores)))
         entry = dataclasses.replace(entry, memory=parse_bytes(rule["memory"]) if "memory" in rule else entry.memory)
-    verification.budget_for(entry.precision, entry.recipe.budget)
+    known = [field.name for field in dataclasses.fields(Budget)]
+    for name in entry.recipe.budget:
+        if name not in known:
+            raise RecipeError(f"{where}: unknown budget {name!r}{nearest(name, known)}")
     return entry
 
 

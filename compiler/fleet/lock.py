@@ -80,7 +80,7 @@ def _entry(entry: Entry, record: Mapping[str, Any]) -> dict[str, Any]:
         "host": entry.host,
         "key": record["key"],
         "digest": record["digest"],
-        "bytes": sum(told["bytes"] for told in record["files"].values()),
+        "bytes": sum(told["bytes"] for told in timeless.values()),
         "files": {name: told["sha256"] for name, told in timeless.items()},
     }
 
