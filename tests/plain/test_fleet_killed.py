@@ -13,34 +13,12 @@ from pathlib import Path
 
 import fleets
 
+from benchmarks.fleet_processes import below, kill, start
 from bertc.fleet import cleaning, lock, outputs
 from bertc.fleet.store import Store
 
 MATRIX = 'targets = ["null"]\nprecisions = ["fp32", "bf16"]\n'
 MOMENTS = 2  # twenty, on a real model: benchmarks/bench_fleet.py
-
-
-def start(path: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "bertc", "fleet", "build", str(path)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-
-
-def workers(parent: int) -> list[int]:
-    """Processes of tasks that belong to a fleet, and what they started."""
-    found, waiting = [], [parent]
-    while waiting:
-        for file in Path("/proc").glob(f"{waiting.pop()}/task/*/children"):
-            children = [int(pid) for pid in file.read_text().split()]
-            found += children
-            waiting += children
-    return found
-
-
-def gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
 
 
 def test_killed_at_random_moments(tmp_path: Path) -> None:
@@ -53,13 +31,7 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     for _ in range(MOMENTS):
         process = start(path)
         time.sleep(rng.uniform(0.1, 0.8) * took)
-        below = workers(process.pid)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        deadline = time.monotonic() + 10
-        while not all(map(gone, below)):
-            assert time.monotonic() < deadline, "a task outlived its fleet"
-            time.sleep(0.02)
+        kill(process)
         assert list(cleaning.damaged(Store(tmp_path / "killed" / ".bertc-store"))) == []
     assert start(path).wait(60) == 0
     calm, (fleet, store) = fleets.opened(undisturbed)[0], fleets.opened(path)
@@ -75,9 +47,9 @@ def test_a_task_that_is_killed_fails_alone_and_is_made_by_the_next_build(tmp_pat
     path = fleets.write(tmp_path, "a", 'targets = ["null"]\nprecisions = ["fp32"]\n')
     command = [sys.executable, "-m", "bertc", "fleet", "build", str(path), "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        while not (below := workers(process.pid)):
+        while not (tasks := below(process.pid)):
             time.sleep(0.01)
-        os.kill(below[0], signal.SIGKILL)
+        os.kill(tasks[0], signal.SIGKILL)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "its process was killed (SIGKILL)" in err

@@ -5,43 +5,18 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 from pathlib import Path
 
 import pytest
 
+from benchmarks.fleet_processes import writers
 from bertc import cli
 from bertc.errors import ArtifactError
 from bertc.fleet import cleaning
 from bertc.fleet.store import Store
 
 WRITERS, ENTRIES = 8, 60
-# Each process puts every key, all in another order; a key says what its contents must be.
-WRITE = textwrap.dedent("""
-    import hashlib, random, sys
-    from pathlib import Path
-    from bertc.fleet.store import Store
-    store, seed, count = Store(Path(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])
-    keys = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(count)]
-    random.Random(seed).shuffle(keys)
-    print("ready", flush=True)
-    for key in keys:
-        with store.lock(key), store.staging() as folder:
-            if store.has(key):
-                continue
-            (folder / "a").mkdir()
-            (folder / "a" / "file").write_text(key * 50)
-            store.put(key, folder, {"slot": f"s/{key[:3]}", "inputs": {"stage": "build"}, "seconds": 0.0})
-            store.set_slot(f"s/{key[:3]}", {"key": key})
-""")
-
-
-def writers(store: Path, count: int, entries: int) -> list[subprocess.Popen[str]]:
-    commands = [[sys.executable, "-c", WRITE, str(store), str(seed), str(entries)] for seed in range(count)]
-    return [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
 
 
 def put(store: Store, key: str, text: str = "x", **facts: object) -> None:
