@@ -62,7 +62,7 @@ def plan(file: Path, entries: Sequence[str], store: Path | None, ci: str | None,
     for line in (*status.shared(steps), plan_summary(steps)):
         console.print(line, highlight=False, markup=False)
     if as_json:
-        shared.print_json(status.document(chosen, kept))
+        shared.print_json(status.document(chosen, kept, steps))
 
 
 def plan_table(steps: Sequence[Step]) -> Table:

@@ -32,11 +32,11 @@ FORMAT = 1
 ORDER = ("built", "cached", "building", "new", "stale", "failed", "waits", "elsewhere")
 
 
-def document(fleet: Fleet, store: Store) -> dict[str, Any]:
-    """The document above. Raises what reading a source raises: SourceError, Missing."""
+def document(fleet: Fleet, store: Store, steps: Sequence[Step] | None = None) -> dict[str, Any]:
+    """The document above, of these steps, or of a plan made now. Raises what that raises: SourceError, Missing."""
     from .. import __version__
 
-    steps = plan.plan(fleet, store)
+    steps = plan.plan(fleet, store) if steps is None else steps
     locked = lock.read(fleet)
     entries = [_entry(step, fleet, store, locked) for step in steps if step.task.entry]
     counts = Counter(entry["state"] for entry in entries)
@@ -100,9 +100,10 @@ def _state(step: Step, store: Store) -> str:
 
 def shared(steps: Sequence[Step]) -> list[str]:
     """Which GPU models run the same bytes, in sentences."""
-    plans: dict[str, tuple[str, ...]] = {}
-    for step in steps:
-        entry = step.task.entry
+    plans: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for entry in (step.task.entry for step in steps):
         if entry and len(entry.gpus) > 1:
-            plans[entry.plan] = tuple(dict.fromkeys((*plans.get(entry.plan, ()), *entry.gpus)))
-    return [f"{', '.join(gpus)} share the bytes of one plan: {name}" for name, gpus in plans.items()]
+            found = plans.setdefault((", ".join(entry.spec.sms), entry.gpus), [])
+            found += [entry.precision] if entry.precision not in found else []
+    said = "{0} run the same bytes: one plan for {1} ({2})"
+    return [said.format(", ".join(gpus), sms, ", ".join(precisions)) for (sms, gpus), precisions in plans.items()]
