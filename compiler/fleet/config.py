@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,12 +108,7 @@ class _Cell:
 
 def read(path: Path) -> Fleet:
     """Read fleet.toml. RecipeError for a broken file, an unknown key, GPU, target or precision, or a cell that cannot be."""
-    try:
-        data = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise RecipeError(f"cannot read the fleet {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"the fleet {path} is not TOML: {error}") from error
+    data = recipes.read_toml(path, "fleet")
     _known(data, KEYS, str(path))
     models = _models(data.get("models"), path)
     cells = _cells(data, models, str(path))

@@ -21,36 +21,35 @@ CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
 class LocalPool:
-    """Cores by number and memory in bytes. A task says what it needs and starts when both are free.
+    """Cores and bytes of memory. A task says what it needs and starts when both are free.
 
-    Each task is bound to its cores: the libraries then start as many threads, and sums do not depend on the machine's size.
+    The libraries of a task start as many threads as it has cores: sums then do not depend on the machine's size.
     """
 
     def __init__(self, cores: int | None = None, memory: int | None = None) -> None:
-        self.cpus = _cpus()[: cores or None]
+        self.cores = cores or _cores()
         self.memory = available_memory() if memory is None else memory
-        self.free, self.left = list(self.cpus), self.memory
-        self._threads = ThreadPoolExecutor(max_workers=len(self.cpus))
+        self.free, self.left = self.cores, self.memory
+        self._threads = ThreadPoolExecutor(max_workers=self.cores)
         self._running: set[subprocess.Popen[bytes]] = set()
-        self._rooms: dict[Future[dict[str, Any]], tuple[list[int], int]] = {}
+        self._rooms: dict[Future[dict[str, Any]], tuple[int, int]] = {}
 
     def takes(self, task: Task, memory: int) -> bool:
         """Whether there is room now. (A task of more cores than there are gets them all.)"""
-        return memory <= self.left and min(task.cores, len(self.cpus)) <= len(self.free)
+        return memory <= self.left and min(task.cores, self.cores) <= self.free
 
     def submit(self, job: Mapping[str, Any], task: Task, memory: int) -> Future[dict[str, Any]]:
         """Start a task that `takes` said yes to; `result` takes its room back."""
-        mine = [self.free.pop(0) for _ in range(min(task.cores, len(self.cpus)))]
-        self.left -= memory
-        future = self._threads.submit(self._run, {**job, "cpus": mine})
-        self._rooms[future] = (mine, memory)
+        room = (min(task.cores, self.cores), memory)
+        self.free, self.left = self.free - room[0], self.left - memory
+        future = self._threads.submit(self._run, {**job, "cores": room[0]})
+        self._rooms[future] = room
         return future
 
     def result(self, future: Future[dict[str, Any]]) -> dict[str, Any]:
         """The result of a finished task; its room is free again."""
-        mine, memory = self._rooms.pop(future)
-        self.free = sorted([*self.free, *mine])
-        self.left += memory
+        cores, memory = self._rooms.pop(future)
+        self.free, self.left = self.free + cores, self.left + memory
         return future.result()
 
     def gpus(self) -> tuple[str, ...]:
@@ -74,10 +73,9 @@ def run_process(job: Mapping[str, Any], running: set[subprocess.Popen[bytes]] | 
         job_file, result, told = (Path(folder, name) for name in ("job.json", "result.json", "stderr"))
         job_file.write_text(json.dumps({**job, "parent": os.getpid(), "result": str(result)}), encoding="utf-8")
         command = [sys.executable, "-P", "-m", f"{__package__}.task", str(job_file)]
-        threads = str(len(job["cpus"])) if job.get("cpus") else str(job.get("cores", 1))
         # A child must find the same packages, however this process was put on the path.
         path = os.pathsep.join(p or os.getcwd() for p in sys.path)
-        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": threads, "TQDM_DISABLE": "1"}
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(job["cores"]), "TQDM_DISABLE": "1"}
         with told.open("wb") as stderr:
             pipes = {"stdin": subprocess.DEVNULL, "stdout": stderr, "stderr": stderr}
             process = subprocess.Popen(command, env=environment, cwd=job["cwd"], **pipes)  # type: ignore[call-overload]
@@ -103,10 +101,8 @@ def _crash(code: int, told: Path) -> str:
     return f"its process ended with {how}{words}"
 
 
-def _cpus() -> list[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available_memory() -> int:

@@ -23,7 +23,7 @@ RETRIES = 3
 
 def work(job: Mapping[str, Any]) -> dict[str, Any]:
     """One task, in a process below the Ray worker that dies with it."""
-    return run_process({**job, "cpus": None})
+    return run_process(job)
 
 
 class RayPool:

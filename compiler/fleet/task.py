@@ -3,7 +3,7 @@
 A process a stage: one that crashes or runs out of memory takes no other along.
 
     job     {"store", "stage", "slot", "key", "inputs", "recipe", "gpu": GPU model or null, "before": {stage: key}, "cwd",
-             "parent": process to die with, "cpus": [numbers] or null, "result": file}
+             "parent": process to die with, "cores", "result": file}
     result  {"state": "made" | "cached" | "failed", "key", "digest", "seconds", "peak_bytes",
              and when failed: "error", "exit_code"}
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import resource
 import sys
 import time
@@ -30,8 +29,6 @@ def main(path: str) -> None:
     """Do the job in a file; a failed stage is a result, only a crash is an exit code."""
     job = json.loads(Path(path).read_text("utf-8"))
     _trt_worker.die_with_parent(job["parent"])
-    if job["cpus"] and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, job["cpus"])
     result = run(job)
     Path(job["result"]).write_text(json.dumps(result), encoding="utf-8")
 

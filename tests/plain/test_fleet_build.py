@@ -12,10 +12,11 @@ import pytest
 import tiny
 
 from bertc import cli, report
-from bertc.errors import CheckFailed, InputError
+from bertc.errors import CheckFailed, InputError, Missing
 from bertc.fleet import code, config, keys, lock, outputs, plan, status
 from bertc.fleet.local import LocalPool
 from bertc.fleet.plan import Step
+from bertc.fleet.ray import RayPool
 from bertc.fleet.run import worst_of
 from bertc.graph import hash_file
 
@@ -211,8 +212,7 @@ def test_fail_fast_leaves_the_rest(tmp_path: Path) -> None:
 
 
 def test_two_builds_of_8_gb_do_not_start_on_12_gb(file: Path) -> None:
-    pool, (task, *_) = LocalPool(cores=1, memory=12 * 10**9), plan.tasks(config.read(file))
-    pool.cpus, pool.free = [0, 1], [0, 1]
+    pool, (task, *_) = LocalPool(cores=2, memory=12 * 10**9), plan.tasks(config.read(file))
     need = config.parse_bytes("8 GB")
     job = {"key": "k", "cwd": "/nowhere"}  # its process cannot start: room is all that is asked here
     assert pool.takes(task, need)
@@ -238,6 +238,12 @@ def test_what_another_host_builds_is_said_and_no_failure(tmp_path: Path, capsys:
     assert outcomes["a/h100-fp16"].state == "elsewhere"
     assert "needs a host with h100" in outcomes["a/h100-fp16"].reason
     assert worst_of(o.exit_code for o in outcomes.values()) == 0
+
+
+def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(Missing, match=r"pip install 'bertc\[fleet\]'"):
+        RayPool("auto")
 
 
 # The command line, the lock, status
