@@ -8,7 +8,6 @@ interleaved.
 from __future__ import annotations
 
 import json
-import os
 import random
 import statistics
 import subprocess
@@ -71,10 +70,10 @@ def run() -> str:
 
 
 def speed(folder: Path) -> list[list[str]]:
-    sums, walls, ratios, idle, loads = [], [], [], [], []
+    sums, walls, ratios, idle, slower = [], [], [], [], []
     for pair in range(PAIRS):
         serial = build(fleet(folder, f"serial{pair}", ("l4",)), "--jobs", "1")
-        loads.append(os.getloadavg()[0])
+        slower.append(beside_each_other())
         wall, made, beside = build(fleet(folder, f"all{pair}", ("l4",)), "--jobs", str(CORES))
         sums.append(serial[2])
         walls.append(wall)
@@ -98,12 +97,25 @@ def speed(folder: Path) -> list[list[str]]:
         [f"wall time on {CORES} cores, s", _both(walls), ""],
         [f"wall time / (sum / {CORES}), each pair", _both(ratios), "<= 1.3"],
         [f"wall time / (sum of the same run's own stages / {CORES}): what scheduling loses", _both(idle), ""],
-        ["load average after each serial run (1: nothing else runs)", _both(loads), ""],
+        [f"{CORES} loops of pure arithmetic at once, time of each / time alone, in between", _both(slower), "1.0: free cores"],
         ["second run, s (median of 3)", f"{statistics.median(w for w, _, _ in again):.2f}", "< 3"],
         ["stages made by the second runs", str(sum(len(made) for _, made, _ in again)), "0"],
         ["stages made after adding rtx-4090 and rtx-pro-6000 to l4", str(len(covered[1])), "0"],
         ["stages made after adding t4 (fp16)", ", ".join(more[1]), "one a model"],
     ]
+
+
+LOOP = "import time; t = time.perf_counter(); sum(i * i for i in range(20_000_000)); print(time.perf_counter() - t)"
+
+
+def beside_each_other() -> float:
+    """How much slower a process gets when each core has one: more than 1 where cores are shared, with others or with each other."""
+    alone, *both = [0.0] * (1 + CORES)
+    for count in (1, CORES):
+        loops = [subprocess.Popen([BERTC[0], "-c", LOOP], stdout=subprocess.PIPE, text=True) for _ in range(count)]
+        both = [float(loop.communicate()[0]) for loop in loops]
+        alone = both[0] if count == 1 else alone
+    return statistics.mean(both) / alone
 
 
 def _both(values: list[float]) -> str:

@@ -54,7 +54,9 @@ def inputs(
     `upstream`: digests of the stages before, by their names. `host`: the GPU model that a TensorRT engine is for. `hashed` gives
     a file's sha256. Raises what opening the source raises: SourceError, Missing.
     """
-    found: dict[str, Any] = {"format": FORMAT, "stage": stage, "after": dict(upstream), "options": _options(stage, recipe, spec)}
+    options = _options(stage, recipe, spec)
+    options = {name: hashed(Path(value)) if _is_path(value) else value for name, value in options.items()}
+    found: dict[str, Any] = {"format": FORMAT, "stage": stage, "after": dict(upstream), "options": options}
     if stage == "export":
         found["source"] = source_files(recipe, hashed)
     if recipe.data and (stage == "build" or (stage == "export" and recipe.goldens == "data")):
@@ -62,6 +64,11 @@ def inputs(
     if host is not None:
         found["gpu"] = host
     return found | environment(stage, spec, recipe.precision)
+
+
+def _is_path(value: Any) -> bool:
+    """A field that names a file stands for what is in it."""
+    return isinstance(value, str) and ("/" in value or "." in value) and Path(value).is_file()
 
 
 def key_of(document: Mapping[str, Any]) -> str:
@@ -99,7 +106,7 @@ def _modules(name: str) -> Iterator[Path]:
 
 
 def _options(stage: str, recipe: Recipe, spec: TargetSpec) -> dict[str, Any]:
-    """The fields that the stage reads. Not paths: the same files elsewhere are the same model."""
+    """The fields that the stage reads, without the paths of the source and the data: the same files elsewhere are the same."""
     plain = {"source", "data", "targets"}
     every = {name: value for name, value in json.loads(json.dumps(dataclasses.asdict(recipe))).items() if name not in plain}
     if stage == "export":

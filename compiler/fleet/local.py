@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -71,7 +72,9 @@ def run_process(job: Mapping[str, Any], running: set[subprocess.Popen[bytes]] | 
     running = set() if running is None else running
     with tempfile.TemporaryDirectory(prefix="bertc-task-") as folder:
         job_file, result, told = (Path(folder, name) for name in ("job.json", "result.json", "stderr"))
-        job_file.write_text(json.dumps({**job, "parent": os.getpid(), "result": str(result)}), encoding="utf-8")
+        job_file.write_text(
+            json.dumps({**job, "parent": os.getpid(), "result": str(result), "began": time.time()}), encoding="utf-8"
+        )
         command = [sys.executable, "-P", "-m", f"{__package__}.task", str(job_file)]
         # A child must find the same packages, however this process was put on the path.
         path = os.pathsep.join(p or os.getcwd() for p in sys.path)

@@ -41,9 +41,15 @@ def read(fleet: Fleet) -> dict[str, Any]:
 
 def write(fleet: Fleet, store: Store, outcomes: Sequence[Outcome], whole: Fleet) -> None:
     """Write down what was built; entries of the fleet that were not built now stay as they are, those it lost go."""
+    with store.lock("fleet-lock"):  # jobs of one pipeline may share the file
+        document = _merged(read(fleet), store, outcomes, whole)
+        if document != read(fleet):
+            write_whole(fleet.lock, document)
+
+
+def _merged(before: Mapping[str, Any], store: Store, outcomes: Sequence[Outcome], whole: Fleet) -> dict[str, Any]:
     from .. import __version__
 
-    before = read(fleet)
     slots = {task.slot for task in plan.tasks(whole)}
     stages = {slot: told for slot, told in before.get("stages", {}).items() if slot in slots}
     entries = {name: told for name, told in before.get("entries", {}).items() if name in slots}
@@ -57,7 +63,7 @@ def write(fleet: Fleet, store: Store, outcomes: Sequence[Outcome], whole: Fleet)
         stages[outcome.task.slot] = {"key": outcome.key, "digest": outcome.digest, "inputs": without}
         if outcome.task.entry:
             entries[outcome.task.slot] = _entry(outcome.task.entry, record)
-    document = {
+    return {
         "format": FORMAT,
         "bertc": __version__,
         "tools": report.versions(),
@@ -65,8 +71,6 @@ def write(fleet: Fleet, store: Store, outcomes: Sequence[Outcome], whole: Fleet)
         "entries": dict(sorted(entries.items())),
         "code": dict(sorted(code.items())),
     }
-    if document != before:
-        write_whole(fleet.lock, document)
 
 
 def _entry(entry: Entry, record: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -19,7 +20,8 @@ def place(store: Store, key: str, out: Path) -> bool:
     source = store.folder(key)
     if same(source, out):
         return False
-    with artifact.staging(out, force=True) as stage:
+    mine = hashlib.sha256(str(out.resolve()).encode()).hexdigest()
+    with store.lock(f"out-{mine[:16]}"), artifact.staging(out, force=True) as stage:
         for file in sorted(path for path in source.rglob("*") if path.is_file() and path.name != RECORD):
             wanted = stage / file.relative_to(source)
             wanted.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import targets
+from ..errors import BertcError
 from ..recipe import Recipe
 from ..targets import TargetSpec
 from . import gpus, keys
@@ -45,7 +46,8 @@ class Step:
 
     cached: finished. new: never made. stale: made once, of other inputs; `reasons` say which. failed: tried with these very
     inputs. waits: what comes before it is not finished, so its inputs are not known (it may still turn out to be cached).
-    elsewhere: only a host with that GPU can make it. `seconds` is what it took last time, None where it never ran.
+    elsewhere: only a host with that GPU can make it. `seconds` is what it took last time, None where it never ran. A source that
+    cannot be read is failed, with no key and the exit code of its error.
     """
 
     task: Task
@@ -54,6 +56,7 @@ class Step:
     inputs: Mapping[str, Any] | None
     reasons: tuple[str, ...] = ()
     seconds: float | None = None
+    exit_code: int = 0
 
     @property
     def todo(self) -> bool:
@@ -79,7 +82,7 @@ def tasks(fleet: Fleet) -> list[Task]:
 
 
 def plan(fleet: Fleet, store: Store) -> list[Step]:
-    """The state of every task. Raises what reading a source raises (SourceError, Missing)."""
+    """The state of every task."""
     steps: dict[str, Step] = {}
     here = gpus.here()
     for task in tasks(fleet):
@@ -102,7 +105,10 @@ def step(task: Task, store: Store, upstream: Mapping[str, str] | None, here: tup
     seconds = last["seconds"] if last else None
     away = task.host is not None and task.host not in here
     reason = f"needs a host with {task.host}; this one has {', '.join(here) or 'no NVIDIA GPU'}"
-    document = keys.inputs(task.stage, task.recipe, task.spec, upstream or {}, host=task.host, hashed=store.sum_of)
+    try:
+        document = keys.inputs(task.stage, task.recipe, task.spec, upstream or {}, host=task.host, hashed=store.sum_of)
+    except BertcError as error:
+        return Step(task, "failed", None, None, (str(error),), seconds, error.exit_code)
     if upstream is None:
         changed = keys.changes(last["inputs"] | {"after": {}}, document) if last else []
         waiting = f"after {', '.join(task.needs.values())}"
@@ -131,8 +137,9 @@ def memory_of(task: Task, store: Store, before: Mapping[str, str]) -> int:
     if task.entry and task.entry.memory is not None:
         return task.entry.memory
     known = store.slot(task.slot)
-    if "key" in known and store.has(known["key"]):
-        return int(store.record(known["key"])["peak_bytes"] * 1.1)
+    peak = store.record(known["key"])["peak_bytes"] if "key" in known and store.has(known["key"]) else 0
+    if peak:
+        return int(peak * 1.1)
     if "export" in before:
         weights = store.record(before["export"])["files"]["graph.onnx"]["bytes"]
     else:

@@ -47,7 +47,7 @@ Watch = Callable[[Task, Outcome | None], None]  # None: it begins
 def run(fleet: Fleet, store: Store, pool: Pool, watch: Watch, *, until: str = "build", fail_fast: bool = False) -> list[Outcome]:
     """Do every task up to a stage; a failed one ends nothing but what needs it, unless `fail_fast`.
 
-    Stops the pool when it is interrupted. Raises what reading a source raises: SourceError, Missing.
+    Stops the pool when it is interrupted.
     """
     every = plan.tasks(fleet)
     waiting = [task for task in every if keys.STAGES.index(task.stage) <= keys.STAGES.index(until)]
@@ -76,6 +76,7 @@ class _State:
         self.running: dict[Future, Task] = {}
         self.keys: dict[Future, str] = {}
         self.done: dict[str, Outcome] = {}
+        self.steps: dict[str, Step] = {}
 
     def end(self, outcome: Outcome) -> bool:
         self.done[outcome.task.slot] = outcome
@@ -90,12 +91,21 @@ class _State:
                 return self.end(Outcome(task, "skipped", reason=f"{other.task.slot}: {other.state}"))
         if not all(before.values()):
             return False
-        step = plan.step(task, self.store, {stage: str(other.digest) for stage, other in before.items() if other}, self.here)
+        step = self._step(task, {stage: str(other.digest) for stage, other in before.items() if other})
+        if step.key is None:
+            return self.end(Outcome(task, "failed", reason="; ".join(step.reasons), exit_code=step.exit_code))
         if step.state == "cached":
             return self.end(_finished(step, self.store))
         if step.state == "elsewhere":
             return self.end(Outcome(task, "elsewhere", step.key, reason=step.reasons[0]))
         return self._submit(step, {stage: str(other.key) for stage, other in before.items() if other})
+
+    def _step(self, task: Task, upstream: Mapping[str, str]) -> Step:
+        """Computed once: while a task waits for room, only its result may turn up."""
+        known = self.steps.get(task.slot)
+        if known is None or (known.key is not None and self.store.has(known.key)):
+            known = self.steps[task.slot] = plan.step(task, self.store, upstream, self.here)
+        return known
 
     def _submit(self, step: Step, before: Mapping[str, str]) -> bool:
         task, stated = step.task, step.task.entry is not None and step.task.entry.memory is not None

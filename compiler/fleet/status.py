@@ -33,7 +33,7 @@ ORDER = ("built", "cached", "building", "new", "stale", "failed", "waits", "else
 
 
 def document(fleet: Fleet, store: Store, steps: Sequence[Step] | None = None) -> dict[str, Any]:
-    """The document above, of these steps, or of a plan made now. Raises what that raises: SourceError, Missing."""
+    """The document above, of these steps, or of a plan made now."""
     from .. import __version__
 
     steps = plan.plan(fleet, store) if steps is None else steps

@@ -3,7 +3,7 @@
 A process a stage: one that crashes or runs out of memory takes no other along.
 
     job     {"store", "stage", "slot", "key", "inputs", "recipe", "gpu": GPU model or null, "before": {stage: key}, "cwd",
-             "parent": process to die with, "cores", "result": file}
+             "parent": process to die with, "result": file, "began": time}
     result  {"state": "made" | "cached" | "failed", "key", "digest", "seconds", "peak_bytes",
              and when failed: "error", "exit_code"}
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import resource
 import sys
 import time
 import traceback
@@ -35,7 +34,7 @@ def main(path: str) -> None:
 
 def run(job: Mapping[str, Any]) -> dict[str, Any]:
     """The stage's result: made here, or by another process while this one waited for it."""
-    started = time.perf_counter()
+    started = float(job.get("began", time.time()))
     store = Store(Path(job["store"]))
     try:
         with store.lock(job["key"]):
@@ -83,8 +82,12 @@ def _timing_cache(store: Store, target: str, gpu: str | None) -> Path | None:
 
 def _spent(started: float) -> dict[str, Any]:
     """Wall seconds, and the most memory that this process and its largest child held, together."""
+    try:
+        import resource
+    except ImportError:  # Windows does not tell
+        return {"seconds": round(time.time() - started, 3), "peak_bytes": 0}
     peak = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return {"seconds": round(time.perf_counter() - started, 3), "peak_bytes": peak * 1024}
+    return {"seconds": round(time.time() - started, 3), "peak_bytes": peak * 1024}
 
 
 def _failed(store: Store, job: Mapping[str, Any], said: str, code: int, started: float) -> dict[str, Any]:

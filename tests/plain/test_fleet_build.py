@@ -240,6 +240,17 @@ def test_what_another_host_builds_is_said_and_no_failure(tmp_path: Path, capsys:
     assert worst_of(o.exit_code for o in outcomes.values()) == 0
 
 
+def test_a_source_that_is_not_there_fails_its_model_alone(tmp_path: Path) -> None:
+    path = fleets.write(tmp_path, "ab", 'targets = ["null"]\nprecisions = ["fp32"]\n')
+    path.write_text(path.read_text("utf-8").replace("a/m.onnx", "a/absent.onnx"))
+    outcomes = fleets.build(path)
+    assert fleets.states(outcomes)["a/export"] == "failed"
+    assert outcomes["a/export"].exit_code == 2
+    assert "nothing at" in outcomes["a/export"].reason
+    assert outcomes["b/null-fp32"].state == "made"
+    assert steps(path)["a/export"].reasons == (outcomes["a/export"].reason,)
+
+
 def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(Missing, match=r"pip install 'bertc\[fleet\]'"):
