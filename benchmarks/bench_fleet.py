@@ -109,13 +109,12 @@ LOOP = "import time; t = time.perf_counter(); sum(i * i for i in range(20_000_00
 
 
 def beside_each_other() -> float:
-    """How much slower a process gets when each core has one: more than 1 where cores are shared, with others or with each other."""
-    alone, *both = [0.0] * (1 + CORES)
+    """How much slower a process gets when each core has one: more than 1 where somebody else uses the cores, too."""
+    times = []
     for count in (1, CORES):
         loops = [subprocess.Popen([BERTC[0], "-c", LOOP], stdout=subprocess.PIPE, text=True) for _ in range(count)]
-        both = [float(loop.communicate()[0]) for loop in loops]
-        alone = both[0] if count == 1 else alone
-    return statistics.mean(both) / alone
+        times.append(statistics.mean(float(loop.communicate()[0]) for loop in loops))
+    return times[1] / times[0]
 
 
 def _both(values: list[float]) -> str:
