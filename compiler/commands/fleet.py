@@ -108,7 +108,7 @@ def build(
     as_json: bool,
 ) -> None:
     """Build what is not cached, and put every artifact in its place. The exit code is that of the worst failure."""
-    from ..fleet import board, config, lock, run, status
+    from ..fleet import board, config, lock, run
     from ..fleet import plan as plans
 
     chosen, whole, kept = opened(file, entries, store)
@@ -133,10 +133,16 @@ def build(
     code = run.worst(outcomes) or asked_elsewhere(outcomes, entries)
     console.print(build_summary(outcomes, placed), highlight=False, markup=False)
     if as_json:
-        shared.print_json(
-            {**status.document(chosen, kept), "made": [o.task.slot for o in outcomes if o.state == "made"], "exit_code": code}
-        )
+        shared.print_json(built_document(chosen, kept, outcomes, code))
     raise click.exceptions.Exit(code)
+
+
+def built_document(chosen: Fleet, kept: Store, outcomes: Sequence[Outcome], code: int) -> dict[str, Any]:
+    """The fleet's status, and what this build made of it."""
+    from ..fleet import status
+
+    made = [outcome.task.slot for outcome in outcomes if outcome.state == "made"]
+    return {**status.document(chosen, kept), "made": made, "exit_code": code}
 
 
 def pool_of(address: str | None, jobs: int | None, memory: int | None) -> Pool:
