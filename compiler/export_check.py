@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,6 +37,11 @@ class Proof:
     outputs: tuple[Outputs, ...]
     comparison: Comparison
     notes: tuple[str, ...] = ()
+    measured: Mapping[str, Any] | None = None  # of a proof that was read back: what was measured when it was made
+
+    def to_json(self) -> dict[str, Any]:
+        """How close the graph came, as metrics.Result says it."""
+        return dict(self.measured) if self.measured is not None else self.comparison.result().to_json()
 
     def summary(self) -> str:
         worst = max(output.relative for output in self.comparison.result().outputs)

@@ -149,6 +149,7 @@ class Job:
     ranges: tuple[Profile, ...]
     proof: Proof
     fused: Fused | None = None
+    timing_cache: Path | None = None
 
 
 def make(build: Build, job: Job, directory: Path, log: Progress) -> None:
@@ -168,8 +169,8 @@ def make(build: Build, job: Job, directory: Path, log: Progress) -> None:
         typed = type_graph(build, job, graph)
         hashes = save(typed.graph, directory / artifact.GRAPH)
     with watch.stage(f"{build.name}: compile"):
-        request = BuildRequest(typed.graph, directory / artifact.GRAPH, directory, build.precision, build.spec.sms, job.ranges)
-        built = target.build(request)
+        where = (directory / artifact.GRAPH, directory)
+        built = target.build(BuildRequest(typed.graph, *where, build.precision, build.spec.sms, job.ranges, job.timing_cache))
     watch.stages[f"{build.name}: compile, builder alone"] = built.seconds
     for note in (*typed.plan.summary(), *built.notes):
         watch.note(note)

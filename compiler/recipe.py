@@ -86,18 +86,22 @@ def check(recipe: Recipe) -> None:
 
 def read(path: Path) -> Recipe:
     """A recipe file. RecipeError for a missing or broken file, an unknown key or a value of the wrong type."""
-    try:
-        data = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"the recipe {path} is not TOML: {error}") from error
-    recipe = from_mapping(data, str(path))
+    recipe = from_mapping(read_toml(path, "recipe"), str(path))
     # A path written relative to the recipe means the recipe's folder, wherever the command is run.
     source = path.parent / recipe.source
     recipe = dataclasses.replace(recipe, source=str(source)) if source.exists() else recipe
     samples = path.parent / recipe.data if recipe.data else None
     return dataclasses.replace(recipe, data=str(samples)) if samples and samples.exists() else recipe
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """The tables of a file; RecipeError, naming `what` it should be, where it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise RecipeError(f"cannot read the {what} {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"the {what} {path} is not TOML: {error}") from error
 
 
 def from_mapping(data: Mapping[str, Any], where: str) -> Recipe:

@@ -8,6 +8,7 @@ Cast back behind each such node. What this does not model: the order and width o
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,8 @@ def open_session(path: Path, options: Any) -> Any:
 
 def _opened(model: str | bytes, options: Any) -> Any:
     ort = onnxruntime()
+    if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
+        options.intra_op_num_threads = int(threads)  # PyTorch and numpy keep to it, ONNX Runtime takes all cores
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no public base class

@@ -57,7 +57,7 @@ def document(
     made = {
         **facts,
         "graphs": before | {"artifact": {"nodes": sum(facts["graph"]["ops"].values()), **facts["graph"]}},
-        "export_check": proof.comparison.result().to_json(),
+        "export_check": proof.to_json(),
         "verification": verdict.to_json() if verdict else None,
         "stages": {name: round(seconds, 3) for name, seconds in log.stages.items()},
         "notes": list(log.notes),

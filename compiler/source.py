@@ -78,7 +78,7 @@ class Reference:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Place:
+class Place:
     """Where a reference leads: the kind of source, its path (none for a factory) and the commit of a hub model."""
 
     kind: str
@@ -94,7 +94,7 @@ def open_source(reference: str, options: SourceOptions | None = None) -> Source:
     (torch, ONNX Runtime, a network).
     """
     options = options or SourceOptions()
-    place = _locate(reference, options)
+    place = locate(reference, options)
     if place.kind == "artifact":
         return _open_export(place.path, options)
     opener = {"huggingface": _open_checkpoint, "factory": _open_factory, "onnx": _open_onnx}[place.kind]
@@ -127,7 +127,7 @@ def open_reference(reference: str, options: SourceOptions | None = None) -> Refe
     Raises what open_source raises, and SourceError for an artifact, which has goldens but no computation of its own.
     """
     options = options or SourceOptions()
-    place = _locate(reference, options)
+    place = locate(reference, options)
     if place.kind == "artifact":
         raise SourceError(f"{place.path} is an artifact; to compare with the truth, give the source it was built from")
     if place.kind == "onnx":
@@ -146,11 +146,11 @@ def open_module(reference: str, options: SourceOptions | None = None) -> factory
     Raises what open_source raises.
     """
     options = options or SourceOptions()
-    place = _locate(reference, options)
+    place = locate(reference, options)
     return None if place.kind in ("artifact", "onnx") else _module(reference, place, options)[0]
 
 
-def _module(reference: str, place: _Place, options: SourceOptions) -> tuple[factory.FactoryModel, str]:
+def _module(reference: str, place: Place, options: SourceOptions) -> tuple[factory.FactoryModel, str]:
     """The module of a checkpoint or a factory, and the hash of what decides its numbers."""
     torch_export = _torch_export()
     if place.kind == "factory":
@@ -167,7 +167,7 @@ def open_graph(reference: str, options: SourceOptions | None = None) -> tuple[st
     Raises what open_source raises.
     """
     options = options or SourceOptions()
-    place = _locate(reference, options)
+    place = locate(reference, options)
     if place.kind != "onnx":
         source = open_source(reference, options)
         return source.sha256, source.graph
@@ -177,7 +177,7 @@ def open_graph(reference: str, options: SourceOptions | None = None) -> tuple[st
     return _onnx_sha256(place.path, graph), with_int32_ids(graph) if options.ids == "int32" else graph
 
 
-def _locate(reference: str, options: SourceOptions) -> _Place:
+def locate(reference: str, options: SourceOptions) -> Place:
     if options.task is not None and options.task not in TASKS:
         raise SourceError(f"unknown task {options.task!r}{nearest(options.task, TASKS)}")
     if options.ids not in IDS:
@@ -186,16 +186,16 @@ def _locate(reference: str, options: SourceOptions) -> _Place:
     if path.is_dir():
         return _locate_directory(path)
     if path.is_file():
-        return _Place("onnx", path)
+        return Place("onnx", path)
     if factory.is_factory(reference):
         folder = factory.directory(reference)
-        return _locate_directory(folder) if folder is not None else _Place("factory", path)
+        return _locate_directory(folder) if folder is not None else Place("factory", path)
     if not _is_path(reference) and hub.is_hub_id(reference):
         try:
             folder, commit = hub.fetch(reference, options.revision, options.allow_pickle, options.trust_remote_code)
         except (Missing, SourceError) as error:
             raise type(error)(f"{error}{_neighbours(reference)}") from error
-        return _Place("huggingface", folder, commit)
+        return Place("huggingface", folder, commit)
     raise SourceError(f"nothing at {reference!r}{_neighbours(reference)}; a source is {FORMS}")
 
 
@@ -214,14 +214,14 @@ def _neighbours(reference: str) -> str:
     return f" (in {str(parent)!r}{nearest(path.name, [entry.name for entry in parent.iterdir()])})"
 
 
-def _locate_directory(path: Path) -> _Place:
+def _locate_directory(path: Path) -> Place:
     if (path / "manifest.json").is_file():
-        return _Place("artifact", path)
+        return Place("artifact", path)
     if checkpoint.is_checkpoint(path):
-        return _Place("huggingface", path)
+        return Place("huggingface", path)
     models = sorted(path.glob("*.onnx"))
     if len(models) == 1:
-        return _Place("onnx", models[0])
+        return Place("onnx", models[0])
     found = sorted(entry.name for entry in path.iterdir())
     raise SourceError(
         f"{path} is no source: no config.json, modules.json or manifest.json, and {len(models)} .onnx files where one would do; "
@@ -238,7 +238,7 @@ def _read_checkpoint(path: Path, options: SourceOptions) -> tuple[checkpoint.Che
     return found, task
 
 
-def _open_checkpoint(reference: str, place: _Place, options: SourceOptions) -> Source:
+def _open_checkpoint(reference: str, place: Place, options: SourceOptions) -> Source:
     found, task = _read_checkpoint(place.path, options)
     torch_export = _torch_export()
     made, dims, notes = torch_export.load(found, task, options.trust_remote_code)
@@ -279,7 +279,7 @@ def _call_factory(reference: str) -> tuple[factory.FactoryModel, tuple[str, ...]
     return made, notes
 
 
-def _open_factory(reference: str, place: _Place, options: SourceOptions) -> Source:
+def _open_factory(reference: str, place: Place, options: SourceOptions) -> Source:
     torch_export = _torch_export()
     made, notes = _call_factory(reference)
     graph, outputs = torch_export.export(made, options.opset)
@@ -307,7 +307,7 @@ def _onnx_sha256(path: Path, graph: Graph) -> str:
     return digest.hexdigest()
 
 
-def _open_onnx(reference: str, place: _Place, options: SourceOptions) -> Source:
+def _open_onnx(reference: str, place: Place, options: SourceOptions) -> Source:
     from . import onnx_source
 
     path = place.path

@@ -38,7 +38,10 @@ class Availability:
 
 @dataclasses.dataclass(frozen=True)
 class BuildRequest:
-    """What a target gets: the lowered, typed graph and the file it was written to, and where the engine goes."""
+    """What a target gets: the lowered, typed graph and the file it was written to, and where the engine goes.
+
+    `timing_cache` is a file that a compiler which times its kernels may read and add to.
+    """
 
     graph: Graph
     graph_path: Path
@@ -46,6 +49,7 @@ class BuildRequest:
     precision: str
     sms: tuple[str, ...]
     profiles: tuple[Profile, ...]
+    timing_cache: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)

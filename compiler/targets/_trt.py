@@ -173,6 +173,7 @@ def _compile(module: str, request: BuildRequest, workspace: int | None, folder: 
         "parent": os.getpid(),
         "sms": list(request.sms),
         "workspace": workspace,
+        "timing_cache": str(request.timing_cache) if request.timing_cache else None,
         "profiles": shapes,
         **paths,
     }

@@ -4,6 +4,7 @@ One process an engine, because a failed build changes the next one in the same p
 take its caller along. Reads a job, writes the engine, the builder's log (as it comes, so that it survives a crash) and a result.
 
     job     {"module", "graph", "plan", "log", "result", "parent", "sms": ["sm89"], "workspace": bytes or null,
+             "timing_cache": file or null,
              "profiles": [{input: [min shape, opt shape, max shape]}]}
     result  {"stage": "import" | "parse" | "config" | "build" | "done", "errors": [...], "version",
              and when done: "tf32", "sha256", "nbytes", "seconds"}
@@ -47,7 +48,7 @@ class Refused(Exception):
 def main(job_path: str) -> None:
     """Run the job in a file; a refusal is a result, only a crash is an exit code."""
     job = json.loads(Path(job_path).read_text(encoding="utf-8"))
-    _die_with_parent(job["parent"])
+    die_with_parent(job["parent"])
     Path(job["result"]).write_text(json.dumps(_run(job)), encoding="utf-8")
 
 
@@ -61,7 +62,7 @@ def _run(job: Mapping[str, Any]) -> dict[str, Any]:
         return {"stage": refused.stage, "errors": refused.errors, "version": version}
 
 
-def _die_with_parent(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
     """Ask Linux to kill this process when the one that waits for it is gone, however it went."""
     if sys.platform != "linux":
         return
@@ -96,6 +97,8 @@ def compile_job(trt: Any, job: Mapping[str, Any]) -> dict[str, Any]:
         seconds = time.perf_counter() - started
         if plan is None:
             raise Refused("build", [_error(m) for m in errors] or [_error("no engine and no message")])
+        if job["timing_cache"]:
+            _keep_timings(config, Path(job["timing_cache"]))
         if not logger.listed_layers:
             file.write(_inspect(trt, logger, plan))
     view = memoryview(plan)
@@ -157,11 +160,33 @@ def _config(trt: Any, builder: Any, network: Any, job: Mapping[str, Any]) -> Any
     config.max_aux_streams = 0
     if job["workspace"] is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job["workspace"])
+    if job["timing_cache"]:
+        _read_timings(config, Path(job["timing_cache"]))
     if job["sms"]:
         _set_sms(trt, config, job["sms"])
     for profile in job["profiles"]:
         _add_profile(builder, network, config, profile)
     return config
+
+
+def _read_timings(config: Any, path: Path) -> None:
+    """Kernels timed before on this GPU model and version are not timed again: it is faster, and the choice the same."""
+    cache = config.create_timing_cache(path.read_bytes() if path.exists() else b"")
+    if not config.set_timing_cache(cache, ignore_mismatch=False):
+        raise Refused("config", [_error(f"the builder refused the timing cache {path}; delete it")])
+
+
+def _keep_timings(config: Any, path: Path) -> None:
+    """Add what was timed to the file; another build may have added to it meanwhile."""
+    import filelock
+
+    with filelock.FileLock(path.with_name(f"{path.name}.lock")):
+        ours = config.get_timing_cache()
+        if path.exists():
+            ours.combine(config.create_timing_cache(path.read_bytes()), ignore_mismatch=False)
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        beside.write_bytes(memoryview(ours.serialize()))
+        beside.replace(path)
 
 
 def _set_sms(trt: Any, config: Any, sms: list[str]) -> None:

@@ -61,7 +61,7 @@ def lowerings(sms: tuple[str, ...] = (), *, quantised: bool = False) -> Mapping[
 def build(request: BuildRequest) -> Built:
     """engine.plan for `request.sms` (DEFAULT_SMS when none). Raises RecipeError, InputError, Missing, BuildFailed."""
     sms = request.sms or DEFAULT_SMS
-    _require_possible(sms, request.precision)
+    require_possible(sms, request.precision)
     able = available()
     if not able.build:
         raise Missing(f"target tensorrt-rtx cannot build here: {able.reason}; {INSTALL}")
@@ -69,7 +69,8 @@ def build(request: BuildRequest) -> Built:
     return _trt.build(MODULE, dataclasses.replace(request, sms=sms), notes=notes)
 
 
-def _require_possible(sms: tuple[str, ...], precision: str) -> None:
+def require_possible(sms: tuple[str, ...], precision: str) -> None:
+    """RecipeError for an SM it does not know or SMs that cannot be one engine, InputError for a precision that Turing lacks."""
     for sm in sms:
         if sm not in SMS:
             raise RecipeError(f"tensorrt-rtx cannot build for {sm!r}{nearest(sm, SMS)}")

@@ -13,7 +13,7 @@ import pytest
 from bertc.cli import run
 
 README = (Path(__file__).parent.parent.parent / "README.md").read_text("utf-8")
-BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", README, re.DOTALL)
+BLOCKS = re.findall(r"```(sh|python|toml)\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_block(number: int, folder: Path, minilm: Path, monkeypatch: pytest.Monk
     """In order: later blocks use what earlier ones made."""
     language, text = BLOCKS[number]
     monkeypatch.chdir(folder)
-    if language == "python" and (name := re.match(r"# (\w+\.py)\n", text)):
+    if name := re.match(r"# (\w+\.(?:py|toml))\n", text):
         (folder / name[1]).write_text(text, encoding="utf-8")
         return
     if language == "python":

@@ -99,7 +99,14 @@ def job(folder: Path, name: str, text: str, shapes: dict[str, list[list[int]]]) 
     onnx.save(onnx.parser.parse_model(text), folder / f"{name}.onnx")
     files = {"graph": f"{name}.onnx", "plan": f"{name}.plan", "log": f"{name}.log"}
     paths = {key: str(folder / file) for key, file in files.items()}
-    return {"module": "tensorrt_rtx", "sms": ["sm86", "sm89"], "workspace": 2**30, "profiles": [shapes], **paths}
+    return {
+        "module": "tensorrt_rtx",
+        "sms": ["sm86", "sm89"],
+        "workspace": 2**30,
+        "profiles": [shapes],
+        **paths,
+        "timing_cache": str(folder / "timing.cache"),
+    }
 
 
 def run(script: str, argument: Path, environment: dict[str, str] | None = None) -> Any:

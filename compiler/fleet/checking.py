@@ -1,0 +1,54 @@
+"""`bertc fleet verify`: each artifact in its place against its hashes, the lock, and its goldens."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from .. import verification
+from ..errors import BertcError, CheckFailed
+from . import contents, gpus, lock
+from .config import Entry, Fleet
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """What became of one entry. exit_code 0: as it should be."""
+
+    name: str
+    said: str
+    exit_code: int
+    verdict: dict[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def verify(fleet: Fleet, require_engine: bool = False) -> Iterator[Check]:
+    """One check an entry, as it is done. One that is not here because only another host can build it is said, and no failure."""
+    locked = lock.read(fleet).get("entries", {})
+    here = gpus.here()
+    for entry in fleet.entries:
+        if not (fleet.out / entry.name).exists() and entry.host and entry.host not in here:
+            yield Check(entry.name, f"not here: it is built on a host with {entry.host}", 0)
+            continue
+        try:
+            yield _checked(entry, fleet, locked, require_engine)
+        except BertcError as error:
+            yield Check(entry.name, f"FAILED: {error}", error.exit_code)
+
+
+def _checked(entry: Entry, fleet: Fleet, locked: dict[str, Any], require_engine: bool) -> Check:
+    path = fleet.out / entry.name
+    if not path.exists():
+        raise CheckFailed(f"not built: there is no {path}")
+    (verdict,) = verification.verify(path, require_engine=require_engine, budget=None)
+    wanted = locked.get(entry.name, {}).get("digest")
+    # TensorRT chooses kernels by how long they take: what another host built of the same inputs may differ.
+    if wanted is not None and entry.host is None and contents.digest(path) != wanted:
+        raise CheckFailed(f"{path} is whole, but not what {fleet.lock.name} says; build again")
+    said = verdict.summary() + ("" if wanted else "; it is not in the lock")
+    if not verdict.passed:
+        return Check(entry.name, f"{said}: {verdict.shortfall()}: {verdict.reasons()}", CheckFailed.exit_code, verdict.to_json())
+    return Check(entry.name, said, 0, verdict.to_json())

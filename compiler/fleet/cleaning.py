@@ -1,0 +1,97 @@
+"""`bertc cache`: what a store holds, what of it nobody needs, and whether it is what was made."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import ArtifactError, InputError
+from .store import Store
+
+DAY = 86400.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """One finished stage. `made` is a time in seconds since 1970; `bytes` counts files that artifacts link to as well."""
+
+    key: str
+    slot: str
+    stage: str
+    bytes: int
+    made: float
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def listed(store: Store) -> list[Held]:
+    """Everything in the store, oldest first; what cannot be read is left to `verify`."""
+    found = []
+    for key in store.finished():
+        try:
+            record = store.record(key)
+        except ArtifactError:
+            continue
+        size = sum(entry["bytes"] for entry in record["files"].values())
+        found.append(Held(key, record["slot"], record["inputs"]["stage"], size, record["made"]))
+    return sorted(found, key=lambda held: held.made)
+
+
+def locked_keys(locks: Sequence[Path]) -> set[str]:
+    """The keys that lock files name. InputError for a file that is none."""
+    found: set[str] = set()
+    for path in locks:
+        try:
+            document = json.loads(path.read_text("utf-8"))
+            found |= {told["key"] for told in document["stages"].values()}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is no fleet.lock.json ({error})") from error
+    return found
+
+
+def to_remove(store: Store, keep: set[str] | None, older: float | None, most: int | None) -> dict[str, str]:
+    """{key: why} of what goes: what no lock names (where locks are given), what is older than so many days, and the oldest of the
+    rest until at most so many bytes are left. A stage that a lock names goes for no other reason."""
+    gone: dict[str, str] = {}
+    held, kept = listed(store), keep or set()
+    for each in held:
+        days = (time.time() - each.made) / DAY
+        if each.key in kept:
+            continue
+        if keep is not None:
+            gone[each.key] = "no lock names it"
+        elif older is not None and days > older:
+            gone[each.key] = f"{days:.0f} days old"
+    left = sum(each.bytes for each in held if each.key not in gone)
+    for each in held:
+        if most is None or left <= most:
+            break
+        if each.key not in gone and each.key not in kept:
+            gone[each.key] = "the oldest of what is too much"
+            left -= each.bytes
+    return gone
+
+
+def remove(store: Store, keys: Sequence[str]) -> int:
+    """Remove finished stages that nobody is making; returns how many went. Half-made folders of dead processes go too."""
+    store.sweep()
+    going = [key for key in keys if store.has(key) and not store.making(key)]
+    for key in going:
+        store.remove(key)
+    return len(going)
+
+
+def damaged(store: Store) -> Iterator[tuple[str, str, str]]:
+    """(key, slot or '?', what is wrong) of every stage that is not what was made; every file is hashed."""
+    for key in store.finished():
+        if why := store.damage(key):
+            try:
+                slot = store.record(key)["slot"]
+            except ArtifactError:
+                slot = "?"
+            yield key, slot, why

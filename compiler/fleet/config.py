@@ -1,0 +1,298 @@
+"""fleet.toml: which models for which GPUs in which precisions, and where the artifacts go.
+
+    out = "engines"                       # where artifacts go: <out>/<model>/<plan or GPU>-<precision>/
+    store = ".bertc-store"                # finished stages; a folder that many machines may share
+    gpus = ["l4", "rtx-4090", "t4", "h100", "l4/tensorrt"]    # NAME, or NAME/TARGET
+    targets = ["onnxruntime=fp32"]        # what needs no GPU model: TARGET[:SM,...][=PRECISION]
+    precisions = ["fp16"]
+    per_sm = false                        # true: a TensorRT-RTX plan for each SM, not one for sm86, 89, 120 and 121
+
+    [models.minilm]
+    recipe = "minilm"                     # a recipe's name or file, or any source; other keys are fields of a recipe
+    [[exclude]]                           # leaves out what has all of these
+    gpu = "t4"
+    precision = "fp32"
+    [[include]]                           # adds; every model unless one is named
+    gpu = "b200"
+    precision = "bf16"
+    [[override]]                          # for what has these: model, gpu, target, precision
+    precision = "int8"
+    budget = { max_drop = 0.005 }         # and other fields of a recipe that the last stage reads
+    memory = "8 GB"                       # what a build needs, and the cores it gets (1)
+    cores = 2
+    [runners]                             # labels of CI runners: by GPU model, and `any`
+    h100 = ["self-hosted", "h100"]
+
+`models = ["minilm", "path/to/checkpoint"]` is the short form. Paths are relative to the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import precision as precisions
+from .. import recipe as recipes
+from .. import targets
+from ..errors import RecipeError, nearest
+from ..metrics import Budget
+from ..recipe import Recipe
+from ..targets import TargetSpec
+from . import gpus
+from .keys import EXPORT_FIELDS, FUSE_FIELDS
+
+MATCH = ("model", "gpu", "target", "precision")
+KEYS = ("models", "gpus", "targets", "precisions", "per_sm", "out", "store", "exclude", "include", "override", "runners")
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+SIZE = re.compile(r"([\d.]+)\s*([KMGT]?)(i?)B", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One artifact of the fleet. `host` is the GPU model of the only machines that can build it; None: any machine can.
+
+    `gpus` are the models that run these bytes, () where the target is for no GPU. `memory` in bytes, None: as estimated.
+    """
+
+    model: str
+    recipe: Recipe
+    spec: TargetSpec
+    precision: str
+    gpus: tuple[str, ...] = ()
+    host: str | None = None
+    memory: int | None = None
+    cores: int = 1
+
+    @property
+    def name(self) -> str:
+        """`minilm/tensorrt-rtx-fp16`, `minilm/h100-fp16`: also the folder below `out`."""
+        return f"{self.model}/{self.host}-{self.precision}" if self.host else f"{self.model}/{self.plan}"
+
+    @property
+    def plan(self) -> str:
+        return self.spec.directory_name(self.precision)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fleet:
+    """A fleet file, every name in it checked."""
+
+    path: Path
+    out: Path
+    store: Path
+    models: Mapping[str, Recipe]
+    entries: tuple[Entry, ...]
+    runners: Mapping[str, tuple[str, ...]]
+
+    @property
+    def lock(self) -> Path:
+        return self.path.with_suffix(".lock.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cell:
+    """One place of the matrix, before cells that share bytes are put together."""
+
+    model: str
+    gpu: str | None
+    spec: TargetSpec
+    precision: str
+
+    def has(self, wanted: Mapping[str, Any]) -> bool:
+        found = {"model": self.model, "gpu": self.gpu, "target": self.spec.name, "precision": self.precision}
+        return all(found[key] == value for key, value in wanted.items())
+
+
+def read(path: Path) -> Fleet:
+    """Read fleet.toml. RecipeError for a broken file, an unknown key, GPU, target or precision, or a cell that cannot be."""
+    data = recipes.read_toml(path, "fleet")
+    _known(data, KEYS, str(path))
+    models = _models(data.get("models"), path)
+    cells = _cells(data, models, str(path))
+    entries = _entries(cells, models, _tables(data, "override", str(path)), str(path))
+    if not entries:
+        raise RecipeError(f"{path} describes nothing to build: it needs models, precisions, and gpus or targets")
+    runners = {name: tuple([labels] if isinstance(labels, str) else labels) for name, labels in data.get("runners", {}).items()}
+    for name in runners:
+        if name != "any":
+            gpus.get(name)
+    folder = path.resolve().parent
+    return Fleet(path, folder / data.get("out", "out"), folder / data.get("store", ".bertc-store"), models, entries, runners)
+
+
+def _known(table: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
+    for key in table:
+        if key not in keys:
+            raise RecipeError(f"{where}: unknown key {key!r}{nearest(key, keys)}")
+
+
+def _tables(data: Mapping[str, Any], key: str, where: str) -> list[dict[str, Any]]:
+    found = data.get(key, [])
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise RecipeError(f"{where}: {key} is written [[{key}]], one table a rule")
+    return found
+
+
+def _strings(data: Mapping[str, Any], key: str, where: str) -> list[str]:
+    found = data.get(key, [])
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise RecipeError(f"{where}: {key} is {found!r}, wants a list of strings")
+    return found
+
+
+def _models(given: Any, path: Path) -> dict[str, Recipe]:
+    if isinstance(given, list) and all(isinstance(each, str) for each in given):
+        given = {_model_name(each): {"recipe": each} for each in given}
+    if not isinstance(given, dict) or not given or not all(isinstance(each, dict) for each in given.values()):
+        raise RecipeError(f"{path}: no models; write [models.NAME] with recipe = ..., or models = [...]")
+    for name in given:
+        if not NAME.fullmatch(name):
+            raise RecipeError(f"{path}: the model name {name!r} becomes a folder; use letters, digits, - and _")
+    return {name: _model(name, table, path) for name, table in given.items()}
+
+
+def _model_name(reference: str) -> str:
+    """`minilm.toml`, `org/minilm`, `folder/minilm/`, `package.minilm:make` -> minilm."""
+    last = Path(reference.partition(":")[0]).name
+    return last.removesuffix(".toml").removesuffix(".onnx").rpartition(".")[2] if ":" in reference else Path(last).stem
+
+
+def _model(name: str, table: Mapping[str, Any], path: Path) -> Recipe:
+    given = {key: value for key, value in table.items() if key != "recipe"}
+    for key in ("targets", "precision"):
+        if key in given:
+            raise RecipeError(f"{path}: models.{name} has {key}; the fleet's gpus, targets and precisions decide that")
+    base: dict[str, Any] = {}
+    if "recipe" in table:
+        reference = str(table["recipe"])
+        beside = path.parent / reference
+        found, _ = recipes.resolve(str(beside) if beside.exists() else reference)
+        base = found.to_json()
+    for key in ("source", "data"):
+        if key in given and (path.parent / str(given[key])).exists():
+            given[key] = str(path.parent / str(given[key]))
+    made = recipes.from_mapping(base | given, f"{path}: models.{name}")
+    return dataclasses.replace(made, targets=(), precision=None)
+
+
+def _cells(data: Mapping[str, Any], models: Mapping[str, Recipe], where: str) -> list[_Cell]:
+    wanted, per_sm = _strings(data, "precisions", where), bool(data.get("per_sm", False))
+    excluded = _tables(data, "exclude", where)
+    for rule in excluded:
+        _known(rule, MATCH, f"{where}: [[exclude]]")
+    cells = _matrix(models, _strings(data, "gpus", where), _strings(data, "targets", where), wanted, per_sm)
+    for rule in excluded:
+        if not any(cell.has(rule) for cell in cells):
+            raise RecipeError(f"{where}: [[exclude]] {rule} leaves nothing out")
+    kept = [cell for cell in cells if not any(cell.has(rule) for rule in excluded)]
+    for rule in _tables(data, "include", where):
+        _known(rule, MATCH, f"{where}: [[include]]")
+        named = [rule["model"]] if "model" in rule else list(models)
+        if named[0] not in models:
+            raise RecipeError(f"{where}: [[include]] names an unknown model {named[0]!r}{nearest(named[0], models)}")
+        of_gpu = [rule["gpu"]] if "gpu" in rule else []
+        of_target = [rule["target"]] if "target" in rule else []
+        kept += _matrix(named, of_gpu, of_target, [rule["precision"]] if "precision" in rule else wanted, per_sm)
+    for cell in kept:
+        _check_possible(cell, where)
+    return list(dict.fromkeys(kept))
+
+
+def _matrix(models: Any, named: Sequence[str], specs: Sequence[str], wanted: Sequence[str], per_sm: bool) -> list[_Cell]:
+    """Every model with every GPU and every target, in every precision that the target does not fix itself."""
+    columns: list[tuple[str | None, TargetSpec]] = []
+    for text in named:
+        name, _, target = text.partition("/")
+        columns.append((name, gpus.spec_of(gpus.get(name), target or None, per_sm=per_sm)))
+    for text in specs:
+        spec = targets.parse_spec(text)
+        if spec.name == "tensorrt":
+            raise RecipeError("target tensorrt builds for one GPU model; name it in gpus, as in l4/tensorrt")
+        columns.append((None, spec))
+    cells = []
+    for model in models:
+        for gpu, spec in columns:
+            for each in [spec.precision] if spec.precision else wanted:
+                if each not in precisions.names():
+                    precisions.get(each)  # says which there are
+                cells.append(_Cell(model, gpu, dataclasses.replace(spec, precision=None), each))
+    return cells
+
+
+def _check_possible(cell: _Cell, where: str) -> None:
+    target: Any = targets.get(cell.spec.name)
+    if not hasattr(target, "require_possible"):
+        return
+    try:
+        target.require_possible(cell.spec.sms, cell.precision)
+    except Exception as error:
+        gpu = f'gpu = "{cell.gpu}", ' if cell.gpu else ""
+        raise RecipeError(
+            f"{where}: {cell.model} for {cell.gpu or cell.spec}: {error}; leave it out with "
+            f'[[exclude]] {gpu}precision = "{cell.precision}"' + (f', or build "{cell.gpu}/tensorrt"' if cell.gpu else "")
+        ) from error
+
+
+def _entries(
+    cells: Sequence[_Cell], models: Mapping[str, Recipe], rules: Sequence[Mapping[str, Any]], where: str
+) -> tuple[Entry, ...]:
+    """Cells that share bytes become one entry: GPUs of one TensorRT-RTX plan."""
+    grouped: dict[str, Entry] = {}
+    for cell in cells:
+        host = cell.gpu if cell.spec.name == "tensorrt" else None
+        one = dataclasses.replace(models[cell.model], targets=(str(cell.spec),), precision=cell.precision)
+        entry = Entry(cell.model, one, cell.spec, cell.precision, (cell.gpu,) if cell.gpu else (), host)
+        entry = _overridden(entry, [rule for rule in rules if _applies(cell, rule, where)], where)
+        before = grouped.get(entry.name)
+        if before and dataclasses.replace(before, gpus=()) != dataclasses.replace(entry, gpus=()):
+            raise RecipeError(
+                f"{where}: {', '.join(before.gpus)} and {cell.gpu} share the plan {entry.name}; override it for all"
+            )
+        both = (*before.gpus, *entry.gpus) if before else entry.gpus
+        grouped[entry.name] = dataclasses.replace(entry, gpus=tuple(dict.fromkeys(both)))
+    return tuple(grouped.values())
+
+
+def _applies(cell: _Cell, rule: Mapping[str, Any], where: str) -> bool:
+    fields = {f.name for f in dataclasses.fields(Recipe)} - set(EXPORT_FIELDS) - set(FUSE_FIELDS) - {"targets"}
+    _known(rule, (*MATCH, "memory", "cores", *fields), f"{where}: [[override]]")
+    return cell.has({key: value for key, value in rule.items() if key in MATCH})
+
+
+def _overridden(entry: Entry, rules: Sequence[Mapping[str, Any]], where: str) -> Entry:
+    for rule in rules:
+        fields = {key: value for key, value in rule.items() if key not in (*MATCH, "memory", "cores")}
+        merged = entry.recipe.to_json() | fields
+        if "budget" in fields:
+            merged["budget"] = {**entry.recipe.budget, **fields["budget"]}
+        entry = dataclasses.replace(entry, recipe=recipes.from_mapping(merged, f"{where}: [[override]]"))
+        entry = dataclasses.replace(entry, cores=int(rule.get("cores", entry.cores)))
+        entry = dataclasses.replace(entry, memory=parse_bytes(rule["memory"]) if "memory" in rule else entry.memory)
+    known = [field.name for field in dataclasses.fields(Budget)]
+    for name in entry.recipe.budget:
+        if name not in known:
+            raise RecipeError(f"{where}: unknown budget {name!r}{nearest(name, known)}")
+    return entry
+
+
+def parse_bytes(text: str) -> int:
+    """`8 GB`, `512MiB`: bytes. RecipeError for anything else."""
+    found = SIZE.fullmatch(str(text).strip())
+    if not found:
+        raise RecipeError(f"{text!r} is no amount of memory; write 8 GB or 512 MiB")
+    base = 1024 if found[3] else 1000
+    return int(float(found[1]) * base ** " KMGT".index(found[2].upper() or " "))
+
+
+def select(fleet: Fleet, names: Sequence[str]) -> Fleet:
+    """The fleet with only the named entries (or models); all of it for no names. RecipeError lists the nearest."""
+    known = [entry.name for entry in fleet.entries]
+    for name in names:
+        if name not in known and name not in fleet.models:
+            raise RecipeError(f"{fleet.path} has no entry {name!r}{nearest(name, [*known, *fleet.models])}")
+    if not names:
+        return fleet
+    return dataclasses.replace(fleet, entries=tuple(e for e in fleet.entries if e.name in names or e.model in names))

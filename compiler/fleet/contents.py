@@ -1,0 +1,31 @@
+"""The hash of what a finished stage holds: two results with one digest are the same to whatever comes next.
+
+Left out is what depends on the time or the place of the work: how long the stages took, the path that the source was read from,
+and versions of tools that took no part. (Those that did take part are in the key.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from ..artifact import MANIFEST, PAGE, REPORT
+from ..graph import hash_file
+
+RECORD = "record.json"
+NOTES = "notes.json"  # of a fused graph: what was said, and how long it took
+MATTERS = ("target", "precision", "inputs", "outputs", "dims", "profiles", "budget")
+
+
+def digest(directory: Path) -> str:
+    """sha256 over the names and hashes of the files, and over what of a manifest the next stage reads."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    told = (MANIFEST, REPORT, PAGE, RECORD, NOTES)
+    found: dict[str, Any] = {p.relative_to(directory).as_posix(): hash_file(p) for p in files if p.name not in told}
+    if (directory / MANIFEST).is_file():
+        manifest = json.loads((directory / MANIFEST).read_text("utf-8"))
+        found["manifest"] = {name: manifest.get(name) for name in MATTERS}
+        found["source"] = {name: manifest["source"].get(name) for name in ("sha256", "task", "options")}
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,201 @@
+"""What decides the result of a stage, and its key: the hash of all that. Nothing else may decide it.
+
+The inputs of a stage are a plain document, kept beside its result, so that two of them can be compared in words: which file
+changed, which tool has another version. A stage takes what came before it by the hash of its contents: an export that comes out
+the same after a change leaves everything behind it as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .. import hub, report, source
+from .. import precision as precisions
+from ..factory import is_factory
+from ..graph import hash_file
+from ..recipe import Recipe
+from ..targets import TargetSpec
+from . import code, contents
+
+STAGES = ("export", "fuse", "build")
+HASH = 64  # characters of a hash; what is shorter is a version
+FORMAT = 1  # raised when what a stage writes means something else
+# Fields of a recipe by the first stage that reads them; what is in neither is the last stage's.
+EXPORT_FIELDS = ("source", "task", "revision", "allow_pickle", "trust_remote_code", "ids", "opset", "goldens", "seed")
+FUSE_FIELDS = ("fuse", "prove", "expect")
+TOOLS = ("python", "numpy", "onnx", "onnx_ir", "onnxscript", "onnxruntime")
+EXPORT_TOOLS = ("torch", "transformers")
+# Where each stage's code begins. Modules that are found by name at run time are named here.
+ROOTS = {
+    "export": ("fleet/stages", "source", "export_check", "artifact", "goldens", "targets/null", "precision/fp32"),
+    "fuse": ("fleet/stages", "fuse", "export_check", "goldens", "fusions/*", "bodies/*", "targets/_lower_*"),
+    "build": ("fleet/stages", "verification", "artifact", "goldens", "bodies/*"),
+}
+# Code that words, shows or orders things, and the stages before: what those made comes in by its hash.
+NOT_READ = ("recipe", "report", "progress", "doctor", "inspection", "cli", "plots", "page/*", "fleet/__init__", "fleet/keys")
+ELSEWHERE = {
+    "export": (*NOT_READ, "pipeline", "verification", "fuse"),
+    "fuse": (*NOT_READ, "pipeline", "verification", "source", "data"),
+    "build": (*NOT_READ, "pipeline", "fuse", "source", "export_check", "calibrate"),
+}
+PIPELINE = ("pipeline",)  # the order of the stages and the manifest: read by all of them, and followed by none
+
+
+def inputs(
+    stage: str, recipe: Recipe, spec: TargetSpec, upstream: Mapping[str, str], *, host: str | None, hashed: Callable[[Path], str]
+) -> dict[str, Any]:
+    """All that decides a stage's result, as a document.
+
+    `upstream`: digests of the stages before, by their names. `host`: the GPU model that a TensorRT engine is for. `hashed` gives
+    a file's sha256. Raises what opening the source raises: SourceError, Missing.
+    """
+    options = _options(stage, recipe, spec)
+    options = {name: hashed(Path(value)) if _is_path(value) else value for name, value in options.items()}
+    found: dict[str, Any] = {"format": FORMAT, "stage": stage, "after": dict(upstream), "options": options}
+    if stage == "export":
+        found["source"] = source_files(recipe, hashed)
+    if recipe.data and (stage == "build" or (stage == "export" and recipe.goldens == "data")):
+        found["data"] = {path.name: hashed(path) for path in _data_files(Path(recipe.data))}
+    if host is not None:
+        found["gpu"] = host
+    return found | environment(stage, spec, recipe.precision)
+
+
+def _is_path(value: Any) -> bool:
+    """A field that names a file stands for what is in it."""
+    return isinstance(value, str) and ("/" in value or "." in value) and Path(value).is_file()
+
+
+def key_of(document: Mapping[str, Any]) -> str:
+    """The hash of a stage's inputs: the name of its result in the store."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def environment(stage: str, spec: TargetSpec, precision: str | None) -> dict[str, Any]:
+    """The part of the inputs that is this machine's: bertc's files that the stage is made of, and the tools it uses."""
+    own, tools = ROOTS[stage], (*TOOLS, *(EXPORT_TOOLS if stage == "export" else ()))
+    if stage == "build":
+        module = spec.name.replace("-", "_")
+        own = (*own, f"targets/{module}", f"precision/{precision}")
+        own = (*own, "quant/*", "precision/fp16", "precision/fp32") if precision in precisions.QUANTISED else own
+        tools = (*tools, module)
+    if stage == "build" and spec.name.startswith("tensorrt"):
+        own = (*own, "targets/_trt_worker")
+    versions = report.versions()
+    return {"code": dict(_code(stage, own)), "tools": {name: versions[name] for name in tools if name in versions}}
+
+
+@functools.cache
+def _code(stage: str, roots: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    stop = frozenset(path for name in ELSEWHERE[stage] for path in _modules(name))
+    files = code.closure((p for name in roots for p in _modules(name)), code.PACKAGE, stop)
+    files += [path for name in PIPELINE for path in _modules(name)]
+    return tuple((path.relative_to(code.PACKAGE).as_posix(), hash_file(path)) for path in sorted(files))
+
+
+def _modules(name: str) -> Iterator[Path]:
+    if "*" in name:
+        yield from sorted(code.PACKAGE.glob(f"{name}.py"))
+        return
+    path = code.PACKAGE / name
+    yield path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def _options(stage: str, recipe: Recipe, spec: TargetSpec) -> dict[str, Any]:
+    """The fields that the stage reads, without the paths of the source and the data: the same files elsewhere are the same."""
+    plain = {"source", "data", "targets"}
+    every = {name: value for name, value in json.loads(json.dumps(dataclasses.asdict(recipe))).items() if name not in plain}
+    if stage == "export":
+        wanted = {n: v for n, v in every.items() if n in EXPORT_FIELDS}
+        return wanted | ({"profiles": every["profiles"]} if recipe.goldens == "data" else {})
+    if stage == "fuse":
+        return {n: v for n, v in every.items() if n in (*FUSE_FIELDS, "seed")}
+    left = {n: v for n, v in every.items() if n not in (*EXPORT_FIELDS, *FUSE_FIELDS)}
+    return left | {"seed": recipe.seed, "goldens": recipe.goldens, "target": spec.name, "sms": list(spec.sms)}
+
+
+def source_files(recipe: Recipe, hashed: Callable[[Path], str]) -> dict[str, str]:
+    """What a source is made of: {name of a file: its hash, name of a package: its version}."""
+    paths, facts = source_paths(recipe)
+    return {name: hashed(path) for name, path in paths.items()} | facts
+
+
+def source_paths(recipe: Recipe) -> tuple[dict[str, Path], dict[str, str]]:
+    """The files of a source by name and what else decides it, without exporting it and, for a factory, without importing it.
+
+    A factory is its source files, those it imports from beside itself, and the versions of other packages it imports: data that
+    it reads elsewhere is not seen, so a factory reads its weights from a package or from a file whose name changes with them.
+    Raises what opening the source raises where it is not there: SourceError, Missing.
+    """
+    reference, options = recipe.source, recipe.source_options
+    if is_factory(reference) and not Path(reference).exists() and code.is_function(reference):
+        files, versions = code.factory_files(reference)
+        return {path.name: path for path in files}, versions
+    place = source.locate(reference, options)
+    if place.kind == "artifact":
+        return {}, {"artifact": contents.digest(place.path)}
+    if place.kind == "onnx":
+        return {path.name: path for path in _beside(place.path)}, {}
+    made = {path.relative_to(place.path).as_posix(): path for path in _files_below(place.path)}
+    return made, ({"revision": place.revision} if place.revision else {})
+
+
+def _beside(path: Path) -> list[Path]:
+    """An .onnx file, and what lies in its folder: its weights, its tokenizer."""
+    kept = [p for p in sorted(path.parent.iterdir()) if p.is_file() and not p.name.startswith(".")]
+    return [p for p in kept if p == path or not p.name.endswith((".onnx", ".toml", ".py", ".md", ".lock.json"))]
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """All files but hidden ones and weights in forms that are never read."""
+    every = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+    shown = [p for p in every if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
+    return [p for p in shown if p.suffix not in UNREAD]
+
+
+UNREAD = frozenset({".h5", ".msgpack", ".ot", ".md", ".onnx"} - set(hub.WANTED))
+
+
+def _data_files(path: Path) -> list[Path]:
+    return _files_below(path) if path.is_dir() else [path]
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Why two keys differ, in words: `fusions/attention.py changed`, `tensorrt_rtx 1.6 -> 1.7`, `calibration data changed`."""
+    said: list[str] = []
+    for part, word in (("source", "the source's {0}"), ("code", "{0}")):
+        for name, kind in _differences(before.get(part, {}), now.get(part, {})):
+            said.append(f"{word.format(name)} {kind}" if "->" not in kind else f"{name} {kind}")
+    said += [f"{name} {kind}" for name, kind in _differences(before.get("tools", {}), now.get("tools", {}), values=True)]
+    if before.get("data") != now.get("data"):
+        said.append("calibration data changed")
+    said += [f"{name} {kind}" for name, kind in _differences(before.get("options", {}), now.get("options", {}), values=True)]
+    said += [f"what {name} makes changed" for name, _ in _differences(before.get("after", {}), now.get("after", {}))]
+    for part in ("gpu", "format"):
+        if before.get(part) != now.get(part):
+            said.append(f"{part} {before.get(part)} -> {now.get(part)}")
+    return said
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], *, values: bool = False) -> list[tuple[str, str]]:
+    """(name, what became of it) of everything that differs; with `values`, or where they are short, the values themselves."""
+    found = []
+    for name in sorted({*before, *now}):
+        old, new = before.get(name), now.get(name)
+        if old == new:
+            continue
+        if values or (isinstance(old, str) and isinstance(new, str) and len(old) < HASH):
+            found.append((name, f"{_said(old)} -> {_said(new)}"))
+        else:
+            found.append((name, "is gone" if new is None else "is new" if old is None else "changed"))
+    return found
+
+
+def _said(value: Any) -> str:
+    return "none" if value in (None, [], {}) else value if isinstance(value, str) else json.dumps(value)

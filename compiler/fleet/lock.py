@@ -1,0 +1,128 @@
+"""fleet.lock.json: what a fleet was built of and what came out, so that it can be built again, or refused.
+
+    bertc, tools    versions
+    code            {file of bertc: sha256}, for all stages together
+    stages          {slot: {key, digest, inputs (without code)}}: "minilm/export", "minilm/fuse", and every entry
+    entries         {name: {model, target, sms, precision, gpus, host, key, digest, bytes, files: {name: sha256}}}
+
+`--locked` computes every key from this machine and the locked digests, before any work, and names what differs; afterwards the
+contents must be the locked ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .. import report
+from ..artifact import MANIFEST, PAGE, REPORT
+from ..errors import ArtifactError, CheckFailed, InputError
+from . import keys, plan
+from .config import Entry, Fleet
+from .run import Outcome
+from .store import Store, write_whole
+
+FORMAT = 1
+
+
+def read(fleet: Fleet) -> dict[str, Any]:
+    """The lock file; {} where there is none. ArtifactError for a damaged one."""
+    if not fleet.lock.is_file():
+        return {}
+    try:
+        found = json.loads(fleet.lock.read_text("utf-8"))
+        if found["format"] > FORMAT:
+            raise InputError(f"{fleet.lock} has format {found['format']}, this bertc reads up to {FORMAT}: pip install -U bertc")
+        return {**found, "stages": dict(found["stages"]), "entries": dict(found["entries"]), "code": dict(found["code"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{fleet.lock} is damaged ({error}); delete it and build again") from error
+
+
+def write(fleet: Fleet, store: Store, outcomes: Sequence[Outcome], whole: Fleet) -> None:
+    """Write down what was built; entries of the fleet that were not built now stay as they are, those it lost go."""
+    with store.lock("fleet-lock"):  # jobs of one pipeline may share the file
+        document = _merged(read(fleet), store, outcomes, whole)
+        if document != read(fleet):
+            write_whole(fleet.lock, document)
+
+
+def _merged(before: Mapping[str, Any], store: Store, outcomes: Sequence[Outcome], whole: Fleet) -> dict[str, Any]:
+    from .. import __version__
+
+    slots = {task.slot for task in plan.tasks(whole)}
+    stages = {slot: told for slot, told in before.get("stages", {}).items() if slot in slots}
+    entries = {name: told for name, told in before.get("entries", {}).items() if name in slots}
+    code = dict(before.get("code", {}))
+    for outcome in outcomes:
+        if outcome.digest is None or outcome.key is None:
+            continue
+        record = store.record(outcome.key)
+        code |= record["inputs"]["code"]
+        without = {name: value for name, value in record["inputs"].items() if name != "code"}
+        stages[outcome.task.slot] = {"key": outcome.key, "digest": outcome.digest, "inputs": without}
+        if outcome.task.entry:
+            entries[outcome.task.slot] = _entry(outcome.task.entry, record)
+    return {
+        "format": FORMAT,
+        "bertc": __version__,
+        "tools": report.versions(),
+        "stages": dict(sorted(stages.items())),
+        "entries": dict(sorted(entries.items())),
+        "code": dict(sorted(code.items())),
+    }
+
+
+def _entry(entry: Entry, record: Mapping[str, Any]) -> dict[str, Any]:
+    timeless = {name: told for name, told in sorted(record["files"].items()) if name not in (MANIFEST, REPORT, PAGE)}
+    return {
+        "model": entry.model,
+        "target": entry.spec.name,
+        "sms": list(entry.spec.sms),
+        "precision": entry.precision,
+        "gpus": list(entry.gpus),
+        "host": entry.host,
+        "key": record["key"],
+        "digest": record["digest"],
+        "bytes": sum(told["bytes"] for told in timeless.values()),
+        "files": {name: told["sha256"] for name, told in timeless.items()},
+    }
+
+
+def require_same(fleet: Fleet, store: Store) -> None:
+    """CheckFailed naming each difference between the lock and this fleet, these files and these tools; no work is done."""
+    locked = read(fleet)
+    if not locked:
+        raise InputError(f"--locked: there is no {fleet.lock}; build once without it")
+    drifted = {task.slot: why for task in plan.tasks(fleet) if (why := _drift(task, locked, store))}
+    if drifted:
+        told = "\n".join(f"  {slot}: {'; '.join(why)}" for slot, why in drifted.items())
+        raise CheckFailed(f"--locked: {len(drifted)} of the stages are not what {fleet.lock.name} says:\n{told}")
+
+
+def _drift(task: plan.Task, locked: Mapping[str, Any], store: Store) -> list[str]:
+    if task.slot not in locked["stages"]:
+        return ["it is not in the lock"]
+    if absent := [slot for slot in task.needs.values() if slot not in locked["stages"]]:
+        return [f"{', '.join(absent)} is not in the lock"]
+    upstream = {stage: locked["stages"][slot]["digest"] for stage, slot in task.needs.items()}
+    now = keys.inputs(task.stage, task.recipe, task.spec, upstream, host=task.host, hashed=store.sum_of)
+    told = locked["stages"][task.slot]
+    if keys.key_of(now) == told["key"]:
+        return []
+    code = {name: locked["code"].get(name) for name in now["code"]}
+    return keys.changes({**told["inputs"], "code": code}, now) or ["bertc's code changed"]
+
+
+def require_contents(fleet: Fleet, outcomes: Sequence[Outcome]) -> None:
+    """CheckFailed where a stage of the locked inputs came out with other contents than the lock says.
+
+    TensorRT's engines are left out: it chooses kernels by how long they take on the GPU, so two builds may differ.
+    """
+    locked = read(fleet)["stages"]
+    finished = [o for o in outcomes if o.digest is not None and o.task.host is None]
+    other = [o.task.slot for o in finished if locked[o.task.slot]["digest"] != o.digest]
+    if other:
+        raise CheckFailed(
+            f"--locked: {', '.join(other)} came out different from the same inputs; something that is not in the key decides it"
+        )

@@ -1,0 +1,109 @@
+"""What a person, a CI job or a report page wants to know of a fleet, as one document.
+
+`document` gives (and `bertc fleet status --json` prints):
+
+    format    1
+    fleet, out, store, lock   paths;   bertc, tools   versions
+    counts    {state: entries}
+    stages    [{slot, model, stage ("export" | "fuse"), state, reasons, seconds, key, digest}]
+    entries   [{name, model, gpus, sms, target, precision, host (GPU model that must build it, or null), state, reasons,
+                seconds (of its last stage, last time), bytes, kernels, accuracy, stages, path, key, digest, locked}]
+
+`state` is built (in `out`, of these very inputs), cached (in the store, not in `out`), new, stale (with the reasons), failed
+(with the error), waits (for a stage before it), building, or elsewhere (needs a host with another GPU). `accuracy` is null or
+{verdict, engine_executed, engine_reason, cosine_min, relative}; `stages` the seconds of each stage as report.json has them. Both
+describe what lies in `out`, stale or not, and are null where nothing does. `locked`: whether fleet.lock.json names this key; null
+where there is no such file.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .. import report
+from . import lock, outputs, plan
+from .config import Fleet
+from .plan import Step
+from .store import Store
+
+FORMAT = 1
+ORDER = ("built", "cached", "building", "new", "stale", "failed", "waits", "elsewhere")
+
+
+def document(fleet: Fleet, store: Store, steps: Sequence[Step] | None = None) -> dict[str, Any]:
+    """The document above, of these steps, or of a plan made now."""
+    from .. import __version__
+
+    steps = plan.plan(fleet, store) if steps is None else steps
+    locked = lock.read(fleet)
+    entries = [_entry(step, fleet, store, locked) for step in steps if step.task.entry]
+    counts = Counter(entry["state"] for entry in entries)
+    return {
+        "format": FORMAT,
+        "fleet": str(fleet.path),
+        "out": str(fleet.out),
+        "store": str(fleet.store),
+        "lock": str(fleet.lock),
+        "bertc": __version__,
+        "tools": report.versions(),
+        "counts": {state: counts[state] for state in ORDER if counts[state]},
+        "stages": [_stage(step, store) for step in steps if not step.task.entry],
+        "entries": entries,
+    }
+
+
+def _stage(step: Step, store: Store) -> dict[str, Any]:
+    return {
+        "slot": step.task.slot,
+        "model": step.task.slot.partition("/")[0],
+        "stage": step.task.stage,
+        "state": _state(step, store),
+        "reasons": list(step.reasons),
+        "seconds": step.seconds,
+        "key": step.key,
+        "digest": store.record(step.key)["digest"] if step.state == "cached" and step.key else None,
+    }
+
+
+def _entry(step: Step, fleet: Fleet, store: Store, locked: Mapping[str, Any]) -> dict[str, Any]:
+    entry = step.task.entry
+    assert entry is not None
+    path = fleet.out / entry.name
+    state, known = _state(step, store), outputs.facts(path)
+    if state == "cached" and step.key and outputs.same(store.folder(step.key), path):
+        state = "built"
+    told = _stage(step, store)
+    return {
+        "name": entry.name,
+        "model": entry.model,
+        "gpus": list(entry.gpus),
+        "sms": list(entry.spec.sms),
+        "target": entry.spec.name,
+        "precision": entry.precision,
+        "host": entry.host,
+        "state": state,
+        "reasons": told["reasons"],
+        "seconds": told["seconds"],
+        **{name: known.get(name) for name in ("bytes", "kernels", "accuracy", "stages")},
+        "path": str(path) if known else None,
+        "key": told["key"],
+        "digest": told["digest"],
+        "locked": locked["entries"].get(entry.name, {}).get("key") == step.key if locked else None,
+    }
+
+
+def _state(step: Step, store: Store) -> str:
+    return "building" if step.state != "cached" and step.key and store.making(step.key) else step.state
+
+
+def shared(steps: Sequence[Step]) -> list[str]:
+    """Which GPU models run the same bytes, in sentences."""
+    plans: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for entry in (step.task.entry for step in steps):
+        if entry and len(entry.gpus) > 1:
+            found = plans.setdefault((", ".join(entry.spec.sms), entry.gpus), [])
+            found += [entry.precision] if entry.precision not in found else []
+    said = "{0} run the same bytes: one plan for {1} ({2})"
+    return [said.format(", ".join(gpus), sms, ", ".join(precisions)) for (sms, gpus), precisions in plans.items()]

@@ -1,0 +1,102 @@
+"""A fleet on a real Ray cluster of one node on the loopback: results through the store, and a worker killed in the middle."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import fleets
+import pytest
+
+from benchmarks.fleet_processes import below
+from bertc.fleet import cleaning, lock, run
+from bertc.fleet.ray import RayPool
+
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'bertc[fleet]'")
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A head node with two cores on the loopback, in processes of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    where = ["--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}"]
+    what = ["--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats"]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", *where, *what]
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # else each machine's own token is asked for
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as head:
+        try:
+            _wait_for(port, head)
+            yield f"127.0.0.1:{port}"
+        finally:
+            head.terminate()
+            head.wait(30)
+
+
+def _wait_for(port: int, head: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert head.poll() is None, "ray start ended"
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError("ray start did not begin to answer within 60 s")
+
+
+def ray_workers_with_a_task() -> list[int]:
+    """Ray workers that have a process of a task below them: {worker: task}."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if "bertc.fleet.task" in words:
+            found.append(int((folder / "stat").read_text().rpartition(")")[2].split()[1]))
+    return found
+
+
+def kill_once(killed: list[int]) -> None:
+    """SIGKILL to the first Ray worker that works on a task."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if workers := ray_workers_with_a_task():
+            time.sleep(0.3)  # into the stage
+            tasks = below(workers[0])
+            os.kill(workers[0], signal.SIGKILL)
+            killed += [workers[0], *tasks]
+            return
+        time.sleep(0.02)
+
+
+def test_a_killed_worker_is_replaced_and_nothing_is_lost(tmp_path: Path, address: str) -> None:
+    calm = fleets.write(tmp_path / "calm", "a")
+    fleet, store = fleets.opened(calm)
+    lock.write(fleet, store, list(fleets.build(calm).values()), fleet)
+    path = fleets.write(tmp_path / "ray", "a")
+    fleet, store = fleets.opened(path)
+    pool, killed = RayPool(address), []
+    killer = threading.Thread(target=kill_once, args=(killed,))
+    killer.start()
+    try:
+        outcomes = run.run(fleet, store, pool, lambda task, outcome: None)
+    finally:
+        killer.join()
+        pool.stop()
+    assert len(killed) > 1, "a worker and its task were killed"
+    assert {outcome.state for outcome in outcomes} == {"made"}
+    lock.write(fleet, store, outcomes, fleet)
+    assert lock.read(fleet) == lock.read(fleets.opened(calm)[0])
+    made = [line["key"] for line in store.journal()]
+    assert sorted(made) == store.finished(), "nothing was made twice to the end"
+    assert list(cleaning.damaged(store)) == []
