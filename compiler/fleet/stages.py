@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import artifact, goldens, pipeline, targets
+from .. import goldens, pipeline, targets
 from ..artifact import GOLDENS, GRAPH, REPORT, open_artifact_source, write_json
 from ..export_check import Proof
 from ..fuse import Fused
@@ -105,8 +105,3 @@ def every_lowering() -> tuple[pipeline.Build, ...]:
             if not any(table == other for _, other in found):
                 found.append((pipeline.Build(spec, "fp32"), table))
     return tuple(build for build, _ in found)
-
-
-def open_made(path: Path) -> artifact.Artifact:
-    """A finished artifact, every hash checked."""
-    return artifact.open_artifact(path)
