@@ -188,6 +188,10 @@ DEFAULT_BUDGETS: Mapping[str, Budget] = {
     "fp32": Budget(rel=1e-5),
     "fp16": Budget(cosine=0.9999, alarm=0.01),
     "bf16": Budget(cosine=0.999, alarm=0.03),
+    "int8-weights": Budget(cosine=0.99, alarm=0.05),
+    "fp8": Budget(cosine=0.3, max_drop=0.05),
+    "int8-dynamic": Budget(cosine=0.3, max_drop=0.05),
+    "int8-static": Budget(cosine=0.3, max_drop=0.05),
     "int8": Budget(cosine=0.3, max_drop=0.05),
 }
 

@@ -107,7 +107,11 @@ def search(judge: Judge, fitted: Mapping[str, Fitted], total: float, max_drop: f
 
 
 def measure(judge: Judge, quantised: Sequence[str], back: Sequence[str], share: float) -> Point:
-    result = judge(quantised)
+    return point_of(judge(quantised), back, share)
+
+
+def point_of(result: Result, back: Sequence[str] = (), share: float = 1.0) -> Point:
+    """What a comparison says about the metric. Raises VerifyFailed where it could judge nothing."""
     found = metrics.deciding(result)
     if not found:
         raise VerifyFailed(f"nothing to judge a drop by: {result.note or 'no decision could be compared'}")

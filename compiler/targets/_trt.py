@@ -83,6 +83,16 @@ def advice(message: str) -> str:
     return next((help_ for pattern, help_ in CATALOGUE if re.search(pattern, message)), "")
 
 
+def refusal(precision: str) -> str | None:
+    """What neither compiler can build."""
+    if precision != "int8-dynamic":
+        return None
+    return (
+        "asked for int8-dynamic; TensorRT imports neither DynamicQuantizeLinear nor MatMulInteger: use --int8 static with --data, "
+        "or the target onnxruntime"
+    )
+
+
 def lower(graph: Graph, sms: tuple[str, ...], quantised: bool = False) -> Graph:
     """Each `bertc` node in the form of `_lower_trt`, then the needless layout swaps between them gone."""
     if not any(node.domain == DOMAIN for node in graph.model.graph):
