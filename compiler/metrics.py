@@ -156,10 +156,10 @@ class Budget:
 
     `agreement` (the smallest share of decisions kept) and `max_drop` (the largest drop of the task's first metric; without
     labels, of the mean cosine of vectors, or the largest share of decisions that change) must be shown by the data: the whole
-    95 % interval within the limit
-    passes, the whole of it beyond fails, anything else is undecided, which is no pass. `alarm` is the one that nobody asked
-    for: a share of changed decisions that fails where the whole interval is beyond it, and demands nothing of few rows.
-    Random token ids decide nothing, so none of the three is judged on synthetic samples.
+    95 % interval within the limit passes, the whole of it beyond fails, anything else is undecided, which is no pass. `alarm`
+    is the one that nobody asked for: a share of changed decisions that fails where the whole interval is beyond it, and demands
+    nothing of few rows; `collapse` is the same for what `max_drop` is about. Random token ids decide nothing, so none of the
+    four is judged on synthetic samples.
     """
 
     rel: float | None = None
@@ -168,10 +168,11 @@ class Budget:
     agreement: float | None = None
     max_drop: float | None = None
     alarm: float | None = None
+    collapse: float | None = None
 
     def without_decisions(self) -> Budget:
         """What is left of it on synthetic samples."""
-        return dataclasses.replace(self, **dict.fromkeys(DECIDING), alarm=None)
+        return dataclasses.replace(self, **dict.fromkeys(DECIDING), alarm=None, collapse=None)
 
 
 # fp32: another order of float32 sums over a few hundred terms moves a result by about 1e-6 of its peak; 1e-5 leaves room for
@@ -189,10 +190,7 @@ DEFAULT_BUDGETS: Mapping[str, Budget] = {
     "fp16": Budget(cosine=0.9999, alarm=0.01),
     "bf16": Budget(cosine=0.999, alarm=0.03),
     "int8-weights": Budget(cosine=0.99, alarm=0.05),
-    "fp8": Budget(cosine=0.3, max_drop=0.05),
-    "int8-dynamic": Budget(cosine=0.3, max_drop=0.05),
-    "int8-static": Budget(cosine=0.3, max_drop=0.05),
-    "int8": Budget(cosine=0.3, max_drop=0.05),
+    **dict.fromkeys(("fp8", "int8-dynamic", "int8-static", "int8"), Budget(cosine=0.3, collapse=0.05)),
 }
 
 
@@ -251,12 +249,19 @@ def _judge_drop(result: Result, budget: Budget) -> Iterator[Violation]:
         why = "nothing was compared with the source, so nothing is verified"
         yield Violation("task", "closeness", math.nan, math.nan, "", True, why)
     if budget.max_drop is None:
+        yield from _judge_collapse(result, budget.collapse)
         return
     if not result.measures:
         why = f"nothing to judge a drop by; {result.note or 'no decision could be compared'}"
         yield Violation("task", "max_drop", math.nan, budget.max_drop, "", True, why)
     for measure in deciding(result):
         yield from _judge_measure("task", measure, budget.max_drop, "")
+
+
+def _judge_collapse(result: Result, limit: float | None) -> Iterator[Violation]:
+    for measure in deciding(result) if limit is not None else ():
+        if limit is not None and measure.verdict(limit) == confidence.FAILED:
+            yield from _judge_measure("task", measure, limit, "")
 
 
 def deciding(result: Result) -> tuple[Measure, ...]:

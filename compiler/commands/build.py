@@ -11,8 +11,8 @@ from . import _shared as shared
 
 FORMS = {"auto": "int8", "static": "int8-static", "dynamic": "int8-dynamic", "weights": "int8-weights"}
 INT8 = (
-    "int8 GEMMs. auto (or nothing): where measured or estimated worth it, in the better form. static: scales from --data, on TensorRT "
-    "attention too. dynamic: ONNX Runtime finds the ranges while it runs; no --data. weights: only stored as int8; no --data. "
+    "int8 GEMMs. auto (or nothing): where measured or estimated worth it, in the better form. static: scales from --data, on "
+    "TensorRT attention too. dynamic: ONNX Runtime finds the ranges while it runs; no --data. weights: only stored as int8; no --data. "
     "The rest is float16 (ONNX Runtime: float32)"
 )
 
@@ -23,10 +23,8 @@ class WithForms(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         following = [*args[1:], ""]
         end = args.index("--") if "--" in args else len(args)
-        given = [
-            "--int8=auto" if word == "--int8" and at < end and following[at] not in FORMS else word
-            for at, word in enumerate(args)
-        ]
+        bare = [at for at, word in enumerate(args[:end]) if word == "--int8" and following[at] not in FORMS]
+        given = ["--int8=auto" if at in bare else word for at, word in enumerate(args)]
         return super().parse_args(ctx, given)
 
 

@@ -50,12 +50,18 @@ def verify(
         limits = shared.limits_of(budget) if budget else None
         _layers(artifact, data, against, plot, as_json) if layers else _bisect(artifact, data, against, limits, as_json)
         return
+    limits = shared.limits_of(budget) if budget else None
+    limits = limits if max_drop is None else (limits or {}) | {"max_drop": max_drop}
+    _compare(artifact, data, against, require_engine, limits, as_json)
+
+
+def _compare(
+    artifact: Path, data: Path | None, against: str | None, require_engine: bool, limits: dict[str, float] | None, as_json: bool
+) -> None:
     from .. import report
     from ..verification import verify as run
 
     log = shared.progress()
-    limits = shared.limits_of(budget) if budget else None
-    limits = limits if max_drop is None else (limits or {}) | {"max_drop": max_drop}
     verdicts = run(artifact, data_path=data, against=against, require_engine=require_engine, budget=limits, progress=log)
     console = shared.console()
     console.print(f"{artifact} on {verdicts[0].data}", highlight=False, markup=False)

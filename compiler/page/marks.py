@@ -21,7 +21,7 @@ KINDS = {
         ("bytes", "total_bytes", "initializer_bytes", "engine_bytes", "constant_bytes", "stored_bytes", "plan_bytes"), BYTES
     ),
     **dict.fromkeys(("max_abs", "relative", "rel", "error"), ERROR),
-    **dict.fromkeys(("cosine", "cosine_min", "cosine_mean"), COSINE),
+    **dict.fromkeys(("cosine", "cosine_min", "cosine_mean", "cosine_of_rows"), COSINE),
     "sqnr_db": DECIBELS,
     **dict.fromkeys(("agreement", "share", "drop", "low", "high", "source", "artifact", "alarm", "max_drop"), SHARE),
 }

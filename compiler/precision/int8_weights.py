@@ -1,4 +1,4 @@
-"""int8-weights: GEMMs read int8 weights through the DequantizeLinear that `quant/weights.py` wrote; all arithmetic is the base's."""
+"""int8-weights: GEMMs read int8 weights through the DequantizeLinear of `quant/weights.py`; all arithmetic is the base's."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def compare(graph: Graph, source: Source, made: Quantised, request: Request, wat
     `times_fp32` in the JSON: how many times as fast as float32.
     """
     graphs = {FLOAT: graph, **({STATIC: made.graph} if made.chosen else {}), DYNAMIC: dynamic(graph, request.bits)}
-    limit = request.max_drop if request.max_drop is not None else DEFAULT_BUDGETS["int8"].max_drop
+    limit = request.max_drop if request.max_drop is not None else DEFAULT_BUDGETS["int8"].collapse
     assert limit is not None
     feeds = opt_feeds(graph, source, request.profiles)
     with tempfile.TemporaryDirectory(prefix="bertc-") as folder:

@@ -1,4 +1,4 @@
-"""What a low-bit precision makes of a lowered float32 graph: one function a form, and one answer that says what is to be built."""
+"""What a low-bit precision makes of a lowered float32 graph: a function for each form, and an answer that says what to build."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Asked:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """The graph, and the precision it is to be typed in, which is not the one asked for where a measurement said so; report.json's
-    `int8`; and rows of the user's data with what float32 answered, None where there is no data."""
+    """The graph, and the precision it is to be typed in, which is not the one asked for where a measurement said so; the `int8` of
+    report.json; and rows of the user's data with what float32 answered, None where there is no data."""
 
     graph: Graph
     precision: str

@@ -26,7 +26,7 @@ from .fit import Fitted, fit
 from .gated import Gated
 from .insert import insert
 from .observe import Observed, observe
-from .search import Judge, Searched, search
+from .search import Judge, Searched, search, size_of
 from .sites import Sites, find
 
 JUDGED = 4  # every so many batches of the data judge what the others calibrated
@@ -97,7 +97,7 @@ def quantise(graph: Graph, source: Source, request: Request, advance: Advance) -
 
 def _judged(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
     """Every fourth batch, up to 256 rows; all where there are few."""
-    total = sum(len(sample.origins) for sample in samples)
+    total = sum(map(size_of, samples))
     if total < FEWEST:
         return samples
     some, count = [], 0
@@ -105,7 +105,7 @@ def _judged(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
         if count >= MOST_JUDGED:
             break
         some.append(sample)
-        count += len(sample.origins)
+        count += size_of(sample)
     return tuple(some)
 
 
@@ -113,7 +113,7 @@ def _calibrated(samples: Rows, read: tuple[Sample, ...], judged: tuple[Sample, .
     """The rows that do not judge, and how many; spread over the file where it has more than are needed."""
     apart = len(judged) < len(read)
     held = {id(sample) for sample in judged}
-    kept = [id(sample) not in held or not apart for sample in read for _ in sample.origins]
+    kept = [id(sample) not in held or not apart for sample in read for _ in range(size_of(sample))]
     wanted = [at for at, keep in enumerate(kept) if keep][:: max(1, math.ceil(sum(kept) / MOST_CALIBRATED))]
     chosen = set(wanted)
     makers = (make for at, make in enumerate(samples.open()) if at in chosen)
@@ -137,7 +137,7 @@ def _document(
     point = searched.curve[searched.at]
     return {
         "data": {"name": samples.name, "sha256": samples.sha256, "calibrated": seen.samples, "tokens": seen.tokens,
-                 "judged": sum(len(sample.origins) for sample in judged)},
+                 "judged": sum(map(size_of, judged))},
         "metric": point.measure.name,
         "budget": request.max_drop,
         "kind": request.kind,

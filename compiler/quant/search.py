@@ -87,7 +87,7 @@ def search(judge: Judge, fitted: Mapping[str, Fitted], total: float, max_drop: f
     if max_drop is None:
         point = measure(judge, tuple(fitted), (), sum(shares.values()))
         return Searched(tuple(fitted), (point,), 0, {}, "every GEMM that can be int8 is; no --max-drop was given")
-    few = next((i + 1 for i in range(len(judge.samples)) if _rows(judge.samples[: i + 1]) >= ALONE), len(judge.samples))
+    few = 1 + int(np.searchsorted(np.cumsum([size_of(sample) for sample in judge.samples]), ALONE))
     alone = {}
     for done, name in enumerate(fitted):
         alone[name] = _noise(judge((name,), few))
@@ -188,5 +188,6 @@ def _refined(
     return curve, chosen
 
 
-def _rows(samples: Sequence[Sample]) -> int:
-    return sum(len(sample.origins) for sample in samples)
+def size_of(sample: Sample) -> int:
+    """Rows of a sample; arrays have no origins to count."""
+    return len(sample.origins) or max(1, *(len(a) for a in map(np.asarray, sample.feeds.values()) if a.ndim), 1)

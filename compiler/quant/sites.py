@@ -84,6 +84,8 @@ def transposed(node: ir.Node) -> bool:
 
 def _refusal(node: ir.Node) -> str | None:
     weight = weight_of(node)
+    if node.inputs[0] is not None and node.inputs[0].const_value is not None:
+        return "a product of constants, which the compiler makes once"
     if weight is None:
         return None if node.op_type == "MatMul" else f"{node.op_type} is left in floating point"
     if min(int(size) for size in weight.const_value.shape) < THIN:
@@ -129,7 +131,8 @@ def _scores(value: ir.Value | None) -> ir.Node | None:
             return maker if maker.inputs[1].const_value is None else None
         if maker.op_type not in PASSED:
             return None
-        value = next((v for v in maker.inputs if v is not None and v.const_value is None and _leads(v)), None)
+        products = [v for v in maker.inputs if v is not None and v.const_value is None and _leads(v)]
+        value = products[0] if len(products) == 1 else None  # a sum of several products is no attention a kernel is made of
     return None
 
 

@@ -1,10 +1,10 @@
 """Whether an int8 engine is worth having, told without a GPU: its kernels and the bytes they move against those of the fp16 one.
 
-The rule: int8 is kept where the bytes it spares are worth more than the kernels it adds, a kernel counted as KERNEL bytes. A kernel
-costs a launch, a start and an end that no other work fills, about 2 us also inside a CUDA graph; in that time GPUs of this
-compiler move 0.6 to 3.6 MB (300 GB/s, L4, to 1.8 TB/s, RTX 5090); one MiB is at the lower end, where bytes count most. Arithmetic is
-left out: int8 has twice the throughput of fp16, so what is left out can only speak for int8. These are estimates and no times;
-a machine with the GPU measures (bertc bench).
+The rule: int8 is kept where the bytes it spares are worth more than the kernels it adds, a kernel counted as KERNEL bytes: each
+has a launch, a start and an end that no other work fills, taken as 2 us, in which a GPU of this compiler moves 0.6 MB (L4,
+300 GB/s) to 3.6 MB (RTX 5090, 1.8 TB/s); one MiB lies where bytes count for more. Arithmetic is left out: int8 has twice the
+throughput of fp16, so it could only speak for int8. These are estimates and no times; a machine with the GPU measures
+(bertc bench).
 """
 
 from __future__ import annotations

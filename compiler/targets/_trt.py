@@ -87,10 +87,8 @@ def refusal(precision: str) -> str | None:
     """What neither compiler can build."""
     if precision != "int8-dynamic":
         return None
-    return (
-        "asked for int8-dynamic; TensorRT imports neither DynamicQuantizeLinear nor MatMulInteger: use --int8 static with --data, "
-        "or the target onnxruntime"
-    )
+    why = "TensorRT imports neither DynamicQuantizeLinear nor MatMulInteger"
+    return f"asked for int8-dynamic; {why}: use --int8 static with --data, or the target onnxruntime"
 
 
 def lower(graph: Graph, sms: tuple[str, ...], quantised: bool = False) -> Graph:
