@@ -232,8 +232,8 @@ def weigh(
     base = dataclasses.replace(made.build, precision=targets.get(made.build.spec.name).INT8_BASE)
     with tempfile.TemporaryDirectory(prefix="bertc-") as folder:
         other = compile_graph(base, job, lowered(base, job), Path(folder), watch)
-        engines = (worth.engine(each.typed.graph, each.built.facts, job.ranges[0]) for each in (made, other))
-        found = worth.weigh(*engines, base.precision, job.ranges)
+        int8, beside = (worth.engine(each.typed.graph, each.built.facts, job.ranges[0]) for each in (made, other))
+        found = worth.Worth(int8, beside, base.precision, job.ranges[0])
         if found.kept != made.build.precision:
             for name in other.hashes:
                 shutil.copyfile(Path(folder) / name, directory / name)

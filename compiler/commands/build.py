@@ -12,7 +12,8 @@ from . import _shared as shared
 FORMS = {"auto": "int8", "static": "int8-static", "dynamic": "int8-dynamic", "weights": "int8-weights"}
 INT8 = (
     "int8 GEMMs. auto (or nothing): where measured or estimated worth it, in the better form. static: scales from --data, on "
-    "TensorRT attention too. dynamic: ONNX Runtime finds the ranges while it runs; no --data. weights: only stored as int8; no --data. "
+    "TensorRT attention too. dynamic: ONNX Runtime finds the ranges while it runs; no --data. weights: only stored as int8; no "
+    "--data. "
     "The rest is float16 (ONNX Runtime: float32)"
 )
 

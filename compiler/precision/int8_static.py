@@ -6,10 +6,10 @@ import dataclasses
 
 from ..graph import Graph
 from ..value_ranges import Evidence
-from . import Typed, get
+from . import Typed, int8
 
 
 def apply(graph: Graph, evidence: Evidence | None = None, base: str = "fp16") -> Typed:
     """As int8, under its own name. Raises InputError for a graph without a Q/DQ pair."""
-    typed = get("int8").apply(graph, evidence, base=base)
+    typed = int8.apply(graph, evidence, base)
     return dataclasses.replace(typed, plan=dataclasses.replace(typed.plan, mode="int8-static"))

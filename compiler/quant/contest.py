@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class Contest:
     why: str
     seconds: Mapping[str, np.ndarray]
     points: Mapping[str, Point]
-    limit: float
+    within: frozenset[str]
     shape: str
 
     def said(self) -> str:
@@ -52,10 +52,7 @@ class Contest:
         if name not in self.points:
             return ""
         measure = self.points[name].measure
-        return f" ({measure.name} {measure.artifact:.5f}{'' if self._within(name) else ', over the budget'})"
-
-    def _within(self, name: str) -> bool:
-        return holds(self.points[name], self.limit)
+        return f" ({measure.name} {measure.artifact:.5f}{'' if name in self.within else ', over the budget'})"
 
     def to_json(self) -> dict[str, Any]:
         base = median(self.seconds[FLOAT])
@@ -63,11 +60,11 @@ class Contest:
             name: {
                 "ms": round(1e3 * median(calls), 3),
                 "times_fp32": round(base / median(calls), 3),
-                **({"within": self._within(name), **self.points[name].to_json()} if name in self.points else {}),
+                **({"within": name in self.within, **self.points[name].to_json()} if name in self.points else {}),
             }
             for name, calls in self.seconds.items()
         }
-        shared = {"shape": self.shape, "rounds": len(self.seconds[FLOAT]), "margin": MARGIN, "limit": self.limit}
+        shared = {"shape": self.shape, "rounds": len(self.seconds[FLOAT]), "margin": MARGIN}
         return {"forms": rows, **shared, "kept": self.kept, "why": self.why}
 
 
@@ -77,20 +74,26 @@ def compare(graph: Graph, source: Source, made: Quantised, request: Request, wat
     `times_fp32` in the JSON: how many times as fast as float32.
     """
     graphs = {FLOAT: graph, **({STATIC: made.graph} if made.chosen else {}), DYNAMIC: dynamic(graph, request.bits)}
-    limit = request.max_drop if request.max_drop is not None else DEFAULT_BUDGETS["int8"].collapse
-    assert limit is not None
     feeds = opt_feeds(graph, source, request.profiles)
     with tempfile.TemporaryDirectory(prefix="bertc-") as folder:
         runners = {name: _runner(each, Path(folder) / f"{name}.onnx") for name, each in graphs.items()}
         seconds = timed(runners, feeds)
         points = {name: _judged(made.judge, runner) for name, runner in runners.items() if name != FLOAT}
-    within = {name for name, point in points.items() if holds(point, limit)}
+    within = frozenset(name for name, point in points.items() if allowed(point, request.max_drop))
     kept, why = choose({name: median(calls) for name, calls in seconds.items()}, within)
     shape = "x".join(map(str, next(iter(feeds.values())).shape))
-    return Contest(graphs[kept], kept, why, seconds, points, limit, shape)
+    return Contest(graphs[kept], kept, why, seconds, points, within, shape)
 
 
-def choose(medians: Mapping[str, float], within: set[str]) -> tuple[str, str]:
+def allowed(point: Point, max_drop: float | None) -> bool:
+    """Whether the limit is shown to be kept; without one, whether nothing collapsed."""
+    if max_drop is not None:
+        return holds(point, max_drop)
+    collapse = DEFAULT_BUDGETS["int8"].collapse
+    return collapse is None or point.measure.low is None or point.measure.low <= collapse
+
+
+def choose(medians: Mapping[str, float], within: Collection[str]) -> tuple[str, str]:
     """(the form to build, why): the fastest of those within the budget, if it gains more than the margin over float32."""
     forms = [name for name in medians if name in within]
     if not forms:

@@ -17,7 +17,7 @@ from .observe import Observed, Sampled
 from .sites import Site, Sites
 
 TYPE = np.dtype(ml_dtypes.float8_e4m3fn)
-TOP = float(ml_dtypes.finfo(TYPE).max)
+TOP = 448.0
 
 
 def fit(graph: Graph, sites: Sites, seen: Observed) -> tuple[dict[str, Fitted], dict[str, str]]:

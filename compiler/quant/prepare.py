@@ -36,8 +36,8 @@ class Asked:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """The graph, and the precision it is to be typed in, which is not the one asked for where a measurement said so; the `int8` of
-    report.json; and rows of the user's data with what float32 answered, None where there is no data."""
+    """The graph, and the precision it is to be typed in, which is not the one asked for where a measurement said so; the
+    `int8` of report.json; and rows of the user's data with what float32 answered, None where there is no data."""
 
     graph: Graph
     precision: str

@@ -39,5 +39,5 @@ def weight_only(graph: Graph) -> tuple[Graph, dict[str, str]]:
 def _refusal(node: ir.Node) -> str:
     weight = weight_of(node)
     assert weight is not None and weight.const_value is not None
-    shape = [int(size) for size in weight.const_value.shape]
+    shape = weight.const_value.shape.numpy()
     return f"its weights are {'x'.join(map(str, shape))}, too thin to gain" if min(shape) < THIN else ""

@@ -10,7 +10,7 @@ throughput of fp16, so it could only speak for int8. These are estimates and no 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from .. import work
@@ -44,7 +44,7 @@ class Worth:
     int8: Engine
     base: Engine
     name: str
-    shape: str
+    profile: Profile
 
     @property
     def kept(self) -> str:
@@ -55,7 +55,7 @@ class Worth:
         spared, added = self.base.nbytes - self.int8.nbytes, self.int8.kernels - self.base.kernels
         moved = f"moves {abs(spared) / 2**20:.1f} MiB {'less' if spared >= 0 else 'more'}"
         launched = f"launches {abs(added)} kernels {'more' if added >= 0 else 'less'}"
-        return f"at {self.shape} int8 {moved} than {self.name} and {launched}, counted as {KERNEL / 2**20:g} MiB each"
+        return f"at {_shape(self.profile)} int8 {moved} than {self.name} and {launched}, counted as {KERNEL / 2**20:g} MiB each"
 
     def said(self) -> str:
         both = ", ".join(
@@ -74,10 +74,6 @@ def engine(graph: Graph, facts: Mapping[str, Any], profile: Profile) -> Engine:
     total = work.at(graph, facts["kernels"]["rows"], _shape(profile), 0).total()
     assert total.moved is not None, "a built engine lists its kernels"
     return Engine(total.kernels, total.moved)
-
-
-def weigh(int8: Engine, base: Engine, name: str, profiles: Sequence[Profile]) -> Worth:
-    return Worth(int8, base, name, str(_shape(profiles[0])))
 
 
 def _shape(profile: Profile) -> Shape:

@@ -81,7 +81,7 @@ def load(directory: Path, manifest: Mapping[str, Any]) -> Runner:
 
 def open_file(path: Path, described: Mapping[str, Any]) -> Runner:
     """A session over an ONNX file that is no artifact yet. `described`: its "inputs" and "outputs" as a manifest has them."""
-    return OnnxRuntimeRunner(path, {**described, "engine": {"session": SESSION}})
+    return OnnxRuntimeRunner(path, {**described, "profiles": [], "engine": {"session": SESSION}})
 
 
 class OnnxRuntimeRunner(Runner):
