@@ -51,7 +51,7 @@ class Build:
     @property
     def weighed(self) -> bool:
         """Whether an engine of the base precision is compiled beside it, to keep the better one."""
-        return self.precision == "int8" and bool(targets.get(self.spec.name).INT8_ATTENTION)
+        return self.precision == "int8" and hasattr(targets.get(self.spec.name), "listed")
 
 
 def compile(recipe: Recipe, out: Path, *, force: bool = False, progress: Progress | None = None) -> tuple[Artifact, ...]:
@@ -163,6 +163,7 @@ class Compiled:
 
     build: Build
     typed: Typed
+    request: BuildRequest
     built: Built
     hashes: Mapping[str, str]
 
@@ -222,7 +223,7 @@ def compile_graph(build: Build, job: Job, graph: Graph, directory: Path, watch: 
         request = BuildRequest(typed.graph, directory / artifact.GRAPH, directory, build.precision, build.spec.sms, job.ranges)
         built = targets.get(build.spec.name).build(request)
     watch.stages[f"{build.name}: compile, builder alone"] = built.seconds
-    return Compiled(build, typed, built, hashes | dict(built.files))
+    return Compiled(build, typed, request, built, hashes | dict(built.files))
 
 
 def weigh(
@@ -232,7 +233,9 @@ def weigh(
     base = dataclasses.replace(made.build, precision=targets.get(made.build.spec.name).INT8_BASE)
     with tempfile.TemporaryDirectory(prefix="bertc-") as folder:
         other = compile_graph(base, job, lowered(base, job), Path(folder), watch)
-        int8, beside = (worth.engine(each.typed.graph, each.built.facts, job.ranges[0]) for each in (made, other))
+        with watch.stage(f"{made.build.name}: compare with {base.precision}"):
+            int8 = worth.engine(made.typed.graph, made.built.facts, made.request, low.document["share"])
+            beside = worth.engine(other.typed.graph, other.built.facts, other.request)
         found = worth.Worth(int8, beside, base.precision, job.ranges[0])
         if found.kept != made.build.precision:
             for name in other.hashes:

@@ -7,6 +7,7 @@ of its configs attaches a timing cache, which TensorRT-RTX has no use for.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -136,6 +137,13 @@ def build(module: str, request: BuildRequest, workspace: int | None = None, note
             plan.unlink(missing_ok=True)
             raise
     return Built({PLAN: result["sha256"]}, facts, notes, result["seconds"])
+
+
+def listed(module: str, request: BuildRequest) -> tuple[_kernels.Kernel, ...]:
+    """The kernels of an engine that is built for nothing else; for a graph of fixed sizes with every dimension. Raises as build."""
+    with tempfile.TemporaryDirectory(prefix="bertc-") as folder:
+        _, log = _compile(module, dataclasses.replace(request, directory=Path(folder)), None, Path(folder))
+    return _kernels.parse(log)
 
 
 def _facts(request: BuildRequest, result: Mapping[str, Any], log: str, kernels: Sequence[_kernels.Kernel]) -> dict[str, Any]:

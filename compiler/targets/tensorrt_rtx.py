@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import InputError, Missing, RecipeError, nearest
 from ..graph import Graph
 from ..runner import Runner
-from . import Availability, BuildRequest, Built, _trt
+from . import Availability, BuildRequest, Built, _kernels, _trt
 from . import _packages as packages
 
 MODULE = "tensorrt_rtx"
@@ -68,6 +68,11 @@ def build(request: BuildRequest) -> Built:
         raise Missing(f"target tensorrt-rtx cannot build here: {able.reason}; {INSTALL}")
     notes = (SM80_NOTE,) if "sm80" in sms else ()
     return _trt.build(MODULE, dataclasses.replace(request, sms=sms), notes=notes)
+
+
+def listed(request: BuildRequest) -> tuple[_kernels.Kernel, ...]:
+    """The kernels of an engine that is thrown away; for a graph of fixed sizes with every dimension."""
+    return _trt.listed(MODULE, request)
 
 
 def refusal(sms: tuple[str, ...], precision: str) -> str | None:
