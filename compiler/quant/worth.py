@@ -1,8 +1,8 @@
 """Whether an int8 engine is worth having, told without a GPU: kernels, bytes and arithmetic against those of the fp16 engine.
 
 Each engine gets the time that its parts would take one after the other on one GPU, an L4 (sm89), by its data sheet: 300 GB/s,
-121 TFLOPS in float16 and twice that in int8 (dense), and 2 us for each kernel, in which it starts, ends and does nothing else. int8
-halves arithmetic and weights, and loses fusions: more kernels, and activations that are written and read between them. The
+121 TFLOPS in float16 and twice that in int8 (dense), and 2 us for each kernel, in which it starts, ends and does nothing else.
+int8 halves arithmetic and weights, and loses fusions: more kernels, and activations that are written and read between them. The
 engine with the smaller sum is kept. Nothing reaches its peak, nothing is overlapped, caches are left out: it is an estimate for
 choosing between two engines of one model and no time; a machine with the GPU measures (bertc bench).
 """
@@ -30,7 +30,7 @@ KERNEL_US, BYTES_PER_US, FLOPS_PER_US, INT8_GAIN = 2.0, 300e3, 121e6, 2.0
 
 @dataclasses.dataclass(frozen=True)
 class Engine:
-    """Kernels of the first profile's engine, bytes that they move at that profile's best shape, FLOPs there, and those in int8."""
+    """Kernels for the first profile; bytes that they move at that profile's best shape, FLOPs there, and those in int8."""
 
     kernels: int
     nbytes: int
@@ -82,10 +82,11 @@ def engine(typed: Graph, facts: Mapping[str, Any], request: BuildRequest, share:
     """
     profile, rows = request.profiles[0], facts["kernels"]["rows"]
     flops = float(work.at(typed, rows, _shape(profile), 0).total().flops)
-    fixed = request.directory / "fixed.onnx"
-    save(at_opt(typed, profile), fixed)
-    kernels = tensorrt_rtx.listed(dataclasses.replace(request, graph_path=fixed, profiles=({},)))
-    fixed.unlink()
+    fixed, path = at_opt(typed, profile), request.directory / "fixed.onnx"
+    written = save(fixed, path)
+    kernels = tensorrt_rtx.listed(dataclasses.replace(request, graph=fixed, graph_path=path, profiles=({},)))
+    for name in written:
+        (request.directory / name).unlink()
     return Engine(sum(not row["profile"] for row in rows), moved(kernels), flops, flops * share)
 
 

@@ -140,7 +140,7 @@ def build(module: str, request: BuildRequest, workspace: int | None = None, note
 
 
 def listed(module: str, request: BuildRequest) -> tuple[_kernels.Kernel, ...]:
-    """The kernels of an engine that is built for nothing else; for a graph of fixed sizes with every dimension. Raises as build."""
+    """The kernels of an engine that is thrown away; for a graph of fixed sizes with every dimension. Raises as build."""
     with tempfile.TemporaryDirectory(prefix="bertc-") as folder:
         _, log = _compile(module, dataclasses.replace(request, directory=Path(folder)), None, Path(folder))
     return _kernels.parse(log)
