@@ -25,7 +25,8 @@ class Meter:
         self._fed = {place.name for place in found} & {spec.name for spec in graph.inputs}
         self._run = [place.name for place in found if place.name not in self._fed]
         self._names = {str(dim) for spec in graph.inputs for dim in spec.dims if isinstance(dim, str)}
-        self._session, self._weights = reference.session(reference.emulated(with_outputs(graph, self._run)))
+        if self._run:  # ONNX Runtime opens no graph without an output
+            self._session, self._weights = reference.session(reference.emulated(with_outputs(graph, self._run)))
 
     def run(self, row: Row) -> Arrays:
         """The wanted tensors of one sample, by name; none of a sample that is all padding."""

@@ -39,6 +39,7 @@ class Build:
 
     spec: TargetSpec
     precision: str
+    asked: Mapping[str, float] = dataclasses.field(default_factory=dict)  # limits of the verification
 
     @property
     def name(self) -> str:
@@ -90,7 +91,7 @@ def plan(recipe: Recipe) -> tuple[Build, ...]:
     builds: list[Build] = []
     for text in recipe.targets:
         spec = targets.parse_spec(text)
-        build = Build(spec, spec.precision or recipe.precision or "fp32")
+        build = Build(spec, spec.precision or recipe.precision or "fp32", recipe.budget)
         precision.get(build.precision)
         ready = targets.get(spec.name).available()
         if not ready.build:
@@ -123,7 +124,9 @@ def fuse_graph(recipe: Recipe, source: Source, builds: Sequence[Build], proof: P
         return None
     with log.stage("fuse"):
         tables = {str(b.spec): targets.lowerings(b.spec, quantised=b.quantised) for b in wanting}
-        tables |= {f"{b.spec} beside int8": targets.lowerings(b.spec) for b in wanting if b.weighed}
+        for build in wanting:  # int8 may be found impossible, or not worth it, and then the base is built
+            if build.weighed or (build.quantised and "max_drop" in build.asked):
+                tables[f"{build.spec} without int8"] = targets.lowerings(build.spec)
         try:
             fused = fusing.fuse(
                 source.graph, source.dims, prove=recipe.prove, seed=recipe.seed, lowerings=tables, samples=proof.samples
@@ -174,8 +177,12 @@ def make(build: Build, job: Job, directory: Path, log: Progress) -> None:
     target = targets.get(build.spec.name)
     graph = lowered(build, job)
     low = prepare(build, job, graph, watch) if build.quantised else None
-    build = dataclasses.replace(build, precision=low.precision) if low else build
-    made = compile_graph(build, job, low.graph if low else graph, directory, watch)
+    if low and low.precision in precision.QUANTISED:
+        build, graph = dataclasses.replace(build, precision=low.precision), low.graph
+    elif low:
+        build = fall_back(build)
+        graph = lowered(build, job)  # what is best with Q/DQ pairs is not without
+    made = compile_graph(build, job, graph, directory, watch)
     if low and build.weighed:
         made, low = weigh(made, low, job, directory, watch)
     for note in (*made.typed.plan.summary(), *made.built.notes):
@@ -183,14 +190,14 @@ def make(build: Build, job: Job, directory: Path, log: Progress) -> None:
     hashes = dict(made.hashes)
     hashes[artifact.GOLDENS] = goldens.save_goldens(directory / artifact.GOLDENS, job.proof.samples, job.proof.outputs)
     artifact.copy_assets(job.source.assets, directory)
-    facts = manifest(made.build, job, made.typed, made.built)
+    facts = manifest(made.build, job, made.typed, made.built, low)
     verdict = check_artifact(made.build, job, directory, facts, made.typed, watch, low.truth if low else None)
     if why := page.unavailable():
         watch.note(why)
     known = dataclasses.replace(watch, stages=log.stages | watch.stages, notes=[*log.notes, *watch.notes])
     before = {"source": job.source.graph, "fused": job.fused.graph if job.fused and target.FUSES else None}
     document = report.document(facts, before, job.proof, verdict, known, report.Size.of(directory))
-    hashes |= page.write(directory, {**document, "int8": dict(low.document)} if low else document)
+    hashes |= page.write(directory, {**document, "int8": {**low.document, **low.measured}} if low else document)
     artifact.write_manifest(directory, facts, hashes)
 
 
@@ -230,7 +237,7 @@ def weigh(
     made: Compiled, low: quant.Prepared, job: Job, directory: Path, watch: Progress
 ) -> tuple[Compiled, quant.Prepared]:  # fmt: skip
     """The int8 engine, or that of the base precision where int8 is not worth it (see quant/worth.py)."""
-    base = dataclasses.replace(made.build, precision=targets.get(made.build.spec.name).INT8_BASE)
+    base = fall_back(made.build)
     with tempfile.TemporaryDirectory(prefix="bertc-") as folder:
         other = compile_graph(base, job, lowered(base, job), Path(folder), watch)
         with watch.stage(f"{made.build.name}: compare with {base.precision}"):
@@ -243,6 +250,12 @@ def weigh(
     watch.note(found.said())
     low = dataclasses.replace(low, document={**low.document, "worth": found.to_json()})
     return (made if found.kept == made.build.precision else other), low
+
+
+def fall_back(build: Build) -> Build:
+    """The same build in the precision of what is not int8, judged by that one's own limits: `max_drop` asked for int8."""
+    limits = {name: limit for name, limit in build.asked.items() if name != "max_drop"}
+    return dataclasses.replace(build, precision=targets.get(build.spec.name).INT8_BASE, asked=limits)
 
 
 def type_graph(build: Build, job: Job, graph: Graph) -> Typed:
@@ -301,7 +314,7 @@ def _advice(verdict: verification.Verdict) -> str:
     return ". --no-verify writes it all the same, and `bertc verify --bisect` then names the nodes to blame"
 
 
-def manifest(build: Build, job: Job, typed: Typed, built: Built) -> dict[str, Any]:
+def manifest(build: Build, job: Job, typed: Typed, built: Built, low: quant.Prepared | None = None) -> dict[str, Any]:
     """What manifest.json says, but for the files: nothing in it depends on the time or the place of the build.
 
     (The files' hashes do in one entry: report.json holds the times of the stages.)
@@ -323,6 +336,7 @@ def manifest(build: Build, job: Job, typed: Typed, built: Built) -> dict[str, An
         "recipe": recipe.to_json(),
         "target": {"name": build.spec.name, "sms": list(build.spec.sms)},
         "precision": typed.plan.to_json(),
+        "int8": dict(low.document) if low else None,
         "passes": job.fused.change.to_json() if job.fused and targets.get(build.spec.name).FUSES else None,
         "graph": {"opset": graph.opset, "ops": graph.op_counts(), "initializer_bytes": graph.initializer_bytes},
         "engine": dict(built.facts),
@@ -331,7 +345,7 @@ def manifest(build: Build, job: Job, typed: Typed, built: Built) -> dict[str, An
         "dims": {name: {"min": dim.min, "max": dim.max} for name, dim in source.dims.items()},
         "profiles": profiles.to_json(job.ranges),
         "seed": recipe.seed,
-        "budget": dataclasses.asdict(verification.budget_for(build.precision, recipe.budget)),
+        "budget": dataclasses.asdict(verification.budget_for(build.precision, build.asked)),
         "tools": dict(source.versions) | report.versions(),
     }
 

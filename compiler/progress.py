@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 Advance = Callable[[int, int], None]
 
@@ -57,6 +58,11 @@ class Progress:
         """A line of plain progress."""
         if self.console:
             self.console.print(_plain(text), highlight=False)
+
+    def show(self, table: Table) -> None:
+        """A table, where there is somebody to see it."""
+        if self.console:
+            self.console.print(table)
 
 
 def _plain(text: str) -> str:

@@ -196,6 +196,18 @@ def metrics_table(verdicts: Iterable[Verdict]) -> Table | None:
     return rows if rows.row_count else None
 
 
+def curve_table(int8: Mapping[str, Any]) -> Table:
+    """One row a point that the search for int8 measured: what the metric lost with how much of the GEMMs in int8."""
+    rows = table("int8, % of GEMM FLOPs", int8["metric"], "95 % interval", "drop", "given back", "")
+    for at, point in enumerate(int8["curve"]):
+        interval = "-" if point["low"] is None else f"{point['low']:.5f} to {point['high']:.5f}"
+        drop = "-" if point["drop"] is None else f"{point['drop']:.5f}"
+        said = "" if at != int8["chosen"] else ("built" if point["share"] and int8["share"] else "not within the limit")
+        cells = (f"{point['value']:.5f}", interval, drop, str(len(point["kept_in_fp"])), said)
+        add(rows, f"{100 * point['share']:.1f}", *cells)
+    return rows
+
+
 def _judged(verdict: Verdict, at: int, measure: Measure) -> str:
     """What the budget makes of a metric: the first one where there are labels, else each."""
     budget, decisions = verdict.budget, not verdict.result.labelled

@@ -23,9 +23,9 @@ ALPHAS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6)
 TRIED = 384  # rows on which ways are compared; the bias is corrected on all that were kept
 QMAX = 127
-SMALLEST = (
-    2.0**-18
-)  # a float16 of six digits: the integers are those of the stored scale, so its rounding clips a little and no more
+# Of scales. SMALLEST is a float16 of six digits: the integers are those of the stored scale, so its rounding clips a little and
+# no more. LARGEST leaves room for what a migration does to the largest value.
+SMALLEST, LARGEST = 2.0**-18, 2.0**14
 FLOOR = 1e-5
 
 
@@ -67,9 +67,7 @@ def fit(
     refused: dict[str, str] = {}
     for site in sites.found:
         stats = [seen.tensors[name] for name in site.inputs]
-        bad = next(
-            (f"{name} is {each.status}" for name, each in zip(site.inputs, stats, strict=True) if each.status != "ok"), None
-        )
+        bad = next((why for name, each in zip(site.inputs, stats, strict=True) if (why := _unfit(name, each))), None)
         if bad:
             refused[site.name] = bad
         elif site.kind == ATTENTION:
@@ -82,6 +80,15 @@ def fit(
             refused[name] = f"its output's projection is not quantised: {refused.get(each.site.needs, 'no site')}"
             del made[name]
     return made, refused
+
+
+def _unfit(name: str, stats: Sampled) -> str | None:
+    """Why a tensor cannot be quantised."""
+    if stats.status != "ok":
+        return f"{name} is {stats.status}"
+    if stats.largest / QMAX > LARGEST:
+        return f"{name} reaches {stats.largest:.3g}, its scale is outside float16"
+    return None
 
 
 def _range(stats: Sampled) -> float:
@@ -167,7 +174,8 @@ def _try(x: np.ndarray, w: np.ndarray, wanted: np.ndarray, stats: Sampled, way: 
     tried = []
     for clip in clips:
         scale = half(reach * clip / QMAX)
-        tried.append(_Try(way, scale, float(np.square(rounded(moved, scale) @ stored - exact).mean()) / size))
+        lost = float(np.square(rounded(moved, scale) @ stored - exact).mean()) / size if np.isfinite(scale) else np.inf
+        tried.append(_Try(way, scale, lost))
     return min(tried, key=lambda each: each.error)
 
 

@@ -76,9 +76,10 @@ def _add_bias(graph: ir.Graph, node: ir.Node, bias: np.ndarray) -> None:
     made = put.node("Add", [out, put.constant("bias", bias)], out)
     for user, index in users:
         user.replace_input_with(index, made)
+    # The sum takes the name: who looks for the GEMM's result by its name, as `gated` does, must not find the bare product.
+    out.name, made.name = f"{out.name}.product", out.name
     for index, output in enumerate(graph.outputs):
         if output is out:
-            out.name, made.name = f"{out.name}.product", out.name
             graph.outputs[index] = made
     return None
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import verification
+from .. import report, verification
 from ..graph import Graph
 from ..labels import Labels
 from ..profiles import Profile
@@ -37,12 +37,14 @@ class Asked:
 @dataclasses.dataclass(frozen=True)
 class Prepared:
     """The graph, and the precision it is to be typed in, which is not the one asked for where a measurement said so; the
-    `int8` of report.json; and rows of the user's data with what float32 answered, None where there is no data."""
+    `int8` of the manifest, and what the report's has beside it, because it depends on the time or the machine; and rows of the
+    user's data with what float32 answered, None where there is no data."""
 
     graph: Graph
     precision: str
     document: Mapping[str, Any]
     truth: Truth | None = None
+    measured: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def prepare(graph: Graph, source: Source, asked: Asked, name: str, watch: Progress) -> Prepared:
@@ -55,6 +57,8 @@ def prepare(graph: Graph, source: Source, asked: Asked, name: str, watch: Progre
         made = quantise(graph, source, _request(asked), advance)
     for note in made.notes:
         watch.note(note)
+    if asked.max_drop is not None:
+        watch.show(report.curve_table(made.document))
     if asked.precision == "int8" and asked.target == "onnxruntime":
         with watch.stage(f"{name}: compare forms"):
             return _fastest(graph, source, asked, made, watch)
@@ -70,7 +74,8 @@ def _request(asked: Asked) -> Request:
 def _static(made: Quantised, asked: Asked, watch: Progress) -> Prepared:
     kept = asked.precision if made.chosen else asked.base
     if not made.chosen:
-        watch.note(f"nothing is {made.document['kind']}: {made.document['why']}; {kept} is built in its place")
+        said = f"nothing is {made.document['kind']}: {made.document['why']}; {kept} is built in its place"
+        watch.note(f"{said} and judged by the limits of {kept}")
     return Prepared(made.graph, kept, made.document, made.truth())
 
 
@@ -93,9 +98,8 @@ def _dynamic(graph: Graph, source: Source, asked: Asked, watch: Progress) -> Pre
 def _fastest(graph: Graph, source: Source, asked: Asked, made: Quantised, watch: Progress) -> Prepared:
     found = contest.compare(graph, source, made, _request(asked), watch)
     watch.note(found.said())
-    document = {**made.document, "candidates": found.to_json()}
     kept = {"fp32": asked.base, "static": asked.precision, "dynamic": "int8-dynamic"}[found.kept]
-    return Prepared(found.graph, kept, document, made.truth())
+    return Prepared(found.graph, kept, made.document, made.truth(), {"candidates": found.to_json()})
 
 
 def _truth(graph: Graph, source: Source, asked: Asked, watch: Progress) -> Truth | None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import rows, verification
+from .. import data, rows, verification
 from ..data import Sample
 from ..errors import RecipeError
 from ..graph import Graph
@@ -25,8 +26,8 @@ from . import fp8
 from .fit import Fitted, fit
 from .gated import Gated
 from .insert import insert
-from .observe import Observed, observe
-from .search import Judge, Searched, search, size_of
+from .observe import observe
+from .search import Judge, Searched, search
 from .sites import Sites, find
 
 JUDGED = 4  # every so many batches of the data judge what the others calibrated
@@ -76,12 +77,14 @@ def quantise(graph: Graph, source: Source, request: Request, advance: Advance) -
     samples = rows.open_rows(request.data, graph.inputs, limits, encoder, audio)
     labels = Labels.from_assets(source.task, source.assets, graph.outputs)
     read = verification.read_data(request.data, graph.inputs, source.dims, source.assets, request.profiles, labels)
-    judged = _judged(read.samples)
+    sizes = [_size(sample, graph, source) for sample in read.samples]
+    judges = _judges(sizes)
+    judged = tuple(sample for sample, judging in zip(read.samples, judges, strict=True) if judging)
     sites = find(graph, opt_feeds(graph, source, request.profiles), request.attention and request.kind == "int8")
     if not sites.found:
         why = "; ".join(sorted(set(sites.refused.values()))) or "it has none"
         raise RecipeError(f"no GEMM of the graph can be quantised: {why}")
-    calibrated, count = _calibrated(samples, read.samples, judged)
+    calibrated, count = _calibrated(samples, sizes, judges)
     seen = observe(graph, sites, calibrated, count, advance)
     fitted, refused = fp8.fit(graph, sites, seen) if request.kind == "fp8" else fit(graph, sites, seen, bits=request.bits)
     if not fitted:
@@ -90,30 +93,35 @@ def quantise(graph: Graph, source: Source, request: Request, advance: Advance) -
     judge = Judge.over(Gated(graph, fitted), judged, source.task, labelled)
     searched = search(judge, fitted, sites.total, request.max_drop, advance)
     chosen = tuple(fitted[name] for name in searched.chosen)
-    document = _document(request, sites, seen, fitted, refused, searched, samples, judged)
+    of = {"name": samples.name, "sha256": samples.sha256, "calibrated": seen.samples, "tokens": seen.tokens,
+          "judged": sum(itertools.compress(sizes, judges)), "apart": not all(judges)}  # fmt: skip
+    document = _document(request, sites, fitted, refused, searched, of)
     made = insert(graph, chosen) if chosen else graph
     return Quantised(made, document, _notes(document, refused, sites, samples), judge, chosen)
 
 
-def _judged(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
-    """Every fourth batch, up to 256 rows; all where there are few."""
-    total = sum(map(size_of, samples))
-    if total < FEWEST:
-        return samples
-    some, count = [], 0
-    for sample in samples[JUDGED - 1 :: JUDGED]:
+def _size(sample: Sample, graph: Graph, source: Source) -> int:
+    """Rows of a sample, as `rows.open_rows` tells them apart; one where the model knows no batch."""
+    batch = data.batch_dim(graph.inputs, source.dims)
+    return next((sample.feeds[s.name].shape[0] for s in graph.inputs if batch and s.dims and s.dims[0] == batch), 1)
+
+
+def _judges(sizes: Sequence[int]) -> list[bool]:
+    """Which samples judge: every fourth batch, up to 256 rows; all of them where there are few, and then they calibrate too."""
+    if sum(sizes) < FEWEST or len(sizes) < JUDGED:
+        return [True] * len(sizes)
+    made, count = [False] * len(sizes), 0
+    for at in range(JUDGED - 1, len(sizes), JUDGED):
         if count >= MOST_JUDGED:
             break
-        some.append(sample)
-        count += size_of(sample)
-    return tuple(some)
+        made[at], count = True, count + sizes[at]
+    return made
 
 
-def _calibrated(samples: Rows, read: tuple[Sample, ...], judged: tuple[Sample, ...]) -> tuple[Iterator[Row], int]:
+def _calibrated(samples: Rows, sizes: Sequence[int], judges: Sequence[bool]) -> tuple[Iterator[Row], int]:
     """The rows that do not judge, and how many; spread over the file where it has more than are needed."""
-    apart = len(judged) < len(read)
-    held = {id(sample) for sample in judged}
-    kept = [id(sample) not in held or not apart for sample in read for _ in range(size_of(sample))]
+    both = all(judges)
+    kept = [both or not judging for size, judging in zip(sizes, judges, strict=True) for _ in range(size)]
     wanted = [at for at, keep in enumerate(kept) if keep][:: max(1, math.ceil(sum(kept) / MOST_CALIBRATED))]
     chosen = set(wanted)
     makers = (make for at, make in enumerate(samples.open()) if at in chosen)
@@ -131,18 +139,17 @@ def opt_feeds(graph: Graph, source: Source, profiles: tuple[Profile, ...]) -> Fe
 
 
 def _document(
-    request: Request, sites: Sites, seen: Observed, fitted: Mapping[str, Fitted], refused: Mapping[str, str], searched: Searched,
-    samples: Rows, judged: tuple[Sample, ...],
+    request: Request, sites: Sites, fitted: Mapping[str, Fitted], refused: Mapping[str, str], searched: Searched,
+    of: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     point = searched.curve[searched.at]
     return {
-        "data": {"name": samples.name, "sha256": samples.sha256, "calibrated": seen.samples, "tokens": seen.tokens,
-                 "judged": sum(map(size_of, judged))},
+        "data": dict(of),
         "metric": point.measure.name,
         "budget": request.max_drop,
         "kind": request.kind,
         "weight_bits": request.bits,
-        "share": round(point.share, 6),
+        "share": round(point.share, 6) if searched.chosen else 0.0,
         "curve": [each.to_json() for each in searched.curve],
         "chosen": searched.at,
         "why": searched.why.replace("int8", request.kind),
@@ -174,7 +181,7 @@ def _notes(document: Mapping[str, Any], refused: Mapping[str, str], sites: Sites
         f"{document['kind']}: {100 * point['share']:.1f} % of the GEMM FLOPs, {document['metric']} {point['value']:.5f}{span} on "
         f"{of['judged']} rows of {of['name']} that calibrated nothing; {of['calibrated']} others did: {document['why']}"
     ]  # fmt: skip
-    if of["judged"] < FEWEST:
+    if not of["apart"]:
         said = [said[0].replace("that calibrated nothing; ", "that calibrated it too: there are too few to keep any apart; ")]
     if point["kept_in_fp"]:
         named = ", ".join(point["kept_in_fp"][:3]) + (" and more (report.json)" if len(point["kept_in_fp"]) > 3 else "")

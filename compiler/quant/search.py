@@ -1,12 +1,14 @@
 """Which sites stay int8 under an accuracy budget: each is measured alone once, then precision is given back where it buys most.
 
 Sites are given back in the order of the damage they do alone per FLOP they take, until the budget holds; the steps of that road
-are the trade-off curve. An attention goes with the projection behind it (see sites.Site.needs).
+are the trade-off curve. An attention goes with the projection behind it (see sites.Site.needs). Attentions are given back early:
+little of the FLOPs, much of the damage; each costs a kernel more a layer (10 for 9), which is told and not counted here.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,7 +27,8 @@ from .gated import Gated
 
 SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.0)  # of the GEMM FLOPs: points of the curve
 KEPT = 0.95  # of the decisions beside the metric that is judged: nearest neighbours, where that is the cosine
-ALONE = 48  # rows on which each site is measured alone: it is a rank that is wanted
+ALONE = 32  # rows on which each site is measured alone: it is a rank that is wanted
+CURVE = 96  # rows for the points of the curve; the one that is chosen is measured on all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +42,16 @@ class Point:
     result: Result
 
     def to_json(self) -> dict[str, Any]:
-        kept = {m.name: m.artifact for m in self.result.measures}
-        value = self.measure.artifact
-        low, high = (None if end is None else (self.measure.source or 0.0) - end for end in (self.measure.high, self.measure.low))
-        return {"share": round(self.share, 6), "value": value, "low": low, "high": high, "drop": self.measure.drop,
+        of = self.measure
+        low, high = (None if end is None else _told((of.source or 0.0) - end) for end in (of.high, of.low))
+        drop = None if of.drop is None else _told(of.drop)
+        kept = {m.name: _told(m.artifact) for m in self.result.measures}
+        return {"share": round(self.share, 6), "value": _told(of.artifact), "low": low, "high": high, "drop": drop,
                 "kept_in_fp": list(self.given_back), "measures": kept}  # fmt: skip
+
+
+def _told(value: float) -> float:
+    return round(float(value), 9)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +95,7 @@ def search(judge: Judge, fitted: Mapping[str, Fitted], total: float, max_drop: f
     if max_drop is None:
         point = measure(judge, tuple(fitted), (), sum(shares.values()))
         return Searched(tuple(fitted), (point,), 0, {}, "every GEMM that can be int8 is; no --max-drop was given")
-    few = 1 + int(np.searchsorted(np.cumsum([size_of(sample) for sample in judge.samples]), ALONE))
+    few = _first(judge, ALONE)
     alone = {}
     for done, name in enumerate(fitted):
         alone[name] = _noise(judge((name,), few))
@@ -96,18 +104,38 @@ def search(judge: Judge, fitted: Mapping[str, Fitted], total: float, max_drop: f
     curve = _curve(judge, order, shares, len(fitted), advance)
     fits = [index for index, point in enumerate(curve) if holds(point, max_drop)]
     if not fits:
-        why = "int8 is within the budget nowhere"
-        return Searched((), tuple(curve), len(curve) - 1, alone, why)
+        return Searched((), tuple(curve), len(curve) - 1, alone, _nowhere(curve[-1], max_drop))
     at = fits[0]
     if at:
         curve, at = _refined(judge, order, shares, curve, at, max_drop)
+    at = _confirmed(judge, order, shares, curve, at, max_drop)
+    if at == len(curve):
+        return Searched((), tuple(curve), at - 1, alone, "int8 is within the budget nowhere")
     back = curve[at].given_back
+    if len(back) == len(fitted):
+        return Searched((), tuple(curve), at, alone, _nowhere(curve[at], max_drop))
     why = f"the most int8 whose drop of {curve[at].measure.name} stays within {max_drop:g}"
     return Searched(tuple(n for n in fitted if n not in back), tuple(curve), at, alone, why)
 
 
-def measure(judge: Judge, quantised: Sequence[str], back: Sequence[str], share: float) -> Point:
-    return point_of(judge(quantised), back, share)
+def _confirmed(
+    judge: Judge, order: Sequence[tuple[str, ...]], shares: Mapping[str, float], curve: list[Point], at: int, max_drop: float
+) -> int:
+    """The first point from `at` on that holds on all rows, measured there in its place; past the end where none does."""
+    while at < len(curve):
+        back = curve[at].given_back
+        stay = tuple(name for step in order for name in step if name not in back)
+        if not stay:
+            return len(curve)
+        curve[at] = measure(judge, stay, back, curve[at].share)
+        if holds(curve[at], max_drop, sure=True):
+            return at
+        at += 1
+    return at
+
+
+def measure(judge: Judge, quantised: Sequence[str], back: Sequence[str], share: float, samples: int | None = None) -> Point:
+    return point_of(judge(quantised, samples), back, share)
 
 
 def point_of(result: Result, back: Sequence[str] = (), share: float = 1.0) -> Point:
@@ -115,16 +143,29 @@ def point_of(result: Result, back: Sequence[str] = (), share: float = 1.0) -> Po
     found = metrics.deciding(result)
     if not found:
         raise VerifyFailed(f"nothing to judge a drop by: {result.note or 'no decision could be compared'}")
-    worst = max(found, key=lambda each: each.drop if each.drop is not None else 0.0)
+    worst = max(found, key=lambda each: math.inf if each.high is None else each.high)  # the one that the budget hangs on
     return Point(share, tuple(back), worst, result)
 
 
-def holds(point: Point, max_drop: float) -> bool:
-    """Whether the whole interval is within the limit, and as many decisions are kept as beside it must be."""
+def _nowhere(last: Point, max_drop: float) -> str:
+    """Why nothing fits: `last` is the point where nothing is int8."""
+    of = last.measure
+    if holds(last, max_drop):
+        return "int8 is within the budget nowhere"
+    needed = of.needed(max_drop)
+    more = f"; about {needed} would" if needed else ""
+    return f"{of.rows} rows cannot show a drop of {of.name} within {max_drop:g}, even where nothing is int8{more}"
+
+
+def holds(point: Point, max_drop: float, *, sure: bool = False) -> bool:
+    """Whether the whole interval is within the limit, and as many decisions are kept as beside it must be.
+
+    Decisions are few and their count is rough: unless `sure`, only a share that is shown to be too small counts.
+    """
     if point.measure.high is None or point.measure.high > max_drop:
         return False
     beside = [m for m in point.result.measures if m not in metrics.deciding(point.result) and m.name.startswith("kept:")]
-    return all(m.artifact >= KEPT for m in beside)
+    return all((m.artifact if sure else 1 - (m.low or 0.0)) >= KEPT for m in beside)
 
 
 def _noise(result: Result) -> float:
@@ -168,7 +209,7 @@ def _share(steps: Sequence[tuple[str, ...]], shares: Mapping[str, float]) -> flo
 def _point(judge: Judge, order: Sequence[tuple[str, ...]], prefix: int, shares: Mapping[str, float]) -> Point:
     back = tuple(name for step in order[:prefix] for name in step)
     stay = tuple(name for step in order[prefix:] for name in step)
-    return measure(judge, stay, back, _share(order[prefix:], shares))
+    return measure(judge, stay, back, _share(order[prefix:], shares), _first(judge, CURVE))
 
 
 def _refined(
@@ -186,6 +227,11 @@ def _refined(
         low, high = (low, middle) if fits else (middle, high)
     chosen = next(i for i, point in enumerate(curve) if steps[len(point.given_back)] == high)
     return curve, chosen
+
+
+def _first(judge: Judge, rows: int) -> int:
+    """How many samples have that many rows; all, where they are fewer."""
+    return 1 + int(np.searchsorted(np.cumsum([size_of(sample) for sample in judge.samples]), rows))
 
 
 def size_of(sample: Sample) -> int:

@@ -90,14 +90,18 @@ def _refusal(node: ir.Node) -> str | None:
         return None if node.op_type == "MatMul" else f"{node.op_type} is left in floating point"
     if min(int(size) for size in weight.const_value.shape) < THIN:
         return f"its weights are {'x'.join(map(str, weight.const_value.shape))}, too thin for an int8 kernel"
-    if node.op_type == "Gemm" and (node.attributes.get_float("alpha", 1.0) != 1 or node.attributes.get_int("transA", 0)):
-        return "a Gemm with alpha or transA"
+    if node.op_type == "Gemm" and (_factor(node) or node.attributes.get_int("transA", 0)):
+        return "a Gemm with alpha, beta or transA"
     shape = node.inputs[0].shape
     if shape is None or len(shape) < 3 or not isinstance(shape[-1], int):
         return (
             "it runs on one vector a sample" if shape is not None and len(shape) == 2 else "the shape of its input is not known"
         )
     return None
+
+
+def _factor(node: ir.Node) -> bool:
+    return any(node.attributes.get_float(name, 1.0) != 1 for name in ("alpha", "beta"))
 
 
 def _gemms(value: ir.Value, group: list[ir.Node], flops: Mapping[str, float]) -> Site:

@@ -1,0 +1,108 @@
+"""What is measured of the tensors that will be quantised, and what must not be quantised for what was seen."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from quantising import feeds, fitted, layer, padded, rows, seen
+
+from bertc.errors import DataError
+from bertc.quant.fit import fit
+from bertc.quant.observe import ROWS
+from bertc.rows import Row
+
+
+def test_extremes_and_means_are_those_of_all_rows() -> None:
+    _, observed = seen(layer(), rows(20), 20)
+    x = observed.tensors["x"]
+    everything = np.concatenate([row.feeds["x"][0] for row in rows(20)])
+    np.testing.assert_array_equal(x.lows, everything.min(axis=0))
+    np.testing.assert_array_equal(x.highs, everything.max(axis=0))
+    np.testing.assert_allclose(x.means, everything.mean(axis=0), rtol=1e-5)
+    assert observed.samples == 20
+    assert observed.tokens == len(everything)
+    known = {row.tobytes() for row in everything}
+    assert len(x.rows) >= 64
+    assert all(row.tobytes() in known for row in x.rows)
+
+
+def test_rows_are_bounded_and_drawn_from_the_whole_of_the_data() -> None:
+    count = 1500
+    _, observed = seen(layer(), rows(count), count)
+    kept = observed.tensors["x"].rows
+    assert len(kept) == ROWS
+    last = {row.tobytes() for each in list(rows(count))[1000:1020] for row in each.feeds["x"][0]}
+    assert any(row.tobytes() in last for row in kept)
+
+
+def test_memory_does_not_grow_with_the_samples() -> None:
+    graph, peaks = layer(), []
+    seen(graph, rows(50), 50)
+    for count in (100, 800):
+        tracemalloc.start()
+        seen(graph, rows(count), count)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.3 * peaks[0], peaks
+
+
+def test_padding_never_enters() -> None:
+    """The same live tokens behind two kinds of garbage: nothing that is kept may differ."""
+    kept = []
+    for garbage in (1e6, -3.0):
+        _, observed = seen(layer(), iter([padded(seed, 4, garbage) for seed in range(12)]), 12)
+        kept.append(observed.tensors["x"])
+        assert observed.tokens == 48
+    np.testing.assert_array_equal(kept[0].rows, kept[1].rows)
+    assert kept[0].largest == kept[1].largest < 10
+    np.testing.assert_array_equal(kept[0].means, kept[1].means)
+
+
+def test_nothing_but_padding_is_an_error() -> None:
+    dead = (Row(feeds(seed), f"{seed}", dead=True) for seed in range(3))
+    with pytest.raises(DataError, match="every sample is padding only"):
+        seen(layer(), dead, 3)
+
+
+def set_to(value: float):
+    def change(x: np.ndarray) -> None:
+        x[0, 1, 4] = value
+
+    return change
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_refused_with_the_reason(value: float) -> None:
+    graph = layer()
+    sites, observed = seen(graph, rows(8, set_to(value)), 8)
+    made, refused = fit(graph, sites, observed)
+    reads_x = next(site for site in sites.found if site.inputs == ("x",))
+    assert refused[reads_x.name] == "x is not finite"
+    assert reads_x.name not in made
+
+
+def test_a_constant_tensor_is_refused() -> None:
+    graph = layer()
+
+    def flat(x: np.ndarray) -> None:
+        x[...] = 1
+
+    sites, observed = seen(graph, rows(8, flat), 8)
+    made, refused = fit(graph, sites, observed)
+    reads_x = next(site for site in sites.found if site.inputs == ("x",))
+    assert refused[reads_x.name] == "x is constant"
+    assert reads_x.name not in made
+
+
+def test_attention_goes_when_its_projection_cannot_be_quantised() -> None:
+    graph = layer()
+    sites, observed = seen(graph, rows(8), 8)
+    attention = next(site for site in sites.found if site.kind == "attention")
+    context = observed.tensors["context"]
+    context.nan += 1
+    made, refused = fit(graph, sites, observed)
+    assert attention.name not in made
+    assert refused[attention.name] == "its output's projection is not quantised: context is not finite"
+    assert attention.name in fitted(graph)

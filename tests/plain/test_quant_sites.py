@@ -1,0 +1,62 @@
+"""Which GEMMs can be int8, which cannot and why, and how large each is."""
+
+from __future__ import annotations
+
+import numpy as np
+from quantising import BATCH, INNER, LENGTH, WIDTH, feeds, layer
+from test_precision import graph_of
+
+from bertc.quant import sites
+
+TOKENS = BATCH * LENGTH
+
+
+def test_gemms_that_read_one_activation_are_one_site_and_attention_needs_its_projection() -> None:
+    found = sites.find(layer(), feeds(batch=BATCH))
+    by_input = {site.inputs: site for site in found.found}
+    assert len(by_input["x",].nodes) == 3
+    (attention,) = [site for site in found.found if site.kind == sites.ATTENTION]
+    assert attention.inputs == ("q", "kt", "p", "v")
+    assert attention.needs == by_input["context",].name
+    assert [site.kind for site in found.found].count(sites.GEMM) == 4
+
+
+def test_flops_are_those_counted_by_hand() -> None:
+    found = sites.find(layer(), feeds(batch=BATCH))
+    by_input = {site.inputs[0] if site.kind == sites.GEMM else "attention": site.flops for site in found.found}
+    square = 2 * TOKENS * WIDTH * WIDTH
+    inner = 2 * TOKENS * WIDTH * INNER
+    attention = 2 * (2 * BATCH * LENGTH * LENGTH * WIDTH)
+    assert by_input == {"x": 3 * square, "context": square, "s": inner, "h": inner, "attention": attention}
+    thin = 2 * (2 * TOKENS * WIDTH * 4)
+    assert found.total == 4 * square + 2 * inner + attention + thin
+
+
+def test_what_cannot_be_int8_says_why() -> None:
+    found = sites.find(layer(), feeds(batch=BATCH))
+    assert sorted(found.refused.values()) == [
+        "its weights are 32x4, too thin for an int8 kernel",
+        "its weights are 4x32, too thin for an int8 kernel",
+    ]
+    without = sites.find(layer(), feeds(batch=BATCH), attention=False)
+    assert list(without.refused.values()).count("both operands are activations") == 2
+    assert not [site for site in without.found if site.kind == sites.ATTENTION]
+    assert without.total == found.total, "the share of int8 is of all GEMMs, whether or not they can be int8"
+
+
+def test_convolutions_pooled_vectors_and_scaled_gemms_are_left() -> None:
+    graph = graph_of(
+        """<ir_version: 10, opset_import: ["" : 20]> g (float[B,32,S] x, float[B,32] z)
+        => (float[B,32,S] c, float[B,32] d, float[B,32] e)
+        <float[32,32,1] w, float[32,32] u, float[32,32] g, float[32] b>
+        { c = Conv (x, w) d = MatMul (z, u) e = Gemm <beta = 0.5> (z, g, b) }"""
+    )
+    given = {"x": np.ones((2, 32, 5), np.float32), "z": np.ones((2, 32), np.float32)}
+    found = sites.find(graph, given)
+    assert not found.found
+    assert sorted(found.refused.values()) == [
+        "Conv is left in floating point",
+        "a Gemm with alpha, beta or transA",
+        "it runs on one vector a sample",
+    ]
+    assert found.total == 2 * 2 * 5 * 32 * 32 + 2 * (2 * 2 * 32 * 32)
