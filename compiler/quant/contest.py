@@ -58,7 +58,7 @@ class Contest:
         base = median(self.seconds[FLOAT])
         rows = {
             name: {
-                "ms": round(1e3 * median(calls), 3),
+                "ms": round(1e3 * median(calls), 6),
                 "times_fp32": round(base / median(calls), 3),
                 **({"within": name in self.within, **self.points[name].to_json()} if name in self.points else {}),
             }
