@@ -3,8 +3,8 @@
 An activation is shifted and scaled per channel before it is quantised with one scale, and the weights and the bias take the
 inverse: exact in real numbers, and free where the compiler puts it into the kernel that makes the activation anyway
 (TensorRT-RTX does: benchmarks/bench_int8.py). The scale per channel is SmoothQuant's (Xiao et al., 2023, eq. 4), with alpha
-chosen for each GEMM; the shift is Outlier Suppression+'s (Wei et al., 2023, eq. 2). The bias also takes the mean error that is left (bias
-correction: Nagel et al., Data-Free Quantization, 2019, section 4.2, here on data).
+chosen for each GEMM; the shift is Outlier Suppression+'s (Wei et al., 2023, eq. 2). The bias also takes the mean error that is
+left (bias correction: Nagel et al., Data-Free Quantization, 2019, section 4.2, here on data).
 """
 
 from __future__ import annotations

@@ -87,8 +87,9 @@ def quantise(graph: Graph, source: Source, request: Request, advance: Advance) -
     judge = Judge.over(Gated(graph, fitted), judged, source.task, labelled)
     searched = search(judge, fitted, sites.total, request.max_drop, advance)
     chosen = tuple(fitted[name] for name in searched.chosen)
+    rows_judged = sum(size for size, judging in zip(sizes, judges, strict=True) if judging)
     of = {"name": samples.name, "sha256": samples.sha256, "calibrated": seen.samples, "tokens": seen.tokens,
-          "judged": sum(size for size, judging in zip(sizes, judges, strict=True) if judging), "apart": not all(judges)}  # fmt: skip
+          "judged": rows_judged, "apart": not all(judges)}  # fmt: skip
     document = _document(request, sites, fitted, refused, searched, of)
     made = insert(graph, chosen) if chosen else graph
     return Quantised(made, document, _notes(document, refused, sites, samples), judge, chosen)
@@ -171,8 +172,8 @@ def _notes(document: Mapping[str, Any], refused: Mapping[str, str], sites: Sites
     of = document["data"]
     span = "" if point["low"] is None else f" (95 % interval {point['low']:.5f} to {point['high']:.5f})"
     said = [
-        f"int8: {100 * point['share']:.1f} % of the GEMM FLOPs, {document['metric']} {point['value']:.5f}{span} on {of['judged']} "
-        f"rows of {of['name']} that calibrated nothing; {of['calibrated']} others did: {document['why']}"
+        f"int8: {100 * point['share']:.1f} % of the GEMM FLOPs, {document['metric']} {point['value']:.5f}{span} on "
+        f"{of['judged']} rows of {of['name']} that calibrated nothing; {of['calibrated']} others did: {document['why']}"
     ]  # fmt: skip
     if not of["apart"]:
         said = [said[0].replace("that calibrated nothing; ", "that calibrated it too: there are too few to keep any apart; ")]

@@ -1,4 +1,4 @@
-"""Q/DQ pairs as they stand in the graph, against numpy by the operators' specification; and the graph with switches against them."""
+"""Q/DQ pairs in the graph against numpy, by the operators' specification; and the graph with switches against them."""
 
 from __future__ import annotations
 
