@@ -1,6 +1,6 @@
 """INT8: accuracy, engines and time, beside ONNX Runtime's quantiser and modelopt
 
-all-MiniLM-L6-v2. 1,000 texts calibrate (bertc keeps every fourth batch of them to judge by), {count} others are what accuracy is
+all-MiniLM-L6-v2. 1,000 texts calibrate (bertc keeps every fourth batch of them to judge by); 2,000 others are what accuracy is
 measured on, cut to 256 tokens, against the float32 source. Graphs for TensorRT-RTX run on the reference, which rounds where they
 round (no engine was executed); the rest runs in ONNX Runtime on this CPU.
 """
@@ -10,25 +10,27 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import onnxruntime as ort
 
 import bertc
-from bertc import data, fuse, quant, targets
+from bertc import data, fuse, profiles, quant, targets
 from bertc.confidence import Measure
 from bertc.graph import Graph, load
 from bertc.metrics import Comparison, Result
+from bertc.quant import Quantised
+from bertc.quant.fit import Fitted
 from bertc.quant.insert import insert
-from bertc.quant.quantise import Quantised
 from bertc.quant.sites import ATTENTION
 from bertc.reference import ReferenceRunner
 from bertc.runner import Feeds, Outputs
-from bertc.source import Source, open_source
+from bertc.source import Source, SourceOptions, open_source
 from bertc.value_ranges import Evidence
 
 from . import int8_engines as engines
@@ -39,7 +41,8 @@ from .tools import MODEL, table
 
 CALIBRATED, EVALUATED, LONGEST, BATCH = 1000, 2000, 256, 16
 MAX_DROP = 0.005
-FEW = 100
+FEW = 32  # for the percentile calibrator, which keeps every tensor of all texts and wants them of one shape
+METHODS = ("max", "entropy")
 TASK = "sentence-embedding"
 Run = Callable[[Feeds], Outputs]
 
@@ -63,15 +66,14 @@ class Setting:
 def run() -> str:
     before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        parts = [_said(part) for part in _parts(_setting(folder))]
+        parts = [_said(part) for part in _parts(_setting(Path(name)))]
     load_of = f"{before:.1f} before, {os.getloadavg()[0]:.1f} after (one minute's average)"
     busy = f"Load of the machine's {os.cpu_count()} cores: {load_of}. It was busy with other work: times are rough."
-    about = (__doc__ or "").split("\n\n", 1)[1].replace("\n", " ").strip().replace("{count}", f"{EVALUATED:,}")
-    return "\n\n".join([about, *parts, busy])
+    return "\n\n".join([(__doc__ or "").split("\n\n", 1)[1].strip(), *parts, busy])
 
 
 def _said(text: str) -> str:
+    """A part as it is done: all of them take a while."""
     print(text, file=sys.stderr, flush=True)
     return text
 
@@ -81,20 +83,21 @@ def _setting(folder: Path) -> Setting:
     found = sentences(CALIBRATED + EVALUATED)
     texts = folder / "texts.txt"
     texts.write_text("\n".join(found[:CALIBRATED]), "utf-8")
-    source = open_source(str(model))
+    source = open_source(str(model), SourceOptions(task=TASK))
     judged = sorted(found[CALIBRATED:], key=len)  # of like length side by side: less padding
     samples = tuple(peers.batches(source, judged, BATCH, LONGEST))
     answer = in_runtime(model)
     return Setting(folder, model, texts, source, samples, tuple(answer(sample.feeds) for sample in samples))
 
 
-def _parts(setting: Setting):  # type: ignore[no-untyped-def]
-    built, seconds = build(setting)
+def _parts(setting: Setting) -> Iterator[str]:
+    """Times first, while the machine is as it was found."""
+    yield times(setting, build(setting, setting.folder / "everything", "tensorrt-rtx:sm89", {}))
+    build(setting, setting.folder / "onnxruntime", "onnxruntime", {"max_drop": MAX_DROP})
     forms = Forms.of(setting)
-    yield accuracy(setting, forms, built)
-    yield curve(setting, forms)
+    yield curve(forms)
     yield engine_part(setting, forms)
-    yield times(setting, seconds)
+    yield accuracy(setting, forms)
 
 
 # What runs
@@ -115,7 +118,9 @@ def judged(setting: Setting, answer: Run) -> Result:
 
 def row(name: str, share: str, result: Result) -> list[str]:
     cosine, *kept = result.measures
-    return [name, share, told(cosine, 5), f"{result.outputs[0].cosine_min:.4f}", "; ".join(told(each, 4) for each in kept)]
+    found = [name, share, told(cosine, 5), f"{result.outputs[0].cosine_min:.4f}", "; ".join(told(each, 4) for each in kept)]
+    _said(str(found))
+    return found
 
 
 def told(measure: Measure, digits: int) -> str:
@@ -128,24 +133,19 @@ def told(measure: Measure, digits: int) -> str:
 # bertc
 
 
-def build(setting: Setting) -> tuple[dict[str, Path], dict[str, float]]:
-    """`bertc build --int8` for both targets with the limit, and once without for its times: artifacts, seconds of its stages."""
-    made = {}
-    for target in ("tensorrt-rtx:sm89", "onnxruntime"):
-        made[target] = setting.folder / target.partition(":")[0]
-        options = {"precision": "int8", "data": str(setting.texts), "budget": {"max_drop": MAX_DROP}}
-        bertc.build(str(setting.model), made[target], targets=[target], **options)
-    timed = setting.folder / "timed"
-    bertc.build(str(setting.model), timed, targets=["tensorrt-rtx:sm89"], precision="int8", data=str(setting.texts))
-    return made, json.loads((timed / "report.json").read_text("utf-8"))["stages"]
+def build(setting: Setting, out: Path, target: str, budget: Mapping[str, float]) -> dict[str, float]:
+    """`bertc build --int8`; the seconds of its stages."""
+    bertc.build(str(setting.model), out, targets=[target], precision="int8", data=str(setting.texts), task=TASK, budget=budget)
+    return dict(json.loads((out / "report.json").read_text("utf-8"))["stages"])
 
 
 @dataclasses.dataclass(frozen=True)
 class Forms:
-    """The lowered graph, everything fitted, and the typed graphs of the pure forms."""
+    """The lowered graph, all sites fitted, what the search chose, and the typed graphs of the pure forms."""
 
     lowered: Graph
-    quantised: Quantised
+    fitted: tuple[Fitted, ...]
+    searched: Quantised
     evidence: Evidence
     fp16: Graph
     gemms: Graph
@@ -156,74 +156,93 @@ class Forms:
         source, target = setting.source, targets.get("tensorrt-rtx")
         fused = fuse.fuse(source.graph, source.dims).graph
         lowered = target.lower(fused, (engines.SM,), quantised=True)
-        request = quant.Request(setting.texts, 0.0, (), target.INT8_ATTENTION)
-        quantised = quant.quantise(lowered, source, dataclasses.replace(request, max_drop=None), lambda done, total: None)
+        request = quant.Request(setting.texts, MAX_DROP, (profiles.parse("", source.dims),), target.INT8_ATTENTION)
+        searched = whole = quant.quantise(lowered, source, request, quiet)
+        if len(searched.chosen) < len(searched.document["sites"]):
+            whole = quant.quantise(lowered, source, dataclasses.replace(request, max_drop=None), quiet)
         evidence = Evidence(data.synthetic(source.graph, source.dims, 0), "synthetic samples")
-        linears = [each for each in quantised.chosen if each.site.kind != ATTENTION]
+        linears = [each for each in whole.chosen if each.site.kind != ATTENTION]
         made = [
             engines.typed(target.lower(fused, (engines.SM,)), source, evidence, "fp16"),
             engines.typed(insert(lowered, linears), source, evidence),
-            engines.typed(quantised.graph, source, evidence),
+            engines.typed(whole.graph, source, evidence),
         ]
-        return Forms(lowered, quantised, evidence, *made)
+        return Forms(lowered, whole.chosen, searched, evidence, *made)
 
     def share(self, attention: bool) -> str:
-        sites = self.quantised.document["sites"]
+        sites = self.searched.document["sites"]
         return f"{100 * sum(s['flops_share'] for s in sites if attention or s['kind'] != ATTENTION):.1f} %"
 
 
-def accuracy(setting: Setting, forms: Forms, built: dict[str, Path]) -> str:
+def quiet(done: int, total: int) -> None:
+    """Nobody watches."""
+
+
+def accuracy(setting: Setting, forms: Forms) -> str:
     start = time.perf_counter()
-    rows = [row("bertc fp16 (tensorrt-rtx)", "0 %", judged(setting, ReferenceRunner(forms.fp16).run))]
-    for name, path in built.items():
-        manifest = json.loads((path / "manifest.json").read_text("utf-8"))
-        answer = ReferenceRunner(load(path / "graph.onnx")).run if "rtx" in name else in_runtime(path / "model.onnx")
-        share = f"{100 * manifest['int8']['share']:.1f} %"
-        rows.append(row(f"bertc --int8 --max-drop {MAX_DROP} ({name.partition(':')[0]})", share, judged(setting, answer)))
+    limit, everything = f"bertc --int8 --max-drop {MAX_DROP} (tensorrt-rtx)", "bertc, all GEMMs and attention (tensorrt-rtx)"
+    rows = []
+    if len(forms.searched.chosen) == len(forms.fitted):
+        everything = f"{limit}, which keeps all GEMMs and attention"
+    else:
+        graph = engines.typed(forms.searched.graph, setting.source, forms.evidence)
+        rows.append(row(limit, share_of(forms.searched.document), judged(setting, ReferenceRunner(graph).run)))
+    rows.append(row(everything, forms.share(True), judged(setting, ReferenceRunner(forms.everything).run)))
     rows.append(row("bertc, GEMMs with weights only", forms.share(False), judged(setting, ReferenceRunner(forms.gemms).run)))
-    rows.append(row("bertc, all GEMMs and attention", forms.share(True), judged(setting, ReferenceRunner(forms.everything).run)))
+    own = setting.folder / "onnxruntime"
+    share = share_of(json.loads((own / "manifest.json").read_text("utf-8"))["int8"])
+    rows.append(row(f"bertc --int8 --max-drop {MAX_DROP} (onnxruntime)", share, judged(setting, in_runtime(own / "model.onnx"))))
     rows += of_peers(setting)
-    seconds = f"{len(rows)} graphs on {EVALUATED:,} texts took {time.perf_counter() - start:.0f} s."
+    seconds = f"{len(rows)} graphs on {EVALUATED:,} texts took {time.perf_counter() - start:.0f} s, peers' own work included."
     head = ["graph", "int8, of the GEMM FLOPs", "mean cosine (95 % interval)", "lowest", "nearest neighbour kept (95 %)"]
-    return table(head, rows) + f"\n\n{seconds}"
+    return f"Accuracy:\n\n{table(head, rows)}\n\n{seconds}"
+
+
+def share_of(document: Mapping[str, float]) -> str:
+    return f"{100 * document['share']:.1f} %"
 
 
 def of_peers(setting: Setting) -> list[list[str]]:
     """ONNX Runtime's quantiser and modelopt, on the same export; a peer that fails is a row with its reason."""
-    folder, source, texts = setting.folder, setting.source, setting.calibration
+    source, texts = setting.source, setting.calibration
     makers: dict[str, Callable[[Path], object]] = {
         "onnxruntime quantize_dynamic, per channel": lambda out: peers.dynamic(setting.model, out),
         "onnxruntime quantize_static, MinMax": lambda out: peers.static(setting.model, out, source, texts, "MinMax"),
-        f"onnxruntime quantize_static, Percentile, {FEW} texts (it keeps every tensor of all)": lambda out: peers.static(
-            setting.model, out, source, texts[:FEW], "Percentile"
+        f"onnxruntime quantize_static, Percentile, {FEW} texts": lambda out: peers.static(
+            setting.model, out, source, texts[:FEW], "Percentile", FEW
         ),
-        "modelopt.onnx, max": lambda out: peers.modelopt(setting.model, out, source, texts, "max"),
-        "modelopt.onnx, entropy": lambda out: peers.modelopt(setting.model, out, source, texts, "entropy"),
     }
+    for method in METHODS:
+        makers[f"modelopt.onnx, {method}"] = lambda out, method=method: by_modelopt(setting, method, out)  # type: ignore[misc]
     rows = []
     for at, (name, make) in enumerate(makers.items()):
-        out = folder / f"peer{at}.onnx"
+        out = setting.folder / f"peer{at}.onnx"
         try:
-            made = make(out)
+            make(out)
         except Exception as error:  # noqa: BLE001  a peer raises whatever it likes
             rows.append([name, "-", " ".join(str(error).split())[:200], "-", "-"])
             continue
-        answer = ReferenceRunner(load(out)).run if "modelopt" in name else in_runtime(out)
-        rows.append(row(name, "-", judged(setting, answer)))
-        if isinstance(made, tuple):
-            (folder / f"{name}.json").write_text(json.dumps(made))
-            out.replace(folder / f"{name}.onnx")
-        _said(str(rows[-1]))
+        rows.append(row(name, "-", judged(setting, ReferenceRunner(load(out)).run if "modelopt" in name else in_runtime(out))))
     return rows
 
 
-def curve(setting: Setting, forms: Forms) -> str:
+def by_modelopt(setting: Setting, method: str, out: Path | None = None) -> tuple[str, float]:
+    """Its version and the seconds of its call, which is made once; the graph is copied to `out`."""
+    path, known = setting.folder / f"modelopt-{method}.onnx", setting.folder / f"modelopt-{method}.json"
+    if not known.is_file():
+        known.write_text(json.dumps(peers.modelopt(setting.model, path, setting.source, setting.calibration, method)))
+    if out is not None:
+        shutil.copy(path, out)
+    version, seconds = json.loads(known.read_text())
+    return version, seconds
+
+
+def curve(forms: Forms) -> str:
     """The search's own curve: float32 with Q/DQ pairs, on the rows that judge."""
-    request = quant.Request(setting.texts, MAX_DROP, (), True)
-    document = quant.quantise(forms.lowered, setting.source, request, lambda done, total: None).document
+    document = forms.searched.document
     rows = []
     for point in document["curve"]:
-        kept = next(value for name, value in point["measures"].items() if name.startswith("kept:"))
+        kept = next((value for name, value in point["measures"].items() if name.startswith("kept:")), float("nan"))
         interval = f"{point['low']:.5f} to {point['high']:.5f}"
         rows.append([f"{100 * point['share']:.1f} %", f"{point['value']:.5f}", interval, f"{kept:.4f}"])
     why = f"{document['why'][:1].upper()}{document['why'][1:]}"
@@ -239,30 +258,29 @@ def engine_part(setting: Setting, forms: Forms) -> str:
     whole = engines.engine(forms.everything, "int8", setting.source)
     gemms = engines.engine(forms.gemms, "int8", setting.source)
     rows = [half.row("fp16"), gemms.row("int8, GEMMs with weights only"), whole.row("int8, all GEMMs and attention")]
-    path = setting.folder / "modelopt.onnx, max.onnx"
+    path = setting.folder / "modelopt-max.onnx"
     found = engines.of_peer(path, setting.source) if path.is_file() else "not there"
     rows.append(["modelopt.onnx, max", *(found if isinstance(found, list) else ["-", found, "-", "-"])])
     best = min(half.count, whole.count)
-    mixed = engines.mixed(forms.lowered, forms.quantised.chosen, setting.source, forms.evidence, best)
+    mixed = engines.mixed(forms.lowered, forms.fitted, setting.source, forms.evidence, best)
     return f"Engines by TensorRT-RTX for {engines.SM}:\n\n{table(engines.HEAD, rows)}\n\nMixed plans:\n\n{mixed}"
 
 
-def times(setting: Setting, stages: dict[str, float]) -> str:
+def times(setting: Setting, stages: Mapping[str, float]) -> str:
     own = {name.partition(": ")[2]: seconds for name, seconds in stages.items() if ": " in name}
     start = time.perf_counter()
-    session = ort.InferenceSession(str(setting.model), providers=["CPUExecutionProvider"])
-    plain(session, setting.source, setting.texts, 1)
+    plain(ort.InferenceSession(str(setting.model), providers=["CPUExecutionProvider"]), setting.source, setting.texts, 1)
     once = time.perf_counter() - start
     parts = [own[name] for name in ("quantise", "precision", "verify")]
     rows = [[name, f"{own[name]:.1f}", f"{own[name] / once:.2f}"] for name in ("quantise", "precision", "verify", "compile")]
     rows.append(["one float32 run over the texts, one at a time", f"{once:.1f}", "1"])
     lines = []
-    for method in ("max", "entropy"):
-        path = setting.folder / f"modelopt.onnx, {method}.json"
-        if not path.is_file():
-            lines.append(f"modelopt.onnx, {method}: not there.")
+    for method in METHODS:
+        try:
+            version, seconds = by_modelopt(setting, method)
+        except (LookupError, RuntimeError) as why:
+            lines.append(f"modelopt.onnx, {method}: {why}.")
             continue
-        version, seconds = json.loads(path.read_text())
         rows.append([f"modelopt.onnx {version}, {method}: its quantize call", f"{seconds:.1f}", f"{seconds / once:.2f}"])
         ratios = ", ".join(f"{sum(parts[:n]) / seconds:.2f}" for n in (1, 2, 3))
         lines.append(f"bertc by modelopt {method}: {ratios} (quantise; and precision; and verify); wanted: at most 0.75.")

@@ -52,7 +52,7 @@ def dynamic(model: Path, out: Path) -> None:
     quantize_dynamic(model, out, per_channel=True, weight_type=QuantType.QInt8)
 
 
-def static(model: Path, out: Path, source: Source, texts: Sequence[str], method: str) -> None:
+def static(model: Path, out: Path, source: Source, texts: Sequence[str], method: str, batch: int = 1) -> None:
     """QDQ per channel behind its own preprocessing, as its documentation recommends; S8S8. One text at a time: its histograms and
     extremes keep every tensor of every batch."""
     from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
@@ -60,7 +60,7 @@ def static(model: Path, out: Path, source: Source, texts: Sequence[str], method:
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self.feeds = (dict(sample.feeds) for sample in batches(source, texts, 1, LENGTH))
+            self.feeds = (dict(sample.feeds) for sample in batches(source, texts, batch, LENGTH))
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self.feeds, None)
