@@ -145,7 +145,7 @@ def test_building_again_gives_the_same_plan(export: Path, texts: Path, built: be
 def test_where_int8_adds_launches_and_spares_little_fp16_is_kept(export: Path, texts: Path, tmp_path: Path) -> None:
     """As asked for by --int8 alone. At a width of 64 there are no bytes worth the kernels that lost fusions add."""
     options: dict[str, Any] = {"precision": "int8", "data": str(texts), "budget": {"cosine": -1.0}}
-    (made,) = bertc.build(export, tmp_path / "made", targets=[TARGET], profiles=["batch=1,length=4:8:16"], **options)
+    (made,) = bertc.build(export, tmp_path / "made", targets=[TARGET], profiles=["batch=1:1:4,length=4:8:16"], **options)
     worth = made.manifest["int8"]["worth"]
     assert made.precision == worth["kept"] == "fp16"
     assert worth["int8"]["kernels"] > worth["fp16"]["kernels"] == made.manifest["engine"]["kernels"]["count"]
