@@ -9,6 +9,8 @@ the output until everything succeeded.
 from __future__ import annotations
 
 import dataclasses
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,14 +19,14 @@ from . import artifact, data, goldens, page, precision, profiles, quant, report,
 from . import fuse as fusing
 from .artifact import Artifact
 from .confidence import FAILED
-from .errors import Missing, NotFused, RecipeError, VerifyFailed
+from .errors import InputError, Missing, NotFused, RecipeError, VerifyFailed
 from .export_check import Proof, check_fused, prove
 from .fuse import Fused
 from .graph import Graph, save
 from .precision import Typed
 from .profiles import Profile
 from .progress import Progress
-from .quant import Quantised
+from .quant import worth
 from .recipe import Recipe, check, choose_targets
 from .source import Source, open_source
 from .targets import BuildRequest, Built, TargetSpec
@@ -46,6 +48,11 @@ class Build:
     @property
     def quantised(self) -> bool:
         return self.precision in precision.QUANTISED
+
+    @property
+    def weighed(self) -> bool:
+        """Whether an engine of the base precision is compiled beside it, to keep the better one."""
+        return self.precision == "int8" and hasattr(targets.get(self.spec.name), "listed")
 
 
 def compile(recipe: Recipe, out: Path, *, force: bool = False, progress: Progress | None = None) -> tuple[Artifact, ...]:
@@ -89,6 +96,8 @@ def plan(recipe: Recipe) -> tuple[Build, ...]:
         ready = targets.get(spec.name).available()
         if not ready.build:
             raise Missing(f"target {spec.name} cannot build here: {ready.reason}. {ready.install}")
+        if why := targets.refusal(spec, build.precision):
+            raise InputError(why)
         verification.budget_for(build.precision, recipe.budget)
         if build.name in [other.name for other in builds]:
             raise RecipeError(f"target {text!r} is asked for twice: {build.name}")
@@ -115,8 +124,8 @@ def fuse_graph(recipe: Recipe, source: Source, builds: Sequence[Build], proof: P
         return None
     with log.stage("fuse"):
         tables = {str(b.spec): targets.lowerings(b.spec, quantised=b.quantised) for b in wanting}
-        for build in wanting:  # a search may find that nothing can be int8, and then the base is built
-            if build.quantised and "max_drop" in build.asked:
+        for build in wanting:  # int8 may be found impossible, or not worth it, and then the base is built
+            if build.weighed or (build.quantised and "max_drop" in build.asked):
                 tables[f"{build.spec} without int8"] = targets.lowerings(build.spec)
         try:
             fused = fusing.fuse(
@@ -152,62 +161,103 @@ class Job:
     timing_cache: Path | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A typed graph and what its compiler made of it, with the sha256 of each file written."""
+
+    build: Build
+    typed: Typed
+    request: BuildRequest
+    built: Built
+    hashes: Mapping[str, str]
+
+
 def make(build: Build, job: Job, directory: Path, log: Progress) -> None:
     """One artifact: lower the graph, type it, compile it, verify it, and write it all down."""
     watch = dataclasses.replace(log, stages={}, notes=[])
     target = targets.get(build.spec.name)
-    # Lowered first: what follows sees standard operators, whose schemas say which types they take.
-    fused = job.fused.graph if job.fused and target.FUSES else job.source.graph
-    graph = target.lower(fused, build.spec.sms, quantised=build.quantised)
-    quantised = quantise(build, job, graph, watch) if build.quantised else None
-    if quantised and quantised.chosen:
-        graph = quantised.graph
-    elif quantised:
-        build = fall_back(build, quantised, watch)
-        graph = target.lower(fused, build.spec.sms)  # what is best with Q/DQ pairs is not without
+    graph = lowered(build, job)
+    low = prepare(build, job, graph, watch) if build.quantised else None
+    if low and low.precision in precision.QUANTISED:
+        build, graph = dataclasses.replace(build, precision=low.precision), low.graph
+    elif low:
+        build = fall_back(build)
+        graph = lowered(build, job)  # what is best with Q/DQ pairs is not without
+    made = compile_graph(build, job, graph, directory, watch)
+    if low and build.weighed:
+        made, low = weigh(made, low, job, directory, watch)
+    for note in (*made.typed.plan.summary(), *made.built.notes):
+        watch.note(note)
+    hashes = dict(made.hashes)
+    hashes[artifact.GOLDENS] = goldens.save_goldens(directory / artifact.GOLDENS, job.proof.samples, job.proof.outputs)
+    artifact.copy_assets(job.source.assets, directory)
+    facts = manifest(made.build, job, made.typed, made.built, low)
+    verdict = check_artifact(made.build, job, directory, facts, made.typed, watch, low.truth if low else None)
+    if why := page.unavailable():
+        watch.note(why)
+    known = dataclasses.replace(watch, stages=log.stages | watch.stages, notes=[*log.notes, *watch.notes])
+    before = {"source": job.source.graph, "fused": job.fused.graph if job.fused and target.FUSES else None}
+    document = report.document(facts, before, job.proof, verdict, known, report.Size.of(directory))
+    hashes |= page.write(directory, {**document, "int8": {**low.document, **low.measured}} if low else document)
+    artifact.write_manifest(directory, facts, hashes)
+
+
+def lowered(build: Build, job: Job) -> Graph:
+    """The graph in the form its compiler takes best.
+
+    Lowered first: what follows sees standard operators, whose schemas say which types they take.
+    """
+    target = targets.get(build.spec.name)
+    graph = job.fused.graph if job.fused and target.FUSES else job.source.graph
+    return target.lower(graph, build.spec.sms, quantised=build.quantised)
+
+
+def prepare(build: Build, job: Job, graph: Graph, watch: Progress) -> quant.Prepared:
+    """The graph in the low-bit form that was asked for, as far as the data, the budget and this machine allow."""
+    target, recipe = targets.get(build.spec.name), job.recipe
+    path, limit = Path(recipe.data) if recipe.data else None, recipe.budget.get("max_drop")
+    asked = quant.Asked(
+        build.precision, build.spec.name, target.INT8_BASE, target.INT8_ATTENTION, path, limit, job.ranges
+    )  # fmt: skip
+    return quant.prepare(graph, job.source, asked, build.name, watch)
+
+
+def compile_graph(build: Build, job: Job, graph: Graph, directory: Path, watch: Progress) -> Compiled:
+    """Type a lowered graph and give it to its compiler."""
     with watch.stage(f"{build.name}: precision"):
         typed = type_graph(build, job, graph)
         hashes = save(typed.graph, directory / artifact.GRAPH)
     with watch.stage(f"{build.name}: compile"):
         where = (directory / artifact.GRAPH, directory)
-        built = target.build(BuildRequest(typed.graph, *where, build.precision, build.spec.sms, job.ranges, job.timing_cache))
+        request = BuildRequest(typed.graph, *where, build.precision, build.spec.sms, job.ranges, job.timing_cache)
+        built = targets.get(build.spec.name).build(request)
     watch.stages[f"{build.name}: compile, builder alone"] = built.seconds
-    for note in (*typed.plan.summary(), *built.notes):
-        watch.note(note)
-    hashes |= dict(built.files)
-    hashes[artifact.GOLDENS] = goldens.save_goldens(directory / artifact.GOLDENS, job.proof.samples, job.proof.outputs)
-    artifact.copy_assets(job.source.assets, directory)
-    facts = manifest(build, job, typed, built, quantised)
-    verdict = check_artifact(build, job, directory, facts, typed, watch, quantised)
-    if why := page.unavailable():
-        watch.note(why)
-    known = dataclasses.replace(watch, stages=log.stages | watch.stages, notes=[*log.notes, *watch.notes])
-    before = {"source": job.source.graph, "fused": job.fused.graph if job.fused and target.FUSES else None}
-    hashes |= page.write(directory, report.document(facts, before, job.proof, verdict, known, report.Size.of(directory)))
-    artifact.write_manifest(directory, facts, hashes)
+    return Compiled(build, typed, request, built, hashes | dict(built.files))
 
 
-def quantise(build: Build, job: Job, graph: Graph, watch: Progress) -> Quantised:
-    """Q/DQ pairs where the data and the budget allow them. Raises what `quant.quantise` raises."""
-    target = targets.get(build.spec.name)
-    data_path, limit, bits = Path(str(job.recipe.data)), job.recipe.budget.get("max_drop"), quant.weight_bits(build.spec.name)
-    request = quant.Request(data_path, limit, job.ranges, target.INT8_ATTENTION, bits)
-    with watch.stage(f"{build.name}: quantise") as advance:
-        made = quant.quantise(graph, job.source, request, advance)
-    for note in made.notes:
-        watch.note(note)
-    if limit is not None:
-        watch.show(report.curve_table(made.document))
-    return made
+def weigh(
+    made: Compiled, low: quant.Prepared, job: Job, directory: Path, watch: Progress
+) -> tuple[Compiled, quant.Prepared]:  # fmt: skip
+    """The int8 engine, or that of the base precision where int8 is not worth it (see quant/worth.py)."""
+    base = fall_back(made.build)
+    with tempfile.TemporaryDirectory(prefix="bertc-") as folder:
+        other = compile_graph(base, job, lowered(base, job), Path(folder), watch)
+        with watch.stage(f"{made.build.name}: compare with {base.precision}"):
+            int8 = worth.engine(made.typed.graph, made.built.facts, made.request, low.document["share"])
+            beside = worth.engine(other.typed.graph, other.built.facts, other.request)
+        found = worth.Worth(int8, beside, base.precision, job.ranges[0])
+        if found.kept != made.build.precision:
+            for name in other.hashes:
+                shutil.copyfile(Path(folder) / name, directory / name)
+    watch.note(found.said())
+    low = dataclasses.replace(low, document={**low.document, "worth": found.to_json()})
+    return (made if found.kept == made.build.precision else other), low
 
 
-def fall_back(build: Build, quantised: Quantised, watch: Progress) -> Build:
+def fall_back(build: Build) -> Build:
     """The same build in the precision of what is not int8, judged by that one's own limits: `max_drop` asked for int8."""
     limits = {name: limit for name, limit in build.asked.items() if name != "max_drop"}
-    made = dataclasses.replace(build, precision=targets.get(build.spec.name).INT8_BASE, asked=limits)
-    why = quantised.document["why"]
-    watch.note(f"nothing is int8: {why}; {made.precision} is built in its place and judged by the limits of {made.precision}")
-    return made
+    return dataclasses.replace(build, precision=targets.get(build.spec.name).INT8_BASE, asked=limits)
 
 
 def type_graph(build: Build, job: Job, graph: Graph) -> Typed:
@@ -236,9 +286,9 @@ def check_artifact(
     facts: Mapping[str, Any],
     typed: Typed,
     watch: Progress,
-    quantised: Quantised | None = None,
+    rows: verification.Truth | None = None,
 ) -> verification.Verdict | None:
-    """Verify an artifact on its goldens before it is written, and an int8 one on the data it was not calibrated with.
+    """Verify an artifact on its goldens before it is written, and a low-bit one on data that calibrated nothing of it.
 
     None where the recipe says not to.
 
@@ -250,10 +300,10 @@ def check_artifact(
     with watch.stage(f"{build.name}: verify") as advance:
         synthetic = job.recipe.goldens == "synthetic"
         truths = [verification.Truth(job.proof.samples, job.proof.outputs, "goldens", synthetic=synthetic)]
-        truths += [quantised.truth()] if quantised else []
+        truths += [rows] if rows else []
         verdicts = [verification.judge(directory, facts, typed.graph, truth, advance) for truth in truths]
     for verdict in verdicts:
-        watch.say(f"{verdict.summary()} on {verdict.data}" if quantised else verdict.summary())
+        watch.say(f"{verdict.summary()} on {verdict.data}" if rows else verdict.summary())
         if not verdict.passed:
             why = f"on {verdict.data}: {verdict.reasons()}"
             raise VerifyFailed(f"{build.name} is {verdict.shortfall()}, nothing was written: {why}{_advice(verdict)}")
@@ -266,7 +316,7 @@ def _advice(verdict: verification.Verdict) -> str:
     return ". --no-verify writes it all the same, and `bertc verify --bisect` then names the nodes to blame"
 
 
-def manifest(build: Build, job: Job, typed: Typed, built: Built, quantised: Quantised | None = None) -> dict[str, Any]:
+def manifest(build: Build, job: Job, typed: Typed, built: Built, low: quant.Prepared | None = None) -> dict[str, Any]:
     """What manifest.json says, but for the files: nothing in it depends on the time or the place of the build.
 
     (The files' hashes do in one entry: report.json holds the times of the stages.)
@@ -288,7 +338,7 @@ def manifest(build: Build, job: Job, typed: Typed, built: Built, quantised: Quan
         "recipe": recipe.to_json(),
         "target": {"name": build.spec.name, "sms": list(build.spec.sms)},
         "precision": typed.plan.to_json(),
-        "int8": quantised.document if quantised else None,
+        "int8": dict(low.document) if low else None,
         "passes": job.fused.change.to_json() if job.fused and targets.get(build.spec.name).FUSES else None,
         "graph": {"opset": graph.opset, "ops": graph.op_counts(), "initializer_bytes": graph.initializer_bytes},
         "engine": dict(built.facts),

@@ -46,7 +46,7 @@ class Recipe:
         "what goes into goldens.npz: synthetic feeds, or the --data (token ids are your users' text)", "synthetic"
     )
     data: str | None = _option(
-        "texts, pairs, audio or arrays like what the model will see: for int8, and for --goldens data", None
+        "texts, pairs, audio or arrays like what the model will see: for int8 and fp8, and for --goldens data", None
     )
     seed: int = _option("seed of the synthetic feeds", 0)
     budget: Mapping[str, float] = _option("a limit of the verification, as in cosine=0.9999; repeatable", {})
@@ -77,7 +77,7 @@ def check(recipe: Recipe) -> None:
         raise RecipeError("goldens from data need the data: --data FILE")
     if recipe.precision is not None:
         precisions.get(recipe.precision)
-    asked = {recipe.precision, *(targets.parse_spec(text).precision for text in recipe.targets)} & precisions.QUANTISED
+    asked = {recipe.precision, *(targets.parse_spec(text).precision for text in recipe.targets)} & precisions.DATA
     if asked and not recipe.data:
         raise RecipeError(
             f"{', '.join(sorted(map(str, asked)))} needs data that is like what the model will see: --data texts.txt"
@@ -169,6 +169,8 @@ def choose_targets(recipe: Recipe) -> tuple[Recipe, str | None]:
     """
     if recipe.targets:
         return recipe, None
+    if recipe.precision == "int8-dynamic":
+        return dataclasses.replace(recipe, targets=("onnxruntime",)), "target onnxruntime: dynamic int8 is its own"
     tensorrt, rtx = targets.get("tensorrt").available(), targets.get("tensorrt-rtx").available()
     if tensorrt.build:
         return dataclasses.replace(recipe, targets=("tensorrt",)), "target tensorrt: this machine can build it"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from .errors import DataError
 from .graph import Graph
 
 FLOAT = ir.DataType.FLOAT
+FLOAT8 = ir.DataType.FLOAT8E4M3FN
 PART = 32  # nodes: about a transformer layer
 TOGETHER = 64  # samples between whose parts the values on their way are held
 # What only moves values has the range of what it moves.
@@ -190,7 +192,13 @@ def _parts(graph: Graph) -> list[tuple[int, int]]:
     nodes = list(graph.model.graph)
     tensors = all(v.type is None or isinstance(v.type, ir.TensorType) for node in nodes for v in node.outputs)
     step = PART if tensors else max(1, len(nodes))
-    return [(at, min(at + step, len(nodes))) for at in range(0, len(nodes), step)]
+    ends = [0]
+    while ends[-1] < len(nodes):
+        end = min(ends[-1] + step, len(nodes))
+        while end < len(nodes) and any(v.dtype == FLOAT8 for v in nodes[end - 1].outputs):
+            end += 1  # numpy has no float8 that ONNX Runtime would take back
+        ends.append(end)
+    return list(itertools.pairwise(ends))
 
 
 def _moved(graph: Graph) -> Iterator[tuple[str, str]]:

@@ -108,16 +108,17 @@ class Precision(Protocol):
     def apply(self, graph: Graph, evidence: Evidence | None = None) -> Typed: ...
 
 
-QUANTISED = frozenset({"int8"})  # modes whose graph has Q/DQ pairs from data before it is typed
+DATA = frozenset({"int8", "int8-static", "fp8"})  # modes whose scales come from data
+QUANTISED = DATA | {"int8-dynamic", "int8-weights"}  # modes whose graph is quantised before it is typed
 
 
 def names() -> tuple[str, ...]:
-    """All precision modes, by file name."""
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))
+    """All precision modes, by file name: `int8-dynamic` is int8_dynamic.py."""
+    return tuple(sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))
 
 
 def get(name: str) -> Precision:
     """The precision module of that name; RecipeError lists the known ones."""
     if name not in names():
         raise RecipeError(f"unknown precision {name!r}{nearest(name, names())}")
-    return cast(Precision, importlib.import_module(f".{name}", __package__))
+    return cast(Precision, importlib.import_module(f".{name.replace('-', '_')}", __package__))

@@ -71,7 +71,7 @@ def fit(
         if bad:
             refused[site.name] = bad
         elif site.kind == ATTENTION:
-            made[site.name] = Fitted(site, tuple(_fp16(_range(each) / QMAX) for each in stats))
+            made[site.name] = Fitted(site, tuple(half(_range(each) / QMAX) for each in stats))
         else:
             top = 2 ** (bits - 1) - 1
             made[site.name] = _fit_gemms(site, [nodes[n] for n in site.nodes], stats[0], top, migrate and site.name not in plain)
@@ -96,7 +96,7 @@ def _range(stats: Sampled) -> float:
     return stats.ranges()["mse"]
 
 
-def _fp16(value: float) -> float:
+def half(value: float) -> float:
     """The float16 next to a scale: the graph may store it in half, and the integers must be those of the stored scale."""
     return float(np.float16(max(value, SMALLEST)))
 
@@ -129,7 +129,7 @@ class _Try:
 
 def _fit_gemms(site: Site, nodes: list[ir.Node], stats: Sampled, top: int, migrate: bool) -> Fitted:
     """All GEMMs that read one activation share what is done to it: their weights are fitted side by side."""
-    parts = [_columns(node) for node in nodes]
+    parts = [columns(node) for node in nodes]
     weights = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
     few = stats.rows[:: max(1, len(stats.rows) // TRIED)]
     wanted = few @ weights
@@ -141,8 +141,8 @@ def _fit_gemms(site: Site, nodes: list[ir.Node], stats: Sampled, top: int, migra
     return Fitted(site, (best.scale,), way.mul, way.add, made, way.alpha, way.shift, float(np.sqrt(best.error)))
 
 
-def _columns(node: ir.Node) -> np.ndarray:
-    """float32 [K,N]."""
+def columns(node: ir.Node) -> np.ndarray:
+    """The weights of a GEMM as float32 [K,N]."""
     weight = weight_of(node)
     assert weight is not None and weight.const_value is not None
     array = weight.const_value.numpy().astype(np.float32, copy=False)
@@ -173,7 +173,7 @@ def _try(x: np.ndarray, w: np.ndarray, wanted: np.ndarray, stats: Sampled, way: 
     size = float(np.square(wanted).mean()) or 1.0
     tried = []
     for clip in clips:
-        scale = _fp16(reach * clip / QMAX)
+        scale = half(reach * clip / QMAX)
         lost = float(np.square(rounded(moved, scale) @ stored - exact).mean()) / size if np.isfinite(scale) else np.inf
         tried.append(_Try(way, scale, lost))
     return min(tried, key=lambda each: each.error)
@@ -196,5 +196,9 @@ def _weights(node: ir.Node, w: np.ndarray, x: np.ndarray, best: _Try, top: int) 
     mean = x.mean(axis=0, dtype=np.float64)
     left = rounded(best.way(x), best.scale).mean(axis=0, dtype=np.float64)
     bias = (mean @ w - left @ (values * scales).astype(np.float64)).astype(np.float32)
-    stored = values.astype(np.int8)
-    return Weights(np.ascontiguousarray(stored.T) if transposed(node) else stored, scales, bias)
+    return Weights(laid_out(node, values.astype(np.int8)), scales, bias)
+
+
+def laid_out(node: ir.Node, values: np.ndarray) -> np.ndarray:
+    """[K,N] as the GEMM wants it: [N,K] for a Gemm with transB."""
+    return np.ascontiguousarray(values.T) if transposed(node) else values

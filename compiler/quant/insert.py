@@ -7,16 +7,17 @@ follows (reference: kernels, "Q/DQ placement"). Scales are float32 here; the pas
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from ..graph import Graph
-from .fit import Fitted, Weights
+from .fit import Fitted
 from .sites import ATTENTION, transposed
 
 OPSET = 21  # from here on scales may be float16
-FLOAT, INT8 = ir.DataType.FLOAT, ir.DataType.INT8
+FLOAT, INT8 = ir.DataType.FLOAT, np.dtype(np.int8)
 
 
 def insert(graph: Graph, chosen: Iterable[Fitted]) -> Graph:
@@ -26,10 +27,15 @@ def insert(graph: Graph, chosen: Iterable[Fitted]) -> Graph:
     nodes = {str(node.name): node for node in copy.model.graph}
     for fitted in chosen:
         (_attention if fitted.site.kind == ATTENTION else _gemms)(copy.model.graph, nodes, fitted)
-    for name, value in list(copy.model.graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
-            del copy.model.graph.initializers[name]
+    drop_unused(copy.model.graph)
     return copy
+
+
+def drop_unused(graph: ir.Graph) -> None:
+    """Initializers that nothing reads any more."""
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+            del graph.initializers[name]
 
 
 def _gemms(graph: ir.Graph, nodes: dict[str, ir.Node], fitted: Fitted) -> None:
@@ -40,21 +46,21 @@ def _gemms(graph: ir.Graph, nodes: dict[str, ir.Node], fitted: Fitted) -> None:
         value = put.node("Mul", [value, put.constant("mul", fitted.mul)], value)
     if fitted.add is not None:
         value = put.node("Add", [value, put.constant("add", fitted.add)], value)
-    read = put.pair(value, fitted.scales[0])
+    read = put.pair(value, fitted.scales[0], next(iter(fitted.weights.values())).values.dtype)
     for name in fitted.site.nodes:
         node, weights = nodes[name], fitted.weights[name]
         node.replace_input_with(0, read)
-        node.replace_input_with(1, _dequantised(graph, node, weights))
+        node.replace_input_with(1, dequantised(graph, node, weights.values, weights.scales))
         _add_bias(graph, node, weights.bias)
 
 
-def _dequantised(graph: ir.Graph, node: ir.Node, weights: Weights) -> ir.Value:
+def dequantised(graph: ir.Graph, node: ir.Node, values: np.ndarray, scales: np.ndarray) -> ir.Value:
+    """Stored weights behind a DequantizeLinear with a scale for each output channel."""
     put = Writer(graph, node, f"{node.name}/weight")
-    stored = put.constant("int8", weights.values)
-    zeros = put.constant("zero_point", np.zeros(len(weights.scales), np.int8))
+    held = put.constant("int8" if values.dtype == np.int8 else "fp8", values)
+    zeros = put.constant("zero_point", np.zeros(len(scales), values.dtype))
     axis = ir.AttrInt64("axis", 0 if transposed(node) else 1)
-    made = put.node("DequantizeLinear", [stored, put.constant("scale", weights.scales), zeros], stored, FLOAT, [axis])
-    return made
+    return put.node("DequantizeLinear", [held, put.constant("scale", scales), zeros], held, FLOAT, [axis])
 
 
 def _add_bias(graph: ir.Graph, node: ir.Node, bias: np.ndarray) -> None:
@@ -126,8 +132,8 @@ class Writer:
         (self.graph.insert_after if self.after else self.graph.insert_before)(self.near, made)
         return value
 
-    def pair(self, value: ir.Value, scale: float) -> ir.Value:
+    def pair(self, value: ir.Value, scale: float, dtype: np.dtype[Any] = INT8) -> ir.Value:
         """QuantizeLinear and DequantizeLinear with one scale."""
-        given = [self.constant("scale", np.float32(scale)), self.constant("zero_point", np.int8(0))]
-        stored = self.node("QuantizeLinear", [value, *given], value, INT8)
+        given = [self.constant("scale", np.float32(scale)), self.constant("zero_point", np.zeros((), dtype))]
+        stored = self.node("QuantizeLinear", [value, *given], value, ir.DataType.from_numpy(dtype))
         return self.node("DequantizeLinear", [stored, *given], value)

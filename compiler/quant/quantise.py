@@ -1,4 +1,4 @@
-"""The stages of INT8 in order: sites -> observe -> fit -> search -> insert."""
+"""The stages of INT8, and of FP8, in order: sites -> observe -> fit -> search -> insert."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from ..rows import Row, Rows
 from ..runner import Feeds
 from ..source import Source
 from ..verification import Truth
+from . import fp8
 from .fit import Fitted, fit
 from .gated import Gated
 from .insert import insert
@@ -37,13 +38,17 @@ MOST_CALIBRATED = 1000  # rows: more of them moved no figure of benchmarks/bench
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What to quantise for. `attention`: the target has an int8 kernel for it. `bits` of the weights: see `saturation`."""
+    """What to quantise for. `attention`: the target has an int8 kernel for it. `bits` of the weights: see `saturation`.
+
+    `kind`: int8, or fp8, which is for GEMMs alone (with attention in it 16 kernels a layer, without 9).
+    """
 
     data: Path
     max_drop: float | None
     profiles: tuple[Profile, ...]
     attention: bool
     bits: int = 8
+    kind: str = "int8"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,13 +80,13 @@ def quantise(graph: Graph, source: Source, request: Request, advance: Advance) -
     sizes = [_size(sample, graph, source) for sample in read.samples]
     judges = _judges(sizes)
     judged = tuple(sample for sample, judging in zip(read.samples, judges, strict=True) if judging)
-    sites = find(graph, _feeds(graph, source, request.profiles), request.attention)
+    sites = find(graph, opt_feeds(graph, source, request.profiles), request.attention and request.kind == "int8")
     if not sites.found:
         why = "; ".join(sorted(set(sites.refused.values()))) or "it has none"
         raise RecipeError(f"no GEMM of the graph can be quantised: {why}")
     calibrated, count = _calibrated(samples, sizes, judges)
     seen = observe(graph, sites, calibrated, count, advance)
-    fitted, refused = fit(graph, sites, seen, bits=request.bits)
+    fitted, refused = fp8.fit(graph, sites, seen) if request.kind == "fp8" else fit(graph, sites, seen, bits=request.bits)
     if not fitted:
         raise RecipeError(f"no GEMM of the graph can be quantised: {'; '.join(f'{n}: {why}' for n, why in refused.items())}")
     labelled = labels if any(sample.labels for sample in judged) else None
@@ -123,7 +128,7 @@ def _calibrated(samples: Rows, sizes: Sequence[int], judges: Sequence[bool]) -> 
     return (make() for make in makers), len(wanted)
 
 
-def _feeds(graph: Graph, source: Source, profiles: tuple[Profile, ...]) -> Feeds:
+def opt_feeds(graph: Graph, source: Source, profiles: tuple[Profile, ...]) -> Feeds:
     """Ones at the sizes that the first profile is best at."""
     sizes = {name: dim.opt for name, dim in profiles[0].items()} if profiles else {}
     made = {}
@@ -142,11 +147,12 @@ def _document(
         "data": dict(of),
         "metric": point.measure.name,
         "budget": request.max_drop,
+        "kind": request.kind,
         "weight_bits": request.bits,
         "share": round(point.share, 6) if searched.chosen else 0.0,
         "curve": [each.to_json() for each in searched.curve],
         "chosen": searched.at,
-        "why": searched.why,
+        "why": searched.why.replace("int8", request.kind),
         "sites": [_site(each, searched, sites.total) for each in fitted.values()],
         "not_quantised": {**sites.refused, **refused},
     }  # fmt: skip
@@ -172,7 +178,7 @@ def _notes(document: Mapping[str, Any], refused: Mapping[str, str], sites: Sites
     of = document["data"]
     span = "" if point["low"] is None else f" (95 % interval {point['low']:.5f} to {point['high']:.5f})"
     said = [
-        f"int8: {100 * point['share']:.1f} % of the GEMM FLOPs, {document['metric']} {point['value']:.5f}{span} on "
+        f"{document['kind']}: {100 * point['share']:.1f} % of the GEMM FLOPs, {document['metric']} {point['value']:.5f}{span} on "
         f"{of['judged']} rows of {of['name']} that calibrated nothing; {of['calibrated']} others did: {document['why']}"
     ]  # fmt: skip
     if not of["apart"]:
@@ -184,5 +190,5 @@ def _notes(document: Mapping[str, Any], refused: Mapping[str, str], sites: Sites
     for name, why in {**sites.refused, **refused}.items():
         reasons.setdefault(why, []).append(name)
     for why, names in reasons.items():
-        said.append(f"not int8: {len(names)} ({names[0]}{' ...' if len(names) > 1 else ''}): {why}")
+        said.append(f"not {document['kind']}: {len(names)} ({names[0]}{' ...' if len(names) > 1 else ''}): {why}")
     return (*said, *samples.notes)

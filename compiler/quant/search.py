@@ -135,7 +135,11 @@ def _confirmed(
 
 
 def measure(judge: Judge, quantised: Sequence[str], back: Sequence[str], share: float, samples: int | None = None) -> Point:
-    result = judge(quantised, samples)
+    return point_of(judge(quantised, samples), back, share)
+
+
+def point_of(result: Result, back: Sequence[str] = (), share: float = 1.0) -> Point:
+    """What a comparison says about the metric. Raises VerifyFailed where it could judge nothing."""
     found = metrics.deciding(result)
     if not found:
         raise VerifyFailed(f"nothing to judge a drop by: {result.note or 'no decision could be compared'}")

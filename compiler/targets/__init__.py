@@ -6,6 +6,8 @@ A target module has four functions and nothing to register:
     lower(graph, sms, quantised) -> Graph       from bertc's graph to the form its compiler takes best
     build(request) -> Built                     write the engine into request.directory
     load(directory, manifest) -> Runner         run an artifact
+
+and may have a fifth, refusal(sms, precision) -> str | None: why it cannot build that, asked before any work is done.
 """
 
 from __future__ import annotations
@@ -97,6 +99,12 @@ def lowerings(spec: TargetSpec, *, quantised: bool = False) -> Mapping[str, Any]
     """The bodies that a target lowers fused operators to, for the proofs of the fusions; {} where it inlines them all."""
     target = get(spec.name)
     return target.lowerings(spec.sms, quantised=quantised) if hasattr(target, "lowerings") else {}
+
+
+def refusal(spec: TargetSpec, precision: str) -> str | None:
+    """Why a target cannot build a precision for these SMs; None where it can."""
+    target = get(spec.name)
+    return cast("str | None", target.refusal(spec.sms, precision)) if hasattr(target, "refusal") else None
 
 
 @dataclasses.dataclass(frozen=True)

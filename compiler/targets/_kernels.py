@@ -269,11 +269,17 @@ def runs_in(node: ir.Node, allowed: frozenset[str], named: Sequence[Kernel]) -> 
     """
     if not named:
         return None
+    gemms = computing(node, named)
+    if gemms:
+        return all(_reads(node, kernel, allowed) for kernel in gemms)
+    return any(_reads(node, kernel, allowed) for kernel in named)
+
+
+def computing(node: ir.Node, named: Sequence[Kernel]) -> list[Kernel]:
+    """Of the layers that name a GEMM those that are GEMM kernels; of these the ones of its name, where there are any."""
     gemms = [k for k in named if k.type in _GEMM_TYPES or any(mark in k.name for mark in _GEMM_MARKS)]
     own = [k for k in gemms if node_name(node) in re.split(r"\+|_myl\d+_\d+$", k.name)]
-    if gemms:
-        return all(_reads(node, kernel, allowed) for kernel in own or gemms)
-    return any(_reads(node, kernel, allowed) for kernel in named)
+    return own or gemms
 
 
 def _reads(node: ir.Node, kernel: Kernel, allowed: frozenset[str]) -> bool:
@@ -283,14 +289,14 @@ def _reads(node: ir.Node, kernel: Kernel, allowed: frozenset[str]) -> bool:
     operand that the same kernel makes (the softmax of a fused attention) is not among its inputs and is not asked for.
     """
     count = 3 if node.op_type == "Attention" else 2
-    outside = {v.name for v in node.inputs[:count] if v is not None and not _made_in(v, kernel)}
-    operands = [t for t in (*kernel.inputs, *filter(_is_matrix, kernel.constants)) if t.dtype in FLOATING | _QUANTISED]
+    outside = {v.name for v in node.inputs[:count] if v is not None and not made_in(v, kernel)}
+    operands = [t for t in (*kernel.inputs, *filter(is_matrix, kernel.constants)) if t.dtype in FLOATING | _QUANTISED]
     typed = sum(t.dtype in allowed for t in operands)
     # A kernel may read packed operands as one tensor, so fewer than expected are enough where it reads nothing else.
     return typed >= len(outside) or 0 < typed == len(operands)
 
 
-def _made_in(value: ir.Value, kernel: Kernel) -> bool:
+def made_in(value: ir.Value, kernel: Kernel) -> bool:
     """Whether a kernel computes a value; nodes that only move data are looked through, they may be in the kernel either way."""
     maker = value.producer()
     while maker is not None and maker.op_type in _MOVING and maker.inputs[0] is not None:
@@ -298,7 +304,7 @@ def _made_in(value: ir.Value, kernel: Kernel) -> bool:
     return maker is not None and node_name(maker) in kernel.onnx_nodes
 
 
-def _is_matrix(constant: Tensor) -> bool:
+def is_matrix(constant: Tensor) -> bool:
     """A weight, not a bias of [1, N] nor a scalar factor."""
     return math.prod(constant.dims) > constant.dims[-1] if constant.dims else False
 

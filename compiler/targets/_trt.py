@@ -7,6 +7,7 @@ of its configs attaches a timing cache, which TensorRT-RTX has no use for.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -83,6 +84,14 @@ def advice(message: str) -> str:
     return next((help_ for pattern, help_ in CATALOGUE if re.search(pattern, message)), "")
 
 
+def refusal(precision: str) -> str | None:
+    """What neither compiler can build."""
+    if precision != "int8-dynamic":
+        return None
+    why = "TensorRT imports neither DynamicQuantizeLinear nor MatMulInteger"
+    return f"asked for int8-dynamic; {why}: use --int8 static with --data, or the target onnxruntime"
+
+
 def lower(graph: Graph, sms: tuple[str, ...], quantised: bool = False) -> Graph:
     """Each `bertc` node in the form of `_lower_trt`, then the needless layout swaps between them gone."""
     if not any(node.domain == DOMAIN for node in graph.model.graph):
@@ -128,6 +137,13 @@ def build(module: str, request: BuildRequest, workspace: int | None = None, note
             plan.unlink(missing_ok=True)
             raise
     return Built({PLAN: result["sha256"]}, facts, notes, result["seconds"])
+
+
+def listed(module: str, request: BuildRequest) -> tuple[_kernels.Kernel, ...]:
+    """The kernels of an engine that is thrown away; for a graph of fixed sizes with every dimension. Raises as build."""
+    with tempfile.TemporaryDirectory(prefix="bertc-") as folder:
+        _, log = _compile(module, dataclasses.replace(request, directory=Path(folder)), None, Path(folder))
+    return _kernels.parse(log)
 
 
 def _facts(request: BuildRequest, result: Mapping[str, Any], log: str, kernels: Sequence[_kernels.Kernel]) -> dict[str, Any]:

@@ -69,12 +69,19 @@ def build(request: BuildRequest) -> Built:
             f"ONNX Runtime CPU computes {request.precision} in float32 between casts: this artifact is smaller, "
             "not faster, and does not show the type's overflow; verify runs the emulated reference as well",
         )
+    if request.precision in ("fp8", "int8-weights"):
+        notes = (f"ONNX Runtime CPU computes {request.precision} in float32 behind each DequantizeLinear: smaller, not faster",)
     return Built(files={MODEL: hash_file(model)}, facts={"session": SESSION}, notes=notes)
 
 
 def load(directory: Path, manifest: Mapping[str, Any]) -> Runner:
     """A CPU session over model.onnx with the session options of the manifest; `intra_op_num_threads` among them is heeded."""
     return OnnxRuntimeRunner(directory / MODEL, manifest)
+
+
+def open_file(path: Path, described: Mapping[str, Any]) -> Runner:
+    """A session over an ONNX file that is no artifact yet. `described`: its "inputs" and "outputs" as a manifest has them."""
+    return OnnxRuntimeRunner(path, {**described, "profiles": [], "engine": {"session": SESSION}})
 
 
 class OnnxRuntimeRunner(Runner):

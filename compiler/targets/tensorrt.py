@@ -17,6 +17,7 @@ from . import _packages as packages
 MODULE = "tensorrt"
 INSTALL = "pip install 'bertc[trt]'  (on a host with the GPU)"
 OLDEST = (10, 8)
+OLDEST_FP8 = 89
 FUSES = True
 SMS: tuple[str, ...] = ()
 DEFAULT_SMS: tuple[str, ...] = ()
@@ -63,6 +64,18 @@ def lowerings(sms: tuple[str, ...] = (), *, quantised: bool = False) -> Mapping[
     from . import _lower_trt
 
     return _lower_trt.lowerings(sms, quantised)
+
+
+def refusal(sms: tuple[str, ...], precision: str) -> str | None:
+    """Why this compiler cannot build a precision on the GPUs of this machine; None where it can."""
+    if why := _trt.refusal(precision):
+        return why
+    old = [f"{name} ({sm})" for name, sm in packages.gpus() if int(sm.removeprefix("sm")) < OLDEST_FP8]
+    return (
+        f"asked for fp8 on {', '.join(old)}; it needs sm{OLDEST_FP8} or newer: build --int8"
+        if old and precision == "fp8"
+        else None
+    )
 
 
 def build(request: BuildRequest) -> Built:

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import InputError, Missing, RecipeError, nearest
 from ..graph import Graph
 from ..runner import Runner
-from . import Availability, BuildRequest, Built, _trt
+from . import Availability, BuildRequest, Built, _kernels, _trt
 from . import _packages as packages
 
 MODULE = "tensorrt_rtx"
@@ -21,6 +21,7 @@ SMS: tuple[str, ...] = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 DEFAULT_SMS: tuple[str, ...] = ("sm86", "sm89", "sm120", "sm121")
 INT8_BASE = "fp16"
 INT8_ATTENTION = True  # its int8 attention kernel has float16 around it; there is none in bfloat16
+OLDEST_FP8 = 89
 SM80_NOTE = (
     "sm80 is in the list of this compiler but not in NVIDIA's support matrix for TensorRT-RTX: the engine builds, nobody "
     "promises that it runs; for A100 and A30 use the target 'tensorrt'"
@@ -69,21 +70,38 @@ def build(request: BuildRequest) -> Built:
     return _trt.build(MODULE, dataclasses.replace(request, sms=sms), notes=notes)
 
 
+def listed(request: BuildRequest) -> tuple[_kernels.Kernel, ...]:
+    """The kernels of an engine that is thrown away; for a graph of fixed sizes with every dimension."""
+    return _trt.listed(MODULE, request)
+
+
+def refusal(sms: tuple[str, ...], precision: str) -> str | None:
+    """Why this compiler cannot build a precision for these SMs; None where it can."""
+    if why := _trt.refusal(precision):
+        return why
+    old = [sm for sm in sms if precision == "fp8" and int(sm.removeprefix("sm")) < OLDEST_FP8]
+    if old:
+        return f"asked for fp8 on {', '.join(old)}; it needs sm{OLDEST_FP8} or newer: leave older SMs out, or build --int8"
+    if "sm75" not in sms:
+        return None
+    if precision in ("int8", "int8-static"):
+        return f"asked for {precision} on sm75; TensorRT-RTX has no int8 GEMM for Turing: use --fp16, or leave sm75 out"
+    if precision in ("bf16", "fp32"):
+        lacks = "bfloat16" if precision == "bf16" else "float32 GEMM (the builder says 'FP32 GEMM is not supported')"
+        return f"asked for {precision} on sm75; TensorRT-RTX has no {lacks} for Turing: use --fp16"
+    return None
+
+
 def require_possible(sms: tuple[str, ...], precision: str) -> None:
-    """RecipeError for an SM it does not know or SMs that cannot be one engine, InputError for a precision that Turing lacks."""
+    """RecipeError for an SM it does not know or SMs that cannot be one engine, InputError for a precision that they lack."""
     for sm in sms:
         if sm not in SMS:
             raise RecipeError(f"tensorrt-rtx cannot build for {sm!r}{nearest(sm, SMS)}")
-    if "sm75" not in sms:
-        return
-    if len(sms) > 1:
+    if "sm75" in sms and len(sms) > 1:
         others = ", ".join(sm for sm in sms if sm != "sm75")
         raise RecipeError(f"asked for sm75 and {others} in one engine; Turing needs an engine of its own: build sm75 apart")
-    if precision == "int8":
-        raise InputError("asked for int8 on sm75; TensorRT-RTX has no int8 GEMM for Turing: use --fp16, or leave sm75 out")
-    if precision in ("bf16", "fp32"):
-        lacks = "bfloat16" if precision == "bf16" else "float32 GEMM (the builder says 'FP32 GEMM is not supported')"
-        raise InputError(f"asked for {precision} on sm75; TensorRT-RTX has no {lacks} for Turing: use --fp16")
+    if why := refusal(sms, precision):
+        raise InputError(why)
 
 
 def load(directory: Path, manifest: Mapping[str, Any]) -> Runner:

@@ -13,10 +13,10 @@ ROOT = Path(__file__).parent.parent.parent
 COMPILER = ROOT / "compiler"
 # Top to bottom: a module imports only what stands below it (at module level; a late import inside a function may look up).
 ORDER = (
-    "__main__ cli commands fleet pipeline doctor inspection_diff inspection bench work timings baselines recipe_file page "
-    "calibrate quant explaining verification smallest drift boundaries bisection putback originals export_check fuse opset "
-    "recipe report targets prove proof_feeds activations subgraph canonical fusions cleanup dims sizes families rewrite "
-    "ranges places meter artifact precision value_ranges source onnx_source torch_export heads exported assets hub "
+    "__main__ cli commands fleet pipeline doctor inspection_diff inspection bench baselines recipe_file page calibrate "
+    "quant work timings explaining verification smallest drift boundaries bisection putback originals export_check fuse "
+    "opset recipe report targets prove proof_feeds activations subgraph canonical fusions cleanup dims sizes families "
+    "rewrite ranges places meter artifact precision value_ranges source onnx_source torch_export heads exported assets hub "
     "checkpoint factory reference metrics closeness scores confidence decisions goldens rows tensor_stats thresholds "
     "histogram buckets traffic readers labels tables data text progress runner padding profiles bodies builder plots graph "
     "origin onnx_file errors"

@@ -201,7 +201,7 @@ def test_the_precision_of_a_target() -> None:
     plan = pipeline.plan(Recipe("x", targets=("null", "null=fp16", "onnxruntime"), precision="bf16"))
     assert [build.name for build in plan] == ["null-bf16", "null-fp16", "onnxruntime-bf16"]
     assert pipeline.plan(Recipe("x", targets=("null",)))[0].precision == "fp32"
-    refused(lambda: pipeline.plan(Recipe("x", targets=("null=fp8",))), "unknown precision 'fp8'", "known: bf16, fp16, fp32")
+    refused(lambda: pipeline.plan(Recipe("x", targets=("null=fp6",))), "unknown precision 'fp6'", "known: bf16, fp16, fp32")
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, **builds: bool) -> None:

@@ -1,0 +1,23 @@
+"""fp8: GEMMs read float8 (E4M3) through the Q/DQ pairs that `quant/` wrote; attention and what is around them is float16."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import onnx_ir as ir
+
+from ..errors import InputError
+from ..graph import Graph
+from ..value_ranges import Evidence
+from . import Typed, get
+
+
+def apply(graph: Graph, evidence: Evidence | None = None, base: str = "fp16") -> Typed:
+    """Type a graph with FP8 Q/DQ pairs. Raises InputError for a graph without one."""
+    quantisers = [node for node in graph.model.graph if node.op_type == "QuantizeLinear"]
+    pairs = sum(node.outputs[0].dtype == ir.DataType.FLOAT8E4M3FN for node in quantisers)
+    if not pairs:
+        raise InputError("the graph has no FP8 Q/DQ pair; quantise it first (bertc build --fp8 --data FILE)")
+    typed = get(base).apply(graph, evidence)
+    note = f"{pairs} activations are quantised to fp8; the rest is {base}"
+    return dataclasses.replace(typed, plan=dataclasses.replace(typed.plan, mode="fp8", notes=(*typed.plan.notes, note)))

@@ -1,0 +1,17 @@
+"""int8-dynamic: GEMMs multiply integers that ONNX Runtime makes of each activation while it runs; the rest is float32."""
+
+from __future__ import annotations
+
+from ..errors import InputError
+from ..graph import Graph
+from ..value_ranges import Evidence
+from . import Plan, Typed
+
+
+def apply(graph: Graph, evidence: Evidence | None = None, base: str = "fp32") -> Typed:
+    """The graph as `quant/dynamic.py` wrote it, whose types are final. Raises InputError for one without an integer GEMM."""
+    count = sum(node.op_type == "MatMulInteger" for node in graph.model.graph)
+    if not count:
+        raise InputError("the graph has no MatMulInteger, so nothing of it is int8; use bertc build --int8 dynamic")
+    note = f"{count} GEMMs multiply int8 by activations that are quantised as they come; the rest is fp32"
+    return Typed(graph, Plan("int8-dynamic", count, notes=(note,)))

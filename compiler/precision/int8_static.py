@@ -1,0 +1,15 @@
+"""int8-static: int8 by Q/DQ pairs whose scales the data gave, whatever a comparison with other forms would say (see int8)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ..graph import Graph
+from ..value_ranges import Evidence
+from . import Typed, int8
+
+
+def apply(graph: Graph, evidence: Evidence | None = None, base: str = "fp16") -> Typed:
+    """As int8, under its own name. Raises InputError for a graph without a Q/DQ pair."""
+    typed = int8.apply(graph, evidence, base)
+    return dataclasses.replace(typed, plan=dataclasses.replace(typed.plan, mode="int8-static"))

@@ -1,0 +1,117 @@
+"""What a low-bit precision makes of a lowered float32 graph: a function for each form, and an answer that says what to build."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .. import report, verification
+from ..graph import Graph
+from ..labels import Labels
+from ..profiles import Profile
+from ..progress import Progress
+from ..source import Source
+from ..verification import Truth
+from . import contest
+from .dynamic import dynamic, integer_gemms
+from .quantise import Quantised, Request, quantise
+from .saturation import weight_bits
+from .weights import weight_only
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A low-bit build. `base`: what is built where nothing of it is worth quantising. `data`: None for forms that need none."""
+
+    precision: str
+    target: str
+    base: str
+    attention: bool
+    data: Path | None
+    max_drop: float | None
+    profiles: tuple[Profile, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """The graph, and the precision it is to be typed in, which is not the one asked for where a measurement said so; the
+    `int8` of the manifest, and what the report's has beside it, because it depends on the time or the machine; and rows of the
+    user's data with what float32 answered, None where there is no data."""
+
+    graph: Graph
+    precision: str
+    document: Mapping[str, Any]
+    truth: Truth | None = None
+    measured: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def prepare(graph: Graph, source: Source, asked: Asked, name: str, watch: Progress) -> Prepared:
+    """Raises what `quantise` and `dynamic` raise; the notes of what was done go to `watch`. `name`: of the build."""
+    with watch.stage(f"{name}: quantise") as advance:
+        if asked.precision == "int8-weights":
+            return _weights(graph, source, asked, watch)
+        if asked.precision == "int8-dynamic":
+            return _dynamic(graph, source, asked, watch)
+        made = quantise(graph, source, _request(asked), advance)
+    for note in made.notes:
+        watch.note(note)
+    if asked.max_drop is not None:
+        watch.show(report.curve_table(made.document))
+    if asked.precision == "int8" and asked.target == "onnxruntime":
+        with watch.stage(f"{name}: compare forms"):
+            return _fastest(graph, source, asked, made, watch)
+    return _static(made, asked, watch)
+
+
+def _request(asked: Asked) -> Request:
+    kind = "fp8" if asked.precision == "fp8" else "int8"
+    assert asked.data is not None, "the recipe was refused without"
+    return Request(asked.data, asked.max_drop, asked.profiles, asked.attention, weight_bits(asked.target), kind)
+
+
+def _static(made: Quantised, asked: Asked, watch: Progress) -> Prepared:
+    kept = asked.precision if made.chosen else asked.base
+    if not made.chosen:
+        said = f"nothing is {made.document['kind']}: {made.document['why']}; {kept} is built in its place"
+        watch.note(f"{said} and judged by the limits of {kept}")
+    return Prepared(made.graph, kept, made.document, made.truth())
+
+
+def _weights(graph: Graph, source: Source, asked: Asked, watch: Progress) -> Prepared:
+    made, refused = weight_only(graph)
+    for why in sorted(set(refused.values())):
+        watch.note(f"weights kept in floating point: {sum(each == why for each in refused.values())}: {why}")
+    return Prepared(
+        made, asked.precision, {"kind": "int8-weights", "not_quantised": refused}, _truth(graph, source, asked, watch)
+    )
+
+
+def _dynamic(graph: Graph, source: Source, asked: Asked, watch: Progress) -> Prepared:
+    bits = weight_bits(asked.target)
+    made = dynamic(graph, bits)
+    document = {"kind": "int8-dynamic", "weight_bits": bits, "gemms": integer_gemms(made)}
+    return Prepared(made, asked.precision, document, _truth(graph, source, asked, watch))
+
+
+def _fastest(graph: Graph, source: Source, asked: Asked, made: Quantised, watch: Progress) -> Prepared:
+    found = contest.compare(graph, source, made, _request(asked), watch)
+    watch.note(found.said())
+    kept = {"fp32": asked.base, "static": asked.precision, "dynamic": "int8-dynamic"}[found.kept]
+    return Prepared(found.graph, kept, made.document, made.truth(), {"candidates": found.to_json()})
+
+
+def _truth(graph: Graph, source: Source, asked: Asked, watch: Progress) -> Truth | None:
+    """The user's rows, where there are any: none of them calibrates, so all of them judge."""
+    if asked.data is None:
+        return None
+    from ..reference import ReferenceRunner
+
+    labels = Labels.from_assets(source.task, source.assets, graph.outputs)
+    read = verification.read_data(asked.data, graph.inputs, source.dims, source.assets, asked.profiles, labels)
+    for note in read.notes:
+        watch.note(note)
+    labelled = labels if any(sample.labels for sample in read.samples) else None
+    name = f"{asked.data.name}, against the float32 graph"
+    return Truth(read.samples, ReferenceRunner(graph).run, name, synthetic=False, labels=labelled)
