@@ -13,11 +13,11 @@ ROOT = Path(__file__).parent.parent.parent
 COMPILER = ROOT / "compiler"
 # Top to bottom: a module imports only what stands below it (at module level; a late import inside a function may look up).
 ORDER = (
-    "__main__ cli commands pipeline doctor inspection calibrate quant verification smallest export_check fuse opset recipe "
-    "report targets prove proof_feeds activations subgraph canonical fusions cleanup dims sizes families rewrite ranges places meter "
-    "artifact precision value_ranges source onnx_source torch_export heads exported assets hub checkpoint factory reference "
-    "metrics closeness scores confidence decisions goldens rows tensor_stats thresholds histogram readers labels tables data "
-    "text progress runner profiles bodies builder plots graph onnx_file errors"
+    "__main__ cli commands pipeline doctor inspection calibrate quant verification smallest export_check fuse opset "
+    "recipe report targets prove proof_feeds activations subgraph canonical fusions cleanup dims sizes families rewrite "
+    "ranges places meter artifact precision value_ranges source onnx_source torch_export heads exported assets hub "
+    "checkpoint factory reference metrics closeness scores confidence decisions goldens rows tensor_stats thresholds "
+    "histogram readers labels tables data text progress runner profiles bodies builder plots graph onnx_file errors"
 ).split()
 TORCH_ALLOWED = {"torch_export.py", "heads.py", "factory.py"}
 
