@@ -115,6 +115,7 @@ def search(judge: Judge, fitted: Mapping[str, Fitted], total: float, max_drop: f
     if len(back) == len(fitted):
         return Searched((), tuple(curve), at, alone, _nowhere(curve[at], max_drop))
     why = f"the most int8 whose drop of {curve[at].measure.name} stays within {max_drop:g}"
+    why += f" and that keeps {100 * KEPT:g} % of the decisions beside it" if _beside(curve[at].result) else ""
     return Searched(tuple(n for n in fitted if n not in back), tuple(curve), at, alone, why)
 
 
@@ -164,8 +165,12 @@ def holds(point: Point, max_drop: float, *, sure: bool = False) -> bool:
     """
     if point.measure.high is None or point.measure.high > max_drop:
         return False
-    beside = [m for m in point.result.measures if m not in metrics.deciding(point.result) and m.name.startswith("kept:")]
-    return all((m.artifact if sure else 1 - (m.low or 0.0)) >= KEPT for m in beside)
+    return all((each.artifact if sure else 1 - (each.low or 0.0)) >= KEPT for each in _beside(point.result))
+
+
+def _beside(result: Result) -> list[Measure]:
+    """Decisions that are not what `max_drop` is about."""
+    return [m for m in result.measures if m not in metrics.deciding(result) and m.name.startswith("kept:")]
 
 
 def _noise(result: Result) -> float:
