@@ -13,9 +13,9 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import artifact, data, goldens, page, precision, profiles, quant, report, targets, verification
+from . import artifact, data, goldens, page, precision, profiles, report, targets, verification
 from . import fuse as fusing
 from .artifact import Artifact
 from .confidence import FAILED
@@ -26,11 +26,13 @@ from .graph import Graph, save
 from .precision import Typed
 from .profiles import Profile
 from .progress import Progress
-from .quant import worth
 from .recipe import Recipe, check, choose_targets
 from .source import Source, open_source
 from .targets import BuildRequest, Built, TargetSpec
 from .value_ranges import Evidence
+
+if TYPE_CHECKING:
+    from . import quant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,6 +216,8 @@ def lowered(build: Build, job: Job) -> Graph:
 
 def prepare(build: Build, job: Job, graph: Graph, watch: Progress) -> quant.Prepared:
     """The graph in the low-bit form that was asked for, as far as the data, the budget and this machine allow."""
+    from . import quant
+
     target, recipe = targets.get(build.spec.name), job.recipe
     path, limit = Path(recipe.data) if recipe.data else None, recipe.budget.get("max_drop")
     asked = quant.Asked(
@@ -239,6 +243,8 @@ def weigh(
     made: Compiled, low: quant.Prepared, job: Job, directory: Path, watch: Progress
 ) -> tuple[Compiled, quant.Prepared]:  # fmt: skip
     """The int8 engine, or that of the base precision where int8 is not worth it (see quant/worth.py)."""
+    from .quant import worth
+
     base = fall_back(made.build)
     with tempfile.TemporaryDirectory(prefix="bertc-") as folder:
         other = compile_graph(base, job, lowered(base, job), Path(folder), watch)
