@@ -49,10 +49,6 @@ def _option(field: Any) -> Callable[[Command], Command]:
     return click.option(flag, field.name, type=int if kind == "int" else str, default=None, help=help_text)
 
 
-MODEL_OPTIONS = ("task", "revision", "allow_pickle", "trust_remote_code", "ids", "opset")
-SOURCE_OPTIONS = (*MODEL_OPTIONS, "seed", "goldens", "data")
-
-
 def console() -> Console:
     from rich.console import Console
 
