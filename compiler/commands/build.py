@@ -26,7 +26,11 @@ class WithForms(click.Command):
         end = args.index("--") if "--" in args else len(args)
         bare = [at for at, word in enumerate(args[:end]) if word == "--int8" and following[at] not in FORMS]
         given = ["--int8=auto" if at in bare else word for at, word in enumerate(args)]
-        return super().parse_args(ctx, given)
+        try:
+            return super().parse_args(ctx, given)
+        except click.UsageError as error:
+            hint = f"; the forms of --int8 are {', '.join(FORMS)}" if bare else ""
+            raise click.UsageError(f"{error.format_message()}{hint}", ctx) from error
 
 
 @click.command(cls=WithForms)
