@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 
 from ..graph import Graph, save
-from ..metrics import DEFAULT_BUDGETS, Comparison
+from ..metrics import DEFAULT_BUDGETS
 from ..progress import Progress
 from ..runner import Feeds, Runner
 from ..source import Source
 from ..targets import onnxruntime
 from .dynamic import dynamic
 from .quantise import Quantised, Request, opt_feeds
-from .search import Judge, Point, holds, point_of
+from .search import Point, holds, point_of
 
 MARGIN = 1.05  # medians of one form on a busy machine differ by some percent: a gain below is none
 SECONDS, FEWEST, MOST = 1.5, 5, 50  # of timing in all; rounds
@@ -78,7 +78,7 @@ def compare(graph: Graph, source: Source, made: Quantised, request: Request, wat
     with tempfile.TemporaryDirectory(prefix="bertc-") as folder:
         runners = {name: _runner(each, Path(folder) / f"{name}.onnx") for name, each in graphs.items()}
         seconds = timed(runners, feeds)
-        points = {name: _judged(made.judge, runner) for name, runner in runners.items() if name != FLOAT}
+        points = {name: point_of(made.judge.compare(runner.run)) for name, runner in runners.items() if name != FLOAT}
     within = frozenset(name for name, point in points.items() if allowed(point, request.max_drop))
     kept, why = choose({name: median(calls) for name, calls in seconds.items()}, within)
     shape = "x".join(map(str, next(iter(feeds.values())).shape))
@@ -88,7 +88,7 @@ def compare(graph: Graph, source: Source, made: Quantised, request: Request, wat
 def allowed(point: Point, max_drop: float | None) -> bool:
     """Whether the limit is shown to be kept; without one, whether nothing collapsed."""
     if max_drop is not None:
-        return holds(point, max_drop)
+        return holds(point, max_drop, sure=True)  # measured on all rows, as the form that was searched is
     collapse = DEFAULT_BUDGETS["int8"].collapse
     return collapse is None or point.measure.low is None or point.measure.low <= collapse
 
@@ -131,11 +131,3 @@ def _runner(graph: Graph, path: Path) -> Runner:
     save(graph, path)
     described = {kind: [spec.to_json() for spec in getattr(graph, kind)] for kind in ("inputs", "outputs")}
     return onnxruntime.open_file(path, described)
-
-
-def _judged(judge: Judge, runner: Runner) -> Point:
-    labels = judge.labels
-    comparison = Comparison(judge.task, labels=labels, intervals=True, blank=labels.blank if labels else 0)
-    for sample, expected in zip(judge.samples, judge.truth, strict=True):
-        comparison.add(expected, runner.run(sample.feeds), sample)
-    return point_of(comparison.result())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from ..errors import VerifyFailed
 from ..labels import Labels
 from ..metrics import Comparison, Result
 from ..progress import Advance
-from ..runner import Outputs
+from ..runner import Feeds, Outputs
 from .fit import Fitted
 from .gated import Gated
 
@@ -80,9 +80,13 @@ class Judge:
         return Judge(gated, samples, [gated.run(sample.feeds, ()) for sample in samples], task, labels)
 
     def __call__(self, quantised: Sequence[str], samples: int | None = None) -> Result:
+        return self.compare(lambda feeds: self.gated.run(feeds, quantised), samples)
+
+    def compare(self, answer: Callable[[Feeds], Outputs], samples: int | None = None) -> Result:
+        """Anything that answers feeds against float32, on the first samples or on all."""
         comparison = Comparison(self.task, labels=self.labels, intervals=True, blank=self.labels.blank if self.labels else 0)
         for sample, expected in list(zip(self.samples, self.truth, strict=True))[:samples]:
-            comparison.add(expected, self.gated.run(sample.feeds, quantised), sample)
+            comparison.add(expected, answer(sample.feeds), sample)
         return comparison.result()
 
 
