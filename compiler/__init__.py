@@ -12,7 +12,7 @@ Importing this package imports no torch, onnxruntime or TensorRT.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +81,8 @@ def _recipe(source: Name, options: dict[str, Any]) -> Any:
 
     from . import recipe
 
-    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    paths = {name: fspath(value) for name, value in options.items() if isinstance(value, PathLike)}  # a recipe is plain text
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in (options | paths).items()}
     known = {f.name for f in dataclasses.fields(recipe.Recipe)}
     for name in given:
         if name not in known:

@@ -125,7 +125,7 @@ def fuse_graph(recipe: Recipe, source: Source, builds: Sequence[Build], proof: P
     if not wanting and not recipe.expect:
         return None
     with log.stage("fuse"):
-        tables = {str(b.spec): targets.lowerings(b.spec, quantised=b.quantised) for b in wanting}
+        tables = {f"{b.spec} {b.precision}": targets.lowerings(b.spec, quantised=b.quantised) for b in wanting}
         for build in wanting:  # int8 may be found impossible, or not worth it, and then the base is built
             if build.weighed or (build.quantised and "max_drop" in build.asked):
                 tables[f"{build.spec} without int8"] = targets.lowerings(build.spec)
@@ -174,12 +174,13 @@ class Compiled:
     hashes: Mapping[str, str]
 
 
-def make(build: Build, job: Job, directory: Path, log: Progress) -> None:
-    """One artifact: lower the graph, type it, compile it, verify it, and write it all down."""
+def make(build: Build, job: Job, directory: Path, log: Progress, low: quant.Prepared | None = None) -> None:
+    """One artifact: lower the graph, quantise it (`low`: where that is done), type, compile, verify it, and write it all down."""
     watch = dataclasses.replace(log, stages={}, notes=[])
     target = targets.get(build.spec.name)
     graph = lowered(build, job)
-    low = prepare(build, job, graph, watch) if build.quantised else None
+    if build.quantised and low is None:
+        low = prepare(build, job, graph, watch)
     if low and low.precision in precision.QUANTISED:
         build, graph = dataclasses.replace(build, precision=low.precision), low.graph
     elif low:
@@ -218,12 +219,18 @@ def prepare(build: Build, job: Job, graph: Graph, watch: Progress) -> quant.Prep
     """The graph in the low-bit form that was asked for, as far as the data, the budget and this machine allow."""
     from . import quant
 
+    return quant.prepare(graph, job.source, asked(build, job), build.name, watch)
+
+
+def asked(build: Build, job: Job) -> quant.Asked:
+    """What a low-bit form is made for."""
+    from . import quant
+
     target, recipe = targets.get(build.spec.name), job.recipe
     path, limit = Path(recipe.data) if recipe.data else None, recipe.budget.get("max_drop")
-    asked = quant.Asked(
+    return quant.Asked(
         build.precision, build.spec.name, target.INT8_BASE, target.INT8_ATTENTION, path, limit, job.ranges
     )  # fmt: skip
-    return quant.prepare(graph, job.source, asked, build.name, watch)
 
 
 def compile_graph(build: Build, job: Job, graph: Graph, directory: Path, watch: Progress) -> Compiled:

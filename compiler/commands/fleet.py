@@ -59,7 +59,7 @@ def plan(file: Path, entries: Sequence[str], store: Path | None, ci: str | None,
     steps = plans.plan(chosen, kept)
     console = shared.console()
     console.print(plan_table(steps))
-    for line in (*status.shared(steps), plan_summary(steps)):
+    for line in (*status.shared(steps), *status.timed(steps), plan_summary(steps)):
         console.print(line, highlight=False, markup=False)
     if as_json:
         shared.print_json(status.document(chosen, kept, steps))
@@ -91,7 +91,9 @@ def plan_summary(steps: Sequence[Step]) -> str:
 @common
 @click.option("--locked", is_flag=True, help="refuse to build anything but what fleet.lock.json says")
 @click.option("--fail-fast", is_flag=True, help="stop at the first failure")
-@click.option("--until", type=click.Choice(["export", "fuse", "build"]), default="build", help="stop after this stage")
+@click.option(
+    "--until", type=click.Choice(["export", "fuse", "quantise", "build"]), default="build", help="stop after this stage"
+)
 @click.option("--jobs", type=click.IntRange(min=1), help="cores to use, in place of all")
 @click.option("--memory", help="memory to use, as in 12GB, in place of what is free")
 @click.option("--ray", "address", metavar="ADDRESS", help="run the tasks on a Ray cluster; it must see the store and the sources")
@@ -108,7 +110,7 @@ def build(
     as_json: bool,
 ) -> None:
     """Build what is not cached, and put every artifact in its place. The exit code is that of the worst failure."""
-    from ..fleet import board, config, lock, run
+    from ..fleet import board, config, lock, run, status
     from ..fleet import plan as plans
 
     chosen, whole, kept = opened(file, entries, store)
@@ -131,9 +133,11 @@ def build(
     if not locked and until == "build":
         lock.write(chosen, kept, outcomes, whole)
     code = run.worst(outcomes) or asked_elsewhere(outcomes, entries)
-    console.print(build_summary(outcomes, placed), highlight=False, markup=False)
+    document = built_document(chosen, kept, outcomes, code)
+    for line in (*status.otherwise(document["entries"]), build_summary(outcomes, placed)):
+        console.print(line, highlight=False, markup=False)
     if as_json:
-        shared.print_json(built_document(chosen, kept, outcomes, code))
+        shared.print_json(document)
     raise click.exceptions.Exit(code)
 
 
@@ -192,6 +196,8 @@ def show_status(file: Path, entries: Sequence[str], store: Path | None, as_json:
         )
     console = shared.console()
     console.print(rows)
+    for line in status.otherwise(found["entries"]):
+        console.print(line, highlight=False, markup=False)
     console.print(", ".join(f"{count} {state}" for state, count in found["counts"].items()), highlight=False)
     if as_json:
         shared.print_json(found)

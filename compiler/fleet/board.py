@@ -14,7 +14,15 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
-COLOURS = {"made": "green", "cached": "dim", "failed": "red", "skipped": "yellow", "elsewhere": "yellow", "running": "cyan"}
+COLOURS = {
+    "made": "green",
+    "cached": "dim",
+    "failed": "red",
+    "skipped": "yellow",
+    "elsewhere": "yellow",
+    "running": "cyan",
+    "quantising": "cyan",
+}
 
 
 class Board:
@@ -63,13 +71,18 @@ class Board:
         for task in self.tasks:
             if task.entry:
                 cells = rows.setdefault((task.entry.model, task.entry.precision), {})
-                cells.update({name: self.states.get(task.slot, "waits") for name in _columns(task)})
+                cells.update({name: self._state_of(task) for name in _columns(task)})
         table = Table("model", "precision", "export", "fuse", *columns, box=None)
         for (model, precision), cells in rows.items():
             stages = [self.states.get(f"{model}/{stage}", "-") for stage in ("export", "fuse")]
             words = [*stages, *(cells.get(name, "-") for name in columns)]
             table.add_row(model, precision, *(Text(word, style=COLOURS.get(word.split()[0], "")) for word in words))
         return table
+
+    def _state_of(self, task: Task) -> str:
+        """A build that waits for its graph to be quantised says so: that stage has no column."""
+        before = self.states.get(task.needs.get("quantise", ""), "")
+        return self.states.get(task.slot, "quantising" if before == "running" else "waits")
 
 
 def _columns(task: Task) -> tuple[str, ...]:

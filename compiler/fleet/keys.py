@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import hub, report, source
+from .. import hub, report, source, targets
 from .. import precision as precisions
 from ..factory import is_factory
 from ..graph import hash_file
@@ -23,7 +23,7 @@ from ..recipe import Recipe
 from ..targets import TargetSpec
 from . import code, contents
 
-STAGES = ("export", "fuse", "build")
+STAGES = ("export", "fuse", "quantise", "build")
 HASH = 64  # characters of a hash; what is shorter is a version
 FORMAT = 1  # raised when what a stage writes means something else
 # Fields of a recipe by the first stage that reads them; what is in neither is the last stage's.
@@ -35,14 +35,17 @@ EXPORT_TOOLS = ("torch", "transformers")
 ROOTS = {
     "export": ("fleet/stages", "source", "export_check", "artifact", "goldens", "targets/null", "precision/fp32"),
     "fuse": ("fleet/stages", "fuse", "export_check", "goldens", "fusions/*", "bodies/*", "targets/_lower_*"),
+    "quantise": ("fleet/stages", "quant/*", "goldens", "bodies/*", "targets/_lower_*"),
     "build": ("fleet/stages", "verification", "artifact", "goldens", "bodies/*"),
 }
 # Code that words, shows or orders things, and the stages before: what those made comes in by its hash.
 NOT_READ = ("recipe", "report", "progress", "doctor", "inspection", "cli", "plots", "page/*", "fleet/__init__", "fleet/keys")
+QUANTISING = ("__init__", "quantise", "contest", "dynamic", "weights", "fp8", "saturation")
 ELSEWHERE = {
-    "export": (*NOT_READ, "pipeline", "verification", "fuse"),
-    "fuse": (*NOT_READ, "pipeline", "verification", "source", "data"),
-    "build": (*NOT_READ, "pipeline", "fuse", "source", "export_check", "calibrate"),
+    "export": (*NOT_READ, "pipeline", "verification", "fuse", "quant/*"),
+    "fuse": (*NOT_READ, "pipeline", "verification", "source", "data", "quant/*"),
+    "quantise": (*NOT_READ, "pipeline", "fuse", "source", "export_check", "targets/_kernels", "targets/_trt_worker"),
+    "build": (*NOT_READ, "pipeline", "fuse", "source", "export_check", "calibrate", *(f"quant/{name}" for name in QUANTISING)),
 }
 PIPELINE = ("pipeline",)  # the order of the stages and the manifest: read by all of them, and followed by none
 
@@ -55,12 +58,11 @@ def inputs(
     `upstream`: digests of the stages before, by their names. `host`: the GPU model that a TensorRT engine is for. `hashed` gives
     a file's sha256. Raises what opening the source raises: SourceError, Missing.
     """
-    options = _options(stage, recipe, spec)
-    options = {name: hashed(Path(value)) if _is_path(value) else value for name, value in options.items()}
-    found: dict[str, Any] = {"format": FORMAT, "stage": stage, "after": dict(upstream), "options": options}
+    chosen = {name: hashed(Path(value)) if _is_path(value) else value for name, value in options(stage, recipe, spec).items()}
+    found: dict[str, Any] = {"format": FORMAT, "stage": stage, "after": dict(upstream), "options": chosen}
     if stage == "export":
         found["source"] = source_files(recipe, hashed)
-    if recipe.data and (stage == "build" or (stage == "export" and recipe.goldens == "data")):
+    if recipe.data and (stage in ("quantise", "build") or (stage == "export" and recipe.goldens == "data")):
         found["data"] = {path.name: hashed(path) for path in _data_files(Path(recipe.data))}
     if host is not None:
         found["gpu"] = host
@@ -82,8 +84,9 @@ def environment(stage: str, spec: TargetSpec, precision: str | None) -> dict[str
     own, tools = ROOTS[stage], (*TOOLS, *(EXPORT_TOOLS if stage == "export" else ()))
     if stage == "build":
         module = spec.name.replace("-", "_")
-        own = (*own, f"targets/{module}", f"precision/{precision}")
-        own = (*own, "quant/*", "precision/fp16", "precision/fp32") if precision in precisions.QUANTISED else own
+        own = (*own, f"targets/{module}", f"precision/{str(precision).replace('-', '_')}")
+        if precision in precisions.QUANTISED:  # which may end as another form, or as the target's base
+            own = (*own, "quant/worth", "precision/int8*", "precision/fp16", "precision/fp32")
         tools = (*tools, module)
     if stage == "build" and spec.name.startswith("tensorrt"):
         own = (*own, "targets/_trt_worker")
@@ -107,7 +110,7 @@ def _modules(name: str) -> Iterator[Path]:
     yield path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-def _options(stage: str, recipe: Recipe, spec: TargetSpec) -> dict[str, Any]:
+def options(stage: str, recipe: Recipe, spec: TargetSpec) -> dict[str, Any]:
     """The fields that the stage reads, without the paths of the source and the data: the same files elsewhere are the same."""
     plain = {"source", "data", "targets"}
     every = {name: value for name, value in json.loads(json.dumps(dataclasses.asdict(recipe))).items() if name not in plain}
@@ -116,8 +119,29 @@ def _options(stage: str, recipe: Recipe, spec: TargetSpec) -> dict[str, Any]:
         return wanted | ({"profiles": every["profiles"]} if recipe.goldens == "data" else {})
     if stage == "fuse":
         return {n: v for n, v in every.items() if n in (*FUSE_FIELDS, "seed")}
+    if stage == "quantise":
+        return {"precision": recipe.precision, "profiles": every["profiles"], **quantising(recipe, spec)}
     left = {n: v for n, v in every.items() if n not in (*EXPORT_FIELDS, *FUSE_FIELDS)}
     return left | {"seed": recipe.seed, "goldens": recipe.goldens, "target": spec.name, "sms": list(spec.sms)}
+
+
+def quantising(recipe: Recipe, spec: TargetSpec) -> dict[str, Any]:
+    """What a target has to do with the way a graph is quantised: targets of which this is the same share one quantised graph.
+
+    `timed`: which form it takes is measured on the machine that quantises.
+    """
+    from .. import quant
+
+    target = targets.get(spec.name)
+    bodies = targets.lowerings(spec, quantised=True) if target.FUSES else {}
+    return {
+        "max_drop": recipe.budget.get("max_drop"),
+        "forms": {op: f"{body.__module__.rpartition('.')[2]}.{body.__qualname__}" for op, body in sorted(bodies.items())},
+        "attention": target.INT8_ATTENTION,
+        "base": target.INT8_BASE,
+        "weight_bits": quant.weight_bits(spec.name),
+        "timed": quant.timed(str(recipe.precision), spec.name),
+    }
 
 
 def source_files(recipe: Recipe, hashed: Callable[[Path], str]) -> dict[str, str]:

@@ -47,7 +47,7 @@ def same(source: Path, out: Path) -> bool:
 
 
 def facts(path: Path) -> dict[str, Any]:
-    """What a table wants to know of an artifact: bytes, kernels, and how close it is. {} where it cannot be read."""
+    """What a table wants to know of an artifact: bytes, kernels, how close it is, its precision. {} where it cannot be read."""
     try:
         manifest = json.loads((path / MANIFEST).read_text("utf-8"))
         report = json.loads((path / artifact.REPORT).read_text("utf-8"))
@@ -59,7 +59,15 @@ def facts(path: Path) -> dict[str, Any]:
         "kernels": manifest["engine"].get("kernels", {}).get("count"),
         "accuracy": _accuracy(report["verification"]),
         "stages": report["stages"],
+        "precision": manifest["precision"]["mode"],
+        "precision_why": _why(report.get("int8") or {}),
     }
+
+
+def _why(int8: dict[str, Any]) -> str | None:
+    """Why a low-bit build has the precision that it has: the last measurement that had a say."""
+    deciding = int8.get("worth") or int8.get("candidates") or int8
+    return deciding.get("why")
 
 
 def _accuracy(verdict: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
+from .. import precision as precisions
 from .. import targets
 from ..errors import BertcError
 from ..recipe import Recipe
@@ -15,7 +17,7 @@ from .config import Entry, Fleet
 from .store import Store
 
 GB = 10**9
-BASE = {"export": 1.2 * GB, "fuse": 0.7 * GB, "build": 0.7 * GB}  # what the libraries of a stage take
+BASE = {"export": 1.2 * GB, "fuse": 0.7 * GB, "quantise": 0.9 * GB, "build": 0.7 * GB}  # what the libraries of a stage take
 TIMES = 6  # memory of a stage beyond that, in sizes of the model's weights: benchmarks/bench_build.py
 UNKNOWN = 0.3 * GB  # of a model whose weights a factory makes
 
@@ -64,7 +66,7 @@ class Step:
 
 
 def tasks(fleet: Fleet) -> list[Task]:
-    """Exports, then fusions, then builds: a task stands behind what it needs."""
+    """Exports, fusions, quantised graphs, then builds: a task stands behind what it needs."""
     models = list(dict.fromkeys(entry.model for entry in fleet.entries))
     fusing = {e.model for e in fleet.entries if targets.get(e.spec.name).FUSES}
     null, found = targets.parse_spec("null"), []
@@ -73,12 +75,22 @@ def tasks(fleet: Fleet) -> list[Task]:
             recipe = dataclasses.replace(fleet.models[model], targets=("null",), precision="fp32")
             needs = {"export": f"{model}/export"} if stage == "fuse" else {}
             found.append(Task(stage, f"{model}/{stage}", recipe, null, needs))
-    for entry in fleet.entries:
-        needs = {"export": f"{entry.model}/export"}
-        if targets.get(entry.spec.name).FUSES:
-            needs["fuse"] = f"{entry.model}/fuse"
-        found.append(Task("build", entry.name, entry.recipe, entry.spec, needs, entry))
-    return found
+    quantised: dict[str, Task] = {}
+    builds = [_build(entry, quantised) for entry in fleet.entries]
+    return [*found, *quantised.values(), *builds]
+
+
+def _build(entry: Entry, quantised: dict[str, Task]) -> Task:
+    """The last stage of an entry; a stage that quantises for it joins `quantised`, unless one there does so for it, too."""
+    needs = {"export": f"{entry.model}/export"}
+    if targets.get(entry.spec.name).FUSES:
+        needs["fuse"] = f"{entry.model}/fuse"
+    if entry.precision in precisions.QUANTISED:
+        same = json.dumps([entry.model, entry.recipe.data, keys.options("quantise", entry.recipe, entry.spec)], sort_keys=True)
+        slot = f"{entry.model}/quantise-{entry.plan}"
+        made = quantised.setdefault(same, Task("quantise", slot, entry.recipe, entry.spec, dict(needs)))
+        needs["quantise"] = made.slot
+    return Task("build", entry.name, entry.recipe, entry.spec, needs, entry)
 
 
 def plan(fleet: Fleet, store: Store) -> list[Step]:

@@ -1,8 +1,9 @@
 """The stages of a fleet, each a function from finished folders to one more folder. What they do is the pipeline's.
 
-export  source -> a checked float32 graph and goldens (as `bertc export` writes it)
-fuse    export -> the fused graph, proven for the lowerings of every target: one for all builds of a model
-build   export, fused graph -> an artifact (as `bertc build` writes it)
+export    source -> a checked float32 graph and goldens (as `bertc export` writes it)
+fuse      export -> the fused graph, proven for the lowerings of every target: one for all builds of a model
+quantise  export, fused graph -> the graph with its Q/DQ pairs: one for all builds of a model that lower and quantise alike
+build     export, fused graph, quantised graph -> an artifact (as `bertc build` writes it)
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import goldens, pipeline, targets
 from ..artifact import GOLDENS, GRAPH, REPORT, open_artifact_source, write_json
@@ -26,7 +27,11 @@ from ..source import Source
 from ..targets import TargetSpec
 from .contents import NOTES
 
+if TYPE_CHECKING:
+    from ..quant import Prepared
+
 FUSED = "fused.json"
+QUANTISED = "quantised.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Work:
 
 def run(work: Work, directory: Path, log: Progress) -> None:
     """Do a stage into an empty folder. Raises the BertcError of what failed."""
-    {"export": export, "fuse": fuse, "build": build}[work.stage](work, directory, log)
+    {"export": export, "fuse": fuse, "quantise": quantise, "build": build}[work.stage](work, directory, log)
 
 
 def export(work: Work, directory: Path, log: Progress) -> None:
@@ -62,18 +67,49 @@ def fuse(work: Work, directory: Path, log: Progress) -> None:
     write_json(directory / NOTES, {"stages": log.stages, "notes": log.notes})
 
 
+def quantise(work: Work, directory: Path, log: Progress) -> None:
+    """The low-bit form of the lowered graph, the precision that it is to be typed in, and what the report says of it.
+
+    What was timed, where that decides, stands with the notes: it is no part of what the stage made.
+    """
+    wanted, job = _build(work.recipe), _job(work)
+    low = pipeline.prepare(wanted, job, pipeline.lowered(wanted, job), log)
+    save(low.graph, directory / GRAPH)
+    write_json(directory / QUANTISED, {"precision": low.precision, "document": low.document})
+    write_json(directory / NOTES, {"stages": log.stages, "notes": log.notes, "measured": low.measured})
+
+
 def build(work: Work, directory: Path, log: Progress) -> None:
     """One artifact, verified."""
     (wanted,) = pipeline.plan(work.recipe)
-    source, proof = _exported(work.before["export"])
+    job = _job(work)
     for before in work.before.values():
         told = json.loads((before / NOTES).read_text("utf-8"))
         log.stages.update(told["stages"])
         log.notes.extend(note for note in told["notes"] if note not in log.notes)
+    low = _quantised(work.before["quantise"], wanted, job) if "quantise" in work.before else None
+    pipeline.make(wanted, job, directory, log, low)
+
+
+def _build(recipe: Recipe) -> pipeline.Build:
+    """Not `pipeline.plan`'s, which asks for the compiler: only the last stage needs that."""
+    return pipeline.Build(targets.parse_spec(recipe.targets[0]), str(recipe.precision), recipe.budget)
+
+
+def _job(work: Work) -> pipeline.Job:
+    source, proof = _exported(work.before["export"])
     fused = _fused(work.before["fuse"]) if "fuse" in work.before else None
     ranges = pipeline.choose_profiles(work.recipe, source)
-    job = pipeline.Job(work.recipe, source, ranges, proof, fused, work.timing_cache)
-    pipeline.make(wanted, job, directory, log)
+    return pipeline.Job(work.recipe, source, ranges, proof, fused, work.timing_cache)
+
+
+def _quantised(path: Path, wanted: pipeline.Build, job: pipeline.Job) -> Prepared:
+    """What `quantise` wrote; the rows that judge are read again, and asked of the float32 graph once more."""
+    from .. import quant
+
+    told, notes = (json.loads((path / name).read_text("utf-8")) for name in (QUANTISED, NOTES))
+    truth = quant.truth(pipeline.lowered(wanted, job), job.source, pipeline.asked(wanted, job))
+    return quant.Prepared(load(path / GRAPH), told["precision"], told["document"], truth, notes["measured"])
 
 
 def _exported(path: Path) -> tuple[Source, Proof]:
@@ -94,14 +130,14 @@ def _fused(path: Path) -> Fused | None:
 
 
 def every_lowering() -> tuple[pipeline.Build, ...]:
-    """One build for each different table of lowerings, of all targets and SMs: proven for all of them, one fused graph serves
-    every build of a model, and a GPU that joins the fleet later changes nothing for the others."""
+    """One build for each different table of lowerings, of all targets and SMs, quantised or not: proven for all of them, one
+    fused graph serves every build of a model, and a GPU that joins the fleet later changes nothing for the others."""
     found: list[tuple[pipeline.Build, Mapping[str, Any]]] = []
     for name in targets.names():
         target = targets.get(name)
         for sms in (target.DEFAULT_SMS, *((sm,) for sm in target.SMS)) if target.FUSES else ():
-            spec = TargetSpec(name, sms)
-            table = targets.lowerings(spec)
-            if not any(table == other for _, other in found):
-                found.append((pipeline.Build(spec, "fp32"), table))
+            for build in (pipeline.Build(TargetSpec(name, sms), mode) for mode in ("fp32", "int8-static")):
+                table = targets.lowerings(build.spec, quantised=build.quantised)
+                if not any(table == other for _, other in found):
+                    found.append((build, table))
     return tuple(build for build, _ in found)

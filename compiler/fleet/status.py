@@ -5,15 +5,17 @@
     format    1
     fleet, out, store, lock   paths;   bertc, tools   versions
     counts    {state: entries}
-    stages    [{slot, model, stage ("export" | "fuse"), state, reasons, seconds, key, digest}]
+    stages    [{slot, model, stage ("export" | "fuse" | "quantise"), state, reasons, seconds, key, digest}]
     entries   [{name, model, gpus, sms, target, precision, host (GPU model that must build it, or null), state, reasons,
-                seconds (of its last stage, last time), bytes, kernels, accuracy, stages, path, key, digest, locked}]
+                seconds (of its last stage, last time), bytes, kernels, accuracy, stages, built_precision, precision_why, path,
+                key, digest, locked}]
 
 `state` is built (in `out`, of these very inputs), cached (in the store, not in `out`), new, stale (with the reasons), failed
 (with the error), waits (for a stage before it), building, or elsewhere (needs a host with another GPU). `accuracy` is null or
-{verdict, engine_executed, engine_reason, cosine_min, relative}; `stages` the seconds of each stage as report.json has them. Both
-describe what lies in `out`, stale or not, and are null where nothing does. `locked`: whether fleet.lock.json names this key; null
-where there is no such file.
+{verdict, engine_executed, engine_reason, cosine_min, relative}; `stages` the seconds of each stage as report.json has them;
+`built_precision` is what was built where `precision` was asked for, and `precision_why` what decided (int8 that is not worth it
+is fp16). All these describe what lies in `out`, stale or not, and are null where nothing does. `locked`: whether fleet.lock.json
+names this key; null where there is no such file.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .. import report
-from . import lock, outputs, plan
+from . import keys, lock, outputs, plan
 from .config import Fleet
 from .plan import Step
 from .store import Store
@@ -87,6 +89,8 @@ def _entry(step: Step, fleet: Fleet, store: Store, locked: Mapping[str, Any]) ->
         "reasons": told["reasons"],
         "seconds": told["seconds"],
         **{name: known.get(name) for name in ("bytes", "kernels", "accuracy", "stages")},
+        "built_precision": known.get("precision"),
+        "precision_why": known.get("precision_why"),
         "path": str(path) if known else None,
         "key": told["key"],
         "digest": told["digest"],
@@ -96,6 +100,21 @@ def _entry(step: Step, fleet: Fleet, store: Store, locked: Mapping[str, Any]) ->
 
 def _state(step: Step, store: Store) -> str:
     return "building" if step.state != "cached" and step.key and store.making(step.key) else step.state
+
+
+def otherwise(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which entries were built in another precision than was asked for, and why, in sentences."""
+    other = [entry for entry in entries if entry["built_precision"] not in (None, entry["precision"])]
+    return [
+        f"{entry['name']} is {entry['built_precision']}: {entry['precision_why'] or 'see its report.html'}" for entry in other
+    ]
+
+
+def timed(steps: Sequence[Step]) -> list[str]:
+    """Which stages choose by the clock of the machine that they run on, in sentences."""
+    said = "{0}: the machine that quantises times the forms of int8 and keeps the fastest; int8-static and int8-dynamic name one"
+    mine = [s.task for s in steps if s.task.stage == "quantise"]
+    return [said.format(task.slot) for task in mine if keys.options("quantise", task.recipe, task.spec)["timed"]]
 
 
 def shared(steps: Sequence[Step]) -> list[str]:

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import report, verification
+from .. import precision, report
 from ..graph import Graph
-from ..labels import Labels
 from ..profiles import Profile
 from ..progress import Progress
 from ..source import Source
 from ..verification import Truth
-from . import contest
+from . import contest, judging
 from .dynamic import dynamic, integer_gemms
 from .quantise import Quantised, Request, quantise
 from .saturation import weight_bits
@@ -47,6 +46,11 @@ class Prepared:
     measured: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+def timed(precision: str, target: str) -> bool:
+    """Whether it is measured on this machine which form of int8 is built, or none."""
+    return precision == "int8" and target == "onnxruntime"
+
+
 def prepare(graph: Graph, source: Source, asked: Asked, name: str, watch: Progress) -> Prepared:
     """Raises what `quantise` and `dynamic` raise; the notes of what was done go to `watch`. `name`: of the build."""
     with watch.stage(f"{name}: quantise") as advance:
@@ -59,7 +63,7 @@ def prepare(graph: Graph, source: Source, asked: Asked, name: str, watch: Progre
         watch.note(note)
     if asked.max_drop is not None:
         watch.show(report.curve_table(made.document))
-    if asked.precision == "int8" and asked.target == "onnxruntime":
+    if timed(asked.precision, asked.target):
         with watch.stage(f"{name}: compare forms"):
             return _fastest(graph, source, asked, made, watch)
     return _static(made, asked, watch)
@@ -76,42 +80,39 @@ def _static(made: Quantised, asked: Asked, watch: Progress) -> Prepared:
     if not made.chosen:
         said = f"nothing is {made.document['kind']}: {made.document['why']}; {kept} is built in its place"
         watch.note(f"{said} and judged by the limits of {kept}")
-    return Prepared(made.graph, kept, made.document, made.truth())
+    return Prepared(made.graph, kept, made.document, made.truth)
 
 
 def _weights(graph: Graph, source: Source, asked: Asked, watch: Progress) -> Prepared:
     made, refused = weight_only(graph)
     for why in sorted(set(refused.values())):
         watch.note(f"weights kept in floating point: {sum(each == why for each in refused.values())}: {why}")
-    return Prepared(
-        made, asked.precision, {"kind": "int8-weights", "not_quantised": refused}, _truth(graph, source, asked, watch)
-    )
+    return Prepared(made, asked.precision, {"kind": "int8-weights", "not_quantised": refused}, truth(graph, source, asked, watch))
 
 
 def _dynamic(graph: Graph, source: Source, asked: Asked, watch: Progress) -> Prepared:
     bits = weight_bits(asked.target)
     made = dynamic(graph, bits)
     document = {"kind": "int8-dynamic", "weight_bits": bits, "gemms": integer_gemms(made)}
-    return Prepared(made, asked.precision, document, _truth(graph, source, asked, watch))
+    return Prepared(made, asked.precision, document, truth(graph, source, asked, watch))
 
 
 def _fastest(graph: Graph, source: Source, asked: Asked, made: Quantised, watch: Progress) -> Prepared:
     found = contest.compare(graph, source, made, _request(asked), watch)
     watch.note(found.said())
     kept = {"fp32": asked.base, "static": asked.precision, "dynamic": "int8-dynamic"}[found.kept]
-    return Prepared(found.graph, kept, made.document, made.truth(), {"candidates": found.to_json()})
+    return Prepared(found.graph, kept, made.document, made.truth, {"candidates": found.to_json()})
 
 
-def _truth(graph: Graph, source: Source, asked: Asked, watch: Progress) -> Truth | None:
-    """The user's rows, where there are any: none of them calibrates, so all of them judge."""
+def truth(graph: Graph, source: Source, asked: Asked, watch: Progress | None = None) -> Truth | None:
+    """The rows that judge a form of `graph`, which is float32; None where no data was given. Where nothing calibrates, all of
+    them judge, and what reading them said goes to `watch`."""
     if asked.data is None:
         return None
     from ..reference import ReferenceRunner
 
-    labels = Labels.from_assets(source.task, source.assets, graph.outputs)
-    read = verification.read_data(asked.data, graph.inputs, source.dims, source.assets, asked.profiles, labels)
-    for note in read.notes:
-        watch.note(note)
-    labelled = labels if any(sample.labels for sample in read.samples) else None
-    name = f"{asked.data.name}, against the float32 graph"
-    return Truth(read.samples, ReferenceRunner(graph).run, name, synthetic=False, labels=labelled)
+    read = judging.read(asked.data, graph, source, asked.profiles, apart=asked.precision in precision.DATA)
+    if watch:
+        for note in read.notes:
+            watch.note(note)
+    return judging.truth(read, ReferenceRunner(graph).run)

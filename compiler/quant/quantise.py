@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import data, rows, verification
-from ..data import Sample
+from .. import rows, verification
 from ..errors import RecipeError
 from ..graph import Graph
-from ..labels import Labels
 from ..profiles import Profile
 from ..progress import Advance
 from ..rows import Row, Rows
 from ..runner import Feeds
 from ..source import Source
 from ..verification import Truth
-from . import fp8
+from . import fp8, judging
 from .fit import Fitted, fit
 from .gated import Gated
 from .insert import insert
+from .judging import Judging
 from .observe import observe
 from .search import Judge, Searched, search
 from .sites import Sites, find
 
-JUDGED = 4  # every so many batches of the data judge what the others calibrated
-MOST_JUDGED = 256  # rows
-FEWEST = 64  # rows below which both are done on all of them
 MOST_CALIBRATED = 1000  # rows: more of them moved no figure of benchmarks/bench_int8.py
 
 
@@ -60,12 +55,7 @@ class Quantised:
     notes: tuple[str, ...]
     judge: Judge
     chosen: tuple[Fitted, ...]
-
-    def truth(self) -> Truth:
-        """The rows that judged, answered by the float32 graph, for the artifact as it is built."""
-        of = self.document["data"]
-        name = f"{of['judged']} rows of {of['name']}, against the float32 graph"
-        return Truth(self.judge.samples, self.judge.truth, name, synthetic=False, labels=self.judge.labels)
+    truth: Truth
 
 
 def quantise(graph: Graph, source: Source, request: Request, advance: Advance) -> Quantised:
@@ -75,53 +65,30 @@ def quantise(graph: Graph, source: Source, request: Request, advance: Advance) -
     """
     limits, encoder, audio = verification.preprocessors(graph.inputs, source.dims, source.assets, request.profiles)
     samples = rows.open_rows(request.data, graph.inputs, limits, encoder, audio)
-    labels = Labels.from_assets(source.task, source.assets, graph.outputs)
-    read = verification.read_data(request.data, graph.inputs, source.dims, source.assets, request.profiles, labels)
-    sizes = [_size(sample, graph, source) for sample in read.samples]
-    judges = _judges(sizes)
-    judged = tuple(sample for sample, judging in zip(read.samples, judges, strict=True) if judging)
+    judged = judging.read(request.data, graph, source, request.profiles, apart=True)
     sites = find(graph, opt_feeds(graph, source, request.profiles), request.attention and request.kind == "int8")
     if not sites.found:
         why = "; ".join(sorted(set(sites.refused.values()))) or "it has none"
         raise RecipeError(f"no GEMM of the graph can be quantised: {why}")
-    calibrated, count = _calibrated(samples, sizes, judges)
+    calibrated, count = _calibrated(samples, judged)
     seen = observe(graph, sites, calibrated, count, advance)
     fitted, refused = fp8.fit(graph, sites, seen) if request.kind == "fp8" else fit(graph, sites, seen, bits=request.bits)
     if not fitted:
         raise RecipeError(f"no GEMM of the graph can be quantised: {'; '.join(f'{n}: {why}' for n, why in refused.items())}")
-    labelled = labels if any(sample.labels for sample in judged) else None
-    judge = Judge.over(Gated(graph, fitted), judged, source.task, labelled)
+    judge = Judge.over(Gated(graph, fitted), judged.samples, source.task, judged.labels)
     searched = search(judge, fitted, sites.total, request.max_drop, advance)
     chosen = tuple(fitted[name] for name in searched.chosen)
     of = {"name": samples.name, "sha256": samples.sha256, "calibrated": seen.samples, "tokens": seen.tokens,
-          "judged": sum(itertools.compress(sizes, judges)), "apart": not all(judges)}  # fmt: skip
+          "judged": judged.rows, "apart": not all(judged.judges)}  # fmt: skip
     document = _document(request, sites, fitted, refused, searched, of)
     made = insert(graph, chosen) if chosen else graph
-    return Quantised(made, document, _notes(document, refused, sites, samples), judge, chosen)
+    return Quantised(made, document, _notes(document, refused, sites, samples), judge, chosen, judging.truth(judged, judge.truth))
 
 
-def _size(sample: Sample, graph: Graph, source: Source) -> int:
-    """Rows of a sample, as `rows.open_rows` tells them apart; one where the model knows no batch."""
-    batch = data.batch_dim(graph.inputs, source.dims)
-    return next((sample.feeds[s.name].shape[0] for s in graph.inputs if batch and s.dims and s.dims[0] == batch), 1)
-
-
-def _judges(sizes: Sequence[int]) -> list[bool]:
-    """Which samples judge: every fourth batch, up to 256 rows; all of them where there are few, and then they calibrate too."""
-    if sum(sizes) < FEWEST or len(sizes) < JUDGED:
-        return [True] * len(sizes)
-    made, count = [False] * len(sizes), 0
-    for at in range(JUDGED - 1, len(sizes), JUDGED):
-        if count >= MOST_JUDGED:
-            break
-        made[at], count = True, count + sizes[at]
-    return made
-
-
-def _calibrated(samples: Rows, sizes: Sequence[int], judges: Sequence[bool]) -> tuple[Iterator[Row], int]:
+def _calibrated(samples: Rows, judged: Judging) -> tuple[Iterator[Row], int]:
     """The rows that do not judge, and how many; spread over the file where it has more than are needed."""
-    both = all(judges)
-    kept = [both or not judging for size, judging in zip(sizes, judges, strict=True) for _ in range(size)]
+    both = all(judged.judges)
+    kept = [both or not judges for size, judges in zip(judged.sizes, judged.judges, strict=True) for _ in range(size)]
     wanted = [at for at, keep in enumerate(kept) if keep][:: max(1, math.ceil(sum(kept) / MOST_CALIBRATED))]
     chosen = set(wanted)
     makers = (make for at, make in enumerate(samples.open()) if at in chosen)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import lowbit
 import pytest
 import tiny
 
@@ -28,6 +29,16 @@ def write(folder: Path, models: str = "a", text: str = MATRIX) -> Path:
         text += f'[models.{name}]\nsource = "{name}/m.onnx"\n'
     (folder / "fleet.toml").write_text(text, encoding="utf-8")
     return folder / "fleet.toml"
+
+
+def low_bit(folder: Path, text: str) -> Path:
+    """The same over one model wide enough for int8, with texts to calibrate with."""
+    (folder / "a").mkdir()
+    lowbit.encoder(folder / "a")
+    lowbit.texts(folder / "texts.txt")
+    path = write(folder, "a", text)
+    path.write_text(path.read_text("utf-8") + 'data = "texts.txt"\n', encoding="utf-8")
+    return path
 
 
 def opened(path: Path) -> tuple[Fleet, Store]:

@@ -141,7 +141,7 @@ def test_an_export_that_comes_out_the_same_leaves_the_builds_alone(file: Path) -
 
 def test_every_module_that_a_stage_loads_is_in_its_key(tmp_path: Path) -> None:
     """Or is left out by name: the stages before, and what only words, shows or orders things."""
-    path = fleets.write(tmp_path, "a", 'targets = ["onnxruntime"]\nprecisions = ["fp16"]\n')
+    path = fleets.low_bit(tmp_path, 'targets = ["onnxruntime"]\nprecisions = ["fp16", "int8"]\n')
     script = """
 import json, sys
 from pathlib import Path

@@ -17,8 +17,7 @@ from onnx import TensorProto, numpy_helper
 
 from bertc import artifact, cli
 from bertc.artifact import open_artifact
-from bertc.quant import saturation
-from bertc.quant.quantise import _judges
+from bertc.quant import judging, saturation
 
 Capture = pytest.CaptureFixture[str]
 WIDE = 32
@@ -256,13 +255,13 @@ def test_arrays_are_split_into_what_calibrates_and_what_judges(model: Path, tmp_
 
 
 @pytest.mark.parametrize(
-    ("sizes", "judging"),
+    ("sizes", "rows"),
     [([8] * 7, 56), ([8] * 8, 16), ([8] * 200, 256), ([300], 300), ([100, 100, 100], 300), ([1] * 64, 16), ([], 0)],
 )
-def test_who_judges(sizes: list[int], judging: int) -> None:
+def test_who_judges(sizes: list[int], rows: int) -> None:
     """A quarter of the batches, at most 256 rows; all of them where there are under 64 rows or under four batches."""
-    found = _judges(sizes)
-    assert sum(size for size, judges in zip(sizes, found, strict=True) if judges) == judging
+    found = judging.chosen(sizes)
+    assert sum(size for size, judges in zip(sizes, found, strict=True) if judges) == rows
 
 
 def test_seven_bits_only_for_a_cpu_that_saturates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,81 @@
+"""Which rows of the user's data judge what the others calibrated, and the truth they judge by: what the float32 graph answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+from .. import data, verification
+from ..data import Sample
+from ..graph import Graph
+from ..labels import Labels
+from ..profiles import Profile
+from ..runner import Outputs
+from ..source import Source
+from ..verification import Answer, Truth
+
+JUDGED = 4  # every so many batches of the data judge what the others calibrated
+MOST_JUDGED = 256  # rows
+FEWEST = 64  # rows below which both are done on all of them
+
+
+@dataclasses.dataclass(frozen=True)
+class Judging:
+    """The batches of a file with their rows counted, and which of them judge. `labels` is None where those have none."""
+
+    name: str
+    batches: tuple[Sample, ...]
+    sizes: tuple[int, ...]
+    judges: tuple[bool, ...]
+    meaning: Labels
+    notes: tuple[str, ...]
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        return tuple(itertools.compress(self.batches, self.judges))
+
+    @property
+    def rows(self) -> int:
+        return sum(itertools.compress(self.sizes, self.judges))
+
+    @property
+    def labels(self) -> Labels | None:
+        return self.meaning if any(sample.labels for sample in self.samples) else None
+
+
+def read(path: Path, graph: Graph, source: Source, profiles: Sequence[Profile], *, apart: bool) -> Judging:
+    """Read a user's file. `apart`: some rows calibrate, so only the others judge; else nothing calibrates and all of them do.
+
+    Raises DataError for data that is missing or unfit.
+    """
+    meaning = Labels.from_assets(source.task, source.assets, graph.outputs)
+    found = verification.read_data(path, graph.inputs, source.dims, source.assets, profiles, meaning)
+    sizes = tuple(_size(sample, graph, source) for sample in found.samples)
+    judges = chosen(sizes) if apart else (True,) * len(sizes)
+    return Judging(path.name, found.samples, sizes, judges, meaning, found.notes)
+
+
+def truth(judging: Judging, answers: Sequence[Outputs] | Answer) -> Truth:
+    """The rows that judge, with what the float32 graph answers, or how to ask it."""
+    name = f"{judging.rows} rows of {judging.name}, against the float32 graph"
+    return Truth(judging.samples, answers, name, synthetic=False, labels=judging.labels)
+
+
+def _size(sample: Sample, graph: Graph, source: Source) -> int:
+    """Rows of a sample, as `rows.open_rows` tells them apart; one where the model knows no batch."""
+    batch = data.batch_dim(graph.inputs, source.dims)
+    return next((sample.feeds[s.name].shape[0] for s in graph.inputs if batch and s.dims and s.dims[0] == batch), 1)
+
+
+def chosen(sizes: Sequence[int]) -> tuple[bool, ...]:
+    """Which batches judge: every fourth, up to 256 rows; all of them where there are few, and then they calibrate too."""
+    if sum(sizes) < FEWEST or len(sizes) < JUDGED:
+        return (True,) * len(sizes)
+    made, count = [False] * len(sizes), 0
+    for at in range(JUDGED - 1, len(sizes), JUDGED):
+        if count >= MOST_JUDGED:
+            break
+        made[at], count = True, count + sizes[at]
+    return tuple(made)
