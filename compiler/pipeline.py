@@ -33,6 +33,7 @@ from .value_ranges import Evidence
 
 if TYPE_CHECKING:
     from . import quant
+    from .quant.observe import Observed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,11 +216,11 @@ def lowered(build: Build, job: Job) -> Graph:
     return target.lower(graph, build.spec.sms, quantised=build.quantised)
 
 
-def prepare(build: Build, job: Job, graph: Graph, watch: Progress) -> quant.Prepared:
+def prepare(build: Build, job: Job, graph: Graph, watch: Progress, parts: Sequence[Observed] = ()) -> quant.Prepared:
     """The graph in the low-bit form that was asked for, as far as the data, the budget and this machine allow."""
     from . import quant
 
-    return quant.prepare(graph, job.source, asked(build, job), build.name, watch)
+    return quant.prepare(graph, job.source, asked(build, job), build.name, watch, parts)
 
 
 def asked(build: Build, job: Job) -> quant.Asked:

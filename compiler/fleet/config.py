@@ -5,6 +5,7 @@
     gpus = ["l4", "rtx-4090", "t4", "h100", "l4/tensorrt"]    # NAME, or NAME/TARGET
     targets = ["onnxruntime=fp32"]        # what needs no GPU model: TARGET[:SM,...][=PRECISION]
     precisions = ["fp16"]
+    shards = 1                            # calibration is split in so many tasks; they merge into the same scales, bit for bit
     per_sm = false                        # true: a TensorRT-RTX plan for each SM, not one for sm86, 89, 120 and 121
 
     [models.minilm]
@@ -45,7 +46,21 @@ from . import gpus
 from .keys import EXPORT_FIELDS, FUSE_FIELDS
 
 MATCH = ("model", "gpu", "target", "precision")
-KEYS = ("models", "gpus", "targets", "precisions", "per_sm", "out", "store", "exclude", "include", "override", "runners")
+KEYS = (
+    "models",
+    "gpus",
+    "targets",
+    "precisions",
+    "per_sm",
+    "shards",
+    "out",
+    "store",
+    "exclude",
+    "include",
+    "override",
+    "runners",
+)
+MOST_SHARDS = 16  # calibration takes up to 1,000 rows in blocks of 64
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 SIZE = re.compile(r"([\d.]+)\s*([KMGT]?)(i?)B", re.IGNORECASE)
 
@@ -86,6 +101,7 @@ class Fleet:
     models: Mapping[str, Recipe]
     entries: tuple[Entry, ...]
     runners: Mapping[str, tuple[str, ...]]
+    shards: int = 1
 
     @property
     def lock(self) -> Path:
@@ -120,7 +136,14 @@ def read(path: Path) -> Fleet:
         if name != "any":
             gpus.get(name)
     folder = path.resolve().parent
-    return Fleet(path, folder / data.get("out", "out"), folder / data.get("store", ".bertc-store"), models, entries, runners)
+    out, store = (folder / data.get(name, default) for name, default in (("out", "out"), ("store", ".bertc-store")))
+    return Fleet(path, out, store, models, entries, runners, _shards(data.get("shards", 1), str(path)))
+
+
+def _shards(given: Any, where: str) -> int:
+    if not isinstance(given, int) or isinstance(given, bool) or not 1 <= given <= MOST_SHARDS:
+        raise RecipeError(f"{where}: shards is {given!r}, wants a whole number from 1 to {MOST_SHARDS}")
+    return given
 
 
 def _known(table: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
@@ -232,8 +255,19 @@ def _check_possible(cell: _Cell, where: str) -> None:
         gpu = f'gpu = "{cell.gpu}", ' if cell.gpu else ""
         raise RecipeError(
             f"{where}: {cell.model} for {cell.gpu or cell.spec}: {error}; leave it out with "
-            f'[[exclude]] {gpu}precision = "{cell.precision}"' + (f', or build "{cell.gpu}/tensorrt"' if cell.gpu else "")
+            f'[[exclude]] {gpu}precision = "{cell.precision}"{_other_ways(cell, target)}'
         ) from error
+
+
+def _other_ways(cell: _Cell, target: Any) -> str:
+    """How else a GPU model could have a precision that its shared plan cannot."""
+    if not cell.gpu:
+        return ""
+    ways = [f'build "{cell.gpu}/tensorrt"']
+    own = gpus.get(cell.gpu).sm
+    if len(cell.spec.sms) > 1 and target.refusal((own,), cell.precision) is None:
+        ways.insert(0, f"say per_sm = true, for a plan of {own} alone")
+    return f", or {', or '.join(ways)}"
 
 
 def _entries(

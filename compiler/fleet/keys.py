@@ -23,7 +23,7 @@ from ..recipe import Recipe
 from ..targets import TargetSpec
 from . import code, contents
 
-STAGES = ("export", "fuse", "quantise", "build")
+STAGES = ("export", "fuse", "calibrate", "quantise", "build")
 HASH = 64  # characters of a hash; what is shorter is a version
 FORMAT = 1  # raised when what a stage writes means something else
 # Fields of a recipe by the first stage that reads them; what is in neither is the last stage's.
@@ -35,34 +35,49 @@ EXPORT_TOOLS = ("torch", "transformers")
 ROOTS = {
     "export": ("fleet/stages", "source", "export_check", "artifact", "goldens", "targets/null", "precision/fp32"),
     "fuse": ("fleet/stages", "fuse", "export_check", "goldens", "fusions/*", "bodies/*", "targets/_lower_*"),
+    "calibrate": ("fleet/stages", "quant/prepare", "goldens", "bodies/*", "targets/_lower_*"),
     "quantise": ("fleet/stages", "quant/*", "goldens", "bodies/*", "targets/_lower_*"),
     "build": ("fleet/stages", "verification", "artifact", "goldens", "bodies/*"),
 }
 # Code that words, shows or orders things, and the stages before: what those made comes in by its hash.
 NOT_READ = ("recipe", "report", "progress", "doctor", "inspection", "cli", "plots", "page/*", "fleet/__init__", "fleet/keys")
-QUANTISING = ("__init__", "quantise", "contest", "dynamic", "weights", "fp8", "saturation")
+BEFORE = ("pipeline", "fuse", "source", "export_check")
+FORMS = ("quant/__init__", "quant/contest", "quant/dynamic", "quant/weights", "quant/fp8", "quant/saturation")
+DECIDING = (*FORMS, "quant/fit", "quant/search", "quant/gated", "quant/insert", "quant/worth")
 ELSEWHERE = {
     "export": (*NOT_READ, "pipeline", "verification", "fuse", "quant/*"),
     "fuse": (*NOT_READ, "pipeline", "verification", "source", "data", "quant/*"),
-    "quantise": (*NOT_READ, "pipeline", "fuse", "source", "export_check", "targets/_kernels", "targets/_trt_worker"),
-    "build": (*NOT_READ, "pipeline", "fuse", "source", "export_check", "calibrate", *(f"quant/{name}" for name in QUANTISING)),
+    "calibrate": (*NOT_READ, *BEFORE, *DECIDING),
+    "quantise": (*NOT_READ, *BEFORE, "targets/_kernels", "targets/_trt_worker"),
+    "build": (*NOT_READ, *BEFORE, *FORMS, "calibrate", "quant/quantise"),
 }
 PIPELINE = ("pipeline",)  # the order of the stages and the manifest: read by all of them, and followed by none
 
 
 def inputs(
-    stage: str, recipe: Recipe, spec: TargetSpec, upstream: Mapping[str, str], *, host: str | None, hashed: Callable[[Path], str]
+    stage: str,
+    recipe: Recipe,
+    spec: TargetSpec,
+    upstream: Mapping[str, str],
+    *,
+    host: str | None,
+    hashed: Callable[[Path], str],
+    part: str | None = None,
 ) -> dict[str, Any]:
     """All that decides a stage's result, as a document.
 
-    `upstream`: digests of the stages before, by their names. `host`: the GPU model that a TensorRT engine is for. `hashed` gives
-    a file's sha256. Raises what opening the source raises: SourceError, Missing.
+    `upstream`: digests of the stages before, by their names. `host`: the GPU model that a TensorRT engine is for. `part`: which
+    part of its data a stage does, as in 1/4. `hashed` gives a file's sha256.
+
+    Raises what opening the source raises: SourceError, Missing.
     """
     chosen = {name: hashed(Path(value)) if _is_path(value) else value for name, value in options(stage, recipe, spec).items()}
     found: dict[str, Any] = {"format": FORMAT, "stage": stage, "after": dict(upstream), "options": chosen}
     if stage == "export":
         found["source"] = source_files(recipe, hashed)
-    if recipe.data and (stage in ("quantise", "build") or (stage == "export" and recipe.goldens == "data")):
+    if part is not None:
+        found["part"] = part
+    if recipe.data and (stage in ("calibrate", "quantise", "build") or (stage == "export" and recipe.goldens == "data")):
         found["data"] = {path.name: hashed(path) for path in _data_files(Path(recipe.data))}
     if host is not None:
         found["gpu"] = host
@@ -119,10 +134,21 @@ def options(stage: str, recipe: Recipe, spec: TargetSpec) -> dict[str, Any]:
         return wanted | ({"profiles": every["profiles"]} if recipe.goldens == "data" else {})
     if stage == "fuse":
         return {n: v for n, v in every.items() if n in (*FUSE_FIELDS, "seed")}
+    if stage == "calibrate":
+        kind = "fp8" if recipe.precision == "fp8" else "int8"
+        return {"kind": kind, "profiles": every["profiles"], **lowering(spec)}
     if stage == "quantise":
         return {"precision": recipe.precision, "profiles": every["profiles"], **quantising(recipe, spec)}
     left = {n: v for n, v in every.items() if n not in (*EXPORT_FIELDS, *FUSE_FIELDS)}
     return left | {"seed": recipe.seed, "goldens": recipe.goldens, "target": spec.name, "sms": list(spec.sms)}
+
+
+def lowering(spec: TargetSpec) -> dict[str, Any]:
+    """The form of a graph that a target quantises: targets of which this is the same share what was observed."""
+    target = targets.get(spec.name)
+    bodies = targets.lowerings(spec, quantised=True) if target.FUSES else {}
+    forms = {op: f"{body.__module__.rpartition('.')[2]}.{body.__qualname__}" for op, body in sorted(bodies.items())}
+    return {"forms": forms, "attention": target.INT8_ATTENTION}
 
 
 def quantising(recipe: Recipe, spec: TargetSpec) -> dict[str, Any]:
@@ -132,13 +158,10 @@ def quantising(recipe: Recipe, spec: TargetSpec) -> dict[str, Any]:
     """
     from .. import quant
 
-    target = targets.get(spec.name)
-    bodies = targets.lowerings(spec, quantised=True) if target.FUSES else {}
     return {
         "max_drop": recipe.budget.get("max_drop"),
-        "forms": {op: f"{body.__module__.rpartition('.')[2]}.{body.__qualname__}" for op, body in sorted(bodies.items())},
-        "attention": target.INT8_ATTENTION,
-        "base": target.INT8_BASE,
+        **lowering(spec),
+        "base": targets.get(spec.name).INT8_BASE,
         "weight_bits": quant.weight_bits(spec.name),
         "timed": quant.timed(str(recipe.precision), spec.name),
     }

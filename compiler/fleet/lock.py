@@ -106,7 +106,7 @@ def _drift(task: plan.Task, locked: Mapping[str, Any], store: Store) -> list[str
     if absent := [slot for slot in task.needs.values() if slot not in locked["stages"]]:
         return [f"{', '.join(absent)} is not in the lock"]
     upstream = {stage: locked["stages"][slot]["digest"] for stage, slot in task.needs.items()}
-    now = keys.inputs(task.stage, task.recipe, task.spec, upstream, host=task.host, hashed=store.sum_of)
+    now = plan.inputs(task, upstream, store)
     told = locked["stages"][task.slot]
     if keys.key_of(now) == told["key"]:
         return []

@@ -17,14 +17,20 @@ from .config import Entry, Fleet
 from .store import Store
 
 GB = 10**9
-BASE = {"export": 1.2 * GB, "fuse": 0.7 * GB, "quantise": 0.9 * GB, "build": 0.7 * GB}  # what the libraries of a stage take
+BASE = {
+    "export": 1.2 * GB,
+    "fuse": 0.7 * GB,
+    "calibrate": 0.9 * GB,
+    "quantise": 0.9 * GB,
+    "build": 0.7 * GB,
+}  # what the libraries of a stage take
 TIMES = 6  # memory of a stage beyond that, in sizes of the model's weights: benchmarks/bench_build.py
 UNKNOWN = 0.3 * GB  # of a model whose weights a factory makes
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One stage of one model. `needs` are the slots of stages before it, by stage."""
+    """One stage of one model. `needs` are the slots of stages before it, by stage. `part`: I/N of one that is split."""
 
     stage: str
     slot: str
@@ -32,6 +38,7 @@ class Task:
     spec: TargetSpec
     needs: Mapping[str, str]
     entry: Entry | None = None
+    part: str | None = None
 
     @property
     def cores(self) -> int:
@@ -75,22 +82,39 @@ def tasks(fleet: Fleet) -> list[Task]:
             recipe = dataclasses.replace(fleet.models[model], targets=("null",), precision="fp32")
             needs = {"export": f"{model}/export"} if stage == "fuse" else {}
             found.append(Task(stage, f"{model}/{stage}", recipe, null, needs))
-    quantised: dict[str, Task] = {}
-    builds = [_build(entry, quantised) for entry in fleet.entries]
-    return [*found, *quantised.values(), *builds]
+    shared: dict[str, Task] = {}
+    builds = [_build(entry, fleet.shards, shared) for entry in fleet.entries]
+    between = sorted(shared.values(), key=lambda task: keys.STAGES.index(task.stage))
+    return [*found, *between, *builds]
 
 
-def _build(entry: Entry, quantised: dict[str, Task]) -> Task:
-    """The last stage of an entry; a stage that quantises for it joins `quantised`, unless one there does so for it, too."""
+def _build(entry: Entry, shards: int, shared: dict[str, Task]) -> Task:
+    """The last stage of an entry; stages that quantise for it join `shared`, unless those there do the same."""
     needs = {"export": f"{entry.model}/export"}
     if targets.get(entry.spec.name).FUSES:
         needs["fuse"] = f"{entry.model}/fuse"
-    if entry.precision in precisions.QUANTISED:
-        same = json.dumps([entry.model, entry.recipe.data, keys.options("quantise", entry.recipe, entry.spec)], sort_keys=True)
-        slot = f"{entry.model}/quantise-{entry.plan}"
-        made = quantised.setdefault(same, Task("quantise", slot, entry.recipe, entry.spec, dict(needs)))
-        needs["quantise"] = made.slot
-    return Task("build", entry.name, entry.recipe, entry.spec, needs, entry)
+    if entry.precision not in precisions.QUANTISED:
+        return Task("build", entry.name, entry.recipe, entry.spec, needs, entry)
+    parts = [f"{number + 1}/{shards}" for number in range(shards)] if shards > 1 and entry.precision in precisions.DATA else []
+    tasks = [_shared(entry, "calibrate", needs, shared, part) for part in parts]
+    before = needs | {f"calibrate {task.part}": task.slot for task in tasks}
+    return Task(
+        "build",
+        entry.name,
+        entry.recipe,
+        entry.spec,
+        needs | {"quantise": _shared(entry, "quantise", before, shared).slot},
+        entry,
+    )
+
+
+def _shared(entry: Entry, stage: str, needs: Mapping[str, str], shared: dict[str, Task], part: str | None = None) -> Task:
+    """The task that does a stage for an entry, and for all entries of which the options of that stage are the same."""
+    same = json.dumps(
+        [stage, part, entry.model, entry.recipe.data, keys.options(stage, entry.recipe, entry.spec)], sort_keys=True
+    )
+    slot = f"{entry.model}/{stage}-{entry.plan}" + (f"-{part.replace('/', 'of')}" if part else "")
+    return shared.setdefault(same, Task(stage, slot, entry.recipe, entry.spec, dict(needs), part=part))
 
 
 def plan(fleet: Fleet, store: Store) -> list[Step]:
@@ -118,7 +142,9 @@ def step(task: Task, store: Store, upstream: Mapping[str, str] | None, here: tup
     away = task.host is not None and task.host not in here
     reason = f"needs a host with {task.host}; this one has {', '.join(here) or 'no NVIDIA GPU'}"
     try:
-        document = keys.inputs(task.stage, task.recipe, task.spec, upstream or {}, host=task.host, hashed=store.sum_of)
+        document = keys.inputs(
+            task.stage, task.recipe, task.spec, upstream or {}, host=task.host, hashed=store.sum_of, part=task.part
+        )
     except BertcError as error:
         return Step(task, "failed", None, None, (str(error),), seconds, error.exit_code)
     if upstream is None:
@@ -139,6 +165,12 @@ def step(task: Task, store: Store, upstream: Mapping[str, str] | None, here: tup
         gone = "key" in known
         return Step(task, "new", key, document, ("its result is gone from the store" if gone else "never made",), None)
     return Step(task, "stale", key, document, tuple(keys.changes(last["inputs"], document)) or ("its inputs changed",), seconds)
+
+
+def inputs(task: Task, upstream: Mapping[str, str], store: Store) -> dict[str, Any]:
+    """All that decides what a task makes: see `keys.inputs`."""
+    hashed, host = store.sum_of, task.host
+    return keys.inputs(task.stage, task.recipe, task.spec, upstream, host=host, hashed=hashed, part=task.part)
 
 
 def memory_of(task: Task, store: Store, before: Mapping[str, str]) -> int:

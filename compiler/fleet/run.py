@@ -124,6 +124,7 @@ class _State:
             "inputs": step.inputs,
             "recipe": dataclasses.asdict(task.recipe),
             "gpu": task.host,
+            "part": task.part,
             "before": dict(before),
             "cwd": os.getcwd(),
         }

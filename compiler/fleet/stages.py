@@ -1,9 +1,10 @@
 """The stages of a fleet, each a function from finished folders to one more folder. What they do is the pipeline's.
 
-export    source -> a checked float32 graph and goldens (as `bertc export` writes it)
-fuse      export -> the fused graph, proven for the lowerings of every target: one for all builds of a model
-quantise  export, fused graph -> the graph with its Q/DQ pairs: one for all builds of a model that lower and quantise alike
-build     export, fused graph, quantised graph -> an artifact (as `bertc build` writes it)
+export     source -> a checked float32 graph and goldens (as `bertc export` writes it)
+fuse       export -> the fused graph, proven for the lowerings of every target: one for all builds of a model
+calibrate  export, fused graph -> what a part of the data says of the lowered graph; where calibration is split
+quantise   export, fused graph, those parts -> the graph with Q/DQ pairs: one for all builds that lower and quantise alike
+build      export, fused graph, quantised graph -> an artifact (as `bertc build` writes it)
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 FUSED = "fused.json"
 QUANTISED = "quantised.json"
+OBSERVED = "observed.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +44,13 @@ class Work:
     recipe: Recipe
     before: Mapping[str, Path]
     timing_cache: Path | None = None
+    part: str | None = None
 
 
 def run(work: Work, directory: Path, log: Progress) -> None:
     """Do a stage into an empty folder. Raises the BertcError of what failed."""
-    {"export": export, "fuse": fuse, "quantise": quantise, "build": build}[work.stage](work, directory, log)
+    every = {"export": export, "fuse": fuse, "calibrate": calibrate, "quantise": quantise, "build": build}
+    every[work.stage](work, directory, log)
 
 
 def export(work: Work, directory: Path, log: Progress) -> None:
@@ -67,13 +71,30 @@ def fuse(work: Work, directory: Path, log: Progress) -> None:
     write_json(directory / NOTES, {"stages": log.stages, "notes": log.notes})
 
 
+def calibrate(work: Work, directory: Path, log: Progress) -> None:
+    """A part of what quantising observes."""
+    from .. import quant
+    from ..quant import observe
+
+    wanted, job = _build(work.recipe), _job(work)
+    number, _, parts = str(work.part).partition("/")
+    with log.stage(f"{wanted.name}: calibrate {work.part}") as advance:
+        asked = pipeline.asked(wanted, job)
+        seen = quant.observed(pipeline.lowered(wanted, job), job.source, asked, (int(number), int(parts)), advance)
+        observe.save(seen, directory / OBSERVED)
+    write_json(directory / NOTES, {"stages": log.stages, "notes": log.notes})
+
+
 def quantise(work: Work, directory: Path, log: Progress) -> None:
     """The low-bit form of the lowered graph, the precision that it is to be typed in, and what the report says of it.
 
     What was timed, where that decides, stands with the notes: it is no part of what the stage made.
     """
+    from ..quant import observe
+
     wanted, job = _build(work.recipe), _job(work)
-    low = pipeline.prepare(wanted, job, pipeline.lowered(wanted, job), log)
+    parts = [observe.load(path / OBSERVED) for stage, path in work.before.items() if stage.startswith("calibrate")]
+    low = pipeline.prepare(wanted, job, pipeline.lowered(wanted, job), log, parts)
     save(low.graph, directory / GRAPH)
     write_json(directory / QUANTISED, {"precision": low.precision, "document": low.document})
     write_json(directory / NOTES, {"stages": log.stages, "notes": log.notes, "measured": low.measured})

@@ -69,7 +69,7 @@ def _make(store: Store, job: Mapping[str, Any], started: float) -> dict[str, Any
             raise ArtifactError(f"{path} is gone from the store; run the build again")
     cache = _timing_cache(store, spec.name, job["gpu"])
     with store.staging() as folder:
-        stages.run(stages.Work(job["stage"], recipe, before, cache), folder, Progress())
+        stages.run(stages.Work(job["stage"], recipe, before, cache, job["part"]), folder, Progress())
         return store.put(job["key"], folder, {"slot": job["slot"], "inputs": job["inputs"], **_spent(started)})
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import precision, report
 from ..graph import Graph
 from ..profiles import Profile
-from ..progress import Progress
+from ..progress import Advance, Progress
 from ..source import Source
 from ..verification import Truth
 from . import contest, judging
 from .dynamic import dynamic, integer_gemms
-from .quantise import Quantised, Request, quantise
+from .observe import Observed
+from .quantise import Quantised, Request, calibrate, calibration, quantise
 from .saturation import weight_bits
 from .weights import weight_only
 
@@ -51,14 +52,17 @@ def timed(precision: str, target: str) -> bool:
     return precision == "int8" and target == "onnxruntime"
 
 
-def prepare(graph: Graph, source: Source, asked: Asked, name: str, watch: Progress) -> Prepared:
-    """Raises what `quantise` and `dynamic` raise; the notes of what was done go to `watch`. `name`: of the build."""
+def prepare(graph: Graph, source: Source, asked: Asked, name: str, watch: Progress, parts: Sequence[Observed] = ()) -> Prepared:
+    """Raises what `quantise` and `dynamic` raise; the notes of what was done go to `watch`.
+
+    `name`: of the build. `parts`: what `observed` gave for every part of the data, where that was done apart.
+    """
     with watch.stage(f"{name}: quantise") as advance:
         if asked.precision == "int8-weights":
             return _weights(graph, source, asked, watch)
         if asked.precision == "int8-dynamic":
             return _dynamic(graph, source, asked, watch)
-        made = quantise(graph, source, _request(asked), advance)
+        made = quantise(graph, source, _request(asked), advance, parts)
     for note in made.notes:
         watch.note(note)
     if asked.max_drop is not None:
@@ -67,6 +71,11 @@ def prepare(graph: Graph, source: Source, asked: Asked, name: str, watch: Progre
         with watch.stage(f"{name}: compare forms"):
             return _fastest(graph, source, asked, made, watch)
     return _static(made, asked, watch)
+
+
+def observed(graph: Graph, source: Source, asked: Asked, part: tuple[int, int], advance: Advance) -> Observed:
+    """Part (I, N) of the calibration alone, for `prepare` to take. Raises what `quantise.calibration` raises."""
+    return calibrate(graph, calibration(graph, source, _request(asked)), advance, part)
 
 
 def _request(asked: Asked) -> Request:

@@ -1,10 +1,10 @@
-"""The stages of INT8, and of FP8, in order: sites -> observe -> fit -> search -> insert."""
+"""The stages of INT8, and of FP8, in order: sites -> observe (all of the data, or parts of it) -> fit -> search -> insert."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..errors import RecipeError
 from ..graph import Graph
 from ..profiles import Profile
 from ..progress import Advance
-from ..rows import Row, Rows
+from ..rows import Rows
 from ..runner import Feeds
 from ..source import Source
 from ..verification import Truth
@@ -24,7 +24,7 @@ from .fit import Fitted, fit
 from .gated import Gated
 from .insert import insert
 from .judging import Judging
-from .observe import observe
+from .observe import BLOCK, Observed, merged, observe, require_some
 from .search import Judge, Searched, search
 from .sites import Sites, find
 
@@ -58,11 +58,18 @@ class Quantised:
     truth: Truth
 
 
-def quantise(graph: Graph, source: Source, request: Request, advance: Advance) -> Quantised:
-    """Quantise a lowered float32 graph as far as the budget allows.
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """What quantising a graph begins with: its sites, the rows that judge, and those that calibrate (`chosen` of `rows`)."""
 
-    Raises DataError for data that is missing or unfit, RecipeError where no GEMM of the graph can be quantised.
-    """
+    sites: Sites
+    judged: Judging
+    rows: Rows
+    chosen: tuple[int, ...]
+
+
+def calibration(graph: Graph, source: Source, request: Request) -> Calibration:
+    """Find the sites and read the data. DataError for data that is missing or unfit, RecipeError for a graph without a site."""
     limits, encoder, audio = verification.preprocessors(graph.inputs, source.dims, source.assets, request.profiles)
     samples = rows.open_rows(request.data, graph.inputs, limits, encoder, audio)
     judged = judging.read(request.data, graph, source, request.profiles, apart=True)
@@ -70,29 +77,46 @@ def quantise(graph: Graph, source: Source, request: Request, advance: Advance) -
     if not sites.found:
         why = "; ".join(sorted(set(sites.refused.values()))) or "it has none"
         raise RecipeError(f"no GEMM of the graph can be quantised: {why}")
-    calibrated, count = _calibrated(samples, judged)
-    seen = observe(graph, sites, calibrated, count, advance)
+    return Calibration(sites, judged, samples, _calibrating(judged))
+
+
+def calibrate(graph: Graph, begun: Calibration, advance: Advance, part: tuple[int, int] = (1, 1)) -> Observed:
+    """Observe part (I, N) of the rows that calibrate: whole blocks, so that the parts merge exactly (see `observe`)."""
+    number, parts = part
+    blocks = -(-len(begun.chosen) // BLOCK)
+    first, end = ((at * blocks) // parts for at in (number - 1, number))
+    mine = set(begun.chosen[first * BLOCK : end * BLOCK])
+    makers = (make for at, make in enumerate(begun.rows.open()) if at in mine)
+    return observe(graph, begun.sites, (make() for make in makers), len(begun.chosen), advance, first)
+
+
+def quantise(graph: Graph, source: Source, request: Request, advance: Advance, parts: Sequence[Observed] = ()) -> Quantised:
+    """Quantise a lowered float32 graph as far as the budget allows. `parts`: what was observed elsewhere, of all rows in order.
+
+    Raises what `calibration` raises, and RecipeError where no GEMM of the graph can be quantised.
+    """
+    begun = calibration(graph, source, request)
+    sites, judged = begun.sites, begun.judged
+    seen = require_some(merged(parts) if parts else calibrate(graph, begun, advance))
     fitted, refused = fp8.fit(graph, sites, seen) if request.kind == "fp8" else fit(graph, sites, seen, bits=request.bits)
     if not fitted:
         raise RecipeError(f"no GEMM of the graph can be quantised: {'; '.join(f'{n}: {why}' for n, why in refused.items())}")
     judge = Judge.over(Gated(graph, fitted), judged.samples, source.task, judged.labels)
     searched = search(judge, fitted, sites.total, request.max_drop, advance)
     chosen = tuple(fitted[name] for name in searched.chosen)
-    of = {"name": samples.name, "sha256": samples.sha256, "calibrated": seen.samples, "tokens": seen.tokens,
+    of = {"name": begun.rows.name, "sha256": begun.rows.sha256, "calibrated": seen.samples, "tokens": seen.tokens,
           "judged": judged.rows, "apart": not all(judged.judges)}  # fmt: skip
     document = _document(request, sites, fitted, refused, searched, of)
     made = insert(graph, chosen) if chosen else graph
-    return Quantised(made, document, _notes(document, refused, sites, samples), judge, chosen, judging.truth(judged, judge.truth))
+    notes = _notes(document, refused, sites, begun.rows)
+    return Quantised(made, document, notes, judge, chosen, judging.truth(judged, judge.truth))
 
 
-def _calibrated(samples: Rows, judged: Judging) -> tuple[Iterator[Row], int]:
-    """The rows that do not judge, and how many; spread over the file where it has more than are needed."""
+def _calibrating(judged: Judging) -> tuple[int, ...]:
+    """The rows that do not judge, spread over the file where it has more than are needed."""
     both = all(judged.judges)
     kept = [both or not judges for size, judges in zip(judged.sizes, judged.judges, strict=True) for _ in range(size)]
-    wanted = [at for at, keep in enumerate(kept) if keep][:: max(1, math.ceil(sum(kept) / MOST_CALIBRATED))]
-    chosen = set(wanted)
-    makers = (make for at, make in enumerate(samples.open()) if at in chosen)
-    return (make() for make in makers), len(wanted)
+    return tuple([at for at, keep in enumerate(kept) if keep][:: max(1, math.ceil(sum(kept) / MOST_CALIBRATED))])
 
 
 def opt_feeds(graph: Graph, source: Source, profiles: tuple[Profile, ...]) -> Feeds:

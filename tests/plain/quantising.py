@@ -10,7 +10,7 @@ from test_precision import graph_of
 
 from bertc.graph import Graph
 from bertc.quant.fit import Fitted, fit
-from bertc.quant.observe import Observed, observe
+from bertc.quant.observe import Observed, observe, require_some
 from bertc.quant.sites import Sites, find
 from bertc.rows import Alive, Row
 
@@ -59,7 +59,7 @@ def padded(seed: int, live: int, garbage: float) -> Row:
 
 def seen(graph: Graph, samples: Iterator[Row], count: int) -> tuple[Sites, Observed]:
     sites = find(graph, feeds(batch=BATCH))
-    return sites, observe(graph, sites, samples, count, lambda done, total: None)
+    return sites, require_some(observe(graph, sites, samples, count, lambda done, total: None))
 
 
 def fitted(graph: Graph, count: int = 24, outlier: float = 1.0, **how: object) -> dict[str, Fitted]:

@@ -11,6 +11,7 @@ import pytest
 
 import bertc
 from bertc import cli, targets
+from bertc.errors import RecipeError
 from bertc.fleet import keys, plan, stages
 from bertc.graph import hash_file, load
 
@@ -151,3 +152,46 @@ def test_the_clock_is_owned_up_to(tmp_path: Path, capsys: pytest.CaptureFixture[
     said = capsys.readouterr().err
     assert "a/quantise-onnxruntime-int8: the machine that quantises times the forms of int8" in said
     assert "a/quantise-onnxruntime-int8-dynamic: the machine" not in said
+
+
+def test_calibration_in_parts_gives_the_same_bytes(path: Path) -> None:
+    """120 texts, 90 of them calibrate: two blocks, so that the last of three parts has none."""
+    whole = fleets.build(path)
+    text = path.read_text("utf-8")
+    path.write_text("shards = 3\n" + text, "utf-8")
+    pool = fleets.Here()
+    split = fleets.build(path, pool)
+    path.write_text(text, "utf-8")
+    assert {outcome.state for outcome in split.values()} <= {"made", "cached"}
+    assert [slot for slot in pool.begun if "calibrate" in slot] == [
+        f"a/calibrate-{target}-int8-static-{part}of3" for target in ("onnxruntime", "null") for part in (1, 2, 3)
+    ]
+    for target in ("onnxruntime", "null"):
+        slot = f"a/quantise-{target}-int8-static"
+        assert split[slot].state == "made"
+        assert split[slot].digest == whole[slot].digest, "merged exactly: what is behind it need not be built again"
+        assert split[f"a/{target}-int8-static"].state == "cached"
+
+
+def test_parts_are_shared_and_said(tmp_path: Path) -> None:
+    text = 'shards = 2\nper_sm = true\ngpus = ["l4", "h100"]\nprecisions = ["int8", "int8-static", "fp8", "int8-weights"]\n'
+    tasks = {task.slot: task for task in plan.tasks(fleets.opened(fleets.low_bit(tmp_path, text))[0])}
+    parts = [slot for slot, task in tasks.items() if task.stage == "calibrate"]
+    assert parts == [f"a/calibrate-tensorrt-rtx-sm89-{kind}-{part}of2" for kind in ("int8", "fp8") for part in (1, 2)]
+    assert tasks["a/quantise-tensorrt-rtx-sm89-int8-static"].needs == {
+        "export": "a/export", "fuse": "a/fuse", "calibrate 1/2": parts[0], "calibrate 2/2": parts[1]
+    }  # fmt: skip
+    assert "calibrate 1/2" not in tasks["a/quantise-tensorrt-rtx-sm89-int8-weights"].needs
+
+
+def test_fp8_for_a_gpu_whose_plan_is_shared_with_an_older_one_says_what_would_do(tmp_path: Path) -> None:
+    path = fleets.low_bit(tmp_path, 'gpus = ["l4"]\nprecisions = ["fp8"]\n')
+    with pytest.raises(RecipeError, match="per_sm = true, for a plan of sm89 alone"):
+        fleets.opened(path)
+
+
+@pytest.mark.parametrize("given", ["0", "17", "true", '"2"', "1.5"])
+def test_shards_are_a_number(tmp_path: Path, given: str) -> None:
+    path = fleets.low_bit(tmp_path, f"shards = {given}\n{MATRIX}")
+    with pytest.raises(RecipeError, match=r"shards is .*, wants a whole number from 1 to 16"):
+        fleets.opened(path)

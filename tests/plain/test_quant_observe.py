@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from quantising import feeds, fitted, layer, padded, rows, seen
 
 from bertc.errors import DataError
 from bertc.quant.fit import fit
-from bertc.quant.observe import ROWS
+from bertc.quant.observe import BLOCK, ROWS, load, merged, observe, save
 from bertc.rows import Row
 
 
@@ -106,3 +110,34 @@ def test_attention_goes_when_its_projection_cannot_be_quantised() -> None:
     assert attention.name not in made
     assert refused[attention.name] == "its output's projection is not quantised: context is not finite"
     assert attention.name in fitted(graph)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=4))
+def test_parts_merge_into_what_one_pass_gives_bit_for_bit(blocks: list[int]) -> None:
+    graph, count = layer(), 4 * BLOCK - 9
+    sites, whole = seen(graph, rows(count), count)
+    data, edges = list(rows(count)), [0, *sorted(blocks), 4]
+    parts = [
+        observe(graph, sites, iter(data[first * BLOCK : end * BLOCK]), count, lambda done, total: None, first)
+        for first, end in itertools.pairwise(edges)
+    ]
+    made = merged(parts)
+    assert (made.samples, made.tokens) == (count, whole.tokens)
+    for name, stats in whole.tensors.items():
+        assert made.tensors[name].numbers() == stats.numbers()
+        for key, array in stats.arrays().items():
+            kept = made.tensors[name].arrays()[key]
+            assert key == "sums" or kept.tobytes() == array.tobytes(), (name, key)
+        assert made.tensors[name].means.tobytes() == stats.means.tobytes()
+
+
+def test_what_is_saved_is_what_was_observed(tmp_path: Path) -> None:
+    _, whole = seen(layer(), rows(70), 70)
+    files = [tmp_path / "a", tmp_path / "b"]
+    save(whole, files[0])
+    save(load(files[0]), files[1])
+    assert files[0].read_bytes() == files[1].read_bytes()
+    files[1].write_bytes(files[0].read_bytes()[:-5])
+    with pytest.raises(DataError, match="is no file of observed tensors"):
+        load(files[1])
