@@ -100,3 +100,20 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(tmp_path: Path, address
     made = [line["key"] for line in store.journal()]
     assert sorted(made) == store.finished(), "nothing was made twice to the end"
     assert list(cleaning.damaged(store)) == []
+
+
+def test_calibration_in_parts_on_the_cluster_gives_the_same_bytes(tmp_path: Path, address: str) -> None:
+    matrix = 'targets = ["null"]\nprecisions = ["int8-static"]\n'
+    (tmp_path / "calm").mkdir()
+    calm = fleets.build(fleets.low_bit(tmp_path / "calm", matrix))
+    (tmp_path / "ray").mkdir()
+    fleet, store = fleets.opened(fleets.low_bit(tmp_path / "ray", f"shards = 2\n{matrix}"))
+    pool = RayPool(address)
+    try:
+        found = {o.task.slot: o for o in run.run(fleet, store, pool, lambda task, outcome: None)}
+    finally:
+        pool.stop()
+    assert set(fleets.states(found).values()) == {"made"}
+    assert sum("calibrate" in slot for slot in found) == 2
+    for slot in ("a/quantise-null-int8-static", "a/null-int8-static"):
+        assert found[slot].digest == calm[slot].digest, slot
