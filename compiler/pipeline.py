@@ -128,7 +128,7 @@ def fuse_graph(recipe: Recipe, source: Source, builds: Sequence[Build], proof: P
     with log.stage("fuse"):
         tables = {f"{b.spec} {b.precision}": targets.lowerings(b.spec, quantised=b.quantised) for b in wanting}
         for build in wanting:  # int8 may be found impossible, or not worth it, and then the base is built
-            if build.weighed or (build.quantised and "max_drop" in build.asked):
+            if build.weighed or (build.quantised and {"max_drop", "agreement"} & set(build.asked)):
                 tables[f"{build.spec} without int8"] = targets.lowerings(build.spec)
         try:
             fused = fusing.fuse(
@@ -196,7 +196,8 @@ def make(build: Build, job: Job, directory: Path, log: Progress, low: quant.Prep
     hashes[artifact.GOLDENS] = goldens.save_goldens(directory / artifact.GOLDENS, job.proof.samples, job.proof.outputs)
     artifact.copy_assets(job.source.assets, directory)
     facts = manifest(made.build, job, made.typed, made.built, low)
-    verdict = check_artifact(made.build, job, directory, facts, made.typed, watch, low.truth if low else None)
+    rows = low.truth if low and made.build.quantised else None  # what is not quantised is checked as it always is
+    verdict = check_artifact(made.build, job, directory, facts, made.typed, watch, rows)
     if why := page.unavailable():
         watch.note(why)
     known = dataclasses.replace(watch, stages=log.stages | watch.stages, notes=[*log.notes, *watch.notes])
@@ -228,7 +229,7 @@ def asked(build: Build, job: Job) -> quant.Asked:
     from . import quant
 
     target, recipe = targets.get(build.spec.name), job.recipe
-    path, limit = Path(recipe.data) if recipe.data else None, recipe.budget.get("max_drop")
+    path, limit = Path(recipe.data) if recipe.data else None, quant.limit_of(recipe.budget)
     return quant.Asked(
         build.precision, build.spec.name, target.INT8_BASE, target.INT8_ATTENTION, path, limit, job.ranges
     )  # fmt: skip

@@ -136,19 +136,22 @@ def options(stage: str, recipe: Recipe, spec: TargetSpec) -> dict[str, Any]:
         return {n: v for n, v in every.items() if n in (*FUSE_FIELDS, "seed")}
     if stage == "calibrate":
         kind = "fp8" if recipe.precision == "fp8" else "int8"
-        return {"kind": kind, "profiles": every["profiles"], **lowering(spec)}
+        return {"kind": kind, "profiles": every["profiles"], **lowering(recipe, spec)}
     if stage == "quantise":
         return {"precision": recipe.precision, "profiles": every["profiles"], **quantising(recipe, spec)}
     left = {n: v for n, v in every.items() if n not in (*EXPORT_FIELDS, *FUSE_FIELDS)}
     return left | {"seed": recipe.seed, "goldens": recipe.goldens, "target": spec.name, "sms": list(spec.sms)}
 
 
-def lowering(spec: TargetSpec) -> dict[str, Any]:
-    """The form of a graph that a target quantises: targets of which this is the same share what was observed."""
+def lowering(recipe: Recipe, spec: TargetSpec) -> dict[str, Any]:
+    """The form of a graph that a target quantises, and the limit, which decides how many rows judge and do not calibrate: targets
+    of which this is the same share what was observed."""
+    from .. import quant
+
     target = targets.get(spec.name)
     bodies = targets.lowerings(spec, quantised=True) if target.FUSES else {}
     forms = {op: f"{body.__module__.rpartition('.')[2]}.{body.__qualname__}" for op, body in sorted(bodies.items())}
-    return {"forms": forms, "attention": target.INT8_ATTENTION}
+    return {"forms": forms, "attention": target.INT8_ATTENTION, "max_drop": quant.limit_of(recipe.budget)}
 
 
 def quantising(recipe: Recipe, spec: TargetSpec) -> dict[str, Any]:
@@ -159,8 +162,7 @@ def quantising(recipe: Recipe, spec: TargetSpec) -> dict[str, Any]:
     from .. import quant
 
     return {
-        "max_drop": recipe.budget.get("max_drop"),
-        **lowering(spec),
+        **lowering(recipe, spec),
         "base": targets.get(spec.name).INT8_BASE,
         "weight_bits": quant.weight_bits(spec.name),
         "timed": quant.timed(str(recipe.precision), spec.name),

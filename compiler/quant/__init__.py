@@ -6,8 +6,20 @@ is faster with, `worth` whether an int8 engine is worth having at all."""
 
 from __future__ import annotations
 
-from .prepare import Asked, Prepared, observed, prepare, timed, truth
+from .prepare import Asked, Prepared, limit_of, observed, prepare, timed, truth
 from .quantise import Quantised, Request, quantise
 from .saturation import weight_bits
 
-__all__ = ["Asked", "Prepared", "Quantised", "Request", "observed", "prepare", "quantise", "timed", "truth", "weight_bits"]
+__all__ = [
+    "Asked",
+    "Prepared",
+    "Quantised",
+    "Request",
+    "limit_of",
+    "observed",
+    "prepare",
+    "quantise",
+    "timed",
+    "truth",
+    "weight_bits",
+]

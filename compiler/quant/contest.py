@@ -88,7 +88,7 @@ def compare(graph: Graph, source: Source, made: Quantised, request: Request, wat
 def allowed(point: Point, max_drop: float | None) -> bool:
     """Whether the limit is shown to be kept; without one, whether nothing collapsed."""
     if max_drop is not None:
-        return holds(point, max_drop, sure=True)  # measured on all rows, as the form that was searched is
+        return holds(point, max_drop)  # measured on all rows, as the form that was searched is
     collapse = DEFAULT_BUDGETS["int8"].collapse
     return collapse is None or point.measure.low is None or point.measure.low <= collapse
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from .. import data, verification
 from ..data import Sample
+from ..decisions import decides
 from ..graph import Graph
 from ..labels import Labels
 from ..profiles import Profile
@@ -16,8 +18,10 @@ from ..runner import Outputs
 from ..source import Source
 from ..verification import Answer, Truth
 
-JUDGED = 4  # every so many batches of the data judge what the others calibrated
-MOST_JUDGED = 256  # rows
+JUDGED, JUDGED_MORE = 4, 2  # every so many batches of the data judge what the others calibrated; more, where a limit needs them
+MOST_JUDGED = 256  # rows, where no limit on decisions is to be shown
+SPARE = 4  # times the rows that show a limit when not one decision changes: some do, and pairs of rows are half as many
+EMBEDDING = "sentence-embedding"  # judged by cosines, of which each row has one
 FEWEST = 64  # rows below which both are done on all of them
 
 
@@ -45,15 +49,20 @@ class Judging:
         return self.meaning if any(sample.labels for sample in self.samples) else None
 
 
-def read(path: Path, graph: Graph, source: Source, profiles: Sequence[Profile], *, apart: bool) -> Judging:
+def read(
+    path: Path, graph: Graph, source: Source, profiles: Sequence[Profile], *, apart: bool, limit: float | None = None
+) -> Judging:
     """Read a user's file. `apart`: some rows calibrate, so only the others judge; else nothing calibrates and all of them do.
+
+    `limit`: the largest drop that the rows must be able to show.
 
     Raises DataError for data that is missing or unfit.
     """
     meaning = Labels.from_assets(source.task, source.assets, graph.outputs)
     found = verification.read_data(path, graph.inputs, source.dims, source.assets, profiles, meaning)
     sizes = tuple(_size(sample, graph, source) for sample in found.samples)
-    judges = chosen(sizes) if apart else (True,) * len(sizes)
+    decisive = any(sample.labels for sample in found.samples) or (decides(source.task) and source.task != EMBEDDING)
+    judges = chosen(sizes, enough(limit) if decisive else MOST_JUDGED) if apart else (True,) * len(sizes)
     return Judging(path.name, found.samples, sizes, judges, meaning, found.notes)
 
 
@@ -69,13 +78,27 @@ def _size(sample: Sample, graph: Graph, source: Source) -> int:
     return next((sample.feeds[s.name].shape[0] for s in graph.inputs if batch and s.dims and s.dims[0] == batch), 1)
 
 
-def chosen(sizes: Sequence[int]) -> tuple[bool, ...]:
-    """Which batches judge: every fourth, up to 256 rows; all of them where there are few, and then they calibrate too."""
+def enough(limit: float | None) -> int:
+    """Rows that can show that a share of decisions is within a limit.
+
+    With 95 % intervals of Clopper and Pearson, n rows of which none changed show 1 - 0.025^(1/n).
+    """
+    if limit is None or not 0 < limit < 1:
+        return MOST_JUDGED
+    return max(MOST_JUDGED, math.ceil(SPARE * math.log(0.025) / math.log1p(-limit)))
+
+
+def chosen(sizes: Sequence[int], wanted: int = MOST_JUDGED) -> tuple[bool, ...]:
+    """Which batches judge: every fourth, up to 256 rows, or every second where more are wanted and a quarter is too few.
+
+    All of them where there are few, and then they calibrate too.
+    """
     if sum(sizes) < FEWEST or len(sizes) < JUDGED:
         return (True,) * len(sizes)
+    every = JUDGED_MORE if wanted > MOST_JUDGED and sum(sizes) < JUDGED * wanted else JUDGED
     made, count = [False] * len(sizes), 0
-    for at in range(JUDGED - 1, len(sizes), JUDGED):
-        if count >= MOST_JUDGED:
+    for at in range(every - 1, len(sizes), every):
+        if count >= wanted:
             break
         made[at], count = True, count + sizes[at]
     return tuple(made)

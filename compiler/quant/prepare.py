@@ -23,7 +23,10 @@ from .weights import weight_only
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """A low-bit build. `base`: what is built where nothing of it is worth quantising. `data`: None for forms that need none."""
+    """A low-bit build. `base`: what is built where nothing of it is worth quantising. `data`: None for forms that need none.
+
+    `max_drop`: the limit that a search keeps to (see `limit_of`), None to quantise all that can be.
+    """
 
     precision: str
     target: str
@@ -45,6 +48,13 @@ class Prepared:
     document: Mapping[str, Any]
     truth: Truth | None = None
     measured: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def limit_of(budget: Mapping[str, float]) -> float | None:
+    """What int8 may cost: `max_drop`, else the decisions that `agreement` lets change; None where nothing is limited."""
+    if "max_drop" in budget:
+        return budget["max_drop"]
+    return 1 - budget["agreement"] if "agreement" in budget else None
 
 
 def timed(precision: str, target: str) -> bool:
@@ -120,7 +130,7 @@ def truth(graph: Graph, source: Source, asked: Asked, watch: Progress | None = N
         return None
     from ..reference import ReferenceRunner
 
-    read = judging.read(asked.data, graph, source, asked.profiles, apart=asked.precision in precision.DATA)
+    read = judging.read(asked.data, graph, source, asked.profiles, apart=asked.precision in precision.DATA, limit=asked.max_drop)
     if watch:
         for note in read.notes:
             watch.note(note)

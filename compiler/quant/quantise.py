@@ -72,7 +72,7 @@ def calibration(graph: Graph, source: Source, request: Request) -> Calibration:
     """Find the sites and read the data. DataError for data that is missing or unfit, RecipeError for a graph without a site."""
     limits, encoder, audio = verification.preprocessors(graph.inputs, source.dims, source.assets, request.profiles)
     samples = rows.open_rows(request.data, graph.inputs, limits, encoder, audio)
-    judged = judging.read(request.data, graph, source, request.profiles, apart=True)
+    judged = judging.read(request.data, graph, source, request.profiles, apart=True, limit=request.max_drop)
     sites = find(graph, opt_feeds(graph, source, request.profiles), request.attention and request.kind == "int8")
     if not sites.found:
         why = "; ".join(sorted(set(sites.refused.values()))) or "it has none"

@@ -28,6 +28,7 @@ from .gated import Gated
 SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.0)  # of the GEMM FLOPs: points of the curve
 KEPT = 0.95  # of the decisions beside the metric that is judged: nearest neighbours, where that is the cosine
 ALONE = 32  # rows on which each site is measured alone: it is a rank that is wanted
+NOWHERE = "int8 is within the budget nowhere"
 CURVE = 96  # rows for the points of the curve; the one that is chosen is measured on all
 
 
@@ -99,6 +100,10 @@ def search(judge: Judge, fitted: Mapping[str, Fitted], total: float, max_drop: f
     if max_drop is None:
         point = measure(judge, tuple(fitted), (), sum(shares.values()))
         return Searched(tuple(fitted), (point,), 0, {}, "every GEMM that can be int8 is; no --max-drop was given")
+    rows = sum(size_of(sample) for sample in judge.samples)
+    nothing = measure(judge, (), tuple(fitted), 0.0, _first(judge, CURVE))
+    if not holds(nothing, max_drop, rows):
+        return Searched((), (nothing,), 0, {}, _nowhere(nothing, max_drop, rows))
     few = _first(judge, ALONE)
     alone = {}
     for done, name in enumerate(fitted):
@@ -106,18 +111,15 @@ def search(judge: Judge, fitted: Mapping[str, Fitted], total: float, max_drop: f
         advance(done, len(fitted) + len(SHARES))
     order = _order(fitted, alone)
     curve = _curve(judge, order, shares, len(fitted), advance)
-    fits = [index for index, point in enumerate(curve) if holds(point, max_drop)]
-    if not fits:
-        return Searched((), tuple(curve), len(curve) - 1, alone, _nowhere(curve[-1], max_drop))
-    at = fits[0]
+    at = next((index for index, point in enumerate(curve) if holds(point, max_drop, rows)), len(curve) - 1)
     if at:
         curve, at = _refined(judge, order, shares, curve, at, max_drop)
     at = _confirmed(judge, order, shares, curve, at, max_drop)
     if at == len(curve):
-        return Searched((), tuple(curve), at - 1, alone, "int8 is within the budget nowhere")
+        return Searched((), tuple(curve), at - 1, alone, NOWHERE)
     back = curve[at].given_back
     if len(back) == len(fitted):
-        return Searched((), tuple(curve), at, alone, _nowhere(curve[at], max_drop))
+        return Searched((), tuple(curve), at, alone, NOWHERE)
     why = f"the most int8 whose drop of {curve[at].measure.name} stays within {max_drop:g}"
     why += f" and that keeps {100 * KEPT:g} % of the decisions beside it" if _beside(curve[at].result) else ""
     return Searched(tuple(n for n in fitted if n not in back), tuple(curve), at, alone, why)
@@ -133,7 +135,7 @@ def _confirmed(
         if not stay:
             return len(curve)
         curve[at] = measure(judge, stay, back, curve[at].share)
-        if holds(curve[at], max_drop, sure=True):
+        if holds(curve[at], max_drop):
             return at
         at += 1
     return at
@@ -152,24 +154,27 @@ def point_of(result: Result, back: Sequence[str] = (), share: float = 1.0) -> Po
     return Point(share, tuple(back), worst, result)
 
 
-def _nowhere(last: Point, max_drop: float) -> str:
-    """Why nothing fits: `last` is the point where nothing is int8."""
-    of = last.measure
-    if holds(last, max_drop):
-        return "int8 is within the budget nowhere"
+def _nowhere(nothing: Point, max_drop: float, rows: int) -> str:
+    """Why nothing can fit: the data cannot show the limit even of the graph that is float32 everywhere."""
+    of = nothing.measure
     needed = of.needed(max_drop)
-    more = f"; about {needed} would" if needed else ""
-    return f"{of.rows} rows cannot show a drop of {of.name} within {max_drop:g}, even where nothing is int8{more}"
+    more = f"; about {needed} would, and as many more to calibrate" if needed else ""
+    judged = f"{rows} rows of the data judge, and cannot show"
+    return f"{judged} a drop of {of.name} within {max_drop:g} even where nothing is int8{more}"
 
 
-def holds(point: Point, max_drop: float, *, sure: bool = False) -> bool:
+def holds(point: Point, max_drop: float, rows: int | None = None) -> bool:
     """Whether the whole interval is within the limit, and as many decisions are kept as beside it must be.
 
-    Decisions are few and their count is rough: unless `sure`, only a share that is shown to be too small counts.
+    `rows`: all there are, where the point was measured on the first of them. What more of them would probably show counts then,
+    and of decisions, which are few and whose count is rough, only a share that is shown to be too small.
     """
-    if point.measure.high is None or point.measure.high > max_drop:
+    of, few = point.measure, rows is not None
+    if of.high is None or of.drop is None:
         return False
-    return all((each.artifact if sure else 1 - (each.low or 0.0)) >= KEPT for each in _beside(point.result))
+    if of.high > max_drop and not (few and of.drop <= max_drop and 0 < (of.needed(max_drop) or 0) <= (rows or 0)):
+        return False
+    return all((1 - (each.low or 0.0) if few else each.artifact) >= KEPT for each in _beside(point.result))
 
 
 def _beside(result: Result) -> list[Measure]:
@@ -231,7 +236,7 @@ def _refined(
     while high - low > 1:
         middle = (low + high) // 2
         point = _point(judge, order, middle, shares)
-        fits = holds(point, max_drop)
+        fits = holds(point, max_drop, sum(size_of(sample) for sample in judge.samples))
         curve = sorted([*curve, point], key=lambda each: -each.share)
         low, high = (low, middle) if fits else (middle, high)
     chosen = next(i for i, point in enumerate(curve) if steps[len(point.given_back)] == high)

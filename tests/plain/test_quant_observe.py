@@ -44,7 +44,7 @@ def test_rows_are_bounded_and_drawn_from_the_whole_of_the_data() -> None:
 def test_memory_does_not_grow_with_the_samples() -> None:
     graph, peaks = layer(), []
     seen(graph, rows(50), 50)
-    for count in (100, 800):
+    for count in (256, 1024):
         tracemalloc.start()
         seen(graph, rows(count), count)
         peaks.append(tracemalloc.get_traced_memory()[1])
