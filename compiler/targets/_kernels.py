@@ -137,11 +137,9 @@ def _kernel(match: re.Match[str]) -> Kernel:
 
 
 def _tensors(text: str) -> tuple[Tensor, ...]:
-    found = _TENSOR.findall(text)
-    if len(found) != text.count("{ Name: "):
-        raise BuildFailed(
-            f"read {len(found)} of the {text.count('{ Name: ')} tensors that the builder's log lists in: {text[:300]}"
-        )
+    found, there = _TENSOR.findall(text), text.count("{ Name: ")
+    if len(found) != there:
+        raise BuildFailed(f"read {len(found)} of the {there} tensors that the builder's log lists in: {text[:300]}")
     named = ((_PROFILE.sub("", name), [d for d in dims.split(",") if d.strip()], dtype) for name, dims, dtype in found)
     return tuple(Tensor(name, tuple(map(int, dims)), dtype) for name, dims, dtype in named)
 

@@ -83,7 +83,7 @@ def test_the_bytes_of_the_engine_are_those_of_its_kernels_by_hand(built: Path, t
     rows, graph = found.manifest["engine"]["kernels"]["rows"], found.graph()
     counted = work.at(graph, rows, Shape((("batch", 8), ("length", 128))), 0)
     hidden, wide = 2 * 8 * 128 * 384, 2 * 8 * 128 * 1536
-    # q k v 4, q's bias 2, attention 4, projection 2, sum and norm 3, up 1, down 1, sum and norm 3; up writes `wide`, down reads it.
+    # q k v 4, q's bias 2, attention 4, projection 2, sum and norm 3, up 1, down 1, sum and norm 3; between up and down `wide`.
     weights = 2 * (4 * 384 * 384 + 2 * 384 * 1536 + 3 * 384 + 1536) + 4 * 4 * 384
     mask = 2 * 8 * 128
     assert counted.layers[0].moved == 20 * hidden + 2 * wide + weights + mask
