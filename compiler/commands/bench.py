@@ -108,6 +108,9 @@ def _not_run(found: Artifact, shapes: Sequence[Shape], reason: str, against: Seq
     for each in done:
         console.print(f"{found.path} at {each.shape}, profile {each.profile}", highlight=False, markup=False)
         console.print(work.table(each))
+        if each.nameless:
+            kernels = f"{each.nameless} kernels name no node of the graph: what they move is missing from the sums"
+            console.print(f"  {kernels}", highlight=False)
         if each.unknown:
             console.print(f"  {each.unknown} products or tensors of unknown size are missing from the sums", highlight=False)
     ignored = "; --against was not looked at" if against else ""

@@ -10,7 +10,8 @@ choosing between two engines of one model and no time; a machine with the GPU me
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
@@ -22,20 +23,25 @@ from ..targets import BuildRequest, tensorrt_rtx
 from ..timings import Shape
 
 if TYPE_CHECKING:
-    from ..targets._kernels import Kernel
+    from ..targets._kernels import Kernel, Tensor
 
 PICKS = "Gath"  # in the builder's name of a kernel that looks rows up
+INDICES = frozenset({"Int32", "Int64"})
 KERNEL_US, BYTES_PER_US, FLOPS_PER_US, INT8_GAIN = 2.0, 300e3, 121e6, 2.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Engine:
-    """Kernels for the first profile; bytes that they move at that profile's best shape, FLOPs there, and those in int8."""
+    """Kernels for the first profile; bytes that they move at that profile's best shape, FLOPs there, and those in int8.
+
+    `unknown` counts tensors whose sizes not even the compiler knows before it runs: they are missing from the bytes.
+    """
 
     kernels: int
     nbytes: int
     flops: float
     int8_flops: float = 0.0
+    unknown: int = 0
 
     @property
     def microseconds(self) -> float:
@@ -43,10 +49,11 @@ class Engine:
         return self.kernels * KERNEL_US + self.nbytes / BYTES_PER_US + arithmetic
 
     def said(self) -> str:
-        return f"{self.kernels} kernels, {self.nbytes / 2**20:.1f} MiB moved, about {self.microseconds:.0f} us"
+        missing = f" ({self.unknown} tensors of unknown size left out)" if self.unknown else ""
+        return f"{self.kernels} kernels, {self.nbytes / 2**20:.1f} MiB moved{missing}, about {self.microseconds:.0f} us"
 
     def to_json(self) -> dict[str, float]:
-        counted = {"kernels": self.kernels, "bytes": self.nbytes, "gflop": round(self.flops / 1e9, 4)}
+        counted = {"kernels": self.kernels, "bytes": self.nbytes, "unknown": self.unknown, "gflop": round(self.flops / 1e9, 4)}
         return {**counted, "int8_gflop": round(self.int8_flops / 1e9, 4), "estimated_us": round(self.microseconds, 1)}
 
 
@@ -87,18 +94,33 @@ def engine(typed: Graph, facts: Mapping[str, Any], request: BuildRequest, share:
     kernels = tensorrt_rtx.listed(dataclasses.replace(request, graph=fixed, graph_path=path, profiles=({},)))
     for name in written:
         (request.directory / name).unlink()
-    return Engine(sum(not row["profile"] for row in rows), moved(kernels), flops, flops * share)
+    unknown = sum(-1 in tensor.dims for kernel in kernels if not kernel.host for tensor in _tensors(kernel))
+    return Engine(sum(not row["profile"] for row in rows), moved(kernels), flops, flops * share, unknown)
 
 
 def moved(kernels: Sequence[Kernel]) -> int:
-    """Bytes that kernels of fixed sizes read and write, a tensor once for each kernel; of a table only what it can give out."""
+    """Bytes that kernels of fixed sizes read and write: each tensor that a kernel lists once, of a table one row for each index.
+
+    The count of `work` from the graph is a lower bound of it. A view is listed with its own dimensions: a kernel that reads k and
+    v out of one buffer of q, k and v reads two thirds of it.
+    """
     return sum(_moved(kernel) for kernel in kernels if not kernel.host)
 
 
 def _moved(kernel: Kernel) -> int:
-    written = sum(tensor.nbytes for tensor in kernel.outputs)
-    constants = (min(t.nbytes, written) if PICKS in kernel.name else t.nbytes for t in kernel.constants)
-    return written + sum(tensor.nbytes for tensor in kernel.inputs) + sum(constants)
+    constants = (_picked(kernel, t) if PICKS in kernel.name else t.nbytes for t in kernel.constants)
+    return sum(tensor.nbytes for tensor in (*kernel.inputs, *kernel.outputs)) + sum(constants)
+
+
+def _picked(kernel: Kernel, table: Tensor) -> int:
+    """Bytes of a constant of a kernel that looks rows up. Which indices are for which table is not listed: the most there are."""
+    indices = [math.prod(t.dims) for t in (*kernel.inputs, *kernel.constants) if t.dtype in INDICES and t is not table]
+    rows = table.dims[0] if table.dims else 1
+    return table.nbytes // max(rows, 1) * min(rows, max(indices, default=rows))
+
+
+def _tensors(kernel: Kernel) -> Iterator[Tensor]:
+    yield from (*kernel.inputs, *kernel.constants, *kernel.outputs)
 
 
 def at_opt(graph: Graph, profile: Profile) -> Graph:

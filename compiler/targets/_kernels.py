@@ -36,9 +36,11 @@ _INTEGERS = frozenset({"Int64", "Int32", "Bool"})
 # The list a transformer keeps its layers in: `encoder.layer.3`, `model.layers.3`, `transformer.h.3`, `block.3`. The first number
 # of a path is not enough: sentence-transformers puts everything under `0.`, wav2vec2 numbers its convolutions (`conv_layers.0`).
 _STACKS = frozenset({"layer", "layers", "h", "block", "blocks"})
+# A list holds lists, the dimensions of its tensors: it ends where its own bracket closes, not at the first one before a comma.
+_LIST = r"\[(?P<{}>(?:[^][\n]|\[[^][\n]*\])*)\]"
 _LINE = re.compile(
-    r"^Name: (?P<name>.*?), LayerType: (?P<type>[^,]*), Inputs: \[(?P<inputs>.*?)\]"
-    r"(?:, Constants: \[(?P<constants>.*?)\])?, Outputs: \[(?P<outputs>.*?)\](?P<rest>, .*)$",
+    rf"^Name: (?P<name>.*?), LayerType: (?P<type>[^,]*), Inputs: {_LIST.format('inputs')}"
+    rf"(?:, Constants: {_LIST.format('constants')})?, Outputs: {_LIST.format('outputs')}(?P<rest>, .*)$",
     re.MULTILINE,
 )
 _TENSOR = re.compile(r"\{ Name: (.*?), Dimensions: \[([-\d, ]*)\].*?Datatype: (\w+)", re.IGNORECASE)
@@ -135,10 +137,11 @@ def _kernel(match: re.Match[str]) -> Kernel:
 
 
 def _tensors(text: str) -> tuple[Tensor, ...]:
-    return tuple(
-        Tensor(_PROFILE.sub("", name), tuple(int(d) for d in dims.split(",") if d.strip()), dtype)
-        for name, dims, dtype in _TENSOR.findall(text)
-    )
+    found, there = _TENSOR.findall(text), text.count("{ Name: ")
+    if len(found) != there:
+        raise BuildFailed(f"read {len(found)} of the {there} tensors that the builder's log lists in: {text[:300]}")
+    named = ((_PROFILE.sub("", name), [d for d in dims.split(",") if d.strip()], dtype) for name, dims, dtype in found)
+    return tuple(Tensor(name, tuple(map(int, dims)), dtype) for name, dims, dtype in named)
 
 
 def _with_profiles(found: Sequence[Kernel]) -> tuple[Kernel, ...]:
@@ -354,7 +357,7 @@ def expected_bytes(graph: Graph) -> int:
         tensor = value.const_value
         if tensor is None or not value.uses() or tensor.dtype in (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL):
             continue
-        if _is_uniform(tensor) or _is_folded(value):
+        if is_uniform(tensor) or _is_folded(value):
             continue
         digest = hashlib.sha256(tensor.tobytes()).hexdigest()
         total += 0 if digest in seen else -(-tensor.size * _narrowest(value, tensor.dtype.bitwidth) // 8)
@@ -362,7 +365,8 @@ def expected_bytes(graph: Graph) -> int:
     return total
 
 
-def _is_uniform(tensor: ir.TensorProtocol) -> bool:
+def is_uniform(tensor: ir.TensorProtocol) -> bool:
+    """Whether a tensor holds one value; a large one is not looked at."""
     if tensor.size <= 1 or tensor.nbytes > _UNIFORM_LIMIT:
         return tensor.size <= 1
     array = tensor.numpy()

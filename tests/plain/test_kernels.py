@@ -76,6 +76,8 @@ def test_reads_every_part_of_a_line() -> None:
     assert Tensor("mask", (-1, 1, 1, -1), "Float") in attention.inputs
     assert attention.dtype == "Half"
     assert attention.constants == ()
+    assert attention.outputs == (Tensor("__mye16929_myl0", (-1, -1, 32), "Half"),)
+    assert all(kernel.outputs for kernel in kernels() if not kernel.host)
     merged = named("node_v0_0+node_k0_0+node_q0_0")
     weight = merged.constants[0]
     assert (weight.dims, weight.dtype, weight.nbytes) == ((3, WIDTH, WIDTH), "Half", 3 * WIDTH * WIDTH * 2)
@@ -91,7 +93,24 @@ def test_reads_the_spelling_of_the_engine_inspector() -> None:
     )
     (kernel,) = _kernels.parse(line)
     assert kernel.inputs == (Tensor("a", (1, 2), "Half"),)
+    assert [(tensor.name, tensor.dims) for tensor in kernel.outputs] == [("b", (1, 2))]
     assert kernel.onnx_nodes == ("n[0]", "m")
+
+
+def test_a_kernel_has_the_type_it_writes() -> None:
+    line = next(line for line in LOG.splitlines() if line.startswith("Name: __myl_FcAdd_myl0_8"))
+    before, after = line.split("Outputs: ")
+    (kernel,) = _kernels.parse(f"{before}Outputs: {after.replace('Datatype: Half', 'Datatype: Float')}")
+    assert {tensor.dtype for tensor in kernel.inputs} == {"Half"} and kernel.dtype == "Float"
+
+
+def test_a_tensor_that_cannot_be_read_is_an_error() -> None:
+    """Not a tensor fewer: bytes and types are summed and judged over all of them."""
+    lines = LOG.splitlines()
+    at = next(at for at, line in enumerate(lines) if line.startswith("Name: _gemm_mha_v2_myl0_7"))
+    lines[at] = lines[at].replace("Datatype: Float", "Precision: Float")
+    with pytest.raises(BuildFailed, match=r"read 3 of the 4 tensors that the builder's log lists in: .*Name: __mye15785_myl0"):
+        _kernels.parse("\n".join(lines))
 
 
 def test_an_empty_list_is_an_error() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import onnx.helper as oh
 import onnx_ir as ir
 import pytest
 import tiny
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
 from bertc import work
 from bertc.graph import Graph, load
@@ -48,10 +50,11 @@ def test_bytes_are_what_crosses_from_kernel_to_kernel(graph: Graph) -> None:
     ids, mask = 8 * TOKENS, 8 * TOKENS
     embedding = ids + HIDDEN + HIDDEN  # ids and the rows of the table read, x written
     qkv = HIDDEN + 3 * SQUARE + 3 * HIDDEN  # x and three weights read; q, k transposed and v written
-    scores = HIDDEN + HIDDEN + 4 + SCORES  # q, k transposed and a scale read, the scores written
-    # The mask: n_bias3 is in no kernel and is looked through. `one` and `low` are scalars.
-    attention = mask + 4 + 4 + SCORES + HIDDEN + HIDDEN  # scores and v read, the context written
-    end = HIDDEN + SQUARE + HIDDEN + 2 * 4 * WIDTH + HIDDEN  # context, wo, x, gamma and beta read, the output written
+    scores = HIDDEN + HIDDEN + SCORES  # q and k transposed read, the scores written
+    # The mask: n_bias3 is in no kernel and is looked through.
+    attention = mask + SCORES + HIDDEN + HIDDEN  # scores and v read, the context written
+    end = HIDDEN + SQUARE + HIDDEN + HIDDEN  # context, wo and x read, the output written
+    # A scale, `one`, `low`, gamma of ones and beta of zeros hold one value each, which a builder folds.
     moved = {layer.name: layer.moved for layer in found.layers}
     wanted = {"m.layer.0": qkv + scores, "m.layer.2": end, "m.layer.10": attention, "outside layers": embedding}
     assert moved == wanted
@@ -63,14 +66,59 @@ def test_bytes_are_what_crosses_from_kernel_to_kernel(graph: Graph) -> None:
 def test_one_kernel_for_all_moves_only_inputs_weights_and_outputs(graph: Graph) -> None:
     every = [node.name or "" for node in graph.model.graph]
     found = work.at(graph, rows([every], [""]), SHAPE, 0)
-    constants = 4 * SQUARE + 2 * 4 * WIDTH + 3 * 4 + 8  # weights, gamma and beta, three scalars, the axes of Unsqueeze
-    assert found.total().moved == 2 * 8 * TOKENS + HIDDEN + constants + HIDDEN
+    assert (
+        found.total().moved == 2 * 8 * TOKENS + HIDDEN + 4 * SQUARE + HIDDEN
+    )  # the inputs, rows of the table, weights, the output
 
 
 def test_kernels_of_another_profile_are_not_counted(graph: Graph) -> None:
     listed = rows(KERNELS, [""] * 5)
     again = [row | {"profile": 1} for row in listed]
     assert work.at(graph, listed + again, SHAPE, 1).total() == work.at(graph, listed, SHAPE, 0).total()
+
+
+PACKED = """<ir_version: 10, opset_import: ["": 20]> g (float[batch, length, 16] x) => (float y, float16 z) <float[16, 48] w> {
+    packed = MatMul(x, w)
+    q, k, v = Split<axis = -1, num_outputs = 3>(packed)
+    raw = Sub(q, k)
+    small = Cast<to = 10>(v)
+    y = Exp(raw)
+    z = Exp(small)
+}"""
+
+
+def packed() -> Graph:
+    model = onnx.parser.parse_model(PACKED)
+    weight = np.random.default_rng(0).normal(size=(WIDTH, 3 * WIDTH)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    for node in model.graph.node:
+        node.name = f"n_{node.output[0]}"
+    return Graph(ir.from_proto(onnx.shape_inference.infer_shapes(model)))
+
+
+GEMM = HIDDEN + 3 * SQUARE + 3 * HIDDEN  # x and the weight read, the packed buffer written
+
+
+@pytest.mark.parametrize(
+    ("kernels", "wanted"),
+    [
+        # Each kernel that names the Split takes its own parts out of the buffer: two of them, and one that it casts.
+        ([["n_packed"], ["n_q", "n_raw", "n_y"], ["n_q", "n_small", "n_z"]], [GEMM, 3 * HIDDEN, HIDDEN + HIDDEN // 2]),
+        # A Split that nobody names is a view.
+        ([["n_packed"], ["n_raw", "n_y"], ["n_small", "n_z"]], [GEMM, 3 * HIDDEN, HIDDEN + HIDDEN // 2]),
+        # Where the kernel before it may cast as well, the least that it can hand on: v in half.
+        ([["n_packed", "n_q", "n_small"], ["n_raw", "n_y"], ["n_small", "n_z"]], [GEMM - HIDDEN // 2, 3 * HIDDEN, HIDDEN]),
+        # A kernel that does nothing but the Split reads and writes the parts that others want: q and k, not v.
+        ([["n_packed"], ["n_q"], ["n_raw", "n_y"]], [GEMM - HIDDEN, 4 * HIDDEN, 3 * HIDDEN]),
+    ],
+)
+def test_a_kernel_reads_no_more_than_the_parts_it_takes(kernels: list[list[str]], wanted: list[int]) -> None:
+    graph = packed()
+    if not any("n_z" in names for names in kernels):
+        graph.model.graph.outputs.pop()
+        graph.model.graph.remove([node for node in graph.model.graph if node.name in ("n_z", "n_small")])
+    found = work.at(graph, rows(kernels, [f"m.layer.{at}" for at in range(3)]), SHAPE, 0)
+    assert [layer.moved for layer in found.layers[:3]] == wanted
 
 
 def test_products_of_other_operators(tmp_path: Path) -> None:

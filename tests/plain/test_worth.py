@@ -53,7 +53,22 @@ def test_bytes_are_what_kernels_read_and_write() -> None:
     table = Kernel("__myl_GathAdd", "kgen", (ids,), (x,), (tensor("table", 1000, 8),), "", ())
     host = Kernel("shape", "shape_call", (ids,), (ids,), (), "", ())
     assert moved([gemm]) == 64 + 128 + 128
-    assert moved([table, host]) == 32 + 64 + 64, "of the table as much as can come out of it"
+    assert moved([table, host]) == 32 + 4 * 16 + 64, "of the table a row for each index"
+    narrow = dataclasses.replace(table, constants=(tensor("table", 3, 8), tensor("gamma", 1, 8)))
+    assert moved([narrow]) == 32 + 3 * 16 + 16 + 64, "no more than there is of it"
+
+
+def test_a_view_of_a_buffer_is_the_part_of_it() -> None:
+    """As listed by the builder: k and v are read out of the buffer that one product wrote for q, k and v."""
+    parts = tuple(Tensor("qkv", dims, "Half") for dims in ((96, 32, 128), (96, 128, 32)))
+    attention = Kernel("mha", "kgen", parts, (Tensor("out", (96, 128, 32), "Half"),), (), "", ())
+    assert moved([attention]) == 3 * 8 * 128 * 384 * 2
+
+
+def test_what_has_no_size_is_said() -> None:
+    assert "(2 tensors of unknown size left out)" in dataclasses.replace(HALF, unknown=2).said()
+    assert "unknown" not in HALF.said()
+    assert dataclasses.replace(HALF, unknown=2).to_json()["unknown"] == 2
 
 
 def test_the_graph_for_one_shape_has_no_named_size(tmp_path: Path) -> None:

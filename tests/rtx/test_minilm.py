@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 
 import bertc
-from bertc import origin, targets
+from bertc import origin, targets, work
 from bertc.artifact import open_artifact
 from bertc.cli import run
 from bertc.errors import DataError, Missing
 from bertc.graph import hash_file, save
+from bertc.quant import worth
 from bertc.targets import BuildRequest
+from bertc.timings import Shape
 
 ROOT = Path(__file__).parent.parent.parent
 TARGETS = ["onnxruntime=fp32", "tensorrt-rtx:sm89=fp16", "tensorrt-rtx=bf16"]
@@ -73,6 +75,21 @@ def test_every_gemm_of_the_engine_is_half_and_the_islands_are_listed(built: Path
         assert manifest["engine"]["constant_ratio"] == pytest.approx(1, abs=0.01)
         assert len(manifest["engine"]["kernels"]["layers"]) == 6
         assert manifest["engine"]["tf32"] is False
+
+
+def test_the_bytes_of_the_engine_are_those_of_its_kernels_by_hand(built: Path, tmp_path: Path) -> None:
+    """In units of [8, 128, 384] in half, 20 a layer, and of its weights; the log of the engine for that shape alone agrees."""
+    found = open_artifact(built / "tensorrt-rtx-sm89-fp16")
+    rows, graph = found.manifest["engine"]["kernels"]["rows"], found.graph()
+    counted = work.at(graph, rows, Shape((("batch", 8), ("length", 128))), 0)
+    hidden, wide = 2 * 8 * 128 * 384, 2 * 8 * 128 * 1536
+    # q k v 4, q's bias 2, attention 4, projection 2, sum and norm 3, up 1, down 1, sum and norm 3; between up and down `wide`.
+    weights = 2 * (4 * 384 * 384 + 2 * 384 * 1536 + 3 * 384 + 1536) + 4 * 4 * 384
+    mask = 2 * 8 * 128
+    assert counted.layers[0].moved == 20 * hidden + 2 * wide + weights + mask
+    request = BuildRequest(graph, found.path / "graph.onnx", tmp_path, "fp16", ("sm89",), found.profiles)
+    listed = worth.engine(graph, found.manifest["engine"], request)
+    assert 0.995 * listed.nbytes < (counted.total().moved or 0) <= listed.nbytes
 
 
 def test_every_node_of_the_typed_graph_has_an_origin(built: Path) -> None:

@@ -1,0 +1,99 @@
+"""The bytes of an engine, counted twice: from its typed graph (bertc bench), and from a build log where all sizes are numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bertc
+from bertc import bench, cli, work
+from bertc.artifact import Artifact
+from bertc.graph import save
+from bertc.quant import worth
+from bertc.targets import BuildRequest, tensorrt_rtx
+from bertc.targets._kernels import Kernel
+from bertc.timings import Shape
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "plain"))
+import lowbit
+import tiny
+
+BATCH, LENGTH, WIDTH = 8, 128, 64
+SHAPE = Shape((("batch", BATCH), ("length", LENGTH)))
+TOKENS = BATCH * LENGTH
+HIDDEN = TOKENS * WIDTH  # elements of [batch, length, width]
+# What the projection behind attention reads and writes. int8: two scalars more; its scale of each column is the next kernel's.
+PROJECTION = {"fp16": 2 * HIDDEN + 2 * WIDTH**2 + 2 * HIDDEN, "int8": HIDDEN + WIDTH**2 + 2 * HIDDEN}
+SCALARS = 2 * 4
+# The fp16 engine, kernel by kernel: ids and all rows there are of the table; q, k and v in one product; k turned; the mask;
+# attention; its projection; the sum with x and the norm, in float32, of ones and zeros that are folded.
+HALF = (
+    (8 * TOKENS + 2 * tiny.VOCABULARY * WIDTH + 2 * HIDDEN)
+    + (2 * HIDDEN + 2 * 3 * WIDTH**2 + 2 * 3 * HIDDEN)
+    + (2 * HIDDEN + 2 * HIDDEN)
+    + (8 * TOKENS + 2 * TOKENS)
+    + (2 * 3 * HIDDEN + 2 * TOKENS + 2 * HIDDEN)
+    + PROJECTION["fp16"]
+    + (2 * 2 * HIDDEN + 4 * HIDDEN)
+)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    model = lowbit.encoder(tmp_path_factory.mktemp("bytes"), WIDTH)
+    texts = str(lowbit.texts(model.parent / "texts.txt"))
+    int8: dict[str, Any] = {"precision": "int8-static", "data": texts, "budget": {"max_drop": 0.9, "cosine": -1.0}}
+    common: dict[str, Any] = {"targets": ["tensorrt-rtx:sm89"], "profiles": [f"batch=1:{BATCH}:16,length=4:{LENGTH}:256"]}
+    (half,) = bertc.build(model, model.parent / "fp16", **common, precision="fp16")
+    (quantised,) = bertc.build(model, model.parent / "int8", **common, **int8)
+    return {"fp16": half, "int8": quantised}
+
+
+def request(found: Artifact, folder: Path) -> BuildRequest:
+    return BuildRequest(found.graph(), found.path / "graph.onnx", folder, found.precision, ("sm89",), found.profiles)
+
+
+def listed(found: Artifact, folder: Path) -> list[Kernel]:
+    """The kernels of an engine for SHAPE alone."""
+    fixed, path = worth.at_opt(found.graph(), found.profiles[0]), folder / "fixed.onnx"
+    save(fixed, path)
+    whole = dataclasses.replace(request(found, folder), graph=fixed, graph_path=path, profiles=({},))
+    return [kernel for kernel in tensorrt_rtx.listed(whole) if not kernel.host]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_the_graph_and_the_log_agree(
+    precision: str, built: dict[str, Artifact], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = built[precision]
+    if not bench.why_not(found):
+        pytest.skip("this machine runs the engine")
+    assert cli.run(["bench", str(found.path), "--shapes", str(SHAPE), "--json"]) == 0
+    out, err = capsys.readouterr()
+    (document,) = json.loads(out)["shapes"]
+    engine = worth.engine(found.graph(), found.manifest["engine"], request(found, tmp_path))
+    assert engine.unknown == document["unknown"] == 0
+    # Kernels of the builder's own making, which copy and name no node, are in the log alone, and the table says so.
+    nameless = [kernel for kernel in listed(found, tmp_path) if not kernel.onnx_nodes]
+    assert document["nameless"] == len(nameless) > 0 and f"{len(nameless)} kernels name no node" in err
+    moved = document["layers"][-1]["moved"]
+    assert 0.99 * (engine.nbytes - worth.moved(nameless)) < moved <= engine.nbytes - worth.moved(nameless)
+    if precision == "fp16":
+        assert moved == HALF
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_one_kernel_by_hand(precision: str, built: dict[str, Artifact], tmp_path: Path) -> None:
+    found, name = built[precision], "linear.n_mixed/MatMul"
+    kernel = next(kernel for kernel in listed(found, tmp_path) if name in kernel.onnx_nodes)
+    assert worth.moved([kernel]) == PROJECTION[precision] + SCALARS
+    rows = [{**row, "layer": ""} for row in found.manifest["engine"]["kernels"]["rows"]]
+    next(row for row in rows if name in row["onnx_nodes"])["layer"] = "kernel.0"
+    counted = {layer.name: layer.moved for layer in work.at(found.graph(), rows, SHAPE, 0).layers}
+    scales = 2 * WIDTH if precision == "int8" else 0
+    assert counted["kernel.0"] == PROJECTION[precision] + scales
