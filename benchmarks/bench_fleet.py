@@ -46,7 +46,7 @@ model.save_pretrained(sys.argv[1])
 def fleet(folder: Path, name: str, gpus: tuple[str, ...], precisions: tuple[str, ...] = PRECISIONS, models: str = "") -> Path:
     """A fleet file with a store of its own."""
     path = folder / f"{name}.toml"
-    models = models or "".join(f'[models.{model}]\nrecipe = "{model}"\ndata = "texts.txt"\n' for model in MODELS)
+    models = models or "".join(f'[models.{model}]\nrecipe = "{model}"\ndata = "texts.txt"\nbudget = {{}}\n' for model in MODELS)
     listed = {"models": models, "gpus": json.dumps(gpus), "precisions": json.dumps(precisions)}
     path.write_text(HEAD.format(name=name, **listed), encoding="utf-8")
     return path

@@ -86,6 +86,13 @@ def summary(document: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def why_precision(document: Mapping[str, Any]) -> str | None:
+    """Why a low-bit build has the precision that it has, by the last measurement that had a say; None for any other build."""
+    int8 = document.get("int8") or {}
+    deciding = int8.get("worth") or int8.get("candidates") or int8
+    return deciding.get("why")
+
+
 def environment() -> dict[str, Any]:
     """The machine: operating system, processor, cores, memory in GiB, NVIDIA GPUs."""
     gpus = [f"{name} ({sm})" for name, sm in packages.gpus()]

@@ -1,4 +1,4 @@
-"""bertc report ARTIFACT|FOLDER|fleet.lock.json: its report as a page."""
+"""bertc report ARTIFACT|FOLDER|fleet.toml|fleet.lock.json: its report as a page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from . import _shared as shared
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path), metavar="ARTIFACT|FOLDER|fleet.lock.json")
+@click.argument("path", type=click.Path(path_type=Path), metavar="ARTIFACT|FOLDER|fleet.toml|fleet.lock.json")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="the .html file to write")
 @click.option("--force", is_flag=True, help="replace a file that is there")
 @click.option(

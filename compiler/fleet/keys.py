@@ -36,7 +36,7 @@ ROOTS = {
     "export": ("fleet/stages", "source", "export_check", "artifact", "goldens", "targets/null", "precision/fp32"),
     "fuse": ("fleet/stages", "fuse", "export_check", "goldens", "fusions/*", "bodies/*", "targets/_lower_*"),
     "calibrate": ("fleet/stages", "quant/prepare", "goldens", "bodies/*", "targets/_lower_*"),
-    "quantise": ("fleet/stages", "quant/*", "goldens", "bodies/*", "targets/_lower_*"),
+    "quantise": ("fleet/stages", "quant/prepare", "goldens", "bodies/*", "targets/_lower_*"),
     "build": ("fleet/stages", "verification", "artifact", "goldens", "bodies/*"),
 }
 # Code that words, shows or orders things, and the stages before: what those made comes in by its hash.
@@ -45,11 +45,11 @@ BEFORE = ("pipeline", "fuse", "source", "export_check")
 FORMS = ("quant/__init__", "quant/contest", "quant/dynamic", "quant/weights", "quant/fp8", "quant/saturation")
 DECIDING = (*FORMS, "quant/fit", "quant/search", "quant/gated", "quant/insert", "quant/worth")
 ELSEWHERE = {
-    "export": (*NOT_READ, "pipeline", "verification", "fuse", "quant/*"),
-    "fuse": (*NOT_READ, "pipeline", "verification", "source", "data", "quant/*"),
+    "export": (*NOT_READ, "pipeline", "verification", "fuse"),
+    "fuse": (*NOT_READ, "pipeline", "verification", "source", "data"),
     "calibrate": (*NOT_READ, *BEFORE, *DECIDING),
     "quantise": (*NOT_READ, *BEFORE, "targets/_kernels", "targets/_trt_worker"),
-    "build": (*NOT_READ, *BEFORE, *FORMS, "calibrate", "quant/quantise"),
+    "build": (*NOT_READ, *BEFORE, *FORMS, "calibrate", "quant/quantise", "quant/observe"),
 }
 PIPELINE = ("pipeline",)  # the order of the stages and the manifest: read by all of them, and followed by none
 
@@ -101,17 +101,18 @@ def environment(stage: str, spec: TargetSpec, precision: str | None) -> dict[str
         module = spec.name.replace("-", "_")
         own = (*own, f"targets/{module}", f"precision/{str(precision).replace('-', '_')}")
         if precision in precisions.QUANTISED:  # which may end as another form, or as the target's base
-            own = (*own, "quant/worth", "precision/int8*", "precision/fp16", "precision/fp32")
+            own = (*own, "quant/worth", "quant/prepare", "precision/int8*", "precision/fp16", "precision/fp32")
         tools = (*tools, module)
     if stage == "build" and spec.name.startswith("tensorrt"):
         own = (*own, "targets/_trt_worker")
+    left_out = ELSEWHERE[stage] if precision in precisions.QUANTISED else (*ELSEWHERE[stage], "quant/*")
     versions = report.versions()
-    return {"code": dict(_code(stage, own)), "tools": {name: versions[name] for name in tools if name in versions}}
+    return {"code": dict(_code(own, left_out)), "tools": {name: versions[name] for name in tools if name in versions}}
 
 
 @functools.cache
-def _code(stage: str, roots: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    stop = frozenset(path for name in ELSEWHERE[stage] for path in _modules(name))
+def _code(roots: tuple[str, ...], left_out: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    stop = frozenset(path for name in left_out for path in _modules(name))
     files = code.closure((p for name in roots for p in _modules(name)), code.PACKAGE, stop)
     files += [path for name in PIPELINE for path in _modules(name)]
     return tuple((path.relative_to(code.PACKAGE).as_posix(), hash_file(path)) for path in sorted(files))

@@ -1,6 +1,7 @@
 """fleet.lock.json: what a fleet was built of and what came out, so that it can be built again, or refused.
 
     bertc, tools    versions
+    out             the folder of the artifacts, relative to this file
     code            {file of bertc: sha256}, for all stages together
     stages          {slot: {key, digest, inputs (without code)}}: "minilm/export", "minilm/fuse", and every entry
     entries         {name: {model, target, sms, precision, gpus, host, key, digest, bytes, files: {name: sha256}}}
@@ -12,7 +13,9 @@ contents must be the locked ones.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from .. import report
@@ -67,6 +70,7 @@ def _merged(before: Mapping[str, Any], store: Store, outcomes: Sequence[Outcome]
         "format": FORMAT,
         "bertc": __version__,
         "tools": report.versions(),
+        "out": Path(os.path.relpath(whole.out, whole.path.resolve().parent)).as_posix(),
         "stages": dict(sorted(stages.items())),
         "entries": dict(sorted(entries.items())),
         "code": dict(sorted(code.items())),
@@ -84,7 +88,7 @@ def _entry(entry: Entry, record: Mapping[str, Any]) -> dict[str, Any]:
         "host": entry.host,
         "key": record["key"],
         "digest": record["digest"],
-        "bytes": sum(told["bytes"] for told in timeless.values()),
+        "bytes": sum({told["sha256"]: told["bytes"] for told in timeless.values()}.values()),  # model.onnx is graph.onnx
         "files": {name: told["sha256"] for name, told in timeless.items()},
     }
 

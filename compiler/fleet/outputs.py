@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import artifact
+from .. import report as reports
 from ..artifact import MANIFEST
 from .contents import RECORD
 from .store import Store
@@ -60,14 +61,8 @@ def facts(path: Path) -> dict[str, Any]:
         "accuracy": _accuracy(report["verification"]),
         "stages": report["stages"],
         "precision": manifest["precision"]["mode"],
-        "precision_why": _why(report.get("int8") or {}),
+        "precision_why": reports.why_precision(report),
     }
-
-
-def _why(int8: dict[str, Any]) -> str | None:
-    """Why a low-bit build has the precision that it has: the last measurement that had a say."""
-    deciding = int8.get("worth") or int8.get("candidates") or int8
-    return deciding.get("why")
 
 
 def _accuracy(verdict: dict[str, Any] | None) -> dict[str, Any] | None:

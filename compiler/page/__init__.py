@@ -64,7 +64,7 @@ def save(path: Path, out: Path, *, force: bool = False, verdicts: Sequence[Path]
     from . import fleet, sources
 
     if not path.exists():
-        raise InputError(f"there is no {path}; wanted an artifact, a folder of artifacts or a fleet.lock.json")
+        raise InputError(f"there is no {path}; wanted an artifact, a folder of artifacts, a fleet.toml or a fleet.lock.json")
     single = artifact.find(path) == (path,) and path.is_dir()
     if verdicts and not single:
         raise InputError(f"--verdict goes with one artifact, and {path} is none")

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .. import report
 from ..errors import InputError
 from . import drawn
 from .marks import Document
@@ -58,8 +59,16 @@ def document(status: Mapping[str, Any], documents: Sequence[Mapping[str, Any] | 
         raise InputError(f"{len(entries)} entries and {len(documents)} reports: give None for an entry that has no report")
     states = Counter(_state(entry, found) for entry, found in zip(entries, documents, strict=True))
     rest = {key: value for key, value in status.items() if key != "entries"}
-    filled = [{**entry, "state": _state(entry, found)} for entry, found in zip(entries, documents, strict=True)]
+    filled = [_filled(entry, found) for entry, found in zip(entries, documents, strict=True)]
     return {**rest, "entries": filled, "reports": list(documents), "summary": {"states": dict(states)}}
+
+
+def _filled(entry: Mapping[str, Any], found: Mapping[str, Any] | None) -> dict[str, Any]:
+    """An entry with its state, and what was built in the place of the precision that was asked for, as a sentence."""
+    built = found["precision"]["mode"] if found else entry.get("built_precision")
+    why = report.why_precision(found) if found else entry.get("precision_why")
+    other = f"is {built}: {why or 'see its own page'}" if built and built != entry.get("precision", built) else ""
+    return {**entry, "state": _state(entry, found), "built_precision": built, "built_instead": other}
 
 
 def _plain(entry: Mapping[str, Any]) -> dict[str, Any]:

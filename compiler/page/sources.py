@@ -43,7 +43,7 @@ def with_verdict(document: Mapping[str, Any], path: Path, file: Path) -> dict[st
 
 
 def fleet(path: Path) -> tuple[dict[str, Any], list[dict[str, Any] | None]]:
-    """(status, reports of its entries) of a folder of artifacts, of what `bertc fleet status --json` printed, or of a
+    """(status, reports of its entries) of a folder of artifacts, a fleet.toml, what `bertc fleet status --json` printed, or a
     fleet.lock.json; paths are relative to that file.
 
     An artifact that is not there, or is damaged, is told in its entry's reason.
@@ -51,12 +51,12 @@ def fleet(path: Path) -> tuple[dict[str, Any], list[dict[str, Any] | None]]:
     if path.is_dir():
         found = [artifact_document(each) for each in artifact.find(path)]
         return {"entries": [_entry(each) for each in found]}, list(found)
-    status = _json(path)
+    status = _status(path) if path.suffix == ".toml" else _json(path)
     listed = status.get("entries") if isinstance(status, Mapping) else None
     if isinstance(listed, Mapping):  # a lock file: by name, each where `bertc fleet build` puts it
-        listed = [{"name": name, "path": f"out/{name}", **entry} for name, entry in listed.items()]
+        listed = [{"name": name, "path": f"{status.get('out', 'out')}/{name}", **entry} for name, entry in listed.items()]
     if not isinstance(listed, list):
-        raise InputError(f"{path} lists no entries; wanted an artifact, a folder of artifacts or a fleet.lock.json")
+        raise InputError(f"{path} lists no entries; wanted an artifact, a folder of artifacts, a fleet.toml or a fleet.lock.json")
     entries, reports = [], []
     for entry in listed:
         if not isinstance(entry, Mapping):
@@ -65,6 +65,14 @@ def fleet(path: Path) -> tuple[dict[str, Any], list[dict[str, Any] | None]]:
         entries.append({**entry, "reason": "; ".join(filter(None, (_text(entry, "reason"), why)))})
         reports.append(read)
     return {**status, "entries": entries}, reports
+
+
+def _status(path: Path) -> dict[str, Any]:
+    from ..fleet import config, status  # above this package: only who asks for a fleet waits for it
+    from ..fleet.store import Store
+
+    found = config.read(path)
+    return status.document(found, Store(found.store.resolve()))
 
 
 def _text(entry: Mapping[str, Any], name: str) -> str:

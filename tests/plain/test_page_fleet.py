@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import chromium
+import fleets
 import pytest
 import reports
 from pages import Read, Report, run, same_as
@@ -95,6 +96,40 @@ def test_the_entries_of_a_lock_by_name(built_pages: Path, tmp_path: Path) -> Non
     status, documents = sources.fleet(tmp_path / "fleet.lock.json")
     assert [document is not None for document in documents] == [True, False]
     assert [each["reason"] for each in status["entries"]] == ["", "no artifact at out/m-fp32 here"]
+
+
+def test_a_lock_says_where_its_artifacts_lie(built_pages: Path, tmp_path: Path) -> None:
+    (tmp_path / "engines").mkdir()
+    (tmp_path / "engines" / "m-fp16").symlink_to(built_pages / "onnxruntime-fp16")
+    entry = {"model": "m", "target": "onnxruntime", "sms": [], "precision": "fp16", "gpus": []}
+    (tmp_path / "fleet.lock.json").write_text(json.dumps({"out": "engines", "entries": {"m-fp16": entry}}))
+    status, documents = sources.fleet(tmp_path / "fleet.lock.json")
+    assert [document is not None for document in documents] == [True]
+    assert fleet.document(status, documents)["entries"][0]["state"] == "built"
+
+
+def test_what_was_built_in_the_place_of_what_was_asked_for_is_shown(built_pages: Path) -> None:
+    entry = {"model": "m", "target": "onnxruntime", "precision": "int8", "gpus": ["l4"], "state": "built"}
+    told = entry | {"built_precision": "fp32", "precision_why": "no form is worth it"}
+    words = " ".join(Read(page.fleet_page({"entries": [told]}, [None])).texts)
+    assert "is fp32: no form is worth it" in words
+    same = " ".join(Read(page.fleet_page({"entries": [told | {"built_precision": "int8"}]}, [None])).texts)
+    assert "is int8" not in same
+    half = reports.of(built_pages / "onnxruntime-fp16")
+    assert "is fp16: see its own page" in " ".join(Read(page.fleet_page({"entries": [entry]}, [half])).texts)
+
+
+def test_a_fleet_file_and_its_lock(tmp_path: Path, capsys: Capture) -> None:
+    """The documents that a real fleet writes."""
+    path = fleets.write(tmp_path, "a", 'out = "engines"\n' + fleets.MATRIX)
+    run("fleet", "build", path)
+    for file in (path, path.with_suffix(".lock.json")):
+        status, documents = sources.fleet(file)
+        assert len(documents) == 2
+        assert all(document is not None for document in documents)
+        shown = fleet.document(status, documents)
+        assert [each["state"] for each in shown["entries"]] == ["built", "built"]
+        same_as(shown, Read(page.fleet_page(status, documents)).numbers)
 
 
 # The command
