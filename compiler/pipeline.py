@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from . import artifact, data, goldens, page, precision, profiles, report, targets, verification
 from . import fuse as fusing
 from .artifact import Artifact
-from .collector import seldom
 from .confidence import FAILED
 from .errors import InputError, Missing, NotFused, RecipeError, VerifyFailed
 from .export_check import Proof, check_fused, prove
@@ -58,7 +57,6 @@ class Build:
         return self.precision == "int8" and hasattr(targets.get(self.spec.name), "listed")
 
 
-@seldom()
 def compile(recipe: Recipe, out: Path, *, force: bool = False, progress: Progress | None = None) -> tuple[Artifact, ...]:
     """Build every target of a recipe into `out`: the artifact itself, or one directory per target when there are several.
 

@@ -1,4 +1,4 @@
-"""The garbage collector while a build runs: full passes come later, and its settings come back, after a failure too."""
+"""The garbage collector while a source is opened: full passes come later, and its settings come back, after a failure too."""
 
 from __future__ import annotations
 
