@@ -97,6 +97,8 @@ def apply(graph: Graph, rules: Sequence[tuple[str, pattern.RewriteRule]], prove:
         for node in list(copy.model.graph):
             if node.graph is not copy.model.graph:
                 continue  # taken away by a match before
+            if not _may_start(rule, node):
+                continue
             delta = rule.try_rewrite(copy.model, copy.model.graph, node, tracer=tracer)
             if delta is not None:
                 _keep(copy.model, name, node, delta, prove, applied, refusals)
@@ -106,6 +108,16 @@ def apply(graph: Graph, rules: Sequence[tuple[str, pattern.RewriteRule]], prove:
     kept = tuple(r for _, r in refusals.values())
     copy.model.opset_imports.setdefault(DOMAIN, 1)
     return copy, Change(tuple(applied), kept)
+
+
+def _may_start(rule: pattern.RewriteRule, node: ir.Node) -> bool:
+    """Whether a rule's pattern can begin at a node of this type.
+
+    Asked before onnxscript is: its matcher lists the whole graph at every node for a pattern of several outputs, and tries each
+    node in the place of the others, before it looks at the type of the first. Nothing is refused here that had begun to match.
+    """
+    roots = rule._target_pattern.output_nodes
+    return not roots or bool(roots[0].op.matches(node.op_type))
 
 
 def _keep(

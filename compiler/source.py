@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import assets, checkpoint, factory, hub, text
+from .collector import seldom
 from .errors import Missing, SourceError, nearest
 from .exported import with_int32_ids
 from .graph import Graph, hash_file
@@ -86,6 +87,7 @@ class Place:
     revision: str | None = None
 
 
+@seldom()
 def open_source(reference: str, options: SourceOptions | None = None) -> Source:
     """Open what a user points at: an existing path, else a Python factory, else a Hugging Face hub id.
 

@@ -19,7 +19,7 @@ ORDER = (
     "rewrite ranges places meter artifact precision value_ranges source onnx_source torch_export heads exported assets hub "
     "checkpoint factory reference metrics closeness scores confidence decisions goldens rows tensor_stats thresholds "
     "histogram buckets traffic readers labels tables data text progress runner padding profiles bodies builder plots graph "
-    "origin onnx_file errors"
+    "origin onnx_file collector errors"
 ).split()
 TORCH_ALLOWED = {"torch_export.py", "heads.py", "factory.py", "baselines.py"}
 

@@ -14,7 +14,7 @@ import onnx_ir as ir
 import pytest
 from onnx_ir.passes.common import ShapeInferencePass
 
-from bertc import canonical, cleanup, data, fuse, reference
+from bertc import canonical, cleanup, data, fuse, prove, reference
 from bertc.bodies import BODIES
 from bertc.graph import Graph
 from bertc.profiles import Dim
@@ -298,6 +298,19 @@ def test_sessions_are_shared_by_layers() -> None:
     linear = importlib.import_module("bertc.fusions.linear")
     _, change = apply(cleanup.clean(encoder()), fuse.named("linear", linear.RULES), prover)
     assert len(change.applied) == 12 and len(prover._sessions) <= 6
+
+
+def test_a_lowering_is_run_for_itself_where_it_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table without the operator inlines the canonical body: that is run once, and another form beside it."""
+    runs: list[str] = []
+    call = prove._run
+    monkeypatch.setattr(prove, "_run", lambda side, *given: runs.append(side.what) or call(side, *given))
+    linear = importlib.import_module("bertc.fusions.linear")
+    other = {"FusedLinear": lambda op, node: [op.Add(node.inputs[2], op.MatMul(*node.inputs[:2]))]}
+    prover = Prover(encoder(), DIMS, lowerings={"none": {}, "other": other})
+    _, change = apply(cleanup.clean(encoder()), fuse.named("linear", linear.RULES), prover)
+    assert len(change.applied) == 12
+    assert set(runs) == {"the canonical body", "other's lowering"}
 
 
 def test_captured_activations_are_fed_too() -> None:
