@@ -115,8 +115,10 @@ def _may_start(rule: pattern.RewriteRule, node: ir.Node) -> bool:
 
     Asked before onnxscript is: its matcher lists the whole graph at every node for a pattern of several outputs, and tries each
     node in the place of the others, before it looks at the type of the first. Nothing is refused here that had begun to match.
+    Without that attribute, which is onnxscript's own, it is only slower.
     """
-    roots = rule._target_pattern.output_nodes
+    target = getattr(rule, "_target_pattern", None)
+    roots = target.output_nodes if target is not None else ()
     return not roots or bool(roots[0].op.matches(node.op_type))
 
 
