@@ -93,7 +93,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Fleet:
-    """A fleet file, every name in it checked."""
+    """A fleet file, every name in it checked. `every`: the entries that it has, where `entries` are some of them."""
 
     path: Path
     out: Path
@@ -102,6 +102,7 @@ class Fleet:
     entries: tuple[Entry, ...]
     runners: Mapping[str, tuple[str, ...]]
     shards: int = 1
+    every: tuple[Entry, ...] = ()
 
     @property
     def lock(self) -> Path:
@@ -329,4 +330,5 @@ def select(fleet: Fleet, names: Sequence[str]) -> Fleet:
             raise RecipeError(f"{fleet.path} has no entry {name!r}{nearest(name, [*known, *fleet.models])}")
     if not names:
         return fleet
-    return dataclasses.replace(fleet, entries=tuple(e for e in fleet.entries if e.name in names or e.model in names))
+    chosen = tuple(entry for entry in fleet.entries if entry.name in names or entry.model in names)
+    return dataclasses.replace(fleet, entries=chosen, every=fleet.entries)

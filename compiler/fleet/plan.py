@@ -82,10 +82,13 @@ def tasks(fleet: Fleet) -> list[Task]:
             recipe = dataclasses.replace(fleet.models[model], targets=("null",), precision="fp32")
             needs = {"export": f"{model}/export"} if stage == "fuse" else {}
             found.append(Task(stage, f"{model}/{stage}", recipe, null, needs))
-    shared: dict[str, Task] = {}
-    builds = [_build(entry, fleet.shards, shared) for entry in fleet.entries]
-    between = sorted(shared.values(), key=lambda task: keys.STAGES.index(task.stage))
-    return [*found, *between, *builds]
+    shared: dict[str, Task] = {}  # of all entries, so that a stage has one name whichever of them are chosen
+    builds = {entry.name: _build(entry, fleet.shards, shared) for entry in fleet.every or fleet.entries}
+    chosen = [builds[entry.name] for entry in fleet.entries]
+    wanted = {slot for task in chosen for slot in task.needs.values()}
+    wanted |= {slot for task in shared.values() if task.slot in wanted for slot in task.needs.values()}
+    between = sorted((t for t in shared.values() if t.slot in wanted), key=lambda task: keys.STAGES.index(task.stage))
+    return [*found, *between, *chosen]
 
 
 def _build(entry: Entry, shards: int, shared: dict[str, Task]) -> Task:

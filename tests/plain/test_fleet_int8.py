@@ -12,7 +12,7 @@ import pytest
 import bertc
 from bertc import cli, targets
 from bertc.errors import RecipeError
-from bertc.fleet import keys, plan, stages
+from bertc.fleet import config, keys, plan, stages
 from bertc.graph import hash_file, load
 
 MATRIX = 'targets = ["onnxruntime", "null"]\nprecisions = ["int8-static"]\n'
@@ -59,6 +59,17 @@ def test_what_lowers_alike_is_quantised_once(tmp_path: Path) -> None:
         "a/a100-int8-static": "a/quantise-tensorrt-rtx-sm89-int8-static",
     }
     assert [task.slot for task in tasks if task.stage == "quantise"] == sorted({str(need) for need in needs.values()})
+
+
+def test_a_stage_has_one_name_whichever_entries_are_chosen(tmp_path: Path) -> None:
+    """Else `--entry X --locked` finds its stages missing from the lock."""
+    text = 'shards = 2\ngpus = ["l4", "h100"]\nprecisions = ["fp16", "int8"]\n'
+    fleet = fleets.opened(fleets.low_bit(tmp_path, text))[0]
+    slots = [task.slot for task in plan.tasks(config.select(fleet, ["a/h100-int8"]))]
+    parts = [f"a/calibrate-tensorrt-rtx-int8-{part}of2" for part in (1, 2)]
+    assert slots == ["a/export", "a/fuse", *parts, "a/quantise-tensorrt-rtx-int8", "a/h100-int8"]
+    slots = [task.slot for task in plan.tasks(config.select(fleet, ["a/tensorrt-rtx-fp16"]))]
+    assert slots == ["a/export", "a/fuse", "a/tensorrt-rtx-fp16"]
 
 
 def test_another_budget_quantises_apart(tmp_path: Path) -> None:
