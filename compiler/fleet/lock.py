@@ -125,8 +125,10 @@ def require_contents(fleet: Fleet, outcomes: Sequence[Outcome]) -> None:
     """
     locked = read(fleet)["stages"]
     finished = [o for o in outcomes if o.digest is not None and o.task.host is None]
-    other = [o.task.slot for o in finished if locked[o.task.slot]["digest"] != o.digest]
+    other = [o.task for o in finished if locked[o.task.slot]["digest"] != o.digest]
     if other:
-        raise CheckFailed(
-            f"--locked: {', '.join(other)} came out different from the same inputs; something that is not in the key decides it"
-        )
+        said = f"--locked: {', '.join(t.slot for t in other)} came out different from the same inputs"
+        why = "something that is not in the key decides it"
+        if any(task.stage in ("calibrate", "quantise") for task in other):
+            why = "scales follow what a CPU computes, and another kind may round otherwise: quantise on one, or share the store"
+        raise CheckFailed(f"{said}; {why}")
