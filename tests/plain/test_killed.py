@@ -4,40 +4,41 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import importlib
 import os
 import resource
 import shutil
 import signal
-import subprocess
 import sys
-import textwrap
+import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
+from forked import FORKS, Child, start
 
 from bertc import artifact, cli
 
-# Runs a real build that stops at a chosen moment, says so, and waits for its end.
-PAUSED = textwrap.dedent("""
-    import importlib, sys, time
-    from pathlib import Path
-    module, name, when = sys.argv[1:4]
+
+def paused(module: str, name: str, when: str, ready: Connection, words: list[str]) -> None:
+    """A process: a real build that stops at a chosen moment, says so, and waits for its end."""
     owner = Path if module == "Path" else importlib.import_module(f"bertc.{module}")
     real = getattr(owner, name)
 
-    def paused(*arguments, **options):
+    def pausing(*arguments: Any, **options: Any) -> Any:
         setattr(owner, name, real)  # once: what a signal sets going must not wait
         result = real(*arguments, **options) if when == "after" else None
-        print("ready", flush=True)
+        ready.send("ready")
         time.sleep(60)
         return result if when == "after" else real(*arguments, **options)
 
-    setattr(owner, name, paused)
-    from bertc import cli
-    sys.exit(cli.run(sys.argv[4:]))
-""")
+    setattr(owner, name, pausing)
+    sys.exit(cli.run(words))
+
+
 # (module of bertc, function, before or after it): one for each stage, and both sides of every rename.
 MOMENTS = [
     ("pipeline", "open_source", "before"),
@@ -68,16 +69,20 @@ def build(model: Path, out: Path) -> list[str]:
     return ["build", str(model), "--fp32", "--target", "onnxruntime", "--force", "-o", str(out)]
 
 
-def stop(moment: tuple[str, str, str], number: signal.Signals, words: list[str]) -> tuple[int, str]:
+def begin(moment: tuple[str, str, str], words: list[str]) -> Child:
+    """A build that has come to the moment."""
+    ready, theirs = FORKS.Pipe(duplex=False)
+    child = start(paused, *moment, theirs, words)
+    theirs.close()
+    assert ready.recv() == "ready"  # EOFError where it ends before
+    return child
+
+
+def stop(moment: tuple[str, str, str], number: signal.Signals, words: list[str]) -> tuple[int | None, str]:
     """Start the build, send the signal at the moment, and return its exit code and what it said."""
-    command = [sys.executable, "-c", PAUSED, *moment, *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None
-        ready = child.stdout.readline()
-        child.send_signal(number)
-        _, err = child.communicate(timeout=30)
-    assert ready == "ready\n", err
-    return child.returncode, err
+    child = begin(moment, words)
+    child.send(number)
+    return child.ended()
 
 
 def check_whole(out: Path) -> str | None:
@@ -129,27 +134,22 @@ def test_killed_between_the_renames_the_old_artifact_comes_back(model: Path, old
 
 def test_a_build_that_is_running_is_left_alone(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-c", PAUSED, "artifact", "write_manifest", "after", *build(model, out)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
-        assert cli.run(build(model, out)) == 0
-        assert sorted(os.listdir(tmp_path)) == [f".out.tmp-{child.pid}", "out"]
-        child.terminate()
-        child.wait(30)
+    child = begin(("artifact", "write_manifest", "after"), build(model, out))
+    assert cli.run(build(model, out)) == 0
+    assert sorted(os.listdir(tmp_path)) == [f".out.tmp-{child.process.pid}", "out"]
+    child.send(signal.SIGTERM)
+    assert child.ended()[0] == 130
     assert os.listdir(tmp_path) == ["out"]
     assert check_whole(out) == "onnxruntime"
 
 
 # No room
 
-LIMITED = """
-import resource, sys
-from bertc import cli
-size = int(sys.argv[1])
-resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-sys.exit(cli.run(sys.argv[2:]))
-"""
+
+def limited(size: int, words: list[str]) -> None:
+    """A process that can write no file larger than this."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    sys.exit(cli.run(words))
 
 
 def biggest(model: Path, folder: Path) -> list[int]:
@@ -168,11 +168,10 @@ def test_a_limit_on_the_size_of_files(existing: bool, model: Path, old: Path, tm
     if existing:
         shutil.copytree(old, out)
     for limit in (0, sizes[0] - 1, sizes[-2] - 1, sizes[-1] - 1):
-        command = [sys.executable, "-c", LIMITED, str(limit), *build(model, out)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 3, (limit, done.stderr)
-        assert "no room" in done.stderr.splitlines()[-1]
-        assert "free some space" in done.stderr.splitlines()[-1]
+        code, err = start(limited, limit, build(model, out)).ended()
+        assert code == 3, (limit, err)
+        assert "no room" in err.splitlines()[-1]
+        assert "free some space" in err.splitlines()[-1]
         assert check_whole(out) == ("null" if existing else None)
         assert os.listdir(tmp_path) == (["out"] if existing else [])
 

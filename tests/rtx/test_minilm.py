@@ -196,10 +196,10 @@ def test_the_page_of_a_real_engine(built: Path) -> None:
 def test_verify_in_an_environment_without_torch(built: Path, export: Path, texts: Path, tmp_path: Path) -> None:
     """A real virtual environment with `bertc[rtx,cpu]` and nothing else."""
     home = tmp_path / "venv"
-    venv.create(home, with_pip=True)
+    venv.create(home)
     python = str(home / "bin" / "python")
-    install = [python, "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt"), f"{_source(tmp_path)}[rtx,cpu]"]
-    subprocess.run(install, check=True, capture_output=True)
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-compile"]
+    subprocess.run([*pip, "-c", str(ROOT / "constraints.txt"), f"{_source(tmp_path)}[rtx,cpu]"], check=True, capture_output=True)
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
 
     def bertc_there(*words: str) -> subprocess.CompletedProcess[str]:

@@ -198,7 +198,9 @@ def test_a_compiler_dies_with_the_process_that_asked(tmp_path: Path, how: signal
     path = make(tmp_path, MLP)
     script = "import runpy, sys; from pathlib import Path; mine = runpy.run_path(sys.argv[1])\n"
     script += "mine['tensorrt_rtx'].build(mine['request'](Path(sys.argv[2])))"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
+    (tmp_path / "left").mkdir()  # what a killed process cannot remove
+    paths = {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path), "TMPDIR": str(tmp_path / "left")}
+    environment = {**os.environ, **paths}
     command = [sys.executable, "-c", script, __file__, str(path)]
     parent = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     worker = worker_of(parent.pid)
