@@ -7,6 +7,7 @@ what was finished is found by its key.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Mapping
@@ -31,10 +32,10 @@ class RayPool:
 
     def __init__(self, address: str) -> None:
         try:
-            import ray
+            self._ray: Any = importlib.import_module("ray")  # half of it has no types
         except ImportError as error:
             raise Missing(f"--ray needs Ray ({error}); pip install 'bertc[fleet]'") from error
-        self._ray = ray
+        ray = self._ray
         path = os.pathsep.join(p or os.getcwd() for p in sys.path)
         try:
             ray.init(address, runtime_env={"env_vars": {"PYTHONPATH": path}}, log_to_driver=False, logging_level="warning")

@@ -8,61 +8,40 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import lowbit
 import numpy as np
 import onnx
-import onnx.helper as oh
 import pytest
 import tiny
-from onnx import TensorProto, numpy_helper
+from onnx import numpy_helper
 
 from bertc import artifact, cli, confidence
 from bertc.artifact import open_artifact
 from bertc.quant import judging, saturation
 
 Capture = pytest.CaptureFixture[str]
-WIDE = 32
-WORDS = ("two", "words", "and", "more")
-
-
-def encoder(path: Path) -> Path:
-    """tiny.encoder at a width that int8 kernels take, with a tokenizer."""
-    rng = np.random.default_rng(0)
-    values = {name: rng.standard_normal((WIDE, WIDE)) / 5 for name in ("wq", "wk", "wv", "wo")}
-    values |= {"table": rng.standard_normal((tiny.VOCABULARY, WIDE)), "gamma": np.ones(WIDE), "beta": np.zeros(WIDE)}
-    values |= {"scale": np.array(0.2), "low": np.array(-1e9), "one": np.array(1.0)}
-    arrays = {name: np.asarray(array, np.float32) for name, array in values.items()} | {"axes": np.array([1], np.int64)}
-    inputs = [oh.make_tensor_value_info(name, TensorProto.INT64, tiny.DIMS) for name in ("input_ids", "attention_mask")]
-    output = oh.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, (*tiny.DIMS, WIDE))
-    held = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
-    graph = oh.make_graph(tiny.nodes(), "wide", inputs, [output], held)
-    model = oh.make_model(graph, opset_imports=[oh.make_opsetid("", 20)], ir_version=10)
-    onnx.save(onnx.shape_inference.infer_shapes(model), path)
-    tiny.write_tokenizer(path.parent)
-    return path
-
-
-def write_texts(path: Path, count: int) -> Path:
-    rng = np.random.default_rng(1)
-    path.write_text("\n".join(" ".join(rng.choice(WORDS, rng.integers(1, 9))) for _ in range(count)), "utf-8")
-    return path
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return encoder(tmp_path_factory.mktemp("int8") / "m.onnx")
+    return lowbit.encoder(tmp_path_factory.mktemp("int8"))
 
 
 @pytest.fixture(scope="module")
 def texts(model: Path) -> Path:
-    return write_texts(model.parent / "texts.txt", 160)
+    return lowbit.texts(model.parent / "texts.txt", 160)
 
 
 @pytest.fixture(scope="module")
 def built(model: Path, texts: Path) -> Path:
     out = model.parent / "built"
-    targets = ("--target", "onnxruntime", "--target", "null")
-    assert cli.run(["build", str(model), "--int8", "static", *targets, "--data", str(texts), "-o", str(out)]) == 0
+    assert build(model, texts, out, "--target", "onnxruntime", "--target", "null") == 0
     return out
+
+
+def build(model: Path, data: Path, out: Path, *words: str) -> int:
+    """The exit code of `bertc build --int8 static`."""
+    return cli.run(["build", str(model), "--int8", "static", "--data", str(data), "-o", str(out), *words])
 
 
 def int8_of(path: Path) -> dict[str, Any]:
@@ -113,20 +92,8 @@ def models_run(path: Path, given: dict[str, np.ndarray]) -> np.ndarray:
 
 def test_building_again_in_another_process_gives_the_same_bytes(built: Path, model: Path, texts: Path) -> None:
     out = model.parent / "again"
-    words = [
-        "build",
-        str(model),
-        "--int8",
-        "static",
-        "--target",
-        "onnxruntime",
-        "--target",
-        "null",
-        "--data",
-        str(texts),
-        "-o",
-        str(out),
-    ]
+    words = ["build", str(model), "--int8", "static", "--target", "onnxruntime", "--target", "null"]
+    words += ["--data", str(texts), "-o", str(out)]
     subprocess.run([sys.executable, "-m", "bertc", *words], check=True, capture_output=True)
     for each in artifact.find(built):
         again = out / each.name
@@ -139,19 +106,7 @@ def test_building_again_in_another_process_gives_the_same_bytes(built: Path, mod
 
 
 def test_a_limit_is_searched_for_and_the_curve_is_shown(model: Path, texts: Path, tmp_path: Path, capsys: Capture) -> None:
-    words = [
-        "build",
-        str(model),
-        "--int8",
-        "static",
-        "--target",
-        "onnxruntime",
-        "--data",
-        str(texts),
-        "--max-drop",
-        "0.02",
-    ]
-    assert cli.run([*words, "-o", str(tmp_path / "out")]) == 0
+    assert build(model, texts, tmp_path / "out", "--target", "onnxruntime", "--max-drop", "0.02") == 0
     said = int8_of(tmp_path / "out")
     assert said["budget"] == 0.02
     assert len(said["curve"]) >= 2
@@ -165,8 +120,7 @@ def test_a_limit_is_searched_for_and_the_curve_is_shown(model: Path, texts: Path
 def test_where_nothing_fits_the_base_is_built_and_says_so(
     target: str, base: str, model: Path, texts: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    words = ["build", str(model), "--int8", "static", "--target", target, "--data", str(texts), "--max-drop", "0"]
-    assert cli.run([*words, "-o", str(tmp_path / "out")]) == 0
+    assert build(model, texts, tmp_path / "out", "--target", target, "--max-drop", "0") == 0
     found = open_artifact(tmp_path / "out")
     assert found.precision == base
     assert "QuantizeLinear" not in found.graph().op_counts()
@@ -190,7 +144,7 @@ def test_a_model_whose_gemms_are_all_too_thin_is_refused(tmp_path: Path, capsys:
     folder = tmp_path / "thin"
     folder.mkdir()
     model = tiny.encoder(folder / "m.onnx", tokenizer=True)
-    texts = write_texts(tmp_path / "texts.txt", 70)
+    texts = lowbit.texts(tmp_path / "texts.txt", 70)
     proto = onnx.load(model)
     for held in proto.graph.initializer:
         array = numpy_helper.to_array(held)
@@ -198,33 +152,14 @@ def test_a_model_whose_gemms_are_all_too_thin_is_refused(tmp_path: Path, capsys:
             held.CopyFrom(numpy_helper.from_array(array[:8] if held.name == "wo" else array[:, :8], held.name))
     del proto.graph.value_info[:]
     onnx.save(onnx.shape_inference.infer_shapes(proto), model)
-    assert (
-        cli.run(
-            [
-                "build",
-                str(model),
-                "--int8",
-                "static",
-                "--target",
-                "null",
-                "--data",
-                str(texts),
-                "-o",
-                str(tmp_path / "out"),
-            ]
-        )
-        == 2
-    )
+    assert build(model, texts, tmp_path / "out", "--target", "null") == 2
     assert "no GEMM of the graph can be quantised" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_few_rows_calibrate_and_judge_and_that_is_said(model: Path, tmp_path: Path, capsys: Capture) -> None:
-    few = write_texts(tmp_path / "few.txt", 40)
-    assert (
-        cli.run(["build", str(model), "--int8", "static", "--target", "null", "--data", str(few), "-o", str(tmp_path / "out")])
-        == 0
-    )
+    few = lowbit.texts(tmp_path / "few.txt", 40)
+    assert build(model, few, tmp_path / "out", "--target", "null") == 0
     data = int8_of(tmp_path / "out")["data"]
     assert (data["judged"], data["calibrated"], data["apart"]) == (40, 40, False)
     assert "calibrated it too: there are too few to keep any apart" in " ".join(capsys.readouterr().err.split())
@@ -237,19 +172,7 @@ def test_arrays_are_split_into_what_calibrates_and_what_judges(model: Path, tmp_
         for name, array in tiny.feeds(batch=5, length=4 + at % 3).items():
             arrays[f"{at}/{name}"] = (array + at) % tiny.VOCABULARY if name == "input_ids" else array
     np.savez(tmp_path / "rows.npz", **arrays)
-    words = [
-        "build",
-        str(model),
-        "--int8",
-        "static",
-        "--target",
-        "null",
-        "--data",
-        str(tmp_path / "rows.npz"),
-        "-o",
-        str(tmp_path / "out"),
-    ]
-    assert cli.run(words) == 0
+    assert build(model, tmp_path / "rows.npz", tmp_path / "out", "--target", "null") == 0
     data = int8_of(tmp_path / "out")["data"]
     assert (data["judged"], data["calibrated"], data["apart"]) == (25, 75, True)
 
