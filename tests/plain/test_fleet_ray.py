@@ -109,13 +109,13 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(tmp_path: Path, cluster
     assert list(cleaning.damaged(store)) == []
 
 
-def test_calibration_in_parts_on_the_cluster_gives_the_same_bytes(tmp_path: Path, address: str) -> None:
+def test_calibration_in_parts_on_the_cluster_gives_the_same_bytes(tmp_path: Path, cluster: tuple[str, int]) -> None:
     matrix = 'targets = ["null"]\nprecisions = ["int8-static"]\n'
     (tmp_path / "calm").mkdir()
     calm = fleets.build(fleets.low_bit(tmp_path / "calm", matrix))
     (tmp_path / "ray").mkdir()
     fleet, store = fleets.opened(fleets.low_bit(tmp_path / "ray", f"shards = 2\n{matrix}"))
-    pool = RayPool(address)
+    pool = RayPool(cluster[0])
     try:
         found = {o.task.slot: o for o in run.run(fleet, store, pool, lambda task, outcome: None)}
     finally:
