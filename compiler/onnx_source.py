@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MIN_OPSET = 11  # the first with negative axes and with Pad, Clip and Slice that take tensors, which everything later relies on
 INVENTED = re.compile(r"\w+(_dynamic_axes_|_d)\d+")  # by torch.jit where it is given axes without names, and by _name_dims
+PIECE = 2**22  # numbers that are looked at together
 TIE_ROUNDS = 2  # what is equal by the first names more of what lies behind
 KNOWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "bertc"})
 
@@ -107,8 +108,10 @@ def _has_nan(tensor: ir.TensorProtocol | None) -> bool:
 
     if tensor is None or not tensor.dtype.is_floating_point():
         return False
-    # -inf is fine: masks are made of it.
-    return bool(np.isnan(tensor.numpy().astype(np.float32, copy=False)).any())
+    # -inf is fine: masks are made of it. A piece at a time: weights may lie on disk, and be larger than what is free.
+    flat = tensor.numpy().reshape(-1)
+    pieces = (flat[at : at + PIECE].astype(np.float32, copy=False) for at in range(0, flat.size, PIECE))
+    return any(np.isnan(piece.min()) for piece in pieces)  # a minimum is NaN where anything is
 
 
 def _infer(graph: Graph) -> ir.Model:

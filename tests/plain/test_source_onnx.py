@@ -12,6 +12,7 @@ import onnx.helper as oh
 import pytest
 from onnx import TensorProto
 
+from bertc import onnx_source
 from bertc.errors import SourceError
 from bertc.source import SourceOptions, open_reference, open_source
 
@@ -110,6 +111,13 @@ def test_bad_files(tmp_path):
     refused(tiny(tmp_path / "nan.onnx", weight=weight), "NaN", "w")
     weight[1, 1] = -np.inf
     open_source(str(tiny(tmp_path / "inf.onnx", weight=weight)))
+
+
+def test_nan_in_the_last_piece_of_a_weight(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_source, "PIECE", 5)
+    weight = np.zeros((4, 4), np.float32)
+    weight[3, 3] = np.nan
+    refused(tiny(tmp_path / "nan.onnx", weight=weight), "NaN", "w")
     custom = oh.make_node("Magic", ["x", "w"], ["y"], domain="acme")
     refused(tiny(tmp_path / "custom.onnx", node=custom), "acme.Magic")
     refused(tiny(tmp_path / "invalid.onnx", node=oh.make_node("MatMul", ["x", "nowhere"], ["y"])), "not a valid ONNX model")
