@@ -118,6 +118,7 @@ def decide(graph: Graph, half: HalfType, evidence: Evidence | None = None) -> De
     _grow(nodes, islands)
     if found is not None:  # what the data demands says more than a rule; a node that ONNX has no other form of stays what it is
         islands |= {node: why for node, why in found.demanded.items() if node not in islands or islands[node].by == "free"}
+    _give_back(nodes, islands, half)
     notes = found.notes if found is not None else ()
     return Decision({node: islands[node] for node in nodes if node in islands}, clamps, notes)
 
@@ -303,7 +304,7 @@ def _grow(nodes: list[ir.Node], islands: dict[ir.Node, Why]) -> None:
     for node in nodes:
         if node in islands or node.op_type not in ELEMENTWISE:
             continue
-        operands = [v for v in node.inputs if v is not None and v.dtype == FLOAT and not v.is_initializer()]
+        operands = _floats_read(node)
         inside = {v: islands[p] for v in operands if (p := v.producer()) is not None and p in islands}
         divisor = node.op_type == "Div" and node.inputs[1] in inside
         if operands and (all(v in inside for v in operands) or divisor) and any(why.reason for why in inside.values()):
@@ -316,3 +317,35 @@ def _grow(nodes: list[ir.Node], islands: dict[ir.Node, Why]) -> None:
             and not any(u in islands for v in node.outputs for u, _ in v.uses())
         ):
             del islands[node]
+
+
+def _give_back(nodes: list[ir.Node], islands: dict[ir.Node, Why], half: HalfType) -> None:
+    """Arithmetic that an island grew into on its way to a QuantizeLinear is half where others read the island's value in half.
+
+    In float32 it costs bytes: TensorRT then writes the value in float32, for the kernels of the others to cast (of MiniLM-L6 in
+    int8 12 norms, each the residual of what follows). What the data demands is not of this arithmetic any more.
+    """
+    leading: set[ir.Node] = set()  # to quantisers in half, and to nothing else
+    for node in reversed(nodes):
+        readers = [user for value in node.outputs for user, _ in value.uses()]
+        if islands.get(node) == GROWN and readers and all(u in leading or _quantises(u, islands) for u in readers):
+            leading |= {node} if _holds_exactly(node, half) and not node.outputs[0].is_graph_output() else set()
+    for node in nodes:
+        read = _floats_read(node) if node in leading else []
+        if len(read) == 1 and any(user not in islands for user in (read[0].producer(), *(u for u, _ in read[0].uses()))):
+            del islands[node]
+
+
+def _quantises(node: ir.Node, islands: Mapping[ir.Node, Why]) -> bool:
+    return node.op_type == "QuantizeLinear" and node not in islands
+
+
+def _floats_read(node: ir.Node) -> list[ir.Value]:
+    return [v for v in node.inputs if v is not None and v.dtype == FLOAT and not v.is_initializer()]
+
+
+def _holds_exactly(node: ir.Node, half: HalfType) -> bool:
+    """Whether the type holds the constants of a node to the last digit, as it does those that `quant` chose."""
+    constants = (v.const_value.numpy() for v in node.inputs if v is not None and v.dtype == FLOAT and v.const_value is not None)
+    with np.errstate(over="ignore"):
+        return all((each.astype(half.dtype.numpy()).astype(np.float32) == each).all() for each in constants)

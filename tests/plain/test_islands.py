@@ -9,7 +9,7 @@ import onnx_ir as ir
 import overflowing
 import pytest
 import tiny
-from test_precision import ATTENTION, graph_of, node, valid
+from test_precision import ATTENTION, graph_of, valid
 
 import bertc
 from bertc import data, fuse, metrics, onnx_source, precision, smallest, targets
@@ -336,46 +336,3 @@ def test_goldens_of_data_are_measured_beside_synthetic_samples_of_every_mask(tmp
     options = {"targets": ["null=fp16"], "goldens": "data", "data": str(tmp_path / "texts.txt")}
     (made,) = bertc.build(tmp_path / "model.onnx", tmp_path / "out", **options)
     assert made.manifest["precision"]["evidence"] == "3 rows of texts.txt and 12 synthetic samples"
-
-
-QUANTISED = """q = QuantizeLinear (x, sx, zero) dq = DequantizeLinear (q, sx, zero) w = DequantizeLinear <axis = 1> (wq, sw)
-y = MatMul (dq, w)"""
-
-
-def quantised(scale: float) -> Graph:
-    declared = f"float sx = {{{scale}}}, int8 zero = {{0}}, float[4] sw = {{0.5, 0.25, 0.125, 1.0}}, int8[4,4] wq"
-    return graph(QUANTISED, declared=declared, wq=np.eye(4, dtype=np.int8))
-
-
-def test_quantised_nodes_are_typed_by_their_scales() -> None:
-    typed = precision.get("fp16").apply(quantised(0.5), evidence(row(1, 2, 3, 4)))
-    valid(typed.graph)
-    assert not typed.plan.islands
-    half, kept = ir.DataType.FLOAT16, ir.DataType.INT8
-    for each in typed.graph.model.graph:
-        if each.op_type == "QuantizeLinear":
-            assert [v.dtype for v in (*each.inputs, *each.outputs) if v] == [half, half, kept, kept]
-        if each.op_type == "DequantizeLinear":
-            assert each.inputs[0].dtype == kept and each.inputs[1].dtype == each.outputs[0].dtype == half
-    assert {v.dtype for v in node(typed.graph, "y").inputs} == {half}
-    got, exact = (ReferenceRunner(g).run(row(1, 2, 3, 4))["y"] for g in (typed.graph, quantised(0.5)))
-    np.testing.assert_array_equal(got, exact)
-
-
-def test_a_scale_that_is_too_small_for_the_type_stays_in_float32() -> None:
-    source = quantised(1e-6)
-    typed = precision.get("fp16").apply(source)
-    valid(typed.graph)
-    assert islands(typed, "constant").keys() == {"QuantizeLinear", "DequantizeLinear"}
-    assert "scale 1e-06 is too small for fp16" in islands(typed, "constant")["QuantizeLinear"]
-    feeds = row(1e-4, 2e-5, 1e-4, 0)
-    got, exact = (ReferenceRunner(g).run(feeds)["y"] for g in (typed.graph, source))
-    np.testing.assert_allclose(got, exact, rtol=2e-3, atol=1e-7)
-
-
-def test_a_quantised_value_past_the_range_is_read_in_float32() -> None:
-    typed = precision.get("fp16").apply(quantised(1000.0), evidence(row(1e5, 2e4, 3, 4)))
-    valid(typed.graph)
-    assert set(islands(typed)) == {"QuantizeLinear", "DequantizeLinear", "MatMul"}
-    y = ReferenceRunner(typed.graph).run(row(1e5, 2e4, 3, 4))["y"]
-    np.testing.assert_allclose(y[0, :2], [5e4, 5e3])

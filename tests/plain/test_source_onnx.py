@@ -111,13 +111,6 @@ def test_bad_files(tmp_path):
     refused(tiny(tmp_path / "nan.onnx", weight=weight), "NaN", "w")
     weight[1, 1] = -np.inf
     open_source(str(tiny(tmp_path / "inf.onnx", weight=weight)))
-
-
-def test_nan_in_the_last_piece_of_a_weight(tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_source, "PIECE", 5)
-    weight = np.zeros((4, 4), np.float32)
-    weight[3, 3] = np.nan
-    refused(tiny(tmp_path / "nan.onnx", weight=weight), "NaN", "w")
     custom = oh.make_node("Magic", ["x", "w"], ["y"], domain="acme")
     refused(tiny(tmp_path / "custom.onnx", node=custom), "acme.Magic")
     refused(tiny(tmp_path / "invalid.onnx", node=oh.make_node("MatMul", ["x", "nowhere"], ["y"])), "not a valid ONNX model")
@@ -129,3 +122,10 @@ def test_a_directory_with_one_onnx_file(tmp_path):
     assert open_source(str(tmp_path)).kind == "onnx"
     tiny(tmp_path / "n.onnx")
     refused(tmp_path, "2 .onnx files")
+
+
+def test_nan_in_the_last_piece_of_a_weight(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_source, "PIECE", 5)
+    weight = np.zeros((4, 4), np.float32)
+    weight[3, 3] = np.nan
+    refused(tiny(tmp_path / "nan.onnx", weight=weight), "NaN", "w")

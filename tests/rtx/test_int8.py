@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 import bertc
@@ -71,6 +72,24 @@ def test_attention_is_one_int8_kernel_a_layer_and_layers_are_small(built: bertc.
     assert len(attention) == 2, [row["name"] for row in rows]
     layers = built.manifest["engine"]["kernels"]["layers"]
     assert max(layers.values() if isinstance(layers, dict) else layers) <= 10
+
+
+def test_a_norm_is_written_in_half_for_its_residual_and_in_int8_for_its_gemm(built: bertc.Artifact, log: str) -> None:
+    """And never in float32, though its arithmetic is: the residual behind it would have to read twice the bytes."""
+    scales = [n for n in built.graph().model.graph if n.op_type == "Mul" and str(n.name).endswith("/Mul") and _norm(n)]
+    norms = {_kernels.node_name(node) for node in map(_norm, scales) if node is not None}
+    assert len(norms) == 4, "of the embeddings and three more; no GEMM reads the last"
+    assert {v.dtype for node in scales for v in node.inputs if v is not None} == {ir.DataType.FLOAT16}
+    kernels = [kernel for kernel in _kernels.parse(log) if norms & set(kernel.onnx_nodes)]
+    assert [sorted(tensor.dtype for tensor in kernel.outputs) for kernel in kernels] == [["Half", "Int8"]] * 4
+
+
+def _norm(node: ir.Node) -> ir.Node | None:
+    """The LayerNormalization that a node reads, through a cast."""
+    value = node.inputs[0]
+    maker = value.producer() if value is not None else None
+    maker = maker.inputs[0].producer() if maker is not None and maker.op_type == "Cast" and maker.inputs[0] else maker
+    return maker if maker is not None and maker.op_type == "LayerNormalization" else None
 
 
 # (which kernel, which of its int8 operands, GEMMs it computes)
