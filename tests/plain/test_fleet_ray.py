@@ -101,7 +101,9 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(tmp_path: Path, cluster
         killer.join()
         pool.stop()
     assert len(killed) > 1, "a worker and its task were killed"
-    assert {outcome.state for outcome in outcomes} == {"made"}
+    states = [outcome.state for outcome in outcomes]
+    assert set(states) <= {"made", "cached"}
+    assert states.count("cached") <= 1, "killed between its result and its answer: the second try finds what the first one made"
     lock.write(fleet, store, outcomes, fleet)
     assert lock.read(fleet) == lock.read(fleets.opened(calm)[0])
     made = [line["key"] for line in store.journal()]
