@@ -132,7 +132,7 @@ def killed(folder: Path) -> list[list[str]]:
     models = f"[models.tiny]\nsource = {json.dumps(str(folder / 'export'))}\n"
     calm = fleet(folder, "calm", ("l4",), ("fp32", "fp16"), models)
     took, _, _ = build(calm)
-    wanted = calm.with_suffix(".lock.json").read_bytes()
+    wanted = locked(calm)
     rng, same, whole, finished = random.Random(0), 0, 0, []
     for moment in range(MOMENTS):
         path = fleet(folder, f"killed{moment}", ("l4",), ("fp32", "fp16"), models)
@@ -144,13 +144,20 @@ def killed(folder: Path) -> list[list[str]]:
         whole += not list(cleaning.damaged(store))
         build(path)
         made = [line["key"] for line in store.journal()]
-        same += path.with_suffix(".lock.json").read_bytes() == wanted and len(made) == len(set(made))
+        same += locked(path) == wanted and len(made) == len(set(made))
     spread = ", ".join(f"{n}: {finished.count(n)}" for n in sorted(set(finished)))
     return [
         [f"killed at {MOMENTS} random moments: the store was whole", f"{whole} times", f"{MOMENTS}"],
         ["the next run ended with the same keys and hashes, no finished stage made again", f"{same} times", f"{MOMENTS}"],
         ["stages that were finished when it was killed (of 4): how often", spread, ""],
     ]
+
+
+def locked(path: Path) -> dict[str, object]:
+    """What a fleet's lock says, but for where its artifacts lie: each has a folder of its own."""
+    found: dict[str, object] = json.loads(path.with_suffix(".lock.json").read_text("utf-8"))
+    assert found.pop("out") == f"{path.stem}/out"
+    return found
 
 
 def many_writers(folder: Path) -> list[list[str]]:

@@ -187,8 +187,10 @@ def memory_of(task: Task, store: Store, before: Mapping[str, str]) -> int:
     peak = store.record(known["key"])["peak_bytes"] if "key" in known and store.has(known["key"]) else 0
     if peak:
         return int(peak * 1.1)
-    if "export" in before:
-        weights = store.record(before["export"])["files"]["graph.onnx"]["bytes"]
-    else:
-        weights = sum(path.stat().st_size for path in keys.source_paths(task.recipe)[0].values())
-    return int(BASE[task.stage] + TIMES * (weights or UNKNOWN))
+    graph = store.record(before["export"])["files"]["graph.onnx"] if "export" in before else None
+    return int(BASE[task.stage] + TIMES * (graph["bytes"] if graph else source_bytes(task.recipe)))
+
+
+def source_bytes(recipe: Recipe) -> int:
+    """Of the files of a source; a guess for a factory, whose weights nobody knows before it is called."""
+    return sum(path.stat().st_size for path in keys.source_paths(recipe)[0].values()) or int(UNKNOWN)

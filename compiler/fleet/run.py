@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from . import keys, plan
+from . import keys, order, plan
 from .config import Fleet
 from .plan import GB, Step, Task
 from .store import Store
@@ -50,7 +50,8 @@ def run(fleet: Fleet, store: Store, pool: Pool, watch: Watch, *, until: str = "b
     Stops the pool when it is interrupted.
     """
     every = plan.tasks(fleet)
-    waiting = [task for task in every if keys.STAGES.index(task.stage) <= keys.STAGES.index(until)]
+    wanted = [task for task in every if keys.STAGES.index(task.stage) <= keys.STAGES.index(until)]
+    waiting = order.by_rank(wanted, store)
     state = _State(store, pool, watch)
     try:
         while waiting or state.running:

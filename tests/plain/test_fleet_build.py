@@ -13,7 +13,7 @@ import tiny
 
 from bertc import cli, report
 from bertc.errors import CheckFailed, InputError, Missing
-from bertc.fleet import code, config, keys, lock, outputs, plan, status
+from bertc.fleet import code, config, keys, lock, order, outputs, plan, status
 from bertc.fleet.local import LocalPool
 from bertc.fleet.plan import Step
 from bertc.fleet.ray import RayPool
@@ -317,3 +317,29 @@ def test_two_folders_and_two_stores_give_the_same_digests(tmp_path: Path) -> Non
     first, second = (place(fleets.write(tmp_path / name)) for name in ("one", "two"))
     assert lock.read(first) == lock.read(second)
     assert lock.read(first)["entries"].keys() == {"a/null-fp32", "a/null-bf16"}
+
+
+# Which task begins first
+
+
+def test_the_longest_way_to_the_end_begins_first(tmp_path: Path) -> None:
+    """`b` is the larger model; its stages come before those of `a`, and each model's stages in their order."""
+    path = fleets.write(tmp_path, "ab", 'targets = ["null"]\nprecisions = ["fp32", "bf16"]\n')
+    (tmp_path / "b" / "more.bin").write_bytes(bytes(10**6))
+    fleet, store = fleets.opened(path)
+    tasks = plan.tasks(fleet)
+    slots = [task.slot for task in order.by_rank(tasks, store)]
+    assert slots.index("b/export") < slots.index("a/export")
+    assert all(slots.index(need) < slots.index(task.slot) for task in tasks for need in task.needs.values())
+    assert sorted(slots) == sorted(task.slot for task in tasks)
+    fleets.build(path)
+    spent = {task.slot: order.seconds(task, store) for task in tasks}
+    known = {slot: store.record(str(step.key))["seconds"] for slot, step in steps(path).items()}
+    assert spent == known, "the next time by what it took"
+
+
+def test_a_source_that_is_not_there_has_a_place_in_the_order(tmp_path: Path) -> None:
+    path = fleets.write(tmp_path, "a", 'targets = ["null"]\nprecisions = ["fp32"]\n')
+    path.write_text(path.read_text("utf-8").replace("a/m.onnx", "a/absent.onnx"))
+    fleet, store = fleets.opened(path)
+    assert [task.slot for task in order.by_rank(plan.tasks(fleet), store)] == ["a/export", "a/null-fp32"]
