@@ -2,7 +2,7 @@
 
 With as many cores as tasks it would not matter; with fewer, a large model whose export began last is what everybody waits for in
 the end. Priority is the longest chain of seconds from a task to the end (the upward rank of Topcuoglu, Hariri and Wu, IEEE TPDS
-13(3), 2002). Seconds are those of the last time, in this store; of what was never made, a guess by stage and by size of the weights.
+13(3), 2002). Seconds are those of the last time, in this store; of what was never made, a guess by stage and size of weights.
 """
 
 from __future__ import annotations
