@@ -167,14 +167,21 @@ def holds(point: Point, max_drop: float, rows: int | None = None) -> bool:
     """Whether the whole interval is within the limit, and as many decisions are kept as beside it must be.
 
     `rows`: all there are, where the point was measured on the first of them. What more of them would probably show counts then,
-    and of decisions, which are few and whose count is rough, only a share that is shown to be too small.
+    and of decisions, which are few and whose count is rough, only a share that is shown to be too small. On all rows it must be a
+    standard error above what is asked: of many points the search takes the first that passes, and among more texts than these
+    a neighbour is lost more easily.
     """
     of, few = point.measure, rows is not None
     if of.high is None or of.drop is None:
         return False
     if of.high > max_drop and not (few and of.drop <= max_drop and 0 < (of.needed(max_drop) or 0) <= (rows or 0)):
         return False
-    return all((1 - (each.low or 0.0) if few else each.artifact) >= KEPT for each in _beside(point.result))
+    return all((1 - (each.low or 0.0) if few else _probably(each)) >= KEPT for each in _beside(point.result))
+
+
+def _probably(measure: Measure) -> float:
+    """A share, less its standard error."""
+    return measure.artifact - math.sqrt(measure.artifact * (1 - measure.artifact) / max(1, measure.rows))
 
 
 def _beside(result: Result) -> list[Measure]:
