@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import goldens, pipeline, targets
+from .. import precision as precisions
 from ..artifact import GOLDENS, GRAPH, REPORT, open_artifact_source, write_json
 from ..export_check import Proof
 from ..fuse import Fused
@@ -125,11 +126,12 @@ def _job(work: Work) -> pipeline.Job:
 
 
 def _quantised(path: Path, wanted: pipeline.Build, job: pipeline.Job) -> Prepared:
-    """What `quantise` wrote; the rows that judge are read again, and asked of the float32 graph once more."""
+    """What `quantise` wrote; where it quantised, the rows that judge are read again, and the float32 graph is asked once more."""
     from .. import quant
 
     told, notes = (json.loads((path / name).read_text("utf-8")) for name in (QUANTISED, NOTES))
-    truth = quant.truth(pipeline.lowered(wanted, job), job.source, pipeline.asked(wanted, job))
+    judged = told["precision"] in precisions.QUANTISED
+    truth = quant.truth(pipeline.lowered(wanted, job), job.source, pipeline.asked(wanted, job)) if judged else None
     return quant.Prepared(load(path / GRAPH), told["precision"], told["document"], truth, notes["measured"])
 
 
