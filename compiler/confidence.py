@@ -160,7 +160,11 @@ def unknown(name: str, value: float, rows: int) -> Measure:
 
 
 def bootstrap(statistic: Callable[..., Any], rows: int, resamples: int, *, vectorized: bool) -> tuple[float, float]:
-    """The percentile interval of `statistic(row numbers)` over rows drawn again and again; with `vectorized` it takes an axis."""
+    """The percentile interval of `statistic(row numbers)` over rows drawn again and again; with `vectorized` it takes an axis.
+
+    Its ends are values that were drawn, the next ones outwards: interpolated between two that are equal, an end would be
+    rounded, and an interval whose end is the estimate itself (few rows, few values) could lie beside it by a last bit.
+    """
     found = scipy_stats().bootstrap(
         (np.arange(rows),),
         statistic,
@@ -171,4 +175,5 @@ def bootstrap(statistic: Callable[..., Any], rows: int, resamples: int, *, vecto
         method="percentile",
         rng=np.random.default_rng(SEED),
     )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    drawn, tail = found.bootstrap_distribution, (1 - LEVEL) / 2
+    return float(np.quantile(drawn, tail, method="lower")), float(np.quantile(drawn, 1 - tail, method="higher"))

@@ -97,13 +97,13 @@ def ratio(subject: Timing, other: Timing) -> Ratio:
 def weighted(subject: Sequence[Timing], other: Sequence[Timing]) -> Ratio:
     """The same for the traffic as a whole: medians of the shapes, each as often as it is asked for."""
     weights = [t.shape.weight for t in subject]
-    value = _mean(other, weights) / _mean(subject, weights)
+    value = _sum(other, weights) / _sum(subject, weights)
     low, high = _interval([(a.seconds, b.seconds) for a, b in zip(subject, other, strict=True)], weights)
     return Ratio(other[0].contender, "traffic", value, low, high)
 
 
-def _mean(timings: Sequence[Timing], weights: Sequence[float]) -> float:
-    return sum(w * t.median for t, w in zip(timings, weights, strict=True)) / sum(weights)
+def _sum(timings: Sequence[Timing], weights: Sequence[float]) -> float:
+    return sum(w * t.median for t, w in zip(timings, weights, strict=True))
 
 
 def _interval(pairs: Sequence[tuple[np.ndarray, np.ndarray]], weights: Sequence[float]) -> tuple[float, float]:
