@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +15,7 @@ from typing import Any
 
 from . import gpus
 from .plan import GB, Task
+from .store import Store
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup/memory.max")
@@ -70,15 +70,16 @@ class LocalPool:
 def run_process(job: Mapping[str, Any], running: set[subprocess.Popen[bytes]] | None = None) -> dict[str, Any]:
     """One task in a process of its own; a crash is a failure with the last words of the process."""
     running = set() if running is None else running
-    with tempfile.TemporaryDirectory(prefix="bertc-task-") as folder:
-        job_file, result, told = (Path(folder, name) for name in ("job.json", "result.json", "stderr"))
-        job_file.write_text(
-            json.dumps({**job, "parent": os.getpid(), "result": str(result), "began": time.time()}), encoding="utf-8"
-        )
+    # In the store, where what a killed process leaves is swept; that goes for the temporary files of its libraries, too.
+    with Store(Path(job["cwd"], job["store"])).staging() as folder:
+        job_file, result, told = (folder / name for name in ("job.json", "result.json", "stderr"))
+        whole = {**job, "parent": os.getpid(), "result": str(result), "began": time.time()}
+        job_file.write_text(json.dumps(whole), encoding="utf-8")
         command = [sys.executable, "-P", "-m", f"{__package__}.task", str(job_file)]
         # A child must find the same packages, however this process was put on the path.
         path = os.pathsep.join(p or os.getcwd() for p in sys.path)
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(job["cores"]), "TQDM_DISABLE": "1"}
+        environment |= {"TMPDIR": str(folder)}
         with told.open("wb") as stderr:
             pipes = {"stdin": subprocess.DEVNULL, "stdout": stderr, "stderr": stderr}
             process = subprocess.Popen(command, env=environment, cwd=job["cwd"], **pipes)  # type: ignore[call-overload]

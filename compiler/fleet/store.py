@@ -3,7 +3,7 @@
     objects/<2>/<key>/      what the stage wrote, and record.json: its inputs, the hash of its contents, how long it took
     slots/<name>.json       the last key of a place of the matrix ("minilm/fp16"), and its last failure: why is it stale?
     locks/<key>.lock        held by the process that makes it; freed by the system when that process dies
-    tmp/<name>/             half-made; renamed into place when whole
+    tmp/<name>/             half-made; renamed into place when whole; and the temporary files of a task
     journal.jsonl           one line for each stage that was made
     sums/                   hashes of files by size and time, so that weights are not read again to see that they are the same
     timing/                 TensorRT's timing caches, by GPU model and version

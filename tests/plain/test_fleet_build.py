@@ -214,7 +214,11 @@ def test_fail_fast_leaves_the_rest(tmp_path: Path) -> None:
 def test_two_builds_of_8_gb_do_not_start_on_12_gb(file: Path) -> None:
     pool, (task, *_) = LocalPool(cores=2, memory=12 * 10**9), plan.tasks(config.read(file))
     need = config.parse_bytes("8 GB")
-    job = {"key": "k", "cwd": "/nowhere"}  # its process cannot start: room is all that is asked here
+    job = {
+        "key": "k",
+        "store": str(file.parent / "store"),
+        "cwd": "/nowhere",
+    }  # its process cannot start: room is all that is asked here
     assert pool.takes(task, need)
     future = pool.submit(job, task, need)
     assert not pool.takes(task, need)

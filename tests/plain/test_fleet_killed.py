@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import fleets
@@ -23,10 +24,12 @@ MOMENTS = 2  # twenty, with engines: benchmarks/bench_fleet.py
 
 
 @pytest.fixture(autouse=True)
-def what_a_killed_process_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Goes with the folder of the test."""
+def nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a killed process leaves is in the store, where the next build sweeps it, not in the system's temporary folder."""
     (tmp_path / "left").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "left"))
+    yield
+    assert os.listdir(tmp_path / "left") == []
 
 
 def calmly(path: Path) -> config.Fleet:
