@@ -87,6 +87,8 @@ ORDER_ONLY = frozenset({"Softmax", "LogSoftmax", "ReduceMax", "TopK", "ArgMax", 
 ROUNDS = frozenset({"Floor", "Ceil", "Round"})
 QUANTISERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 MOVES = frozenset("Unsqueeze Squeeze Reshape Expand Identity Transpose".split())
+GEMMS = frozenset({"MatMul", "Gemm"})
+TIED = "a quantised GEMM and both of its operands have one type, and something keeps one of them in float32"
 GROWN = Why("arithmetic of the island before it", "free")
 MASK = -1e4  # a constant at or below this that only softmax sees is a mask's
 SMALL = 2**20  # numbers: a mask constant is one, or a table of places by places
@@ -118,6 +120,7 @@ def decide(graph: Graph, half: HalfType, evidence: Evidence | None = None) -> De
     _grow(nodes, islands)
     if found is not None:  # what the data demands says more than a rule; a node that ONNX has no other form of stays what it is
         islands |= {node: why for node, why in found.demanded.items() if node not in islands or islands[node].by == "free"}
+    _tie(nodes, islands)
     _give_back(nodes, islands, half)
     notes = found.notes if found is not None else ()
     return Decision({node: islands[node] for node in nodes if node in islands}, clamps, notes)
@@ -317,6 +320,26 @@ def _grow(nodes: list[ir.Node], islands: dict[ir.Node, Why]) -> None:
             and not any(u in islands for v in node.outputs for u, _ in v.uses())
         ):
             del islands[node]
+
+
+def _tie(nodes: list[ir.Node], islands: dict[ir.Node, Why]) -> None:
+    """Both operands of a quantised GEMM come out of a DequantizeLinear in one type, which is the GEMM's: with a cast between,
+    TensorRT computes it in floating point, or refuses it ("type mismatch between matmul operand scales").
+
+    So what keeps one of the three in float32 keeps the others, and what else reads the same operands.
+    """
+    units = [[node, *makers] for node in nodes if node.op_type in GEMMS and len(makers := _dequantisers(node)) == 2]
+    before = -1
+    while len(islands) != before:
+        before = len(islands)
+        for unit in units:
+            if why := next((islands[node] for node in unit if node in islands), None):
+                islands |= {node: Why(TIED, why.by) for node in unit if node not in islands}
+
+
+def _dequantisers(gemm: ir.Node) -> list[ir.Node]:
+    makers = [value.producer() for value in gemm.inputs[:2] if value is not None]
+    return [maker for maker in makers if maker is not None and maker.op_type == "DequantizeLinear"]
 
 
 def _give_back(nodes: list[ir.Node], islands: dict[ir.Node, Why], half: HalfType) -> None:

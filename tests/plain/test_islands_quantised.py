@@ -12,7 +12,10 @@ from test_precision import node, valid
 
 from bertc import precision
 from bertc.graph import Graph
+from bertc.precision._islands import TIED
 from bertc.reference import ReferenceRunner
+
+FULL, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
 QUANTISED = """q = QuantizeLinear (x, sx, zero) dq = DequantizeLinear (q, sx, zero) w = DequantizeLinear <axis = 1> (wq, sw)
 y = MatMul (dq, w)"""
@@ -38,21 +41,64 @@ def test_quantised_nodes_are_typed_by_their_scales() -> None:
     np.testing.assert_array_equal(got, exact)
 
 
-def test_a_scale_that_is_too_small_for_the_type_stays_in_float32() -> None:
+def test_a_scale_that_is_too_small_for_the_type_stays_in_float32_and_with_it_its_gemm() -> None:
     source = quantised(1e-6)
     typed = precision.get("fp16").apply(source)
     valid(typed.graph)
-    assert islands(typed, "constant").keys() == {"QuantizeLinear", "DequantizeLinear"}
-    assert "scale 1e-06 is too small for fp16" in islands(typed, "constant")["QuantizeLinear"]
+    found = islands(typed, "constant")
+    assert found.keys() == {"QuantizeLinear", "DequantizeLinear", "MatMul"}
+    assert "scale 1e-06 is too small for fp16" in found["QuantizeLinear"] and found["MatMul"] == TIED
+    require_units(typed.graph, {"y.fp16": FULL})
     feeds = row(1e-4, 2e-5, 1e-4, 0)
     got, exact = (ReferenceRunner(g).run(feeds)["y"] for g in (typed.graph, source))
-    np.testing.assert_allclose(got, exact, rtol=2e-3, atol=1e-7)
+    np.testing.assert_allclose(got, exact, rtol=1e-6, atol=0)
+
+
+def require_units(typed: Graph, wanted: dict[str, ir.DataType]) -> None:
+    """Each quantised GEMM {its output: the type it computes in} reads both operands from their DequantizeLinear, in one type."""
+    found = {}
+    for each in (n for n in typed.model.graph if n.op_type == "MatMul"):
+        makers = [value.producer() for value in each.inputs if value is not None]
+        assert [maker.op_type for maker in makers if maker] == ["DequantizeLinear"] * 2
+        (found[str(each.outputs[0].name).removesuffix(".fp16")],) = {value.dtype for value in each.inputs if value is not None}
+    assert found == {name.removesuffix(".fp16"): dtype for name, dtype in wanted.items()}
+
+
+TWO = """q = QuantizeLinear (x, sx, zero) dq = DequantizeLinear (q, sx, zero) w = DequantizeLinear <axis = 1> (wq, sw)
+v = DequantizeLinear (vq, sv) a = MatMul (dq, w) b = MatMul (dq, v) r = QuantizeLinear (a, sa, zero)
+dr = DequantizeLinear (r, sa, zero) u = DequantizeLinear (vq, su) y = MatMul (dr, u)"""
+
+
+def test_gemms_that_read_one_operand_have_one_type_and_the_next_ones_their_own() -> None:
+    """`v` has a scale that float16 has not; `b` reads it and the operand that `a` reads too; `y` reads what `a` made."""
+    scales = "float sx = {0.5}, float sa = {0.5}, float sv = {0.0000001}, float su = {0.5}, float[4] sw = {0.5, 0.25, 0.125, 1.0}"
+    declared = f"{scales}, int8 zero = {{0}}, int8[4,4] wq, int8[4,4] vq"
+    eye = np.eye(4, dtype=np.int8)
+    source = graph(TWO, output="float[B,4] y, float[B,4] b", declared=declared, wq=eye, vq=eye)
+    typed = precision.get("fp16").apply(source, evidence(row(1, 2, 3, 4)))
+    valid(typed.graph)
+    require_units(typed.graph, {"a": FULL, "b": FULL, "y": HALF})
+    tied = [island.op for island in typed.plan.islands if island.reason == TIED]
+    assert sorted(tied) == ["DequantizeLinear", "DequantizeLinear", "MatMul"], "`dq`, `w` and `a`; what `b` makes would vanish"
+    got, exact = (ReferenceRunner(g).run(row(1, 2, 3, 4)) for g in (typed.graph, source))
+    for name in ("y", "b"):
+        np.testing.assert_allclose(got[name], exact[name], rtol=1e-3)
+
+
+def test_a_gemm_of_which_only_the_weights_are_quantised_is_half_whatever_their_scale_is() -> None:
+    declared = "float[4] sw = {0.5, 0.25, 0.125, 0.0000001}, int8[4,4] wq"
+    source = graph("w = DequantizeLinear <axis = 1> (wq, sw) y = MatMul (x, w)", declared=declared, wq=np.eye(4, dtype=np.int8))
+    typed = precision.get("fp16").apply(source)
+    valid(typed.graph)
+    assert {island.op for island in typed.plan.islands} == {"DequantizeLinear"}
+    assert {v.dtype for v in node(typed.graph, "y").inputs} == {HALF}
 
 
 def test_a_quantised_value_past_the_range_is_read_in_float32() -> None:
     typed = precision.get("fp16").apply(quantised(1000.0), evidence(row(1e5, 2e4, 3, 4)))
     valid(typed.graph)
     assert set(islands(typed)) == {"QuantizeLinear", "DequantizeLinear", "MatMul"}
+    require_units(typed.graph, {"y": FULL})
     y = ReferenceRunner(typed.graph).run(row(1e5, 2e4, 3, 4))["y"]
     np.testing.assert_allclose(y[0, :2], [5e4, 5e3])
 
@@ -82,9 +128,6 @@ def reading(typed: precision.Typed) -> dict[str, ir.DataType]:
     read = {n.op_type: n.inputs[0].dtype for n in typed.graph.model.graph if n.name in ("Mul_1", "Add_2", "QuantizeLinear_3")}
     assert len(read) == 3
     return read
-
-
-FULL, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
 
 def test_what_scales_a_norm_for_its_quantiser_is_half_where_the_residual_reads_the_norm_in_half() -> None:

@@ -14,6 +14,7 @@ import bertc
 from bertc import precision
 from bertc.data import Sample
 from bertc.graph import Graph, save
+from bertc.precision._islands import TIED
 from bertc.profiles import Range
 from bertc.targets import BuildRequest, tensorrt_rtx
 from bertc.value_ranges import Evidence
@@ -49,6 +50,26 @@ def test_the_kernels_of_the_rest_are_half(pre_norm: bool, demanded: int, types: 
     assert all((islands | before) & set(row["onnx_nodes"]) for row in floats), floats
     assert sum(not islands & set(row["onnx_nodes"]) for row in floats) == 1, "the kernel before the first product in float32"
     assert collections.Counter(row["dtype"] for row in rows) == types
+
+
+@pytest.mark.parametrize("pre_norm", [False, True], ids=["post-norm", "pre-norm"])
+def test_in_int8_every_product_reads_int8_also_those_that_float32_is_demanded_of(pre_norm: bool, tmp_path: Path) -> None:
+    """One overflows float16, and behind it scales are too small for it: both operands then have their scales in float32."""
+    source, data = overflowing.encoder(tmp_path / "model.onnx", pre_norm=pre_norm), tmp_path / "data.npz"
+    rng = np.random.default_rng(0)
+    batches = [rng.integers(0, overflowing.WORDS, (8, 16)) for _ in range(16)]
+    np.savez(data, **{f"{n}/{name}": each for n, ids in enumerate(batches) for name, each in feeds(ids).items()})
+    (made,) = bertc.build(source, tmp_path / "out", targets=["tensorrt-rtx:sm89=int8-static"], data=data)
+    listed, products = made.manifest["precision"]["islands"], overflowing.LAYERS * 6  # q, k and v are one
+    full = [island for island in listed if island["op"] == "MatMul"]
+    gemms = {"total": products + 1, "half": products + 1 - len(full), "asked": products, "int8": products}
+    assert made.manifest["engine"]["gemms"] == gemms
+    assert {island["op"] for island in listed if island["reason"] == TIED} == {"DequantizeLinear", "MatMul"}
+    assert [island["by"] for island in full].count("data") == 2, "the one that overflows and the logits"
+
+
+def feeds(ids: np.ndarray) -> dict[str, np.ndarray]:
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
 
 def kernels(graph: Graph, folder: Path, evidence: Evidence | None) -> tuple[int, dict[str, Any]]:
