@@ -128,7 +128,7 @@ def build(
     finally:
         pool.stop()
     if locked:
-        lock.require_contents(chosen, outcomes)
+        lock.require_contents(chosen, kept, outcomes)
     placed = place(chosen, kept, outcomes)
     if not locked and until == "build":
         lock.write(chosen, kept, outcomes, whole)

@@ -21,6 +21,7 @@ from typing import Any
 from .. import report
 from ..artifact import MANIFEST, PAGE, REPORT
 from ..errors import ArtifactError, CheckFailed, InputError
+from ..targets._trt import PLAN
 from . import keys, plan
 from .config import Entry, Fleet
 from .run import Outcome
@@ -118,17 +119,30 @@ def _drift(task: plan.Task, locked: Mapping[str, Any], store: Store) -> list[str
     return keys.changes({**told["inputs"], "code": code}, now) or ["bertc's code changed"]
 
 
-def require_contents(fleet: Fleet, outcomes: Sequence[Outcome]) -> None:
-    """CheckFailed where a stage of the locked inputs came out with other contents than the lock says.
+def require_contents(fleet: Fleet, store: Store, outcomes: Sequence[Outcome]) -> None:
+    """CheckFailed where a stage of the locked inputs came out with other contents than the lock says, naming the files.
 
     TensorRT's engines are left out: it chooses kernels by how long they take on the GPU, so two builds may differ.
     """
-    locked = read(fleet)["stages"]
+    locked = read(fleet)
     finished = [o for o in outcomes if o.digest is not None and o.task.host is None]
-    other = [o.task for o in finished if locked[o.task.slot]["digest"] != o.digest]
-    if other:
-        said = f"--locked: {', '.join(t.slot for t in other)} came out different from the same inputs"
-        why = "something that is not in the key decides it"
-        if any(task.stage in ("calibrate", "quantise") for task in other):
-            why = "scales follow what a CPU computes, and another kind may round otherwise: quantise on one, or share the store"
-        raise CheckFailed(f"{said}; {why}")
+    other = [o for o in finished if locked["stages"][o.task.slot]["digest"] != o.digest]
+    if not other:
+        return
+    files = {o.task.slot: _files_that_differ(o, locked["entries"], store) for o in other}
+    why = "something that is not in the key decides it"
+    if any(o.task.stage in ("calibrate", "quantise") for o in other):
+        why = "scales follow what a CPU computes, and another kind may round otherwise: quantise on one, or share the store"
+    elif all(names == [PLAN] for names in files.values()):
+        why = "the graph is the locked one, and the compiler made another engine of it; a build without --locked takes that"
+    told = ", ".join(f"{slot} ({', '.join(names)})" if names else slot for slot, names in files.items())
+    raise CheckFailed(f"--locked: {told} came out different from the same inputs; {why}")
+
+
+def _files_that_differ(outcome: Outcome, locked: Mapping[str, Any], store: Store) -> list[str]:
+    """Of an entry; of other stages the lock keeps no files."""
+    entry = outcome.task.entry
+    if entry is None or outcome.task.slot not in locked:
+        return []
+    was, now = locked[outcome.task.slot]["files"], _entry(entry, store.record(str(outcome.key)))["files"]
+    return sorted(name for name in was.keys() | now.keys() if was.get(name) != now.get(name))
