@@ -286,7 +286,7 @@ def _plans(used: Mapping[str, Dim], batch: str | None, masked: bool, max_element
     return tuple(plans)
 
 
-def _range(dim: Dim) -> tuple[int, int]:
+def sizes_tried(dim: Dim) -> tuple[int, int]:
     """Smallest and largest size tried."""
     if dim.name != AUDIO_DIM:
         return dim.min, dim.max or max(UNBOUNDED_LENGTH, dim.min)
@@ -296,7 +296,7 @@ def _range(dim: Dim) -> tuple[int, int]:
 
 def _size(dim: Dim, which: str, at: int) -> int:
     """A size of one dimension; `at` keeps the odd sizes of different dimensions apart, so that a swap of two shows."""
-    low, top = _range(dim)
+    low, top = sizes_tried(dim)
     sizes = {"low": low, "odd": (3 * low + 13 + 2 * at) | 1, "odder": (7 * low + 29 + 2 * at) | 1, "top": top}
     return min(sizes[which], top)
 
@@ -309,7 +309,7 @@ def _cut(sizes: dict[str, int], used: Mapping[str, Dim], batch: str | None, max_
         total = math.prod(sizes.values())
         if total <= max_elements:
             break
-        size = max(_range(used[name])[0], max_elements // (total // sizes[name]))
+        size = max(sizes_tried(used[name])[0], max_elements // (total // sizes[name]))
         if size < sizes[name]:
             said += f" ({name} cut from {sizes[name]})"
             sizes[name] = size
@@ -325,7 +325,7 @@ def _feeds(
         if is_mask(spec.name, spec.dtype) and spec.dims:
             rows, length = _ends(spec, sizes)
             last = spec.dims[-1]
-            least = max(1, _range(used[last])[0]) if isinstance(last, str) else 1
+            least = max(1, sizes_tried(used[last])[0]) if isinstance(last, str) else 1
             key = (spec.dims[0] if len(spec.dims) > 1 else 1, last)
             patterns.setdefault(key, mask_pattern(plan.kind, rows, length, least, rng))
     return {spec.name: _feed(spec, sizes, patterns, bounds.get(spec.name, DEFAULT_BOUND), rng) for spec in inputs}

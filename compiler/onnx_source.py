@@ -209,7 +209,7 @@ def _session(path: Path) -> Any:
         raise Missing("running an .onnx source needs ONNX Runtime; pip install 'bertc[cpu]'") from error
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what it refuses is raised, and said once
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises a dozen classes of its own

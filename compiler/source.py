@@ -310,10 +310,12 @@ def _onnx_sha256(path: Path, graph: Graph) -> str:
 
 
 def _open_onnx(reference: str, place: Place, options: SourceOptions) -> Source:
-    from . import onnx_source
+    from . import limits, onnx_source
 
     path = place.path
     graph, dims, notes = onnx_source.open_graph(path)
+    run = onnx_source.runner(path)
+    dims, found = limits.measured(graph, dims, run)
     files, asset_notes = assets.collect(path.parent, path.parent)
     return Source(
         reference=reference,
@@ -322,9 +324,9 @@ def _open_onnx(reference: str, place: Place, options: SourceOptions) -> Source:
         task=options.task or "custom",
         graph=graph,
         dims=dims,
-        run=onnx_source.runner(path),
+        run=run,
         assets=files,
-        notes=(*notes, *asset_notes),
+        notes=(*notes, *found, *asset_notes),
         versions=_versions("onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu"),
     )
 
