@@ -254,10 +254,16 @@ def _judge_drop(result: Result, budget: Budget) -> Iterator[Violation]:
         yield from _judge_collapse(result, budget.collapse)
         return
     if not result.measures:
-        why = f"nothing to judge a drop by; {result.note or 'no decision could be compared'}"
-        yield Violation("task", "max_drop", math.nan, budget.max_drop, "", True, why)
+        yield Violation("task", "max_drop", math.nan, budget.max_drop, "", True, unjudged(result))
     for measure in deciding(result):
         yield from _judge_measure("task", measure, budget.max_drop, "")
+
+
+def unjudged(result: Result) -> str:
+    """Why no drop can be judged, and what to do."""
+    if result.note:
+        return f"nothing to judge a drop by: {result.note}; say what its outputs decide, as in --task sequence-classification"
+    return "nothing to judge a drop by: no decision could be compared"
 
 
 def _judge_collapse(result: Result, limit: float | None) -> Iterator[Violation]:

@@ -149,7 +149,7 @@ def point_of(result: Result, back: Sequence[str] = (), share: float = 1.0) -> Po
     """What a comparison says about the metric. Raises VerifyFailed where it could judge nothing."""
     found = metrics.deciding(result)
     if not found:
-        raise VerifyFailed(f"nothing to judge a drop by: {result.note or 'no decision could be compared'}")
+        raise VerifyFailed(metrics.unjudged(result))
     worst = max(found, key=lambda each: math.inf if each.high is None else each.high)  # the one that the budget hangs on
     return Point(share, tuple(back), worst, result)
 
