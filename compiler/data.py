@@ -12,7 +12,7 @@ import numpy as np
 
 from .errors import DataError, nearest
 from .graph import Graph, TensorSpec
-from .profiles import UNBOUNDED_LENGTH, Dim
+from .profiles import AUDIO_DIM, UNBOUNDED_LENGTH, Dim
 from .runner import Feeds
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 DEFAULT_BOUND = 2  # an integer input that indexes no table is most likely a flag or a segment: 0 and 1 are safe
 MAX_ELEMENTS = 2**15
-AUDIO_DIM = "samples"
 AUDIO_MIN = 400  # 25 ms at 16 kHz, the receptive field of wav2vec2's convolutions
 AUDIO_MAX = 17601  # 1.1 s at 16 kHz, odd
 PADDINGS = {

@@ -13,6 +13,8 @@ DEFAULT_MAX_BATCH = 32
 DEFAULT_OPT_BATCH = 8
 DEFAULT_OPT_LENGTH = 128
 UNBOUNDED_LENGTH = 512
+AUDIO_DIM = "samples"
+DEFAULT_OPT_SAMPLES, DEFAULT_MAX_SAMPLES = 64000, 320000  # 4 s and 20 s at 16 kHz
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,12 +77,14 @@ def _check(name: str, sizes: Range, dim: Dim) -> None:
 
 
 def default(dim: Dim) -> Range:
-    """batch 1:8:32; any other dimension from its minimum to the model's limit (512 where it has none), opt at most 128."""
+    """batch 1:8:32, samples of audio up to 4 s:20 s; any other dimension from its minimum to the model's limit (512 where it has
+    none), opt at most 128."""
+    opt, top = DEFAULT_OPT_LENGTH, dim.max or max(UNBOUNDED_LENGTH, dim.min * 64)
     if dim.name == "batch":
-        top = max(dim.min, min(DEFAULT_MAX_BATCH, dim.max or DEFAULT_MAX_BATCH))
-        return Range(dim.min, max(dim.min, min(DEFAULT_OPT_BATCH, top)), top)
-    top = dim.max or max(UNBOUNDED_LENGTH, dim.min * 64)
-    return Range(dim.min, max(dim.min, min(DEFAULT_OPT_LENGTH, top)), top)
+        opt, top = DEFAULT_OPT_BATCH, max(dim.min, min(DEFAULT_MAX_BATCH, dim.max or DEFAULT_MAX_BATCH))
+    if dim.name == AUDIO_DIM:
+        opt, top = DEFAULT_OPT_SAMPLES, max(dim.min, min(DEFAULT_MAX_SAMPLES, dim.max or DEFAULT_MAX_SAMPLES))
+    return Range(dim.min, max(dim.min, min(opt, top)), top)
 
 
 def shapes(spec: TensorSpec, profile: Profile) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:

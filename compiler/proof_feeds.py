@@ -15,9 +15,9 @@ from . import canonical
 from .bodies import ADDED
 from .builder import OPSET
 from .cleanup import LOW as REPLACED
-from .data import AUDIO_DIM, AUDIO_MIN, DEFAULT_BOUND, index_bounds, is_mask, mask_pattern
+from .data import AUDIO_MIN, DEFAULT_BOUND, index_bounds, is_mask, mask_pattern
 from .graph import DOMAIN, Graph
-from .profiles import Dim
+from .profiles import AUDIO_DIM, Dim
 from .rewrite import Match
 from .subgraph import Refused, model_of
 

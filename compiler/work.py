@@ -26,7 +26,7 @@ import onnx_ir as ir
 from .artifact import Artifact
 from .errors import DataError
 from .graph import GEMM_OPS, Graph, module_path
-from .targets import _kernels
+from .targets import _kernels, _weights
 from .timings import Shape
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ class _Flow:
 def _folded(value: ir.Value) -> bool:
     """Whether a builder may fold a weight: indices and shapes, and one value for all elements (zero points, weights of ones)."""
     tensor = value.const_value
-    return tensor is not None and (tensor.dtype in INDICES or _kernels.is_uniform(tensor))
+    return tensor is not None and (tensor.dtype in INDICES or _weights.is_uniform(tensor))
 
 
 class _Sizes:

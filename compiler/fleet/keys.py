@@ -48,7 +48,7 @@ ELSEWHERE = {
     "export": (*NOT_READ, "pipeline", "verification", "fuse"),
     "fuse": (*NOT_READ, "pipeline", "verification", "source", "data"),
     "calibrate": (*NOT_READ, *BEFORE, *DECIDING),
-    "quantise": (*NOT_READ, *BEFORE, "targets/_kernels", "targets/_trt_worker"),
+    "quantise": (*NOT_READ, *BEFORE, "targets/_kernels", "targets/_weights", "targets/_trt_worker"),
     "build": (*NOT_READ, *BEFORE, *FORMS, "calibrate", "quant/quantise", "quant/observe"),
 }
 PIPELINE = ("pipeline",)  # the order of the stages and the manifest: read by all of them, and followed by none

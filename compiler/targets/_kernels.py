@@ -2,14 +2,13 @@
 
 The builder prints one line a layer (`Name: ..., LayerType: ..., Inputs: [...], ...`) when the profiling verbosity is DETAILED.
 It is the only evidence of what was built on a machine that cannot run the engine: which kernels there are, that every GEMM got
-the type the graph asks for, and that no weight was lost.
+the type the graph asks for. (That no weight was lost: `_weights`.)
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-import hashlib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +31,7 @@ FLOATING = frozenset({"Double", "Float", "Half", "BFloat16", "FP8", "Float8", "F
 HOST_TYPES = frozenset({"shape_call", "signal", "wait"})
 _HOST_COPIES = ("copy_h2d", "copy_d2h")
 _SIZE_TYPES = frozenset({"reshape", "cast"})
-_INTEGERS = frozenset({"Int64", "Int32", "Bool"})
+INTEGERS = frozenset({"Int64", "Int32", "Bool"})
 # The list a transformer keeps its layers in: `encoder.layer.3`, `model.layers.3`, `transformer.h.3`, `block.3`. The first number
 # of a path is not enough: sentence-transformers puts everything under `0.`, wav2vec2 numbers its convolutions (`conv_layers.0`).
 _STACKS = frozenset({"layer", "layers", "h", "block", "blocks"})
@@ -46,7 +45,6 @@ _LINE = re.compile(
 _TENSOR = re.compile(r"\{ Name: (.*?), Dimensions: \[([-\d, ]*)\].*?Datatype: (\w+)", re.IGNORECASE)
 _TACTIC = re.compile(r", TacticName: (.*?), StreamId:")
 _NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=\[ONNX Layer: |\s|$)")
-_STORED = re.compile(r"Total Weights Memory: (\d+) bytes")
 _PROFILE = re.compile(r" \[profile (\d+)\]")
 _BLOB = re.compile(r"_(myl\d+)_\d+$")
 # Layer types that are a GEMM or a convolution, alone or with their neighbours; and the marks of one inside a generated kernel.
@@ -55,11 +53,7 @@ _GEMM_MARKS = ("_gemm", "_gemv", "_mha", "_conv", "Fc", "Conv")
 # ONNX type of a GEMM's operands -> what its kernel may read; a quantised GEMM reads less than the half type around it.
 _QUANTISED = frozenset({"Int8", "UInt8", "Int4", "FP8", "Float8", "FP4"})
 _HALF = {"FLOAT16": frozenset({"Half"}) | _QUANTISED, "BFLOAT16": frozenset({"BFloat16"}) | _QUANTISED}
-SHORTFALL = 0.01
-_UNIFORM_LIMIT = 2**20
-_MOVING = frozenset({"Transpose", "Reshape", "Identity", "Unsqueeze", "Squeeze"})
-_RETYPING = frozenset({"Cast", "QuantizeLinear", "DequantizeLinear"})
-_PICKING = frozenset({"Gather", "Slice", "Split", "GatherElements", "GatherND"})
+MOVING = frozenset({"Transpose", "Reshape", "Identity", "Unsqueeze", "Squeeze"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +88,7 @@ class Kernel:
     @property
     def host(self) -> bool:
         """True for a layer that launches nothing on the GPU."""
-        sizes = all(t.dtype in _INTEGERS and math.prod(t.dims) == 1 for t in (*self.inputs, *self.outputs))
+        sizes = all(t.dtype in INTEGERS and math.prod(t.dims) == 1 for t in (*self.inputs, *self.outputs))
         return self.type in HOST_TYPES or self.name.startswith(_HOST_COPIES) or (self.type in _SIZE_TYPES and sizes)
 
     @property
@@ -152,21 +146,6 @@ def _with_profiles(found: Sequence[Kernel]) -> tuple[Kernel, ...]:
         blob = _BLOB.search(kernel.name)
         out.append(dataclasses.replace(kernel, profile=region.get(blob[1], kernel.profile)) if blob else kernel)
     return tuple(out)
-
-
-def constant_bytes(kernels: Sequence[Kernel]) -> int:
-    """Bytes of floating and quantised constants the engine holds, each name once; of the profile that holds the fewest.
-
-    Integer constants are indices and shapes, which the builder folds and makes up as it likes: they are not counted. The list
-    repeats every constant for every profile (`..._myl0`, `..._myl1`), so profiles are never added up.
-    """
-    found: dict[int, dict[str, int]] = collections.defaultdict(dict)
-    for kernel in kernels:
-        for tensor in kernel.constants:
-            if tensor.dtype not in _INTEGERS:
-                found[kernel.profile][tensor.name] = tensor.nbytes
-    profiles = {kernel.profile for kernel in kernels}
-    return min((sum(found[profile].values()) for profile in profiles), default=0)
 
 
 def layer_of(module: str) -> tuple[str, int] | None:
@@ -302,7 +281,7 @@ def _reads(node: ir.Node, kernel: Kernel, allowed: frozenset[str]) -> bool:
 def made_in(value: ir.Value, kernel: Kernel) -> bool:
     """Whether a kernel computes a value; nodes that only move data are looked through, they may be in the kernel either way."""
     maker = value.producer()
-    while maker is not None and maker.op_type in _MOVING and maker.inputs[0] is not None:
+    while maker is not None and maker.op_type in MOVING and maker.inputs[0] is not None:
         maker = maker.inputs[0].producer()
     return maker is not None and node_name(maker) in kernel.onnx_nodes
 
@@ -315,84 +294,3 @@ def is_matrix(constant: Tensor) -> bool:
 def listed(nodes: Sequence[ir.Node]) -> str:
     shown = [f"{node_name(n)} ({module_path(n) or n.op_type})" for n in nodes[:5]]
     return ", ".join(shown) + (f" and {len(nodes) - 5} more" if len(nodes) > 5 else "")
-
-
-def stored_bytes(log: str) -> int | None:
-    """Bytes of weights the builder says it stored (`Total Weights Memory`), None when it does not say."""
-    said = _STORED.findall(log)
-    return int(said[-1]) if said else None
-
-
-def check_constants(graph: Graph, kernels: Sequence[Kernel], stored: int) -> dict[str, Any]:
-    """{"constant_bytes", "stored_bytes", "initializer_bytes", "constant_ratio"}: the engine's weights against the graph's.
-
-    stored: stored_bytes(log), or the size of the plan file where the builder does not say. Both it and the list must hold the
-    weights: a weight that two layers share is listed twice, under two names, but stored once. On real encoders both ratios are
-    1.0000 (merged QKV weights are one constant of the same size), so a shortfall over 1 % means lost weights: six layers once got
-    the weights of one and every kernel count looked right. Never below 1 by right, but above it where the builder pads (a
-    convolution of one channel becomes one of eight). Raises BuildFailed.
-    """
-    listed, wanted = constant_bytes(kernels), expected_bytes(graph)
-    held = min(listed, stored)
-    ratio = held / wanted if wanted else 1.0
-    if ratio < 1 - SHORTFALL:
-        raise BuildFailed(
-            f"the graph has {wanted} bytes of weights, the engine {held} ({ratio:.1%}): weights were dropped or shared by layers "
-            "that do not share them; inline every local function and give every node and weight its own name"
-        )
-    return {"constant_bytes": listed, "stored_bytes": stored, "initializer_bytes": wanted, "constant_ratio": round(ratio, 6)}
-
-
-def expected_bytes(graph: Graph) -> int:
-    """Bytes of weights an honest engine cannot do without, in the types the graph computes with; a lower bound.
-
-    Left out, because builders rightly drop them: initializers nothing uses; integers (indices, shapes); those of one value (zero
-    biases, LayerNorm weights of ones); tables read at constant positions, which are folded to the rows read; equal copies.
-    """
-    import onnx_ir as ir
-
-    seen: set[str] = set()
-    total = 0
-    for value in graph.model.graph.initializers.values():
-        tensor = value.const_value
-        if tensor is None or not value.uses() or tensor.dtype in (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL):
-            continue
-        if is_uniform(tensor) or _is_folded(value):
-            continue
-        digest = hashlib.sha256(tensor.tobytes()).hexdigest()
-        total += 0 if digest in seen else -(-tensor.size * _narrowest(value, tensor.dtype.bitwidth) // 8)
-        seen.add(digest)
-    return total
-
-
-def is_uniform(tensor: ir.TensorProtocol) -> bool:
-    """Whether a tensor holds one value; a large one is not looked at."""
-    if tensor.size <= 1 or tensor.nbytes > _UNIFORM_LIMIT:
-        return tensor.size <= 1
-    array = tensor.numpy()
-    return bool((array == array.flat[0]).all())
-
-
-def _is_folded(value: ir.Value) -> bool:
-    """Whether all its readers pick constant parts of it."""
-    return all(user.op_type in _PICKING and _is_constant(user.inputs[1:]) for user in value.consumers())
-
-
-def _is_constant(values: Sequence[ir.Value | None]) -> bool:
-    return all(v is None or v.const_value is not None or _made_by_constant(v) for v in values)
-
-
-def _made_by_constant(value: ir.Value) -> bool:
-    maker = value.producer()
-    return maker is not None and maker.op_type == "Constant"
-
-
-def _narrowest(value: ir.Value, bits: int) -> int:
-    """Bits an element may shrink to before a node computes with it: through casts, Q/DQ pairs and moves."""
-    chain = [value]
-    for step in chain:
-        users = list(step.consumers())
-        through = [u.outputs[0] for u in users if u.op_type in _RETYPING | _MOVING]
-        if len(through) == len(users):
-            chain.extend(through)
-    return min([bits, *(v.dtype.bitwidth for v in chain if v.dtype is not None)])

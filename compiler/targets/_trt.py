@@ -24,7 +24,7 @@ from ..errors import ArtifactError, BuildFailed, Missing
 from ..graph import DOMAIN, Graph, TensorSpec, module_path
 from ..profiles import Profile
 from ..runner import Feeds, Outputs, Runner
-from . import BuildRequest, Built, _int8, _kernels
+from . import BuildRequest, Built, _int8, _kernels, _weights
 from . import _packages as packages
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def _facts(request: BuildRequest, result: Mapping[str, Any], log: str, kernels: 
             "rows": rows,
         },
         "gemms": _kernels.check_gemms(request.graph, kernels, request.precision) | _int8.check_quantised(request.graph, kernels),
-        **_kernels.check_constants(request.graph, kernels, _kernels.stored_bytes(log) or result["nbytes"]),
+        **_weights.check_constants(request.graph, kernels, _weights.stored_bytes(log) or result["nbytes"]),
         "engine_bytes": result["nbytes"],
         "builder_version": result["version"],
         "warnings": list(dict.fromkeys(re.findall(r"^(?:\[WARNING\]|WARNING:) (.*)$", log, re.MULTILINE))),

@@ -15,7 +15,7 @@ import pytest
 
 from bertc.errors import BuildFailed
 from bertc.graph import Graph, module_path
-from bertc.targets import _kernels
+from bertc.targets import _kernels, _weights
 from bertc.targets._kernels import Kernel, Tensor
 
 LOG = (Path(__file__).parent / "kernels_fp16.log").read_text(encoding="utf-8")
@@ -220,24 +220,24 @@ def test_a_gemm_that_one_profile_does_not_name_is_caught() -> None:
 
 def test_all_weights_are_there() -> None:
     wanted = 2 * (4 * WIDTH * WIDTH + 2 * WIDTH * 4 * WIDTH + 4 * WIDTH) * 2
-    assert _kernels.expected_bytes(encoder()) == wanted
-    stored = _kernels.stored_bytes(LOG)
+    assert _weights.expected_bytes(encoder()) == wanted
+    stored = _weights.stored_bytes(LOG)
     assert stored is not None
-    facts = _kernels.check_constants(encoder(), kernels(), stored)
+    facts = _weights.check_constants(encoder(), kernels(), stored)
     assert facts["initializer_bytes"] == wanted <= facts["constant_bytes"] < wanted * 1.01
 
 
 def test_constants_are_not_added_up_over_profiles() -> None:
-    assert _kernels.constant_bytes(kernels()) == _kernels.constant_bytes(kernels(0)) == _kernels.constant_bytes(kernels(1))
+    assert _weights.constant_bytes(kernels()) == _weights.constant_bytes(kernels(0)) == _weights.constant_bytes(kernels(1))
 
 
 def test_weights_lost_from_the_list_or_from_the_store_are_caught() -> None:
-    stored = _kernels.stored_bytes(LOG) or 0
+    stored = _weights.stored_bytes(LOG) or 0
     short = [dataclasses.replace(k, constants=()) if k.name.startswith("__myl_FcAddDiv") else k for k in kernels()]
     with pytest.raises(BuildFailed, match=r"weights, the engine \d+ \(\d\d\.\d%\): weights were dropped or shared"):
-        _kernels.check_constants(encoder(), short, stored)
+        _weights.check_constants(encoder(), short, stored)
     with pytest.raises(BuildFailed, match="weights were dropped or shared"):
-        _kernels.check_constants(encoder(), kernels(), stored // 2)
+        _weights.check_constants(encoder(), kernels(), stored // 2)
 
 
 def test_what_a_builder_may_rightly_drop_is_not_expected() -> None:
@@ -249,7 +249,7 @@ def test_what_a_builder_may_rightly_drop_is_not_expected() -> None:
         wide = Cast<to = 1>(narrow)
         c = MatMul(x, wide) d = Add(c, zeros) e = Add(d, row) f = Add(e, a)
         h = Cast<to = 10>(shrinks) i = Cast<to = 10>(f) j = MatMul(i, h) k = Cast<to = 1>(j)
-        l = MatMul(k, twin_a) y = MatMul(l, twin_b)
+        l = MatMul(k, twin_a) m = MatMul(l, twin_b) n = Add(m, bias) o = Mul(factor, n) y = Add(o, shift)
     }"""
     model = onnx.parser.parse_model(text)
     rng = np.random.default_rng(0)
@@ -262,7 +262,10 @@ def test_what_a_builder_may_rightly_drop_is_not_expected() -> None:
         "unused": np.ones((512, 64), "float32"),
         "twin_a": np.eye(64, dtype="float32"),  # 16384
         "twin_b": np.eye(64, dtype="float32"),
+        "bias": rng.normal(size=64).astype("float32"),  # 256
+        "factor": rng.normal(size=(1, 64)).astype("float32"),  # one with the bias
+        "shift": rng.normal(size=64).astype("float32"),
     }
     model.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in arrays.items())
     graph = Graph(ir.from_proto(onnx.shape_inference.infer_shapes(model)))
-    assert _kernels.expected_bytes(graph) == 2048 + 8192 + 8192 + 16384
+    assert _weights.expected_bytes(graph) == 2048 + 8192 + 8192 + 16384 + 256

@@ -57,12 +57,30 @@ def test_the_end_of_a_table_is_the_limit(end: int, tmp_path: Path) -> None:
     assert max(lengths) == 512 and len(lengths) <= 13
 
 
-def test_what_takes_the_largest_size_is_run_once_and_has_no_limit(tmp_path: Path) -> None:
+def test_what_takes_every_size_has_no_limit_and_is_run_twice(tmp_path: Path) -> None:
     path = write(tmp_path / "m.onnx", 512)
     graph, dims, _ = onnx_source.open_graph(path)
     run, lengths = counted(path)
     assert limits.measured(graph, dims, run) == (dims, [])
-    assert lengths == [512]
+    assert lengths == [1, 512]
+
+
+SPEECH = """<ir_version: 10, opset_import: ["" : 20]> g (float[batch, samples] input_values) => (float[batch, frames, 4] y)
+  <float[4, 1, 10] k, float[4, 4, 8] l> { one = Constant <value_ints = [1]> () x = Unsqueeze (input_values, one)
+    a = Conv <strides = [5], kernel_shape = [10]> (x, k) f = Conv <strides = [8], kernel_shape = [8]> (a, l)
+    y = Transpose <perm = [0, 2, 1]> (f) }"""
+
+
+def test_a_frame_takes_some_samples(tmp_path: Path) -> None:
+    """8 outputs of a convolution of 10 samples every 5: 45 samples."""
+    model = onnx.parser.parse_model(SPEECH)
+    for name, shape in (("k", (4, 1, 10)), ("l", (4, 4, 8))):
+        kernel = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(kernel, name))
+    onnx.save(model, tmp_path / "m.onnx")
+    source = open_source(str(tmp_path / "m.onnx"))
+    assert source.dims["samples"] == Dim("samples", min=45)
+    assert any(note.startswith("samples: at least 45, the smallest size that the model runs at: ") for note in source.notes)
 
 
 def test_what_runs_at_one_size_alone_has_no_limit(tmp_path: Path) -> None:

@@ -267,6 +267,8 @@ def test_defaults_of_profiles() -> None:
     assert profiles.parse(" length=2:4:8 , ", DIMS) == {"batch": Range(1, 8, 32), "length": Range(2, 4, 8)}
     assert profiles.default(Dim("batch", 1, 4)) == Range(1, 4, 4)
     assert profiles.default(Dim("length")) == Range(1, 128, 512)
+    assert profiles.default(Dim("samples", 400)) == Range(400, 64000, 320000), "4 and 20 seconds"
+    assert profiles.default(Dim("samples", 400, 16000)) == Range(400, 16000, 16000)
     assert profiles.parse("", {}) == {}
 
 
@@ -276,7 +278,7 @@ sizes = st.integers(1, 2000)
 @st.composite
 def dims(draw: st.DrawFn) -> Dim:
     low = draw(sizes)
-    return Dim(draw(st.sampled_from(["batch", "length"])), low, draw(st.none() | st.integers(low, 4000)))
+    return Dim(draw(st.sampled_from(["batch", "length", "samples"])), low, draw(st.none() | st.integers(low, 4000)))
 
 
 @given(dims())

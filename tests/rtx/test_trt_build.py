@@ -21,7 +21,7 @@ from bertc import graph as graph_
 from bertc.errors import BuildFailed, InputError, Missing, RecipeError
 from bertc.graph import Graph, TensorSpec
 from bertc.profiles import Range
-from bertc.targets import BuildRequest, _kernels, _trt, tensorrt, tensorrt_rtx
+from bertc.targets import BuildRequest, _kernels, _trt, _weights, tensorrt, tensorrt_rtx
 
 pytestmark = pytest.mark.rtx
 
@@ -147,7 +147,7 @@ def test_the_profile_reaches_the_builder(tmp_path: Path) -> None:
     assert "MinShape: [1,4,64], OptShape: [1,8,64], MaxShape: [2,16,64]" in log
     kernels = _kernels.parse(log)
     assert {k.profile for k in kernels} == {0, 1}
-    assert _kernels.check_constants(asked.graph, kernels, 2**40)["constant_ratio"] < 1.01
+    assert _weights.check_constants(asked.graph, kernels, 2**40)["constant_ratio"] < 1.01
 
 
 def test_too_small_a_workspace_says_what_to_do(tmp_path: Path) -> None:
