@@ -19,6 +19,7 @@ SHORTFALL = 0.01
 _UNIFORM_LIMIT = 2**20
 _RETYPING = frozenset({"Cast", "QuantizeLinear", "DequantizeLinear"})
 _PICKING = frozenset({"Gather", "Slice", "Split", "GatherElements", "GatherND"})
+_PLACING = frozenset({"Concat", "Pad"})
 _AFFINE = frozenset({"Mul", "Add"})
 
 
@@ -127,11 +128,12 @@ def _made_by_constant(value: ir.Value) -> bool:
 
 
 def _narrowest(value: ir.Value, bits: int) -> int:
-    """Bits an element may shrink to before a node computes with it: through casts, Q/DQ pairs and moves."""
+    """Bits an element may shrink to before a node computes with it: through casts, Q/DQ pairs, moves and picks (a table of words
+    is kept quantised where all that is read of it is quantised)."""
     chain = [value]
     for step in chain:
         users = list(step.consumers())
-        through = [u.outputs[0] for u in users if u.op_type in _RETYPING | MOVING]
+        through = [u.outputs[0] for u in users if u.op_type in _RETYPING | MOVING | _PICKING | _PLACING]
         if len(through) == len(users):
             chain.extend(through)
     return min([bits, *(v.dtype.bitwidth for v in chain if v.dtype is not None)])

@@ -246,8 +246,10 @@ def test_what_a_builder_may_rightly_drop_is_not_expected() -> None:
         one = Constant<value = int64[1] {3}>()
         row = Gather(table, one)
         a = Gather(words, ids)
+        r = Gather(read, ids) s = Concat<axis = -1>(r, r) t = QuantizeLinear(s, scale) u = DequantizeLinear(t, scale)
+        v = MatMul(u, tall)
         wide = Cast<to = 1>(narrow)
-        c = MatMul(x, wide) d = Add(c, zeros) e = Add(d, row) f = Add(e, a)
+        c = MatMul(x, wide) d = Add(c, zeros) e = Add(d, row) w = Add(e, v) f = Add(w, a)
         h = Cast<to = 10>(shrinks) i = Cast<to = 10>(f) j = MatMul(i, h) k = Cast<to = 1>(j)
         l = MatMul(k, twin_a) m = MatMul(l, twin_b) n = Add(m, bias) o = Mul(factor, n) y = Add(o, shift)
     }"""
@@ -256,6 +258,9 @@ def test_what_a_builder_may_rightly_drop_is_not_expected() -> None:
     arrays = {
         "table": rng.normal(size=(512, 64)).astype("float32"),  # read at a constant place
         "words": rng.normal(size=(8, 64)).astype("float32"),  # 2048
+        "read": rng.normal(size=(8, 64)).astype("float32"),  # quantised, all that is read of it: 512
+        "scale": np.float32(0.1),
+        "tall": rng.normal(size=(128, 64)).astype("float32"),  # 32768
         "narrow": rng.normal(size=(64, 64)).astype("float16"),  # 8192
         "shrinks": rng.normal(size=(64, 64)).astype("float32"),  # cast to half: 8192
         "zeros": np.zeros(64, "float32"),
@@ -268,4 +273,4 @@ def test_what_a_builder_may_rightly_drop_is_not_expected() -> None:
     }
     model.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in arrays.items())
     graph = Graph(ir.from_proto(onnx.shape_inference.infer_shapes(model)))
-    assert _weights.expected_bytes(graph) == 2048 + 8192 + 8192 + 16384 + 256
+    assert _weights.expected_bytes(graph) == 2048 + 512 + 32768 + 8192 + 8192 + 16384 + 256
