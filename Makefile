@@ -39,7 +39,7 @@ bench: $(VENV)/test.done ## measure, and write benchmarks/README.md
 	$(BIN)/python -m benchmarks
 
 coverage: $(VENV)/test.done ## export many architectures, fuse them, compare with others, and write tests/golden/families
-	$(BIN)/python -m benchmarks coverage
+	$(BIN)/python -m benchmarks coverage lowbit
 
 clean: ## remove what the commands above made
 	rm -rf $(VENV) out .mypy build *.egg-info

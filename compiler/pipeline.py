@@ -179,14 +179,13 @@ def make(build: Build, job: Job, directory: Path, log: Progress, low: quant.Prep
     """One artifact: lower the graph, quantise it (`low`: where that is done), type, compile, verify it, and write it all down."""
     watch = dataclasses.replace(log, stages={}, notes=[])
     target = targets.get(build.spec.name)
-    graph = lowered(build, job)
     if build.quantised and low is None:
-        low = prepare(build, job, graph, watch)
+        low = prepare(build, job, lowered(build, job), watch)
     if low and low.precision in precision.QUANTISED:
         build, graph = dataclasses.replace(build, precision=low.precision), low.graph
-    elif low:
-        build = fall_back(build)
-        graph = lowered(build, job)  # what is best with Q/DQ pairs is not without
+    else:
+        build = fall_back(build) if low else build
+        graph = lowered(build, job)  # again where int8 came to nothing: what is best with Q/DQ pairs is not without
     made = compile_graph(build, job, graph, directory, watch)
     if low and build.weighed:
         made, low = weigh(made, low, job, directory, watch)
