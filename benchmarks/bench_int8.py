@@ -40,6 +40,7 @@ from .real_text import sentences
 from .tools import MODEL, table
 
 CALIBRATED, EVALUATED, LONGEST, BATCH = 1000, 2000, 256, 16
+QUIET = 0.5  # load before the first part
 MAX_DROP = 0.005
 FEW = 32  # for the percentile calibrator, which keeps every tensor of all texts and wants them of one shape
 METHODS = ("max", "entropy")
@@ -68,7 +69,8 @@ def run() -> str:
     with tempfile.TemporaryDirectory() as name:
         parts = [_said(part) for part in _parts(_setting(Path(name)))]
     load_of = f"{before:.1f} before, {os.getloadavg()[0]:.1f} after (one minute's average)"
-    busy = f"Load of the machine's {os.cpu_count()} cores: {load_of}. It was busy with other work: times are rough."
+    rough = " It was busy with other work: times are rough." if before > QUIET else ""
+    busy = f"Load of the machine's {os.cpu_count()} cores: {load_of}.{rough}"
     return "\n\n".join([(__doc__ or "").split("\n\n", 1)[1].strip(), *parts, busy])
 
 
