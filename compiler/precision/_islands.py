@@ -88,7 +88,9 @@ ROUNDS = frozenset({"Floor", "Ceil", "Round"})
 QUANTISERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 MOVES = frozenset("Unsqueeze Squeeze Reshape Expand Identity Transpose".split())
 GEMMS = frozenset({"MatMul", "Gemm"})
-TIED = "a quantised GEMM and both of its operands have one type, and something keeps one of them in float32"
+TIED = Why(
+    "a quantised GEMM and both of its operands have one type, and one of them is float32", kind="of one type with their GEMM"
+)
 GROWN = Why("arithmetic of the island before it", "free")
 MASK = -1e4  # a constant at or below this that only softmax sees is a mask's
 SMALL = 2**20  # numbers: a mask constant is one, or a table of places by places
@@ -333,8 +335,8 @@ def _tie(nodes: list[ir.Node], islands: dict[ir.Node, Why]) -> None:
     while len(islands) != before:
         before = len(islands)
         for unit in units:
-            if why := next((islands[node] for node in unit if node in islands), None):
-                islands |= {node: Why(TIED, why.by) for node in unit if node not in islands}
+            if any(node in islands for node in unit):
+                islands |= {node: TIED for node in unit if node not in islands}
 
 
 def _dequantisers(gemm: ir.Node) -> list[ir.Node]:
