@@ -42,8 +42,8 @@ from .tools import MODEL, table
 CALIBRATED, EVALUATED, LONGEST, BATCH = 1000, 2000, 256, 16
 QUIET = 1.0  # load before the first part
 MAX_DROP = 0.005
-MIXED = """Mixed plans: a random half of the sites, against the better of the two pure forms and one kernel more a boundary (where the
-precision of consecutive sites changes)."""
+MIXED = """Mixed plans: a random half of the sites, against the better of the two pure forms and one kernel more a boundary, where
+the precision of consecutive sites changes."""
 FEW = 32  # for the percentile calibrator, which keeps every tensor of all texts and wants them of one shape
 METHODS = ("max", "entropy")
 TASK = "sentence-embedding"
