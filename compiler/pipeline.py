@@ -75,6 +75,7 @@ def compile(recipe: Recipe, out: Path, *, force: bool = False, progress: Progres
         for note in source.notes:
             log.note(note)
         ranges = choose_profiles(recipe, source)
+        require_data(recipe, source, ranges, builds)
         with log.stage("check export") as advance:
             proof = prove(source, recipe, ranges, advance)
         log.say(proof.summary())
@@ -111,6 +112,15 @@ def plan(recipe: Recipe) -> tuple[Build, ...]:
 def choose_profiles(recipe: Recipe, source: Source) -> tuple[Profile, ...]:
     """The recipe's optimisation profiles, or one with defaults from the model."""
     return tuple(profiles.parse(text, source.dims) for text in recipe.profiles or ("",))
+
+
+def require_data(recipe: Recipe, source: Source, ranges: tuple[Profile, ...], builds: Sequence[Build]) -> None:
+    """Before any long work: DataError for data that the model cannot be fed. (A single bad row is told where it is read.)"""
+    from . import rows
+
+    if recipe.data and any(build.precision in precision.DATA for build in builds):
+        limits, encoder, audio = verification.preprocessors(source.graph.inputs, source.dims, source.assets, ranges)
+        rows.open_rows(Path(recipe.data), source.graph.inputs, limits, encoder, audio)
 
 
 def fuse_graph(recipe: Recipe, source: Source, builds: Sequence[Build], proof: Proof, log: Progress) -> Fused | None:

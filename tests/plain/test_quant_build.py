@@ -139,6 +139,15 @@ def test_int8_without_data_is_wrong_usage(model: Path, tmp_path: Path, capsys: C
     assert not (tmp_path / "out").exists()
 
 
+def test_data_that_the_model_cannot_be_fed_is_refused_before_any_long_work(tmp_path: Path, capsys: Capture) -> None:
+    source, texts = tiny.encoder(tmp_path / "m.onnx"), tmp_path / "t.txt"
+    texts.write_text("a text\n", encoding="utf-8")
+    asked = ["build", str(source), "--target", "onnxruntime", "--data", str(texts), "-o", str(tmp_path / "o")]
+    assert cli.run([*asked, "--int8", "static"]) == 2
+    said = capsys.readouterr().err
+    assert "t.txt holds text, but the model has no tokenizer" in said and "check export" not in said
+
+
 def test_a_model_whose_gemms_are_all_too_thin_is_refused(tmp_path: Path, capsys: Capture) -> None:
     """No int8 under the name of int8."""
     folder = tmp_path / "thin"
