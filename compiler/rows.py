@@ -85,10 +85,15 @@ def open_rows(
     return _arrays(path, fit) if path.suffix.lower() == ".npz" else _texts(path, fit, encode)
 
 
-def check_path(path: Path) -> None:
-    """DataError for a file that is not there or of a type nobody reads."""
+def check_there(path: Path) -> None:
+    """DataError for a file that is not there."""
     if not path.exists():
         raise DataError(f"no data at {path}; give a .txt, .jsonl or .npz file, or a directory of .wav files")
+
+
+def check_path(path: Path) -> None:
+    """DataError for a file that is not there or of a type nobody reads."""
+    check_there(path)
     if not path.is_dir() and path.suffix.lower() not in (".txt", ".jsonl", ".npz"):
         kind = path.suffix or "unknown"
         raise DataError(f"{path}: data of type {kind!r}; known: .txt, .jsonl, .npz, or a directory of .wav files")

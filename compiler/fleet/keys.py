@@ -69,7 +69,7 @@ def inputs(
     `upstream`: digests of the stages before, by their names. `host`: the GPU model that a TensorRT engine is for. `part`: which
     part of its data a stage does, as in 1/4. `hashed` gives a file's sha256.
 
-    Raises what opening the source raises: SourceError, Missing.
+    Raises what opening the source raises (SourceError, Missing), and DataError for data that is not there.
     """
     chosen = {name: hashed(Path(value)) if _is_path(value) else value for name, value in options(stage, recipe, spec).items()}
     found: dict[str, Any] = {"format": FORMAT, "stage": stage, "after": dict(upstream), "options": chosen}
@@ -77,7 +77,7 @@ def inputs(
         found["source"] = source_files(recipe, hashed)
     if part is not None:
         found["part"] = part
-    if recipe.data and (stage in ("calibrate", "quantise", "build") or (stage == "export" and recipe.goldens == "data")):
+    if recipe.data and _reads_data(stage, recipe):
         found["data"] = {path.name: hashed(path) for path in _data_files(Path(recipe.data))}
     if host is not None:
         found["gpu"] = host
@@ -212,7 +212,16 @@ def _files_below(folder: Path) -> list[Path]:
 UNREAD = frozenset({".h5", ".msgpack", ".ot", ".md", ".onnx"} - set(hub.WANTED))
 
 
+def _reads_data(stage: str, recipe: Recipe) -> bool:
+    """Goldens are made of it where that is asked for, scales, and what a low-bit artifact is judged by."""
+    goldens = recipe.goldens == "data" and stage == "export"
+    return goldens or stage in ("calibrate", "quantise") or (stage == "build" and recipe.precision in precisions.QUANTISED)
+
+
 def _data_files(path: Path) -> list[Path]:
+    from .. import rows
+
+    rows.check_there(path)
     return _files_below(path) if path.is_dir() else [path]
 
 

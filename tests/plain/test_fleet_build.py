@@ -121,15 +121,16 @@ def test_a_changed_option_and_a_changed_source(file: Path) -> None:
     assert steps(file)["a/null-fp32"].state == "waits"
 
 
-def test_changed_calibration_data_is_said(tmp_path: Path) -> None:
+def test_data_that_nothing_reads_makes_nothing_stale(tmp_path: Path) -> None:
+    """A float32 build calibrates nothing and is judged by its goldens; what does is in test_fleet_int8.py."""
     (tmp_path / "texts.txt").write_text("two words\n")
     path = fleets.write(tmp_path, "a", 'targets = ["null"]\nprecisions = ["fp32"]\n')
     path.write_text(path.read_text() + 'data = "texts.txt"\n')
     fleets.build(path)
     (tmp_path / "texts.txt").write_text("two more words\n")
-    assert {s.task.slot: s.reasons for s in steps(path).values() if s.state != "cached"} == {
-        "a/null-fp32": ("calibration data changed",)
-    }
+    assert all(step.state == "cached" for step in steps(path).values())
+    path.write_text(path.read_text() + 'goldens = "data"\n')
+    assert "calibration data" in " ".join(steps(path)["a/export"].reasons)
 
 
 def test_an_export_that_comes_out_the_same_leaves_the_builds_alone(file: Path) -> None:
@@ -253,6 +254,20 @@ def test_a_source_that_is_not_there_fails_its_model_alone(tmp_path: Path) -> Non
     assert "nothing at" in outcomes["a/export"].reason
     assert outcomes["b/null-fp32"].state == "made"
     assert steps(path)["a/export"].reasons == (outcomes["a/export"].reason,)
+
+
+def test_data_that_is_not_there_fails_what_reads_it_alone(tmp_path: Path, capsys: Capture) -> None:
+    path = fleets.low_bit(tmp_path, 'targets = ["null"]\nprecisions = ["int8-static", "fp32"]\n')
+    (tmp_path / "texts.txt").unlink()
+    assert cli.run(["fleet", "plan", str(path)]) == 0
+    assert "no data at" in " ".join(capsys.readouterr().err.split())
+    outcomes = fleets.build(path)
+    states = fleets.states(outcomes)
+    assert states["a/export"] == states["a/null-fp32"] == "made" and states["a/null-int8-static"] == "skipped"
+    (failed,) = (outcomes[slot] for slot, state in states.items() if state == "failed")
+    assert failed.exit_code == 2 and "no data at" in failed.reason
+    assert cli.run(["fleet", "status", str(path)]) == 0
+    assert "no data at" in " ".join(capsys.readouterr().err.split())
 
 
 def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
