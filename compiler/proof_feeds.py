@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -19,6 +16,7 @@ from .data import AUDIO_MIN, DEFAULT_BOUND, index_bounds, is_mask, mask_pattern
 from .graph import DOMAIN, Graph
 from .profiles import AUDIO_DIM, Dim
 from .rewrite import Match
+from .shapes import number
 from .subgraph import Refused, model_of
 
 LOW = -3.4028234663852886e38  # the lowest float32, where the graph tells of no other
@@ -26,14 +24,6 @@ IR_VERSION = 10
 ROWS = 3  # row 0 of a batch is never padded, row 1 is the dead one
 SMALL = 1e-3  # activations so small that an epsilon of 1e-12 in place of 1e-5 shows
 PATTERNS = ("right", "left", "holes", "random", "dead", "bias")
-_ARITHMETIC: Mapping[type, Any] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.USub: operator.neg,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,18 +145,20 @@ class _Sizes:
             return dim
         text = str(dim.value)
         if text not in self.bound:
-            self.bound[text] = self._computed(text) or self._free(text)
+            self.bound[text] = self._computed(dim) or self._free(text)
         return self.bound[text]
 
-    def _computed(self, text: str) -> int | None:
+    def _computed(self, dim: ir.SymbolicDim) -> int | None:
         """The value of an expression over known dimensions, when it is one and comes out positive."""
+        text = str(dim.value)
         if text in self.dims or text.isidentifier():
             return None
         try:
-            found = _evaluate(ast.parse(text, mode="eval").body, self)
-        except (SyntaxError, KeyError, TypeError, ZeroDivisionError):
+            names = sorted(dim.free_symbols())
+        except ValueError:  # not arithmetic
             return None
-        return found if found > 0 else None
+        found = number(dim, {name: self[ir.SymbolicDim(name)] for name in names})
+        return found if found is not None and found > 0 else None
 
     def _free(self, text: str) -> int:
         dim = self.dims.get(text, Dim(text))
@@ -175,20 +167,6 @@ class _Sizes:
         step = (0, 6 + 2 * others, 16 + 2 * others)[self.plan.step]
         size = self.plan.rows if text in self.batches else low + step
         return max(dim.min, min(size, dim.max or size))
-
-
-def _evaluate(node: ast.AST, sizes: _Sizes) -> int:
-    if isinstance(node, ast.Constant) and isinstance(node.value, int):
-        return node.value
-    if isinstance(node, ast.Name):
-        return sizes[ir.SymbolicDim(node.id)]
-    if isinstance(node, ast.BinOp):
-        return _ARITHMETIC[type(node.op)](_evaluate(node.left, sizes), _evaluate(node.right, sizes))
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("Min", "Max"):  # as sympy prints them
-        return {"Min": min, "Max": max}[node.func.id](_evaluate(arg, sizes) for arg in node.args)
-    if isinstance(node, ast.UnaryOp):
-        return _ARITHMETIC[type(node.op)](_evaluate(node.operand, sizes))
-    raise KeyError(ast.dump(node))
 
 
 def _check(value: ir.Value) -> None:

@@ -13,11 +13,9 @@ an int8 weight, the log may have the second reader and this count the first: it 
 
 from __future__ import annotations
 
-import ast
 import collections
 import dataclasses
 import math
-import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +24,7 @@ import onnx_ir as ir
 from .artifact import Artifact
 from .errors import DataError
 from .graph import GEMM_OPS, Graph, module_path
+from .shapes import Shapes
 from .targets import _kernels, _weights
 from .timings import Shape
 
@@ -33,13 +32,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 REST = "outside layers"
-OPERATIONS: Mapping[type, Any] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv,
-}
-CALLS: Mapping[str, Any] = {"Min": min, "Max": max, "floor": int}
 SHAPE_OPS = frozenset({"Shape", "Size"})
 VIEWS = frozenset({"Reshape", "Unsqueeze", "Squeeze", "Expand", "Flatten"})  # of their first input
 MOVING = VIEWS | {"Transpose", "Identity", "Cast", "Concat", "Split", "Slice", "Gather", "GatherElements", "GatherND"}
@@ -216,27 +208,16 @@ def _folded(value: ir.Value) -> bool:
     return tensor is not None and (tensor.dtype in INDICES or _weights.is_uniform(tensor))
 
 
-class _Sizes:
-    """Shapes in numbers. `unknown` counts what has none."""
+class _Sizes(Shapes):
+    """What follows from shapes. `unknown` counts the values that have none."""
 
     def __init__(self, graph: Graph, named: Mapping[str, int]) -> None:
-        self._named = named
-        self._inferred = _inferred(graph, named)
+        super().__init__(graph, named)
         self._unknown: set[str] = set()
 
     @property
     def unknown(self) -> int:
         return len(self._unknown)
-
-    def dims(self, value: ir.Value | None) -> list[int] | None:
-        if value is None:
-            return None
-        if (inferred := self._inferred.get(str(value.name))) is not None:
-            return inferred
-        if value.shape is None:
-            return None
-        found = [dim if isinstance(dim, int) else _evaluated(str(dim.value), self._named) for dim in value.shape]
-        return None if None in found else [int(n) for n in found if n is not None]
 
     def nbytes(self, value: ir.Value, bits: int | None = None) -> int:
         """Bytes of a value, of its own type or of elements of so many bits."""
@@ -261,27 +242,6 @@ class _Sizes:
         return 2 * _products(node, out, first, second)
 
 
-def _inferred(graph: Graph, named: Mapping[str, int]) -> dict[str, list[int]]:
-    """The shapes that onnx infers when the inputs have these sizes, of all values where that is a number for each axis.
-
-    It knows convolutions, whose lengths the exporter's names lose, and not slices by a size, which the names keep.
-    """
-    from onnx_ir.passes.common import ShapeInferencePass
-
-    copy = graph.copy().model
-    for value in copy.graph.inputs:
-        dims = [dim if isinstance(dim, int) else named.get(str(dim.value), dim) for dim in value.shape or ()]
-        value.shape = ir.Shape(dims)
-    for node in copy.graph.all_nodes():
-        for value in node.outputs:
-            value.shape = None
-    model = ShapeInferencePass(data_prop=True)(copy).model
-    made = [value for node in model.graph.all_nodes() for value in node.outputs]
-    shapes = {str(value.name): list(value.shape or ()) for value in made if value.shape is not None}
-    numbers = {name: [dim for dim in dims if isinstance(dim, int)] for name, dims in shapes.items()}
-    return {name: dims for name, dims in numbers.items() if len(dims) == len(shapes[name])}
-
-
 def _products(node: ir.Node, out: Sequence[int], first: Sequence[int], second: Sequence[int]) -> int:
     """Multiplications of a node by the shapes of its output and of its first two inputs."""
     if node.op_type == "Attention":  # q k^T, and the same again with v
@@ -296,26 +256,6 @@ def _products(node: ir.Node, out: Sequence[int], first: Sequence[int], second: S
         return math.prod(dict(named).values())
     turned = node.op_type == "Gemm" and "transA" in node.attributes and node.attributes["transA"].as_int()
     return math.prod(out) * first[0 if turned else -1]
-
-
-def _evaluated(text: str, named: Mapping[str, int]) -> int | None:
-    """The number of a dim such as `((samples//80)) - 3`, None for one that is made of something else."""
-    try:
-        return _number(ast.parse(text, mode="eval").body, named)
-    except (SyntaxError, KeyError, TypeError, ZeroDivisionError):
-        return None
-
-
-def _number(node: ast.expr, named: Mapping[str, int]) -> int:
-    if isinstance(node, ast.BinOp):
-        return int(OPERATIONS[type(node.op)](_number(node.left, named), _number(node.right, named)))
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        return int(CALLS[node.func.id](*(_number(each, named) for each in node.args)))
-    if isinstance(node, ast.Constant) and isinstance(node.value, int):
-        return node.value
-    if isinstance(node, ast.Name):
-        return named[node.id]
-    raise TypeError(f"{ast.dump(node)} is no arithmetic of sizes")
 
 
 def table(work: Work) -> Table:

@@ -152,7 +152,8 @@ def lowering(recipe: Recipe, spec: TargetSpec) -> dict[str, Any]:
     target = targets.get(spec.name)
     bodies = targets.lowerings(spec, quantised=True) if target.FUSES else {}
     forms = {op: f"{body.__module__.rpartition('.')[2]}.{body.__qualname__}" for op, body in sorted(bodies.items())}
-    return {"forms": forms, "attention": target.INT8_ATTENTION, "max_drop": quant.limit_of(recipe.budget)}
+    attention = target.INT8_ATTENTION and {"longest": target.INT8_ATTENTION.longest, "sizes": list(target.INT8_ATTENTION.sizes)}
+    return {"forms": forms, "attention": attention, "max_drop": quant.limit_of(recipe.budget)}
 
 
 def quantising(recipe: Recipe, spec: TargetSpec) -> dict[str, Any]:

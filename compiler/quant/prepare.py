@@ -12,6 +12,7 @@ from ..graph import Graph
 from ..profiles import Profile
 from ..progress import Advance, Progress
 from ..source import Source
+from ..targets import Int8Attention
 from ..verification import Truth
 from . import contest, judging
 from .dynamic import dynamic, integer_gemms
@@ -31,7 +32,7 @@ class Asked:
     precision: str
     target: str
     base: str
-    attention: bool
+    attention: Int8Attention | None
     data: Path | None
     max_drop: float | None
     profiles: tuple[Profile, ...]

@@ -18,8 +18,10 @@ from ..progress import Advance
 from ..rows import Rows
 from ..runner import Feeds
 from ..source import Source
+from ..targets import Int8Attention
 from ..verification import Truth
 from . import fp8, judging
+from .attention import Attention
 from .fit import Fitted, fit
 from .gated import Gated
 from .insert import insert
@@ -33,7 +35,7 @@ MOST_CALIBRATED = 1000  # rows: more of them moved no figure of benchmarks/bench
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What to quantise for. `attention`: the target has an int8 kernel for it. `bits` of the weights: see `saturation`.
+    """What to quantise for. `attention`: what the target has an int8 kernel for. `bits` of the weights: see `saturation`.
 
     `kind`: int8, or fp8, which is for GEMMs alone (with attention in it 16 kernels a layer, without 9).
     """
@@ -41,7 +43,7 @@ class Request:
     data: Path
     max_drop: float | None
     profiles: tuple[Profile, ...]
-    attention: bool
+    attention: Int8Attention | None
     bits: int = 8
     kind: str = "int8"
 
@@ -73,7 +75,9 @@ def calibration(graph: Graph, source: Source, request: Request) -> Calibration:
     limits, encoder, audio = verification.preprocessors(graph.inputs, source.dims, source.assets, request.profiles)
     samples = rows.open_rows(request.data, graph.inputs, limits, encoder, audio)
     judged = judging.read(request.data, graph, source, request.profiles, apart=True, limit=request.max_drop)
-    sites = find(graph, opt_feeds(graph, source, request.profiles), request.attention and request.kind == "int8")
+    kernel = request.attention if request.kind == "int8" else None
+    products = Attention(kernel, request.profiles) if kernel else None
+    sites = find(graph, opt_feeds(graph, source, request.profiles), products)
     if not sites.found:
         why = "; ".join(sorted(set(sites.refused.values()))) or "it has none"
         raise RecipeError(f"no GEMM of the graph can be quantised: {why}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -22,7 +22,6 @@ THIN = (
     16  # a GEMM with fewer rows of weights or columns than this gains nothing from int8 kernels (reference: TensorRT, thin GEMMs)
 )
 GEMM, ATTENTION = "gemm", "attention"
-PASSED = frozenset({"Add", "Mul", "Div", "Where", "Cast", "Reshape", "Transpose"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,13 +43,17 @@ class Sites:
 
     found: tuple[Site, ...]
     refused: Mapping[str, str]
-    total: float
+    total: float = 0.0
 
 
-def find(graph: Graph, feeds: Feeds, attention: bool = True) -> Sites:
+Groups = Mapping[ir.Value, Sequence[ir.Node]]  # the GEMMs that read a value
+Products = Callable[[Graph, Groups, Mapping[str, float]], Sites]
+
+
+def find(graph: Graph, feeds: Feeds, products: Products | None = None) -> Sites:
     """The sites of a lowered float32 graph, in its order, with the FLOPs they take at the sizes of `feeds`.
 
-    `attention`: whether the target has an int8 kernel for it.
+    `products`: which products of two activations the target has an int8 kernel for.
     """
     nodes = [node for node in graph.model.graph if node.op_type in GEMM_OPS and not node.domain]
     flops = count_flops(graph, nodes, feeds)
@@ -60,8 +63,9 @@ def find(graph: Graph, feeds: Feeds, attention: bool = True) -> Sites:
         if node.name not in refused and weight_of(node) is not None:
             groups.setdefault(node.inputs[0], []).append(node)
     made = [_gemms(value, group, flops) for value, group in groups.items()]
-    if attention:
-        made += [found for node in graph.model.graph if (found := _attention(node, groups, flops)) is not None]
+    if products is not None:
+        found = products(graph, groups, flops)
+        made, refused = [*made, *found.found], {**refused, **found.refused}
     taken = {name for site in made for name in site.nodes}
     refused |= {str(n.name): "both operands are activations" for n in nodes if n.name not in taken and n.name not in refused}
     order = {str(node.name): at for at, node in enumerate(graph.model.graph)}
@@ -107,56 +111,6 @@ def _factor(node: ir.Node) -> bool:
 def _gemms(value: ir.Value, group: list[ir.Node], flops: Mapping[str, float]) -> Site:
     names = tuple(str(node.name) for node in group)
     return Site(names[0], GEMM, names, (str(value.name),), module_path(group[0]), sum(flops[name] for name in names))
-
-
-def _attention(node: ir.Node, groups: Mapping[ir.Value, list[ir.Node]], flops: Mapping[str, float]) -> Site | None:
-    """softmax(q k + mask) v, seen from its Softmax."""
-    users = [user for user, index in node.outputs[0].uses() if user.op_type == "MatMul" and index == 0]
-    scores = _scores(node.inputs[0]) if node.op_type == "Softmax" else None
-    if scores is None or len(users) != 1 or len(list(node.outputs[0].uses())) != 1:
-        return None
-    q, k = scores.inputs
-    _, v = users[0].inputs
-    values = (q, k, node.outputs[0], v)
-    if any(value is None or value.const_value is not None for value in values):
-        return None
-    names = str(scores.name), str(users[0].name)
-    behind = _behind(users[0].outputs[0], groups)
-    if not behind:
-        return None
-    inputs = tuple(str(value.name) for value in values)
-    return Site(str(node.name), ATTENTION, names, inputs, module_path(node), flops[names[0]] + flops[names[1]], behind)
-
-
-def _scores(value: ir.Value | None) -> ir.Node | None:
-    """The MatMul whose result, masked and scaled, is this value."""
-    while value is not None and (maker := value.producer()) is not None:
-        if maker.op_type == "MatMul":
-            return maker if maker.inputs[1].const_value is None else None
-        if maker.op_type not in PASSED:
-            return None
-        products = [v for v in maker.inputs if v is not None and v.const_value is None and _leads(v)]
-        value = products[0] if len(products) == 1 else None  # a sum of several products is no attention a kernel is made of
-    return None
-
-
-def _leads(value: ir.Value) -> bool:
-    """Whether a value is a product or arithmetic on one, and not the mask."""
-    maker = value.producer()
-    return maker is not None and (maker.op_type == "MatMul" or (maker.op_type in PASSED and any(
-        _leads(v) for v in maker.inputs if v is not None and v.const_value is None)))  # fmt: skip
-
-
-def _behind(value: ir.Value, groups: Mapping[ir.Value, list[ir.Node]]) -> str:
-    """The site that reads the context, through moves."""
-    for _ in range(4):
-        if value in groups:
-            return str(groups[value][0].name)
-        users = [user for user, _ in value.uses()]
-        if len(users) != 1:
-            return ""
-        value = users[0].outputs[0]
-    return ""
 
 
 def count_flops(graph: Graph, nodes: list[ir.Node], feeds: Feeds) -> dict[str, float]:

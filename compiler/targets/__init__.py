@@ -67,6 +67,17 @@ class Built:
     seconds: float = 0.0
 
 
+@dataclasses.dataclass(frozen=True)
+class Int8Attention:
+    """What a compiler has an int8 kernel of attention for; any other takes the products apart (5 kernels a layer more).
+
+    `longest`: queries and keys, in every profile. `sizes` of a head.
+    """
+
+    longest: int
+    sizes: tuple[int, ...]
+
+
 class Target(Protocol):
     """The shape of a target module."""
 
@@ -74,7 +85,7 @@ class Target(Protocol):
     SMS: tuple[str, ...]  # the SMs it can be asked for, () when it takes none
     DEFAULT_SMS: tuple[str, ...]
     INT8_BASE: str  # the precision of what is not int8 in an int8 build
-    INT8_ATTENTION: bool  # whether its compiler has an int8 kernel for attention
+    INT8_ATTENTION: Int8Attention | None  # None where its compiler has no int8 kernel for attention
 
     def available(self) -> Availability: ...
     def lower(self, graph: Graph, sms: tuple[str, ...] = (), *, quantised: bool = False) -> Graph: ...

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from ..errors import BuildFailed
 from ..graph import Graph
+from . import Int8Attention
 from ._kernels import Kernel, computing, is_matrix, listed, made_in, naming, node_name
 
 # Type of what a DequantizeLinear reads -> its name here, and the builder's spellings of it.
@@ -17,6 +18,9 @@ TYPES: Mapping[ir.DataType, tuple[str, frozenset[str]]] = {
     ir.DataType.INT8: ("int8", frozenset({"Int8"})),
     ir.DataType.FLOAT8E4M3FN: ("fp8", frozenset({"FP8", "Float8"})),
 }
+# Measured on TensorRT-RTX 1.7 for sm80, 86, 89 and 120, heads of 8 to 128 and lengths of 256 to 4096 (bench_attention in the
+# benchmarks); NVIDIA says the same of lengths in TensorRT (issue 3724 of NVIDIA/TensorRT).
+ATTENTION = Int8Attention(longest=512, sizes=(16, 32, 64))
 
 
 def check_quantised(graph: Graph, kernels: Sequence[Kernel]) -> dict[str, int]:

@@ -16,7 +16,7 @@ from . import _packages as packages
 FUSES = False
 SMS: tuple[str, ...] = ()
 DEFAULT_SMS: tuple[str, ...] = ()
-INT8_BASE, INT8_ATTENTION = "fp32", False
+INT8_BASE, INT8_ATTENTION = "fp32", None
 
 
 def available() -> Availability:

@@ -16,7 +16,7 @@ from . import _packages as packages
 FUSES = True  # what ONNX Runtime makes of the source's own graph when it loads it is slower: benchmarks/bench_ort.py
 SMS: tuple[str, ...] = ()
 DEFAULT_SMS: tuple[str, ...] = ()
-INT8_BASE, INT8_ATTENTION = "fp32", False
+INT8_BASE, INT8_ATTENTION = "fp32", None
 MODEL = "model.onnx"
 # What load() runs with; recorded in the manifest so that a deployment can use the same. Optimised when the session is made,
 # not offline: ONNX Runtime's saved optimised graphs are tied to the instruction set of the machine that wrote them.

@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import Missing, RecipeError
 from ..graph import Graph
 from ..runner import Runner
-from . import Availability, BuildRequest, Built, _trt
+from . import Availability, BuildRequest, Built, _int8, _trt
 from . import _packages as packages
 
 MODULE = "tensorrt"
@@ -22,7 +22,7 @@ FUSES = True
 SMS: tuple[str, ...] = ()
 DEFAULT_SMS: tuple[str, ...] = ()
 INT8_BASE = "fp16"
-INT8_ATTENTION = True  # its int8 attention kernel has float16 around it; there is none in bfloat16
+INT8_ATTENTION = _int8.ATTENTION  # with float16 around it; there is none in bfloat16
 
 
 def available() -> Availability:

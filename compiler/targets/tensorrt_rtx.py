@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import InputError, Missing, RecipeError, nearest
 from ..graph import Graph
 from ..runner import Runner
-from . import Availability, BuildRequest, Built, _kernels, _trt
+from . import Availability, BuildRequest, Built, _int8, _kernels, _trt
 from . import _packages as packages
 
 MODULE = "tensorrt_rtx"
@@ -20,7 +20,7 @@ SMS: tuple[str, ...] = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 # One plan for these four is as large as for one. Turing wants an engine of its own; sm80 is not in NVIDIA's support matrix.
 DEFAULT_SMS: tuple[str, ...] = ("sm86", "sm89", "sm120", "sm121")
 INT8_BASE = "fp16"
-INT8_ATTENTION = True  # its int8 attention kernel has float16 around it; there is none in bfloat16
+INT8_ATTENTION = _int8.ATTENTION  # with float16 around it; there is none in bfloat16
 OLDEST_FP8 = 89
 SM80_NOTE = (
     "sm80 is in the list of this compiler but not in NVIDIA's support matrix for TensorRT-RTX: the engine builds, nobody "

@@ -9,12 +9,16 @@ from models import session
 from test_precision import graph_of
 
 from bertc.graph import Graph
+from bertc.profiles import Range
+from bertc.quant.attention import Attention
 from bertc.quant.fit import Fitted, fit
 from bertc.quant.observe import Observed, observe, require_some
 from bertc.quant.sites import Sites, find
 from bertc.rows import Alive, Row
+from bertc.targets import _int8
 
 WIDTH, INNER, BATCH, LENGTH = 32, 64, 2, 5
+PROFILES = ({"B": Range(1, BATCH, 8), "S": Range(1, LENGTH, 16)},)
 LAYER = """<ir_version: 10, opset_import: ["" : 20]> g (float[B,S,32] x, float[B,1,S] mask) => (float[B,S,32] y)
   <float[32,32] wq, float[32,32] wk, float[32,32] wv, float[32,32] wo, float[32] bq, float[32] bo, float[32,64] w1,
    float[64] b1, float[64,32] w2, float[32,4] wt, float[4,32] wu, float scale = {0.18}>
@@ -58,7 +62,7 @@ def padded(seed: int, live: int, garbage: float) -> Row:
 
 
 def seen(graph: Graph, samples: Iterator[Row], count: int) -> tuple[Sites, Observed]:
-    sites = find(graph, feeds(batch=BATCH))
+    sites = find(graph, feeds(batch=BATCH), Attention(_int8.ATTENTION, PROFILES))
     return sites, require_some(observe(graph, sites, samples, count, lambda done, total: None))
 
 

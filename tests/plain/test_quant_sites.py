@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
-from quantising import BATCH, INNER, LENGTH, WIDTH, feeds, layer
+import pytest
+from quantising import BATCH, INNER, LENGTH, PROFILES, WIDTH, feeds, layer
 from test_precision import graph_of
 
+from bertc.profiles import Range
 from bertc.quant import sites
+from bertc.quant.attention import Attention
+from bertc.targets import Int8Attention, _int8
 
 TOKENS = BATCH * LENGTH
 
 
 def test_gemms_that_read_one_activation_are_one_site_and_attention_needs_its_projection() -> None:
-    found = sites.find(layer(), feeds(batch=BATCH))
+    found = sites.find(layer(), feeds(batch=BATCH), Attention(_int8.ATTENTION, PROFILES))
     by_input = {site.inputs: site for site in found.found}
     assert len(by_input["x",].nodes) == 3
     (attention,) = [site for site in found.found if site.kind == sites.ATTENTION]
@@ -22,7 +26,7 @@ def test_gemms_that_read_one_activation_are_one_site_and_attention_needs_its_pro
 
 
 def test_flops_are_those_counted_by_hand() -> None:
-    found = sites.find(layer(), feeds(batch=BATCH))
+    found = sites.find(layer(), feeds(batch=BATCH), Attention(_int8.ATTENTION, PROFILES))
     by_input = {site.inputs[0] if site.kind == sites.GEMM else "attention": site.flops for site in found.found}
     square = 2 * TOKENS * WIDTH * WIDTH
     inner = 2 * TOKENS * WIDTH * INNER
@@ -33,15 +37,50 @@ def test_flops_are_those_counted_by_hand() -> None:
 
 
 def test_what_cannot_be_int8_says_why() -> None:
-    found = sites.find(layer(), feeds(batch=BATCH))
+    found = sites.find(layer(), feeds(batch=BATCH), Attention(_int8.ATTENTION, PROFILES))
     assert sorted(found.refused.values()) == [
         "its weights are 32x4, too thin for an int8 kernel",
         "its weights are 4x32, too thin for an int8 kernel",
     ]
-    without = sites.find(layer(), feeds(batch=BATCH), attention=False)
+    without = sites.find(layer(), feeds(batch=BATCH))
     assert list(without.refused.values()).count("both operands are activations") == 2
     assert not [site for site in without.found if site.kind == sites.ATTENTION]
     assert without.total == found.total, "the share of int8 is of all GEMMs, whether or not they can be int8"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "longest", "length", "why"),
+    [
+        ((16, 32, 64), 512, 512, ""),
+        ((16, 32, 64), 512, 513, "no int8 kernel for attention over 513 places, only up to 512: see --profile"),
+        ((16, 64), 512, 512, "no int8 kernel for attention with heads of 32, only of 16, 64"),
+    ],
+)
+def test_attention_that_no_kernel_is_made_for_is_left(sizes: tuple[int, ...], longest: int, length: int, why: str) -> None:
+    """The layer's own length is `S`; of two profiles the longer one counts."""
+    profiles = [{"B": Range(1, 2, 4), "S": Range(1, 8, top)} for top in (16, length)]
+    found = sites.find(layer(), feeds(batch=BATCH), Attention(Int8Attention(longest, sizes), profiles))
+    assert [site.kind for site in found.found].count(sites.ATTENTION) == (not why)
+    assert [reason for reason in found.refused.values() if "attention" in reason] == [why] * (2 if why else 0)
+
+
+def test_the_length_of_speech_is_computed_from_its_samples() -> None:
+    """A frame every 4 samples, of which 2 make the first."""
+    text = """<ir_version: 10, opset_import: ["" : 20]> g (float[B,1,T] x) => (float[B,S,16] y)
+      <float[16,1,4] k, float[16,16] wo>
+      { c = Conv <strides = [4], kernel_shape = [4]> (x, k) q = Transpose <perm = [0, 2, 1]> (c) raw = MatMul (q, c)
+        p = Softmax <axis = -1> (raw) z = MatMul (p, q) y = MatMul (z, wo) }"""
+    rng = np.random.default_rng(0)
+    weights = {"k": (16, 1, 4), "wo": (16, 16)}
+    graph = graph_of(text, **{name: rng.standard_normal(dims).astype(np.float32) for name, dims in weights.items()})
+    given = {"x": np.ones((1, 1, 64), np.float32)}
+
+    def refused(top: int) -> set[str]:
+        profiles = [{"B": Range(1, 1, 1), "T": Range(4, 64, top)}]
+        return {why for why in sites.find(graph, given, Attention(_int8.ATTENTION, profiles)).refused.values() if "places" in why}
+
+    assert refused(2051) == set()
+    assert refused(2052) == {"no int8 kernel for attention over 513 places, only up to 512: see --profile"}
 
 
 def test_convolutions_pooled_vectors_and_scaled_gemms_are_left() -> None:
