@@ -15,7 +15,7 @@ import bertc
 from bertc.cli import run
 from bertc.errors import BuildFailed
 from bertc.graph import load
-from bertc.targets import BuildRequest, _int8, _kernels, _trt
+from bertc.targets import BuildRequest, Int8Attention, _int8, _kernels, _trt, tensorrt_rtx
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "plain"))
 import models
@@ -151,6 +151,19 @@ def test_where_nothing_fits_the_fp16_engine_is_the_one_that_fp16_builds(export: 
     assert fallen.precision == "fp16"
     assert (fallen.path / "engine.plan").read_bytes() == (half.path / "engine.plan").read_bytes()
     assert "max_drop" in fallen.manifest["recipe"]["budget"]
+
+
+def test_attention_over_more_places_than_its_kernel_takes_is_half_and_that_is_said(
+    export: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model takes 40 places; what is not known of longer ones here is in benchmarks/bench_attention.py."""
+    monkeypatch.setattr(tensorrt_rtx, "INT8_ATTENTION", Int8Attention(39, (16,)))
+    words = ["build", str(export), "--target", TARGET, "--int8", "static", "--data", str(texts), "--no-verify"]
+    assert run([*words, "-o", str(tmp_path / "out")]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "no int8 kernel for attention over 40 places, only up to 39: see --profile" in said
+    gemms = json.loads((tmp_path / "out" / "manifest.json").read_text("utf-8"))["engine"]["gemms"]
+    assert gemms["asked"] == gemms["int8"] == 8, "the four projections of two layers"
 
 
 def test_building_again_gives_the_same_plan(export: Path, texts: Path, built: bertc.Artifact, tmp_path: Path) -> None:
