@@ -146,6 +146,11 @@ def test_data_that_the_model_cannot_be_fed_is_refused_before_any_long_work(tmp_p
     assert cli.run([*asked, "--int8", "static"]) == 2
     said = capsys.readouterr().err
     assert "t.txt holds text, but the model has no tokenizer" in said and "check export" not in said
+    (tmp_path / "wavs").mkdir()
+    (tmp_path / "wavs" / "a.wav").write_bytes(b"RIFF")
+    assert cli.run([*asked[:-3], str(tmp_path / "wavs"), *asked[-2:], "--int8", "static"]) == 2
+    said = capsys.readouterr().err
+    assert "wavs holds audio, but the model has no audio preprocessor" in said and "check export" not in said
 
 
 def test_a_model_whose_gemms_are_all_too_thin_is_refused(tmp_path: Path, capsys: Capture) -> None:
