@@ -185,8 +185,12 @@ def rounded(x: np.ndarray, scale: float) -> np.ndarray:
 
 
 def quantise(weights: np.ndarray, top: int = QMAX) -> tuple[np.ndarray, np.ndarray]:
-    """(integers as float32 [K,N], scale of each column [N]): symmetric, round half to even, the scale a float16."""
-    scales = np.maximum(np.abs(weights).max(axis=0) / top, SMALLEST).astype(np.float16).astype(np.float32)
+    """(integers as float32 [K,N], scale of each column [N]): symmetric, round half to even, the scale a float16.
+
+    A column of zeros has the scale 1: one too small for float16 would keep the GEMM in float32.
+    """
+    reach = np.abs(weights).max(axis=0)
+    scales = np.where(reach > 0, np.maximum(reach / top, SMALLEST), 1).astype(np.float16).astype(np.float32)
     return np.clip(np.rint(weights / scales), -top, top), scales
 
 

@@ -54,7 +54,7 @@ def _fit_site(site: Site, nodes: list[ir.Node], stats: Sampled) -> Fitted:
 
 def quantise(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(float8_e4m3fn [K,N], float32 scale of each column [N], each a float16)."""
-    scales = np.array([half(reach / TOP) for reach in np.abs(weights).max(axis=0)], np.float32)
+    scales = np.array([half(reach / TOP) if reach else 1.0 for reach in np.abs(weights).max(axis=0)], np.float32)
     return _stored(weights, scales), scales
 
 

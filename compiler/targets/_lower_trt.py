@@ -14,7 +14,7 @@ and v; on the packed projection, one over all three. A query bias of zero costs 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,11 +23,15 @@ import onnx_ir as ir
 from ..bodies import attention as packed
 from ..bodies import embeddings as lookups
 from ..builder import Body, inputs
+from ._int8 import ATTENTION
 from ._lower_trt_conv import conv1d_gelu
 
 SWAP = (1, 0, 2)  # [B,S,H] <-> [S,B,H]
-# The fused attention kernel reads heads in place only where they are aligned; others are cheaper packed and copied once.
+# The fused attention kernel reads heads in place only where they are aligned. Others are made wider by zeros in the weights,
+# which changes no score and no result, where that makes them no more than so many times as wide (26 of TinyBERT: 32).
 ALIGNED = 8
+WIDER = 1.34
+LARGEST = 257  # beyond it there is no fused kernel
 TURING = "sm75"
 
 
@@ -102,30 +106,39 @@ def score_mask(op: Any, node: ir.Node) -> Sequence[ir.Value]:
 def attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     """FusedAttention: three projections without bias become one batched kernel; the query's bias stands behind its Transpose."""
     x, mask, *_ = inputs(node, 6)
-    parts = Parts(node)
-    if parts.size % ALIGNED or len(x.shape) != 3:
+    parts = Parts(node, range(ALIGNED, LARGEST, ALIGNED))
+    if parts.width % ALIGNED or len(x.shape) != 3:
         return packed_attention(op, node)
-    turned, split = op.Transpose(x, perm=SWAP), constant(op, node, "split", np.array([0, 0, parts.heads, parts.size], np.int64))
+    turned, split = op.Transpose(x, perm=SWAP), constant(op, node, "split", np.array([0, 0, parts.heads, parts.width], np.int64))
     q, k, v = (
         op.Transpose(op.Reshape(op.MatMul(turned, parts.weight(op, name)), split), perm=perm)
         for name, perm in (("q", (1, 2, 0, 3)), ("k", (1, 2, 3, 0)), ("v", (1, 2, 0, 3)))
     )
     bias = parts.query_bias()
     if bias is not None:
-        q = op.Add(q, constant(op, node, "q_bias", bias.reshape(1, parts.heads, 1, parts.size)))
+        q = op.Add(q, constant(op, node, "q_bias", bias.reshape(1, parts.heads, 1, parts.width)))
     return [_finish(op, node, parts, q, k, v, mask, parts.output_bias())]
 
 
 def packed_attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     """FusedAttention where the compiler has to copy q, k and v anyway (Turing, odd head sizes): one projection, one copy."""
+    return _packed(op, node, ())
+
+
+def quantised_attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
+    """FusedAttention in the packed form, its heads as wide as those that an int8 kernel is made for."""
+    return _packed(op, node, ATTENTION.sizes)
+
+
+def _packed(op: Any, node: ir.Node, widths: Iterable[int]) -> Sequence[ir.Value]:
     x, mask, _, bias, _, out_bias = inputs(node, 6)
     if len(x.shape) != 3:
         return packed.body(op, node)
-    parts = Parts(node)
+    parts = Parts(node, widths)
     y = op.MatMul(op.Transpose(x, perm=SWAP), parts.weight(op, "qkv"))
     if bias is not None:
         y = op.Add(y, constant(op, node, "qkv_bias", parts.packed_bias()))
-    heads = op.Reshape(y, constant(op, node, "split", np.array([0, 0, 3 * parts.heads, parts.size], np.int64)))
+    heads = op.Reshape(y, constant(op, node, "split", np.array([0, 0, 3 * parts.heads, parts.width], np.int64)))
     q, k, v = op.Split(heads, axis=2, num_outputs=3, _outputs=3)
     q, k, v = (op.Transpose(t, perm=perm) for t, perm in ((q, (1, 2, 0, 3)), (k, (1, 2, 3, 0)), (v, (1, 2, 0, 3))))
     return [_finish(op, node, parts, q, k, v, mask, None if out_bias is None else out_bias.const_value.numpy())]
@@ -138,47 +151,73 @@ def _finish(
     scores = op.MatMul(q, k)
     scores = scores if mask is None else op.Add(scores, mask)
     context = op.Transpose(op.MatMul(op.Softmax(scores, axis=-1), v), perm=(2, 0, 1, 3))
-    merged = op.Reshape(context, constant(op, node, "merge", np.array([0, 0, parts.heads * parts.size], np.int64)))
-    y = op.MatMul(merged, node.inputs[4])
+    merged = op.Reshape(context, constant(op, node, "merge", np.array([0, 0, parts.heads * parts.width], np.int64)))
+    y = op.MatMul(merged, parts.out(op))
     return op.Transpose(y if bias is None else op.Add(y, constant(op, node, "out_bias", bias)), perm=SWAP)
 
 
 class Parts:
-    """The packed weights of a FusedAttention taken apart again, with the scale and the biases where they cost least."""
+    """The packed weights of a FusedAttention taken apart again, with the scale and the biases where they cost least.
 
-    def __init__(self, node: ir.Node) -> None:
+    `size` of a head; `width` is what it is made by zeros, the first of `widths` that it fits in and that is not far from it.
+    """
+
+    def __init__(self, node: ir.Node, widths: Iterable[int] = ()) -> None:
         _, _, w, b, wo, bo = inputs(node, 6)[:6]
         self.w, self.b, self.wo, self.bo, self.prefix = w, b, wo, bo, str(node.name)
         self.heads = node.attributes["num_heads"].as_int()
         self.scale = np.float32(node.attributes.get_float("scale", 1.0))
         self.size = int(w.shape[1]) // 3 // self.heads
+        self.width = next((wide for wide in widths if self.size <= wide <= WIDER * self.size), self.size)
 
     def weight(self, op: Any, name: str) -> ir.Value:
         """Wq (scaled), Wk, Wv or all three, cut out when they are read: the source holds them already."""
 
-        def load() -> ir.TensorProtocol:
+        def load() -> np.ndarray:
             array = self.w.const_value.numpy()
             width = array.shape[1] // 3
             if name == "qkv":
-                return ir.tensor(np.concatenate([array[:, :width] * self.scale, array[:, width:]], axis=1))
+                return self._widened(np.concatenate([array[:, :width] * self.scale, array[:, width:]], axis=1))
             part = array[:, "qkv".index(name) * width :][:, :width]
-            return ir.tensor(part * self.scale if name == "q" else np.ascontiguousarray(part))
+            return self._widened(part * self.scale if name == "q" else part)
 
-        depth, width = (int(n) for n in self.w.shape)
-        shape = ir.Shape([depth, width if name == "qkv" else width // 3])
-        full = f"{self.prefix}/W{name}"
-        return op.initializer(ir.LazyTensor(load, dtype=ir.DataType.FLOAT, shape=shape, name=full, cache=False), name=full)
+        return self._lazy(op, f"W{name}", (int(self.w.shape[0]), len(name) * self.heads * self.width), load)
+
+    def out(self, op: Any) -> ir.Value:
+        """Wo, with rows of zeros for what heads are wider by."""
+        if self.width == self.size:
+            return self.wo
+        shape = self.heads * self.width, int(self.wo.shape[1])
+        return self._lazy(op, "Wo", shape, lambda: self._widened(self.wo.const_value.numpy().T).T)
+
+    def _lazy(self, op: Any, name: str, shape: tuple[int, int], load: Callable[[], np.ndarray]) -> ir.Value:
+        full = f"{self.prefix}/{name}"
+
+        def made() -> ir.TensorProtocol:
+            return ir.tensor(np.ascontiguousarray(load()))
+
+        return op.initializer(
+            ir.LazyTensor(made, dtype=ir.DataType.FLOAT, shape=ir.Shape(shape), name=full, cache=False), name=full
+        )
+
+    def _widened(self, array: np.ndarray) -> np.ndarray:
+        """[..., heads * size] with zeros behind the numbers of each head; of q, k and v together, too."""
+        if self.width == self.size:
+            return array
+        apart = array.reshape(*array.shape[:-1], -1, self.size)
+        wide = np.pad(apart, [(0, 0)] * (apart.ndim - 1) + [(0, self.width - self.size)])
+        return wide.reshape(*array.shape[:-1], -1)
 
     def query_bias(self) -> np.ndarray | None:
         """bq * scale, None where it is absent or zero."""
         if self.b is None:
             return None
         bias = np.split(self.b.const_value.numpy(), 3)[0] * self.scale
-        return bias if bias.any() else None
+        return self._widened(bias) if bias.any() else None
 
     def packed_bias(self) -> np.ndarray:
         q, k, v = np.split(self.b.const_value.numpy(), 3)
-        return np.concatenate([q * self.scale, k, v])
+        return self._widened(np.concatenate([q * self.scale, k, v]))
 
     def output_bias(self) -> np.ndarray | None:
         """bo + bv @ Wo, in float64 until it is stored."""
@@ -226,4 +265,6 @@ def lowerings(sms: Sequence[str] = (), quantised: bool = False) -> Mapping[str, 
     from . import _lower_trt_past, _lower_trt_positions  # they are made of what stands here
 
     table = {**LOWERINGS, **_lower_trt_positions.LOWERINGS, **_lower_trt_past.LOWERINGS}
-    return {**table, "FusedAttention": packed_attention} if TURING in sms or quantised else table
+    if quantised:
+        return {**table, "FusedAttention": quantised_attention}
+    return {**table, "FusedAttention": packed_attention} if TURING in sms else table

@@ -15,11 +15,11 @@ COMPILER = ROOT / "compiler"
 ORDER = (
     "__main__ cli commands fleet pipeline doctor inspection_diff inspection bench baselines recipe_file page calibrate "
     "quant work timings explaining verification smallest drift boundaries bisection putback originals export_check fuse "
-    "opset recipe report targets prove proof_feeds activations subgraph canonical fusions cleanup dims sizes shapes families "
-    "limits rewrite ranges places meter artifact precision value_ranges source onnx_source torch_export heads exported assets hub "
-    "checkpoint factory reference metrics closeness scores confidence decisions goldens rows tensor_stats thresholds "
-    "histogram buckets traffic readers labels tables data text progress runner padding profiles bodies builder plots graph "
-    "origin onnx_file collector errors"
+    "opset recipe report targets prove proof_feeds activations subgraph canonical fusions cleanup dims sizes shapes "
+    "families limits rewrite ranges places meter artifact precision value_ranges source onnx_source torch_export heads "
+    "exported assets hub checkpoint factory reference metrics closeness scores confidence decisions goldens rows "
+    "tensor_stats thresholds histogram buckets traffic readers labels tables data text progress runner padding profiles "
+    "bodies builder plots graph origin onnx_file collector errors"
 ).split()
 TORCH_ALLOWED = {"torch_export.py", "heads.py", "factory.py", "baselines.py"}
 

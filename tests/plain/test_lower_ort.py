@@ -16,7 +16,12 @@ from bertc.graph import Graph, module_path, save
 from bertc.reference import ReferenceRunner
 from bertc.targets import _lower_ort, _lower_trt, _trt_graph
 
-TABLES = {"ort": _lower_ort.LOWERINGS, "trt": _lower_trt.lowerings(), "trt-turing": _lower_trt.lowerings(("sm75",))}
+TABLES = {
+    "ort": _lower_ort.LOWERINGS,
+    "trt": _lower_trt.lowerings(),
+    "trt-turing": _lower_trt.lowerings(("sm75",)),
+    "trt-quantised": _lower_trt.lowerings(quantised=True),
+}
 
 
 def lowered(graph: Graph, table: str) -> Graph:
@@ -29,9 +34,11 @@ def relative(got: np.ndarray, wanted: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("table", TABLES)
-@pytest.mark.parametrize("graph", ["plain", "no query bias", "odd heads"])
+@pytest.mark.parametrize("graph", ["plain", "no query bias", "heads of 13", "heads of 9"])
 def test_equal_to_the_canonical_bodies(table: str, graph: str) -> None:
-    source = fused.encoder(query_bias=graph != "no query bias", size=13 if graph == "odd heads" else fused.SIZE)
+    """13 is made 16 where the compiler reads heads in place, 9 is left."""
+    size = int(graph.split()[-1]) if graph.startswith("heads") else fused.SIZE
+    source = fused.encoder(query_bias=graph != "no query bias", size=size)
     truth, found = ReferenceRunner(canonical.expand(source)), ReferenceRunner(lowered(source, table))
     for kind in fused.KINDS:
         for rows, length in fused.SIZES:
@@ -51,6 +58,16 @@ def test_fp16_keeps_the_direction(table: str) -> None:
         (wanted,), (got,) = truth.run(feeds).values(), found.run(feeds).values()
         cosine = (wanted * got).sum(1) / np.linalg.norm(wanted, axis=1) / np.linalg.norm(got, axis=1)
         assert cosine.min() >= 0.99999
+
+
+WIDTHS = {"trt": {13: 16, 26: 32, 9: 9}, "trt-turing": {13: 13}, "trt-quantised": {26: 32, 20: 20}, "ort": {13: 13}}
+
+
+@pytest.mark.parametrize(("table", "size", "wide"), [(name, *each) for name, widths in WIDTHS.items() for each in widths.items()])
+def test_how_wide_heads_are_made(table: str, size: int, wide: int) -> None:
+    graph = lowered(fused.encoder(layers=1, size=size), table).model.graph
+    splits = {name: value.const_value.numpy().tolist() for name, value in graph.initializers.items() if name.endswith("/split")}
+    assert {split[-1] for split in splits.values()} == {wide}
 
 
 def test_trt_graph_is_length_first_with_one_swap_at_each_end() -> None:

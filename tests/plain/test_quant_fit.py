@@ -10,6 +10,7 @@ from quantising import fake, fitted, layer, rows, seen
 from test_precision import graph_of
 
 from bertc.quant import fit as fitting
+from bertc.quant import fp8
 from bertc.quant.observe import Sampled
 from bertc.quant.sites import GEMM
 from bertc.tensor_stats import Place
@@ -53,6 +54,13 @@ def test_weights_stay_within_their_bits_and_scales_are_halves(seed: int, bits: i
     large = scales > fitting.SMALLEST
     allowed = scales / 2 + np.abs(w).max(axis=0) * 2**-7  # half a step, and the clip of a scale that was rounded to six digits
     assert (np.abs(values * scales - w)[:, large] <= allowed[large]).all()
+
+
+def test_a_column_of_zeros_has_a_scale_that_float16_holds() -> None:
+    weights = np.array([[0.5, 0, -2], [1, 0, 1]], np.float32)
+    for values, scales in (fitting.quantise(weights), fp8.quantise(weights)):
+        assert scales[1] == 1 and not values[:, 1].astype(np.float32).any()
+        np.testing.assert_allclose(values.astype(np.float32) * scales, weights, rtol=0.07)
 
 
 def test_seven_bits_cannot_saturate_a_pair_of_products_and_eight_can() -> None:

@@ -43,8 +43,10 @@ def test_outside_the_layers_are_embeddings_mask_and_the_last_norms_second_half(t
     assert found["count"] == sum(found["layers"]) + found["rest"] == 4 * 8 + 4  # and the head
 
 
-def test_heads_of_odd_size_take_the_packed_form(tmp_path: Path) -> None:
-    assert kernels(fused.encoder(layers=4, size=13), "fp16", tmp_path)["layers"][1:3] == [9, 9]
+@pytest.mark.parametrize(("size", "wanted"), [(13, 8), (26, 8), (9, 9)])
+def test_heads_of_odd_size_are_made_wider_or_take_the_packed_form(size: int, wanted: int, tmp_path: Path) -> None:
+    """13 becomes 16 and 26 (TinyBERT) 32; 9 would be nearly twice as much work."""
+    assert kernels(fused.encoder(layers=4, size=size), "fp16", tmp_path)["layers"][1:3] == [wanted, wanted]
 
 
 def test_turing_takes_the_packed_form(tmp_path: Path) -> None:
