@@ -73,16 +73,17 @@ def ray_workers_with_a_task(head: int) -> list[int]:
 
 
 def kill_once(head: int, killed: list[int]) -> None:
-    """SIGKILL to the first Ray worker that works on a task."""
-    deadline = time.monotonic() + 60
+    """SIGKILL to the first Ray worker that works on a task, and still does a little later: in the middle of the stage."""
+    deadline, before = time.monotonic() + 60, set[int]()
     while time.monotonic() < deadline:
-        if workers := ray_workers_with_a_task(head):
-            time.sleep(0.3)  # into the stage
-            tasks = below(workers[0])
-            os.kill(workers[0], signal.SIGKILL)
-            killed += [workers[0], *tasks]
-            return
-        time.sleep(0.02)
+        workers = ray_workers_with_a_task(head)
+        for worker in before.intersection(workers):
+            if tasks := below(worker):
+                os.kill(worker, signal.SIGKILL)
+                killed += [worker, *tasks]
+                return
+        before = set(workers)
+        time.sleep(0.2)
 
 
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(tmp_path: Path, cluster: tuple[str, int]) -> None:
