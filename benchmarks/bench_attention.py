@@ -65,10 +65,11 @@ def wider() -> str:
 
 
 def _widened(source: Path, data: Path, size: int) -> list[str]:
-    wide = next((w for w in range(8, 257, 8) if size <= w <= _lower_trt.WIDER * size), size)
     out = source.parent / "built"
     (half,) = bertc.build(source, out, targets=["tensorrt-rtx:sm89=fp16"], profiles=PROFILE, verify=False, force=True)
     ranges, graph = half.profiles, half.graph()
+    splits = (v.const_value for name, v in graph.model.graph.initializers.items() if name.endswith("/split"))
+    wide = max(int(split.numpy()[-1]) for split in splits if split is not None)
     request = BuildRequest(graph, out / "graph.onnx", out, "fp16", ("sm89",), ranges)
     found = worth.engine(graph, half.manifest["engine"], request)
     options = {"targets": ["tensorrt-rtx:sm89=int8-static"], "profiles": PROFILE, "verify": False, "data": data}

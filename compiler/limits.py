@@ -21,6 +21,7 @@ from .runner import Feeds, Outputs
 
 ODD = 15  # above the smallest size; and a size of its own for each dimension
 REFUSING = re.compile(r"running (\w+) node\. Name:'([^']*)'")  # as ONNX Runtime words it
+NO_MEMORY = re.compile(r"allocat|bad_alloc", re.IGNORECASE)
 
 
 def measured(graph: Graph, dims: Mapping[str, Dim], run: Callable[[Feeds], Outputs]) -> tuple[dict[str, Dim], list[str]]:
@@ -74,6 +75,8 @@ class _Search:
         except (BertcError, OSError, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001  ONNX Runtime raises a dozen classes of its own
+            if NO_MEMORY.search(str(error)):
+                return ""  # the machine's limit and not the model's: the check of the export runs into it again, and tells it
             named = REFUSING.search(str(error))
             return f"{named[1]} {named[2]!r} fails at {size}" if named else f"{type(error).__name__} at {size}"
         empty = [name for name, array in answers.items() if not array.size]

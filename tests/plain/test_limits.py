@@ -100,6 +100,19 @@ def test_a_crash_that_is_none_of_the_runtime_is_not_hidden(tmp_path: Path) -> No
         limits.measured(graph, dims, full)
 
 
+def test_what_there_is_no_memory_for_is_no_limit_of_the_model(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx", 512)
+    graph, dims, _ = onnx_source.open_graph(path)
+    run = onnx_source.runner(path)
+
+    def small(feeds: Feeds) -> Outputs:
+        if feeds["ids"].shape[1] > 100:
+            raise RuntimeError("bfc_arena.cc:376 Failed to allocate memory for requested buffer of size 9")
+        return run(feeds)
+
+    assert limits.measured(graph, dims, small) == (dims, [])
+
+
 def test_a_build_says_the_limit_and_keeps_to_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path / "m.onnx", 40)
     assert open_source(str(path)).dims["length"].max == 40
