@@ -52,15 +52,7 @@ def wider() -> str:
                 _lower_trt.WIDER = most
                 rows.append(_widened(source, data, size))
     _lower_trt.WIDER = kept
-    head = [
-        "size of a head",
-        "made",
-        "kernels fp16",
-        "MiB moved at 8x128",
-        "GFLOP",
-        "kernels int8",
-        "attentions in one int8 kernel",
-    ]
+    head = ["size of a head", "made", "kernels fp16", "MiB moved at 8x128", "GFLOP", "kernels int8"]
     return f"The same with heads that are not aligned, as they are and made wider by zeros in the weights:\n\n{table(head, rows)}"
 
 
