@@ -9,7 +9,7 @@ import platform
 import sys
 from pathlib import Path
 
-from bertc.report import versions
+from bertc.report.document import versions
 
 HERE = Path(__file__).parent
 HEAD = """# Benchmarks

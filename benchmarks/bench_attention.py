@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import bertc
-from bertc.quant import worth
-from bertc.source import open_source
-from bertc.targets import BuildRequest, Int8Attention, _lower_trt, tensorrt_rtx
+from bertc.quant import engine_choice as worth
+from bertc.source.opening import open_source
+from bertc.targets import BuildRequest, Int8Attention, tensorrt_rtx
+from bertc.targets._tensorrt import lower_attention as _lower_trt
 
 from .bench_lowbit import write
 from .tools import table

@@ -20,9 +20,11 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from bertc import calibrate, data, verification
-from bertc.graph import save
-from bertc.source import Source, open_source
+from bertc.data import synthetic as data
+from bertc.graph.model import save
+from bertc.quant.calibration import command as calibrate
+from bertc.source.opening import Source, open_source
+from bertc.verify import verdict as verification
 
 from . import tools
 from .real_text import sentences

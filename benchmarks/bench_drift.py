@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from bertc import graph, origin
+from bertc.graph import model as graph
+from bertc.graph import provenance as origin
 
 from .tools import run as process
 from .tools import table

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import bertc
-from bertc.graph import hash_file
+from bertc.graph.model import hash_file
 
 from .real_text import sentences
 from .tools import BERTC, MODEL, table
@@ -56,7 +56,7 @@ def _row(name, golden, real) -> list[str]:  # type: ignore[no-untyped-def]
 
 
 def _kernels(path: Path) -> list[str]:
-    from bertc.artifact import open_artifact
+    from bertc.artifact.manifest import open_artifact
 
     engine = open_artifact(path).manifest["engine"]
     listed, gemms = engine["kernels"], engine["gemms"]

@@ -8,8 +8,11 @@ Without a query bias (`no bq`) a layer needs one kernel less.
 
 from __future__ import annotations
 
-from bertc import canonical, fuse, targets
-from bertc.targets import _lower_trt, _trt_graph
+from bertc import targets
+from bertc.fusions import engine as fuse
+from bertc.ops import expand as canonical
+from bertc.targets._tensorrt import layout as _trt_graph
+from bertc.targets._tensorrt import lower_attention as _lower_trt
 
 from .bench_kernels import MODES, Count, count
 from .models import exported

@@ -20,18 +20,21 @@ from pathlib import Path
 import onnxruntime as ort
 
 import bertc
-from bertc import data, fuse, profiles, quant, targets
-from bertc.confidence import Measure
-from bertc.graph import Graph, load
-from bertc.metrics import Comparison, Result
+from bertc import quant, targets
+from bertc.core import spec as profiles
+from bertc.data import synthetic as data
+from bertc.fusions import engine as fuse
+from bertc.graph.model import Graph, load
+from bertc.precision._value_ranges import Evidence
 from bertc.quant import Quantised
 from bertc.quant.fit import Fitted
 from bertc.quant.insert import insert
 from bertc.quant.sites import ATTENTION
-from bertc.reference import ReferenceRunner
-from bertc.runner import Feeds, Outputs
-from bertc.source import Source, SourceOptions, open_source
-from bertc.value_ranges import Evidence
+from bertc.runtime.reference import ReferenceRunner
+from bertc.runtime.runner import Feeds, Outputs
+from bertc.source.opening import Source, SourceOptions, open_source
+from bertc.verify.comparison import Comparison, Result
+from bertc.verify.intervals import Measure
 
 from . import int8_engines as engines
 from . import int8_peers as peers

@@ -1,6 +1,6 @@
 """Float32 islands in fp16, from data
 
-A model built to overflow (`tests/plain/overflowing.py`: a LayerNorm input of 1e5, a mask of -1e9, a logit of 70,000) and
+A model built to overflow (`tests/helpers/overflowing.py`: a LayerNorm input of 1e5, a mask of -1e9, a logit of 70,000) and
 all-MiniLM-L6-v2, lowered for TensorRT-RTX sm89: without data (rules and constants alone) and with what the values of the
 synthetic samples of a build demand. Accuracy is that of the graph with emulated rounding, kernels are those of the compiled
 engine; no engine was run. The second table leaves out each island that the data demands, alone (`compiler/smallest.py`), and
@@ -24,20 +24,25 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from bertc import data, fuse, onnx_source, precision, smallest, targets, verification
-from bertc.graph import Graph, save
-from bertc.metrics import Comparison
+from bertc import precision, targets
+from bertc.core.spec import Range
+from bertc.data import synthetic as data
+from bertc.fusions import engine as fuse
+from bertc.graph.model import Graph, save
 from bertc.precision import Typed, _islands, _typed, fp16
-from bertc.profiles import Range
-from bertc.reference import ReferenceRunner
-from bertc.source import open_source
+from bertc.precision import _smallest as smallest
+from bertc.precision._value_ranges import Evidence, Wanted, measure
+from bertc.runtime.reference import ReferenceRunner
+from bertc.source import onnx_file as onnx_source
+from bertc.source.opening import open_source
 from bertc.targets import BuildRequest, tensorrt_rtx
-from bertc.value_ranges import Evidence, Wanted, measure
+from bertc.verify import verdict as verification
+from bertc.verify.comparison import Comparison
 
 from .real_text import sentences
 from .tools import MODEL, table
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "plain"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
 import overflowing
 
 RTX = targets.parse_spec("tensorrt-rtx:sm89")

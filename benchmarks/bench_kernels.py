@@ -16,10 +16,16 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from bertc import canonical, precision
-from bertc.graph import Graph, module_path, save
-from bertc.profiles import Profile, Range
-from bertc.targets import BuildRequest, _kernels, _lower_trt, _trt, _trt_graph
+from bertc import precision
+from bertc.core.spec import Profile, Range
+from bertc.graph.model import Graph, save
+from bertc.graph.provenance import module_path
+from bertc.ops import expand as canonical
+from bertc.targets import BuildRequest
+from bertc.targets._tensorrt import adapter as _trt
+from bertc.targets._tensorrt import kernel_log as _kernels
+from bertc.targets._tensorrt import layout as _trt_graph
+from bertc.targets._tensorrt import lower_attention as _lower_trt
 
 from .tools import MODEL, table
 
@@ -38,8 +44,8 @@ class Count:
 
 
 def run() -> str:
-    from bertc import fuse
-    from bertc.source import open_source
+    from bertc.fusions import engine as fuse
+    from bertc.source.opening import open_source
 
     source = open_source(str(MODEL))
     fused = fuse.fuse(source.graph, source.dims).graph

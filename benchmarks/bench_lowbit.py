@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 import bertc
-from bertc import data
-from bertc.errors import BertcError
-from bertc.source import Source, open_source
+from bertc.core.errors import BertcError
+from bertc.data import synthetic as data
+from bertc.source.opening import Source, open_source
 
 from . import exporting, zoo
 from .tools import table

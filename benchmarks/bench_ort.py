@@ -20,9 +20,9 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
-from bertc import fuse
-from bertc.graph import save
-from bertc.source import Source, open_source
+from bertc.fusions import engine as fuse
+from bertc.graph.model import save
+from bertc.source.opening import Source, open_source
 from bertc.targets import onnxruntime as target
 
 from .tools import MODEL, table

@@ -62,9 +62,15 @@ def _rows(name: str, found: dict[str, Any], wanted: int) -> list[list[str]]:
 
 def measure(path: Path) -> dict[str, Any]:
     """Stages of one model: wall seconds, CPU seconds, peak MiB."""
-    from bertc import cleanup, data, export_check, fuse, metrics, onnx_source, targets
-    from bertc.reference import ReferenceRunner
-    from bertc.source import Source
+    from bertc import targets
+    from bertc.data import synthetic as data
+    from bertc.fusions import engine as fuse
+    from bertc.graph import normalize as cleanup
+    from bertc.runtime.reference import ReferenceRunner
+    from bertc.source import onnx_file as onnx_source
+    from bertc.source.opening import Source
+    from bertc.verify import comparison as metrics
+    from bertc.verify import export as export_check
 
     stages: dict[str, list[float]] = {}
 

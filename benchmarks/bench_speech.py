@@ -7,12 +7,18 @@ CTC head: 12 layers, 94 million seeded random weights (a count depends on shapes
 
 from __future__ import annotations
 
-from bertc import canonical, fuse, precision, torch_export
-from bertc.factory import FactoryModel, dims_of
-from bertc.graph import Graph, module_path
-from bertc.profiles import Range
+from bertc import precision
+from bertc.core.spec import Range
+from bertc.fusions import engine as fuse
+from bertc.graph.model import Graph
+from bertc.graph.provenance import module_path
+from bertc.ops import expand as canonical
 from bertc.recipes import wav2vec2_speech as speech
-from bertc.targets import _kernels, _lower_trt, _trt_graph
+from bertc.source import torch_export
+from bertc.source.factory import FactoryModel, dims_of
+from bertc.targets._tensorrt import kernel_log as _kernels
+from bertc.targets._tensorrt import layout as _trt_graph
+from bertc.targets._tensorrt import lower_attention as _lower_trt
 
 from .bench_kernels import MODES, build
 from .tools import table

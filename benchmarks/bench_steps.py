@@ -1,6 +1,6 @@
 """Kernels of a decoder's step with its cache
 
-One token more, by real architectures of two layers with random weights and biases (`tests/plain/seq2seq.py`), the cache in and
+One token more, by real architectures of two layers with random weights and biases (`tests/helpers/seq2seq.py`), the cache in and
 out as two tensors a layer: kernels that TensorRT-RTX compiles for sm89 in fp16, of the exported graph and of the fused one.
 """
 
@@ -15,7 +15,7 @@ import bertc
 from .tools import table
 
 STEPS = {"GPT-2": "gpt2_step", "BERT as decoder": "bert_step"}
-FACTORIES = Path(__file__).parent.parent / "tests" / "plain"
+FACTORIES = Path(__file__).parent.parent / "tests" / "helpers"
 
 
 def run() -> str:

@@ -18,10 +18,13 @@ from typing import Any
 import numpy as np
 
 import bertc
-from bertc import bench, buckets, profiles, timings, traffic
-from bertc.profiles import Profile
-from bertc.text import Encoder
-from bertc.timings import Shape, Timing
+from bertc.bench import interleaved as bench
+from bertc.bench import timings
+from bertc.bench.timings import Shape, Timing
+from bertc.core import spec as profiles
+from bertc.core.spec import Profile
+from bertc.data.tokenizer import Encoder
+from bertc.serve import buckets, traffic
 
 from .real_text import sentences
 from .tools import MODEL, table

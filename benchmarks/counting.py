@@ -129,7 +129,7 @@ def distances(name: str, exporter: str, source: Path, made: Path) -> dict[str, f
 
 def _bertc(source: Path, made: Path, row: zoo.Row) -> dict[str, Any]:
     """Fuse by the public path, every match proven; the file holds the canonical bodies as functions."""
-    from bertc import fuse
+    from bertc.fusions import engine as fuse
 
     graph, fused = fuse.fuse_file(source, made, force=True, prove=True, rules_file=None)
     return {

@@ -21,11 +21,14 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from bertc import families, fuse, onnx_source
-from bertc.errors import BertcError
-from bertc.fuse import Fused
-from bertc.graph import Graph, module_path
-from bertc.profiles import Dim
+from bertc.core.errors import BertcError
+from bertc.core.spec import Dim
+from bertc.fusions import engine as fuse
+from bertc.fusions import families
+from bertc.fusions.engine import Fused
+from bertc.graph.model import Graph
+from bertc.graph.provenance import module_path
+from bertc.source import onnx_file as onnx_source
 
 from . import zoo
 

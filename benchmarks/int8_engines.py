@@ -9,15 +9,16 @@ import tempfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from bertc import precision, profiles
-from bertc.errors import BuildFailed
-from bertc.graph import Graph, load, save
+from bertc import precision
+from bertc.core import spec as profiles
+from bertc.core.errors import BuildFailed
+from bertc.graph.model import Graph, load, save
+from bertc.precision._value_ranges import Evidence
 from bertc.quant.fit import Fitted
 from bertc.quant.insert import insert
 from bertc.quant.sites import ATTENTION, Site
-from bertc.source import Source
+from bertc.source.opening import Source
 from bertc.targets import BuildRequest, Built, tensorrt_rtx
-from bertc.value_ranges import Evidence
 
 from .tools import table
 

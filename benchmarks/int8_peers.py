@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from bertc import data
-from bertc.source import Source
-from bertc.verification import preprocessors
+from bertc.data import synthetic as data
+from bertc.source.opening import Source
+from bertc.verify.verdict import preprocessors
 
 PYTHON = "BERTC_MODELOPT_PYTHON"  # the interpreter of an environment with nvidia-modelopt[onnx]
 # What NVIDIA's README calls; prints its own version and the seconds of the one call.
@@ -40,7 +40,7 @@ def batches(source: Source, texts: Sequence[str], batch: int, longest: int) -> I
 
 
 def _range(longest: int) -> Any:
-    from bertc.profiles import Range
+    from bertc.core.spec import Range
 
     return Range(1, min(LENGTH, longest), longest)
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bertc.graph import Graph, save
-from bertc.profiles import Dim
+from bertc.core.spec import Dim
+from bertc.graph.model import Graph, save
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 XLMR = {"vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1}
@@ -30,9 +30,10 @@ def exported(name: str, *, query_bias: bool = True) -> tuple[Graph, dict[str, Di
     import torch
     import transformers
 
-    from bertc import FactoryModel, torch_export
-    from bertc.factory import dims_of
-    from bertc.heads import Features, text_inputs
+    from bertc import FactoryModel
+    from bertc.source import torch_export
+    from bertc.source.factory import dims_of
+    from bertc.source.heads import Features, text_inputs
 
     family, settings = MODELS[name]
     config = getattr(transformers, f"{family}Config")(**settings)

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .artifact import Artifact
-    from .factory import FactoryModel
-    from .runner import Runner
-    from .verification import Verdict
+    from .artifact.manifest import Artifact
+    from .runtime.runner import Runner
+    from .source.factory import FactoryModel
+    from .verify.verdict import Verdict
 
 __version__ = "0.1.0"
 __all__ = ["FactoryModel", "build", "export", "load", "verify"]
@@ -60,7 +60,7 @@ def verify(
 
     With labels in `data`, `.result.measures` are the task's metrics; `budget={"max_drop": 0.005}` judges the first.
     """
-    from .verification import verify as run
+    from .verify.verdict import verify as run
 
     path = Path(data) if data else None
     return run(Path(artifact), data_path=path, against=against, require_engine=require_engine, budget=budget)
@@ -71,7 +71,7 @@ def load(artifact: Name) -> Runner:
 
     Hashes are checked first. Raises `bertc.errors.Missing` where this machine cannot run the engine.
     """
-    from .verification import load as run
+    from .verify.verdict import load as run
 
     return run(Path(artifact))
 
@@ -86,7 +86,7 @@ def _recipe(source: Name, options: dict[str, Any]) -> Any:
     known = {f.name for f in dataclasses.fields(recipe.Recipe)}
     for name in given:
         if name not in known:
-            from .errors import RecipeError, nearest
+            from .core.errors import RecipeError, nearest
 
             raise RecipeError(f"unknown option {name!r}{nearest(name, known)}")
     return dataclasses.replace(recipe.resolve(str(source))[0], **given)
@@ -94,7 +94,7 @@ def _recipe(source: Name, options: dict[str, Any]) -> Any:
 
 def __getattr__(name: str) -> Any:
     if name == "FactoryModel":
-        from .factory import FactoryModel
+        from .source.factory import FactoryModel
 
         return FactoryModel
     raise AttributeError(f"module 'bertc' has no attribute {name!r}")

@@ -1,5 +1,5 @@
 """`python -m bertc` is the command line."""
 
-from .cli import main
+from .cli._main import main
 
 main()

@@ -15,25 +15,32 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import artifact, data, goldens, page, precision, profiles, report, targets, verification
-from . import fuse as fusing
-from .artifact import Artifact
-from .confidence import FAILED
-from .errors import InputError, Missing, NotFused, RecipeError, VerifyFailed
-from .export_check import Proof, check_fused, prove
-from .fuse import Fused
-from .graph import Graph, save
+from . import precision, targets
+from .artifact import goldens
+from .artifact import manifest as artifact
+from .artifact.manifest import Artifact
+from .core import spec as profiles
+from .core.errors import InputError, Missing, NotFused, RecipeError, VerifyFailed
+from .core.progress import Progress
+from .core.spec import Profile
+from .data import synthetic as data
+from .fusions import engine as fusing
+from .fusions.engine import Fused
+from .graph.model import Graph, save
 from .precision import Typed
-from .profiles import Profile
-from .progress import Progress
+from .precision._value_ranges import Evidence
 from .recipe import Recipe, check, choose_targets
-from .source import Source, open_source
+from .report import document as report
+from .report import page
+from .source.opening import Source, open_source
 from .targets import BuildRequest, Built, TargetSpec
-from .value_ranges import Evidence
+from .verify import verdict as verification
+from .verify.export import Proof, check_fused, prove
+from .verify.intervals import FAILED
 
 if TYPE_CHECKING:
     from . import quant
-    from .quant.observe import Observed
+    from .quant.calibration.observe import Observed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +123,7 @@ def choose_profiles(recipe: Recipe, source: Source) -> tuple[Profile, ...]:
 
 def require_data(recipe: Recipe, source: Source, ranges: tuple[Profile, ...], builds: Sequence[Build]) -> None:
     """Before any long work: DataError for data that the model cannot be fed. (A single bad row is told where it is read.)"""
-    from . import rows
+    from .data import unpadded as rows
 
     if recipe.data and any(build.precision in precision.DATA for build in builds):
         limits, encoder, audio = verification.preprocessors(source.graph.inputs, source.dims, source.assets, ranges)
@@ -261,7 +268,7 @@ def weigh(
     made: Compiled, low: quant.Prepared, job: Job, directory: Path, watch: Progress
 ) -> tuple[Compiled, quant.Prepared]:  # fmt: skip
     """The int8 engine, or that of the base precision where int8 is not worth it (see quant/worth.py)."""
-    from .quant import worth
+    from .quant import engine_choice as worth
 
     base = fall_back(made.build)
     with tempfile.TemporaryDirectory(prefix="bertc-") as folder:

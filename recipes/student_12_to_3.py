@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from bertc import FactoryModel
-from bertc.heads import Features
+from bertc.source.heads import Features
 
 LAYERS = (0, 5, 11)
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")

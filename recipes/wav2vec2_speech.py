@@ -12,7 +12,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from bertc.factory import FactoryModel
+from bertc.source.factory import FactoryModel
 
 # wav2vec2-base: the defaults of Wav2Vec2Config. Two frames, the least that can be exported, are 720 samples of 16 kHz audio.
 BASE: dict[str, Any] = {"vocab_size": 32}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from bertc import FactoryModel
-from bertc.heads import Logits
+from bertc.source.heads import Logits
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 250002,

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from .. import verification
-from ..errors import BertcError, CheckFailed
+from ..core.errors import BertcError, CheckFailed
+from ..verify import verdict as verification
 from . import contents, gpus, lock
 from .config import Entry, Fleet
 

@@ -38,10 +38,10 @@ from typing import Any
 from .. import precision as precisions
 from .. import recipe as recipes
 from .. import targets
-from ..errors import RecipeError, nearest
-from ..metrics import Budget
+from ..core.errors import RecipeError, nearest
 from ..recipe import Recipe
 from ..targets import TargetSpec
+from ..verify.comparison import Budget
 from . import gpus
 from .keys import EXPORT_FIELDS, FUSE_FIELDS
 

@@ -11,9 +11,9 @@ import dataclasses
 import re
 
 from .. import targets
-from ..errors import RecipeError, nearest
+from ..core import machine as packages
+from ..core.errors import RecipeError, nearest
 from ..targets import TargetSpec
-from ..targets import _packages as packages
 
 
 @dataclasses.dataclass(frozen=True)

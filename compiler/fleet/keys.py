@@ -15,11 +15,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import hub, report, source, targets
 from .. import precision as precisions
-from ..factory import is_factory
-from ..graph import hash_file
+from .. import targets
+from ..graph.model import hash_file
 from ..recipe import Recipe
+from ..report import document as report
+from ..source import hub
+from ..source import opening as source
+from ..source.factory import is_factory
 from ..targets import TargetSpec
 from . import code, contents
 
@@ -32,24 +35,26 @@ FUSE_FIELDS = ("fuse", "prove", "expect")
 TOOLS = ("python", "numpy", "onnx", "onnx_ir", "onnxscript", "onnxruntime")
 EXPORT_TOOLS = ("torch", "transformers")
 # Where each stage's code begins. Modules that are found by name at run time are named here.
+STAGES_CODE = ("fleet/stages", "artifact/goldens")
+OPERATORS = ("ops/bodies/*", "targets/_tensorrt/lower_*", "targets/_onnxruntime/lower")
 ROOTS = {
-    "export": ("fleet/stages", "source", "export_check", "artifact", "goldens", "targets/null", "precision/fp32"),
-    "fuse": ("fleet/stages", "fuse", "export_check", "goldens", "fusions/*", "bodies/*", "targets/_lower_*"),
-    "calibrate": ("fleet/stages", "quant/prepare", "goldens", "bodies/*", "targets/_lower_*"),
-    "quantise": ("fleet/stages", "quant/prepare", "goldens", "bodies/*", "targets/_lower_*"),
-    "build": ("fleet/stages", "verification", "artifact", "goldens", "bodies/*"),
+    "export": (*STAGES_CODE, "source/opening", "verify/export", "artifact/manifest", "targets/null", "precision/fp32"),
+    "fuse": (*STAGES_CODE, "fusions/engine", "verify/export", "fusions/rules/*", *OPERATORS),
+    "calibrate": (*STAGES_CODE, "quant/prepare", *OPERATORS),
+    "quantise": (*STAGES_CODE, "quant/prepare", *OPERATORS),
+    "build": (*STAGES_CODE, "verify/verdict", "artifact/manifest", "ops/bodies/*"),
 }
 # Code that words, shows or orders things, and the stages before: what those made comes in by its hash.
-NOT_READ = ("recipe", "report", "progress", "doctor", "inspection", "cli", "plots", "page/*", "fleet/__init__", "fleet/keys")
-BEFORE = ("pipeline", "fuse", "source", "export_check")
-FORMS = ("quant/__init__", "quant/contest", "quant/dynamic", "quant/weights", "quant/fp8", "quant/saturation")
-DECIDING = (*FORMS, "quant/fit", "quant/search", "quant/gated", "quant/insert", "quant/worth")
+NOT_READ = ("recipe", "report/*", "report/page/*", "core/progress", "cli/*", "fleet/__init__", "fleet/keys")
+BEFORE = ("pipeline", "fusions/engine", "source/opening", "verify/export")
+FORMS = ("quant/__init__", "quant/timed_choice", "quant/dynamic", "quant/weights", "quant/fp8", "quant/weight_bits")
+DECIDING = (*FORMS, "quant/fit", "quant/search", "quant/gated", "quant/insert", "quant/engine_choice")
 ELSEWHERE = {
-    "export": (*NOT_READ, "pipeline", "verification", "fuse"),
-    "fuse": (*NOT_READ, "pipeline", "verification", "source", "data"),
+    "export": (*NOT_READ, "pipeline", "verify/verdict", "fusions/engine"),
+    "fuse": (*NOT_READ, "pipeline", "verify/verdict", "source/opening", "data/synthetic"),
     "calibrate": (*NOT_READ, *BEFORE, *DECIDING),
-    "quantise": (*NOT_READ, *BEFORE, "targets/_kernels", "targets/_weights", "targets/_trt_worker"),
-    "build": (*NOT_READ, *BEFORE, *FORMS, "calibrate", "quant/quantise", "quant/observe"),
+    "quantise": (*NOT_READ, *BEFORE, *(f"targets/_tensorrt/{name}" for name in ("kernel_log", "weight_check", "worker"))),
+    "build": (*NOT_READ, *BEFORE, *FORMS, "quant/calibration/command", "quant/quantise", "quant/calibration/observe"),
 }
 PIPELINE = ("pipeline",)  # the order of the stages and the manifest: read by all of them, and followed by none
 
@@ -101,10 +106,10 @@ def environment(stage: str, spec: TargetSpec, precision: str | None) -> dict[str
         module = spec.name.replace("-", "_")
         own = (*own, f"targets/{module}", f"precision/{str(precision).replace('-', '_')}")
         if precision in precisions.QUANTISED:  # which may end as another form, or as the target's base
-            own = (*own, "quant/worth", "quant/prepare", "precision/int8*", "precision/fp16", "precision/fp32")
+            own = (*own, "quant/engine_choice", "quant/prepare", "precision/int8*", "precision/fp16", "precision/fp32")
         tools = (*tools, module)
     if stage == "build" and spec.name.startswith("tensorrt"):
-        own = (*own, "targets/_trt_worker")
+        own = (*own, "targets/_tensorrt/worker")
     left_out = ELSEWHERE[stage] if precision in precisions.QUANTISED else (*ELSEWHERE[stage], "quant/*")
     versions = report.versions()
     return {"code": dict(_code(own, left_out)), "tools": {name: versions[name] for name in tools if name in versions}}
@@ -220,7 +225,7 @@ def _reads_data(stage: str, recipe: Recipe) -> bool:
 
 
 def _data_files(path: Path) -> list[Path]:
-    from .. import rows
+    from ..data import unpadded as rows
 
     rows.check_there(path)
     return _files_below(path) if path.is_dir() else [path]

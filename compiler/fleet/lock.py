@@ -18,10 +18,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import report
-from ..artifact import MANIFEST, PAGE, REPORT
-from ..errors import ArtifactError, CheckFailed, InputError
-from ..targets._trt import PLAN
+from ..artifact.manifest import MANIFEST, PAGE, REPORT
+from ..core.errors import ArtifactError, CheckFailed, InputError
+from ..report import document as report
+from ..targets._tensorrt.adapter import PLAN
 from . import keys, plan
 from .config import Entry, Fleet
 from .run import Outcome

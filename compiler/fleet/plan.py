@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import precision as precisions
 from .. import targets
-from ..errors import BertcError
+from ..core.errors import BertcError
 from ..recipe import Recipe
 from ..targets import TargetSpec
 from . import gpus, keys

@@ -15,18 +15,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import goldens, pipeline, targets
+from .. import pipeline, targets
 from .. import precision as precisions
-from ..artifact import GOLDENS, GRAPH, REPORT, open_artifact_source, write_json
-from ..export_check import Proof
-from ..fuse import Fused
-from ..graph import load, save
-from ..metrics import Comparison
-from ..progress import Progress
+from ..artifact import goldens
+from ..artifact.manifest import GOLDENS, GRAPH, REPORT, open_artifact_source, write_json
+from ..core.progress import Progress
+from ..fusions.engine import Fused
+from ..fusions.rewrite import Applied, Change, Refusal
+from ..graph.model import load, save
 from ..recipe import Recipe
-from ..rewrite import Applied, Change, Refusal
-from ..source import Source
+from ..source.opening import Source
 from ..targets import TargetSpec
+from ..verify.comparison import Comparison
+from ..verify.export import Proof
 from .contents import NOTES
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def fuse(work: Work, directory: Path, log: Progress) -> None:
 def calibrate(work: Work, directory: Path, log: Progress) -> None:
     """A part of what quantising observes."""
     from .. import quant
-    from ..quant import observe
+    from ..quant.calibration import observe
 
     wanted, job = _build(work.recipe), _job(work)
     number, _, parts = str(work.part).partition("/")
@@ -91,7 +92,7 @@ def quantise(work: Work, directory: Path, log: Progress) -> None:
 
     What was timed, where that decides, stands with the notes: it is no part of what the stage made.
     """
-    from ..quant import observe
+    from ..quant.calibration import observe
 
     wanted, job = _build(work.recipe), _job(work)
     parts = [observe.load(path / OBSERVED) for stage, path in work.before.items() if stage.startswith("calibrate")]

@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .. import report
+from ..report import document as report
 from . import keys, lock, outputs, plan
 from .config import Fleet
 from .plan import Step

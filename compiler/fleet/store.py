@@ -27,9 +27,9 @@ from typing import Any
 
 import filelock
 
-from ..artifact import disk_errors
-from ..errors import ArtifactError
-from ..graph import hash_file
+from ..artifact.manifest import disk_errors
+from ..core.errors import ArtifactError
+from ..graph.model import hash_file
 from . import contents
 from .contents import RECORD
 

@@ -19,8 +19,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import ArtifactError, BertcError, Missing
-from ..targets import _trt_worker
+from ..core.errors import ArtifactError, BertcError, Missing
+from ..targets._tensorrt import worker as _trt_worker
 from .store import Store
 
 
@@ -53,7 +53,7 @@ def run(job: Mapping[str, Any]) -> dict[str, Any]:
 def _make(store: Store, job: Mapping[str, Any], started: float) -> dict[str, Any]:
     # Late: only who has something to do waits for the libraries.
     from .. import targets
-    from ..progress import Progress
+    from ..core.progress import Progress
     from ..recipe import Recipe
     from . import keys, stages
 
@@ -75,7 +75,7 @@ def _make(store: Store, job: Mapping[str, Any], started: float) -> dict[str, Any
 
 def _timing_cache(store: Store, target: str, gpu: str | None) -> Path | None:
     """TensorRT's own version is in the name: it refuses the caches of others."""
-    from ..targets import _packages as packages
+    from ..core import machine as packages
 
     return store.timing_cache(gpu, packages.version(target) or "unknown") if target == "tensorrt" and gpu else None
 

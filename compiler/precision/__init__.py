@@ -11,11 +11,11 @@ import importlib
 import pkgutil
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from ..errors import RecipeError, nearest
-from ..graph import Graph
+from ..core.errors import RecipeError, nearest
+from ..graph.model import Graph
 
 if TYPE_CHECKING:
-    from ..value_ranges import Evidence
+    from ._value_ranges import Evidence
 
 SHOWN = 3  # islands that a note names
 SUMS = "sums in float32"

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from ..graph import Graph
-from ..value_ranges import Evidence, Range, Sum, Summed, Wanted, measure
+from ..graph.model import Graph
 from . import SUMS
+from ._value_ranges import Evidence, Range, Sum, Summed, Wanted, measure
 
 if TYPE_CHECKING:
     from ._typed import HalfType

@@ -14,10 +14,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from ..graph import Graph
-from ..value_ranges import Evidence
+from ..graph.model import Graph
 from . import SUMS
 from ._evidence import Why, examine
+from ._value_ranges import Evidence
 
 if TYPE_CHECKING:
     from ._typed import HalfType

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..graph import Graph
-from ..value_ranges import Evidence
+from ..graph.model import Graph
 from . import Typed
 from ._typed import HalfType, rewrite
+from ._value_ranges import Evidence
 
 # bfloat16 has float32's exponent, but its largest finite value is below float32's: -3.4028e38 (torch.finfo.min, the usual
 # mask) would round to -inf. -1e30 is finite after any score is added to it.

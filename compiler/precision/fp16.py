@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..graph import Graph
-from ..value_ranges import Evidence
+from ..graph.model import Graph
 from . import Typed
 from ._typed import HalfType, rewrite
+from ._value_ranges import Evidence
 
 # A mask term is added to a score. -65504, the smallest finite float16, overflows to -inf as soon as the score is negative;
 # -3e4 leaves 35,000 of room for scores and is still exp(-3e4) = 0 after any softmax (reference: kernels, "Mask").

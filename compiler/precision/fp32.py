@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..graph import Graph
-from ..value_ranges import Evidence
+from ..graph.model import Graph
 from . import Plan, Typed
+from ._value_ranges import Evidence
 
 
 def apply(graph: Graph, evidence: Evidence | None = None) -> Typed:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..errors import InputError
-from ..graph import Graph
-from ..value_ranges import Evidence
+from ..core.errors import InputError
+from ..graph.model import Graph
 from . import Plan, Typed
+from ._value_ranges import Evidence
 
 
 def apply(graph: Graph, evidence: Evidence | None = None, base: str = "fp32") -> Typed:

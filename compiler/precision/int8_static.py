@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from ..graph import Graph
-from ..value_ranges import Evidence
+from ..graph.model import Graph
 from . import Typed, int8
+from ._value_ranges import Evidence
 
 
 def apply(graph: Graph, evidence: Evidence | None = None, base: str = "fp16") -> Typed:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from ..errors import InputError
-from ..graph import Graph
-from ..value_ranges import Evidence
+from ..core.errors import InputError
+from ..graph.model import Graph
 from . import Typed, get
+from ._value_ranges import Evidence
 
 
 def apply(graph: Graph, evidence: Evidence | None = None, base: str = "fp16") -> Typed:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from .prepare import Asked, Prepared, limit_of, observed, prepare, timed, truth
 from .quantise import Quantised, Request, quantise
-from .saturation import weight_bits
+from .weight_bits import weight_bits
 
 __all__ = [
     "Asked",

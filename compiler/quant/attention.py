@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
-from ..graph import Graph, module_path
-from ..profiles import Profile
-from ..shapes import Shapes
+from ..core.spec import Profile
+from ..graph.concrete_shapes import Shapes
+from ..graph.model import Graph
+from ..graph.provenance import module_path
 from ..targets import Int8Attention
 from .sites import ATTENTION, Groups, Site, Sites
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from ..errors import Missing, RecipeError
-from ..graph import EXTERNAL_DATA_THRESHOLD, Graph, load, save
-from .saturation import REDUCED
+from ..core.errors import Missing, RecipeError
+from ..graph.model import EXTERNAL_DATA_THRESHOLD, Graph, load, save
+from .weight_bits import REDUCED
 
 OPS = ("MatMul", "Gemm")
 INTEGER = "MatMulInteger"

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import onnx_ir as ir
 
-from ..graph import Graph
-from .observe import Observed, Sampled
+from ..graph.model import Graph
+from .calibration.observe import Observed, Sampled
 from .sites import ATTENTION, Site, Sites, transposed, weight_of
 
 ALPHAS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

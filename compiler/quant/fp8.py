@@ -11,9 +11,9 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from ..graph import Graph
+from ..graph.model import Graph
+from .calibration.observe import Observed, Sampled
 from .fit import Fitted, Weights, columns, half, laid_out
-from .observe import Observed, Sampled
 from .sites import Site, Sites
 
 TYPE = np.dtype(ml_dtypes.float8_e4m3fn)

@@ -8,15 +8,16 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from .. import data, verification
-from ..data import Sample
-from ..decisions import decides
-from ..graph import Graph
-from ..labels import Labels
-from ..profiles import Profile
-from ..runner import Outputs
-from ..source import Source
-from ..verification import Answer, Truth
+from ..core.spec import Profile
+from ..data import synthetic as data
+from ..data.labels import Labels
+from ..data.synthetic import Sample
+from ..graph.model import Graph
+from ..runtime.runner import Outputs
+from ..source.opening import Source
+from ..verify import verdict as verification
+from ..verify.decisions import decides
+from ..verify.verdict import Answer, Truth
 
 JUDGED, JUDGED_MORE = 4, 2  # every so many batches of the data judge what the others calibrated; more, where a limit needs them
 MOST_JUDGED = 256  # rows, where no limit on decisions is to be shown

@@ -7,18 +7,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import precision, report
-from ..graph import Graph
-from ..profiles import Profile
-from ..progress import Advance, Progress
-from ..source import Source
+from .. import precision
+from ..core.progress import Advance, Progress
+from ..core.spec import Profile
+from ..graph.model import Graph
+from ..report import document as report
+from ..source.opening import Source
 from ..targets import Int8Attention
-from ..verification import Truth
-from . import contest, judging
+from ..verify.verdict import Truth
+from . import judging
+from . import timed_choice as contest
+from .calibration.observe import Observed
 from .dynamic import dynamic, integer_gemms
-from .observe import Observed
 from .quantise import Quantised, Request, calibrate, calibration, quantise
-from .saturation import weight_bits
+from .weight_bits import weight_bits
 from .weights import weight_only
 
 
@@ -129,7 +131,7 @@ def truth(graph: Graph, source: Source, asked: Asked, watch: Progress | None = N
     them judge, and what reading them said goes to `watch`."""
     if asked.data is None:
         return None
-    from ..reference import ReferenceRunner
+    from ..runtime.reference import ReferenceRunner
 
     read = judging.read(asked.data, graph, source, asked.profiles, apart=asked.precision in precision.DATA, limit=asked.max_drop)
     if watch:

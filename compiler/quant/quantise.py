@@ -10,23 +10,24 @@ from typing import Any
 
 import numpy as np
 
-from .. import rows, verification
-from ..errors import RecipeError
-from ..graph import Graph
-from ..profiles import Profile
-from ..progress import Advance
-from ..rows import Rows
-from ..runner import Feeds
-from ..source import Source
+from ..core.errors import RecipeError
+from ..core.progress import Advance
+from ..core.spec import Profile
+from ..data import unpadded as rows
+from ..data.unpadded import Rows
+from ..graph.model import Graph
+from ..runtime.runner import Feeds
+from ..source.opening import Source
 from ..targets import Int8Attention
-from ..verification import Truth
+from ..verify import verdict as verification
+from ..verify.verdict import Truth
 from . import fp8, judging
 from .attention import Attention
+from .calibration.observe import BLOCK, Observed, merged, observe, require_some
 from .fit import Fitted, fit
 from .gated import Gated
 from .insert import insert
 from .judging import Judging
-from .observe import BLOCK, Observed, merged, observe, require_some
 from .search import Judge, Searched, search
 from .sites import Sites, find
 

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from .. import metrics
-from ..confidence import Measure
-from ..data import Sample
-from ..errors import VerifyFailed
-from ..labels import Labels
-from ..metrics import Comparison, Result
-from ..progress import Advance
-from ..runner import Feeds, Outputs
+from ..core.errors import VerifyFailed
+from ..core.progress import Advance
+from ..data.labels import Labels
+from ..data.synthetic import Sample
+from ..runtime.runner import Feeds, Outputs
+from ..verify import comparison as metrics
+from ..verify.comparison import Comparison, Result
+from ..verify.intervals import Measure
 from .fit import Fitted
 from .gated import Gated
 

@@ -19,12 +19,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from ..errors import RecipeError, nearest
-from ..graph import Graph
-from ..profiles import Profile
+from ..core.errors import RecipeError, nearest
+from ..core.spec import Profile
+from ..graph.model import Graph
 
 if TYPE_CHECKING:
-    from ..runner import Runner
+    from ..runtime.runner import Runner
 
 
 @dataclasses.dataclass(frozen=True)

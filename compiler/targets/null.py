@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..graph import Graph
-from ..profiles import from_json
-from ..reference import ReferenceRunner
-from ..runner import Runner
+from ..core import machine as packages
+from ..core.spec import from_json
+from ..graph.model import Graph
+from ..runtime.reference import ReferenceRunner
+from ..runtime.runner import Runner
 from . import Availability, BuildRequest, Built
-from . import _packages as packages
 
 FUSES = False
 SMS: tuple[str, ...] = ()
@@ -39,7 +39,7 @@ def build(request: BuildRequest) -> Built:
 
 def load(directory: Path, manifest: Mapping[str, Any]) -> Runner:
     """The reference runner, with emulated fp16 and bf16 rounding."""
-    from ..artifact import GRAPH
-    from ..graph import load as load_graph
+    from ..artifact.manifest import GRAPH
+    from ..graph.model import load as load_graph
 
     return ReferenceRunner(load_graph(directory / GRAPH), from_json(manifest["profiles"]))

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import profiles
-from ..graph import Graph, TensorSpec
-from ..runner import Feeds, Outputs, Runner
+from ..core import machine as packages
+from ..core import spec as profiles
+from ..graph.model import Graph, TensorSpec
+from ..runtime.runner import Feeds, Outputs, Runner
 from . import Availability, BuildRequest, Built
-from . import _packages as packages
 
 FUSES = True  # what ONNX Runtime makes of the source's own graph when it loads it is slower: benchmarks/bench_ort.py
 SMS: tuple[str, ...] = ()
@@ -39,14 +39,14 @@ def available() -> Availability:
 
 def lower(graph: Graph, sms: tuple[str, ...] = (), *, quantised: bool = False) -> Graph:
     """Standard ONNX in the form that ONNX Runtime's CPU kernels are fastest at."""
-    from . import _lower_ort
+    from ._onnxruntime import lower as _lower_ort
 
     return _lower_ort.lower(graph)
 
 
 def lowerings(sms: tuple[str, ...] = (), *, quantised: bool = False) -> Mapping[str, Any]:
     """The table of lower(), for proofs."""
-    from . import _lower_ort
+    from ._onnxruntime import lower as _lower_ort
 
     return _lower_ort.LOWERINGS
 
@@ -56,7 +56,7 @@ def build(request: BuildRequest) -> Built:
 
     The session is made once here, so that a graph ONNX Runtime refuses fails the build and not the deployment.
     """
-    from ..graph import hash_file
+    from ..graph.model import hash_file
 
     model = request.directory / MODEL
     try:
@@ -91,7 +91,7 @@ class OnnxRuntimeRunner(Runner):
         inputs, outputs = ([TensorSpec.from_json(d) for d in manifest[kind]] for kind in ("inputs", "outputs"))
         super().__init__(inputs, outputs)
         self.buckets = profiles.from_json(manifest["profiles"])
-        from ..reference import onnxruntime, open_session
+        from ..runtime.reference import onnxruntime, open_session
 
         ort = onnxruntime()
         options = ort.SessionOptions()

@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, Missing, RecipeError, nearest
-from ..graph import Graph
-from ..runner import Runner
-from . import Availability, BuildRequest, Built, _int8, _kernels, _trt
-from . import _packages as packages
+from ..core import machine as packages
+from ..core.errors import InputError, Missing, RecipeError, nearest
+from ..graph.model import Graph
+from ..runtime.runner import Runner
+from . import Availability, BuildRequest, Built
+from ._tensorrt import adapter as _trt
+from ._tensorrt import int8_check as _int8
+from ._tensorrt import kernel_log as _kernels
 
 MODULE = "tensorrt_rtx"
 INSTALL = "pip install 'bertc[rtx]'"
@@ -54,7 +57,7 @@ def lower(graph: Graph, sms: tuple[str, ...] = (), *, quantised: bool = False) -
 
 def lowerings(sms: tuple[str, ...] = (), *, quantised: bool = False) -> Mapping[str, Any]:
     """The table of lower(), for proofs."""
-    from . import _lower_trt
+    from ._tensorrt import lower_attention as _lower_trt
 
     return _lower_trt.lowerings(sms, quantised)
 

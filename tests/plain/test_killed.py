@@ -20,7 +20,8 @@ import pytest
 import tiny
 from forked import FORKS, Child, start
 
-from bertc import artifact, cli
+from bertc.artifact import manifest as artifact
+from bertc.cli import _main as cli
 
 
 def paused(module: str, name: str, when: str, ready: Connection, words: list[str]) -> None:
@@ -44,9 +45,9 @@ MOMENTS = [
     ("pipeline", "open_source", "before"),
     ("pipeline", "prove", "after"),
     ("pipeline", "save", "after"),
-    ("goldens", "_write", "after"),
-    ("verification", "judge", "before"),
-    ("artifact", "write_manifest", "after"),
+    ("artifact.goldens", "_write", "after"),
+    ("verify.verdict", "judge", "before"),
+    ("artifact.manifest", "write_manifest", "after"),
     ("Path", "rename", "before"),
     ("Path", "rename", "after"),
 ]
@@ -115,7 +116,7 @@ def test_stopped_over_an_old_artifact(
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda s: s.name)
 def test_stopped_with_nothing_there(number: signal.Signals, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    stop(("artifact", "write_manifest", "after"), number, build(model, out))
+    stop(("artifact.manifest", "write_manifest", "after"), number, build(model, out))
     assert not out.exists()
     assert len(os.listdir(tmp_path)) == (1 if number == signal.SIGKILL else 0)
     assert cli.run([w for w in build(model, out) if w != "--force"]) == 0
@@ -134,7 +135,7 @@ def test_killed_between_the_renames_the_old_artifact_comes_back(model: Path, old
 
 def test_a_build_that_is_running_is_left_alone(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    child = begin(("artifact", "write_manifest", "after"), build(model, out))
+    child = begin(("artifact.manifest", "write_manifest", "after"), build(model, out))
     assert cli.run(build(model, out)) == 0
     assert sorted(os.listdir(tmp_path)) == [f".out.tmp-{child.process.pid}", "out"]
     child.send(signal.SIGTERM)

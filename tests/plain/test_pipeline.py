@@ -15,11 +15,17 @@ import pytest
 import tiny
 
 import bertc
-from bertc import artifact, cli, export_check, goldens, source, targets, verification
-from bertc.errors import ArtifactError, DataError, ExportFailed
+from bertc import targets
+from bertc.artifact import goldens
+from bertc.artifact import manifest as artifact
+from bertc.cli import _main as cli
+from bertc.core.errors import ArtifactError, DataError, ExportFailed
 from bertc.recipe import Recipe
-from bertc.reference import ReferenceRunner
+from bertc.runtime.reference import ReferenceRunner
+from bertc.source import opening as source
 from bertc.targets import Availability
+from bertc.verify import export as export_check
+from bertc.verify import verdict as verification
 
 Capture = pytest.CaptureFixture[str]
 

@@ -12,12 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertc import cli, pipeline, profiles, recipe, targets
-from bertc.errors import BertcError, Missing, RecipeError
-from bertc.profiles import Dim, Range
+from bertc import pipeline, recipe, targets
+from bertc.cli import _main as cli
+from bertc.core import spec as profiles
+from bertc.core.errors import BertcError, Missing, RecipeError
+from bertc.core.spec import Dim, Range
 from bertc.recipe import Recipe, choose_targets
 from bertc.targets import Availability
-from bertc.verification import budget_for
+from bertc.verify.verdict import budget_for
 
 
 def refused(call: Callable[[], Any], *words: str, kind: type[BertcError] = RecipeError) -> None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
+import tiny
 
 import bertc
-from bertc import bench, cli
-from bertc.artifact import open_artifact
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "plain"))
-import tiny
+from bertc.artifact.manifest import open_artifact
+from bertc.bench import interleaved as bench
+from bertc.cli import _main as cli
 
 PROFILES = ["batch=1:2:4,length=1:16:16", "batch=1:1:4,length=17:32:32"]
 

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
+import lowbit
 import pytest
+import tiny
 
 import bertc
-from bertc import bench, cli, work
-from bertc.artifact import Artifact
-from bertc.graph import save
-from bertc.quant import worth
+from bertc.artifact.manifest import Artifact
+from bertc.bench import interleaved as bench
+from bertc.bench.timings import Shape
+from bertc.cli import _main as cli
+from bertc.graph.model import save
+from bertc.quant import engine_choice as worth
 from bertc.targets import BuildRequest, tensorrt_rtx
-from bertc.targets._kernels import Kernel
-from bertc.timings import Shape
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "plain"))
-import lowbit
-import tiny
+from bertc.targets._tensorrt import cost as work
+from bertc.targets._tensorrt.kernel_log import Kernel
 
 BATCH, LENGTH, WIDTH = 8, 128, 64
 SHAPE = Shape((("batch", BATCH), ("length", LENGTH)))

@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from bertc import canonical, precision
-from bertc.builder import Builder
-from bertc.graph import Graph, save
-from bertc.profiles import Range
-from bertc.targets import BuildRequest, _lower_trt, _trt_graph, tensorrt_rtx
+from bertc import precision
+from bertc.core.spec import Range
+from bertc.graph.model import Graph, save
+from bertc.ops import expand as canonical
+from bertc.ops.builder import Builder
+from bertc.targets import BuildRequest, tensorrt_rtx
+from bertc.targets._tensorrt import layout as _trt_graph
+from bertc.targets._tensorrt import lower_attention as _lower_trt
 
 HEADS, SIZE, WIDTH = 4, 16, 64
 

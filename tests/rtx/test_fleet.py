@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
+import fleets
 import pytest
 
 import bertc
-from bertc.graph import hash_file
-
-sys.path.append(str(Path(__file__).parent.parent / "plain"))
-import fleets
+from bertc.graph.model import hash_file
 
 
 def text(*gpus: str) -> str:

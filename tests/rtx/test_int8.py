@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
+import models
 import numpy as np
 import onnx_ir as ir
 import pytest
 
 import bertc
-from bertc.cli import run
-from bertc.errors import BuildFailed
-from bertc.graph import load
-from bertc.targets import BuildRequest, Int8Attention, _int8, _kernels, _trt, tensorrt_rtx
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "plain"))
-import models
+from bertc.cli._main import run
+from bertc.core.errors import BuildFailed
+from bertc.graph.model import load
+from bertc.targets import BuildRequest, Int8Attention, tensorrt_rtx
+from bertc.targets._tensorrt import adapter as _trt
+from bertc.targets._tensorrt import int8_check as _int8
+from bertc.targets._tensorrt import kernel_log as _kernels
 
 TARGET = "tensorrt-rtx:sm89"
 

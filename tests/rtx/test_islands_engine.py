@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import collections
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import overflowing
 import pytest
+from graph_text import graph_of
 
 import bertc
 from bertc import precision
-from bertc.data import Sample
-from bertc.graph import Graph, save
+from bertc.core.spec import Range
+from bertc.data.synthetic import Sample
+from bertc.graph.model import Graph, save
 from bertc.precision._islands import TIED
-from bertc.profiles import Range
+from bertc.precision._value_ranges import Evidence
 from bertc.targets import BuildRequest, tensorrt_rtx
-from bertc.value_ranges import Evidence
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "plain"))
-import overflowing
-from test_precision import graph_of
 
 CASES = [(False, 6, {"Half": 16, "Float": 6}), (True, 10, {"Half": 17, "Float": 5})]
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
+import lowbit
 import pytest
 
-from bertc import cli
-from bertc.artifact import Artifact, open_artifact
-from bertc.errors import BuildFailed
-from bertc.graph import save
-from bertc.targets import BuildRequest, _int8, tensorrt_rtx
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "plain"))
-import lowbit
+from bertc.artifact.manifest import Artifact, open_artifact
+from bertc.cli import _main as cli
+from bertc.core.errors import BuildFailed
+from bertc.graph.model import save
+from bertc.targets import BuildRequest, tensorrt_rtx
+from bertc.targets._tensorrt import int8_check as _int8
 
 SM89 = ("--target", "tensorrt-rtx:sm89")
 

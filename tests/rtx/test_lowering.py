@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
+import fused
 import numpy as np
 import onnx_ir as ir
 import pytest
 
-from bertc import canonical, precision
-from bertc.graph import Graph, save
-from bertc.profiles import Range
-from bertc.targets import BuildRequest, _lower_trt, _trt_graph, tensorrt_rtx
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "plain"))
-import fused
+from bertc import precision
+from bertc.core.spec import Range
+from bertc.graph.model import Graph, save
+from bertc.ops import expand as canonical
+from bertc.targets import BuildRequest, tensorrt_rtx
+from bertc.targets._tensorrt import layout as _trt_graph
+from bertc.targets._tensorrt import lower_attention as _lower_trt
 
 RANGES = {"batch": Range(1, 8, 32), "length": Range(1, 128, 256)}
 

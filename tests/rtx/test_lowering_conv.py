@@ -8,11 +8,14 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from bertc import canonical, precision
-from bertc.builder import Body, Builder
-from bertc.graph import Graph, save
-from bertc.profiles import Range
-from bertc.targets import BuildRequest, _lower_trt, _trt_graph, tensorrt_rtx
+from bertc import precision
+from bertc.core.spec import Range
+from bertc.graph.model import Graph, save
+from bertc.ops import expand as canonical
+from bertc.ops.builder import Body, Builder
+from bertc.targets import BuildRequest, tensorrt_rtx
+from bertc.targets._tensorrt import layout as _trt_graph
+from bertc.targets._tensorrt import lower_attention as _lower_trt
 
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
 WIDTH = 32

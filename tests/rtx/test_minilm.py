@@ -16,14 +16,16 @@ import numpy as np
 import pytest
 
 import bertc
-from bertc import origin, targets, work
-from bertc.artifact import open_artifact
-from bertc.cli import run
-from bertc.errors import DataError, Missing
-from bertc.graph import hash_file, save
-from bertc.quant import worth
+from bertc import targets
+from bertc.artifact.manifest import open_artifact
+from bertc.bench.timings import Shape
+from bertc.cli._main import run
+from bertc.core.errors import DataError, Missing
+from bertc.graph import provenance as origin
+from bertc.graph.model import hash_file, save
+from bertc.quant import engine_choice as worth
 from bertc.targets import BuildRequest
-from bertc.timings import Shape
+from bertc.targets._tensorrt import cost as work
 
 ROOT = Path(__file__).parent.parent.parent
 TARGETS = ["onnxruntime=fp32", "tensorrt-rtx:sm89=fp16", "tensorrt-rtx=bf16"]

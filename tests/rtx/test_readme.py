@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bertc.cli import run
+from bertc.cli._main import run
 
 README = (Path(__file__).parent.parent.parent / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"```(sh|python|toml)\n(.*?)```", README, re.DOTALL)

@@ -7,15 +7,13 @@ import runpy
 import sys
 from pathlib import Path
 
+import models
 import numpy as np
 import pytest
 
 import bertc
-from bertc.artifact import open_artifact
-from bertc.cli import run
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "plain"))
-import models
+from bertc.artifact.manifest import open_artifact
+from bertc.cli._main import run
 
 TINY = {**models.TEXT, "max_position_embeddings": 260, "num_labels": 1}
 BIGRAMS = [("two cats", "the cat sat on a mat"), ("a far away dog", "the dog is big")]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import bertc
-from bertc.artifact import open_artifact
-from bertc.cli import run
+from bertc.artifact.manifest import open_artifact
+from bertc.cli._main import run
 
 RECIPE = Path(__file__).parent.parent.parent / "recipes" / "wav2vec2-speech.toml"
 

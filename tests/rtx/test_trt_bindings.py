@@ -16,7 +16,7 @@ from typing import Any
 import onnx
 import pytest
 
-from bertc.targets import _trt_worker
+from bertc.targets._tensorrt import worker as _trt_worker
 
 pytestmark = pytest.mark.rtx
 

@@ -17,11 +17,14 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from bertc import graph as graph_
-from bertc.errors import BuildFailed, InputError, Missing, RecipeError
-from bertc.graph import Graph, TensorSpec
-from bertc.profiles import Range
-from bertc.targets import BuildRequest, _kernels, _trt, _weights, tensorrt, tensorrt_rtx
+from bertc.core.errors import BuildFailed, InputError, Missing, RecipeError
+from bertc.core.spec import Range
+from bertc.graph import model as graph_
+from bertc.graph.model import Graph, TensorSpec
+from bertc.targets import BuildRequest, tensorrt, tensorrt_rtx
+from bertc.targets._tensorrt import adapter as _trt
+from bertc.targets._tensorrt import kernel_log as _kernels
+from bertc.targets._tensorrt import weight_check as _weights
 
 pytestmark = pytest.mark.rtx
 

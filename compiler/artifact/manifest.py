@@ -1,0 +1,315 @@
+"""The artifact: a directory with a manifest and hashes, written whole or not at all.
+
+Everything is written into a hidden sibling folder and renamed at the end, so a build that is killed leaves the old artifact
+or none. Loading checks every hash first: a TensorRT plan is executable code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import glob
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import ArtifactError, Missing
+from ..core.spec import Dim, Profile
+from ..core.spec import from_json as profiles_from_json
+from ..graph.model import Graph, TensorSpec, hash_file, write_hashed
+from ..graph.model import load as load_graph
+
+if TYPE_CHECKING:
+    from ..source.opening import Source
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+GRAPH = "graph.onnx"
+GOLDENS = "goldens.npz"
+REPORT = "report.json"
+PAGE = "report.html"  # made of report.json, and like it holds the times of the build
+ASSET_FOLDERS = ("tokenizer", "preprocessor", "model")
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EBUSY, errno.EXDEV, errno.ENAMETOOLONG)
+REQUIRED = ("files", "target", "precision", "source", "engine", "inputs", "outputs", "dims", "profiles")
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+    """An artifact directory whose manifest was read and whose hashes were checked."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def target(self) -> str:
+        return str(self.manifest["target"]["name"])
+
+    @property
+    def precision(self) -> str:
+        return str(self.manifest["precision"]["mode"])
+
+    @property
+    def task(self) -> str:
+        return str(self.manifest["source"]["task"])
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return tuple(TensorSpec.from_json(d) for d in self.manifest["inputs"])
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return tuple(TensorSpec.from_json(d) for d in self.manifest["outputs"])
+
+    @property
+    def dims(self) -> dict[str, Dim]:
+        return {name: Dim(name, d["min"], d["max"]) for name, d in self.manifest["dims"].items()}
+
+    @property
+    def profiles(self) -> tuple[Profile, ...]:
+        return profiles_from_json(self.manifest["profiles"])
+
+    @property
+    def tokenizer(self) -> Path | None:
+        folder = self.path / "tokenizer"
+        return folder if folder.is_dir() else None
+
+    @property
+    def preprocessor(self) -> Path | None:
+        folder = self.path / "preprocessor"
+        return folder if folder.is_dir() else None
+
+    @property
+    def assets(self) -> tuple[Path, ...]:
+        """The files that travel with the model: tokenizer, feature extractor, config."""
+        folders = [self.path / name for name in ASSET_FOLDERS]
+        return tuple(file for folder in folders if folder.is_dir() for file in sorted(folder.iterdir()))
+
+    def graph(self, mapped: bool = False) -> Graph:
+        """The exact graph that was given to the target's compiler; `mapped`: its weights stay in the file."""
+        return load_graph(self.path / GRAPH, mapped)
+
+
+def open_artifact(path: Path) -> Artifact:
+    """Read and check an artifact. ArtifactError when it is none, of a newer format, or not what its hashes say."""
+    manifest = _read_manifest(path)
+    for name, entry in manifest["files"].items():
+        file = path / name
+        if not file.resolve().is_relative_to(path.resolve()):
+            raise ArtifactError(f"{path}: the manifest names {name!r}, outside the artifact")
+        if not file.is_file():
+            raise ArtifactError(f"{path}: {name} is missing; copy the whole directory or build it again")
+        if hash_file(file) != entry["sha256"]:
+            raise ArtifactError(f"{path}: {name} is not the file that was built (its sha256 differs); copy or build it again")
+    return Artifact(path, manifest)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    file = path / MANIFEST
+    if not file.is_file():
+        found = ", ".join(sorted(p.name for p in path.iterdir())[:5]) if path.is_dir() else "no such directory"
+        raise ArtifactError(f"{path} is not a bertc artifact: it holds no {MANIFEST} ({found or 'it is empty'})")
+    mend = "copy or build the artifact again"
+    try:
+        manifest = json.loads(file.read_text("utf-8"))
+        version = int(manifest["format"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{file} is damaged ({type(error).__name__}: {error}); {mend}") from error
+    if version > FORMAT:
+        raise ArtifactError(f"{path} has artifact format {version}, this bertc reads up to {FORMAT}: pip install -U bertc")
+    missing = [key for key in REQUIRED if key not in manifest]
+    if missing:
+        raise ArtifactError(f"{file} is damaged: it lacks {', '.join(missing)}; {mend}")
+    try:
+        _check_shape(Artifact(path, manifest))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{file} is damaged ({type(error).__name__}: {error}); {mend}") from error
+    return dict(manifest)
+
+
+def _check_shape(found: Artifact) -> None:
+    """Read everything once, so that a damaged manifest is one clear error here and not an accident later."""
+    listed = {name: str(entry["sha256"]) for name, entry in found.manifest["files"].items()}
+    if GRAPH not in listed:
+        raise KeyError(f"{GRAPH} among the files")
+    found.manifest["engine"].items()
+    # What is read is thrown away: only that it can be read matters.
+    _ = (found.target, found.precision, found.task, found.inputs, found.outputs, found.dims, found.profiles)
+
+
+def open_artifact_source(path: Path) -> Source:
+    """An export as a source: its graph, and its goldens as the truth. ArtifactError for one whose graph is typed already."""
+    from ..source.opening import Source, SourceOptions
+
+    found = open_artifact(path)
+    if found.precision != "fp32":
+        raise ArtifactError(f"{path} is typed {found.precision} already; build from the export or the source it was made from")
+    made = found.manifest["source"]
+    lowered = (f"{path} was fused and lowered for {found.target}: rules may find less in it than in an export (bertc export)",)
+    return Source(
+        reference=made["reference"],
+        kind=made["kind"],
+        sha256=made["sha256"],
+        task=made["task"],
+        graph=found.graph(),
+        dims=found.dims,
+        run=None,
+        assets=found.assets,
+        revision=made["revision"],
+        notes=(*made["notes"], f"built from an export of {made['reference']}; its goldens are the truth")
+        + (lowered if found.manifest.get("passes") else ()),
+        versions=found.manifest.get("tools", {}),
+        options=SourceOptions(**made["options"]),
+        goldens=path / GOLDENS,
+    )
+
+
+def find(path: Path) -> tuple[Path, ...]:
+    """The artifact at `path`, or the artifacts right below it when it is the output of a build for several targets."""
+    if (path / MANIFEST).is_file() or not path.is_dir():
+        return (path,)
+    parts = [p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    # One that lost its manifest counts: opening it says so, and the others do not pass for the whole.
+    below = tuple(sorted(p for p in parts if (p / MANIFEST).is_file() or (p / GRAPH).is_file()))
+    return below or (path,)
+
+
+def write_manifest(directory: Path, facts: Mapping[str, Any], hashes: Mapping[str, str]) -> None:
+    """Write manifest.json last; files whose hash is not known yet are hashed here."""
+    files = {}
+    for file in sorted(p for p in directory.rglob("*") if p.is_file()):
+        name = file.relative_to(directory).as_posix()
+        files[name] = {"sha256": hashes.get(name) or hash_file(file), "bytes": file.stat().st_size}
+    write_json(directory / MANIFEST, {"format": FORMAT, **facts, "files": files})
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> str:
+    """Write JSON that a person can read and a diff can compare; returns its sha256."""
+    return write_hashed(path, (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+@contextlib.contextmanager
+def staging(out: Path, force: bool) -> Iterator[Path]:
+    """A folder to build in that becomes `out` when the block ends, and vanishes when it raises.
+
+    Raises ArtifactError when `out` exists and may not be replaced, Missing when the disk is full.
+    """
+    out = out.resolve()  # a link stays a link: what it points to is built or replaced
+    with disk_errors(out):
+        _recover(out)
+        _check_free(out, force)
+        stage = out.parent / f".{out.name}.tmp-{os.getpid()}"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        stage.mkdir()
+    try:
+        with disk_errors(out):
+            yield stage
+            _install(stage, out)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _check_free(out: Path, force: bool) -> None:
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise ArtifactError(f"the output {out} is a file; name a directory")
+    if out.is_mount():
+        raise ArtifactError(f"the output {out} is a mount point, which cannot be renamed; name a folder in it: -o {out / 'NAME'}")
+    if not any(out.iterdir()):
+        return
+    if not force:
+        raise ArtifactError(f"the output {out} exists; --force replaces it, or choose another -o")
+    # A folder of artifacts holds nothing else: one artifact among a user's other folders must not cost them those.
+    if not _made_here(out) and not all(map(_made_here, out.iterdir())):
+        raise ArtifactError(f"the output {out} holds something that bertc did not make; --force only replaces artifacts")
+
+
+def _made_here(folder: Path) -> bool:
+    """Whether bertc wrote this folder. Other programs have a manifest.json too; a damaged artifact still has its graph."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    except OSError:
+        return False
+    except ValueError:
+        return (folder / GRAPH).is_file()
+    return isinstance(manifest, dict) and "format" in manifest and "bertc" in manifest
+
+
+def _install(stage: Path, out: Path) -> None:
+    """Rename; a folder that is in the way moves aside first, comes back on any failure, and goes when the new one is in place."""
+    if not out.exists():
+        stage.rename(out)
+        return
+    aside = out.parent / f".{out.name}.old-{os.getpid()}"
+    try:
+        out.rename(aside)
+        stage.rename(out)
+    finally:
+        # Also after Ctrl-C between the two renames, or just behind either of them.
+        if aside.exists() and not out.exists():
+            aside.rename(out)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _recover(out: Path) -> None:
+    """Clear what a killed build left: its half-written folder goes, an artifact it had moved aside comes back."""
+    for aside in _leftovers(out, "old"):
+        if out.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.rename(out)
+    for stage in _leftovers(out, "tmp"):
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _leftovers(out: Path, kind: str) -> list[Path]:
+    """Folders of builds that are no longer running, by the process number in their name; any other name is a user's."""
+    found = out.parent.glob(f".{glob.escape(out.name)}.{kind}-*")
+    return sorted(p for p in found if (pid := p.name.rpartition("-")[2]).isdecimal() and not _alive(int(pid)))
+
+
+def _alive(pid: int) -> bool:
+    if pid == os.getpid():
+        return False  # in a container every build may have the same number
+    if os.name == "nt":
+        return True  # os.kill would send a signal there; better a folder too many than a running build's folder gone
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def disk_errors(out: Path) -> Iterator[None]:
+    """Turn 'no space', 'file too large' and 'not allowed' into an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            free = shutil.disk_usage(_existing(out)).free / 2**20
+            raise Missing(f"no room to write {out}: {os.strerror(error.errno)} ({free:.0f} MiB free); free some space") from error
+        if error.errno in UNWRITABLE:
+            raise ArtifactError(f"cannot write {out}: {os.strerror(error.errno)}; choose another -o") from error
+        raise
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def copy_assets(assets: tuple[Path, ...], directory: Path) -> None:
+    """Copy tokenizer files to tokenizer/, feature-extractor files to preprocessor/, config.json (class names) to model/."""
+    for file in assets:
+        named = {"preprocessor_config.json": "preprocessor", "config.json": "model"}
+        folder = directory / named.get(file.name, "tokenizer")
+        folder.mkdir(exist_ok=True)
+        shutil.copyfile(file, folder / file.name)

@@ -1,0 +1,192 @@
+"""What an artifact is timed against: another artifact, PyTorch eager, torch.compile, and ONNX Runtime on the source's own graph.
+
+A contender is prepared once for each shape, outside the time that is taken: arrays have the type it wants, compiled code is
+compiled. What is timed is one call with inputs and outputs in this machine's memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import targets
+from ..artifact import manifest as artifact
+from ..artifact.manifest import Artifact
+from ..data.synthetic import Sample
+from ..graph.model import Graph, save
+from ..runtime.runner import Feeds, Outputs, Runner
+from ..source.opening import SourceOptions, open_module, open_source
+
+if TYPE_CHECKING:
+    from ..source.factory import FactoryModel
+
+Call = Callable[[], Any]
+ON_GPU = ("tensorrt", "tensorrt-rtx")
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """Something that can be timed. `prepare` makes the call for some feeds, `outputs` arrays of what the call returned.
+
+    `precision` is what its outputs are judged by, `said` what a reader should know of it.
+    """
+
+    name: str
+    precision: str
+    prepare: Callable[[Feeds], Call]
+    outputs: Callable[[Any], Outputs]
+    said: str = ""
+    source: bool = False  # the model itself, not an artifact: what the others are judged by
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """A baseline that is not timed, and the reason."""
+
+    name: str
+    reason: str
+
+
+@contextlib.contextmanager
+def threads(count: int, wanted: bool = True) -> Iterator[None]:
+    """PyTorch, where it is installed and `wanted`, computes with so many threads in the block."""
+    try:
+        torch = importlib.import_module("torch") if wanted else None
+    except ImportError:
+        torch = None
+    if torch is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def of_artifact(found: Artifact, count: int, name: str = "", *, padded: bool = False) -> Contender:
+    """An artifact that this machine can run, with `count` threads; `padded`: to its buckets. Raises Missing."""
+    runner = targets.get(found.target).load(found.path, with_threads(found.manifest, count))
+    runner.tokenizer = found.tokenizer
+    said = f"{found.target}, {found.precision}" + (", each call padded to the smallest bucket" if padded else "")
+    return _of_runner(name or found.path.name, found.precision, runner, runner.run_padded if padded else runner.run, said)
+
+
+def with_threads(manifest: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """A manifest whose ONNX Runtime session has so many threads; others have none to set."""
+    engine = dict(manifest["engine"])
+    if "session" in engine:
+        engine["session"] = {**engine["session"], "intra_op_num_threads": count}
+    return {**manifest, "engine": engine}
+
+
+def _of_runner(name: str, precision: str, runner: Runner, run: Callable[[Feeds], Outputs], said: str) -> Contender:
+    def prepare(feeds: Feeds) -> Call:
+        mine = {spec.name: feeds[spec.name].astype(spec.dtype) for spec in runner.inputs}
+        return lambda: run(mine)
+
+    return Contender(name, precision, prepare, lambda result: dict(result), said)
+
+
+def against(reference: str, options: SourceOptions, found: Artifact, samples: Sequence[Sample], count: int, folder: Path) -> Any:
+    """Contenders and Skipped for what --against names: an artifact, or a source with its baselines.
+
+    `found` is the artifact under test, `folder` holds an exported graph as long as it is timed. Raises what opening it raises.
+    """
+    if (Path(reference) / artifact.MANIFEST).is_file():
+        other = artifact.open_artifact(Path(reference))
+        if other.target != "null":
+            ready = targets.get(other.target).available()
+            if not ready.run:
+                return [Skipped(str(reference), f"target {other.target} cannot run here: {ready.reason}")]
+            return [of_artifact(other, count, str(reference))]
+    if found.target in ON_GPU:
+        why = "it is timed on the CPU, and this engine runs on a GPU: their ratio says nothing; give another artifact"
+        return [Skipped(name, why) for name in ("PyTorch", "ONNX Runtime, unfused")]
+    made = open_module(reference, options)
+    if made is None:
+        why = f"{reference} is a graph, not a PyTorch model"
+        skipped = [Skipped(name, why) for name in ("PyTorch eager", "torch.compile")]
+        return [*skipped, unfused(open_source(reference, options).graph, count, folder)]
+    from ..source import torch_export
+
+    graph, outputs = torch_export.export(made, options.opset)
+    return [eager(made, outputs), compiled(made, outputs, samples), unfused(graph, count, folder)]
+
+
+def unfused(graph: Graph, count: int, folder: Path) -> Contender | Skipped:
+    """ONNX Runtime on a graph as the exporter wrote it, with all that ONNX Runtime's own optimiser makes of it."""
+    from ..targets import onnxruntime as target
+
+    name = "ONNX Runtime, unfused"
+    ready = target.available()
+    if not ready.run:
+        return Skipped(name, f"{ready.reason}. {ready.install}")
+    save(graph, folder / "source.onnx")
+    manifest = {
+        "inputs": [spec.to_json() for spec in graph.inputs],
+        "outputs": [spec.to_json() for spec in graph.outputs],
+        "profiles": [],
+        "engine": {"session": target.SESSION},
+    }
+    runner = target.OnnxRuntimeRunner(folder / "source.onnx", with_threads(manifest, count))
+    said = f"the exported graph, float32, {target.SESSION['graph_optimization_level']}"
+    return dataclasses.replace(_of_runner(name, "fp32", runner, runner.run, said), source=True)
+
+
+def eager(made: FactoryModel, outputs: Sequence[str]) -> Contender:
+    """The PyTorch module itself."""
+    import torch
+
+    said = f"float32, torch {torch.__version__}, inference mode"
+    return dataclasses.replace(_of_module("PyTorch eager", made, made.module, outputs, said), source=True)
+
+
+def compiled(made: FactoryModel, outputs: Sequence[str], samples: Sequence[Sample]) -> Contender | Skipped:
+    """torch.compile with its defaults, compiled for each shape by itself, which is when its code is fastest."""
+    import torch
+
+    from ..source.torch_export import quiet, reason
+
+    name = "torch.compile"
+    start = time.perf_counter()
+    contender = _of_module(name, made, torch.compile(made.module, dynamic=False), outputs, "")
+    try:
+        # One more than there are shapes: with fewer it would go back to eager for the last, and not say so.
+        with torch._dynamo.config.patch(recompile_limit=len(samples) + 1, fail_on_recompile_limit_hit=True), quiet():
+            for sample in samples:
+                contender.prepare(sample.feeds)()
+    except Exception as error:  # noqa: BLE001 - whatever torch's compiler, or the C++ compiler below it, raises
+        return Skipped(name, f"it does not compile here: {reason(error)}")
+    took = time.perf_counter() - start
+    said = f"float32, defaults, compiled for each of {len(samples)} shapes in {took:.0f} s (not timed)"
+    return dataclasses.replace(contender, said=said)
+
+
+def _of_module(name: str, made: FactoryModel, module: Any, outputs: Sequence[str], said: str) -> Contender:
+    import torch
+
+    from ..source import torch_export
+
+    def prepare(feeds: Feeds) -> Call:
+        args, kwargs = torch_export.arguments(made, feeds)
+
+        def call() -> Any:
+            with torch.inference_mode():
+                return module(*args, **kwargs)
+
+        return call
+
+    return Contender(name, "fp32", prepare, lambda result: torch_export.arrays(result, outputs), said)
+
+
+def options_for(found: Artifact) -> SourceOptions:
+    """How to open another source for comparison: as the artifact's own was, without what names that one alone."""
+    task = found.task if found.task != "custom" else None
+    return SourceOptions(**{**found.manifest["source"]["options"], "task": task, "revision": None})

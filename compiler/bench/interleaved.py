@@ -1,0 +1,300 @@
+"""How fast an artifact is, against its source or another artifact, in one run.
+
+A round asks every contender once at every shape, shapes and contenders in a random seeded order, so that whatever slows the
+machine for a while slows all alike. Before its call is timed a contender is called once unseen, after a pause: the threads of
+the one before it go on spinning for a while, on the cores of the next. All contenders have as many threads, and before any time
+is taken their outputs are compared: a fast wrong answer is no result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import os
+import platform
+import random
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import targets
+from ..artifact.manifest import Artifact
+from ..core.errors import InputError, Missing, VerifyFailed
+from ..core.progress import Progress
+from ..core.spec import Dim
+from ..data import synthetic as data
+from ..data.synthetic import Sample
+from ..verify import comparison as metrics
+from ..verify.comparison import DEFAULT_BUDGETS, Comparison
+from ..verify.verdict import budget_for
+from . import baselines, timings
+from .baselines import Contender, Skipped
+from .timings import Result, Shape, Timing
+
+ROUNDS, WARM_UP = 100, 3
+PAUSE = 0.005  # seconds in which the threads of the contender before stop spinning
+MOST_SHAPES = 8  # of a traffic
+BUSY = 0.1  # of the cores taken by others, from which on the times are called those of a busy machine
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What `bertc bench` was asked for. `threads` 0: as many as this process may use cores. `padded`: the artifact also runs
+    padded to its buckets, as a contender of its own."""
+
+    against: tuple[str, ...] = ()
+    shapes: tuple[Shape, ...] = ()
+    rounds: int = ROUNDS
+    threads: int = 0
+    seed: int = 0
+    padded: bool = False
+
+
+def shapes_of(texts: Sequence[str], dims: Mapping[str, Dim]) -> tuple[Shape, ...]:
+    """`8x128` (in the order of the model's dims), or `batch=8,length=128`; several with spaces or commas between the first form.
+
+    Raises InputError for a shape that is neither, or that has another number of dims than the model.
+    """
+    found = []
+    for text in texts:
+        parts = [text] if "=" in text else text.replace(",", " ").split()
+        found += [_shape(part, dims) for part in parts]
+    return tuple(dict.fromkeys(found))
+
+
+def _shape(text: str, dims: Mapping[str, Dim]) -> Shape:
+    named = "=" in text
+    pairs = [part.partition("=")[::2] for part in text.split(",")] if named else list(zip(dims, text.split("x"), strict=False))
+    sizes = {name.strip(): int(size) for name, size in pairs if size.strip().isdecimal()}
+    count = len(text.split("," if named else "x"))
+    if set(sizes) != set(dims) or count != len(dims):
+        example = "x".join("8" if name == "batch" else "128" for name in dims)
+        raise InputError(f"shape {text!r} is not {'x'.join(dims)}, as in {example}, nor NAME=SIZE for each of them")
+    return Shape(tuple((name, sizes[name]) for name in dims))
+
+
+def default_shapes(found: Artifact) -> tuple[Shape, ...]:
+    """For each profile the sizes it is tuned for, and those with a batch of 1."""
+    shapes = []
+    for profile in found.profiles:
+        opt = {name: profile[name].opt for name in found.dims}
+        low = opt | ({"batch": profile["batch"].min} if "batch" in opt else {})
+        shapes += [Shape(tuple(low.items())), Shape(tuple(opt.items()))]
+    return tuple(dict.fromkeys(shapes))
+
+
+def shapes_of_traffic(path: Path, found: Artifact) -> tuple[tuple[Shape, ...], str]:
+    """(the shapes that compute the most tokens, weighted by their requests; what was left out), each request padded to the
+    best buckets for this traffic. Raises what reading it raises."""
+    from ..serve import buckets, traffic
+
+    model = traffic.model_of(str(found.path))
+    seen = traffic.read(path, model.longest, model.encode)
+    plan = buckets.plan(seen, MOST_SHAPES, 8, model.longest)
+    choice = plan.choices[buckets.pick(plan)[0]]
+    bounds = np.asarray(choice.bounds)[np.searchsorted(choice.bounds, seen.longest)]
+    weights: dict[tuple[tuple[str, int], ...], int] = {}
+    for batch, bound, count in zip(seen.batch.tolist(), bounds.tolist(), seen.count.tolist(), strict=True):
+        sizes = {model.batch: batch, model.length: bound}
+        key = tuple((name, sizes[name]) for name in found.dims)
+        weights[key] = weights.get(key, 0) + count
+    shapes = sorted((Shape(sizes, weight) for sizes, weight in weights.items()), key=lambda s: (-s.tokens * s.weight, s.sizes))
+    kept = shapes[:MOST_SHAPES]
+    share = sum(s.tokens * s.weight for s in kept) / choice.computed
+    lengths = ", ".join(map(str, choice.bounds))
+    note = f"{path.name}: padded to lengths {lengths}; {len(kept)} of {len(shapes)} shapes, {share:.0%} of the tokens"
+    return tuple(kept), note
+
+
+def why_not(found: Artifact) -> str:
+    """Why the engine of an artifact cannot run on this machine, '' where it can."""
+    if found.target == "null":
+        return "the null target has no engine"
+    ready = targets.get(found.target).available()
+    return "" if ready.run else ready.reason
+
+
+def run(found: Artifact, request: Request, progress: Progress | None = None) -> Result:
+    """Time an artifact and what it is held against.
+
+    Raises Missing where this machine cannot run it, DataError for a shape it does not take, InputError for impossible numbers,
+    VerifyFailed where the outputs of two contenders differ by more than the budget of their precision.
+    """
+    log = progress or Progress()
+    if reason := why_not(found):
+        raise Missing(f"the engine of {found.path} (target {found.target}) cannot run here: {reason}")
+    count = request.threads or len(_cores())
+    if request.rounds < 1 or count < 1:
+        raise InputError(f"{request.rounds} rounds on {count} threads were asked for; both are whole numbers from 1 on")
+    samples = _samples(found, request)
+    with tempfile.TemporaryDirectory(prefix="bertc-bench-") as folder, baselines.threads(count, bool(request.against)):
+        with log.stage("open"):
+            contenders, skipped = _contenders(found, request, samples, count, Path(folder))
+        for name, reason in skipped.items():
+            log.note(f"{name} was not timed: {reason}")
+        with log.stage("compare outputs and warm up"):
+            calls = {each.name: [each.prepare(sample.feeds) for sample in samples] for each in contenders}
+            agreement = _agree(contenders, samples, calls, found.task)
+            load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+        with log.stage("time") as advance, _others() as busy:
+            seconds = _rounds(calls, len(samples), request, advance)
+    timed = tuple(Timing(c.name, shape, seconds[c.name][at]) for at, shape in enumerate(request.shapes) for c in contenders)
+    conditions = _conditions(request, count, load, busy["share"])
+    said = {c.name: c.said for c in contenders}
+    return Result(found.path.name, timed, _ratios(timed, contenders), said, skipped, agreement, conditions, _notes(conditions))
+
+
+def _samples(found: Artifact, request: Request) -> list[Sample]:
+    if not request.shapes:
+        raise InputError("no shape to time")
+    graph = found.graph()
+    return [data.at(graph, found.dims, dict(shape.sizes), request.seed) for shape in request.shapes]
+
+
+def _contenders(
+    found: Artifact, request: Request, samples: Sequence[Sample], count: int, folder: Path
+) -> tuple[list[Contender], dict[str, str]]:
+    made: list[Contender | Skipped] = [baselines.of_artifact(found, count)]
+    if request.padded:
+        made.append(baselines.of_artifact(found, count, f"{found.path.name}, padded", padded=True))
+    for at, reference in enumerate(request.against):
+        place = folder / str(at)
+        place.mkdir()
+        made += baselines.against(reference, baselines.options_for(found), found, samples, count, place)
+    contenders = [each for each in made if isinstance(each, Contender)]
+    # The artifact against itself is a fair question: what the machine's noise looks like.
+    numbered = [dataclasses.replace(c, name=_other_name(c.name, contenders[:i])) for i, c in enumerate(contenders)]
+    return numbered, {each.name: each.reason for each in made if isinstance(each, Skipped)}
+
+
+def _other_name(name: str, before: Sequence[Contender]) -> str:
+    again = sum(c.name == name for c in before)
+    return f"{name} ({again + 1})" if again else name
+
+
+def _agree(
+    contenders: Sequence[Contender], samples: Sequence[Sample], calls: Mapping[str, Sequence[Any]], task: str
+) -> dict[str, float]:
+    """The largest relative difference of each contender's outputs from those of the source, or of the artifact without one."""
+    truth = next((c for c in contenders if c.source), contenders[0])
+    others = [c for c in contenders if c is not truth]
+    compared = {c.name: Comparison(task) for c in others}
+    for at, sample in enumerate(samples):
+        expected = truth.outputs(calls[truth.name][at]())
+        for each in others:
+            compared[each.name].add(expected, each.outputs(calls[each.name][at]()), sample)
+    found = {}
+    for each in others:
+        result = compared[each.name].result()
+        coarser = max(truth.precision, each.precision, key=list(DEFAULT_BUDGETS).index)
+        wrong = metrics.judge(result, budget_for(coarser, {}).without_decisions())
+        if wrong:
+            raise VerifyFailed(f"{each.name} and {truth.name} give different answers, so nothing was timed: {wrong[0]}")
+        found[each.name] = max(output.relative for output in result.outputs)
+    return found
+
+
+def _rounds(calls: Mapping[str, Sequence[Any]], shapes: int, request: Request, advance: Any) -> dict[str, list[np.ndarray]]:
+    """Seconds [rounds] of every contender at every shape."""
+    order = random.Random(request.seed)
+    taken = {name: [np.empty(request.rounds) for _ in range(shapes)] for name in calls}
+    for number in range(-WARM_UP, request.rounds):
+        for at in order.sample(range(shapes), shapes):
+            for name in order.sample(list(calls), len(calls)):
+                seconds = _timed(calls[name][at])
+                if number >= 0:
+                    taken[name][at][number] = seconds
+        advance(number + WARM_UP + 1, request.rounds + WARM_UP)
+    return taken
+
+
+def _timed(call: Any) -> float:
+    time.sleep(PAUSE)
+    call()
+    gc_was_on = gc.isenabled()
+    gc.disable()
+    try:
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+    finally:
+        if gc_was_on:
+            gc.enable()
+
+
+def _ratios(timed: Sequence[Timing], contenders: Sequence[Contender]) -> tuple[timings.Ratio, ...]:
+    first, *others = ([t for t in timed if t.contender == c.name] for c in contenders)
+    found = [timings.ratio(a, b) for other in others for a, b in zip(first, other, strict=True)]
+    if all(t.shape.weight for t in first):
+        found += [timings.weighted(first, other) for other in others]
+    return tuple(found)
+
+
+@contextlib.contextmanager
+def _others() -> Iterator[dict[str, float | None]]:
+    """The share of all cores that other processes took in the block; None where the system does not say (no /proc/stat)."""
+    found: dict[str, float | None] = {"share": None}
+    before = _cpu()
+    yield found
+    after = _cpu()
+    if before and after and after[0] > before[0]:
+        whole, busy, own = (b - a for a, b in zip(before, after, strict=True))
+        found["share"] = min(1.0, max(0.0, (busy - own) / whole))
+
+
+def _cpu() -> tuple[float, float, float] | None:
+    """Seconds since the machine started, over all cores: passed, not idle, and of this process."""
+    try:
+        line = Path("/proc/stat").read_text("ascii").splitlines()[0].split()
+    except OSError:
+        return None
+    ticks = [int(n) / os.sysconf("SC_CLK_TCK") for n in line[1:9]]  # guest time is in user time already
+    return sum(ticks), sum(ticks) - ticks[3] - ticks[4], sum(os.times()[:2])
+
+
+def _cores() -> list[int]:
+    """The cores that this process may use; all of them where the system does not say."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def _conditions(request: Request, count: int, load: float | None, share: float | None) -> dict[str, Any]:
+    return {
+        "rounds": request.rounds,
+        "warm_up": WARM_UP,
+        "seed": request.seed,
+        "threads": count,
+        "cores_allowed": _cores(),
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "load_before": load,
+        "cores_taken_by_others": share,
+    }
+
+
+def _notes(conditions: Mapping[str, Any]) -> tuple[str, ...]:
+    share = conditions["cores_taken_by_others"]
+    notes = []
+    if share is not None and share > BUSY:
+        notes.append(f"busy machine: other processes took {share:.0%} of the cores; times and ratios are those of a busy machine")
+    if share is None:
+        notes.append("the system does not say what other processes took of the cores; the machine may have been busy")
+    if conditions["rounds"] < timings.ENOUGH["p99"]:
+        notes.append(f"p99 needs {timings.ENOUGH['p99']} rounds or more, there were {conditions['rounds']}")
+    if conditions["threads"] > len(conditions["cores_allowed"]):
+        notes.append(f"{conditions['threads']} threads share {len(conditions['cores_allowed'])} cores")
+    return tuple(notes)
+
+
+def summary(result: Result) -> str:
+    """What the numbers hold for, in a line."""
+    c = result.conditions
+    cores = f"{c['threads']} threads each, {len(c['cores_allowed'])} of {c['cores']} cores allowed"
+    taken = c["cores_taken_by_others"]
+    others = "" if taken is None else f", {taken:.0%} of the machine taken by others"
+    load = "" if c["load_before"] is None else f", load {c['load_before']:.1f} before"
+    return f"{c['rounds']} interleaved rounds after {c['warm_up']} to warm up; {cores}{others}{load}"

@@ -1,0 +1,102 @@
+"""The command line: the commands of `commands/`, and what an error means for the exit code.
+
+Data goes to stdout (`--json`), everything a person reads to stderr. Exit codes: 0 done, 1 the check or the build failed,
+2 bad input or usage, 3 something the machine lacks, 4 a bug in bertc, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+
+import click
+
+from ..core.errors import BertcError
+from ._group import Commands
+from ._shared import print_json
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="bertc", prog_name="bertc")
+def cli() -> None:
+    """Compile distilled PyTorch encoders to ONNX Runtime and TensorRT engines, and prove them equal to the source."""
+
+
+@contextlib.contextmanager
+def _terminated() -> Iterator[None]:
+    """SIGTERM ends a build as Ctrl-C does: what is half-written is removed."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    code = run(arguments)
+    # Else the interpreter, as it ends, walks through all that torch and an export left: 1.6 s after a build, to free what the
+    # system frees at once.
+    gc.freeze()
+    sys.exit(code)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; errors are printed, never raised."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        with _terminated():
+            # What a command returns is None; an Exit comes back as its code.
+            return int(cli.main(args=words, prog_name="bertc", standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        return _failed(words, error.format_message(), 2)
+    except BertcError as error:
+        click.echo(f"error: {error}", err=True)
+        return _failed(words, str(error), error.exit_code)
+    except (KeyboardInterrupt, click.Abort) as error:
+        said = f"interrupted: {_reason(error) or 'nothing was written'}"
+        click.echo(said, err=True)
+        return _failed(words, said, 130)
+    except OSError as error:
+        # On a disk that is quite full, Python finds no folder for temporary files and says so with another number.
+        full = error.errno in NO_ROOM or "No usable temporary directory" in str(error)
+        return _disk_full(words, error) if full else _bug(words, error)
+    except Exception as error:  # noqa: BLE001 - the last resort: said as a bug, with its traceback, never hidden
+        return _bug(words, error)
+
+
+def _reason(error: BaseException) -> str:
+    """What a command said when it was interrupted; click puts an Abort in the place of its exception."""
+    return str(error if isinstance(error, KeyboardInterrupt) else error.__cause__ or "")
+
+
+def _disk_full(words: Sequence[str], error: OSError) -> int:
+    """Room ran out elsewhere than at the output: in the folder for temporary files."""
+    message = f"no room for temporary files: {error}; free some space, or let the variable TMPDIR name a folder on another disk"
+    click.echo(f"error: {message}", err=True)
+    return _failed(words, message, 3)
+
+
+def _bug(words: Sequence[str], error: Exception) -> int:
+    import traceback
+
+    traceback.print_exception(error)
+    click.echo(f"error: this is a bug in bertc ({type(error).__name__}: {error}); please report the lines above", err=True)
+    return _failed(words, f"{type(error).__name__}: {error}", 4)
+
+
+def _failed(words: Sequence[str], message: str, code: int) -> int:
+    if "--json" in words:
+        print_json({"error": message, "exit_code": code})
+    return code

@@ -1,0 +1,65 @@
+"""bertc build SOURCE -o OUT: every stage, for one target or several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import _shared as shared
+
+FORMS = {"auto": "int8", "static": "int8-static", "dynamic": "int8-dynamic", "weights": "int8-weights"}
+INT8 = (
+    "int8 GEMMs. auto (or nothing): where measured or estimated worth it, in the better form. static: scales from --data, on "
+    "TensorRT attention too. dynamic: ONNX Runtime finds the ranges while it runs; no --data. weights: only stored as int8; no "
+    "--data. "
+    "The rest is float16 (ONNX Runtime: float32)"
+)
+
+
+class WithForms(click.Command):
+    """`--int8 SOURCE` names a source: only a form that is known is the option's value."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        following = [*args[1:], ""]
+        end = args.index("--") if "--" in args else len(args)
+        bare = [at for at, word in enumerate(args[:end]) if word == "--int8" and following[at] not in FORMS]
+        given = ["--int8=auto" if at in bare else word for at, word in enumerate(args)]
+        try:
+            return super().parse_args(ctx, given)
+        except click.UsageError as error:
+            hint = f"; the forms of --int8 are {', '.join(FORMS)}" if bare else ""
+            raise click.UsageError(f"{error.format_message()}{hint}", ctx) from error
+
+
+@click.command(cls=WithForms)
+@click.argument("reference", metavar="SOURCE|RECIPE|EXPORT")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="the directory to write")
+@click.option("--force", is_flag=True, help="replace an artifact that is there")
+@click.option("--fp32", "precision", flag_value="fp32", help="float32, TF32 off")
+@click.option("--fp16", "precision", flag_value="fp16", help="float16, reductions in float32")
+@click.option("--bf16", "precision", flag_value="bf16", help="bfloat16, reductions in float32")
+@click.option("--fp8", "precision", flag_value="fp8", help="float8 (E4M3) GEMMs by --data, the rest float16; sm89 and later")
+@click.option("--int8", type=click.Choice(FORMS), is_flag=False, flag_value="auto", help=INT8)
+@click.option("--max-drop", type=float, help="give back as much int8 as keeps the drop of the metric within this, as in 0.005")
+@shared.recipe_options("targets", "profiles", "source", *shared.SOURCE_OPTIONS, "fuse", "prove", "expect", "budget", "verify")
+@shared.JSON
+def build(
+    reference: str, out: Path, force: bool, int8: str | None, max_drop: float | None, as_json: bool, **options: Any
+) -> None:
+    """Build SOURCE for one or more targets and verify each artifact before it is written.
+
+    SOURCE is a path (checkpoint directory, .onnx, export, recipe.toml), a recipe's name, package.module:factory, or a hub id.
+    """
+    from .. import pipeline
+    from ..core.errors import InputError
+
+    if int8 and options["precision"]:
+        raise InputError(f"asked for --{options['precision']} and for --int8; an artifact has one precision")
+    options["precision"] = FORMS[int8] if int8 else options["precision"]
+    log = shared.progress()
+    if max_drop is not None:
+        options["budget"] = (*options["budget"], f"max_drop={max_drop}")
+    made = pipeline.compile(shared.recipe_of(reference, log, options), out, force=force, progress=log)
+    shared.show_artifacts(made, as_json)

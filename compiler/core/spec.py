@@ -1,0 +1,104 @@
+"""Named dynamic dimensions and optimisation profiles (min:opt:max per dimension)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..graph.model import TensorSpec
+from .errors import RecipeError, nearest
+
+DEFAULT_MAX_BATCH = 32
+DEFAULT_OPT_BATCH = 8
+DEFAULT_OPT_LENGTH = 128
+UNBOUNDED_LENGTH = 512
+AUDIO_DIM = "samples"
+DEFAULT_OPT_SAMPLES, DEFAULT_MAX_SAMPLES = 64000, 320000  # 4 s and 20 s at 16 kHz
+
+
+@dataclasses.dataclass(frozen=True)
+class Dim:
+    """A named dynamic dimension: the smallest size that makes sense and the largest the model can take (None: no limit)."""
+
+    name: str
+    min: int = 1
+    max: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """One dimension of an optimisation profile: valid from min to max, kernels tuned for opt."""
+
+    min: int
+    opt: int
+    max: int
+
+    def __str__(self) -> str:
+        return f"{self.min}:{self.opt}:{self.max}"
+
+
+Profile = Mapping[str, Range]
+
+
+def parse(text: str, dims: Mapping[str, Dim]) -> Profile:
+    """`batch=1:8:32,length=16:128:512` as a profile; raises RecipeError naming the part that is wrong.
+
+    A dimension that is not named takes its default range.
+    """
+    given: dict[str, Range] = {}
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        name, _, sizes = part.partition("=")
+        numbers = sizes.split(":")
+        if len(numbers) != 3 or not all(n.strip().isdecimal() for n in numbers):
+            raise RecipeError(f"profile {part!r} is not NAME=MIN:OPT:MAX with three whole numbers, as in batch=1:8:32")
+        if name.strip() in given:
+            raise RecipeError(f"profile {text!r} names {name.strip()!r} twice; say --profile twice for two profiles")
+        given[name.strip()] = Range(*(int(n) for n in numbers))
+    return complete(given, dims)
+
+
+def complete(given: Mapping[str, Range], dims: Mapping[str, Dim]) -> Profile:
+    """Check the given ranges against the model's dimensions and fill in the rest with defaults."""
+    for name, sizes in given.items():
+        if name not in dims:
+            raise RecipeError(f"profile names dimension {name!r}, which this model does not have{nearest(name, dims)}")
+        _check(name, sizes, dims[name])
+    return {name: given.get(name) or default(dim) for name, dim in dims.items()}
+
+
+def _check(name: str, sizes: Range, dim: Dim) -> None:
+    if not sizes.min <= sizes.opt <= sizes.max:
+        raise RecipeError(f"profile {name}={sizes}: wants MIN <= OPT <= MAX")
+    if sizes.min < dim.min:
+        raise RecipeError(f"profile {name}={sizes}: the smallest {name} this model takes is {dim.min}")
+    if dim.max is not None and sizes.max > dim.max:
+        raise RecipeError(f"profile {name}={sizes}: the largest {name} this model takes is {dim.max}")
+
+
+def default(dim: Dim) -> Range:
+    """batch 1:8:32, samples of audio up to 4 s:20 s; any other dimension from its minimum to the model's limit (512 where it has
+    none), opt at most 128."""
+    opt, top = DEFAULT_OPT_LENGTH, dim.max or max(UNBOUNDED_LENGTH, dim.min * 64)
+    if dim.name == "batch":
+        opt, top = DEFAULT_OPT_BATCH, max(dim.min, min(DEFAULT_MAX_BATCH, dim.max or DEFAULT_MAX_BATCH))
+    if dim.name == AUDIO_DIM:
+        opt, top = DEFAULT_OPT_SAMPLES, max(dim.min, min(DEFAULT_MAX_SAMPLES, dim.max or DEFAULT_MAX_SAMPLES))
+    return Range(dim.min, max(dim.min, min(opt, top)), top)
+
+
+def shapes(spec: TensorSpec, profile: Profile) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """(min, opt, max) shapes of one input under a profile."""
+
+    def pick(which: str) -> tuple[int, ...]:
+        return tuple(d if isinstance(d, int) else getattr(profile[d], which) for d in spec.dims)
+
+    return pick("min"), pick("opt"), pick("max")
+
+
+def to_json(profiles: Sequence[Profile]) -> list[dict[str, str]]:
+    return [{name: str(sizes) for name, sizes in profile.items()} for profile in profiles]
+
+
+def from_json(data: Sequence[Mapping[str, Any]]) -> tuple[Profile, ...]:
+    return tuple({name: Range(*map(int, text.split(":"))) for name, text in profile.items()} for profile in data)

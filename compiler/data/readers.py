@@ -1,0 +1,316 @@
+"""Readers of evaluation data, one per kind of file. Called through `data.from_file`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..core.errors import ArtifactError, DataError, Missing
+from ..core.spec import Dim
+from ..graph.model import TensorSpec
+from . import tables
+from .synthetic import Data, Sample, dead_rows, is_mask
+from .tables import Row
+
+if TYPE_CHECKING:
+    from .labels import Labels
+    from .tokenizer import Encoded, Encoder
+
+
+@dataclasses.dataclass(frozen=True)
+class Audio:
+    """What preprocessor_config.json says of raw audio: the sampling rate in Hz, normalisation, and padding."""
+
+    sampling_rate: int
+    normalize: bool = False
+    padding_side: str = "right"
+    padding_value: float = 0.0
+
+    @staticmethod
+    def from_directory(path: Path) -> Audio:
+        """Raises ArtifactError when preprocessor_config.json is missing, broken or not one of raw audio (wav2vec2, HuBERT)."""
+        file = Path(path) / "preprocessor_config.json"
+        try:
+            config = json.loads(file.read_text(encoding="utf-8"))
+            rate = int(config["sampling_rate"])
+        except FileNotFoundError as error:
+            raise ArtifactError(f"no preprocessor_config.json in {path}; copy it from the source model") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise ArtifactError(f"{file} has no readable sampling_rate ({error!r}); copy it from the source model") from error
+        if config.get("feature_size", 1) != 1:
+            raise ArtifactError(f"{file} asks for {config['feature_size']} features per frame; give .npz data")
+        return Audio(
+            rate, bool(config.get("do_normalize")), config.get("padding_side", "right"), float(config.get("padding_value", 0.0))
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """What a model takes: its inputs, the ranges of its named dimensions, and the batch asked for."""
+
+    inputs: tuple[TensorSpec, ...]
+    dims: Mapping[str, Dim]
+    batch: int
+
+    def limits(self, dim: int | str) -> tuple[int, int | None]:
+        """(smallest, largest) size of one dimension; None: no limit."""
+        if isinstance(dim, int):
+            return dim, dim
+        known = self.dims.get(dim, Dim(dim))
+        return known.min, known.max
+
+    def chunks(self, spec: TensorSpec, rows: Sequence[Any], what: Path) -> Iterator[Sequence[Any]]:
+        """Rows in order, a batch at a time; DataError when the last batch is smaller than the model takes."""
+        if self.batch < 1:
+            raise DataError(f"a batch of {self.batch} was asked for; wanted 1 or more")
+        low, high = self.limits(spec.dims[0])
+        size = max(1, low, min(self.batch, high or self.batch))
+        for start in range(0, len(rows), size):
+            chunk = rows[start : start + size]
+            if len(chunk) < low:
+                raise DataError(
+                    f"{what} has {len(rows)} rows, which leaves {len(chunk)} after batches of {size}, "
+                    f"and the model takes {low} or more at a time; add or remove rows"
+                )
+            yield chunk
+
+
+# Text
+
+
+@dataclasses.dataclass(frozen=True)
+class TextReader:
+    """Rows of a file as samples that fit a model."""
+
+    path: Path
+    specs: Mapping[str, TensorSpec]
+    encode: Encoder
+    low: int
+    labels: Labels | None = None
+
+    @staticmethod
+    def fitted(path: Path, fit: Fit, encode: Encoder | None) -> TextReader:
+        """Raises DataError where texts cannot make the model's inputs."""
+        if encode is None:
+            raise DataError(f"{path} holds text, but the model has no tokenizer; give raw feeds as .npz")
+        specs = {spec.name: spec for spec in fit.inputs}
+        first = specs.get("input_ids")
+        if first is None or len(first.dims) != 2 or set(specs) != set(encode.inputs):
+            raise DataError(
+                f"text makes the inputs {', '.join(encode.inputs)} [batch, length]; the model takes "
+                f"{', '.join(map(str, fit.inputs))}: give raw feeds as .npz"
+            )
+        low, high = fit.limits(first.dims[1])
+        limits = [limit for limit in (high, encode.max_length) if limit is not None]
+        return TextReader(path, specs, dataclasses.replace(encode, max_length=min(limits, default=None)), low)
+
+    def sample(self, chunk: Sequence[Row]) -> tuple[Sample, int]:
+        """One batch, and how many of its texts were cut."""
+        encoded = self.encode.encode_counted([row.text for row in chunk], at_least=self.low)
+        feeds = {name: array.astype(self.specs[name].dtype) for name, array in encoded.feeds.items()}
+        origins = tuple(row.where for row in chunk)
+        labels = _golds(chunk, encoded, self.labels)
+        return Sample(f"{origins[0]}..{chunk[-1].line}", feeds, (), origins, labels), encoded.truncated
+
+
+def texts(path: Path, fit: Fit, encode: Encoder | None) -> Data:
+    """.txt: a text a line."""
+    return _encoded(path, list(text_rows(path)), fit, encode, None)
+
+
+def table(path: Path, fit: Fit, encode: Encoder | None, audio: Audio | None, labels: Labels | None) -> Data:
+    """.jsonl, .csv and .tsv: texts, or recordings with their transcripts."""
+    read = tables.read(path)
+    unused = labels.unused() if labels and read.rows[0].label is not None else ""
+    rows = [dataclasses.replace(row, label=None) for row in read.rows] if unused else read.rows
+    data = _recordings(path, rows, fit, audio, labels) if read.audio else _encoded(path, rows, fit, encode, labels)
+    return dataclasses.replace(data, notes=data.notes + read.notes + ((unused,) if unused else ()))
+
+
+def text_rows(path: Path) -> Iterator[Row]:
+    """The rows of a file, one at a time. Raises DataError for a file or a line that cannot be read."""
+    if path.suffix.lower() in tables.SUFFIXES:
+        return tables.rows(path)
+    return (Row(at, line, None, f"{path.name}:{at}") for at, line in tables.lines(path))
+
+
+def _encoded(path: Path, rows: Sequence[Row], fit: Fit, encode: Encoder | None, labels: Labels | None) -> Data:
+    reader = dataclasses.replace(TextReader.fitted(path, fit, encode), labels=labels)
+    if not rows:
+        raise DataError(f"{path} is empty: nothing would be checked; give one text or more")
+    rows = labels.prepared(rows) if labels else rows
+    made = [reader.sample(chunk) for chunk in fit.chunks(reader.specs["input_ids"], rows, path)]
+    truncated = sum(cut for _, cut in made)
+    cut = f"{path.name}: {truncated} of {len(rows)} texts were longer than {reader.encode.max_length} tokens and were cut"
+    return Data(tuple(sample for sample, _ in made), reader.encode.notes + ((cut,) if truncated else ()))
+
+
+def _golds(rows: Sequence[Row], encoded: Encoded, labels: Labels | None) -> tuple[Any, ...]:
+    """The gold label of each row; as it was written where nobody says what the task is."""
+    if all(row.label is None for row in rows):
+        return ()
+    if labels is None or labels.task == "sentence-embedding":
+        return tuple(row.label for row in rows)
+    return tuple(labels.gold(row, *tokens) for row, tokens in zip(rows, encoded.tokens, strict=True))
+
+
+# Audio
+
+
+def wav_files(path: Path) -> list[Path]:
+    """The .wav files of a directory in order of name; DataError when there are none."""
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() == ".wav")
+    if not files:
+        raise DataError(f"no .wav files in the directory {path}; give one or more")
+    return files
+
+
+def wav_directory(path: Path, fit: Fit, audio: Audio | None, only: Sequence[Path] | None = None) -> Data:
+    """A directory of mono .wav files, in order of name; or `only` these of them."""
+    return _waves(path, wav_files(path) if only is None else only, fit, audio)
+
+
+def _recordings(path: Path, rows: Sequence[Row], fit: Fit, audio: Audio | None, labels: Labels | None) -> Data:
+    """Rows with the path of a .wav file, relative to the table's folder, and its transcript as the label."""
+    files = [path.parent / str(row.text) for row in rows]
+    for row, file in zip(rows, files, strict=True):
+        if not file.is_file():
+            raise DataError(f"{row.where}: no recording at {file}; 'audio' is a path relative to {path.name}")
+    data = _waves(path, files, fit, audio)
+    if labels is None or rows[0].label is None:
+        return data
+    transcripts, note = labels.transcripts(rows)
+    left = iter(transcripts)
+    samples = tuple(dataclasses.replace(s, labels=tuple(next(left) for _ in s.origins)) for s in data.samples)
+    return Data(samples, data.notes + ((note,) if note else ()))
+
+
+def _waves(path: Path, files: Sequence[Path], fit: Fit, audio: Audio | None) -> Data:
+    if audio is None:
+        raise DataError(f"{path} holds audio, but the model has no audio preprocessor; give raw feeds as .npz")
+    floats = [spec for spec in fit.inputs if np.dtype(spec.dtype).kind == "f" and len(spec.dims) == 2]
+    mask_names = [spec.name for spec in fit.inputs if is_mask(spec.name, spec.dtype)]
+    if len(floats) != 1 or len(mask_names) > 1 or len(fit.inputs) != 1 + len(mask_names):
+        raise DataError(
+            "audio makes one float input [batch, samples] and a mask at most; "
+            f"the model takes {', '.join(map(str, fit.inputs))}: give raw feeds as .npz"
+        )
+    spec = floats[0]
+    low, high = fit.limits(spec.dims[1])
+    samples, cut = [], 0
+    for chunk in fit.chunks(spec, files, path):
+        waves = [_wave(file, audio, 1 if isinstance(spec.dims[1], int) else low) for file in chunk]
+        cut += sum(high is not None and len(wave) > high for wave in waves)
+        feeds = _padded([_normalized(wave[:high], audio) for wave in waves], low, audio, fit)
+        origins = tuple(file.name for file in chunk)
+        samples.append(Sample(f"{origins[0]}..{origins[-1]}", feeds, (), origins))
+    note = f"{path.name}: {cut} of {len(files)} files were longer than {high} samples and were cut"
+    return Data(tuple(samples), (note,) if cut else ())
+
+
+def _wave(file: Path, audio: Audio, low: int) -> np.ndarray:
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:  # OSError: the package is there, libsndfile is not
+        raise Missing(f"reading {file.name} needs soundfile ({error}); pip install 'bertc[audio]'") from error
+    try:
+        wave, rate = soundfile.read(str(file), dtype="float32", always_2d=True)
+    except (RuntimeError, OSError) as error:
+        raise DataError(f"{file} is not a readable .wav file: {error}") from error
+    if wave.shape[1] != 1 or rate != audio.sampling_rate:
+        raise DataError(
+            f"{file} has {wave.shape[1]} channels at {rate} Hz, the model takes 1 at {audio.sampling_rate} Hz; convert it with "
+            f"ffmpeg -i IN.wav -ac 1 -ar {audio.sampling_rate} OUT.wav"
+        )
+    if len(wave) < max(1, low):
+        raise DataError(f"{file} has {len(wave)} samples, the model takes {max(1, low)} or more; remove it")
+    return np.asarray(wave[:, 0])
+
+
+def _normalized(wave: np.ndarray, audio: Audio) -> np.ndarray:
+    """Zero mean and unit variance, with the 1e-7 of wav2vec2's feature extractor."""
+    return np.asarray((wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)) if audio.normalize else wave
+
+
+def _padded(waves: Sequence[np.ndarray], low: int, audio: Audio, fit: Fit) -> dict[str, np.ndarray]:
+    length = max(low, *(len(wave) for wave in waves))
+    values = np.full((len(waves), length), audio.padding_value, np.float32)
+    mask = np.zeros((len(waves), length), np.int64)
+    for row, wave in enumerate(waves):
+        place = slice(length - len(wave), None) if audio.padding_side == "left" else slice(len(wave))
+        values[row, place], mask[row, place] = wave, 1
+    return {spec.name: (mask if is_mask(spec.name, spec.dtype) else values).astype(spec.dtype) for spec in fit.inputs}
+
+
+# Arrays
+
+
+def arrays(path: Path, fit: Fit) -> Data:
+    """.npz of raw feeds: arrays named as the inputs (one sample), or "<n>/<input>" (sample n)."""
+    groups: dict[int, dict[str, np.ndarray]] = {}
+    names = [spec.name for spec in fit.inputs]
+    found = _read_npz(path)
+    plain = set(found) == set(names)
+    for key, array in found.items():
+        number, _, name = key.partition("/")
+        if not plain and not (number.isdecimal() and name in names):
+            raise DataError(f"{path} has an array {key!r}; wanted {', '.join(names)}, or <n>/NAME of the same names, n from 0")
+        groups.setdefault(0 if plain else int(number), {})[key if plain else name] = array
+    if not groups:
+        raise DataError(f"{path} holds no arrays: nothing would be checked")
+    samples = []
+    for at, feeds in sorted(groups.items()):
+        label = path.name if plain else f"{path.name} {at}"
+        checked = _checked(feeds, fit, label)
+        samples.append(Sample(label, checked, dead_rows(checked)))
+    return Data(tuple(samples))
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+            if damaged:
+                raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} is not a readable .npz of plain arrays ({error}); write it with numpy.savez") from error
+
+
+def _checked(feeds: Mapping[str, np.ndarray], fit: Fit, label: str) -> dict[str, np.ndarray]:
+    """Feeds in the types of the inputs; DataError names the array that does not fit."""
+    sizes: dict[str, int] = {}
+    checked = {}
+    for spec in fit.inputs:
+        if spec.name not in feeds:
+            raise DataError(f"{label} lacks the input {spec}; it has {', '.join(feeds)}")
+        array = feeds[spec.name]
+        _check_shape(spec, array.shape, sizes, fit, label)
+        wanted = np.dtype(spec.dtype)
+        whole = array.dtype.kind in "iub" and wanted.kind in "iub"
+        cast = array.astype(wanted) if whole or array.dtype.kind == wanted.kind else None
+        if cast is None or (whole and not np.array_equal(cast, array)):
+            raise DataError(f"{label}: {spec.name!r} is {array.dtype}, which does not fit {spec}; cast it before saving")
+        if wanted.kind == "f" and not np.isfinite(cast).all():
+            raise DataError(f"{label}: {spec.name!r} has values that are not finite as {wanted}; outputs could not be compared")
+        checked[spec.name] = cast
+    return checked
+
+
+def _check_shape(spec: TensorSpec, shape: tuple[int, ...], sizes: dict[str, int], fit: Fit, label: str) -> None:
+    if len(shape) != len(spec.dims) or 0 in shape:
+        raise DataError(f"{label}: {spec.name!r} has shape {list(shape)}; wanted {spec}, nothing empty")
+    for dim, size in zip(spec.dims, shape, strict=True):
+        low, high = fit.limits(dim)
+        if size < low or (high is not None and size > high):
+            raise DataError(f"{label}: {spec.name!r} has shape {list(shape)}, {dim} from {low} to {high or 'any'} in {spec}")
+        if isinstance(dim, str) and dim != "?" and sizes.setdefault(dim, size) != size:
+            raise DataError(f"{label}: {spec.name!r} has {dim}={size}, an earlier input has {dim}={sizes[dim]}")

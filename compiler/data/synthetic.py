@@ -1,0 +1,390 @@
+"""Feeds: seeded synthetic samples of every mask shape, and a user's own file as samples (the readers are in readers.py)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..core.errors import DataError, nearest
+from ..core.spec import AUDIO_DIM, UNBOUNDED_LENGTH, Dim
+from ..graph.model import Graph, TensorSpec
+from ..runtime.runner import Feeds
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from .labels import Labels
+    from .readers import Audio
+    from .tokenizer import Encoder
+
+DEFAULT_BOUND = 2  # an integer input that indexes no table is most likely a flag or a segment: 0 and 1 are safe
+MAX_ELEMENTS = 2**15
+AUDIO_MIN = 400  # 25 ms at 16 kHz, the receptive field of wav2vec2's convolutions
+AUDIO_MAX = 17601  # 1.1 s at 16 kHz, odd
+PADDINGS = {
+    "full": "no padding",
+    "right": "right padding",
+    "left": "left padding",
+    "holes": "holes in the mask",
+    "random": "random mask",
+    "dead": "one row all masked",
+}
+
+# Ops that index a table, as (position of the indices, position of the table).
+_INDEXING = {"Gather": ((1, 0),), "GatherElements": ((1, 0),), "EmbedLayerNormalization": ((0, 2), (1, 4), (8, 3))}
+# Ops whose output holds values of these inputs, unchanged or fewer.
+_CARRYING = {"Concat": range(1 << 10), "Where": (1, 2)} | dict.fromkeys(
+    ("Cast", "CastLike", "Identity", "Unsqueeze", "Squeeze", "Reshape", "Flatten", "Expand", "Transpose", "Slice", "Tile"),
+    (0,),
+)
+_SAME_SHAPE = ("Cast", "CastLike", "Identity", "DequantizeLinear")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One batch of feeds. `dead_rows` are rows whose mask is all zero: they must be finite, and are not compared.
+
+    `origins` names the source of each row ("texts.txt:17") and `labels` the gold label of each row, where they are known.
+    """
+
+    label: str
+    feeds: Feeds
+    dead_rows: tuple[int, ...] = ()
+    origins: tuple[str, ...] = ()
+    labels: tuple[Any, ...] = ()
+
+    def where(self, row: int) -> str:
+        """The name of one row, for a person: its origin if known, else the sample and the row number."""
+        return self.origins[row] if row < len(self.origins) else f"{self.label}, row {row}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Samples read from a file, in its order, and what a reader should know about them (truncated texts)."""
+
+    samples: tuple[Sample, ...]
+    notes: tuple[str, ...] = ()
+
+
+def from_file(
+    path: Path,
+    *,
+    inputs: Sequence[TensorSpec],
+    dims: Mapping[str, Dim],
+    encode: Encoder | None = None,
+    audio: Audio | None = None,
+    batch: int = 8,
+    labels: Labels | None = None,
+) -> Data:
+    """Read .txt (a text a line), .jsonl, .csv or .tsv (the columns of tables.COLUMNS), .npz (raw feeds) or a directory of .wav.
+
+    Feeds have the dtypes of `inputs`; rows keep the order of the file, `batch` at a time (fewer where the model takes
+    fewer), padded to the longest of the batch. With
+    `labels` a label is what the task takes it for. Raises DataError for anything missing, empty, broken or unfit for the
+    model, and Missing when audio needs soundfile.
+    """
+    from . import readers, tables  # readers import Sample from here
+
+    path = Path(path)
+    fit = readers.Fit(tuple(inputs), dims, batch)
+    if path.is_dir():
+        return readers.wav_directory(path, fit, audio)
+    if not path.is_file():
+        raise DataError(f"no data at {path}; give a .txt, .jsonl, .csv, .tsv or .npz file, or a directory of .wav files")
+    if path.suffix.lower() == ".txt":
+        return readers.texts(path, fit, encode)
+    if path.suffix.lower() in tables.SUFFIXES:
+        return readers.table(path, fit, encode, audio, labels)
+    if path.suffix.lower() == ".npz":
+        return readers.arrays(path, fit)
+    raise DataError(
+        f"{path}: data of type {path.suffix or 'unknown'!r}; known: .txt, .jsonl, .csv, .tsv, .npz, or a directory of .wav"
+    )
+
+
+def is_mask(name: str, dtype: np.dtype | str) -> bool:
+    """Whether an input is a mask: integer or boolean, and called so."""
+    return "mask" in name.lower() and np.dtype(dtype).kind in "iub"
+
+
+def masks(feeds: Feeds) -> dict[str, np.ndarray]:
+    """The mask inputs among some feeds."""
+    return {name: array for name, array in feeds.items() if is_mask(name, array.dtype)}
+
+
+def dead_rows(feeds: Feeds) -> tuple[int, ...]:
+    """Rows (axis 0) where every mask of rank 2 or more is zero; () without such a mask."""
+    alive = [np.asarray(m.reshape(len(m), -1).any(axis=1)) for m in masks(feeds).values() if m.ndim > 1 and m.size]
+    if not alive or len({len(rows) for rows in alive}) > 1:
+        return ()
+    return tuple(int(row) for row in np.flatnonzero(~np.stack(alive).any(axis=0)))
+
+
+def index_bounds(graph: Graph) -> dict[str, int]:
+    """For each integer input that indexes tables of known size: the exclusive upper bound of its values.
+
+    Follows the input through ops that keep values (Cast, Unsqueeze, Slice ...), an added constant and local functions, to
+    Gather and its kin; the smallest table counts. An input that reaches none is absent.
+    """
+    found = {str(v.name): _bound(graph.model, v) for v in graph.model.graph.inputs if v.dtype and v.dtype.numpy().kind in "iu"}
+    return {name: bound for name, bound in found.items() if bound is not None}
+
+
+def _bound(model: ir.Model, start: ir.Value) -> int | None:
+    limits: list[int] = []
+    todo: list[tuple[ir.Value, int, Mapping[ir.Value, ir.Value]]] = [(start, 0, {})]
+    seen: dict[tuple[int, int, int], Any] = {}  # holds the bindings too, so that no id is reused
+    while todo:
+        value, offset, bindings = todo.pop()
+        key = (id(value), offset, id(bindings))
+        if key in seen:
+            continue
+        seen[key] = bindings
+        for node, position in value.uses():
+            limits += [size - offset for size in _tables(node, position, bindings)]
+            todo += _onward(model, node, position, offset, bindings)
+    return max(1, min(limits)) if limits else None
+
+
+def _tables(node: ir.Node, position: int, bindings: Mapping[ir.Value, ir.Value]) -> Iterator[int]:
+    """Sizes of the tables this node indexes by its input at `position`, where known."""
+    for indices, table in _INDEXING.get(node.op_type, ()):
+        if indices != position or (value := node.inputs[table]) is None:
+            continue
+        shape = _shape(bindings.get(value, value))
+        axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
+        if shape is not None and isinstance(shape[axis], int):
+            yield int(shape[axis])
+
+
+def _shape(value: ir.Value | None) -> Sequence[Any] | None:
+    """The shape of a value, also where a weight is stored in another type and cast."""
+    if value is None:
+        return None
+    if value.const_value is not None:
+        return tuple(value.const_value.shape)
+    if value.shape is not None:
+        return tuple(value.shape)
+    node = value.producer()
+    return _shape(node.inputs[0]) if node is not None and node.op_type in _SAME_SHAPE else None
+
+
+def _onward(
+    model: ir.Model, node: ir.Node, position: int, offset: int, bindings: Mapping[ir.Value, ir.Value]
+) -> list[tuple[ir.Value, int, Mapping[ir.Value, ir.Value]]]:
+    """Where the values of a node's input live on: its output, or the inside of the local function it calls."""
+    function = model.functions.get(node.op_identifier())
+    if function is not None:
+        given = zip(function.inputs, node.inputs, strict=False)  # trailing inputs may be left out
+        inner = {formal: bindings.get(actual, actual) for formal, actual in given if actual is not None}
+        return [(function.inputs[position], offset, inner)]
+    if node.op_type == "Add" and node.domain == "":
+        other = node.inputs[1 - position]
+        constant = None if other is None else bindings.get(other, other).const_value
+        if constant is None or not constant.size:
+            return []
+        return [(node.outputs[0], offset + int(constant.numpy().max()), bindings)]
+    return [(node.outputs[0], offset, bindings)] if position in _CARRYING.get(node.op_type, ()) else []
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """One synthetic sample to make: the size of every named dimension, the kind of padding, and what to call it."""
+
+    sizes: tuple[tuple[str, int], ...]
+    kind: str
+    cut: str = ""
+
+    @property
+    def label(self) -> str:
+        shape = ", ".join(f"{name} {size}" for name, size in self.sizes) or "the graph's fixed shape"
+        return shape + self.cut + (f", {PADDINGS[self.kind]}" if self.kind else "")
+
+
+def synthetic(graph: Graph, dims: Mapping[str, Dim], seed: int = 0, max_elements: int = MAX_ELEMENTS) -> tuple[Sample, ...]:
+    """Seeded feeds at shapes an exporter never saw: batch 1, minimum, odd and maximum sizes, and every kind of padding.
+
+    The maximum is `Dim.max`, 512 where there is none, and 1.1 s for a dimension called "samples". Masks are integer or
+    boolean inputs whose name has "mask" in it. Integer inputs are uniform below their `index_bounds` (2 where unknown), also in
+    masked places; float inputs are standard normal, zero in masked places. The sample with a dead row needs two rows, so a graph
+    with a fixed batch of 1 has none. `max_elements` limits the product of the named sizes of a sample: the batch is lowered
+    first, then the longest other dimension, which the label tells; no size goes below its minimum.
+
+    Raises DataError for an input with a dimension that is not in `dims`, or of a type that cannot be made up.
+    """
+    used = _used_dims(graph.inputs, dims)
+    rng = np.random.default_rng(seed)
+    bounds = index_bounds(graph)
+    masked = any(is_mask(spec.name, spec.dtype) for spec in graph.inputs)
+    samples = []
+    for plan in _plans(used, batch_dim(graph.inputs, used), masked, max_elements):
+        feeds = _feeds(graph.inputs, plan, used, bounds, rng)
+        dead = dead_rows(feeds)
+        if plan.kind != "dead" or dead:
+            samples.append(Sample(plan.label, feeds, dead))
+    return tuple(samples)
+
+
+def at(graph: Graph, dims: Mapping[str, Dim], sizes: Mapping[str, int], seed: int = 0, kind: str = "full") -> Sample:
+    """Seeded feeds as those of `synthetic` at given sizes, under a mask of one of PADDINGS.
+
+    Raises DataError for a dimension of the inputs that has no size, or one that the model does not take.
+    """
+    used = _used_dims(graph.inputs, dims)
+    for name, dim in used.items():
+        if name not in sizes:
+            raise DataError(f"no size for {name}; sizes are given for {', '.join(sizes) or 'nothing'}")
+        if sizes[name] < dim.min or (dim.max is not None and sizes[name] > dim.max):
+            raise DataError(f"{name}={sizes[name]} is not a size that the model takes: {name} {dim.min} to {dim.max or 'any'}")
+    plan = _Plan(tuple((name, sizes[name]) for name in used), kind)
+    return Sample(plan.label, _feeds(graph.inputs, plan, used, index_bounds(graph), np.random.default_rng(seed)))
+
+
+def _used_dims(inputs: Sequence[TensorSpec], dims: Mapping[str, Dim]) -> dict[str, Dim]:
+    """The named dimensions of the inputs, in order of appearance."""
+    used: dict[str, Dim] = {}
+    for spec in inputs:
+        if np.dtype(spec.dtype).kind not in "biuf":
+            raise DataError(f"input {spec} has a type that no synthetic data exists for; give data in an .npz file")
+        for dim in spec.dims:
+            if isinstance(dim, str) and dim not in dims:
+                raise DataError(f"input {spec} has a dimension {dim!r} of unknown range{nearest(dim, dims)}")
+            if isinstance(dim, str):
+                used[dim] = dims[dim]
+    return used
+
+
+def batch_dim(inputs: Sequence[TensorSpec], used: Mapping[str, Dim]) -> str | None:
+    """The dimension that counts rows: "batch", else the leading one of the first input that has another named one after it."""
+    if "batch" in used:
+        return "batch"
+    for spec in inputs:
+        if len(spec.dims) > 1 and isinstance(spec.dims[0], str):
+            return spec.dims[0]
+    return None
+
+
+def _plans(used: Mapping[str, Dim], batch: str | None, masked: bool, max_elements: int) -> tuple[_Plan, ...]:
+    wanted = [(1, "odd", "full"), (1, "low", "full"), (2, "low", "full")]
+    wanted += [(3, "odd", kind) for kind in PADDINGS]
+    wanted += [(5, "odder", "right"), (1, "top", "full"), (1, "top", "left")]
+    plans: dict[_Plan, None] = {}  # a set that keeps its order: small models make several plans equal
+    others = [name for name in used if name != batch]
+    for rows, which, kind in wanted:
+        sizes = {
+            name: min(max(rows, dim.min), dim.max or rows) if name == batch else _size(dim, which, others.index(name))
+            for name, dim in used.items()
+        }
+        cut = _cut(sizes, used, batch, max_elements)
+        plans[_Plan(tuple(sizes.items()), kind if masked else "", cut)] = None
+    return tuple(plans)
+
+
+def sizes_tried(dim: Dim) -> tuple[int, int]:
+    """Smallest and largest size tried."""
+    if dim.name != AUDIO_DIM:
+        return dim.min, dim.max or max(UNBOUNDED_LENGTH, dim.min)
+    top = min(dim.max or AUDIO_MAX, max(AUDIO_MAX, dim.min))
+    return (dim.min if dim.min > 1 else min(AUDIO_MIN, top)), top
+
+
+def _size(dim: Dim, which: str, at: int) -> int:
+    """A size of one dimension; `at` keeps the odd sizes of different dimensions apart, so that a swap of two shows."""
+    low, top = sizes_tried(dim)
+    sizes = {"low": low, "odd": (3 * low + 13 + 2 * at) | 1, "odder": (7 * low + 29 + 2 * at) | 1, "top": top}
+    return min(sizes[which], top)
+
+
+def _cut(sizes: dict[str, int], used: Mapping[str, Dim], batch: str | None, max_elements: int) -> str:
+    """Lower sizes in place until their product fits; says what was cut."""
+    said = ""
+    others = sorted((name for name in sizes if name != batch), key=lambda name: -sizes[name])
+    for name in ([batch] if batch else []) + others:
+        total = math.prod(sizes.values())
+        if total <= max_elements:
+            break
+        size = max(sizes_tried(used[name])[0], max_elements // (total // sizes[name]))
+        if size < sizes[name]:
+            said += f" ({name} cut from {sizes[name]})"
+            sizes[name] = size
+    return said
+
+
+def _feeds(
+    inputs: Sequence[TensorSpec], plan: _Plan, used: Mapping[str, Dim], bounds: Mapping[str, int], rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    sizes = dict(plan.sizes)
+    patterns: dict[tuple[int | str, ...], np.ndarray] = {}
+    for spec in inputs:
+        if is_mask(spec.name, spec.dtype) and spec.dims:
+            rows, length = _ends(spec, sizes)
+            last = spec.dims[-1]
+            least = max(1, sizes_tried(used[last])[0]) if isinstance(last, str) else 1
+            key = (spec.dims[0] if len(spec.dims) > 1 else 1, last)
+            patterns.setdefault(key, mask_pattern(plan.kind, rows, length, least, rng))
+    return {spec.name: _feed(spec, sizes, patterns, bounds.get(spec.name, DEFAULT_BOUND), rng) for spec in inputs}
+
+
+def _ends(spec: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, int]:
+    """(rows, length) of an input: its first and last sizes; a vector is one row."""
+    first, last = (d if isinstance(d, int) else sizes[d] for d in (spec.dims[0], spec.dims[-1]))
+    return (first if len(spec.dims) > 1 else 1), last
+
+
+def _feed(
+    spec: TensorSpec,
+    sizes: Mapping[str, int],
+    patterns: Mapping[tuple[int | str, ...], np.ndarray],
+    bound: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    shape = tuple(d if isinstance(d, int) else sizes[d] for d in spec.dims)
+    dtype = np.dtype(spec.dtype)
+    if is_mask(spec.name, dtype):
+        if not shape:
+            return np.ones(shape, dtype)
+        pattern = patterns[spec.dims[0] if len(shape) > 1 else 1, spec.dims[-1]]
+        middle = (1,) * (len(shape) - 2)
+        spread = pattern.reshape(pattern.shape[:1] + middle + pattern.shape[1:]) if len(shape) > 1 else pattern[0]
+        return np.broadcast_to(spread, shape).astype(dtype)
+    if dtype.kind != "f":
+        return np.asarray(rng.integers(0, 2 if dtype.kind == "b" else bound, shape)).astype(dtype)
+    values = np.asarray(rng.standard_normal(shape))
+    pattern_of_places = patterns.get(spec.dims[:2])
+    if pattern_of_places is not None:
+        values = values * pattern_of_places.reshape(pattern_of_places.shape + (1,) * (len(shape) - 2))
+    return values.astype(dtype)
+
+
+def mask_pattern(kind: str, rows: int, length: int, least: int, rng: np.random.Generator) -> np.ndarray:
+    """A mask [rows, length] of 0 and 1 (int64). In a batch row 0 is full; every live row keeps `least` places or more.
+
+    "dead" clears row 1 and pads the others on the right; with one row there is nothing beside it to disturb, so none is cleared.
+    """
+    mask = np.ones((rows, length), np.int64)
+    for row in range(min(1, rows - 1), rows):
+        mask[row] = _mask_row(kind, length, least, rng)
+    if kind == "dead" and rows > 1:
+        mask[1] = 0
+    return mask
+
+
+def _mask_row(kind: str, length: int, least: int, rng: np.random.Generator) -> np.ndarray:
+    places = np.arange(length)
+    if length <= least or kind in ("full", ""):
+        return np.ones(length, np.int64)
+    count = int(rng.integers(least, length))
+    if kind == "left":
+        return (places >= length - count).astype(np.int64)
+    if kind == "random":
+        return (rng.permutation(length) < count).astype(np.int64)
+    if kind == "holes" and length > 2:
+        hole = min(length - count, length - 2)
+        start = int(rng.integers(1, length - hole))
+        return ((places < start) | (places >= start + hole)).astype(np.int64)
+    return (places < count).astype(np.int64)

@@ -1,0 +1,210 @@
+"""Fuse a graph: clean it, apply every rule in order, prove each match, and hold the result against what a family promises."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import ArtifactError, CheckFailed, DataError, RecipeError, nearest
+from ..core.spec import Dim
+from ..data import synthetic as data
+from ..data.synthetic import Sample
+from ..graph import normalize as cleanup
+from ..graph import opset
+from ..graph.model import Graph, save
+from ..graph.provenance import mark, module_path
+from . import families
+from .rewrite import Applied, Change, Prove, Refusal, apply
+
+if TYPE_CHECKING:
+    import numpy as np
+    from onnxscript.rewriter import pattern
+
+    from ..ops.builder import Body
+
+# The order is this list. bias_gelu comes before linear, which would take the bias; attention is made of linear and sdpa.
+ORDER = (
+    "layernorm",
+    "gelu",
+    "weight_norm",
+    "conv1d_gelu",
+    "bias_gelu",
+    "linear",
+    "onnx_attention",
+    "sdpa",
+    "rotary",
+    "full_mask",
+    "attention",
+    "flat_attention",
+    "rotary_attention",
+    "disentangled_attention",
+    "past_attention",
+    "cross_attention",
+    "mask",
+    "causal",
+    "embeddings",
+    "skip_layernorm",
+)
+SHOWN = 5
+LAYER = re.compile(r"(?:^|\.)(?:layers?|h|block|blocks|albert_layers)\.(\d+)(?:\.|$)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fused:
+    """A fused graph and what the rules did to it."""
+
+    graph: Graph
+    change: Change
+    notes: tuple[str, ...] = ()
+
+
+def fuse(
+    graph: Graph,
+    dims: Mapping[str, Dim],
+    *,
+    prove: bool = True,
+    rules_file: Path | None = None,
+    seed: int = 0,
+    lowerings: Mapping[str, Mapping[str, Body]] | None = None,
+    samples: Sequence[Sample] = (),
+) -> Fused:
+    """Clean and fuse a copy of `graph`, converted to opset 20 where it is older.
+
+    With `prove` every match is replayed against what takes its place before it is kept.
+
+    `lowerings` are the tables of the targets that will be built: what takes a match's place is proven for each of them too. One
+    of the `samples` (synthetic ones if none are given) is run through the graph: matches are replayed on its activations as well.
+    Raises RecipeError for a rules file that cannot be used, and NotFused for an old graph that cannot be converted.
+    """
+    marked = graph.copy()
+    mark(marked.model)
+    upgraded = opset.upgrade(marked)
+    clean = cleanup.clean(upgraded.graph)
+    prover: Prove | None = None
+    notes: tuple[str, ...] = ()
+    if prove:
+        from .proof.prover import Prover
+
+        captured, notes = _activations(graph, dims, samples, seed)
+        prover = Prover(clean, dims, seed=seed, lowerings=lowerings, activations=captured)
+    applied: list[Applied] = []
+    refusals: list[Refusal] = []
+    for name in ORDER:
+        module = importlib.import_module(f".rules.{name}", __package__)
+        clean, change = (
+            module.apply(clean, prover) if hasattr(module, "apply") else apply(clean, named(name, module.RULES), prover)
+        )
+        applied += change.applied
+        refusals += change.refusals
+    if rules_file is not None:
+        clean, change = apply(clean, named(rules_file.stem, own_rules(rules_file)), prover)
+        applied += change.applied
+        refusals += change.refusals
+    return Fused(clean, Change(tuple(applied), tuple(refusals)), (*upgraded.notes, *notes))
+
+
+def _activations(
+    graph: Graph, dims: Mapping[str, Dim], samples: Sequence[Sample], seed: int
+) -> tuple[dict[str, Sequence[np.ndarray]], tuple[str, ...]]:
+    """Captured values by name, and a note where there are none."""
+    from .proof.activations import capture
+
+    try:
+        found = capture(graph, samples or data.synthetic(graph, dims, seed))
+    except DataError as error:
+        return {}, (f"matches were proven on made-up activations alone, the graph could not be run for its own: {error}",)
+    return {name: (array,) for name, array in found.items()}, ()
+
+
+def fuse_file(path: Path, out: Path, *, force: bool, prove: bool, rules_file: Path | None) -> tuple[Graph, Fused]:
+    """Fuse one ONNX file into another, which carries the canonical bodies as functions. Returns (the graph read, what was done).
+
+    Raises ArtifactError when `out` exists and `force` is not given.
+    """
+    from ..artifact.manifest import disk_errors
+    from ..ops import expand as canonical
+    from ..source import onnx_file as onnx_source
+
+    if out.exists() and not force:
+        raise ArtifactError(f"the output {out} exists; --force replaces it, or choose another -o")
+    graph, dims, _ = onnx_source.open_graph(path)
+    upgraded = opset.upgrade(graph)
+    checked = (opset.compared(graph, upgraded.graph, dims),) if prove and upgraded.notes else ()
+    fused = fuse(upgraded.graph, dims, prove=prove, rules_file=rules_file)
+    fused = dataclasses.replace(fused, notes=(*upgraded.notes, *checked))
+    with disk_errors(out), tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+        # The weights file of a large model is named in the file itself, so both are written under their own names and moved.
+        for name in reversed(save(canonical.as_functions(fused.graph), Path(folder, out.name))):
+            Path(folder, name).replace(out.with_name(name))
+    return graph, fused
+
+
+def named(name: str, rules: Sequence[pattern.RewriteRule]) -> list[tuple[str, pattern.RewriteRule]]:
+    """Rules under the name of their file."""
+    return [(name, rule) for rule in rules]
+
+
+def own_rules(path: Path) -> Sequence[pattern.RewriteRule]:
+    """RULES of a user's Python file; it is run, so only a file the user names is read. RecipeError when it has none."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise RecipeError(f"--rules {path}: no Python file there")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise RecipeError(f"--rules {path} failed: {type(error).__name__}: {error}") from error
+    rules = getattr(module, "RULES", None)
+    if not rules:
+        raise RecipeError(f"--rules {path} has no RULES, a list of onnxscript rewrite rules")
+    return list(rules)
+
+
+def layers_of(graph: Graph) -> int:
+    """How many transformer layers the exporter's module paths tell of; 0 where it left none.
+
+    ALBERT runs one layer many times under one path: its softmaxes are counted.
+    """
+    paths = [(node.op_type, module_path(node)) for node in graph.model.graph]
+    found = {int(m[1]) for _, path in paths for m in LAYER.finditer(path)}
+    runs = sum(op_type in ("Softmax", "Attention") and "albert_layers." in path for op_type, path in paths)
+    return max(*found, runs - 1) + 1 if found else 0
+
+
+def expect(graph: Graph, change: Change, family: str) -> None:
+    """Hold the counts against what a family promises (`bert`, or `bert:6` to say how many layers).
+
+    Raises CheckFailed naming each rule that fell short, the layer, the node and the reason of the best near-miss.
+    """
+    name, _, given = family.partition(":")
+    if name not in families.FAMILIES:
+        raise RecipeError(f"unknown family {name!r}{nearest(name, families.FAMILIES)}")
+    layers = int(given) if given.isdigit() else layers_of(graph)
+    if layers == 0:
+        raise RecipeError(f"the graph does not tell how many layers it has; say it: --expect {name}:6")
+    counts = change.counts()
+    short = {rule: (counts.get(rule, 0), n) for rule, n in families.promised(name, layers).items() if counts.get(rule, 0) < n}
+    if short:
+        raise CheckFailed("\n".join(_shortfall(rule, found, wanted, change) for rule, (found, wanted) in short.items()))
+
+
+def _shortfall(rule: str, found: int, wanted: int, change: Change) -> str:
+    misses = [r for r in change.refusals if r.rule == rule]
+    reasons = "\n".join(f"    {each}" for each in misses[:SHOWN]) or "    nothing in the graph began to match"
+    return f"{rule}: {found} of {wanted} found; the nearest misses:\n{reasons}"
+
+
+def to_json(fused: Fused, before: Graph) -> dict[str, Any]:
+    """Counts, matches and refusals, and operators before and after."""
+    return {
+        **fused.change.to_json(),
+        "notes": list(fused.notes),
+        "ops_before": before.op_counts(),
+        "ops_after": fused.graph.op_counts(),
+    }

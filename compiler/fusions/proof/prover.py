@@ -1,0 +1,230 @@
+"""The proof of a match: the matched nodes against the canonical body of what replaces them, and against each target's lowering.
+
+Both sides become small ONNX models whose inputs are everything that comes from outside, weights too. So one ONNX Runtime
+session serves every layer of the same structure, each match is still proven with its own weights, and nothing is compared with
+itself: the two sides share no node. The feeds are made in `proof_feeds.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from ...core.errors import BertcError
+from ...core.spec import Dim
+from ...graph.model import DOMAIN, Graph
+from ...graph.subgraph import Refused, constant, grown, model_of, outside
+from ...ops import expand as canonical
+from ...ops.builder import OPSET, Body
+from ...runtime.reference import onnxruntime
+from ..rewrite import Match
+from .feeds import ROWS, Case, Feeder
+
+Arrays = Mapping[ir.Value, np.ndarray]
+
+LOWEST = -1e4  # what a mask writes where nobody looks is this or less; -inf may become such a number
+EXTREME = 1e9  # such values are compared apart: beside -3.4e38 a mask of 1 in place of 0 is no error at all
+
+
+@dataclasses.dataclass(frozen=True)
+class _Side:
+    """One side as a model: the values it reads, in the order of the session's inputs, and its session."""
+
+    what: str
+    inputs: tuple[ir.Value, ...]
+    session: Any
+
+    def run(self, feeds: Arrays) -> list[np.ndarray]:
+        return self.session.run(None, {f"i{index}": feeds[value] for index, value in enumerate(self.inputs)})
+
+
+class Prover:
+    """Answers for one match at a time: the largest relative error found, or a sentence why it must not be kept.
+
+    `dims` are the ranges of the graph's named dimensions, `lowerings` a table of bodies by target, `activations` captured arrays
+    by value name: where all that a match reads was captured, they are fed as well. The relative error of an output is
+    max|a-b| / max|b| over the places where the original is finite; there the fused form must be finite too.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        dims: Mapping[str, Dim],
+        seed: int = 0,
+        tolerance: float = 1e-5,
+        lowerings: Mapping[str, Mapping[str, Body]] | None = None,
+        activations: Mapping[str, Sequence[np.ndarray]] | None = None,
+    ) -> None:
+        self.opsets = {key: version for key, version in graph.model.opset_imports.items() if key != DOMAIN}
+        self.functions = dict(graph.model.functions)
+        self.ir_version = max(graph.model.ir_version or 0, 10)
+        self.tolerance = tolerance
+        self.lowerings = dict(lowerings or {})
+        self.activations = dict(activations or {})
+        self._feeder = Feeder(graph, dims, seed)
+        self._sessions: dict[bytes, Any] = {}
+
+    def __call__(self, match: Match) -> float | str:
+        try:
+            return self._prove(match)
+        except (Refused, BertcError) as why:
+            return f"not proven: {why}"
+
+    def _prove(self, match: Match) -> float:
+        read = outside(match.new_nodes)
+        nodes = grown(match.nodes, read)
+        given = outside(nodes)
+        unknown = [v for v in read if constant(v) is None and v not in given]
+        if unknown:
+            raise Refused(f"the new node reads {unknown[0].name!r}, which the matched nodes do not depend on")
+        for before, after in zip(match.outputs, match.new_outputs, strict=True):
+            after.type, after.shape = before.type, before.shape  # a lowering may read them
+        constants = {v: c.numpy() for v in {**given, **read} if (c := constant(v)) is not None}
+        old = self._side("the original", nodes, match.outputs, None)
+        new = [self._side("the canonical body", match.new_nodes, match.new_outputs, {})]
+        new += [self._side(f"{target}'s lowering", match.new_nodes, match.new_outputs, t) for target, t in self.lowerings.items()]
+        shared = [v for v in given if v in read]
+        cases = self._feeder.cases(nodes, [v for v in given if v not in constants], match, constants, shared)
+        return self._compare([*cases, *self._captured([v for v in given if v not in constants])], constants, old, _unlike(new))
+
+    def _captured(self, values: Sequence[ir.Value]) -> Iterator[Case]:
+        arrays = [self.activations.get(str(v.name)) for v in values]
+        if not values or any(a is None for a in arrays):
+            return
+        for index, taken in enumerate(zip(*arrays, strict=False)):
+            yield Case(f"captured activations {index}", dict(zip(values, taken, strict=True)))
+
+    def _compare(self, cases: Iterable[Case], constants: Arrays, old: _Side, new: Sequence[_Side]) -> float:
+        worst, compared = 0.0, 0
+        failed = ""
+        for case in cases:
+            feeds = {**constants, **case.feeds}
+            try:
+                wanted = old.run(feeds)
+            except Exception as reason:
+                failed = f"{case.label}: {_line(reason)}"
+                if case.may_fail:
+                    continue
+                raise Refused(f"the original could not be run ({failed})") from reason
+            for side in new[:1] if case.weights else new:
+                error = _run(side, case, feeds, wanted)
+                if not error <= self.tolerance:
+                    raise Refused(
+                        f"{side.what} is {error:.3g} off the original ({case.label}), the tolerance is {self.tolerance:g}; "
+                        "check the order of its inputs and its attributes"
+                    )
+                worst = max(worst, error)
+            compared += any(np.isfinite(array).any() for array in wanted if array.size)
+        if not compared:
+            raise Refused(f"nothing could be compared: {failed or 'the original gives no finite number for any input'}")
+        return worst
+
+    def _side(
+        self, what: str, nodes: Sequence[ir.Node], outputs: Sequence[ir.Value], lowerings: Mapping[str, Body] | None
+    ) -> _Side:
+        """`lowerings` None: the original, at the opset of its graph; a new side needs at least the bodies' opset."""
+        model, inputs = model_of(nodes, outputs, dict(self.opsets), self.ir_version)
+        model.functions.update({key: function.clone() for key, function in self.functions.items()} if _calls(nodes, self) else {})
+        if lowerings is not None or any(node.domain == DOMAIN for node in nodes):
+            model.opset_imports[""] = max(model.opset_imports.get("", 0), OPSET)
+        canonical.inline(model, lowerings or {})
+        for value in list(model.graph.initializers.values()):  # weights that a lowering made
+            model.graph.initializers.pop(str(value.name))
+            model.graph.inputs.append(value)
+            inputs.append(value)
+        for index, value in enumerate(model.graph.inputs):
+            value.name = f"i{index}"
+        return _Side(what, tuple(inputs), self._session(model, what))
+
+    def _session(self, model: ir.Model, what: str) -> Any:
+        _rename(model.graph)
+        data = ir.to_proto(model).SerializeToString(deterministic=True)
+        key = hashlib.sha256(data).digest()
+        if key not in self._sessions:
+            self._sessions[key] = _open(data, what)
+        return self._sessions[key]
+
+
+def _unlike(sides: Sequence[_Side]) -> list[_Side]:
+    """The sides that are models of their own, in order: what a target does not lower is the canonical body to the byte."""
+    found: dict[tuple[int, tuple[ir.Value, ...]], _Side] = {}
+    for side in sides:
+        found.setdefault((id(side.session), side.inputs), side)
+    return list(found.values())
+
+
+def _open(data: bytes, what: str) -> Any:
+    ort = onnxruntime()
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise Refused(f"{what} is not a graph that ONNX Runtime takes: {_line(error)}") from error
+
+
+def _run(side: _Side, case: Case, feeds: Arrays, wanted: Sequence[np.ndarray]) -> float:
+    made = {v: c.numpy() for v in side.inputs if v not in feeds and (c := constant(v)) is not None}
+    try:
+        got = side.run({**feeds, **made})
+    except Exception as error:
+        raise Refused(f"{side.what} does not run where the original does ({case.label}): {_line(error)}") from error
+    what = f"{side.what} ({case.label})"
+    return max(distance(*_living(a, b, case, what), what) for a, b in zip(got, wanted, strict=True))
+
+
+def _living(got: np.ndarray, wanted: np.ndarray, case: Case, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Both without the dead row, which is looked at here."""
+    if case.dead is None or wanted.shape != got.shape or wanted.shape[:1] != (ROWS,) or wanted.dtype.kind != "f":
+        return got, wanted
+    if (np.isfinite(wanted[case.dead]) & ~np.isfinite(got[case.dead])).any():
+        raise Refused(f"{what} gives values that are not finite; a row with every place masked must stay finite")
+    return np.delete(got, case.dead, 0), np.delete(wanted, case.dead, 0)
+
+
+def distance(got: np.ndarray, wanted: np.ndarray, what: str = "the new form") -> float:
+    """max|got - wanted| / max|wanted| over finite places, infinite for other integers. Raises Refused for what is never right."""
+    if got.shape != wanted.shape or got.dtype != wanted.dtype:
+        raise Refused(f"{what} gives {got.dtype}{list(got.shape)}, the original {wanted.dtype}{list(wanted.shape)}")
+    if wanted.dtype.kind != "f":
+        return 0.0 if np.array_equal(got, wanted) else np.inf
+    if (np.isfinite(wanted) & ~np.isfinite(got)).any() or (np.isnan(got) & ~np.isnan(wanted)).any():
+        raise Refused(f"{what} gives values that are not finite; a row with every place masked must stay finite")
+    if (np.isinf(wanted) & ~(got * np.sign(wanted) >= -LOWEST)).any():
+        raise Refused(f"{what} gives ordinary numbers where the original is infinite")
+    b, a = wanted.astype(np.float64), got.astype(np.float64)
+    extreme = np.isfinite(b) & (np.abs(b) >= EXTREME)
+    return max(_relative(a[part], b[part]) for part in (extreme, np.isfinite(b) & ~extreme))
+
+
+def _relative(a: np.ndarray, b: np.ndarray) -> float:
+    difference = float(np.abs(a - b).max(initial=0))
+    return difference / peak if (peak := float(np.abs(b).max(initial=0))) else (np.inf if difference else 0.0)
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300]
+
+
+def _calls(nodes: Sequence[ir.Node], prover: Prover) -> bool:
+    return any(node.op_identifier() in prover.functions for node in nodes)
+
+
+def _rename(graph: ir.Graph) -> None:
+    """Names by position and no metadata, so that equal structures have equal bytes."""
+    for position, node in enumerate(graph):
+        node.name = f"n{position}"
+        node.metadata_props.clear()
+        for index, value in enumerate(node.outputs):
+            value.name = f"v{position}.{index}"
+            if value not in graph.outputs:
+                value.type = value.shape = None
+            else:
+                value.shape = None

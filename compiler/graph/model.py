@@ -1,0 +1,216 @@
+"""The one representation between source and target: an ONNX graph held in onnx_ir.
+
+Everything that reads or writes an .onnx file goes through here, so that the rules on external data hold everywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import SourceError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+# protobuf refuses messages of 2 GiB and more; names, shapes and nodes need room beside the weights.
+EXTERNAL_DATA_THRESHOLD = 2**31 - 2**26
+WEIGHTS_SUFFIX = ".data"
+DOMAIN = "bertc"  # of fused operators
+GEMM_OPS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "Attention"})
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSpec:
+    """One input or output: its name, numpy dtype name and dimensions (an int, or the name of a dynamic dim)."""
+
+    name: str
+    dtype: str
+    dims: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.dims))}]"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "dtype": self.dtype, "dims": list(self.dims)}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> TensorSpec:
+        return TensorSpec(data["name"], data["dtype"], tuple(data["dims"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    """A thin hold on an `onnx_ir.Model`. Passes take one and return one; none changes a graph it was given."""
+
+    model: ir.Model
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return tuple(_spec(v) for v in self.model.graph.inputs)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return tuple(_spec(v) for v in self.model.graph.outputs)
+
+    @property
+    def opset(self) -> int:
+        return self.model.opset_imports.get("", 0)
+
+    @property
+    def initializer_bytes(self) -> int:
+        return sum(v.const_value.nbytes for v in self.model.graph.initializers.values() if v.const_value is not None)
+
+    def copy(self) -> Graph:
+        """A graph that may be changed freely; weights are shared, never copied."""
+        return Graph(self.model.clone())
+
+    def op_counts(self) -> dict[str, int]:
+        """Node counts by op type, most frequent first; ops outside the default domain carry it as a prefix."""
+        counts: dict[str, int] = {}
+        for node in self.model.graph.all_nodes():
+            name = node.op_type if not node.domain else f"{node.domain}.{node.op_type}"
+            counts[name] = counts.get(name, 0) + 1
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _spec(value: ir.Value) -> TensorSpec:
+    if value.dtype is None or value.shape is None:
+        raise SourceError(
+            f"input or output {value.name!r} of the graph has no type or no rank; run onnx.shape_inference on the file first"
+        )
+    dims = tuple(d if isinstance(d, int) else (str(d.value) if d.value else "?") for d in value.shape.dims)
+    return TensorSpec(str(value.name), value.dtype.numpy().name, dims)
+
+
+def load(path: Path, mapped: bool = False) -> Graph:
+    """Read an ONNX file; weights stay on disk or in the message until they are used. `mapped`: large ones stay on disk always.
+
+    Raises SourceError when the file is missing, truncated, of no known type, or when its external data is missing,
+    truncated or outside the model's own folder (a path that leaves the folder could read any file of the machine).
+    """
+    import onnx
+    import onnx_ir as ir
+
+    from . import stream as onnx_file
+
+    if not path.is_file():
+        raise SourceError(f"no ONNX file at {path}")
+    try:
+        proto = onnx_file.mapped(path) if mapped else onnx.load_model(str(path), load_external_data=False)
+    except Exception as error:  # protobuf raises DecodeError, whose class depends on its backend
+        raise SourceError(f"{path} is not a readable ONNX file ({error}); is the download complete?") from error
+    if not proto.HasField("graph") or not proto.graph.output:
+        raise SourceError(f"{path} holds no ONNX graph with outputs; is the download complete?")
+    _check_external_data(proto, path)
+    _embed_attributes(proto, path)
+    try:
+        model = ir.from_proto(proto)
+    except Exception as error:
+        raise SourceError(f"{path} holds an invalid ONNX graph: {error}") from error
+    ir.external_data.set_base_dir(model.graph, path.parent)
+    if mapped:
+        for value in model.graph.initializers.values():
+            value.const_value = onnx_file.read_when_used(value.const_value, path)
+    return Graph(model)
+
+
+def _check_external_data(proto: Any, path: Path) -> None:
+    folder = path.parent.resolve()
+    for tensor in itertools.chain(_tensors(proto.graph), *map(_tensors, proto.functions)):
+        if tensor.data_location != tensor.EXTERNAL:
+            continue
+        info = {entry.key: entry.value for entry in tensor.external_data}
+        location = info.get("location", "")
+        pure = PurePosixPath(location.replace("\\", "/"))
+        file = path.parent / location
+        inside = location and not pure.is_absolute() and ".." not in pure.parts and file.resolve().is_relative_to(folder)
+        if not inside:
+            raise SourceError(
+                f"{path}: tensor {tensor.name!r} points to external data {location!r}, outside the model's folder; "
+                "bertc only reads weights that lie beside the model"
+            )
+        if not file.is_file():
+            raise SourceError(f"{path}: tensor {tensor.name!r} needs the external data file {location!r}, which is missing")
+        start, length, size = _extent(tensor, info, path)
+        end = start + length
+        if length < size:
+            raise SourceError(f"{path}: tensor {tensor.name!r} needs {size} bytes, its external data has {length}; export again")
+        if end > file.stat().st_size:
+            found = file.stat().st_size
+            raise SourceError(f"{path}: external data {location!r} has {found} bytes, {tensor.name!r} ends at {end}; copy again")
+
+
+def _embed_attributes(proto: Any, path: Path) -> None:
+    """Read external data of attributes and subgraphs now: only the main graph's initializers stay on disk."""
+    from onnx.external_data_helper import load_external_data_for_tensor
+
+    behind_initializers = itertools.islice(_tensors(proto.graph), len(proto.graph.initializer), None)
+    for tensor in itertools.chain(behind_initializers, *map(_tensors, proto.functions)):
+        if tensor.data_location == tensor.EXTERNAL:
+            load_external_data_for_tensor(tensor, str(path.parent))
+            tensor.data_location = tensor.DEFAULT
+            del tensor.external_data[:]
+
+
+def _extent(tensor: Any, info: Mapping[str, str], path: Path) -> tuple[int, int, int]:
+    """(offset, length, bytes that the tensor's shape and type need) of external data; no length means all it needs."""
+    import onnx_ir as ir
+
+    texts = info.get("offset", "0"), info.get("length", "0")
+    if not all(text.isdecimal() for text in texts):
+        raise SourceError(f"{path}: tensor {tensor.name!r} has external data at offset {texts[0]!r} of length {texts[1]!r}")
+    offset, length = map(int, texts)
+    try:
+        bits = ir.DataType(tensor.data_type).bitwidth
+    except (ValueError, TypeError) as error:
+        raise SourceError(f"{path}: tensor {tensor.name!r} has a type of no fixed size; it cannot be external data") from error
+    size = (math.prod(tensor.dims) * bits + 7) // 8
+    return offset, length or size, size
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    """Every tensor a GraphProto or FunctionProto holds: initializers, tensor attributes, and those of subgraphs."""
+    yield from getattr(graph, "initializer", ())  # a function has none
+    for sparse in getattr(graph, "sparse_initializer", ()):
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            if attribute.HasField("g"):
+                yield from _tensors(attribute.g)
+            for subgraph in attribute.graphs:
+                yield from _tensors(subgraph)
+
+
+def save(graph: Graph, path: Path) -> dict[str, str]:
+    """Write `path` (and `path`.data beside it when the weights reach 2 GB); returns {file name: sha256}."""
+    import onnx_ir as ir
+
+    from .stream import write
+
+    if graph.initializer_bytes < EXTERNAL_DATA_THRESHOLD:
+        return {path.name: write(graph.model, path)}
+    weights = path.name + WEIGHTS_SUFFIX
+    ir.save(graph.model, path, external_data=weights)
+    return {path.name: hash_file(path), weights: hash_file(path.with_name(weights))}
+
+
+def write_hashed(path: Path, data: bytes) -> str:
+    """Write bytes and return their sha256."""
+    with path.open("wb") as file:
+        file.write(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

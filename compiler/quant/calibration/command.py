@@ -1,0 +1,326 @@
+"""Calibration: one pass over data that fills a histogram for each tensor INT8 could stand on, in memory that does not grow.
+
+The graph runs in float32 on ONNX Runtime with those tensors as its outputs, a sample at a time; what they hold is counted and
+forgotten. The counts are exact whole numbers, so that parts calibrated apart merge into what one run gives, and a run that was
+interrupted goes on from its last checkpoint (`OUT.partial`) to the same file as one that was not.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import hashlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from ... import targets
+from ...core.errors import ArtifactError, DataError, NotFused, SourceError
+from ...core.progress import Advance, Progress
+from ...data import unpadded as rows
+from ...data.unpadded import Rows
+from ...fusions import engine as fuse
+from ...graph.model import GEMM_OPS, Graph
+from ...graph.normalize import clean
+from ...ops.builder import OPSET
+from ...report import document as report
+from ...source.opening import Source, SourceOptions, open_source
+from ...verify import verdict as verification
+from . import ranges_file as ranges
+from . import statistics as tensor_stats
+from .clipping import METHODS
+from .meter import Arrays, Meter
+from .ranges_file import Ranges
+from .statistics import Place, Settings, Statistics
+from .tensors import places, untyped
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+PARTIAL = ".partial"
+SHOWN = 3  # outlier channels of a tensor in the table; the file has all
+LEFT_OUT = {
+    "masked": "values that a mask made",
+    "nan": "NaN",
+    "infinite": "infinite values",
+    "skipped": "tensors of samples whose padding could not be told from the rest",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What to measure. `target` names the target whose lowered graph is meant (NAME[:SM...]); None is the source's own, cleaned.
+
+    `part` is `INDEX/COUNT`; `also` and `by_channel` are patterns, see `places.places`; `checkpoint` is in seconds.
+    """
+
+    data: Path
+    settings: Settings = dataclasses.field(default_factory=Settings)
+    target: str | None = None
+    part: str = "1/1"
+    also: tuple[str, ...] = ()
+    by_channel: tuple[str, ...] = ()
+    checkpoint: float = 30.0
+
+
+def request(data: Path, *, method: str, percentile: float, outlier: float, **options: Any) -> Request:
+    """A Request of the command line's options."""
+    return Request(data, Settings(method, percentile, outlier), **options)
+
+
+def calibrate(
+    source: str,
+    request: Request,
+    out: Path,
+    *,
+    options: SourceOptions | None = None,
+    force: bool = False,
+    restart: bool = False,
+    progress: Progress | None = None,
+) -> Ranges:
+    """Calibrate a source and write `out`. A run that left a checkpoint is gone on with, unless `restart`.
+
+    Raises a BertcError: DataError for unfit data or a checkpoint of another run, ArtifactError where `out` is there already.
+    After an interruption `out` is as it was, and the checkpoint holds what was done.
+    """
+    log = progress or Progress()
+    part = _check(request, out, force)
+    with log.stage("export"):
+        opened = open_source(source, options)
+    with log.stage("graph"):
+        graph, form = graph_of(opened, request.target)
+        found = places(graph, request.also, request.by_channel)
+    with log.stage("read data"):
+        limits, encoder, audio = verification.preprocessors(graph.inputs, opened.dims, opened.assets)
+        samples = rows.open_rows(request.data, graph.inputs, limits, encoder, audio)
+    for note in (*opened.notes, *_unseen(graph, found), *samples.notes):
+        log.note(note)
+    if not samples.size(*part):
+        raise DataError(f"part {request.part} of {samples.name} is empty: it has {samples.count} samples")
+    run = Run(Meter(graph, found), samples, part, out.with_name(out.name + PARTIAL), request.checkpoint)
+    made, done = run.begin(empty(opened, graph, form, found, samples, request), restart, log)
+    with log.stage("calibrate") as advance:
+        run.go(made, done, advance)
+    _check_measured(made)
+    ranges.write(made, out)
+    ranges.remove(run.checkpoint)
+    return made
+
+
+def _check(request: Request, out: Path, force: bool) -> tuple[int, int]:
+    """Refuse what cannot be before any work is done; returns the part asked for."""
+    tensor_stats.check(request.settings)
+    rows.check_path(request.data)
+    if request.target is not None:
+        targets.get(targets.parse_spec(request.target).name)
+    _check_out(out, force)
+    return ranges.parse_part(request.part)
+
+
+def _check_out(out: Path, force: bool) -> None:
+    if out.is_dir() or not out.name:
+        raise ArtifactError(f"the output {out} is a directory; name a file: -o {out / 'ranges.json'}")
+    if out.exists() and not force:
+        raise ArtifactError(f"the output {out} exists; --force replaces it, or choose another -o")
+    if not out.parent.is_dir():
+        raise ArtifactError(f"there is no directory {out.parent} to write {out.name} in")
+
+
+def graph_of(source: Source, target: str | None) -> tuple[Graph, str]:
+    """The float32 graph to measure and what to call it: cleaned, or fused (each match proven) and lowered for a target."""
+    if target is not None:
+        spec = targets.parse_spec(target)
+        found = targets.get(spec.name)
+        if not found.FUSES:
+            return found.lower(source.graph, spec.sms), f"lowered for {spec.name}"
+        try:
+            fused = fuse.fuse(source.graph, source.dims, lowerings={str(spec): targets.lowerings(spec)}).graph
+        except NotFused as why:  # as `bertc build` does
+            return found.lower(source.graph, spec.sms), f"lowered for {spec.name}, not fused: {why}"
+        return found.lower(fused, spec.sms), f"lowered for {spec.name}"
+    if source.graph.opset < OPSET:
+        return source.graph, f"as it is (opset {source.graph.opset})"
+    return clean(source.graph), "cleaned"
+
+
+def empty(source: Source, graph: Graph, form: str, found: Sequence[Place], samples: Rows, request: Request) -> Ranges:
+    """Ranges of nothing yet, with the head of the file."""
+    from ... import __version__
+
+    facts = {
+        "bertc": __version__,
+        "tools": dict(report.versions()),
+        "source": {"reference": source.reference, "sha256": source.sha256, "task": source.task},
+        "graph": {"form": form, "sha256": structure_sha256(graph)},
+        "data": [{"name": samples.name, "sha256": samples.sha256, "parts": [request.part]}],
+    }
+    return Ranges(facts, request.settings, {place.name: Statistics(place) for place in found})
+
+
+def structure_sha256(graph: Graph) -> str:
+    """A hash of nodes, names and attributes, not of weights: whether a tensor's name means the same in two graphs."""
+    digest = hashlib.sha256()
+    for node in graph.model.graph:
+        named = [[None if v is None else v.name for v in values] for values in (node.inputs, node.outputs)]
+        attributes = sorted((name, _attribute(each)) for name, each in node.attributes.items())
+        digest.update(repr((node.domain, node.op_type, named, attributes)).encode())
+    return digest.hexdigest()
+
+
+def _attribute(attribute: ir.Attr) -> str:
+    if attribute.type == ir.AttributeType.TENSOR:
+        return hashlib.sha256(attribute.as_tensor().tobytes()).hexdigest()
+    if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+        return "a subgraph"
+    return repr(attribute.value)
+
+
+def _unseen(graph: Graph, found: Sequence[Place]) -> Iterator[str]:
+    if not found:
+        raise SourceError("the graph has no MatMul, convolution, softmax or normalisation over activations: nothing to calibrate")
+    unknown = untyped(graph)
+    if unknown:
+        yield f"{len(unknown)} tensors are not measured, their type is not known: {', '.join(unknown[:3])}"
+    top = {id(node) for node in graph.model.graph}
+    hidden = [node for node in graph.model.graph.all_nodes() if id(node) not in top]
+    hidden += [node for function in graph.model.functions.values() for node in function]
+    inside = sum(node.op_type in GEMM_OPS for node in hidden)
+    if inside:
+        yield f"{inside} GEMMs inside local functions or branches are not measured"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One pass over one part of the data, with its checkpoint."""
+
+    meter: Meter
+    samples: Rows
+    part: tuple[int, int]
+    checkpoint: Path
+    seconds: float
+
+    def begin(self, fresh: Ranges, restart: bool, log: Progress) -> tuple[Ranges, int]:
+        """Where to begin: (what was counted so far, samples done). DataError for a checkpoint of another run."""
+        if restart or not self.checkpoint.exists():
+            ranges.remove(self.checkpoint)
+            return fresh, 0
+        try:
+            data = ranges.read_json(self.checkpoint)
+            found, done = ranges.parse(data, self.checkpoint), data.get("done")
+        except DataError as error:
+            raise DataError(f"{error}; --restart drops it and begins anew") from error
+        changed = _changes(fresh, found)
+        if changed or not isinstance(done, int):
+            raise DataError(
+                f"{self.checkpoint} was left by another run: {'; '.join(changed) or 'it does not say how far it got'}. "
+                "--restart drops it and begins anew"
+            )
+        log.note(f"going on after {done} of {self.samples.size(*self.part)} samples, from {self.checkpoint}")
+        # In the order of the graph, which is not that of the file.
+        return dataclasses.replace(found, tensors={name: found.tensors[name] for name in fresh.tensors}), done
+
+    def go(self, made: Ranges, done: int, advance: Advance) -> None:
+        """Count sample by sample, with a checkpoint now and then, and one when interrupted.
+
+        Raises KeyboardInterrupt with a sentence that says what was kept.
+        """
+        size, written, whole = self.samples.size(*self.part), time.monotonic(), True
+        try:
+            for some in self.meter.ahead(self.samples.part(*self.part, done)):
+                whole = False  # from here on some tensors have counted the samples and others have not
+                self._count(some, made)
+                done += len(some)
+                whole = True
+                advance(done, size)
+                if time.monotonic() - written >= self.seconds:
+                    ranges.write_checkpoint(made, self.checkpoint, done)
+                    written = time.monotonic()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(self._kept(made, done, whole)) from None
+
+    def _kept(self, made: Ranges, done: int, whole: bool) -> str:
+        """What is left of a run that was interrupted."""
+        if whole and done:
+            ranges.write_checkpoint(made, self.checkpoint, done)
+        if not self.checkpoint.exists():
+            return "nothing was written"
+        return f"{self.checkpoint} keeps what was counted; the same command goes on from there"
+
+    def _count(self, some: Sequence[tuple[rows.Row, Arrays]], made: Ranges) -> None:
+        live = [each for each in some if not each[0].dead]
+        self.meter.count(live, made.tensors)
+        made.totals["dead"] += len(some) - len(live)
+        made.totals["samples"] += len(live)
+        made.totals["tokens"] += sum(row.tokens for row, _ in live)
+        made.totals["truncated"] += sum(row.truncated for row, _ in live)
+
+
+def _changes(fresh: Ranges, found: Ranges) -> list[str]:
+    """What differs between this run and the one that left a checkpoint."""
+    said = {"source": "the model", "graph": "the graph", "data": "the data or the shard", "tools": "a tool's version"}
+    changed = [f"{what} changed" for key, what in said.items() if fresh.facts[key] != found.facts[key]]
+    changed += ["the settings changed"] if fresh.settings != found.settings else []
+    places_of = [{name: each.place for name, each in one.tensors.items()} for one in (fresh, found)]
+    return changed + (["the tensors to measure changed"] if places_of[0] != places_of[1] else [])
+
+
+def _check_measured(made: Ranges) -> None:
+    if all(each.status == "unmeasured" for each in made.tensors.values()):
+        why = "every sample is padding only" if not made.totals["samples"] else "padding could not be told from the rest"
+        raise DataError(f"nothing was measured: {why}; give data that is padded at its end, or not at all")
+
+
+def merge(paths: Sequence[Path], out: Path, *, force: bool = False) -> Ranges:
+    """Merge files of ranges into one, equal to one run over all their data. Raises DataError as `ranges.merge`, ArtifactError."""
+    _check_out(out, force)
+    made = ranges.merge([ranges.read(path) for path in paths], [str(path) for path in paths])
+    ranges.write(made, out)
+    return made
+
+
+# What a person reads.
+
+
+def table(found: Ranges) -> Table:
+    """One row a tensor, in the order of the file."""
+    rows = report.table("tensor", "of", "module", "status", "min", "max", *METHODS, "outlier channels")
+    for name, each in found.tensors.items():
+        numbers = [f"{value:.4g}" if each.values else "-" for value in (each.low, each.high)]
+        by_method = each.ranges(found.settings.percentile)
+        numbers += [f"{by_method[method]:.4g}" if by_method else "-" for method in METHODS]
+        place = each.place
+        report.add(rows, name, place.op, place.module, each.status, *numbers, _outliers(each.outliers(found.settings.outlier)))
+    return rows
+
+
+def _outliers(found: Mapping[int, float]) -> str:
+    worst = sorted(found, key=lambda channel: -found[channel])[:SHOWN]
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return ", ".join(f"{channel} ({found[channel]:.0f}x)" for channel in worst) + more
+
+
+def summary(found: Ranges) -> str:
+    """One line: what has a range, what has none and why, what was left out."""
+    states = collections.Counter(each.status for each in found.tensors.values())
+    said = [f"{len(found.tensors)} tensors over {found.totals['samples']} samples ({found.totals['tokens']} tokens)"]
+    said.append(f"{states['ok']} have a range by {found.settings.method}")
+    said += [f"{count} not to be quantised: {status}" for status, count in sorted(states.items()) if status != "ok"]
+    times = f"{found.settings.outlier:g}"
+    outliers = sum(bool(each.outliers(found.settings.outlier)) for each in found.tensors.values())
+    said.append(f"{outliers} have channels above {times} times the median one")
+    said += [f"{found.totals['truncated']} samples were cut"] if found.totals["truncated"] else []
+    said += [f"{found.totals['dead']} samples are all padding and were left out"] if found.totals["dead"] else []
+    left = {name: sum(getattr(each, name) for each in found.tensors.values()) for name in LEFT_OUT}
+    said += [f"left out: {left[name]} {what}" for name, what in LEFT_OUT.items() if left[name]]
+    return "; ".join(said)
+
+
+def overview(found: Ranges) -> dict[str, Any]:
+    """The file without its histograms and channels, for --json."""
+    document = found.document()
+    bulky = ("histogram", "channel_histograms", "channel_max", "channel_ranges")
+    tensors = {name: {k: v for k, v in each.items() if k not in bulky} for name, each in document["tensors"].items()}
+    return document | {"tensors": tensors, "summary": summary(found)}

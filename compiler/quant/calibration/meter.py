@@ -1,0 +1,93 @@
+"""Runs a graph a sample at a time with the tensors that are measured as its outputs, and counts what they hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from ...core.errors import DataError
+from ...data.unpadded import Alive, Row
+from ...graph.model import Graph
+from ...runtime import reference
+from .statistics import Place, Statistics
+
+Arrays = dict[str, np.ndarray]
+TOGETHER = 256  # tokens that are counted at once: enough that numpy counts and does not wait, and little memory
+
+
+class Meter:
+    """Runs a graph with the wanted tensors as its outputs, and counts what they hold."""
+
+    def __init__(self, graph: Graph, found: Sequence[Place]) -> None:
+        self._fed = {place.name for place in found} & {spec.name for spec in graph.inputs}
+        self._run = [place.name for place in found if place.name not in self._fed]
+        self._names = {str(dim) for spec in graph.inputs for dim in spec.dims if isinstance(dim, str)}
+        if self._run:  # ONNX Runtime opens no graph without an output
+            self._session, self._weights = reference.session(reference.emulated(with_outputs(graph, self._run)))
+
+    def run(self, row: Row) -> Arrays:
+        """The wanted tensors of one sample, by name; none of a sample that is all padding."""
+        if row.dead:
+            return {}
+        fed = {name: row.feeds[name] for name in self._fed}
+        if not self._run:
+            return fed
+        try:
+            return dict(zip(self._run, self._session.run(self._run, {**self._weights, **row.feeds}), strict=True)) | fed
+        except Exception as error:  # onnxruntime's exceptions share no public base class
+            raise DataError(f"the model does not run on {row.label}: {str(error).strip().splitlines()[0]}") from error
+
+    def ahead(self, samples: Iterator[Row]) -> Iterator[list[tuple[Row, Arrays]]]:
+        """Samples with their tensors, some short ones at a time; the next one runs while these are counted."""
+        with ThreadPoolExecutor(1) as pool:
+            made: list[tuple[Row, Arrays]] = []
+            running: list[tuple[Row, Future[Arrays]]] = []
+            for row in samples:
+                running.append((row, pool.submit(self.run, row)))
+                if len(running) > 1:
+                    before, arrays = running.pop(0)
+                    made.append((before, arrays.result()))
+                if sum(each.tokens for each, _ in made) >= TOGETHER or len(made) >= TOGETHER // 16:
+                    yield made
+                    made = []
+            yield made + [(row, arrays.result()) for row, arrays in running]
+
+    def count(self, samples: Sequence[tuple[Row, Arrays]], tensors: Mapping[str, Statistics]) -> None:
+        """Count what the tensors of some samples hold."""
+        for name, statistics in tensors.items():
+            found = [a[name] if r.alive is None else self._live(a[name], statistics.place, r.alive) for r, a in samples]
+            kept = [array for array in found if array is not None]
+            statistics.skipped += len(found) - len(kept)
+            statistics.add(*kept)
+
+    def _live(self, array: np.ndarray, place: Place, alive: Alive) -> np.ndarray | None:
+        """The values at places that are not padding; None where the tensor's dims do not tell which these are."""
+        if len(place.dims) != array.ndim:
+            return None
+        for axis, (dim, size) in enumerate(zip(place.dims, array.shape, strict=True)):
+            if isinstance(dim, int) or size == 1:
+                continue
+            names = set(re.findall(r"[A-Za-z_]\w*", dim))
+            if not names or not names <= self._names:
+                return None
+            if alive.name not in names:
+                continue
+            if size != len(alive.places):
+                return None
+            array = array.compress(alive.places, axis)
+        return array
+
+
+def with_outputs(graph: Graph, names: Sequence[str]) -> Graph:
+    """A copy that computes these values and no more; weights are shared."""
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    copy = graph.copy()
+    values = {str(v.name): v for node in copy.model.graph for v in node.outputs}
+    copy.model.graph.outputs.clear()
+    copy.model.graph.outputs.extend(values[name] for name in names)
+    RemoveUnusedNodesPass()(copy.model)
+    return copy

@@ -1,0 +1,139 @@
+"""Whether an int8 engine is worth having, told without a GPU: kernels, bytes and arithmetic against those of the fp16 engine.
+
+Each engine gets the time that its parts would take one after the other on one GPU, an L4 (sm89), by its data sheet: 300 GB/s,
+121 TFLOPS in float16 and twice that in int8 (dense), and 2 us for each kernel, in which it starts, ends and does nothing else.
+int8 halves arithmetic and weights, and loses fusions: more kernels, and activations that are written and read between them. The
+engine with the smaller sum is kept. Nothing reaches its peak, nothing is overlapped, caches are left out: it is an estimate for
+choosing between two engines of one model and no time; a machine with the GPU measures (bertc bench).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from ..bench.timings import Shape
+from ..core.spec import Profile
+from ..graph.model import Graph, save
+from ..targets import BuildRequest, tensorrt_rtx
+from ..targets._tensorrt import cost as work
+
+if TYPE_CHECKING:
+    from ..targets._tensorrt.kernel_log import Kernel, Tensor
+
+PICKS = "Gath"  # in the builder's name of a kernel that looks rows up
+INDICES = frozenset({"Int32", "Int64"})
+KERNEL_US, BYTES_PER_US, FLOPS_PER_US, INT8_GAIN = 2.0, 300e3, 121e6, 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """Kernels for the first profile; bytes that they move at that profile's best shape, FLOPs there, and those in int8.
+
+    `unknown` counts tensors whose sizes not even the compiler knows before it runs: they are missing from the bytes.
+    """
+
+    kernels: int
+    nbytes: int
+    flops: float
+    int8_flops: float = 0.0
+    unknown: int = 0
+
+    @property
+    def microseconds(self) -> float:
+        arithmetic = (self.flops - self.int8_flops + self.int8_flops / INT8_GAIN) / FLOPS_PER_US
+        return self.kernels * KERNEL_US + self.nbytes / BYTES_PER_US + arithmetic
+
+    def said(self) -> str:
+        missing = f" ({self.unknown} tensors of unknown size left out)" if self.unknown else ""
+        return f"{self.kernels} kernels, {self.nbytes / 2**20:.1f} MiB moved{missing}, about {self.microseconds:.0f} us"
+
+    def to_json(self) -> dict[str, float]:
+        counted = {"kernels": self.kernels, "bytes": self.nbytes, "unknown": self.unknown, "gflop": round(self.flops / 1e9, 4)}
+        return {**counted, "int8_gflop": round(self.int8_flops / 1e9, 4), "estimated_us": round(self.microseconds, 1)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Worth:
+    """`name`: of the precision that int8 is weighed against. `kept`: int8, or that."""
+
+    int8: Engine
+    base: Engine
+    name: str
+    profile: Profile
+
+    @property
+    def kept(self) -> str:
+        return "int8" if self.int8.microseconds < self.base.microseconds else self.name
+
+    @property
+    def why(self) -> str:
+        return f"at {_shape(self.profile)} int8 is {self.int8.said()}; {self.name} is {self.base.said()}"
+
+    def said(self) -> str:
+        insists = "" if self.kept == "int8" else "INT8 is not worth it here (--int8 static insists): "
+        return f"{insists}{self.kept} is kept: {self.why} (estimated for an L4, no time was measured)"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"int8": self.int8.to_json(), self.name: self.base.to_json(), "kept": self.kept, "why": self.why}
+
+
+def engine(typed: Graph, facts: Mapping[str, Any], request: BuildRequest, share: float = 0.0) -> Engine:
+    """Of an engine that `request` built. `facts` are its entries in the manifest, `share` the share of FLOPs in int8.
+
+    Bytes come from the log of a second engine, for the profile's best shape alone: only there are all sizes numbers.
+    """
+    profile, rows = request.profiles[0], facts["kernels"]["rows"]
+    flops = float(work.at(typed, rows, _shape(profile), 0).total().flops)
+    fixed, path = at_opt(typed, profile), request.directory / "fixed.onnx"
+    written = save(fixed, path)
+    kernels = tensorrt_rtx.listed(dataclasses.replace(request, graph=fixed, graph_path=path, profiles=({},)))
+    for name in written:
+        (request.directory / name).unlink()
+    unknown = sum(-1 in tensor.dims for kernel in kernels if not kernel.host for tensor in _tensors(kernel))
+    return Engine(sum(not row["profile"] for row in rows), moved(kernels), flops, flops * share, unknown)
+
+
+def moved(kernels: Sequence[Kernel]) -> int:
+    """Bytes that kernels of fixed sizes read and write: each tensor that a kernel lists once, of a table one row for each index.
+
+    The count of `work` from the graph is a lower bound of it. A view is listed with its own dimensions: a kernel that reads k and
+    v out of one buffer of q, k and v reads two thirds of it.
+    """
+    return sum(_moved(kernel) for kernel in kernels if not kernel.host)
+
+
+def _moved(kernel: Kernel) -> int:
+    constants = (_picked(kernel, t) if PICKS in kernel.name else t.nbytes for t in kernel.constants)
+    return sum(tensor.nbytes for tensor in (*kernel.inputs, *kernel.outputs)) + sum(constants)
+
+
+def _picked(kernel: Kernel, table: Tensor) -> int:
+    """Bytes of a constant of a kernel that looks rows up. Which indices are for which table is not listed: the most there are."""
+    indices = [math.prod(t.dims) for t in (*kernel.inputs, *kernel.constants) if t.dtype in INDICES and t is not table]
+    rows = table.dims[0] if table.dims else 1
+    return table.nbytes // max(rows, 1) * min(rows, max(indices, default=rows))
+
+
+def _tensors(kernel: Kernel) -> Iterator[Tensor]:
+    yield from (*kernel.inputs, *kernel.constants, *kernel.outputs)
+
+
+def at_opt(graph: Graph, profile: Profile) -> Graph:
+    """The graph for a profile's best shape alone; all other shapes are left to the compiler."""
+    copy = graph.copy()
+    for value in copy.model.graph.inputs:
+        dims = [dim if isinstance(dim, int) else profile[str(dim.value)].opt for dim in value.shape or ()]
+        value.shape = ir.Shape(dims)
+    for node in copy.model.graph.all_nodes():
+        for value in node.outputs:
+            value.shape = None
+    return copy
+
+
+def _shape(profile: Profile) -> Shape:
+    return Shape(tuple((name, dim.opt) for name, dim in profile.items()))

@@ -1,0 +1,133 @@
+"""The two forms of INT8 on ONNX Runtime against float32: timed on this machine, judged on the rows that calibrated nothing.
+
+Which form is faster depends on the CPU and on the shape: the static one skips finding ranges, the dynamic one has larger kernels
+in ONNX Runtime. So it is measured where the build runs, at the first profile's best shape, in turns, so that what else the
+machine does disturbs all alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core.progress import Progress
+from ..graph.model import Graph, save
+from ..runtime.runner import Feeds, Runner
+from ..source.opening import Source
+from ..targets import onnxruntime
+from ..verify.comparison import DEFAULT_BUDGETS
+from .dynamic import dynamic
+from .quantise import Quantised, Request, opt_feeds
+from .search import Point, holds, point_of
+
+MARGIN = 1.05  # medians of one form on a busy machine differ by some percent: a gain below is none
+SECONDS, FEWEST, MOST = 1.5, 5, 50  # of timing in all; rounds
+FLOAT, STATIC, DYNAMIC = "fp32", "static", "dynamic"
+
+
+@dataclasses.dataclass(frozen=True)
+class Contest:
+    """`seconds`: the calls of each form. `points`: what each INT8 form did to the metric. `kept`: fp32, static or dynamic."""
+
+    graph: Graph
+    kept: str
+    why: str
+    seconds: Mapping[str, np.ndarray]
+    points: Mapping[str, Point]
+    within: frozenset[str]
+    shape: str
+
+    def said(self) -> str:
+        forms = (f"{name} {1e3 * median(calls):.1f} ms{self._judged(name)}" for name, calls in self.seconds.items())
+        rounds = len(self.seconds[FLOAT])
+        return f"{self.why}; on this machine at {self.shape}, medians of {rounds} rounds in turns: {', '.join(forms)}"
+
+    def _judged(self, name: str) -> str:
+        if name not in self.points:
+            return ""
+        measure = self.points[name].measure
+        return f" ({measure.name} {measure.artifact:.5f}{'' if name in self.within else ', over the budget'})"
+
+    def to_json(self) -> dict[str, Any]:
+        base = median(self.seconds[FLOAT])
+        rows = {
+            name: {
+                "ms": round(1e3 * median(calls), 6),
+                "times_fp32": round(base / median(calls), 3),
+                **({"within": name in self.within, **self.points[name].to_json()} if name in self.points else {}),
+            }
+            for name, calls in self.seconds.items()
+        }
+        shared = {"shape": self.shape, "rounds": len(self.seconds[FLOAT]), "margin": MARGIN}
+        return {"forms": rows, **shared, "kept": self.kept, "why": self.why}
+
+
+def compare(graph: Graph, source: Source, made: Quantised, request: Request, watch: Progress) -> Contest:
+    """Time and judge float32, the static form where the budget left any, and the dynamic one. `graph` is float32.
+
+    `times_fp32` in the JSON: how many times as fast as float32.
+    """
+    graphs = {FLOAT: graph, **({STATIC: made.graph} if made.chosen else {}), DYNAMIC: dynamic(graph, request.bits)}
+    feeds = opt_feeds(graph, source, request.profiles)
+    with tempfile.TemporaryDirectory(prefix="bertc-") as folder:
+        runners = {name: _runner(each, Path(folder) / f"{name}.onnx") for name, each in graphs.items()}
+        seconds = timed(runners, feeds)
+        points = {name: point_of(made.judge.compare(runner.run)) for name, runner in runners.items() if name != FLOAT}
+    within = frozenset(name for name, point in points.items() if allowed(point, request.max_drop))
+    kept, why = choose({name: median(calls) for name, calls in seconds.items()}, within)
+    shape = "x".join(map(str, next(iter(feeds.values())).shape))
+    return Contest(graphs[kept], kept, why, seconds, points, within, shape)
+
+
+def allowed(point: Point, max_drop: float | None) -> bool:
+    """Whether the limit is shown to be kept; without one, whether nothing collapsed."""
+    if max_drop is not None:
+        return holds(point, max_drop)  # measured on all rows, as the form that was searched is
+    collapse = DEFAULT_BUDGETS["int8"].collapse
+    return collapse is None or point.measure.low is None or point.measure.low <= collapse
+
+
+def choose(medians: Mapping[str, float], within: Collection[str]) -> tuple[str, str]:
+    """(the form to build, why): the fastest of those within the budget, if it gains more than the margin over float32."""
+    forms = [name for name in medians if name in within]
+    if not forms:
+        return FLOAT, "INT8 is within the budget in no form: fp32 is built (--int8 static or --int8 dynamic insists)"
+    best = min(forms, key=lambda name: medians[name])
+    gain = medians[FLOAT] / medians[best]
+    if gain < MARGIN:
+        why = f"INT8 is not worth it on this CPU: {best} is {gain:.2f} times as fast as fp32, wanted {MARGIN:g}"
+        return FLOAT, f"{why}; fp32 is built (--int8 static or --int8 dynamic insists)"
+    return best, f"{best} int8 is built: {gain:.2f} times as fast as fp32, and the fastest within the budget"
+
+
+def timed(runners: Mapping[str, Runner], feeds: Feeds) -> dict[str, np.ndarray]:
+    """Seconds of each call, one of each form a round, after one that is not counted."""
+    for runner in runners.values():
+        runner.run(feeds)
+    seconds: dict[str, list[float]] = {name: [] for name in runners}
+    started = time.perf_counter()
+    for done in range(MOST):
+        if done >= FEWEST and time.perf_counter() - started > SECONDS:
+            break
+        for name, runner in runners.items():
+            before = time.perf_counter()
+            runner.run(feeds)
+            seconds[name].append(time.perf_counter() - before)
+    return {name: np.array(calls) for name, calls in seconds.items()}
+
+
+def median(calls: np.ndarray) -> float:
+    return float(np.median(calls))
+
+
+def _runner(graph: Graph, path: Path) -> Runner:
+    """A session with the options that the artifact will record."""
+    save(graph, path)
+    described = {kind: [spec.to_json() for spec in getattr(graph, kind)] for kind in ("inputs", "outputs")}
+    return onnxruntime.open_file(path, described)

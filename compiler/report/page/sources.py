@@ -1,0 +1,112 @@
+"""What a page is made from: an artifact, a folder of them, a fleet's status."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...artifact import manifest as artifact
+from ...core.errors import ArtifactError, InputError
+from .. import document as report
+
+NOT_FACTS = ("format", "files")  # of a manifest: the hashes, which no page shows
+
+
+def artifact_document(path: Path) -> dict[str, Any]:
+    """The report of an artifact, hashes checked. What report.json of an older bertc lacks is taken from its manifest."""
+    found = artifact.open_artifact(path)
+    facts = {key: value for key, value in found.manifest.items() if key not in NOT_FACTS}
+    merged = facts | _json(path / artifact.REPORT)
+    sizes = {name: entry["bytes"] for name, entry in found.manifest["files"].items() if not name.startswith("report.")}
+    older = {"size": {"files": sizes, "total": report.size_of(path)}, "summary": report.summary(merged)}
+    return older | merged
+
+
+def with_verdict(document: Mapping[str, Any], path: Path, file: Path) -> dict[str, Any]:
+    """The report with what `bertc verify --json` printed into a file: a verdict in place of that of the build, or the drift
+    of `--layers` beside it. InputError for a file that says nothing of this artifact."""
+    found = _json(file)
+    listed = found.get("artifacts") if isinstance(found, Mapping) else None
+    if not isinstance(listed, list):
+        raise InputError(f"{file} is not what `bertc verify --json` prints: it has no list of artifacts")
+    named = {Path(str(each.get("artifact") or each.get("path"))).resolve(): each for each in listed}
+    told = named.get(path.resolve())
+    if told is None:
+        raise InputError(f"{file} says nothing of {path}; it verified: {', '.join(map(str, named)) or 'none'}")
+    before = document["verification"]
+    if "layers" not in told:
+        return {**document, "verification": {**told, **({"drift": before["drift"]} if before and "drift" in before else {})}}
+    if before is None:
+        raise InputError(f"{path} was not verified when it was built: give what `bertc verify --json` printed first, then {file}")
+    return {**document, "verification": {**before, "drift": told}}
+
+
+def fleet(path: Path) -> tuple[dict[str, Any], list[dict[str, Any] | None]]:
+    """(status, reports of its entries) of a folder of artifacts, a fleet.toml, what `bertc fleet status --json` printed, or a
+    fleet.lock.json; paths are relative to that file.
+
+    An artifact that is not there, or is damaged, is told in its entry's reason.
+    """
+    if path.is_dir():
+        found = [artifact_document(each) for each in artifact.find(path)]
+        return {"entries": [_entry(each) for each in found]}, list(found)
+    status = _status(path) if path.suffix == ".toml" else _json(path)
+    listed = status.get("entries") if isinstance(status, Mapping) else None
+    if isinstance(listed, Mapping):  # a lock file: by name, each where `bertc fleet build` puts it
+        listed = [{"name": name, "path": f"{status.get('out', 'out')}/{name}", **entry} for name, entry in listed.items()]
+    if not isinstance(listed, list):
+        raise InputError(f"{path} lists no entries; wanted an artifact, a folder of artifacts, a fleet.toml or a fleet.lock.json")
+    entries, reports = [], []
+    for entry in listed:
+        if not isinstance(entry, Mapping):
+            raise InputError(f"{path}: an entry is {entry!r}; each is an object with model, gpu, target, precision, state")
+        read, why = _report_of(entry, path.parent)
+        entries.append({**entry, "reason": "; ".join(filter(None, (_text(entry, "reason"), why)))})
+        reports.append(read)
+    return {**status, "entries": entries}, reports
+
+
+def _status(path: Path) -> dict[str, Any]:
+    from ...fleet import config, status  # above this package: only who asks for a fleet waits for it
+    from ...fleet.store import Store
+
+    found = config.read(path)
+    return status.document(found, Store(found.store.resolve()))
+
+
+def _text(entry: Mapping[str, Any], name: str) -> str:
+    """A field that one version writes as a string and another as a list, `reason` or `reasons`."""
+    several = entry.get(f"{name}s") or ()
+    return str(entry.get(name) or "; ".join(map(str, several)))
+
+
+def _report_of(entry: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """(the report of an entry, why there is none)."""
+    if not entry.get("path"):
+        return None, ""
+    place = folder / str(entry["path"])
+    if not place.exists():
+        return None, f"no artifact at {entry['path']} here"
+    try:
+        return artifact_document(place), ""
+    except ArtifactError as error:
+        return None, str(error)
+
+
+def _entry(document: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry for an artifact that no fleet's status lists."""
+    target, source = document["target"], document["source"]
+    sms = ", ".join(target["sms"])
+    wanted = {"model": source["reference"], "sm": sms, "target": target["name"], "precision": document["precision"]["mode"]}
+    return wanted | {"gpu": sms or target["name"], "state": "built"}
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is no JSON: {error}") from error

@@ -1,0 +1,87 @@
+"""Feeds padded to a bucket, and outputs cut back: the same few shapes again and again, whatever the requests."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..core.errors import DataError
+from ..core.spec import Profile
+from ..graph.model import TensorSpec
+
+if TYPE_CHECKING:
+    from .runner import Feeds, Outputs
+
+IDS = "input_ids"
+
+
+def padded_dim(inputs: Sequence[TensorSpec]) -> str:
+    """The dimension that padding makes longer: the last one of the mask. DataError where padding would change the result."""
+    from ..data.synthetic import is_mask
+
+    floats = [spec.name for spec in inputs if np.dtype(spec.dtype).kind not in "iub"]
+    if floats:
+        raise DataError(f"input {floats[0]!r} holds no token ids: padding it would change the result; run it as it is")
+    masks = [spec for spec in inputs if is_mask(spec.name, spec.dtype) and len(spec.dims) > 1]
+    found = {spec.dims[-1] for spec in masks}
+    if len(found) != 1 or not isinstance(dim := next(iter(found)), str):
+        raise DataError("the model has no mask [batch, length] that says what is padding; run it without padding")
+    return dim
+
+
+def padded(feeds: Feeds, inputs: Sequence[TensorSpec], buckets: Sequence[Profile], pad_id: int) -> dict[str, np.ndarray]:
+    """Feeds [.., length] padded on the right to the smallest bucket that holds all their sizes; dtypes stay.
+
+    Raises DataError for a model that padding is no good for, and for sizes that no bucket holds.
+    """
+    dim = padded_dim(inputs)
+    sizes = sizes_of(feeds, inputs)
+    bound = _bound(sizes, dim, buckets)
+    made = {}
+    for spec in inputs:
+        array = np.asarray(feeds[spec.name])
+        after = [bound - sizes[dim] if d == dim else 0 for d in spec.dims]
+        value = pad_id if spec.name == IDS else 0
+        made[spec.name] = np.pad(array, [(0, n) for n in after], constant_values=value) if any(after) else array
+    return made
+
+
+def sizes_of(feeds: Feeds, inputs: Sequence[TensorSpec]) -> dict[str, int]:
+    """The size of each named dimension. DataError for a missing input or a wrong rank."""
+    sizes: dict[str, int] = {}
+    for spec in inputs:
+        if spec.name not in feeds or np.ndim(feeds[spec.name]) != len(spec.dims):
+            found = f"shape {list(np.shape(feeds[spec.name]))}" if spec.name in feeds else "nothing"
+            raise DataError(f"input {spec} got {found}; nothing can be padded")
+        named = zip(spec.dims, np.shape(feeds[spec.name]), strict=True)
+        sizes |= {dim: size for dim, size in named if isinstance(dim, str)}
+    return sizes
+
+
+def _bound(sizes: Mapping[str, int], dim: str, buckets: Sequence[Profile]) -> int:
+    def holds(bucket: Profile) -> bool:
+        others = [(r, sizes[name]) for name, r in bucket.items() if name != dim and name in sizes]
+        return sizes[dim] <= bucket[dim].max and all(r.min <= size <= r.max for r, size in others)
+
+    found = [bucket[dim].max for bucket in buckets if dim in bucket and holds(bucket)]
+    if not found:
+        asked = ", ".join(f"{name}={size}" for name, size in sizes.items())
+        known = " or ".join(",".join(f"{name}={r.min}..{r.max}" for name, r in p.items()) for p in buckets)
+        raise DataError(f"no bucket of this artifact holds {asked} (its profiles: {known or 'none'})")
+    return min(found)
+
+
+def cut(outputs: Outputs, inputs: Sequence[TensorSpec], specs: Sequence[TensorSpec], feeds: Feeds) -> Outputs:
+    """Outputs as long as the unpadded `feeds`. DataError for an output whose length is computed from theirs."""
+    dim = padded_dim(inputs)
+    length = sizes_of(feeds, inputs)[dim]
+    made = {}
+    for spec in specs:
+        derived = [d for d in spec.dims if isinstance(d, str) and d != dim and dim in re.findall(r"\w+", d)]
+        if derived:
+            raise DataError(f"output {spec} has a size made from {dim}: it cannot be cut back; run without padding")
+        made[spec.name] = outputs[spec.name][tuple(slice(length) if d == dim else slice(None) for d in spec.dims)]
+    return made

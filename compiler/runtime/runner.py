@@ -1,0 +1,143 @@
+"""What a loaded artifact offers: named arrays in, named arrays out."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..core.errors import DataError, nearest
+from ..core.spec import Profile
+from ..graph.model import TensorSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Feeds = Mapping[str, "np.ndarray"]
+Outputs = dict[str, "np.ndarray"]
+
+
+class Runner(abc.ABC):
+    """Runs one artifact. `inputs` and `outputs` describe its tensors, `profiles` the sizes it was built for.
+
+    `buckets` are the profiles of its recipe, also where the engine is not bound to them: `run_padded` pads to their lengths.
+    """
+
+    def __init__(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], profiles: Sequence[Profile] = ()) -> None:
+        self.inputs = tuple(inputs)
+        self.outputs = tuple(outputs)
+        self.profiles = tuple(profiles)
+        self.buckets = self.profiles
+        self.tokenizer: Path | None = None
+        self._padding_id: int | None = None  # read from the tokenizer when it is first needed
+
+    @property
+    def io(self) -> dict[str, tuple[TensorSpec, ...]]:
+        """{"inputs": ..., "outputs": ...}, each a tuple of TensorSpec (name, dtype, dims)."""
+        return {"inputs": self.inputs, "outputs": self.outputs}
+
+    def run(self, feeds: Feeds) -> Outputs:
+        """Run once. Feeds are cast to the declared integer or float type when no value changes.
+
+        Raises DataError for a missing or unknown input, a wrong rank, sizes that disagree, or a size outside every profile.
+        """
+        return self._run(self._checked(feeds))
+
+    def run_padded(self, feeds: Feeds) -> Outputs:
+        """Run once at the shape of `bucket(feeds)`; outputs are cut back to the length of the feeds.
+
+        They equal those of `run` where the model heeds its mask: padding is masked. A convolution over the sequence (MobileBERT,
+        ConvBERT) does not. Raises DataError as `run` and `bucket` do.
+        """
+        from .padding import cut
+
+        padded = self.bucket(feeds)
+        return cut(self._run(self._checked(padded)), self.inputs, self.outputs, feeds)
+
+    def bucket(self, feeds: Feeds) -> Feeds:
+        """Feeds padded on the right to the smallest bucket that holds them, so that shapes repeat.
+
+        Ids get the tokenizer's padding id (0 without a tokenizer), masks and types 0.
+
+        Raises DataError for a model without a mask over token ids, without buckets, and for feeds that no bucket holds.
+        """
+        from .padding import padded
+
+        return padded(feeds, self.inputs, self.buckets, self._pad_id())
+
+    def _pad_id(self) -> int:
+        if self._padding_id is None:
+            from ..data.tokenizer import Encoder
+
+            self._padding_id = Encoder.from_directory(self.tokenizer).pad_id if self.tokenizer else 0
+        return self._padding_id
+
+    def takes(self, feeds: Feeds) -> bool:
+        """Whether these feeds fit one of the profiles (always, where there are none)."""
+        sizes = {dim: size for spec in self.inputs for dim, size in zip(spec.dims, feeds[spec.name].shape, strict=True)}
+        return not self.profiles or any(
+            all(r.min <= sizes[name] <= r.max for name, r in profile.items() if name in sizes) for profile in self.profiles
+        )
+
+    def encode(self, texts: Sequence[str | tuple[str, str]]) -> dict[str, np.ndarray]:
+        """Texts, or pairs of texts, as the feeds of `run`, padded to the longest. DataError without a tokenizer."""
+        if self.tokenizer is None:
+            raise DataError("this artifact has no tokenizer: its source had none, or takes no text")
+        from ..data.tokenizer import Encoder
+
+        dims = {dim for spec in self.inputs for dim in spec.dims}
+        tops = [profile["length"].max for profile in self.profiles if "length" in profile and "length" in dims]
+        encoder = Encoder.from_directory(self.tokenizer, max(tops, default=None), [spec.name for spec in self.inputs])
+        return encoder.encode(texts)
+
+    @abc.abstractmethod
+    def _run(self, feeds: Feeds) -> Outputs: ...
+
+    def _checked(self, feeds: Feeds) -> Feeds:
+        known = [spec.name for spec in self.inputs]
+        for name in feeds:
+            if name not in known:
+                raise DataError(f"unknown input {name!r}{nearest(name, known)}")
+        sizes: dict[str, int] = {}
+        checked = {spec.name: self._checked_input(spec, feeds, sizes) for spec in self.inputs}
+        if not self.takes(checked):  # each size fits some profile, but no profile has them all
+            asked = ", ".join(f"{dim}={size}" for dim, size in sizes.items())
+            allowed = " or ".join(",".join(f"{name}={r.min}..{r.max}" for name, r in p.items()) for p in self.profiles)
+            raise DataError(f"{asked} together fit no profile of this artifact ({allowed})")
+        return checked
+
+    def _checked_input(self, spec: TensorSpec, feeds: Feeds, sizes: dict[str, int]) -> np.ndarray:
+        import numpy as np
+
+        if spec.name not in feeds:
+            raise DataError(f"input {spec} is missing; got {', '.join(feeds) or 'nothing'}")
+        try:
+            array = np.asarray(feeds[spec.name])
+        except ValueError as error:
+            raise DataError(f"input {spec} is no array: {error}") from error
+        if array.ndim != len(spec.dims):
+            raise DataError(f"input {spec} wants rank {len(spec.dims)}, got shape {list(array.shape)}")
+        for dim, size in zip(spec.dims, array.shape, strict=True):
+            self._check_size(spec, dim, size, sizes)
+        wanted = np.dtype(spec.dtype)
+        if array.dtype == wanted:
+            return array
+        if array.dtype.kind != wanted.kind and not (array.dtype.kind in "iub" and wanted.kind in "iub"):
+            raise DataError(f"input {spec} got dtype {array.dtype}; it is never turned into {wanted} silently")
+        cast = array.astype(wanted)
+        if wanted.kind in "iu" and not np.array_equal(cast, array):
+            raise DataError(f"input {spec} got {array.dtype} values that do not fit {wanted}")
+        return cast
+
+    def _check_size(self, spec: TensorSpec, dim: int | str, size: int, sizes: dict[str, int]) -> None:
+        if isinstance(dim, int):
+            if dim != size:
+                raise DataError(f"input {spec} wants a size of {dim}, got {size}")
+            return
+        if sizes.setdefault(dim, size) != size:
+            raise DataError(f"input {spec.name!r} has {dim}={size}, but an earlier input has {dim}={sizes[dim]}")
+        ranges = [profile[dim] for profile in self.profiles if dim in profile]
+        if ranges and not any(r.min <= size <= r.max for r in ranges):
+            allowed = " or ".join(f"{r.min}..{r.max}" for r in ranges)
+            raise DataError(f"input {spec.name!r} has {dim}={size}, outside what this artifact was built for ({dim} {allowed})")

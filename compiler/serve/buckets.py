@@ -1,0 +1,239 @@
+"""Length buckets for real requests: the best bounds for every number of buckets, and the optimisation profiles made of them.
+
+The objective, exactly: a request of b members whose longest has l tokens is padded to the smallest bound B >= l and computes
+b * B tokens; the bounds minimise the sum of that over all requests. They are multiples of `multiple` (cut to the model's longest
+length), and the last one holds the longest request seen. That is what a runner computes that pads to buckets; an engine that is
+given the unpadded shape computes less, with kernels tuned for the bound.
+
+The smallest bound of each request is the only thing that matters, so a choice of K bounds is a partition of the sorted lengths
+into K runs, each of which costs (its last bound) * (its rows). Dynamic programming over the last run finds the best partition,
+not a good one: best[k][j] = min over i < j of best[k - 1][i] + bound[j] * rows(i + 1 .. j). In integers: nothing is rounded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..core.errors import InputError
+from ..core.spec import Dim, Profile, Range, complete
+from .traffic import Model, Traffic
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..report.plots import Plot
+
+WORTH = 0.05  # of the tokens; a profile more costs about as much of the plan's bytes, and its share of the build
+NO_LIMIT = 2**31 - 1
+SEVERAL = (
+    "every profile is compiled for itself: two profiles list the kernels twice and added 7 % to the bytes of a TensorRT-RTX plan",
+    "Triton's TensorRT backend uses the first profile alone unless config.pbtxt lists them all: "
+    "instance_group [{{ profile: [{listed}] }}]",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """The best bounds for one number of buckets, ascending, and the tokens that all requests compute with them."""
+
+    bounds: tuple[int, ...]
+    computed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The best choice for 1, 2, ... buckets; `tokens` are those without padding, `in_batches` the padding no bucket saves."""
+
+    choices: tuple[Choice, ...]
+    tokens: int
+    in_batches: int
+    multiple: int
+
+    def waste(self, choice: Choice) -> float:
+        """The share of the computed tokens that is padding."""
+        return 1 - self.tokens / choice.computed
+
+    def saving(self, at: int) -> float | None:
+        """What one bucket more than choices[at] saves, as a share of the tokens that choices[at] computes; None at the end."""
+        if at + 1 == len(self.choices):
+            return None
+        return 1 - self.choices[at + 1].computed / self.choices[at].computed
+
+
+def plan(traffic: Traffic, most: int, multiple: int = 1, limit: int | None = None, reach: int | None = None) -> Plan:
+    """The best bounds for 1 to `most` buckets; fewer where there are not so many different bounds.
+
+    `multiple`: bounds are multiples of it, or `limit`, the longest that the model takes. `reach`: the last bound is this one,
+    also where no request is so long. Raises InputError for a number below 1 and a `reach` below a request.
+    """
+    if most < 1 or multiple < 1:
+        raise InputError(f"{most} buckets of multiples of {multiple} were asked for; both are whole numbers from 1 on")
+    top = min(limit or reach or NO_LIMIT, reach or NO_LIMIT)
+    if top < traffic.longest[-1]:
+        raise InputError(f"the last bucket was asked to end at {top}, and a request has {traffic.longest[-1]} tokens")
+    capped = np.minimum(-(-traffic.longest // multiple) * multiple, top)
+    bounds, group = np.unique(np.append(capped, reach or capped[-1]), return_inverse=True)
+    rows = np.zeros(len(bounds), np.int64)
+    np.add.at(rows, group[:-1], traffic.rows)
+    choices = tuple(Choice(found, _computed(found, bounds, rows)) for found in partitions(bounds, rows, most))
+    return Plan(choices, int(traffic.tokens.sum()), traffic.padded_in_batches, multiple)
+
+
+def _computed(chosen: Sequence[int], bounds: np.ndarray, rows: np.ndarray) -> int:
+    """Counted again from the bounds: it does not rest on the sums of the search."""
+    picked = np.asarray(chosen)[np.searchsorted(chosen, bounds)]
+    return int((picked * rows).sum())
+
+
+def partitions(bounds: np.ndarray, rows: np.ndarray, most: int) -> list[tuple[int, ...]]:
+    """The best bounds for 1, 2, ... min(most, n) buckets. int64 [n] each: bounds ascending, rows from 0 on.
+
+    O(most * n^2) time and O(most * n) memory.
+    """
+    upto = np.cumsum(rows)
+    best = bounds * upto
+    parents: list[np.ndarray] = [np.full(len(bounds), -1)]
+    found = [_traced(bounds, parents)]
+    for _ in range(1, min(most, len(bounds))):
+        best, parent = _one_more(best, bounds, upto)
+        parents.append(parent)
+        found.append(_traced(bounds, parents))
+    return found
+
+
+def _one_more(best: np.ndarray, bounds: np.ndarray, upto: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(cost, where the last bucket begins: behind this place) of the first j lengths with one bucket more than in `best`."""
+    cost, parent = best.copy(), np.full(len(bounds), -1)
+    for j in range(1, len(bounds)):
+        found = best[:j] - bounds[j] * upto[:j]
+        i = int(found.argmin())
+        cost[j], parent[j] = found[i] + bounds[j] * upto[j], i
+    return cost, parent
+
+
+def _traced(bounds: np.ndarray, parents: Sequence[np.ndarray]) -> tuple[int, ...]:
+    chosen: list[int] = []
+    place = len(bounds) - 1
+    for parent in reversed(parents):
+        if place < 0:
+            break
+        chosen.append(int(bounds[place]))
+        place = int(parent[place])
+    return tuple(reversed(chosen))
+
+
+def pick(found: Plan, asked: int | None = None, worth: float = WORTH) -> tuple[int, str]:
+    """(index of a choice, why): the fewest buckets of which one more saves less than `worth` of the tokens computed.
+
+    InputError for `asked` buckets where there are not so many different bounds.
+    """
+    if asked is not None:
+        if not 1 <= asked <= len(found.choices):
+            raise InputError(f"{asked} buckets were asked for; these requests have bounds for 1 to {len(found.choices)}")
+        return asked - 1, "as many as were asked for"
+    for at in range(len(found.choices)):
+        saving = found.saving(at)
+        if saving is not None and saving < worth:
+            return at, f"one bucket more saves {saving:.1%} of the tokens, under {worth:.1%}"
+    last = len(found.choices) - 1
+    return last, f"each bucket up to here saves {worth:.1%} of the tokens or more, and this is the last that was looked at"
+
+
+def profiles(traffic: Traffic, bounds: Sequence[int], model: Model, max_batch: int | None = None) -> tuple[Profile, ...]:
+    """An optimisation profile for each bucket.
+
+    length: from behind the bucket before to the bound; opt is the bound, which every padded request has. batch: opt is the size
+    whose requests compute the most tokens in the bucket; max is the largest seen in this bucket or a longer one, since what
+    fits a longer bucket fits a shorter one, or `max_batch`. Raises RecipeError for a range that the model does not take.
+    """
+    made: list[Profile] = []
+    low = model.shortest
+    for bound in bounds:
+        here = (traffic.longest >= low) & (traffic.longest <= bound)
+        given = {model.length: Range(low, bound, bound)}
+        if model.batch is not None:
+            given[model.batch] = _batches(traffic, here, traffic.longest >= low, model, max_batch)
+        made.append(complete(given, _dims(model)))
+        low = bound + 1
+    return tuple(made)
+
+
+def _batches(traffic: Traffic, here: np.ndarray, onward: np.ndarray, model: Model, max_batch: int | None) -> Range:
+    ends = traffic.longest == traffic.longest[-1]  # stand in for a last bucket beyond all requests
+    here, onward = (chosen if chosen.any() else ends for chosen in (here, onward))
+    rows = np.bincount(traffic.batch[here], traffic.rows[here])
+    seen = int(traffic.batch[onward].max())
+    if max_batch is not None and max_batch < seen:
+        raise InputError(f"--max-batch {max_batch} is below the {seen} members of a request that was seen")
+    opt = max(int(rows.argmax()), model.smallest_batch)
+    return Range(model.smallest_batch, opt, max(max_batch or seen, opt))
+
+
+def _dims(model: Model) -> Mapping[str, Dim]:
+    dims = {model.batch: Dim(model.batch, model.smallest_batch, model.largest_batch)} if model.batch else {}
+    return dims | {model.length: Dim(model.length, model.shortest, model.longest)}
+
+
+def text(profile: Profile) -> str:
+    """A profile as `--profile` and a recipe take it."""
+    return ",".join(f"{name}={sizes}" for name, sizes in profile.items())
+
+
+def notes(traffic: Traffic, made: Sequence[Profile], model: Model) -> tuple[str, ...]:
+    """What a user of the profiles should know."""
+    largest = ", ".join(f"{name} {max(p[name].max for p in made)}" for name in made[0])
+    found = [*traffic.notes, f"requests beyond {largest} are refused by a TensorRT engine; --longest and --max-batch make room"]
+    if len(made) > 1:
+        listed = ", ".join(f'"{i}"' for i in range(len(made)))
+        found += [SEVERAL[0], SEVERAL[1].format(listed=listed)]
+    return tuple(found)
+
+
+def table(found: Plan, chosen: int) -> Table:
+    """Tokens wasted by number of buckets."""
+    from ..report.document import add
+    from ..report.document import table as empty
+
+    rows = empty("buckets", "tokens computed", "wasted", "wasted %", "one more saves", "bounds")
+    for at, choice in enumerate(found.choices):
+        saving = found.saving(at)
+        wasted = choice.computed - found.tokens
+        said = "-" if saving is None else f"{saving:.1%}"
+        mark = f"{at + 1} <" if at == chosen else f"{at + 1}"
+        bounds = " ".join(map(str, choice.bounds))
+        add(rows, mark, f"{choice.computed:,}", f"{wasted:,}", f"{found.waste(choice):.1%}", said, bounds)
+    return rows
+
+
+def plot(found: Plan, name: str) -> Plot:
+    """Tokens wasted by number of buckets, and the part of it that no bucket saves."""
+    from ..report.plots import Plot, Series
+
+    numbers = range(1, len(found.choices) + 1)
+    wasted = [100 * found.waste(choice) for choice in found.choices]
+    floor = [100 * found.in_batches / choice.computed for choice in found.choices]
+    series = [Series("wasted", numbers, wasted)]
+    if found.in_batches:
+        series.append(Series("padding inside batches", numbers, floor))
+    return Plot(f"tokens wasted: {name}", "buckets", "% of the tokens computed", series)
+
+
+def to_json(traffic: Traffic, found: Plan, chosen: int, why: str, made: Sequence[Profile]) -> dict[str, Any]:
+    return {
+        "requests": int(traffic.count.sum()),
+        "rows": int(traffic.rows.sum()),
+        "tokens": found.tokens,
+        "padding_inside_batches": found.in_batches,
+        "multiple": found.multiple,
+        "buckets": [
+            {"bounds": list(c.bounds), "computed": c.computed, "wasted": c.computed - found.tokens, "waste": found.waste(c)}
+            for c in found.choices
+        ],
+        "chosen": chosen + 1,
+        "why": why,
+        "profiles": [text(profile) for profile in made],
+    }

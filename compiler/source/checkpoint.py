@@ -1,0 +1,325 @@
+"""A Hugging Face directory, checked without torch: config, weights on disk, the sentence-transformers chain, the task.
+
+Everything a user can get wrong about a directory is found here, before a second is spent on importing torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..core.errors import SourceError, nearest
+from ..graph.model import hash_file
+
+MODULE_KINDS = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
+ENCODER_KINDS = ("Transformer", "MLMTransformer")
+# In the order in which sentence_transformers concatenates them.
+POOLING_KEYS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+TASK_OF_SUFFIX = {
+    "ForSequenceClassification": "sequence-classification",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForMaskedLM": "masked-lm",
+    "ForPreTraining": "features",
+    "ForCTC": "ctc",
+    "Model": "features",
+}
+# transformers has no AutoModel that gives the encoder alone of these.
+ENCODER_CLASSES = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
+SAFETENSORS = "model.safetensors"
+PICKLE = "pytorch_model.bin"
+MAX_HEADER = 100_000_000  # the limit of the safetensors format
+
+
+@dataclasses.dataclass(frozen=True)
+class ModuleSpec:
+    """One module of a sentence-transformers chain: its kind, the folder it is in and its config."""
+
+    kind: str
+    folder: Path
+    config: Mapping[str, Any]
+    allow_pickle: bool = False
+
+    def pooling_modes(self) -> tuple[str, ...]:
+        """The pooling modes in the order of concatenation, from the old boolean keys or the newer `pooling_mode`."""
+        found = self.config.get("pooling_mode")
+        if found is None:
+            found = [mode for key, mode in POOLING_KEYS.items() if self.config.get(key)] or ["mean"]
+        modes = [found] if isinstance(found, str) else list(found)
+        modes = ["mean_sqrt_len_tokens" if mode == "mean_sqrt_len" else mode for mode in modes]
+        for mode in modes:
+            if mode not in POOLING_KEYS.values():
+                raise SourceError(f"{self.folder}: unknown pooling mode {mode!r}{nearest(str(mode), POOLING_KEYS.values())}")
+        return tuple(modes)
+
+    def weights(self) -> Path:
+        """The one weights file of a Dense or LayerNorm module, checked."""
+        return find_weights(self.folder, self.allow_pickle)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A directory that passed every check that needs no torch. `folder` holds config.json, `root` is what was asked for."""
+
+    root: Path
+    folder: Path
+    config: Mapping[str, Any]
+    weights: tuple[Path, ...]
+    chain: tuple[ModuleSpec, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def architecture(self) -> str:
+        return str(self.config["architectures"][0])
+
+    @property
+    def is_audio(self) -> bool:
+        """Raw samples in, through strided convolutions (wav2vec2, HuBERT, WavLM, UniSpeech, SEW, data2vec-audio)."""
+        return "conv_kernel" in self.config and "conv_stride" in self.config
+
+    @property
+    def pickled(self) -> bool:
+        return self.weights[0].suffix != ".safetensors"
+
+    def files(self) -> Iterator[Path]:
+        """Everything that decides what the model computes, in a stable order."""
+        files = {self.folder / "config.json", *self.weights}
+        files.update(f for f in (self.root / "modules.json", self.folder / "preprocessor_config.json") if f.is_file())
+        if self.config.get("auto_map"):
+            files.update(self.folder.glob("*.py"))
+        for spec in self.chain:
+            files.update(f for f in (spec.folder / "config.json",) if f.is_file())
+            if spec.kind in ("Dense", "LayerNorm"):
+                files.add(spec.weights())
+        return iter(sorted(files))
+
+    def sha256(self) -> str:
+        """One hash over names and contents of `files()`, in hexadecimal."""
+        digest = hashlib.sha256()
+        for file in self.files():
+            digest.update(f"{file.relative_to(self.root).as_posix()}\0{hash_file(file)}\n".encode())
+        return digest.hexdigest()
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a directory looks like a Hugging Face or sentence-transformers directory."""
+    return (path / "config.json").is_file() or (path / "modules.json").is_file()
+
+
+def read(root: Path, allow_pickle: bool = False, trust_remote_code: bool = False) -> Checkpoint:
+    """Check a directory and describe it.
+
+    Raises SourceError for a missing or truncated config, no `architectures`, missing or truncated weights, weights that
+    are only there as a pickle, remote code, and a sentence-transformers module that bertc does not know.
+    """
+    specs = _read_chain(root, allow_pickle)
+    folder = specs[0].folder if specs else root
+    config = read_json(folder / "config.json", "the model's config")
+    architectures = config.get("architectures")
+    if not isinstance(architectures, list) or not architectures:
+        raise SourceError(
+            f"{folder / 'config.json'} names no `architectures`, so the model's class is unknown; "
+            'save the model with save_pretrained, or add e.g. "architectures": ["BertModel"]'
+        )
+    if config.get("auto_map") and not trust_remote_code:
+        raise SourceError(
+            f"{folder} needs Python code of its own ({', '.join(map(str, config['auto_map'].values()))}), which would be "
+            "executed; read that code, then pass --trust-remote-code"
+        )
+    if config.get("quantization_config"):
+        raise SourceError(f"{folder} holds quantised weights; bertc quantises by itself and wants the model before that")
+    weights = find_weights(folder, allow_pickle)
+    return Checkpoint(root, folder, config, weights, specs[1:], tuple(_dtype_notes(weights)))
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """A JSON object from a file; raises SourceError when it is missing, truncated or something else."""
+    value = _read_any_json(path, what)
+    if not isinstance(value, dict):
+        raise SourceError(f"{path} ({what}) holds a {type(value).__name__}, not an object")
+    return value
+
+
+def _read_any_json(path: Path, what: str) -> Any:
+    if not path.is_file():
+        found = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
+        raise SourceError(f"{path} ({what}) is missing; the folder holds {', '.join(found[:12]) or 'nothing'}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise SourceError(f"{path} ({what}) is not valid JSON: {error}; is the download complete?") from error
+
+
+# ---- weights ---------------------------------------------------------------------------------------------------------
+
+
+def find_weights(folder: Path, allow_pickle: bool) -> tuple[Path, ...]:
+    """The weight files of a folder: one safetensors file, its shards, or a pickle where that is allowed. All checked."""
+    if (folder / SAFETENSORS).is_file():
+        return _checked([folder / SAFETENSORS])
+    if (folder / f"{SAFETENSORS}.index.json").is_file():
+        return _checked(_shards(folder / f"{SAFETENSORS}.index.json"))
+    pickles = [f for f in (folder / PICKLE, folder / f"{PICKLE}.index.json") if f.is_file()]
+    if pickles and not allow_pickle:
+        raise SourceError(
+            f"{folder} has its weights only as a pickle ({pickles[0].name}), which can run any code when it is read; convert "
+            "it (model.save_pretrained(folder) writes safetensors), or pass --allow-pickle if you trust it"
+        )
+    if pickles:
+        return tuple(_shards(pickles[0])) if pickles[0].suffix == ".json" else (pickles[0],)
+    found = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    raise SourceError(f"{folder} has no {SAFETENSORS}; it holds {', '.join(found[:12]) or 'nothing'}; is the download complete?")
+
+
+def _shards(index: Path) -> list[Path]:
+    mapping = read_json(index, "the index of the weight shards").get("weight_map")
+    if not isinstance(mapping, dict) or not mapping:
+        raise SourceError(f"{index} has no weight_map; is the download complete?")
+    names = sorted({str(name) for name in mapping.values()})
+    for name in names:
+        if PurePosixPath(name).name != name:
+            raise SourceError(f"{index} points to {name!r}, outside its own folder")
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise SourceError(f"{index} needs {len(names)} shards, missing: {', '.join(missing[:3])}; is the download complete?")
+    return [index.parent / name for name in names]
+
+
+def _checked(files: Sequence[Path]) -> tuple[Path, ...]:
+    for file in files:
+        safetensors_header(file)
+    return tuple(files)
+
+
+def safetensors_header(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file, {tensor: {dtype, shape, data_offsets}}; raises SourceError if truncated or damaged."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(MAX_HEADER, size - 8):
+            raise SourceError(f"{path} is truncated or no safetensors file: {size} bytes, header of {length}")
+        raw = file.read(length)
+    try:
+        header = json.loads(raw)
+        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        end = max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise SourceError(f"{path} has an unreadable safetensors header ({error}); is the download complete?") from error
+    if 8 + length + end != size:
+        raise SourceError(f"{path} should have {8 + length + end} bytes by its header, it has {size}; is the download complete?")
+    return tensors
+
+
+def _dtype_notes(weights: Sequence[Path]) -> Iterator[str]:
+    files = [file for file in weights if file.suffix == ".safetensors"]
+    dtypes = {str(entry["dtype"]) for file in files for entry in safetensors_header(file).values()}
+    half = sorted(dtypes & {"F16", "BF16"})
+    if half:
+        yield f"weights saved as {' and '.join(half)} are read as float32"
+
+
+# ---- sentence-transformers -------------------------------------------------------------------------------------------
+
+
+def _read_chain(root: Path, allow_pickle: bool) -> tuple[ModuleSpec, ...]:
+    if not (root / "modules.json").is_file():
+        return ()
+    entries = _read_any_json(root / "modules.json", "the sentence-transformers modules")
+    if not isinstance(entries, list) or not entries or not all(isinstance(e, dict) and "type" in e for e in entries):
+        raise SourceError(f"{root / 'modules.json'} is not a list of modules with a type each")
+    specs = tuple(_module(root, entry, allow_pickle) for entry in entries)
+    if specs[0].kind not in ENCODER_KINDS:
+        raise SourceError(f"{root}: its first module is {specs[0].kind!r}; bertc reads chains that begin with a Transformer")
+    return specs
+
+
+def _module(root: Path, entry: Mapping[str, Any], allow_pickle: bool) -> ModuleSpec:
+    kind = str(entry["type"]).rpartition(".")[2]
+    path = PurePosixPath(str(entry.get("path", "")))
+    if path.is_absolute() or ".." in path.parts:
+        raise SourceError(f"{root / 'modules.json'} points to {path}, outside its own folder")
+    folder = root / path
+    if kind in ("Pooling", "Dense", "LayerNorm") or (kind == "Normalize" and (folder / "config.json").is_file()):
+        return ModuleSpec(kind, folder, read_json(folder / "config.json", f"the {kind} module"), allow_pickle)
+    return ModuleSpec(kind, folder, {}, allow_pickle)
+
+
+def embedding_chain(checkpoint: Checkpoint) -> tuple[ModuleSpec, ...]:
+    """Pooling and what follows it, ready for the graph. Raises SourceError naming a module bertc cannot put there."""
+    specs = [spec for spec in checkpoint.chain if spec.kind != "Dropout"]
+    if not specs:
+        raise SourceError(
+            f"{checkpoint.root} has no sentence-transformers pooling (modules.json), so what a sentence embedding of it is "
+            "is unknown; use --task features"
+        )
+    for position, spec in enumerate(specs):
+        if spec.kind not in MODULE_KINDS:
+            raise SourceError(f"{checkpoint.root}: bertc has no module {spec.kind!r}{nearest(spec.kind, MODULE_KINDS)}")
+        if (spec.kind == "Pooling") != (position == 0):
+            names = " -> ".join(s.kind for s in checkpoint.chain)
+            raise SourceError(f"{checkpoint.root}: modules.json has the order Transformer -> {names}; bertc wants Pooling second")
+        ports = {str(spec.config.get(key) or "sentence_embedding") for key in ("module_input_name", "module_output_name")}
+        elsewhere = ports - {"sentence_embedding"}
+        if elsewhere:
+            raise SourceError(f"{spec.folder}: {spec.kind} on {sorted(elsewhere)} is not supported, only on sentence_embedding")
+    specs[0].pooling_modes()
+    return tuple(specs)
+
+
+# ---- task ------------------------------------------------------------------------------------------------------------
+
+
+def task_of(checkpoint: Checkpoint, tasks: Sequence[str]) -> str:
+    """The task of a checkpoint, from modules.json or the class in `architectures`. Raises SourceError listing the tasks."""
+    if any("Pooling" in spec.kind for spec in checkpoint.chain):
+        embedding_chain(checkpoint)
+        return "sentence-embedding"
+    name = checkpoint.architecture
+    for suffix, task in TASK_OF_SUFFIX.items():
+        if name.endswith(suffix):
+            return "audio-features" if task == "features" and checkpoint.is_audio else task
+    raise SourceError(
+        f"{checkpoint.folder}: architecture {name!r} has no task that bertc knows; choose one with --task "
+        f"({', '.join(tasks)}), or write a Python factory (package.module:function)"
+    )
+
+
+def check_task(checkpoint: Checkpoint, task: str) -> None:
+    """Raises SourceError when a checkpoint cannot do a task for a reason that its config shows."""
+    audio = task in ("audio-features", "ctc")
+    if audio != checkpoint.is_audio:
+        kind = "raw audio samples" if checkpoint.is_audio else "token ids"
+        raise SourceError(f"{checkpoint.folder}: task {task!r} does not fit {checkpoint.architecture}, which takes {kind}")
+    encoder = checkpoint.config.get("model_type") in ENCODER_CLASSES
+    if checkpoint.config.get("is_encoder_decoder") and not (encoder and task in ("features", "sentence-embedding")):
+        raise SourceError(
+            f"{checkpoint.folder}: {checkpoint.architecture} is an encoder-decoder; write a Python factory "
+            "(package.module:function) that returns its encoder"
+        )
+
+
+def smallest_samples(config: Mapping[str, Any], frames: int) -> int:
+    """The smallest number of samples that gives so many frames: 400 for one frame of wav2vec2."""
+    samples = frames
+    for kernel, stride in reversed(list(zip(config["conv_kernel"], config["conv_stride"], strict=True))):
+        samples = (samples - 1) * int(stride) + int(kernel)
+    return samples
+
+
+def takes_audio_mask(checkpoint: Checkpoint) -> bool:
+    """Whether the model was trained with a mask over samples, as its preprocessor says (else by its normalisation)."""
+    path = checkpoint.folder / "preprocessor_config.json"
+    config = read_json(path, "the preprocessor") if path.is_file() else {}
+    found = config.get("return_attention_mask")
+    return bool(found) if found is not None else checkpoint.config.get("feat_extract_norm") == "layer"

@@ -1,0 +1,241 @@
+"""One small module per task around a transformers encoder: plain tensors in, named plain tensors out.
+
+What follows the encoder (pooling, normalisation, classification head) is part of the module, so it is part of the graph.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import SourceError, nearest
+from .checkpoint import ModuleSpec
+
+TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def text_inputs(model: nn.Module) -> tuple[str, ...]:
+    """Names of the inputs a text encoder takes; token_type_ids only where it has more than one type to tell apart."""
+    config: Any = model.config
+    takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
+    types = getattr(config, "type_vocab_size", 0) or 0
+    return TEXT_INPUTS if takes_types and types > 1 else TEXT_INPUTS[:2]
+
+
+class TextHead(nn.Module):
+    """Base of the text tasks: int64 ids, mask (1: a token, 0: padding) and types, each [batch, length]."""
+
+    outputs: tuple[str, ...] = ()
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def encode(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None) -> Any:
+        feeds = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if token_type_ids is not None:
+            feeds["token_type_ids"] = token_type_ids
+        return self.model(**feeds, return_dict=True)
+
+
+class Features(TextHead):
+    """last_hidden_state [batch, length, hidden]; with_pooler adds pooler_output [batch, hidden]."""
+
+    def __init__(self, model: nn.Module, with_pooler: bool) -> None:
+        super().__init__(model)
+        self.outputs = ("last_hidden_state", "pooler_output") if with_pooler else ("last_hidden_state",)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> tuple[Tensor, ...]:
+        found = self.encode(input_ids, attention_mask, token_type_ids)
+        return tuple(getattr(found, name) for name in self.outputs)
+
+
+class SentenceEmbedding(TextHead):
+    """sentence_embedding [batch, dim]: the chain of a sentence-transformers directory after its encoder."""
+
+    outputs = ("sentence_embedding",)
+
+    def __init__(self, model: nn.Module, pooling: Pooling, after: Sequence[nn.Module]) -> None:
+        super().__init__(model)
+        self.pooling = pooling
+        self.after = nn.ModuleList(after)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        x = self.pooling(self.encode(input_ids, attention_mask, token_type_ids).last_hidden_state, attention_mask)
+        for module in self.after:
+            x = module(x)
+        return x
+
+
+class Logits(TextHead):
+    """logits: [batch, labels] of a sequence, [batch, length, labels] of tokens, [batch, length, vocabulary] of a masked LM."""
+
+    outputs = ("logits",)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        return self.encode(input_ids, attention_mask, token_type_ids).logits
+
+
+class QuestionAnswering(TextHead):
+    """start_logits and end_logits, each [batch, length]."""
+
+    outputs = ("start_logits", "end_logits")
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        found = self.encode(input_ids, attention_mask, token_type_ids)
+        return found.start_logits, found.end_logits
+
+
+class Audio(nn.Module):
+    """float32 input_values [batch, samples] (and an int64 mask of that shape) -> one output [batch, frames, ...].
+
+    `output` is last_hidden_state (features), or logits (CTC).
+    """
+
+    def __init__(self, model: nn.Module, output: str) -> None:
+        super().__init__()
+        self.model = model
+        self.outputs = (output,)
+
+    def forward(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        found = self.model(input_values=input_values, attention_mask=attention_mask, return_dict=True)
+        return getattr(found, self.outputs[0])
+
+
+class Pooling(nn.Module):
+    """Token states [batch, length, hidden] and mask [batch, length] -> [batch, modes * hidden].
+
+    Equal to sentence_transformers' Pooling for every row that has a token, also left-padded or with holes. A row without
+    one gives zeros (cls: its first state) where sentence_transformers gives -inf for max: an engine must stay finite.
+    """
+
+    def __init__(self, modes: Sequence[str]) -> None:
+        super().__init__()
+        self.modes = tuple(modes)
+
+    def forward(self, x: Tensor, attention_mask: Tensor) -> Tensor:
+        pooled = [getattr(self, f"_{mode}")(x, attention_mask) for mode in self.modes]
+        return pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=-1)
+
+    def _cls(self, x: Tensor, mask: Tensor) -> Tensor:
+        return _state_at(x, _first(mask))
+
+    def _max(self, x: Tensor, mask: Tensor) -> Tensor:
+        keep = mask.unsqueeze(-1) > 0
+        highest = x.masked_fill(~keep, torch.finfo(x.dtype).min).amax(dim=1)
+        return torch.where(keep.any(dim=1), highest, torch.zeros_like(highest))
+
+    def _mean(self, x: Tensor, mask: Tensor) -> Tensor:
+        # A count is 0 or at least 1, so a floor of 1 is exact and, unlike 1e-9, survives fp16.
+        keep = mask.unsqueeze(-1).to(x.dtype)
+        return (x * keep).sum(dim=1) / keep.sum(dim=1).clamp(min=1.0)
+
+    def _mean_sqrt_len_tokens(self, x: Tensor, mask: Tensor) -> Tensor:
+        keep = mask.unsqueeze(-1).to(x.dtype)
+        return (x * keep).sum(dim=1) / keep.sum(dim=1).clamp(min=1.0).sqrt()
+
+    def _weightedmean(self, x: Tensor, mask: Tensor) -> Tensor:
+        # Weights count from the first token on: 1, 2, 3 ...
+        weight = _positions(mask) + 1 - _first(mask).unsqueeze(-1)
+        weight = (weight * mask).unsqueeze(-1).to(x.dtype)
+        return (x * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1.0)
+
+    def _lasttoken(self, x: Tensor, mask: Tensor) -> Tensor:
+        last = ((_positions(mask) + 1) * mask).argmax(dim=1)
+        return _state_at(x * mask.unsqueeze(-1).to(x.dtype), last)
+
+
+def _positions(mask: Tensor) -> Tensor:
+    return torch.arange(mask.shape[1], device=mask.device, dtype=mask.dtype).unsqueeze(0)
+
+
+def _first(mask: Tensor) -> Tensor:
+    # A plain argmax of the mask has ties, and which of them wins is not the same in every runtime.
+    return ((mask.shape[1] - _positions(mask)) * mask).argmax(dim=1)
+
+
+def _state_at(x: Tensor, index: Tensor) -> Tensor:
+    at = index.view(-1, 1, 1).expand(-1, 1, x.shape[-1])
+    return torch.gather(x, 1, at).squeeze(1)
+
+
+class Dense(nn.Module):
+    """sentence_transformers' Dense: activation(linear(x)), with its residual where the checkpoint has one."""
+
+    def __init__(self, linear: nn.Linear, activation: nn.Module, residual: nn.Module | None) -> None:
+        super().__init__()
+        self.linear = linear
+        self.activation = activation
+        self.residual = residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.activation(self.linear(x))
+        return y if self.residual is None else y + self.residual(x)
+
+
+class Normalize(nn.Module):
+    """Unit length over the last axis."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.normalize(x, p=2.0, dim=-1)
+
+
+def chain(specs: Sequence[ModuleSpec]) -> tuple[Pooling, list[nn.Module]]:
+    """The modules after the encoder of a sentence-transformers directory, weights loaded as float32.
+
+    Raises SourceError naming the module whose weights or activation cannot be used.
+    """
+    pooling = Pooling(specs[0].pooling_modes())
+    return pooling, [_after(spec) for spec in specs[1:]]
+
+
+def _after(spec: ModuleSpec) -> nn.Module:
+    if spec.kind == "Normalize":
+        return Normalize()
+    if spec.kind == "Dense":
+        return _dense(spec)
+    norm = nn.LayerNorm(int(spec.config["dimension"]))
+    _load(norm, {k.removeprefix("norm."): v for k, v in _weights(spec).items()}, spec)
+    return norm
+
+
+def _dense(spec: ModuleSpec) -> Dense:
+    size_in, size_out = int(spec.config["in_features"]), int(spec.config["out_features"])
+    linear = nn.Linear(size_in, size_out, bias=bool(spec.config.get("bias", True)))
+    residual: nn.Module | None = None
+    if spec.config.get("use_residual"):
+        residual = nn.Identity() if size_in == size_out else nn.Linear(size_in, size_out, bias=False)
+    dense = Dense(linear, _activation(spec), residual)
+    _load(dense, _weights(spec), spec)
+    return dense
+
+
+def _activation(spec: ModuleSpec) -> nn.Module:
+    path = str(spec.config.get("activation_function", "torch.nn.modules.activation.Tanh"))
+    name = path.rpartition(".")[2]
+    kind = getattr(nn, name, None) if path.startswith("torch.nn.") else None
+    if not (inspect.isclass(kind) and issubclass(kind, nn.Module)):
+        known = [*nn.modules.activation.__all__, "Identity"]
+        raise SourceError(f"{spec.folder}: activation_function {path!r} is not a module of torch.nn{nearest(name, known)}")
+    return kind()
+
+
+def _weights(spec: ModuleSpec) -> dict[str, Tensor]:
+    path: Path = spec.weights()
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _load(module: nn.Module, weights: dict[str, Tensor], spec: ModuleSpec) -> None:
+    try:
+        module.load_state_dict({name: value.float() for name, value in weights.items()})
+    except RuntimeError as error:
+        raise SourceError(f"{spec.weights()} does not fit the {spec.kind} module its config describes: {error}") from error

@@ -1,0 +1,351 @@
+"""Source: what a user points at, opened as one graph, with the computation that is the truth about it.
+
+`open_source` resolves a reference in a fixed order: an existing path, then a Python factory, then a hub id.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import Missing, SourceError, nearest
+from ..core.spec import Dim
+from ..data import tokenizer as text
+from ..graph.io_names import with_int32_ids
+from ..graph.model import Graph, hash_file
+from ..runtime.runner import Feeds, Outputs
+from . import assets, checkpoint, factory, hub
+from .gc_pause import seldom
+
+IDS = ("int64", "int32")
+FORMS = "a Hugging Face directory, a hub id (org/name), package.module:function, an .onnx file or an artifact directory"
+TASKS = (
+    "features",
+    "sentence-embedding",
+    "sequence-classification",
+    "token-classification",
+    "question-answering",
+    "masked-lm",
+    "audio-features",
+    "ctc",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceOptions:
+    """How to open a source. `ids` is the integer type at the graph's boundary: int64, or int32 for TensorRT."""
+
+    task: str | None = None
+    revision: str | None = None
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+    ids: str = "int64"
+    opset: int = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """An opened source.
+
+    `run` is the truth: PyTorch for a checkpoint or a factory, ONNX Runtime without optimisations for an .onnx file, None for an
+    artifact: there the file `goldens` is the truth, and `reference`, `kind` and `options` are those of its own source.
+    `assets` are tokenizer or preprocessor files to copy.
+    """
+
+    reference: str
+    kind: str  # huggingface, factory, onnx or artifact
+    sha256: str
+    task: str
+    graph: Graph
+    dims: Mapping[str, Dim]
+    run: Callable[[Feeds], Outputs] | None
+    assets: tuple[Path, ...] = ()
+    revision: str | None = None
+    notes: tuple[str, ...] = ()
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    options: SourceOptions = dataclasses.field(default_factory=SourceOptions)
+    goldens: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """The truth about a source without its graph: a hash of what decides its numbers, and the computation."""
+
+    sha256: str
+    run: Callable[[Feeds], Outputs]
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a reference leads: the kind of source, its path (none for a factory) and the commit of a hub model."""
+
+    kind: str
+    path: Path
+    revision: str | None = None
+
+
+@seldom()
+def open_source(reference: str, options: SourceOptions | None = None) -> Source:
+    """Open what a user points at: an existing path, else a Python factory, else a Hugging Face hub id.
+
+    `task` is one of TASKS, or "custom" for a factory or an .onnx file whose task was not given.
+    Raises SourceError for a source that cannot be used as asked, Missing when this machine lacks something it needs
+    (torch, ONNX Runtime, a network).
+    """
+    options = options or SourceOptions()
+    place = locate(reference, options)
+    if place.kind == "artifact":
+        return _open_export(place.path, options)
+    opener = {"huggingface": _open_checkpoint, "factory": _open_factory, "onnx": _open_onnx}[place.kind]
+    source = dataclasses.replace(opener(reference, place, options), options=options)
+    return dataclasses.replace(source, graph=with_int32_ids(source.graph)) if options.ids == "int32" else source
+
+
+def _open_export(path: Path, options: SourceOptions) -> Source:
+    """An artifact as a source. What its own export decided cannot be asked for again; int32 ids can."""
+    from ..artifact.manifest import open_artifact_source
+
+    source = open_artifact_source(path)
+    fixed: dict[str, tuple[Any, Any]] = {"task": (options.task, source.task), "revision": (options.revision, source.revision)}
+    fixed["opset"] = (options.opset if options.opset != SourceOptions.opset else None, source.graph.opset)
+    for name, (asked, found) in fixed.items():
+        if asked is not None and asked != found:
+            raise SourceError(
+                f"{path} was exported with {name} {found}, and {asked} is asked for; export {source.reference} again"
+            )
+    if options.ids == "int32" and source.options.ids == "int64":
+        return dataclasses.replace(
+            source, graph=with_int32_ids(source.graph), options=dataclasses.replace(source.options, ids="int32")
+        )
+    return source
+
+
+def open_reference(reference: str, options: SourceOptions | None = None) -> Reference:
+    """The computation alone, for comparing with: nothing is exported. `run` takes and gives what `Source.run` does.
+
+    Raises what open_source raises, and SourceError for an artifact, which has goldens but no computation of its own.
+    """
+    options = options or SourceOptions()
+    place = locate(reference, options)
+    if place.kind == "artifact":
+        raise SourceError(f"{place.path} is an artifact; to compare with the truth, give the source it was built from")
+    if place.kind == "onnx":
+        from . import onnx_file as onnx_source
+
+        graph, _, _ = onnx_source.open_graph(place.path)
+        return Reference(_onnx_sha256(place.path, graph), onnx_source.runner(place.path))
+    made, sha256 = _module(reference, place, options)
+    torch_export = _torch_export()
+    return Reference(sha256, torch_export.reference(made, torch_export.output_names(made)))
+
+
+def open_module(reference: str, options: SourceOptions | None = None) -> factory.FactoryModel | None:
+    """The PyTorch module of a source with its examples, in evaluation mode; None for an .onnx file or an artifact.
+
+    Raises what open_source raises.
+    """
+    options = options or SourceOptions()
+    place = locate(reference, options)
+    return None if place.kind in ("artifact", "onnx") else _module(reference, place, options)[0]
+
+
+def _module(reference: str, place: Place, options: SourceOptions) -> tuple[factory.FactoryModel, str]:
+    """The module of a checkpoint or a factory, and the hash of what decides its numbers."""
+    torch_export = _torch_export()
+    if place.kind == "factory":
+        made, _ = _call_factory(reference)
+        return made, torch_export.state_sha256(made.module)
+    found, task = _read_checkpoint(place.path, options)
+    made, _, _ = torch_export.load(found, task, options.trust_remote_code)
+    return made, found.sha256()
+
+
+def open_graph(reference: str, options: SourceOptions | None = None) -> tuple[str, Graph]:
+    """(sha256, graph) of a source, for comparing with. The weights of an .onnx file stay in it, and are not checked again.
+
+    Raises what open_source raises.
+    """
+    options = options or SourceOptions()
+    place = locate(reference, options)
+    if place.kind != "onnx":
+        source = open_source(reference, options)
+        return source.sha256, source.graph
+    from . import onnx_file as onnx_source
+
+    graph, _, _ = onnx_source.open_graph(place.path, known=True)
+    return _onnx_sha256(place.path, graph), with_int32_ids(graph) if options.ids == "int32" else graph
+
+
+def locate(reference: str, options: SourceOptions) -> Place:
+    if options.task is not None and options.task not in TASKS:
+        raise SourceError(f"unknown task {options.task!r}{nearest(options.task, TASKS)}")
+    if options.ids not in IDS:
+        raise SourceError(f"unknown integer type {options.ids!r} for ids{nearest(options.ids, IDS)}")
+    path = Path(reference).expanduser()
+    if path.is_dir():
+        return _locate_directory(path)
+    if path.is_file():
+        return Place("onnx", path)
+    if factory.is_factory(reference):
+        folder = factory.directory(reference)
+        return _locate_directory(folder) if folder is not None else Place("factory", path)
+    if not _is_path(reference) and hub.is_hub_id(reference):
+        try:
+            folder, commit = hub.fetch(reference, options.revision, options.allow_pickle, options.trust_remote_code)
+        except (Missing, SourceError) as error:
+            raise type(error)(f"{error}{_neighbours(reference)}") from error
+        return Place("huggingface", folder, commit)
+    raise SourceError(f"nothing at {reference!r}{_neighbours(reference)}; a source is {FORMS}")
+
+
+def _is_path(reference: str) -> bool:
+    return reference.startswith(("/", "./", "../", "~")) or reference.endswith(".onnx") or reference.count("/") > 1
+
+
+def _neighbours(reference: str) -> str:
+    """What lies beside a path that does not exist, for a reference that may be one."""
+    path = Path(reference).expanduser()
+    parent = path.parent
+    if "/" not in reference and not _is_path(reference):
+        return ""
+    if not parent.is_dir():
+        return f" (there is no folder {str(parent)!r})" if _is_path(reference) else ""
+    return f" (in {str(parent)!r}{nearest(path.name, [entry.name for entry in parent.iterdir()])})"
+
+
+def _locate_directory(path: Path) -> Place:
+    if (path / "manifest.json").is_file():
+        return Place("artifact", path)
+    if checkpoint.is_checkpoint(path):
+        return Place("huggingface", path)
+    models = sorted(path.glob("*.onnx"))
+    if len(models) == 1:
+        return Place("onnx", models[0])
+    found = sorted(entry.name for entry in path.iterdir())
+    raise SourceError(
+        f"{path} is no source: no config.json, modules.json or manifest.json, and {len(models)} .onnx files where one would do; "
+        f"it holds {', '.join(found[:12]) or 'nothing'}"
+    )
+
+
+def _read_checkpoint(path: Path, options: SourceOptions) -> tuple[checkpoint.Checkpoint, str]:
+    found = checkpoint.read(path, options.allow_pickle, options.trust_remote_code)
+    task = options.task or checkpoint.task_of(found, TASKS)
+    checkpoint.check_task(found, task)
+    if task == "sentence-embedding":
+        checkpoint.embedding_chain(found)
+    return found, task
+
+
+def _open_checkpoint(reference: str, place: Place, options: SourceOptions) -> Source:
+    found, task = _read_checkpoint(place.path, options)
+    torch_export = _torch_export()
+    made, dims, notes = torch_export.load(found, task, options.trust_remote_code)
+    graph, outputs = torch_export.export(made, options.opset)
+    files, asset_notes = assets.collect(found.folder, found.root)
+    return Source(
+        reference=reference,
+        kind="huggingface",
+        sha256=found.sha256(),
+        task=task,
+        graph=graph,
+        dims=dims,
+        run=torch_export.reference(made, outputs),
+        assets=files,
+        revision=place.revision,
+        notes=(*found.notes, *notes, *_length_notes(found, dims), *text.baked_notes(files), *asset_notes),
+        versions=_versions("torch", "transformers", "onnx-ir", "onnxscript"),
+    )
+
+
+def _length_notes(found: checkpoint.Checkpoint, dims: Mapping[str, Dim]) -> tuple[str, ...]:
+    path = found.folder / "sentence_bert_config.json"
+    if not found.chain or not path.is_file():
+        return ()
+    length = checkpoint.read_json(path, "the sentence-transformers settings").get("max_seq_length")
+    limit = dims["length"].max if "length" in dims else None
+    if not isinstance(length, int) or length == limit:
+        return ()
+    return (f"sentence-transformers truncates texts to {length} tokens; the graph itself takes {limit or 'any number'}",)
+
+
+def _call_factory(reference: str) -> tuple[factory.FactoryModel, tuple[str, ...]]:
+    torch_export = _torch_export()
+    made = factory.call(reference, torch_export.nn.Module, torch_export.Tensor)
+    notes = ("the factory's module was in training mode; it is used in evaluation mode",) if made.module.training else ()
+    made.module.eval()
+    torch_export.check_finite(made.module, f"factory {reference!r}")
+    return made, notes
+
+
+def _open_factory(reference: str, place: Place, options: SourceOptions) -> Source:
+    torch_export = _torch_export()
+    made, notes = _call_factory(reference)
+    graph, outputs = torch_export.export(made, options.opset)
+    files, asset_notes = assets.collect(Path(made.assets), Path(made.assets)) if made.assets is not None else ((), [])
+    return Source(
+        reference=reference,
+        kind="factory",
+        sha256=torch_export.state_sha256(made.module),
+        task=options.task or "custom",
+        graph=graph,
+        dims=factory.dims_of(made),
+        run=torch_export.reference(made, outputs),
+        assets=files,
+        notes=(*notes, *text.baked_notes(files), *asset_notes),
+        versions=_versions("torch", "onnx-ir", "onnxscript"),
+    )
+
+
+def _onnx_sha256(path: Path, graph: Graph) -> str:
+    from . import onnx_file as onnx_source
+
+    digest = hashlib.sha256()
+    for file in onnx_source.data_files(path, graph):
+        digest.update(f"{file.name}\0{hash_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _open_onnx(reference: str, place: Place, options: SourceOptions) -> Source:
+    from . import onnx_file as onnx_source
+    from . import size_limits as limits
+
+    path = place.path
+    graph, dims, notes = onnx_source.open_graph(path)
+    run = onnx_source.runner(path)
+    dims, found = limits.measured(graph, dims, run)
+    files, asset_notes = assets.collect(path.parent, path.parent)
+    return Source(
+        reference=reference,
+        kind="onnx",
+        sha256=_onnx_sha256(path, graph),
+        task=options.task or "custom",
+        graph=graph,
+        dims=dims,
+        run=run,
+        assets=files,
+        notes=(*notes, *found, *asset_notes),
+        versions=_versions("onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu"),
+    )
+
+
+def _torch_export() -> Any:
+    try:
+        from . import torch_export
+    except ImportError as error:
+        raise Missing(f"reading a PyTorch model needs {error.name}; pip install 'bertc[export]'") from error
+    return torch_export
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # an optional one: the list of versions says what took part
+    return found

@@ -1,0 +1,271 @@
+"""What TensorRT and TensorRT-RTX get for each `bertc` operator: the form their compiler makes the fewest kernels of.
+
+Activations run length-first ([S,B,H]): the fused attention kernel then reads q, k and v where the projection left them, and no
+transposition is left. Each lowering takes and gives batch-first values, with a Transpose at every border; `_trt_graph.tidy` takes
+out the pairs that meet, so no operator has to know its neighbours.
+
+The bias algebra of attention is exact (benchmarks/bench_kernels.py shows what each step saves):
+    the key's bias adds the same number to every score of a row, which softmax does not see: dropped;
+    the rows of a softmax sum to 1, so the value's bias passes through it whole: bo += bv @ Wo;
+    the scale is multiplied into Wq and bq.
+What is left is the query's bias. Added behind the transposition it costs one kernel over q alone; before it, one for each of q, k
+and v; on the packed projection, one over all three. A query bias of zero costs nothing: 7 kernels a layer instead of 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from ...ops.bodies import attention as packed
+from ...ops.bodies import embeddings as lookups
+from ...ops.builder import Body, inputs
+from .int8_check import ATTENTION
+from .lower_conv import conv1d_gelu
+
+SWAP = (1, 0, 2)  # [B,S,H] <-> [S,B,H]
+# The fused attention kernel reads heads in place only where they are aligned. Others are made wider by zeros in the weights,
+# which changes no score and no result, where that makes them no more than so many times as wide (26 of TinyBERT: 32).
+ALIGNED = 8
+WIDER = 1.34
+LARGEST = 257  # TensorRT-RTX 1.7 fuses attention with heads of 256 and not of 264
+TURING = "sm75"
+
+
+def linear(op: Any, node: ir.Node) -> Sequence[ir.Value]:
+    """FusedLinear: MatMul and Add, which fuse into one kernel (Gemm and MatMul count the same)."""
+    x, w, b = inputs(node, 3)
+    turn = _turn(op, x)
+    y = op.MatMul(turn(x), w)
+    return [turn(y if b is None else op.Add(y, b))]
+
+
+def bias_gelu(op: Any, node: ir.Node) -> Sequence[ir.Value]:
+    """FusedBiasGelu: becomes the tail of the projection before it; how GELU is spelled is indifferent."""
+    x, b = inputs(node, 2)
+    turn = _turn(op, x)
+    form = node.attributes.get_string("form", "erf")
+    y = op.Add(turn(x), b)
+    if form == "quick":
+        return [turn(op.Mul(y, op.Sigmoid(op.Mul(y, constant(op, node, "factor", np.float32(1.702))))))]
+    return [turn(op.Gelu(y, approximate="none" if form == "erf" else "tanh"))]
+
+
+def skip_layernorm(op: Any, node: ir.Node) -> Sequence[ir.Value]:
+    """FusedSkipLayerNorm: bias, residual and norm are one kernel in any order; the sum is a second output of it."""
+    x, skip, b, gamma, beta = inputs(node, 5)
+    turn = _turn(op, x, skip)
+    y = turn(x) if b is None else op.Add(turn(x), b)
+    total = op.Add(y, turn(skip))
+    made = op.LayerNormalization(*_given(total, gamma, beta), axis=-1, epsilon=node.attributes.get_float("epsilon", 1e-5))
+    return [turn(made), turn(total)] if len(node.outputs) > 1 else [turn(made)]
+
+
+def embeddings(op: Any, node: ir.Node) -> Sequence[ir.Value]:
+    """FusedEmbeddings: ids are transposed, not vectors: then the lookups, sums and norm stay one kernel."""
+    ids, positions, types, word, position, kind, gamma, beta = inputs(node, 8)
+    if len(ids.shape) != 2:
+        return lookups.body(op, node)
+    total = op.Gather(word, op.Transpose(ids, perm=[1, 0]), axis=0)
+    if kind is not None and types is not None:
+        total = op.Add(total, op.Gather(kind, op.Transpose(types, perm=[1, 0]), axis=0))
+    elif kind is not None:
+        total = op.Add(total, op.Gather(kind, constant(op, node, "type", np.int64(0)), axis=0))
+    if position is not None:
+        total = op.Add(total, _positions(op, node, ids, positions, position))
+    made = op.LayerNormalization(*_given(total, gamma, beta), axis=-1, epsilon=node.attributes.get_float("epsilon", 1e-5))
+    return [op.Transpose(made, perm=SWAP)]
+
+
+def _positions(op: Any, node: ir.Node, ids: ir.Value, positions: ir.Value | None, table: ir.Value) -> ir.Value:
+    """[S,1,H] or [S,B,H]: given positions, or 0, 1, 2, ..."""
+    if positions is not None and len(positions.shape) == 2:  # type: ignore[arg-type]
+        return op.Gather(table, op.Transpose(positions, perm=[1, 0]), axis=0)
+    if positions is not None:
+        rows = op.Gather(table, positions, axis=0)
+    else:
+        zero, one = (constant(op, node, name, np.array([n], np.int64)) for name, n in (("zero", 0), ("one", 1)))
+        rows = op.Slice(table, zero, op.Shape(ids, start=1, end=2), zero, one)
+    return op.Unsqueeze(rows, constant(op, node, "middle", np.array([1], np.int64)))
+
+
+def score_mask(op: Any, node: ir.Node) -> Sequence[ir.Value]:
+    """FusedScoreMask: a float mask built once is one kernel for the whole network (a boolean one is 8).
+
+    The numbers are initializers, not Constant nodes: the typing pass gives `low` a stand-in that float16 can hold.
+    """
+    low = node.attributes["low"].as_float()
+    seen = op.Cast(node.inputs[0], to=ir.DataType.BOOL)
+    chosen = op.Where(seen, constant(op, node, "seen", np.float32(0)), constant(op, node, "unseen", np.float32(low)))
+    return [op.Unsqueeze(chosen, constant(op, node, "axes", np.array([1, 2], np.int64)))]
+
+
+def attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
+    """FusedAttention: three projections without bias become one batched kernel; the query's bias stands behind its Transpose."""
+    x, mask, *_ = inputs(node, 6)
+    parts = Parts(node, range(ALIGNED, LARGEST, ALIGNED))
+    if parts.width % ALIGNED or len(x.shape) != 3:
+        return packed_attention(op, node)
+    turned, split = op.Transpose(x, perm=SWAP), constant(op, node, "split", np.array([0, 0, parts.heads, parts.width], np.int64))
+    q, k, v = (
+        op.Transpose(op.Reshape(op.MatMul(turned, parts.weight(op, name)), split), perm=perm)
+        for name, perm in (("q", (1, 2, 0, 3)), ("k", (1, 2, 3, 0)), ("v", (1, 2, 0, 3)))
+    )
+    bias = parts.query_bias()
+    if bias is not None:
+        q = op.Add(q, constant(op, node, "q_bias", bias.reshape(1, parts.heads, 1, parts.width)))
+    return [_finish(op, node, parts, q, k, v, mask, parts.output_bias())]
+
+
+def packed_attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
+    """FusedAttention where the compiler has to copy q, k and v anyway (Turing, odd head sizes): one projection, one copy."""
+    return _packed(op, node, ())
+
+
+def quantised_attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
+    """FusedAttention in the packed form, its heads as wide as those that an int8 kernel is made for."""
+    return _packed(op, node, ATTENTION.sizes)
+
+
+def _packed(op: Any, node: ir.Node, widths: Iterable[int]) -> Sequence[ir.Value]:
+    x, mask, _, bias, _, out_bias = inputs(node, 6)
+    if len(x.shape) != 3:
+        return packed.body(op, node)
+    parts = Parts(node, widths)
+    y = op.MatMul(op.Transpose(x, perm=SWAP), parts.weight(op, "qkv"))
+    if bias is not None:
+        y = op.Add(y, constant(op, node, "qkv_bias", parts.packed_bias()))
+    heads = op.Reshape(y, constant(op, node, "split", np.array([0, 0, 3 * parts.heads, parts.width], np.int64)))
+    q, k, v = op.Split(heads, axis=2, num_outputs=3, _outputs=3)
+    q, k, v = (op.Transpose(t, perm=perm) for t, perm in ((q, (1, 2, 0, 3)), (k, (1, 2, 3, 0)), (v, (1, 2, 0, 3))))
+    return [_finish(op, node, parts, q, k, v, mask, None if out_bias is None else out_bias.const_value.numpy())]
+
+
+def _finish(
+    op: Any, node: ir.Node, parts: Parts, q: ir.Value, k: ir.Value, v: ir.Value, mask: ir.Value | None, bias: np.ndarray | None
+) -> ir.Value:
+    """softmax(q k + mask) v, heads merged, projected; the bias rides in the add-and-norm kernel behind it."""
+    scores = op.MatMul(q, k)
+    scores = scores if mask is None else op.Add(scores, mask)
+    context = op.Transpose(op.MatMul(op.Softmax(scores, axis=-1), v), perm=(2, 0, 1, 3))
+    merged = op.Reshape(context, constant(op, node, "merge", np.array([0, 0, parts.heads * parts.width], np.int64)))
+    y = op.MatMul(merged, parts.out(op))
+    return op.Transpose(y if bias is None else op.Add(y, constant(op, node, "out_bias", bias)), perm=SWAP)
+
+
+class Parts:
+    """The packed weights of a FusedAttention taken apart again, with the scale and the biases where they cost least.
+
+    `size` of a head; `width` is what it is made by zeros, the first of `widths` that it fits in and that is not far from it.
+    """
+
+    def __init__(self, node: ir.Node, widths: Iterable[int] = ()) -> None:
+        _, _, w, b, wo, bo = inputs(node, 6)[:6]
+        self.w, self.b, self.wo, self.bo, self.prefix = w, b, wo, bo, str(node.name)
+        self.heads = node.attributes["num_heads"].as_int()
+        self.scale = np.float32(node.attributes.get_float("scale", 1.0))
+        self.size = int(w.shape[1]) // 3 // self.heads
+        self.width = next((wide for wide in widths if self.size <= wide <= WIDER * self.size), self.size)
+
+    def weight(self, op: Any, name: str) -> ir.Value:
+        """Wq (scaled), Wk, Wv or all three, cut out when they are read: the source holds them already."""
+
+        def load() -> np.ndarray:
+            array = self.w.const_value.numpy()
+            width = array.shape[1] // 3
+            if name == "qkv":
+                return self._widened(np.concatenate([array[:, :width] * self.scale, array[:, width:]], axis=1))
+            part = array[:, "qkv".index(name) * width :][:, :width]
+            return self._widened(part * self.scale if name == "q" else part)
+
+        return self._lazy(op, f"W{name}", (int(self.w.shape[0]), len(name) * self.heads * self.width), load)
+
+    def out(self, op: Any) -> ir.Value:
+        """Wo, with rows of zeros for what heads are wider by."""
+        if self.width == self.size:
+            return self.wo
+        shape = self.heads * self.width, int(self.wo.shape[1])
+        return self._lazy(op, "Wo", shape, lambda: self._widened(self.wo.const_value.numpy().T).T)
+
+    def _lazy(self, op: Any, name: str, shape: tuple[int, int], load: Callable[[], np.ndarray]) -> ir.Value:
+        full = f"{self.prefix}/{name}"
+
+        def made() -> ir.TensorProtocol:
+            return ir.tensor(np.ascontiguousarray(load()))
+
+        return op.initializer(
+            ir.LazyTensor(made, dtype=ir.DataType.FLOAT, shape=ir.Shape(shape), name=full, cache=False), name=full
+        )
+
+    def _widened(self, array: np.ndarray) -> np.ndarray:
+        """[..., heads * size] with zeros behind the numbers of each head; of q, k and v together, too."""
+        if self.width == self.size:
+            return array
+        apart = array.reshape(*array.shape[:-1], -1, self.size)
+        wide = np.pad(apart, [(0, 0)] * (apart.ndim - 1) + [(0, self.width - self.size)])
+        return wide.reshape(*array.shape[:-1], -1)
+
+    def query_bias(self) -> np.ndarray | None:
+        """bq * scale, None where it is absent or zero."""
+        if self.b is None:
+            return None
+        bias = np.split(self.b.const_value.numpy(), 3)[0] * self.scale
+        return self._widened(bias) if bias.any() else None
+
+    def packed_bias(self) -> np.ndarray:
+        q, k, v = np.split(self.b.const_value.numpy(), 3)
+        return self._widened(np.concatenate([q * self.scale, k, v]))
+
+    def output_bias(self) -> np.ndarray | None:
+        """bo + bv @ Wo, in float64 until it is stored."""
+        bias = None if self.bo is None else self.bo.const_value.numpy()
+        value = None if self.b is None else np.split(self.b.const_value.numpy(), 3)[2]
+        if value is None or not value.any():
+            return bias
+        folded = value.astype(np.float64) @ self.wo.const_value.numpy().astype(np.float64)
+        return (folded if bias is None else bias + folded).astype(np.float32)
+
+
+def _given(*values: ir.Value | None) -> list[ir.Value]:
+    return [value for value in values if value is not None]
+
+
+def _turn(op: Any, *values: ir.Value) -> Callable[[ir.Value], ir.Value]:
+    """Swaps batch and length where all values are known to be [B,S,H], else leaves them (a head works on [B,H])."""
+    if all(value.shape is not None and len(value.shape) == 3 for value in values):
+        return lambda value: op.Transpose(value, perm=SWAP)
+    return lambda value: value
+
+
+def constant(op: Any, node: ir.Node, name: str, array: Any) -> ir.Value:
+    full = f"{node.name}/{name}"
+    return op.initializer(ir.tensor(np.asarray(array), name=full), name=full)
+
+
+LOWERINGS: Mapping[str, Body] = {
+    "FusedLinear": linear,
+    "FusedBiasGelu": bias_gelu,
+    "FusedSkipLayerNorm": skip_layernorm,
+    "FusedEmbeddings": embeddings,
+    "FusedScoreMask": score_mask,
+    "FusedAttention": attention,
+    "FusedConv1dGelu": conv1d_gelu,
+}
+
+
+def lowerings(sms: Sequence[str] = (), quantised: bool = False) -> Mapping[str, Body]:
+    """The table for these SMs: Turing's attention kernel copies its operands either way, so there the packed form is cheaper.
+
+    So it is for a graph that is quantised: an int8 GEMM scales its result in the next kernel, and of three there is one (with
+    scales per channel 12 kernels a layer, packed 10; in float16 both are 8).
+    """
+    from . import lower_past as _lower_trt_past  # they are made of what stands here
+    from . import lower_positions as _lower_trt_positions
+
+    table = {**LOWERINGS, **_lower_trt_positions.LOWERINGS, **_lower_trt_past.LOWERINGS}
+    if quantised:
+        return {**table, "FusedAttention": quantised_attention}
+    return {**table, "FusedAttention": packed_attention} if TURING in sms else table

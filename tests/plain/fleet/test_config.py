@@ -1,0 +1,144 @@
+"""fleet.toml: the matrix, the table of GPU models, and what cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import fleets
+import pytest
+
+from bertc import targets
+from bertc.core.errors import RecipeError
+from bertc.fleet import ci, config, gpus
+
+
+def read(folder: Path, text: str, models: str = "a") -> config.Fleet:
+    return config.read(fleets.write(folder, models, text))
+
+
+def names(fleet: config.Fleet) -> list[str]:
+    return [entry.name for entry in fleet.entries]
+
+
+def test_gpu_models_that_share_a_plan_are_one_entry(tmp_path: Path) -> None:
+    fleet = read(tmp_path, 'gpus = ["l4", "a10", "rtx-4090", "rtx-pro-6000", "t4", "h100"]\nprecisions = ["fp16"]\n')
+    assert {e.name: e.gpus for e in fleet.entries} == {
+        "a/tensorrt-rtx-fp16": ("l4", "a10", "rtx-4090", "rtx-pro-6000"),
+        "a/tensorrt-rtx-sm75-fp16": ("t4",),
+        "a/h100-fp16": ("h100",),
+    }
+    assert [e.host for e in fleet.entries] == [None, None, "h100"]
+    assert fleet.entries[0].spec.sms == ("sm86", "sm89", "sm120", "sm121")
+
+
+def test_a_plan_for_each_sm_and_a_target_by_name(tmp_path: Path) -> None:
+    fleet = read(tmp_path, 'gpus = ["l4", "l40s", "a10", "l4/tensorrt"]\nper_sm = true\nprecisions = ["fp16"]\n')
+    assert {e.name: e.gpus for e in fleet.entries} == {
+        "a/tensorrt-rtx-sm89-fp16": ("l4", "l40s"),
+        "a/tensorrt-rtx-sm86-fp16": ("a10",),
+        "a/l4-fp16": ("l4",),
+    }
+
+
+@pytest.mark.parametrize("name", "l4 a10 l40s rtx-4090 rtx-pro-6000 a100 h100 h200 b200 t4".split())
+def test_every_gpu_model_has_a_target_that_knows_its_sm(name: str) -> None:
+    gpu = gpus.get(name)
+    spec = gpus.spec_of(gpu)
+    assert spec.name == ("tensorrt-rtx" if gpu.sm in ("sm75", "sm86", "sm89", "sm120", "sm121") else "tensorrt")
+    assert not spec.sms or gpu.sm in spec.sms
+
+
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        ("NVIDIA A100-SXM4-40GB", "a100"),
+        ("NVIDIA A100 80GB PCIe", "a100-80gb"),
+        ("NVIDIA A100-SXM4-80GB", "a100-80gb"),
+        ("NVIDIA A10G", "a10g"),
+        ("NVIDIA A10", "a10"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H200", "h200"),
+        ("Tesla T4", "t4"),
+        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", "rtx-pro-6000"),
+        ("NVIDIA Quantum", "NVIDIA Quantum"),
+    ],
+)
+def test_the_name_that_a_driver_gives(told: str, name: str) -> None:
+    assert gpus._named(told) == name
+    assert sum(gpu.name == gpus._named(told) for gpu in gpus.TABLE) <= 1
+
+
+def test_exclude_include_and_override(tmp_path: Path) -> None:
+    text = """
+        targets = ["null", "onnxruntime=fp32"]
+        precisions = ["fp32", "bf16"]
+        exclude = [{ model = "b", precision = "bf16" }]
+        include = [{ model = "b", target = "null", precision = "fp16" }]
+        override = [{ model = "b", budget = { cosine = 0.9 }, memory = "8 GB", cores = 2 }]
+    """
+    fleet = read(tmp_path, text, "ab")
+    assert names(fleet) == [
+        "a/null-fp32",
+        "a/null-bf16",
+        "a/onnxruntime-fp32",
+        "b/null-fp32",
+        "b/onnxruntime-fp32",
+        "b/null-fp16",
+    ]
+    a, b = fleet.entries[0], fleet.entries[-1]
+    assert (dict(b.recipe.budget), b.memory, b.cores) == ({"cosine": 0.9}, 8 * 10**9, 2)
+    assert (dict(a.recipe.budget), a.memory, a.cores) == ({}, None, 1)
+    assert names(config.select(fleet, ["b/null-fp16", "a"])) == [*names(fleet)[:3], "b/null-fp16"]
+
+
+def test_what_cannot_be_built_says_how_to_leave_it_out(tmp_path: Path) -> None:
+    text = 'gpus = ["t4", "l4"]\nprecisions = ["fp32", "fp16"]\n'
+    with pytest.raises(RecipeError, match="a for t4: asked for fp32 on sm75"):
+        read(tmp_path, text)
+    fleet = read(tmp_path, text + 'exclude = [{ gpu = "t4", precision = "fp32" }]\n')
+    assert sorted(names(fleet)) == ["a/tensorrt-rtx-fp16", "a/tensorrt-rtx-fp32", "a/tensorrt-rtx-sm75-fp16"]
+    assert "a/t4-fp32" in names(read(tmp_path, 'gpus = ["t4/tensorrt"]\nprecisions = ["fp32"]\n'))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('gpus = ["rtx-4900"]\nprecisions = ["fp16"]', "unknown GPU model 'rtx-4900'; did you mean 'rtx-4090'"),
+        ('targets = ["nul"]\nprecisions = ["fp16"]', "unknown target 'nul'"),
+        ('targets = ["null"]\nprecisions = ["fp61"]', "unknown precision"),
+        ('target = ["null"]', "unknown key 'target'; did you mean 'targets'"),
+        ('targets = ["tensorrt"]\nprecisions = ["fp16"]', "builds for one GPU model"),
+        ('gpus = ["h100/tensorrt-rtx"]\nprecisions = ["fp16"]', "does not build for sm90"),
+        ('targets = ["null=fp32"]\nexclude = [{ gpu = "l4" }]', "leaves nothing out"),
+        ('targets = ["null=fp32"]\noverride = [{ opset = 21 }]', "unknown key 'opset'"),
+        ('targets = ["null=fp32"]\noverride = [{ memory = "much" }]', "no amount of memory"),
+        ('targets = ["null=fp32"]\noverride = [{ budget = { cosin = 1 } }]', "unknown budget 'cosin'"),
+        ('gpus = ["l4", "a10"]\nprecisions = ["fp16"]\noverride = [{ gpu = "l4", verify = false }]', "share the plan"),
+        ('precisions = ["fp16"]', "describes nothing to build"),
+        ('targets = ["null=fp32"]\nrunners = { h1000 = ["x"] }', "unknown GPU model 'h1000'"),
+    ],
+)
+def test_mistakes_are_named(text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=said):
+        read(tmp_path, text + "\n")
+
+
+def test_ci_jobs_build_exactly_their_entry_on_a_runner_that_can(tmp_path: Path) -> None:
+    text = 'gpus = ["l4", "h100", "b200"]\nprecisions = ["fp16"]\nrunners = { h100 = ["self-hosted", "hopper"] }\n'
+    fleet = read(tmp_path, text)
+    github = ci.jobs(fleet, "github")["include"]
+    assert [job["entry"] for job in github] == names(fleet)
+    assert [job["runs-on"] for job in github] == [["ubuntu-latest"], ["self-hosted", "hopper"], ["self-hosted", "gpu", "b200"]]
+    gitlab = ci.jobs(fleet, "gitlab")
+    assert gitlab["a h100-fp16"]["tags"] == ["self-hosted", "hopper"]
+    assert "tags" not in gitlab["a tensorrt-rtx-fp16"]
+    assert all(
+        f"--entry {name}" in line for name, job in zip(names(fleet), gitlab.values(), strict=True) for line in job["script"]
+    )
+
+
+def test_one_default_plan_is_what_the_target_says() -> None:
+    assert gpus.spec_of(gpus.get("l4")) == targets.parse_spec("tensorrt-rtx")

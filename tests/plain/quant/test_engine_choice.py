@@ -1,0 +1,78 @@
+"""Whether an int8 engine is worth having: the rule, the bytes of kernels, and the graph for one shape, all by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import tiny
+
+from bertc.core.spec import Range
+from bertc.graph.model import load
+from bertc.quant.engine_choice import Engine, Worth, at_opt, moved
+from bertc.targets._tensorrt.kernel_log import Kernel, Tensor
+
+PROFILE = {"batch": Range(1, 8, 32), "length": Range(8, 128, 256)}
+HALF = Engine(52, 90_000_000, 24e9)
+
+
+def worth(int8: Engine, base: Engine = HALF) -> Worth:
+    return Worth(int8, base, "fp16", PROFILE)
+
+
+def test_the_estimate_is_the_sum_of_its_parts() -> None:
+    # 52 kernels of 2 us, 90 MB at 300 GB/s, 24 GFLOP at 121 TFLOPS; in int8 half the time of what is int8.
+    assert HALF.microseconds == pytest.approx(104 + 300 + 24e3 / 121)
+    assert dataclasses.replace(HALF, int8_flops=12e9).microseconds == pytest.approx(104 + 300 + 18e3 / 121)
+
+
+@pytest.mark.parametrize(
+    ("int8", "kept"),
+    [
+        (Engine(58, 90_000_000, 24e9, 24e9), "int8"),
+        (Engine(58, 90_000_000, 24e9, 0.0), "fp16"),
+        (Engine(52, 89_000_000, 24e9, 0.0), "int8"),
+        (HALF, "fp16"),
+        (Engine(200, 60_000_000, 24e9, 24e9), "fp16"),
+    ],
+)
+def test_the_smaller_estimate_is_kept(int8: Engine, kept: str) -> None:
+    found = worth(int8)
+    assert found.kept == found.to_json()["kept"] == kept
+    assert ("--int8 static" in found.said()) == (kept == "fp16")
+    assert "8x128" in found.why and "no time was measured" in found.said()
+
+
+def test_bytes_are_what_kernels_read_and_write() -> None:
+    def tensor(name: str, *dims: int, dtype: str = "Half") -> Tensor:
+        return Tensor(name, dims, dtype)
+
+    x, y, ids = tensor("x", 4, 8), tensor("y", 4, 16), tensor("ids", 4, dtype="Int64")
+    gemm = Kernel("gemm", "gemm", (x,), (y,), (tensor("w", 8, 16, dtype="Int8"),), "", ())
+    table = Kernel("__myl_GathAdd", "kgen", (ids,), (x,), (tensor("table", 1000, 8),), "", ())
+    host = Kernel("shape", "shape_call", (ids,), (ids,), (), "", ())
+    assert moved([gemm]) == 64 + 128 + 128
+    assert moved([table, host]) == 32 + 4 * 16 + 64, "of the table a row for each index"
+    narrow = dataclasses.replace(table, constants=(tensor("table", 3, 8), tensor("gamma", 1, 8)))
+    assert moved([narrow]) == 32 + 3 * 16 + 16 + 64, "no more than there is of it"
+
+
+def test_a_view_of_a_buffer_is_the_part_of_it() -> None:
+    """As listed by the builder: k and v are read out of the buffer that one product wrote for q, k and v."""
+    parts = tuple(Tensor("qkv", dims, "Half") for dims in ((96, 32, 128), (96, 128, 32)))
+    attention = Kernel("mha", "kgen", parts, (Tensor("out", (96, 128, 32), "Half"),), (), "", ())
+    assert moved([attention]) == 3 * 8 * 128 * 384 * 2
+
+
+def test_what_has_no_size_is_said() -> None:
+    assert "(2 tensors of unknown size left out)" in dataclasses.replace(HALF, unknown=2).said()
+    assert "unknown" not in HALF.said()
+    assert dataclasses.replace(HALF, unknown=2).to_json()["unknown"] == 2
+
+
+def test_the_graph_for_one_shape_has_no_named_size(tmp_path: Path) -> None:
+    graph = load(tiny.encoder(tmp_path / "m.onnx"))
+    fixed = at_opt(graph, PROFILE)
+    assert [tuple(spec.dims) for spec in fixed.inputs] == [(8, 128)] * 2
+    assert [tuple(spec.dims) for spec in graph.inputs] == [("batch", "length")] * 2, "the graph itself is as it was"
