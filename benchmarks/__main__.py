@@ -9,7 +9,7 @@ import platform
 import sys
 from pathlib import Path
 
-from bertc.report.document import versions
+from bertc.core.machine import versions
 
 HERE = Path(__file__).parent
 HEAD = """# Benchmarks

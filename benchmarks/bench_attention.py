@@ -15,7 +15,7 @@ import bertc
 from bertc.quant import engine_choice as worth
 from bertc.source.opening import open_source
 from bertc.targets import BuildRequest, Int8Attention, tensorrt_rtx
-from bertc.targets._tensorrt import lower_attention as _lower_trt
+from bertc.targets._tensorrt import lower_common
 
 from .bench_lowbit import write
 from .tools import table
@@ -45,14 +45,14 @@ def run() -> str:
 
 def wider() -> str:
     """What it takes off an engine that heads are made wider by zeros."""
-    kept, rows = _lower_trt.WIDER, []
+    kept, rows = lower_common.WIDER, []
     with tempfile.TemporaryDirectory() as folder:
         for size in ODD:
             source, data = _export(Path(folder), size)
             for most in (1.0, kept):
-                _lower_trt.WIDER = most
+                lower_common.WIDER = most
                 rows.append(_widened(source, data, size))
-    _lower_trt.WIDER = kept
+    lower_common.WIDER = kept
     head = ["size of a head", "made", "kernels fp16", "MiB moved at 8x128", "GFLOP", "kernels int8"]
     return f"The same with heads that are not aligned, as they are and made wider by zeros in the weights:\n\n{table(head, rows)}"
 

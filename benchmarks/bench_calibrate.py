@@ -20,11 +20,11 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from bertc.data import synthetic as data
+from bertc.data import files, preprocess
 from bertc.graph.model import save
 from bertc.quant.calibration import command as calibrate
-from bertc.source.opening import Source, open_source
-from bertc.verify import verdict as verification
+from bertc.source.opening import open_source
+from bertc.source.types import Source
 
 from . import tools
 from .real_text import sentences
@@ -89,8 +89,8 @@ def timed(folder: Path) -> str:
 
 
 def plain(session: ort.InferenceSession, source: Source, texts: Path, batch: int) -> None:
-    limits, encoder, _ = verification.preprocessors(source.graph.inputs, source.dims, source.assets)
-    read = data.from_file(texts, inputs=source.graph.inputs, dims=limits, encode=encoder, batch=batch)
+    limits, encoder, _ = preprocess.preprocessors(source.graph.inputs, source.dims, source.assets)
+    read = files.from_file(texts, inputs=source.graph.inputs, dims=limits, encode=encoder, batch=batch)
     for sample in read.samples:
         session.run(None, dict(sample.feeds))
 

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bertc.core.machine import versions
 from bertc.fusions import families
-from bertc.report.document import versions
 
 from . import counting, exporting, golden, zoo
 from .tools import table

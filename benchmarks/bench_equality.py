@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import bertc
-from bertc.graph.model import hash_file
+from bertc.core.files import hash_file
 
 from .real_text import sentences
 from .tools import BERTC, MODEL, table

@@ -21,7 +21,9 @@ import onnxruntime as ort
 
 import bertc
 from bertc import quant, targets
-from bertc.core import spec as profiles
+from bertc.core import profiles
+from bertc.core.tensors import Feeds, Outputs
+from bertc.data import samples as samples_module
 from bertc.data import synthetic as data
 from bertc.fusions import engine as fuse
 from bertc.graph.model import Graph, load
@@ -31,10 +33,11 @@ from bertc.quant.fit import Fitted
 from bertc.quant.insert import insert
 from bertc.quant.sites import ATTENTION
 from bertc.runtime.reference import ReferenceRunner
-from bertc.runtime.runner import Feeds, Outputs
-from bertc.source.opening import Source, SourceOptions, open_source
-from bertc.verify.comparison import Comparison, Result
+from bertc.source.opening import open_source
+from bertc.source.types import Source, SourceOptions
+from bertc.verify.comparison import Comparison
 from bertc.verify.intervals import Measure
+from bertc.verify.result import Result
 
 from . import int8_engines as engines
 from . import int8_peers as peers
@@ -61,7 +64,7 @@ class Setting:
     model: Path
     texts: Path
     source: Source
-    samples: tuple[data.Sample, ...]
+    samples: tuple[samples_module.Sample, ...]
     truth: tuple[Outputs, ...]
 
     @property

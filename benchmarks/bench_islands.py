@@ -3,7 +3,7 @@
 A model built to overflow (`tests/helpers/overflowing.py`: a LayerNorm input of 1e5, a mask of -1e9, a logit of 70,000) and
 all-MiniLM-L6-v2, lowered for TensorRT-RTX sm89: without data (rules and constants alone) and with what the values of the
 synthetic samples of a build demand. Accuracy is that of the graph with emulated rounding, kernels are those of the compiled
-engine; no engine was run. The second table leaves out each island that the data demands, alone (`compiler/smallest.py`), and
+engine; no engine was run. The second table leaves out each island that the data demands, alone (`compiler/island_trials.py`), and
 says what breaks. Where nothing does, it is there for the margin of a factor of 4, or is a sum, which the emulation makes in
 float32 anyway.
 """
@@ -24,19 +24,19 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from benchmarks import island_trials
 from bertc import precision, targets
-from bertc.core.spec import Range
+from bertc.core.profiles import Range
+from bertc.data import preprocess
 from bertc.data import synthetic as data
 from bertc.fusions import engine as fuse
 from bertc.graph.model import Graph, save
 from bertc.precision import Typed, _islands, _typed, fp16
-from bertc.precision import _smallest as smallest
 from bertc.precision._value_ranges import Evidence, Wanted, measure
 from bertc.runtime.reference import ReferenceRunner
 from bertc.source import onnx_file as onnx_source
 from bertc.source.opening import open_source
 from bertc.targets import BuildRequest, tensorrt_rtx
-from bertc.verify import verdict as verification
 from bertc.verify.comparison import Comparison
 
 from .real_text import sentences
@@ -119,7 +119,7 @@ def _kernels(typed: Typed, sizes: Mapping[str, Range] | None = None) -> list[dic
 
 
 def _needed(each: Case) -> list[list[str]]:
-    tried = smallest.trials(each.lowered, "fp16", each.evidence, each.outputs)
+    tried = island_trials.trials(each.lowered, "fp16", each.evidence, each.outputs)
     return [[each.name, trial.node, trial.op, trial.reason, trial.why or "nothing breaks"] for trial in tried]
 
 
@@ -156,7 +156,7 @@ def _margin(each: Case, source: Any, folder: Path) -> str:
     """How far real texts take values past what synthetic samples showed, and many texts past what some showed."""
     path = folder / "texts.txt"
     path.write_text("\n".join(sentences(TEXTS)) + "\n", encoding="utf-8")
-    texts = verification.read_data(path, source.graph.inputs, source.dims, source.assets).samples
+    texts = preprocess.read_data(path, source.graph.inputs, source.dims, source.assets).samples
     wanted = Wanted(fp16.HALF.tiny)
     synthetic, real, some = (measure(each.lowered, found, wanted) for found in (each.evidence.samples, texts, texts[:5]))
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from bertc import precision
-from bertc.core.spec import Profile, Range
+from bertc.core.profiles import Profile, Range
 from bertc.graph.model import Graph, save
 from bertc.graph.provenance import module_path
 from bertc.ops import expand as canonical

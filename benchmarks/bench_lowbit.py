@@ -17,7 +17,8 @@ import numpy as np
 import bertc
 from bertc.core.errors import BertcError
 from bertc.data import synthetic as data
-from bertc.source.opening import Source, open_source
+from bertc.source.opening import open_source
+from bertc.source.types import Source
 
 from . import exporting, zoo
 from .tools import table

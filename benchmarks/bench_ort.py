@@ -22,7 +22,8 @@ import onnxruntime as ort
 
 from bertc.fusions import engine as fuse
 from bertc.graph.model import save
-from bertc.source.opening import Source, open_source
+from bertc.source.opening import open_source
+from bertc.source.types import Source
 from bertc.targets import onnxruntime as target
 
 from .tools import MODEL, table

@@ -68,7 +68,7 @@ def measure(path: Path) -> dict[str, Any]:
     from bertc.graph import normalize as cleanup
     from bertc.runtime.reference import ReferenceRunner
     from bertc.source import onnx_file as onnx_source
-    from bertc.source.opening import Source
+    from bertc.source.types import Source
     from bertc.verify import comparison as metrics
     from bertc.verify import export as export_check
 

@@ -8,7 +8,7 @@ CTC head: 12 layers, 94 million seeded random weights (a count depends on shapes
 from __future__ import annotations
 
 from bertc import precision
-from bertc.core.spec import Range
+from bertc.core.profiles import Range
 from bertc.fusions import engine as fuse
 from bertc.graph.model import Graph
 from bertc.graph.provenance import module_path

@@ -20,9 +20,9 @@ import numpy as np
 import bertc
 from bertc.bench import interleaved as bench
 from bertc.bench import timings
-from bertc.bench.timings import Shape, Timing
-from bertc.core import spec as profiles
-from bertc.core.spec import Profile
+from bertc.bench.timings import Timing
+from bertc.core import profiles
+from bertc.core.profiles import Profile, Shape
 from bertc.data.tokenizer import Encoder
 from bertc.serve import buckets, traffic
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import bertc
+from bertc.fusions import file
 
 from . import exporting, peers, zoo
 from .comparing import distance, session
@@ -131,7 +132,7 @@ def _bertc(source: Path, made: Path, row: zoo.Row) -> dict[str, Any]:
     """Fuse by the public path, every match proven; the file holds the canonical bodies as functions."""
     from bertc.fusions import engine as fuse
 
-    graph, fused = fuse.fuse_file(source, made, force=True, prove=True, rules_file=None)
+    graph, fused = file.fuse_file(source, made, force=True, prove=True, rules_file=None)
     return {
         "counts": fused.change.counts(),
         "refusals": sorted({f"{r.rule}: {r.op} in {r.module or '?'}: {r.reason}" for r in fused.change.refusals}),

@@ -22,7 +22,7 @@ import onnx
 from onnx import numpy_helper
 
 from bertc.core.errors import BertcError
-from bertc.core.spec import Dim
+from bertc.core.profiles import Dim
 from bertc.fusions import engine as fuse
 from bertc.fusions import families
 from bertc.fusions.engine import Fused

@@ -10,14 +10,14 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from bertc import precision
-from bertc.core import spec as profiles
+from bertc.core import profiles
 from bertc.core.errors import BuildFailed
 from bertc.graph.model import Graph, load, save
 from bertc.precision._value_ranges import Evidence
 from bertc.quant.fit import Fitted
 from bertc.quant.insert import insert
 from bertc.quant.sites import ATTENTION, Site
-from bertc.source.opening import Source
+from bertc.source.types import Source
 from bertc.targets import BuildRequest, Built, tensorrt_rtx
 
 from .tools import table

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from bertc.data import synthetic as data
-from bertc.source.opening import Source
-from bertc.verify.verdict import preprocessors
+from bertc.data import files, samples
+from bertc.data.preprocess import preprocessors
+from bertc.source.types import Source
 
 PYTHON = "BERTC_MODELOPT_PYTHON"  # the interpreter of an environment with nvidia-modelopt[onnx]
 # What NVIDIA's README calls; prints its own version and the seconds of the one call.
@@ -30,17 +30,17 @@ print("RESULT", modelopt.__version__, time.perf_counter() - start)
 LENGTH = 128  # tokens, what the checkpoint's tokenizer.json cuts and pads to
 
 
-def batches(source: Source, texts: Sequence[str], batch: int, longest: int) -> Iterator[data.Sample]:
+def batches(source: Source, texts: Sequence[str], batch: int, longest: int) -> Iterator[samples.Sample]:
     """Padded to the longest of a batch, in the order given."""
     limits, encoder, _ = preprocessors(source.graph.inputs, source.dims, source.assets, [{"length": _range(longest)}])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "texts.txt")
         path.write_text("\n".join(texts), "utf-8")
-        yield from data.from_file(path, inputs=source.graph.inputs, dims=limits, encode=encoder, batch=batch).samples
+        yield from files.from_file(path, inputs=source.graph.inputs, dims=limits, encode=encoder, batch=batch).samples
 
 
 def _range(longest: int) -> Any:
-    from bertc.core.spec import Range
+    from bertc.core.profiles import Range
 
     return Range(1, min(LENGTH, longest), longest)
 

@@ -16,14 +16,15 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .core.version import __version__
+
 if TYPE_CHECKING:
     from .artifact.manifest import Artifact
     from .runtime.runner import Runner
     from .source.factory import FactoryModel
     from .verify.verdict import Verdict
 
-__version__ = "0.1.0"
-__all__ = ["FactoryModel", "build", "export", "load", "verify"]
+__all__ = ["FactoryModel", "__version__", "build", "export", "load", "verify"]
 
 Name = str | PathLike[str]
 

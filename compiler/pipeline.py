@@ -19,10 +19,12 @@ from . import precision, targets
 from .artifact import goldens
 from .artifact import manifest as artifact
 from .artifact.manifest import Artifact
-from .core import spec as profiles
+from .core import machine, profiles
 from .core.errors import InputError, Missing, NotFused, RecipeError, VerifyFailed
+from .core.profiles import Profile
 from .core.progress import Progress
-from .core.spec import Profile
+from .core.version import __version__
+from .data import preprocess
 from .data import synthetic as data
 from .fusions import engine as fusing
 from .fusions.engine import Fused
@@ -31,8 +33,9 @@ from .precision import Typed
 from .precision._value_ranges import Evidence
 from .recipe import Recipe, check, choose_targets
 from .report import document as report
-from .report import page
-from .source.opening import Source, open_source
+from .report import page, tables
+from .source.opening import open_source
+from .source.types import Source
 from .targets import BuildRequest, Built, TargetSpec
 from .verify import verdict as verification
 from .verify.export import Proof, check_fused, prove
@@ -84,7 +87,7 @@ def compile(recipe: Recipe, out: Path, *, force: bool = False, progress: Progres
         ranges = choose_profiles(recipe, source)
         require_data(recipe, source, ranges, builds)
         with log.stage("check export") as advance:
-            proof = prove(source, recipe, ranges, advance)
+            proof = prove(source, ranges, advance, seed=recipe.seed, golden_data=golden_data(recipe))
         log.say(proof.summary())
         for note in proof.notes:
             log.note(note)
@@ -121,12 +124,17 @@ def choose_profiles(recipe: Recipe, source: Source) -> tuple[Profile, ...]:
     return tuple(profiles.parse(text, source.dims) for text in recipe.profiles or ("",))
 
 
+def golden_data(recipe: Recipe) -> Path | None:
+    """The file whose samples become the goldens; None where they are synthetic."""
+    return Path(str(recipe.data)) if recipe.goldens == "data" else None
+
+
 def require_data(recipe: Recipe, source: Source, ranges: tuple[Profile, ...], builds: Sequence[Build]) -> None:
     """Before any long work: DataError for data that the model cannot be fed. (A single bad row is told where it is read.)"""
     from .data import unpadded as rows
 
     if recipe.data and any(build.precision in precision.DATA for build in builds):
-        limits, encoder, audio = verification.preprocessors(source.graph.inputs, source.dims, source.assets, ranges)
+        limits, encoder, audio = preprocess.preprocessors(source.graph.inputs, source.dims, source.assets, ranges)
         rows.open_rows(Path(recipe.data), source.graph.inputs, limits, encoder, audio)
 
 
@@ -237,7 +245,10 @@ def prepare(build: Build, job: Job, graph: Graph, watch: Progress, parts: Sequen
     """The graph in the low-bit form that was asked for, as far as the data, the budget and this machine allow."""
     from . import quant
 
-    return quant.prepare(graph, job.source, asked(build, job), build.name, watch, parts)
+    low = quant.prepare(graph, job.source, asked(build, job), build.name, watch, parts)
+    if "curve" in low.document and quant.limit_of(job.recipe.budget) is not None:
+        watch.show(tables.curve_table(low.document))
+    return low
 
 
 def asked(build: Build, job: Job) -> quant.Asked:
@@ -352,8 +363,6 @@ def manifest(build: Build, job: Job, typed: Typed, built: Built, low: quant.Prep
 
     (The files' hashes do in one entry: report.json holds the times of the stages.)
     """
-    from . import __version__
-
     graph, source, recipe = typed.graph, job.source, job.recipe
     return {
         "bertc": __version__,
@@ -379,7 +388,7 @@ def manifest(build: Build, job: Job, typed: Typed, built: Built, low: quant.Prep
         "profiles": profiles.to_json(job.ranges),
         "seed": recipe.seed,
         "budget": dataclasses.asdict(verification.budget_for(build.precision, build.asked)),
-        "tools": dict(source.versions) | report.versions(),
+        "tools": dict(source.versions) | machine.versions(),
     }
 
 

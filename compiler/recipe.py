@@ -15,7 +15,7 @@ from typing import Any
 from . import precision as precisions
 from . import targets
 from .core.errors import RecipeError, nearest
-from .source.opening import SourceOptions
+from .source.types import SourceOptions
 
 
 def _option(help_text: str, default: Any = dataclasses.MISSING) -> Any:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import ArtifactError, DataError
-from ..data.synthetic import Sample
-from ..graph.model import hash_file
-from ..runtime.runner import Outputs
+from ..core.files import hash_file
+from ..core.tensors import Outputs
+from ..data.samples import Sample
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can say: equal goldens are equal bytes
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import glob
 import json
 import os
@@ -17,14 +16,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import ArtifactError, Missing
-from ..core.spec import Dim, Profile
-from ..core.spec import from_json as profiles_from_json
-from ..graph.model import Graph, TensorSpec, hash_file, write_hashed
+from ..core.errors import ArtifactError
+from ..core.files import disk_errors, hash_file, write_json
+from ..core.profiles import Dim, Profile
+from ..core.profiles import from_json as profiles_from_json
+from ..core.tensors import TensorSpec
+from ..graph.model import Graph
 from ..graph.model import load as load_graph
 
 if TYPE_CHECKING:
-    from ..source.opening import Source
+    pass
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -33,7 +34,6 @@ GOLDENS = "goldens.npz"
 REPORT = "report.json"
 PAGE = "report.html"  # made of report.json, and like it holds the times of the build
 ASSET_FOLDERS = ("tokenizer", "preprocessor", "model")
-UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EBUSY, errno.EXDEV, errno.ENAMETOOLONG)
 REQUIRED = ("files", "target", "precision", "source", "engine", "inputs", "outputs", "dims", "profiles")
 
 
@@ -140,33 +140,6 @@ def _check_shape(found: Artifact) -> None:
     _ = (found.target, found.precision, found.task, found.inputs, found.outputs, found.dims, found.profiles)
 
 
-def open_artifact_source(path: Path) -> Source:
-    """An export as a source: its graph, and its goldens as the truth. ArtifactError for one whose graph is typed already."""
-    from ..source.opening import Source, SourceOptions
-
-    found = open_artifact(path)
-    if found.precision != "fp32":
-        raise ArtifactError(f"{path} is typed {found.precision} already; build from the export or the source it was made from")
-    made = found.manifest["source"]
-    lowered = (f"{path} was fused and lowered for {found.target}: rules may find less in it than in an export (bertc export)",)
-    return Source(
-        reference=made["reference"],
-        kind=made["kind"],
-        sha256=made["sha256"],
-        task=made["task"],
-        graph=found.graph(),
-        dims=found.dims,
-        run=None,
-        assets=found.assets,
-        revision=made["revision"],
-        notes=(*made["notes"], f"built from an export of {made['reference']}; its goldens are the truth")
-        + (lowered if found.manifest.get("passes") else ()),
-        versions=found.manifest.get("tools", {}),
-        options=SourceOptions(**made["options"]),
-        goldens=path / GOLDENS,
-    )
-
-
 def find(path: Path) -> tuple[Path, ...]:
     """The artifact at `path`, or the artifacts right below it when it is the output of a build for several targets."""
     if (path / MANIFEST).is_file() or not path.is_dir():
@@ -184,11 +157,6 @@ def write_manifest(directory: Path, facts: Mapping[str, Any], hashes: Mapping[st
         name = file.relative_to(directory).as_posix()
         files[name] = {"sha256": hashes.get(name) or hash_file(file), "bytes": file.stat().st_size}
     write_json(directory / MANIFEST, {"format": FORMAT, **facts, "files": files})
-
-
-def write_json(path: Path, data: Mapping[str, Any]) -> str:
-    """Write JSON that a person can read and a diff can compare; returns its sha256."""
-    return write_hashed(path, (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 @contextlib.contextmanager
@@ -284,26 +252,6 @@ def _alive(pid: int) -> bool:
     except (PermissionError, OverflowError):
         return True
     return True
-
-
-@contextlib.contextmanager
-def disk_errors(out: Path) -> Iterator[None]:
-    """Turn 'no space', 'file too large' and 'not allowed' into an error that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            free = shutil.disk_usage(_existing(out)).free / 2**20
-            raise Missing(f"no room to write {out}: {os.strerror(error.errno)} ({free:.0f} MiB free); free some space") from error
-        if error.errno in UNWRITABLE:
-            raise ArtifactError(f"cannot write {out}: {os.strerror(error.errno)}; choose another -o") from error
-        raise
-
-
-def _existing(path: Path) -> Path:
-    while not path.exists():
-        path = path.parent
-    return path
 
 
 def copy_assets(assets: tuple[Path, ...], directory: Path) -> None:

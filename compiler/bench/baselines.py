@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 from .. import targets
 from ..artifact import manifest as artifact
 from ..artifact.manifest import Artifact
-from ..data.synthetic import Sample
+from ..core.tensors import Feeds, Outputs
+from ..data.samples import Sample
 from ..graph.model import Graph, save
-from ..runtime.runner import Feeds, Outputs, Runner
-from ..source.opening import SourceOptions, open_module, open_source
+from ..runtime.runner import Runner
+from ..source.opening import open_module, open_source
+from ..source.types import SourceOptions
 
 if TYPE_CHECKING:
     from ..source.factory import FactoryModel

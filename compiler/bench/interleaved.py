@@ -25,16 +25,17 @@ import numpy as np
 from .. import targets
 from ..artifact.manifest import Artifact
 from ..core.errors import InputError, Missing, VerifyFailed
+from ..core.profiles import Dim, Shape
 from ..core.progress import Progress
-from ..core.spec import Dim
 from ..data import synthetic as data
-from ..data.synthetic import Sample
-from ..verify import comparison as metrics
-from ..verify.comparison import DEFAULT_BUDGETS, Comparison
+from ..data.samples import Sample
+from ..verify import budgets
+from ..verify.budgets import DEFAULT_BUDGETS
+from ..verify.comparison import Comparison
 from ..verify.verdict import budget_for
 from . import baselines, timings
 from .baselines import Contender, Skipped
-from .timings import Result, Shape, Timing
+from .timings import Result, Timing
 
 ROUNDS, WARM_UP = 100, 3
 PAUSE = 0.005  # seconds in which the threads of the contender before stop spinning
@@ -192,7 +193,7 @@ def _agree(
     for each in others:
         result = compared[each.name].result()
         coarser = max(truth.precision, each.precision, key=list(DEFAULT_BUDGETS).index)
-        wrong = metrics.judge(result, budget_for(coarser, {}).without_decisions())
+        wrong = budgets.judge(result, budget_for(coarser, {}).without_decisions())
         if wrong:
             raise VerifyFailed(f"{each.name} and {truth.name} give different answers, so nothing was timed: {wrong[0]}")
         found[each.name] = max(output.relative for output in result.outputs)

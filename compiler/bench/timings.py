@@ -11,35 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..core.profiles import Shape
 from ..verify import intervals as confidence
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from ..report.plots import Plot
+    pass
 
 ENOUGH = {"p90": 10, "p99": 100}  # calls below which a percentile is the slowest call under another name
-
-
-@dataclasses.dataclass(frozen=True)
-class Shape:
-    """Sizes of the named dims. `weight`: how many requests of the traffic have this shape; 0 where there is no traffic."""
-
-    sizes: tuple[tuple[str, int], ...]
-    weight: int = 0
-
-    def __str__(self) -> str:
-        return "x".join(str(size) for _, size in self.sizes) or "fixed"
-
-    @property
-    def tokens(self) -> int:
-        """The product of all sizes: batch times length."""
-        return math.prod(size for _, size in self.sizes)
-
-    @property
-    def rows(self) -> int:
-        """The size of the dimension called batch, or of the first one."""
-        return dict(self.sizes).get("batch", self.sizes[0][1] if self.sizes else 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,32 +132,6 @@ def _plain(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def table(result: Result) -> Table:
-    """A row for each contender at each shape."""
-    from ..report.document import add
-    from ..report.document import table as empty
-
-    head = ("shape", "contender", "p50 ms", "p90 ms", "p99 ms", "IQR ms", "samples/s", "tokens/s", "time / artifact's (95 %)")
-    rows = empty(*head)
-    ratios = {(r.shape, r.contender): r for r in result.ratios}
-    for timing in result.timings:
-        facts = timing.to_json()
-        times = [_number(facts[key]) for key in ("p50_ms", "p90_ms", "p99_ms", "iqr_ms")]
-        rates = ["-" if facts[key] is None else f"{facts[key]:,.0f}" for key in ("samples_per_s", "tokens_per_s")]
-        found = ratios.get((str(timing.shape), timing.contender))
-        add(rows, str(timing.shape), timing.contender, *times, *rates, _said(found))
-    for each in result.ratios:
-        if each.shape == "traffic":
-            add(rows, "traffic", each.contender, *["-"] * 6, _said(each))
-    return rows
-
-
-def _said(found: Ratio | None) -> str:
-    if found is None:
-        return "-"
-    return f"{found.ratio:.3f} ({found.low:.3f} to {found.high:.3f})"
-
-
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
@@ -199,14 +151,3 @@ def to_csv(result: Result) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def plot(result: Result) -> Plot:
-    """Median time of each contender by shape."""
-    from ..report.plots import Plot, Series
-
-    names = list(dict.fromkeys(t.contender for t in result.timings))
-    by_name = {name: [t for t in result.timings if t.contender == name] for name in names}
-    series = [Series(name, [str(t.shape) for t in own], [t.median * 1e3 for t in own]) for name, own in by_name.items()]
-    dims = "x".join(name for name, _ in result.timings[0].shape.sizes)
-    return Plot(f"median latency: {result.artifact}", dims, "ms", series, "bar", log=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..core.errors import InputError
+from ..report import tables
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -89,9 +90,8 @@ def limits_of(texts: Sequence[str]) -> dict[str, float]:
 
 
 def show_artifacts(made: Sequence[Any], as_json: bool) -> None:
-    from ..report import document as report
 
-    console().print(report.artifacts_table(made))
+    console().print(tables.artifacts_table(made))
     if as_json:
         print_json({"artifacts": [{"path": str(a.path), "manifest": a.manifest} for a in made]})
 

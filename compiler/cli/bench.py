@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from ..core.errors import InputError, Missing
+from ..report import figures, tables
 from . import _shared as shared
 
 if TYPE_CHECKING:
     from ..artifact.manifest import Artifact
-    from ..bench.timings import Result, Shape
+    from ..bench.timings import Result
+    from ..core.profiles import Shape
     from ..core.progress import Progress
 
 
@@ -68,7 +70,7 @@ def bench(
     if csv_path is not None:
         csv_path.write_text(timings.to_csv(result), encoding="utf-8")
     if plot_path is not None:
-        plot_path.write_text(plots.svg(timings.plot(result)), encoding="utf-8")
+        plot_path.write_text(plots.svg(figures.timings_plot(result)), encoding="utf-8")
     _show(result, log)
     if as_json:
         shared.print_json(result.to_json())
@@ -77,9 +79,8 @@ def bench(
 def _show(result: Result, log: Progress) -> None:
     """The table, what it holds for, and what each contender is."""
     from ..bench import interleaved as benching
-    from ..bench import timings
 
-    shared.console().print(timings.table(result))
+    shared.console().print(tables.timings_table(result))
     log.say(benching.summary(result))
     for name, said in result.said.items():
         differs = result.agreement.get(name)
@@ -109,7 +110,7 @@ def _not_run(found: Artifact, shapes: Sequence[Shape], reason: str, against: Seq
     done = work.of(found, shapes)
     for each in done:
         console.print(f"{found.path} at {each.shape}, profile {each.profile}", highlight=False, markup=False)
-        console.print(work.table(each))
+        console.print(tables.work_table(each))
         if each.nameless:
             kernels = f"{each.nameless} kernels name no node of the graph: what they move is missing from the sums"
             console.print(f"  {kernels}", highlight=False)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..report import tables
 from . import _shared as shared
 
 if TYPE_CHECKING:
@@ -42,14 +43,13 @@ def opened(path: Path) -> Store:
 def ls(store: Path, as_json: bool) -> None:
     """What is there: stage, where it belongs, size, age."""
     from ..fleet import cleaning
-    from ..report import document as report
 
     held = cleaning.listed(opened(store))
-    rows = report.table("key", "stage", "what", "size", "age")
+    rows = tables.table("key", "stage", "what", "size", "age")
     for each in held:
         age = (time.time() - each.made) / 3600
         size = f"{each.bytes / 2**20:.1f} MiB"
-        report.add(rows, each.key[:12], each.stage, each.slot, size, f"{age:.1f} h" if age < 48 else f"{age / 24:.0f} d")
+        tables.add(rows, each.key[:12], each.stage, each.slot, size, f"{age:.1f} h" if age < 48 else f"{age / 24:.0f} d")
     console = shared.console()
     console.print(rows)
     total = sum(each.bytes for each in held) / 2**20

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ..core.errors import InputError
+from ..report import tables
 from . import _shared as shared
 
 
@@ -53,7 +54,7 @@ def calibrate(
         found = calibration.calibrate(
             recipe.source, request, out, options=recipe.source_options, force=force, restart=restart, progress=log
         )
-    shared.console().print(calibration.table(found))
+    shared.console().print(tables.calibration_table(found))
     log.say(f"{out}: {calibration.summary(found)}")
     if as_json:
         shared.print_json(calibration.overview(found))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..report import tables
 from . import _shared as shared
 
 if TYPE_CHECKING:
@@ -66,15 +67,14 @@ def plan(file: Path, entries: Sequence[str], store: Path | None, ci: str | None,
 
 
 def plan_table(steps: Sequence[Step]) -> Table:
-    from ..report import document as report
 
-    rows = report.table("what", "runs on", "state", "last time", "why")
+    rows = tables.table("what", "runs on", "state", "last time", "why")
     for step in steps:
         entry = step.task.entry
         gpus = ", ".join(entry.gpus) or entry.spec.name if entry else ""
         seconds = f"{step.seconds:.1f} s" if step.seconds is not None else "-"
         why = list(step.reasons[:3]) + ([f"and {len(step.reasons) - 3} more"] if len(step.reasons) > 3 else [])
-        report.add(rows, step.task.slot, gpus, step.state, seconds, "; ".join(why))
+        tables.add(rows, step.task.slot, gpus, step.state, seconds, "; ".join(why))
     return rows
 
 
@@ -185,13 +185,12 @@ def build_summary(outcomes: Sequence[Outcome], placed: int) -> str:
 def show_status(file: Path, entries: Sequence[str], store: Path | None, as_json: bool) -> None:
     """What is built, cached, stale or failed, with sizes, kernels and accuracy."""
     from ..fleet import status
-    from ..report import document as report
 
     chosen, _, kept = opened(file, entries, store)
     found = status.document(chosen, kept)
-    rows = report.table("entry", "GPUs", "state", "size", "kernels", "cosine (min)", "rel. error", "verified", "why")
+    rows = tables.table("entry", "GPUs", "state", "size", "kernels", "cosine (min)", "rel. error", "verified", "why")
     for entry in found["entries"]:
-        report.add(
+        tables.add(
             rows, entry["name"], ", ".join(entry["gpus"]), entry["state"], *entry_cells(entry), "; ".join(entry["reasons"][:3])
         )
     console = shared.console()

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from ..fusions import file
+from ..report import tables
 from . import _shared as shared
 
 
@@ -32,14 +34,13 @@ def fuse(
 ) -> None:
     """Fuse an ONNX file (opset 11 on) into bertc operators, each proven equal; it carries their bodies and runs anywhere."""
     from ..fusions import engine as fusing
-    from ..report import document as report
 
     log = shared.progress()
     with log.stage("fuse"):
-        before, fused = fusing.fuse_file(path, out, force=force, prove=prove, rules_file=rules_file)
+        before, fused = file.fuse_file(path, out, force=force, prove=prove, rules_file=rules_file)
     for note in (*fused.notes, *(() if prove else ("nothing was proven (--no-prove)",))):
         log.note(note)
-    shared.console().print(report.fusions_table(fused.change))
+    shared.console().print(tables.fusions_table(fused.change))
     shown = fused.change.refusals if explain is not None else ()
     for refusal in (r for r in shown if explain in ("", r.rule)):
         log.say(f"  {refusal}")

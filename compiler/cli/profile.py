@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..core.errors import InputError
+from ..report import figures, tables
 from . import _shared as shared
 
 if TYPE_CHECKING:
@@ -59,8 +60,8 @@ def profile(
     texts = [buckets.text(each) for each in made]
     notes = buckets.notes(found, made, model)
     if plot_path is not None:
-        plot_path.write_text(plots.svg(buckets.plot(plan, path.name)), encoding="utf-8")
-    shared.console().print(buckets.table(plan, chosen))
+        plot_path.write_text(plots.svg(figures.buckets_plot(plan, path.name)), encoding="utf-8")
+    shared.console().print(tables.buckets_table(plan, chosen))
     log.say(f"{chosen + 1} bucket{'s' * (chosen > 0)}: {why}")
     if recipe_path is not None:
         log.say(recipe_file.set_profiles(recipe_path, texts, source))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -29,7 +30,17 @@ def report(path: Path, out: Path, force: bool, verdicts: Sequence[Path], as_json
     """
     from ..report import page
 
-    document = page.save(path, out, force=force, verdicts=verdicts)
+    status = _status_of(path) if path.suffix == ".toml" and path.is_file() else None
+    document = page.save(path, out, force=force, verdicts=verdicts, status=status)
     shared.console().print(f"{out}: {out.stat().st_size / 1024:.0f} KiB", highlight=False, markup=False)
     if as_json:
         shared.print_json(document)
+
+
+def _status_of(fleet_toml: Path) -> dict[str, Any]:
+    """The status of a fleet, as `bertc fleet status --json` prints it."""
+    from ..fleet import config, status
+    from ..fleet.store import Store
+
+    fleet = config.read(fleet_toml)
+    return status.document(fleet, Store(fleet.store.resolve()))

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from ..core.errors import CheckFailed, InputError
+from ..report import figures, tables
 from . import _shared as shared
 
 
@@ -58,15 +59,14 @@ def verify(
 def _compare(
     artifact: Path, data: Path | None, against: str | None, require_engine: bool, limits: dict[str, float] | None, as_json: bool
 ) -> None:
-    from ..report import document as report
     from ..verify.verdict import verify as run
 
     log = shared.progress()
     verdicts = run(artifact, data_path=data, against=against, require_engine=require_engine, budget=limits, progress=log)
     console = shared.console()
     console.print(f"{artifact} on {verdicts[0].data}", highlight=False, markup=False)
-    console.print(report.verdicts_table(verdicts))
-    if (metrics := report.metrics_table(verdicts)) is not None:
+    console.print(tables.verdicts_table(verdicts))
+    if (metrics := tables.metrics_table(verdicts)) is not None:
         console.print(metrics)
     for verdict in verdicts:
         console.print(f"{verdict.path}: {verdict.summary()}", highlight=False, markup=False)
@@ -111,12 +111,12 @@ def _layers(artifact: Path, data: Path | None, against: str | None, plot: Path |
         raise InputError(f"--plot draws one artifact; {artifact} holds {len(paths)}: name one of {names}")
     found = {path: explaining.layers(path, data_path=data, against=against, progress=log) for path in paths}
     for path, drift in found.items():
-        console.print(explaining.drift_table(drift))
+        console.print(tables.drift_table(drift))
         console.print(f"{path}: {drift.summary()}", highlight=False, markup=False)
         for note in drift.notes:
             console.print(f"  note {note}", highlight=False, markup=False)
         if plot is not None:
-            plot.write_text(plots.svg(explaining.drift_plot(drift)), encoding="utf-8")
+            plot.write_text(plots.svg(figures.drift_plot(drift)), encoding="utf-8")
     if as_json:
         shared.print_json({"artifacts": [{"path": str(path), **drift.to_json()} for path, drift in found.items()]})
     _exit([f"{path}: {drift.first}" for path, drift in found.items() if drift.first])
@@ -129,7 +129,7 @@ def _bisect(artifact: Path, data: Path | None, against: str | None, budget: dict
     made = [explaining.bisect(path, data_path=data, against=against, budget=budget, progress=log) for path in paths]
     for found in made:
         if found.nodes:
-            console.print(explaining.guilty_table(found))
+            console.print(tables.guilty_table(found))
         console.print(f"{found.path}: {found.summary()}", highlight=False, markup=False)
         for note in found.notes:
             console.print(f"  note {note}", highlight=False, markup=False)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import shutil
 import subprocess
 from importlib import metadata
+from pathlib import Path
+from typing import Any
 
+from . import machine as packages
 from .errors import Missing
 
 
@@ -34,3 +39,50 @@ def gpus() -> tuple[tuple[str, str], ...]:
         raise Missing("nvidia-smi did not answer within 30 s: the NVIDIA driver of this machine hangs; restart it") from error
     rows = [line.rsplit(",", 1) for line in answer.stdout.splitlines() if answer.returncode == 0 and "," in line]
     return tuple((name.strip(), "sm" + cap.strip().replace(".", "")) for name, cap in rows)
+
+
+TOOLS = (
+    "torch",
+    "transformers",
+    "onnx",
+    "onnx_ir",
+    "onnxscript",
+    "onnxruntime",
+    "tensorrt_rtx",
+    "tensorrt",
+    "polygraphy",
+    "numpy",
+)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the tools that can change a result; those that are not installed are left out."""
+    found = {name: packages.version(name) for name in TOOLS}
+    return {"python": platform.python_version()} | {name: v for name, v in found.items() if v}
+
+
+def environment() -> dict[str, Any]:
+    """The machine: operating system, processor, cores, memory in GiB, NVIDIA GPUs."""
+    gpus = [f"{name} ({sm})" for name, sm in packages.gpus()]
+    return {
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": memory_gib(),
+        "gpus": gpus,
+    }
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it, else its architecture."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text("utf-8", "replace").splitlines() if told.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def memory_gib() -> float | None:
+    """Physical memory in GiB, None where the system does not tell."""
+    if not hasattr(os, "sysconf"):
+        return None
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)

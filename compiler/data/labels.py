@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ArtifactError, DataError, nearest
-from ..graph.model import TensorSpec
+from ..core.tensors import TensorSpec
 from .tables import Row
 
 TASKS = ("sequence-classification", "token-classification", "question-answering", "sentence-embedding", "ctc")

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.errors import ArtifactError, DataError, Missing
-from ..core.spec import Dim
-from ..graph.model import TensorSpec
+from ..core.profiles import Dim
+from ..core.tensors import TensorSpec, is_mask
 from . import tables
-from .synthetic import Data, Sample, dead_rows, is_mask
+from .samples import Data, Sample, dead_rows
 from .tables import Row
 
 if TYPE_CHECKING:

@@ -5,22 +5,19 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..core.errors import DataError, nearest
-from ..core.spec import AUDIO_DIM, UNBOUNDED_LENGTH, Dim
-from ..graph.model import Graph, TensorSpec
-from ..runtime.runner import Feeds
+from ..core.profiles import AUDIO_DIM, UNBOUNDED_LENGTH, Dim
+from ..core.tensors import TensorSpec, is_mask
+from ..graph.model import Graph
+from .samples import Sample, batch_dim, dead_rows
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from .labels import Labels
-    from .readers import Audio
-    from .tokenizer import Encoder
 
 DEFAULT_BOUND = 2  # an integer input that indexes no table is most likely a flag or a segment: 0 and 1 are safe
 MAX_ELEMENTS = 2**15
@@ -43,86 +40,6 @@ _CARRYING = {"Concat": range(1 << 10), "Where": (1, 2)} | dict.fromkeys(
     (0,),
 )
 _SAME_SHAPE = ("Cast", "CastLike", "Identity", "DequantizeLinear")
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """One batch of feeds. `dead_rows` are rows whose mask is all zero: they must be finite, and are not compared.
-
-    `origins` names the source of each row ("texts.txt:17") and `labels` the gold label of each row, where they are known.
-    """
-
-    label: str
-    feeds: Feeds
-    dead_rows: tuple[int, ...] = ()
-    origins: tuple[str, ...] = ()
-    labels: tuple[Any, ...] = ()
-
-    def where(self, row: int) -> str:
-        """The name of one row, for a person: its origin if known, else the sample and the row number."""
-        return self.origins[row] if row < len(self.origins) else f"{self.label}, row {row}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """Samples read from a file, in its order, and what a reader should know about them (truncated texts)."""
-
-    samples: tuple[Sample, ...]
-    notes: tuple[str, ...] = ()
-
-
-def from_file(
-    path: Path,
-    *,
-    inputs: Sequence[TensorSpec],
-    dims: Mapping[str, Dim],
-    encode: Encoder | None = None,
-    audio: Audio | None = None,
-    batch: int = 8,
-    labels: Labels | None = None,
-) -> Data:
-    """Read .txt (a text a line), .jsonl, .csv or .tsv (the columns of tables.COLUMNS), .npz (raw feeds) or a directory of .wav.
-
-    Feeds have the dtypes of `inputs`; rows keep the order of the file, `batch` at a time (fewer where the model takes
-    fewer), padded to the longest of the batch. With
-    `labels` a label is what the task takes it for. Raises DataError for anything missing, empty, broken or unfit for the
-    model, and Missing when audio needs soundfile.
-    """
-    from . import readers, tables  # readers import Sample from here
-
-    path = Path(path)
-    fit = readers.Fit(tuple(inputs), dims, batch)
-    if path.is_dir():
-        return readers.wav_directory(path, fit, audio)
-    if not path.is_file():
-        raise DataError(f"no data at {path}; give a .txt, .jsonl, .csv, .tsv or .npz file, or a directory of .wav files")
-    if path.suffix.lower() == ".txt":
-        return readers.texts(path, fit, encode)
-    if path.suffix.lower() in tables.SUFFIXES:
-        return readers.table(path, fit, encode, audio, labels)
-    if path.suffix.lower() == ".npz":
-        return readers.arrays(path, fit)
-    raise DataError(
-        f"{path}: data of type {path.suffix or 'unknown'!r}; known: .txt, .jsonl, .csv, .tsv, .npz, or a directory of .wav"
-    )
-
-
-def is_mask(name: str, dtype: np.dtype | str) -> bool:
-    """Whether an input is a mask: integer or boolean, and called so."""
-    return "mask" in name.lower() and np.dtype(dtype).kind in "iub"
-
-
-def masks(feeds: Feeds) -> dict[str, np.ndarray]:
-    """The mask inputs among some feeds."""
-    return {name: array for name, array in feeds.items() if is_mask(name, array.dtype)}
-
-
-def dead_rows(feeds: Feeds) -> tuple[int, ...]:
-    """Rows (axis 0) where every mask of rank 2 or more is zero; () without such a mask."""
-    alive = [np.asarray(m.reshape(len(m), -1).any(axis=1)) for m in masks(feeds).values() if m.ndim > 1 and m.size]
-    if not alive or len({len(rows) for rows in alive}) > 1:
-        return ()
-    return tuple(int(row) for row in np.flatnonzero(~np.stack(alive).any(axis=0)))
 
 
 def index_bounds(graph: Graph) -> dict[str, int]:
@@ -257,16 +174,6 @@ def _used_dims(inputs: Sequence[TensorSpec], dims: Mapping[str, Dim]) -> dict[st
             if isinstance(dim, str):
                 used[dim] = dims[dim]
     return used
-
-
-def batch_dim(inputs: Sequence[TensorSpec], used: Mapping[str, Dim]) -> str | None:
-    """The dimension that counts rows: "batch", else the leading one of the first input that has another named one after it."""
-    if "batch" in used:
-        return "batch"
-    for spec in inputs:
-        if len(spec.dims) > 1 and isinstance(spec.dims[0], str):
-            return spec.dims[0]
-    return None
 
 
 def _plans(used: Mapping[str, Dim], batch: str | None, masked: bool, max_elements: int) -> tuple[_Plan, ...]:

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ..core import tensors
 from ..core.errors import DataError
-from ..core.spec import Dim
-from ..graph.model import TensorSpec, hash_file
-from ..runtime.runner import Feeds
-from . import readers, tables
-from . import synthetic as data
+from ..core.files import hash_file
+from ..core.profiles import Dim
+from ..core.tensors import Feeds, TensorSpec
+from . import readers, samples, tables
 from .readers import Audio
 from .tokenizer import Encoder
 
@@ -150,7 +150,7 @@ def _arrays(path: Path, fit: readers.Fit) -> Rows:
 
 def _split(feeds: Feeds, fit: readers.Fit) -> Iterator[Feeds]:
     """Each row of a batch; all of it where the model knows no batch."""
-    batch = data.batch_dim(fit.inputs, fit.dims)
+    batch = samples.batch_dim(fit.inputs, fit.dims)
     size = next((feeds[s.name].shape[0] for s in fit.inputs if s.dims and s.dims[0] == batch), 1)
     for spec in fit.inputs:
         if batch in spec.dims[1:]:
@@ -162,7 +162,7 @@ def _split(feeds: Feeds, fit: readers.Fit) -> Iterator[Feeds]:
 
 def unpadded(feeds: Feeds, fit: readers.Fit, label: str) -> Row:
     """One sample without the padding at its end. Padding before or between cannot go, or places would move: it is told apart."""
-    masks = {s.name: s for s in fit.inputs if data.is_mask(s.name, s.dtype) and len(s.dims) > 1}
+    masks = {s.name: s for s in fit.inputs if tensors.is_mask(s.name, s.dtype) and len(s.dims) > 1}
     if not masks:
         return Row(feeds, label)
     spec = next(iter(masks.values()))

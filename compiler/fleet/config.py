@@ -41,7 +41,7 @@ from .. import targets
 from ..core.errors import RecipeError, nearest
 from ..recipe import Recipe
 from ..targets import TargetSpec
-from ..verify.comparison import Budget
+from ..verify.budgets import Budget
 from . import gpus
 from .keys import EXPORT_FIELDS, FUSE_FIELDS
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..artifact.manifest import MANIFEST, PAGE, REPORT
-from ..graph.model import hash_file
+from ..core.files import hash_file
 
 RECORD = "record.json"
 NOTES = "notes.json"  # of a fused graph: what was said, and how long it took

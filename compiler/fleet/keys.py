@@ -17,9 +17,9 @@ from typing import Any
 
 from .. import precision as precisions
 from .. import targets
-from ..graph.model import hash_file
+from ..core import machine
+from ..core.files import hash_file
 from ..recipe import Recipe
-from ..report import document as report
 from ..source import hub
 from ..source import opening as source
 from ..source.factory import is_factory
@@ -111,7 +111,7 @@ def environment(stage: str, spec: TargetSpec, precision: str | None) -> dict[str
     if stage == "build" and spec.name.startswith("tensorrt"):
         own = (*own, "targets/_tensorrt/worker")
     left_out = ELSEWHERE[stage] if precision in precisions.QUANTISED else (*ELSEWHERE[stage], "quant/*")
-    versions = report.versions()
+    versions = machine.versions()
     return {"code": dict(_code(own, left_out)), "tools": {name: versions[name] for name in tools if name in versions}}
 
 

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from ..artifact.manifest import MANIFEST, PAGE, REPORT
+from ..core import machine
 from ..core.errors import ArtifactError, CheckFailed, InputError
-from ..report import document as report
+from ..core.version import __version__
 from ..targets._tensorrt.adapter import PLAN
 from . import keys, plan
 from .config import Entry, Fleet
@@ -52,8 +53,6 @@ def write(fleet: Fleet, store: Store, outcomes: Sequence[Outcome], whole: Fleet)
 
 
 def _merged(before: Mapping[str, Any], store: Store, outcomes: Sequence[Outcome], whole: Fleet) -> dict[str, Any]:
-    from .. import __version__
-
     slots = {task.slot for task in plan.tasks(whole)}
     stages = {slot: told for slot, told in before.get("stages", {}).items() if slot in slots}
     entries = {name: told for name, told in before.get("entries", {}).items() if name in slots}
@@ -70,7 +69,7 @@ def _merged(before: Mapping[str, Any], store: Store, outcomes: Sequence[Outcome]
     return {
         "format": FORMAT,
         "bertc": __version__,
-        "tools": report.versions(),
+        "tools": machine.versions(),
         "out": Path(os.path.relpath(whole.out, whole.path.resolve().parent)).as_posix(),
         "stages": dict(sorted(stages.items())),
         "entries": dict(sorted(entries.items())),

@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING, Any
 from .. import pipeline, targets
 from .. import precision as precisions
 from ..artifact import goldens
-from ..artifact.manifest import GOLDENS, GRAPH, REPORT, open_artifact_source, write_json
+from ..artifact.manifest import GOLDENS, GRAPH, REPORT
+from ..core.files import write_json
 from ..core.progress import Progress
 from ..fusions.engine import Fused
 from ..fusions.rewrite import Applied, Change, Refusal
 from ..graph.model import load, save
 from ..recipe import Recipe
-from ..source.opening import Source
+from ..source.from_artifact import open_artifact_source
+from ..source.types import Source
 from ..targets import TargetSpec
 from ..verify.comparison import Comparison
 from ..verify.export import Proof

@@ -24,7 +24,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..report import document as report
+from ..core import machine
+from ..core.version import __version__
 from . import keys, lock, outputs, plan
 from .config import Fleet
 from .plan import Step
@@ -36,8 +37,6 @@ ORDER = ("built", "cached", "building", "new", "stale", "failed", "waits", "else
 
 def document(fleet: Fleet, store: Store, steps: Sequence[Step] | None = None) -> dict[str, Any]:
     """The document above, of these steps, or of a plan made now."""
-    from .. import __version__
-
     steps = plan.plan(fleet, store) if steps is None else steps
     locked = lock.read(fleet)
     entries = [_entry(step, fleet, store, locked) for step in steps if step.task.entry]
@@ -49,7 +48,7 @@ def document(fleet: Fleet, store: Store, steps: Sequence[Step] | None = None) ->
         "store": str(fleet.store),
         "lock": str(fleet.lock),
         "bertc": __version__,
-        "tools": report.versions(),
+        "tools": machine.versions(),
         "counts": {state: counts[state] for state in ORDER if counts[state]},
         "stages": [_stage(step, store) for step in steps if not step.task.entry],
         "entries": entries,

@@ -27,9 +27,8 @@ from typing import Any
 
 import filelock
 
-from ..artifact.manifest import disk_errors
 from ..core.errors import ArtifactError
-from ..graph.model import hash_file
+from ..core.files import disk_errors, hash_file
 from . import contents
 from .contents import RECORD
 

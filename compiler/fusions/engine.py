@@ -6,18 +6,17 @@ import dataclasses
 import importlib
 import importlib.util
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import ArtifactError, CheckFailed, DataError, RecipeError, nearest
-from ..core.spec import Dim
+from ..core.errors import CheckFailed, DataError, RecipeError, nearest
+from ..core.profiles import Dim
 from ..data import synthetic as data
-from ..data.synthetic import Sample
+from ..data.samples import Sample
 from ..graph import normalize as cleanup
 from ..graph import opset
-from ..graph.model import Graph, save
+from ..graph.model import Graph
 from ..graph.provenance import mark, module_path
 from . import families
 from .rewrite import Applied, Change, Prove, Refusal, apply
@@ -120,29 +119,6 @@ def _activations(
     except DataError as error:
         return {}, (f"matches were proven on made-up activations alone, the graph could not be run for its own: {error}",)
     return {name: (array,) for name, array in found.items()}, ()
-
-
-def fuse_file(path: Path, out: Path, *, force: bool, prove: bool, rules_file: Path | None) -> tuple[Graph, Fused]:
-    """Fuse one ONNX file into another, which carries the canonical bodies as functions. Returns (the graph read, what was done).
-
-    Raises ArtifactError when `out` exists and `force` is not given.
-    """
-    from ..artifact.manifest import disk_errors
-    from ..ops import expand as canonical
-    from ..source import onnx_file as onnx_source
-
-    if out.exists() and not force:
-        raise ArtifactError(f"the output {out} exists; --force replaces it, or choose another -o")
-    graph, dims, _ = onnx_source.open_graph(path)
-    upgraded = opset.upgrade(graph)
-    checked = (opset.compared(graph, upgraded.graph, dims),) if prove and upgraded.notes else ()
-    fused = fuse(upgraded.graph, dims, prove=prove, rules_file=rules_file)
-    fused = dataclasses.replace(fused, notes=(*upgraded.notes, *checked))
-    with disk_errors(out), tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-        # The weights file of a large model is named in the file itself, so both are written under their own names and moved.
-        for name in reversed(save(canonical.as_functions(fused.graph), Path(folder, out.name))):
-            Path(folder, name).replace(out.with_name(name))
-    return graph, fused
 
 
 def named(name: str, rules: Sequence[pattern.RewriteRule]) -> list[tuple[str, pattern.RewriteRule]]:

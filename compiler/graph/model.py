@@ -6,7 +6,6 @@ Everything that reads or writes an .onnx file goes through here, so that the rul
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 import math
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import SourceError
+from ..core.files import hash_file
+from ..core.tensors import TensorSpec
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -23,25 +24,6 @@ EXTERNAL_DATA_THRESHOLD = 2**31 - 2**26
 WEIGHTS_SUFFIX = ".data"
 DOMAIN = "bertc"  # of fused operators
 GEMM_OPS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "Attention"})
-
-
-@dataclasses.dataclass(frozen=True)
-class TensorSpec:
-    """One input or output: its name, numpy dtype name and dimensions (an int, or the name of a dynamic dim)."""
-
-    name: str
-    dtype: str
-    dims: tuple[int | str, ...]
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.dims))}]"
-
-    def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "dtype": self.dtype, "dims": list(self.dims)}
-
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> TensorSpec:
-        return TensorSpec(data["name"], data["dtype"], tuple(data["dims"]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,16 +183,3 @@ def save(graph: Graph, path: Path) -> dict[str, str]:
     weights = path.name + WEIGHTS_SUFFIX
     ir.save(graph.model, path, external_data=weights)
     return {path.name: hash_file(path), weights: hash_file(path.with_name(weights))}
-
-
-def write_hashed(path: Path, data: bytes) -> str:
-    """Write bytes and return their sha256."""
-    with path.open("wb") as file:
-        file.write(data)
-    return hashlib.sha256(data).hexdigest()
-
-
-def hash_file(path: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,7 +15,6 @@ from ..core.errors import InputError, nearest
 Body = Callable[[Any, ir.Node], Sequence[ir.Value]]
 Input = ir.Value | None
 
-OPSET = 20  # Gelu is of opset 20, Split with num_outputs and ReduceMean with an axes input of 18
 EPSILON = 1e-5
 
 

@@ -13,9 +13,10 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 from ..core.errors import CheckFailed, InputError, nearest
 from ..graph.model import DOMAIN, Graph
+from ..graph.opset import OPSET
 from ..graph.provenance import ORIGIN, WEIGHTS, spread
 from .bodies import BODIES
-from .builder import OPSET, Body, Builder, Speller
+from .builder import Body, Builder, Speller
 
 
 def expand(graph: Graph, lowerings: Mapping[str, Body] = {}) -> Graph:

@@ -19,7 +19,7 @@ from . import SUMS
 from ._value_ranges import Evidence, Range, Sum, Summed, Wanted, measure
 
 if TYPE_CHECKING:
-    from ._typed import HalfType
+    from ._half import HalfType
 
 FLOAT = ir.DataType.FLOAT
 # Samples are not all that will ever be asked. 400 real texts took no value of MiniLM-L6 past 3.6 times its largest on synthetic

@@ -20,7 +20,7 @@ from ._evidence import Why, examine
 from ._value_ranges import Evidence
 
 if TYPE_CHECKING:
-    from ._typed import HalfType
+    from ._half import HalfType
 
 FLOAT = ir.DataType.FLOAT
 # Sums over many terms. They cost no kernel in float32: TensorRT computes them in float32 registers inside the kernel that they

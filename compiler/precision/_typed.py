@@ -15,30 +15,11 @@ from ..core.errors import InputError
 from ..graph.model import Graph
 from . import Clamp, Island, Plan, Typed
 from ._evidence import Why
+from ._half import HalfType
 from ._islands import Decision, decide
 from ._value_ranges import Evidence
 
 FLOAT = ir.DataType.FLOAT
-
-
-@dataclasses.dataclass(frozen=True)
-class HalfType:
-    """A half-precision type: its largest finite value, its smallest positive one, and a mask term that is safe in it.
-
-    From `normal` on its numbers have all their digits; `unit` is the largest relative error of rounding to one of those.
-    """
-
-    mode: str
-    type_name: str
-    max: float
-    tiny: float
-    mask: float
-    normal: float
-    unit: float
-
-    @property
-    def dtype(self) -> ir.DataType:
-        return ir.DataType[self.type_name]
 
 
 def rewrite(graph: Graph, half: HalfType, evidence: Evidence | None = None) -> Typed:

@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..core.errors import DataError
-from ..data.synthetic import Sample
+from ..data.samples import Sample
 from ..graph.model import Graph
 from ..runtime import reference
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..graph.model import Graph
 from . import Typed
-from ._typed import HalfType, rewrite
+from ._half import HalfType
+from ._typed import rewrite
 from ._value_ranges import Evidence
 
 # bfloat16 has float32's exponent, but its largest finite value is below float32's: -3.4028e38 (torch.finfo.min, the usual

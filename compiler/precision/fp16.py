@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..graph.model import Graph
 from . import Typed
-from ._typed import HalfType, rewrite
+from ._half import HalfType
+from ._typed import rewrite
 from ._value_ranges import Evidence
 
 # A mask term is added to a score. -65504, the smallest finite float16, overflows to -inf as soon as the score is negative;

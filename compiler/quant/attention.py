@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
-from ..core.spec import Profile
+from ..core.profiles import Profile
 from ..graph.concrete_shapes import Shapes
 from ..graph.model import Graph
 from ..graph.provenance import module_path

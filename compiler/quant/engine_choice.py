@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from ..bench.timings import Shape
-from ..core.spec import Profile
+from ..core.profiles import Profile, Shape
 from ..graph.model import Graph, save
 from ..targets import BuildRequest, tensorrt_rtx
 from ..targets._tensorrt import cost as work

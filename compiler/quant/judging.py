@@ -8,14 +8,14 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..core.spec import Profile
-from ..data import synthetic as data
+from ..core.profiles import Profile
+from ..core.tensors import Outputs
+from ..data import preprocess
+from ..data import samples as samples_module
 from ..data.labels import Labels
-from ..data.synthetic import Sample
+from ..data.samples import Sample
 from ..graph.model import Graph
-from ..runtime.runner import Outputs
-from ..source.opening import Source
-from ..verify import verdict as verification
+from ..source.types import Source
 from ..verify.decisions import decides
 from ..verify.verdict import Answer, Truth
 
@@ -61,7 +61,7 @@ def read(
     Raises DataError for data that is missing or unfit.
     """
     meaning = Labels.from_assets(source.task, source.assets, graph.outputs)
-    found = verification.read_data(path, graph.inputs, source.dims, source.assets, profiles, meaning)
+    found = preprocess.read_data(path, graph.inputs, source.dims, source.assets, profiles, meaning)
     sizes = tuple(_size(sample, graph, source) for sample in found.samples)
     judges = chosen(sizes, _wanted(source.task, found.samples, limit)) if apart else (True,) * len(sizes)
     return Judging(path.name, found.samples, sizes, judges, meaning, found.notes)
@@ -75,7 +75,7 @@ def truth(judging: Judging, answers: Sequence[Outputs] | Answer) -> Truth:
 
 def _size(sample: Sample, graph: Graph, source: Source) -> int:
     """Rows of a sample, as `rows.open_rows` tells them apart; one where the model knows no batch."""
-    batch = data.batch_dim(graph.inputs, source.dims)
+    batch = samples_module.batch_dim(graph.inputs, source.dims)
     return next((sample.feeds[s.name].shape[0] for s in graph.inputs if batch and s.dims and s.dims[0] == batch), 1)
 
 

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import precision
+from ..core.profiles import Profile
 from ..core.progress import Advance, Progress
-from ..core.spec import Profile
 from ..graph.model import Graph
-from ..report import document as report
-from ..source.opening import Source
+from ..source.types import Source
 from ..targets import Int8Attention
 from ..verify.verdict import Truth
 from . import judging
@@ -78,8 +77,6 @@ def prepare(graph: Graph, source: Source, asked: Asked, name: str, watch: Progre
         made = quantise(graph, source, _request(asked), advance, parts)
     for note in made.notes:
         watch.note(note)
-    if asked.max_drop is not None:
-        watch.show(report.curve_table(made.document))
     if timed(asked.precision, asked.target):
         with watch.stage(f"{name}: compare forms"):
             return _fastest(graph, source, asked, made, watch)

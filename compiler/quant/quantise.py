@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import RecipeError
+from ..core.profiles import Profile
 from ..core.progress import Advance
-from ..core.spec import Profile
+from ..core.tensors import Feeds
+from ..data import preprocess
 from ..data import unpadded as rows
 from ..data.unpadded import Rows
 from ..graph.model import Graph
-from ..runtime.runner import Feeds
-from ..source.opening import Source
+from ..source.types import Source
 from ..targets import Int8Attention
-from ..verify import verdict as verification
 from ..verify.verdict import Truth
 from . import fp8, judging
 from .attention import Attention
@@ -73,7 +73,7 @@ class Calibration:
 
 def calibration(graph: Graph, source: Source, request: Request) -> Calibration:
     """Find the sites and read the data. DataError for data that is missing or unfit, RecipeError for a graph without a site."""
-    limits, encoder, audio = verification.preprocessors(graph.inputs, source.dims, source.assets, request.profiles)
+    limits, encoder, audio = preprocess.preprocessors(graph.inputs, source.dims, source.assets, request.profiles)
     samples = rows.open_rows(request.data, graph.inputs, limits, encoder, audio)
     judged = judging.read(request.data, graph, source, request.profiles, apart=True, limit=request.max_drop)
     kernel = request.attention if request.kind == "int8" else None

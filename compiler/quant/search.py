@@ -16,12 +16,13 @@ import numpy as np
 
 from ..core.errors import VerifyFailed
 from ..core.progress import Advance
+from ..core.tensors import Feeds, Outputs
 from ..data.labels import Labels
-from ..data.synthetic import Sample
-from ..runtime.runner import Feeds, Outputs
-from ..verify import comparison as metrics
-from ..verify.comparison import Comparison, Result
+from ..data.samples import Sample
+from ..verify import budgets
+from ..verify.comparison import Comparison
 from ..verify.intervals import Measure
+from ..verify.result import Result
 from .fit import Fitted
 from .gated import Gated
 
@@ -147,9 +148,9 @@ def measure(judge: Judge, quantised: Sequence[str], back: Sequence[str], share: 
 
 def point_of(result: Result, back: Sequence[str] = (), share: float = 1.0) -> Point:
     """What a comparison says about the metric. Raises VerifyFailed where it could judge nothing."""
-    found = metrics.deciding(result)
+    found = budgets.deciding(result)
     if not found:
-        raise VerifyFailed(metrics.unjudged(result))
+        raise VerifyFailed(budgets.unjudged(result))
     worst = max(found, key=lambda each: math.inf if each.high is None else each.high)  # the one that the budget hangs on
     return Point(share, tuple(back), worst, result)
 
@@ -186,7 +187,7 @@ def _probably(measure: Measure) -> float:
 
 def _beside(result: Result) -> list[Measure]:
     """Decisions that are not what `max_drop` is about."""
-    return [m for m in result.measures if m not in metrics.deciding(result) and m.name.startswith("kept:")]
+    return [m for m in result.measures if m not in budgets.deciding(result) and m.name.startswith("kept:")]
 
 
 def _noise(result: Result) -> float:

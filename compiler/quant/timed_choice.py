@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from ..core.progress import Progress
+from ..core.tensors import Feeds
 from ..graph.model import Graph, save
-from ..runtime.runner import Feeds, Runner
-from ..source.opening import Source
+from ..runtime.runner import Runner
+from ..source.types import Source
 from ..targets import onnxruntime
-from ..verify.comparison import DEFAULT_BUDGETS
+from ..verify.budgets import DEFAULT_BUDGETS
 from .dynamic import dynamic
 from .quantise import Quantised, Request, opt_feeds
 from .search import Point, holds, point_of

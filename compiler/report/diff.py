@@ -187,7 +187,7 @@ def _section(section: str, values: Mapping[str, Any], prefix: str = "") -> Facts
 
 def show(a: Path, b: Path, found: list[Difference], console: Console) -> None:
     """Print the differences, by section."""
-    from .document import add, table
+    from .tables import add, table
 
     if not found:
         console.print(f"no difference between {a} and {b}", highlight=False, markup=False)

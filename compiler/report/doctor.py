@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import targets
 from ..core import machine as packages
-from .document import memory_gib, versions
+from ..core.machine import memory_gib, versions
+from ..core.version import __version__
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
 def examine() -> dict[str, Any]:
     """{"bertc", "machine", "gpus", "tools", "targets", "problems"}; imports nothing heavy."""
-    from .. import __version__
-
     found = {name: targets.get(name).available() for name in targets.names()}
     return {
         "bertc": __version__,
@@ -47,7 +46,7 @@ def _problems() -> list[str]:
 
 def show(found: dict[str, Any], console: Console) -> None:
     """Print what `examine` found."""
-    from .document import add, table
+    from .tables import add, table
 
     machine = found["machine"]
     console.print(

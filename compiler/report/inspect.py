@@ -82,7 +82,7 @@ def show(found: dict[str, Any], console: Console, kernels: bool = False) -> None
 
 
 def _show_ops(found: dict[str, Any], console: Console) -> None:
-    from .document import add, table
+    from .tables import add, table
 
     rows = table("operator", "count", "precision")
     for op, count in found["ops"].items():
@@ -91,7 +91,7 @@ def _show_ops(found: dict[str, Any], console: Console) -> None:
 
 
 def _show_kernels(engine: dict[str, Any], console: Console, every: bool) -> None:
-    from .document import add, table
+    from .tables import add, table
 
     listed = engine["kernels"]
     layers = ", ".join(map(str, listed["layers"]))

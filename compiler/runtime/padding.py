@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..core.errors import DataError
-from ..core.spec import Profile
-from ..graph.model import TensorSpec
+from ..core.profiles import Profile
+from ..core.tensors import TensorSpec
 
 if TYPE_CHECKING:
-    from .runner import Feeds, Outputs
+    from ..core.tensors import Feeds, Outputs
 
 IDS = "input_ids"
 
 
 def padded_dim(inputs: Sequence[TensorSpec]) -> str:
     """The dimension that padding makes longer: the last one of the mask. DataError where padding would change the result."""
-    from ..data.synthetic import is_mask
+    from ..core.tensors import is_mask
 
     floats = [spec.name for spec in inputs if np.dtype(spec.dtype).kind not in "iub"]
     if floats:

@@ -17,9 +17,10 @@ import numpy as np
 import onnx_ir as ir
 
 from ..core.errors import BuildFailed, Missing
-from ..core.spec import Profile
+from ..core.profiles import Profile
+from ..core.tensors import Feeds, Outputs
 from ..graph.model import Graph
-from .runner import Feeds, Outputs, Runner
+from .runner import Runner
 
 FLOAT = ir.DataType.FLOAT
 FED = (FLOAT, ir.DataType.DOUBLE, ir.DataType.INT64, ir.DataType.INT32, ir.DataType.INT8, ir.DataType.UINT8)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import DataError, nearest
-from ..core.spec import Profile
-from ..graph.model import TensorSpec
+from ..core.profiles import Profile
+from ..core.tensors import Feeds, Outputs, TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
-
-Feeds = Mapping[str, "np.ndarray"]
-Outputs = dict[str, "np.ndarray"]
 
 
 class Runner(abc.ABC):

@@ -19,13 +19,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.errors import InputError
-from ..core.spec import Dim, Profile, Range, complete
+from ..core.profiles import Dim, Profile, Range, complete
 from .traffic import Model, Traffic
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from ..report.plots import Plot
+    pass
 
 WORTH = 0.05  # of the tokens; a profile more costs about as much of the plan's bytes, and its share of the build
 NO_LIMIT = 2**31 - 1
@@ -191,35 +189,6 @@ def notes(traffic: Traffic, made: Sequence[Profile], model: Model) -> tuple[str,
         listed = ", ".join(f'"{i}"' for i in range(len(made)))
         found += [SEVERAL[0], SEVERAL[1].format(listed=listed)]
     return tuple(found)
-
-
-def table(found: Plan, chosen: int) -> Table:
-    """Tokens wasted by number of buckets."""
-    from ..report.document import add
-    from ..report.document import table as empty
-
-    rows = empty("buckets", "tokens computed", "wasted", "wasted %", "one more saves", "bounds")
-    for at, choice in enumerate(found.choices):
-        saving = found.saving(at)
-        wasted = choice.computed - found.tokens
-        said = "-" if saving is None else f"{saving:.1%}"
-        mark = f"{at + 1} <" if at == chosen else f"{at + 1}"
-        bounds = " ".join(map(str, choice.bounds))
-        add(rows, mark, f"{choice.computed:,}", f"{wasted:,}", f"{found.waste(choice):.1%}", said, bounds)
-    return rows
-
-
-def plot(found: Plan, name: str) -> Plot:
-    """Tokens wasted by number of buckets, and the part of it that no bucket saves."""
-    from ..report.plots import Plot, Series
-
-    numbers = range(1, len(found.choices) + 1)
-    wasted = [100 * found.waste(choice) for choice in found.choices]
-    floor = [100 * found.in_batches / choice.computed for choice in found.choices]
-    series = [Series("wasted", numbers, wasted)]
-    if found.in_batches:
-        series.append(Series("padding inside batches", numbers, floor))
-    return Plot(f"tokens wasted: {name}", "buckets", "% of the tokens computed", series)
 
 
 def to_json(traffic: Traffic, found: Plan, chosen: int, why: str, made: Sequence[Profile]) -> dict[str, Any]:

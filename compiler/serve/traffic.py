@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.errors import DataError, InputError
-from ..data import tables
+from ..data import preprocess, tables
 from ..data.tokenizer import Text
 
 if TYPE_CHECKING:
     from ..data.tokenizer import Encoder
-    from ..source.opening import SourceOptions
+    from ..source.types import SourceOptions
 
 FORMS = ("length", "lengths", "text", "texts")
 TOGETHER = 256  # texts that are tokenized at once
@@ -214,9 +214,8 @@ def model_of(reference: str, options: SourceOptions | None = None) -> Model:
 
     Raises InputError for a model with more than one dimension beside the batch, and what opening it raises."""
     from ..artifact import manifest as artifact
-    from ..data.synthetic import batch_dim
+    from ..data.samples import batch_dim
     from ..source.opening import open_source
-    from ..verify import verdict as verification
 
     path = Path(reference)
     is_artifact = (path / artifact.MANIFEST).is_file()
@@ -228,7 +227,7 @@ def model_of(reference: str, options: SourceOptions | None = None) -> Model:
         named = ", ".join(others) or "none"
         raise InputError(f"{reference} has {len(others)} dimensions beside the batch ({named}); buckets are of one length")
     length = found.dims[others[0]]
-    _, encode, _ = verification.preprocessors(inputs, found.dims, found.assets)
+    _, encode, _ = preprocess.preprocessors(inputs, found.dims, found.assets)
     rows = found.dims.get(batch or "")
     low, high = (rows.min, rows.max) if rows else (1, 1)
     return Model(others[0], batch if rows else None, length.min, length.max, low, high, encode)

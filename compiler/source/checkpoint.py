@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..core.errors import SourceError, nearest
-from ..graph.model import hash_file
+from ..core.files import hash_file
 
 MODULE_KINDS = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
 ENCODER_KINDS = ("Transformer", "MLMTransformer")

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import Missing, SourceError
-from ..core.spec import Dim
+from ..core.profiles import Dim
+from ..core.tensors import Feeds, Outputs
 from ..graph.model import Graph, load
 from ..graph.provenance import mark
-from ..runtime.runner import Feeds, Outputs
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -8,84 +8,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.metadata
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import Missing, SourceError, nearest
-from ..core.spec import Dim
+from ..core.files import hash_file
+from ..core.profiles import Dim
 from ..data import tokenizer as text
 from ..graph.io_names import with_int32_ids
-from ..graph.model import Graph, hash_file
-from ..runtime.runner import Feeds, Outputs
+from ..graph.model import Graph
 from . import assets, checkpoint, factory, hub
+from .from_artifact import _open_export
 from .gc_pause import seldom
-
-IDS = ("int64", "int32")
-FORMS = "a Hugging Face directory, a hub id (org/name), package.module:function, an .onnx file or an artifact directory"
-TASKS = (
-    "features",
-    "sentence-embedding",
-    "sequence-classification",
-    "token-classification",
-    "question-answering",
-    "masked-lm",
-    "audio-features",
-    "ctc",
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class SourceOptions:
-    """How to open a source. `ids` is the integer type at the graph's boundary: int64, or int32 for TensorRT."""
-
-    task: str | None = None
-    revision: str | None = None
-    allow_pickle: bool = False
-    trust_remote_code: bool = False
-    ids: str = "int64"
-    opset: int = 20
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """An opened source.
-
-    `run` is the truth: PyTorch for a checkpoint or a factory, ONNX Runtime without optimisations for an .onnx file, None for an
-    artifact: there the file `goldens` is the truth, and `reference`, `kind` and `options` are those of its own source.
-    `assets` are tokenizer or preprocessor files to copy.
-    """
-
-    reference: str
-    kind: str  # huggingface, factory, onnx or artifact
-    sha256: str
-    task: str
-    graph: Graph
-    dims: Mapping[str, Dim]
-    run: Callable[[Feeds], Outputs] | None
-    assets: tuple[Path, ...] = ()
-    revision: str | None = None
-    notes: tuple[str, ...] = ()
-    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    options: SourceOptions = dataclasses.field(default_factory=SourceOptions)
-    goldens: Path | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Reference:
-    """The truth about a source without its graph: a hash of what decides its numbers, and the computation."""
-
-    sha256: str
-    run: Callable[[Feeds], Outputs]
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """Where a reference leads: the kind of source, its path (none for a factory) and the commit of a hub model."""
-
-    kind: str
-    path: Path
-    revision: str | None = None
+from .types import FORMS, IDS, TASKS, Place, Reference, Source, SourceOptions
 
 
 @seldom()
@@ -103,25 +39,6 @@ def open_source(reference: str, options: SourceOptions | None = None) -> Source:
     opener = {"huggingface": _open_checkpoint, "factory": _open_factory, "onnx": _open_onnx}[place.kind]
     source = dataclasses.replace(opener(reference, place, options), options=options)
     return dataclasses.replace(source, graph=with_int32_ids(source.graph)) if options.ids == "int32" else source
-
-
-def _open_export(path: Path, options: SourceOptions) -> Source:
-    """An artifact as a source. What its own export decided cannot be asked for again; int32 ids can."""
-    from ..artifact.manifest import open_artifact_source
-
-    source = open_artifact_source(path)
-    fixed: dict[str, tuple[Any, Any]] = {"task": (options.task, source.task), "revision": (options.revision, source.revision)}
-    fixed["opset"] = (options.opset if options.opset != SourceOptions.opset else None, source.graph.opset)
-    for name, (asked, found) in fixed.items():
-        if asked is not None and asked != found:
-            raise SourceError(
-                f"{path} was exported with {name} {found}, and {asked} is asked for; export {source.reference} again"
-            )
-    if options.ids == "int32" and source.options.ids == "int64":
-        return dataclasses.replace(
-            source, graph=with_int32_ids(source.graph), options=dataclasses.replace(source.options, ids="int32")
-        )
-    return source
 
 
 def open_reference(reference: str, options: SourceOptions | None = None) -> Reference:

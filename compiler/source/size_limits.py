@@ -14,10 +14,11 @@ import re
 from collections.abc import Callable, Mapping
 
 from ..core.errors import BertcError
-from ..core.spec import Dim
+from ..core.profiles import Dim
+from ..core.tensors import Feeds, Outputs
+from ..data import samples
 from ..data import synthetic as data
 from ..graph.model import Graph
-from ..runtime.runner import Feeds, Outputs
 
 ODD = 15  # above the smallest size; and a size of its own for each dimension
 REFUSING = re.compile(r"running (\w+) node\. Name:'([^']*)'")  # as ONNX Runtime words it
@@ -26,7 +27,7 @@ NO_MEMORY = re.compile(r"allocat|bad_alloc", re.IGNORECASE)
 
 def measured(graph: Graph, dims: Mapping[str, Dim], run: Callable[[Feeds], Outputs]) -> tuple[dict[str, Dim], list[str]]:
     """`dims` with the limits that were found, and a note of each. A graph that runs at no size is left to the export's check."""
-    batch = data.batch_dim(graph.inputs, dims)
+    batch = samples.batch_dim(graph.inputs, dims)
     usual = {name: 1 if name == batch else _odd(dim, at) for at, (name, dim) in enumerate(dims.items())}
     found, notes = dict(dims), []
     for name in (name for name, dim in dims.items() if dim.max is None and name != batch):

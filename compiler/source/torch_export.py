@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import SourceError
-from ..core.spec import Dim
+from ..core.profiles import Dim
+from ..core.tensors import Feeds, Outputs
 from ..graph import io_names as exported
 from ..graph.model import Graph
 from ..graph.provenance import mark
-from ..runtime.runner import Feeds, Outputs
 from . import heads
 from .checkpoint import ENCODER_CLASSES, Checkpoint, embedding_chain, smallest_samples, takes_audio_mask
 from .factory import FactoryModel, dims_of

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ..core.errors import RecipeError, nearest
-from ..core.spec import Profile
+from ..core.profiles import Profile
 from ..graph.model import Graph
 
 if TYPE_CHECKING:

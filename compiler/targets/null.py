@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core import machine as packages
-from ..core.spec import from_json
+from ..core.profiles import from_json
 from ..graph.model import Graph
 from ..runtime.reference import ReferenceRunner
 from ..runtime.runner import Runner

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..core import machine as packages
-from ..core import spec as profiles
-from ..graph.model import Graph, TensorSpec
-from ..runtime.runner import Feeds, Outputs, Runner
+from ..core import profiles
+from ..core.tensors import Feeds, Outputs, TensorSpec
+from ..graph.model import Graph
+from ..runtime.runner import Runner
 from . import Availability, BuildRequest, Built
 
 FUSES = True  # what ONNX Runtime makes of the source's own graph when it loads it is slower: benchmarks/bench_ort.py
@@ -56,7 +57,7 @@ def build(request: BuildRequest) -> Built:
 
     The session is made once here, so that a graph ONNX Runtime refuses fails the build and not the deployment.
     """
-    from ..graph.model import hash_file
+    from ..core.files import hash_file
 
     model = request.directory / MODEL
     try:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..data.synthetic import Sample
+from ..data.samples import Sample
 
 BLOCK = 2**20  # elements held in float64 at a time, so that memory does not grow with a vocabulary
 

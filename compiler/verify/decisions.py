@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..data.synthetic import Sample, masks
+from ..data.samples import Sample, masks
 
 Arrays = Mapping[str, np.ndarray]
 TIE = 1e-6  # two neighbours whose cosines in the source differ by less are one choice: copies of a text, within fp32 rounding

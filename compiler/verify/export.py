@@ -12,16 +12,17 @@ import numpy as np
 
 from ..artifact import goldens
 from ..core.errors import BertcError, DataError, ExportFailed, RecipeError
+from ..core.profiles import Profile
 from ..core.progress import Advance
-from ..core.spec import Profile
+from ..core.tensors import Feeds, Outputs
 from ..data import synthetic as data
-from ..data.synthetic import Sample
-from ..recipe import Recipe
+from ..data.samples import Sample
 from ..runtime.reference import ReferenceRunner
-from ..runtime.runner import Feeds, Outputs, Runner
-from ..source.opening import Source
-from . import comparison as metrics
-from .comparison import Budget, Comparison
+from ..runtime.runner import Runner
+from ..source.types import Source
+from . import budgets
+from .budgets import Budget
+from .comparison import Comparison
 
 if TYPE_CHECKING:
     from ..fusions.engine import Fused
@@ -50,9 +51,13 @@ class Proof:
         return f"export: {len(self.samples)} shapes and masks never seen by the exporter, relative error at most {worst:.1e}"
 
 
-def prove(source: Source, recipe: Recipe, profiles: Sequence[Profile], advance: Advance) -> Proof:
-    """Compare the graph with its source. Raises ExportFailed naming output, sample and the dimension that breaks it."""
-    asked = _samples(source, recipe, profiles)
+def prove(
+    source: Source, profiles: Sequence[Profile], advance: Advance, *, seed: int = 0, golden_data: Path | None = None
+) -> Proof:
+    """Compare the graph with its source at seeded synthetic feeds. With `golden_data` the goldens are samples of that file.
+
+    Raises ExportFailed naming output, sample and the dimension that breaks it."""
+    asked = _samples(source, profiles, seed, golden_data)
     samples, notes = asked.samples, asked.notes
     runner = ReferenceRunner(source.graph)
     comparison = Comparison(source.task)
@@ -83,7 +88,7 @@ def check_fused(fused: Fused, source: Source, proof: Proof) -> None:
     comparison = Comparison(source.task)
     for sample, expected in zip(proof.samples, proof.outputs, strict=True):
         comparison.add(expected, runner.run(sample.feeds), sample)
-    violations = metrics.judge(comparison.result(), BUDGET)
+    violations = budgets.judge(comparison.result(), BUDGET)
     if violations:
         raise ExportFailed(
             f"the fused graph is not the model: {violations[0]}. --no-fuse builds without fusions; please report this"
@@ -100,18 +105,18 @@ class _Asked:
     first_golden: int = 0
 
 
-def _samples(source: Source, recipe: Recipe, profiles: Sequence[Profile]) -> _Asked:
+def _samples(source: Source, profiles: Sequence[Profile], seed: int, golden_data: Path | None) -> _Asked:
     """An artifact brings its goldens; anything else is run at synthetic feeds, and at the user's data where goldens are to be."""
     if source.run is None:
-        if recipe.goldens == "data":
+        if golden_data is not None:
             raise RecipeError(f"--goldens data: {source.reference} is an export and cannot answer data; build from its source")
         assert source.goldens is not None, "a source without a computation is an artifact, which has goldens"
         return _Asked(*goldens.load_goldens(source.goldens))
-    made = data.synthetic(source.graph, source.dims, recipe.seed, _most_elements(source))
-    if recipe.goldens == "data":
-        from .verdict import read_data
+    made = data.synthetic(source.graph, source.dims, seed, _most_elements(source))
+    if golden_data is not None:
+        from ..data.preprocess import read_data
 
-        read = read_data(Path(str(recipe.data)), source.graph.inputs, source.dims, source.assets, profiles)
+        read = read_data(golden_data, source.graph.inputs, source.dims, source.assets, profiles)
         # Goldens from data hold the data alone, so that their decisions are decisions about data.
         return _Asked((*made, *read.samples), (), read.notes, len(made))
     return _Asked(made)
@@ -168,7 +173,7 @@ def _difference(runner: Runner, sample: Sample, expected: Outputs, comparison: C
         comparison.add(expected, got, sample)
     except BertcError as error:
         return str(error)
-    violations = metrics.judge(one.result(), BUDGET)
+    violations = budgets.judge(one.result(), BUDGET)
     return str(violations[0]) if violations else None
 
 

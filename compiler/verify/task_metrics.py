@@ -17,7 +17,7 @@ import numpy as np
 
 from ..core.errors import DataError, Missing
 from ..data.labels import Answers, Half, Labels, Tags
-from ..data.synthetic import Sample
+from ..data.samples import Sample
 from . import intervals as confidence
 from .decisions import collapse, frames_of
 from .intervals import Measure

@@ -16,21 +16,21 @@ from ..artifact import manifest as artifact
 from ..artifact.manifest import Artifact
 from ..core.errors import DataError, Missing, RecipeError, SourceError, nearest
 from ..core.progress import Advance, Progress
-from ..core.spec import Dim, Profile
-from ..data import synthetic as data
+from ..core.tensors import Feeds, Outputs
 from ..data.labels import Labels
-from ..data.synthetic import Data, Sample
-from ..graph.model import Graph, TensorSpec
+from ..data.preprocess import read_data
+from ..data.samples import Sample
+from ..graph.model import Graph
 from ..runtime.reference import HALVES, ReferenceRunner
-from ..runtime.runner import Feeds, Outputs, Runner
-from . import comparison as metrics
-from .comparison import DECIDING, DEFAULT_BUDGETS, Budget, Comparison, Result, Violation
+from ..runtime.runner import Runner
+from . import budgets
+from .budgets import DECIDING, DEFAULT_BUDGETS, Budget, Violation
+from .comparison import Comparison
 from .intervals import FAILED, PASSED, UNDECIDED
+from .result import Result
 
 if TYPE_CHECKING:
-    from ..data.readers import Audio
-    from ..data.tokenizer import Encoder
-    from ..source.opening import Reference
+    from ..source.types import Reference
 
 WINDOW = 16  # samples whose outputs are held at a time
 Answer = Callable[[Feeds], Outputs]
@@ -210,7 +210,7 @@ def _synthetic(found: Artifact) -> bool:
 
 
 def _answer(found: Artifact, against: str | None, open_reference: Callable[..., Reference]) -> Answer:
-    from ..source.opening import SourceOptions
+    from ..source.types import SourceOptions
 
     source = found.manifest["source"]
     if against is None:
@@ -225,47 +225,6 @@ def _answer(found: Artifact, against: str | None, open_reference: Callable[..., 
         return load(Path(against)).run
     options = SourceOptions(**source["options"] | {"task": found.task if found.task != "custom" else None, "revision": None})
     return open_reference(against, options).run
-
-
-def read_data(
-    path: Path,
-    inputs: Sequence[TensorSpec],
-    dims: Mapping[str, Dim],
-    assets: Sequence[Path],
-    profiles: Sequence[Profile] = (),
-    labels: Labels | None = None,
-) -> Data:
-    """Samples from a user's file with the tokenizer or feature extractor among `assets`, within the profiles' sizes.
-
-    `labels` say what its labels mean; without them they are as they were written.
-    """
-    limits, encoder, audio = preprocessors(inputs, dims, assets, profiles)
-    return data.from_file(path, inputs=inputs, dims=limits, encode=encoder, audio=audio, labels=labels)
-
-
-def preprocessors(
-    inputs: Sequence[TensorSpec], dims: Mapping[str, Dim], assets: Sequence[Path], profiles: Sequence[Profile] = ()
-) -> tuple[Mapping[str, Dim], Encoder | None, Audio | None]:
-    """(the sizes that the profiles leave, the tokenizer, the feature extractor), None for what is not among `assets`."""
-    from ..data.readers import Audio
-    from ..data.tokenizer import INPUTS, Encoder
-
-    folders = {p.name: p.parent for p in assets}
-    names = [spec.name for spec in inputs]
-    limits = {name: _narrowed(dim, profiles) for name, dim in dims.items()}
-    longest = limits["length"].max if "length" in limits else None
-    encoder = None
-    if "tokenizer.json" in folders and set(names) <= set(INPUTS):
-        encoder = Encoder.from_directory(folders["tokenizer.json"], longest, names)
-    audio = Audio.from_directory(folders["preprocessor_config.json"]) if "preprocessor_config.json" in folders else None
-    return limits, encoder, audio
-
-
-def _narrowed(dim: Dim, profiles: Sequence[Profile]) -> Dim:
-    tops = [profile[dim.name].max for profile in profiles if dim.name in profile]
-    if not tops:
-        return dim
-    return dataclasses.replace(dim, max=max(tops))
 
 
 def judge(
@@ -288,7 +247,7 @@ def judge(
     if not runners or precision != "fp32" or _is_half(graph):
         runners["graph"] = ReferenceRunner(graph)
     results = compare(runners, truth, task, advance)
-    found = tuple(v for result in results.values() for v in metrics.judge(result, budget))
+    found = tuple(v for result in results.values() for v in budgets.judge(result, budget))
     notes = (*truth.notes, *_left_out(runners, truth), *_not_judged(facts, truth))
     reason = "the null target has no engine" if name == "null" else ("" if ready.run else ready.reason)
     return Verdict(name, precision, truth.name, budget, results.get("engine"), reason, results.get("graph"), found, notes)

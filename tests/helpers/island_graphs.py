@@ -6,7 +6,7 @@ import numpy as np
 from graph_text import graph_of
 
 from bertc import precision
-from bertc.data.synthetic import Sample
+from bertc.data.samples import Sample
 from bertc.graph.model import Graph
 from bertc.precision._value_ranges import Evidence
 

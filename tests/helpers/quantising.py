@@ -8,7 +8,7 @@ import numpy as np
 from graph_text import graph_of
 from models import session
 
-from bertc.core.spec import Range
+from bertc.core.profiles import Range
 from bertc.data.unpadded import Alive, Row
 from bertc.graph.model import Graph
 from bertc.quant.attention import Attention

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from bertc.fusions.engine import Fused, fuse
 from bertc.source.factory import FactoryModel
-from bertc.source.opening import Source, open_source
+from bertc.source.opening import open_source
+from bertc.source.types import Source
 
 WIDTH, HEADS, WORDS, PLACES = 64, 4, 120, 62  # heads of 16: smaller ones get no attention kernel
 SIDES = {

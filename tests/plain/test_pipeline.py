@@ -20,9 +20,9 @@ from bertc.artifact import goldens
 from bertc.artifact import manifest as artifact
 from bertc.cli import _main as cli
 from bertc.core.errors import ArtifactError, DataError, ExportFailed
-from bertc.recipe import Recipe
 from bertc.runtime.reference import ReferenceRunner
 from bertc.source import opening as source
+from bertc.source import types
 from bertc.targets import Availability
 from bertc.verify import export as export_check
 from bertc.verify import verdict as verification
@@ -138,7 +138,7 @@ def test_a_typed_artifact_is_no_source(built: Path, tmp_path: Path, capsys: Capt
 # Is the export the model?
 
 
-def altered(model: Path, breaks: Any) -> source.Source:
+def altered(model: Path, breaks: Any) -> types.Source:
     """The encoder, with a truth that `breaks(feeds, outputs)` makes different from its graph."""
     found = source.open_source(str(model))
     assert found.run is not None
@@ -146,9 +146,9 @@ def altered(model: Path, breaks: Any) -> source.Source:
     return dataclasses.replace(found, run=lambda feeds: {n: breaks(feeds, a) for n, a in truth(feeds).items()})
 
 
-def blamed(found: source.Source) -> str:
+def blamed(found: types.Source) -> str:
     with pytest.raises(ExportFailed) as caught:
-        export_check.prove(found, Recipe("x"), (), lambda *_: None)
+        export_check.prove(found, (), lambda *_: None)
     return str(caught.value)
 
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from bertc import pipeline, recipe, targets
 from bertc.cli import _main as cli
-from bertc.core import spec as profiles
+from bertc.core import profiles
 from bertc.core.errors import BertcError, Missing, RecipeError
-from bertc.core.spec import Dim, Range
+from bertc.core.profiles import Dim, Range
 from bertc.recipe import Recipe, choose_targets
 from bertc.targets import Availability
 from bertc.verify.verdict import budget_for

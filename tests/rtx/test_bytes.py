@@ -14,8 +14,8 @@ import tiny
 import bertc
 from bertc.artifact.manifest import Artifact
 from bertc.bench import interleaved as bench
-from bertc.bench.timings import Shape
 from bertc.cli import _main as cli
+from bertc.core.profiles import Shape
 from bertc.graph.model import save
 from bertc.quant import engine_choice as worth
 from bertc.targets import BuildRequest, tensorrt_rtx

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bertc import precision
-from bertc.core.spec import Range
+from bertc.core.profiles import Range
 from bertc.graph.model import Graph, save
 from bertc.ops import expand as canonical
 from bertc.ops.builder import Builder

@@ -8,7 +8,7 @@ import fleets
 import pytest
 
 import bertc
-from bertc.graph.model import hash_file
+from bertc.core.files import hash_file
 
 
 def text(*gpus: str) -> str:

@@ -13,8 +13,8 @@ from graph_text import graph_of
 
 import bertc
 from bertc import precision
-from bertc.core.spec import Range
-from bertc.data.synthetic import Sample
+from bertc.core.profiles import Range
+from bertc.data.samples import Sample
 from bertc.graph.model import Graph, save
 from bertc.precision._islands import TIED
 from bertc.precision._value_ranges import Evidence

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from bertc import precision
-from bertc.core.spec import Range
+from bertc.core.profiles import Range
 from bertc.graph.model import Graph, save
 from bertc.ops import expand as canonical
 from bertc.ops.builder import Body, Builder

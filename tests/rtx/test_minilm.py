@@ -18,11 +18,12 @@ import pytest
 import bertc
 from bertc import targets
 from bertc.artifact.manifest import open_artifact
-from bertc.bench.timings import Shape
 from bertc.cli._main import run
 from bertc.core.errors import DataError, Missing
+from bertc.core.files import hash_file
+from bertc.core.profiles import Shape
 from bertc.graph import provenance as origin
-from bertc.graph.model import hash_file, save
+from bertc.graph.model import save
 from bertc.quant import engine_choice as worth
 from bertc.targets import BuildRequest
 from bertc.targets._tensorrt import cost as work

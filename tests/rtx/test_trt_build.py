@@ -17,10 +17,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from bertc.core import files
 from bertc.core.errors import BuildFailed, InputError, Missing, RecipeError
-from bertc.core.spec import Range
+from bertc.core.profiles import Range
+from bertc.core.tensors import TensorSpec
 from bertc.graph import model as graph_
-from bertc.graph.model import Graph, TensorSpec
+from bertc.graph.model import Graph
 from bertc.targets import BuildRequest, tensorrt, tensorrt_rtx
 from bertc.targets._tensorrt import adapter as _trt
 from bertc.targets._tensorrt import kernel_log as _kernels
@@ -71,7 +73,7 @@ def test_builds_an_engine_and_says_what_is_in_it(tmp_path: Path) -> None:
     built = tensorrt_rtx.build(asked)
     plan = asked.directory / "engine.plan"
     assert [p.name for p in asked.directory.iterdir()] == ["engine.plan"]
-    assert built.files == {"engine.plan": graph_.hash_file(plan)}
+    assert built.files == {"engine.plan": files.hash_file(plan)}
     facts = built.facts
     assert facts["sms"] == ["sm89"]
     assert facts["tf32"] is False

@@ -11,10 +11,10 @@ import numpy as np
 import onnx_ir as ir
 
 from ...core.errors import BertcError, DataError
-from ...data.synthetic import Sample, dead_rows
+from ...core.tensors import Feeds
+from ...data.samples import Sample, dead_rows
 from ...graph.model import Graph
 from ...runtime.reference import session
-from ...runtime.runner import Feeds
 
 ROWS, LENGTH = 2, 16
 LIMIT = 256 * 2**20  # bytes kept; BERT-large makes 115 MB

@@ -8,15 +8,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from ...core.spec import AUDIO_DIM, Dim
-from ...data.synthetic import AUDIO_MIN, DEFAULT_BOUND, index_bounds, is_mask, mask_pattern
+from ...core.profiles import AUDIO_DIM, Dim
+from ...core.tensors import is_mask
+from ...data.synthetic import AUDIO_MIN, DEFAULT_BOUND, index_bounds, mask_pattern
 from ...graph.concrete_shapes import number
 from ...graph.model import DOMAIN, Graph
 from ...graph.normalize import LOW as REPLACED
+from ...graph.opset import OPSET
 from ...graph.subgraph import Refused, model_of
 from ...ops import expand as canonical
 from ...ops.bodies import ADDED
-from ...ops.builder import OPSET
 from ..rewrite import Match
 
 LOW = -3.4028234663852886e38  # the lowest float32, where the graph tells of no other

@@ -16,11 +16,12 @@ import numpy as np
 import onnx_ir as ir
 
 from ...core.errors import BertcError
-from ...core.spec import Dim
+from ...core.profiles import Dim
 from ...graph.model import DOMAIN, Graph
+from ...graph.opset import OPSET
 from ...graph.subgraph import Refused, constant, grown, model_of, outside
 from ...ops import expand as canonical
-from ...ops.builder import OPSET, Body
+from ...ops.builder import Body
 from ...runtime.reference import onnxruntime
 from ..rewrite import Match
 from .feeds import ROWS, Case, Feeder

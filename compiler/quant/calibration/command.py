@@ -11,37 +11,37 @@ import collections
 import dataclasses
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
 from ... import targets
+from ...core import machine
 from ...core.errors import ArtifactError, DataError, NotFused, SourceError
 from ...core.progress import Advance, Progress
+from ...core.version import __version__
+from ...data import preprocess
 from ...data import unpadded as rows
 from ...data.unpadded import Rows
 from ...fusions import engine as fuse
 from ...graph.model import GEMM_OPS, Graph
 from ...graph.normalize import clean
-from ...ops.builder import OPSET
-from ...report import document as report
-from ...source.opening import Source, SourceOptions, open_source
-from ...verify import verdict as verification
+from ...graph.opset import OPSET
+from ...source.opening import open_source
+from ...source.types import Source, SourceOptions
 from . import ranges_file as ranges
 from . import statistics as tensor_stats
-from .clipping import METHODS
 from .meter import Arrays, Meter
 from .ranges_file import Ranges
 from .statistics import Place, Settings, Statistics
 from .tensors import places, untyped
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    pass
 
 PARTIAL = ".partial"
-SHOWN = 3  # outlier channels of a tensor in the table; the file has all
 LEFT_OUT = {
     "masked": "values that a mask made",
     "nan": "NaN",
@@ -94,7 +94,7 @@ def calibrate(
         graph, form = graph_of(opened, request.target)
         found = places(graph, request.also, request.by_channel)
     with log.stage("read data"):
-        limits, encoder, audio = verification.preprocessors(graph.inputs, opened.dims, opened.assets)
+        limits, encoder, audio = preprocess.preprocessors(graph.inputs, opened.dims, opened.assets)
         samples = rows.open_rows(request.data, graph.inputs, limits, encoder, audio)
     for note in (*opened.notes, *_unseen(graph, found), *samples.notes):
         log.note(note)
@@ -148,11 +148,9 @@ def graph_of(source: Source, target: str | None) -> tuple[Graph, str]:
 
 def empty(source: Source, graph: Graph, form: str, found: Sequence[Place], samples: Rows, request: Request) -> Ranges:
     """Ranges of nothing yet, with the head of the file."""
-    from ... import __version__
-
     facts = {
         "bertc": __version__,
-        "tools": dict(report.versions()),
+        "tools": dict(machine.versions()),
         "source": {"reference": source.reference, "sha256": source.sha256, "task": source.task},
         "graph": {"form": form, "sha256": structure_sha256(graph)},
         "data": [{"name": samples.name, "sha256": samples.sha256, "parts": [request.part]}],
@@ -282,24 +280,6 @@ def merge(paths: Sequence[Path], out: Path, *, force: bool = False) -> Ranges:
 
 
 # What a person reads.
-
-
-def table(found: Ranges) -> Table:
-    """One row a tensor, in the order of the file."""
-    rows = report.table("tensor", "of", "module", "status", "min", "max", *METHODS, "outlier channels")
-    for name, each in found.tensors.items():
-        numbers = [f"{value:.4g}" if each.values else "-" for value in (each.low, each.high)]
-        by_method = each.ranges(found.settings.percentile)
-        numbers += [f"{by_method[method]:.4g}" if by_method else "-" for method in METHODS]
-        place = each.place
-        report.add(rows, name, place.op, place.module, each.status, *numbers, _outliers(each.outliers(found.settings.outlier)))
-    return rows
-
-
-def _outliers(found: Mapping[int, float]) -> str:
-    worst = sorted(found, key=lambda channel: -found[channel])[:SHOWN]
-    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    return ", ".join(f"{channel} ({found[channel]:.0f}x)" for channel in worst) + more
 
 
 def summary(found: Ranges) -> str:

@@ -12,6 +12,7 @@ from ...core.errors import DataError
 from ...data.unpadded import Alive, Row
 from ...graph.model import Graph
 from ...runtime import reference
+from ...runtime.taps import with_outputs
 from .statistics import Place, Statistics
 
 Arrays = dict[str, np.ndarray]
@@ -79,15 +80,3 @@ class Meter:
                 return None
             array = array.compress(alive.places, axis)
         return array
-
-
-def with_outputs(graph: Graph, names: Sequence[str]) -> Graph:
-    """A copy that computes these values and no more; weights are shared."""
-    from onnx_ir.passes.common import RemoveUnusedNodesPass
-
-    copy = graph.copy()
-    values = {str(v.name): v for node in copy.model.graph for v in node.outputs}
-    copy.model.graph.outputs.clear()
-    copy.model.graph.outputs.extend(values[name] for name in names)
-    RemoveUnusedNodesPass()(copy.model)
-    return copy

@@ -27,8 +27,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...artifact.manifest import disk_errors
 from ...core.errors import DataError
+from ...core.files import disk_errors
 from .statistics import Settings, Statistics, check
 
 FORMAT = 1

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ...artifact import manifest as artifact
+from ...core import files
 from ...core.errors import InputError, Missing
-from ...graph.model import write_hashed
+from ...core.files import write_hashed
 
 
 def unavailable() -> str:
@@ -24,7 +25,7 @@ def unavailable() -> str:
 
 def write(directory: Path, document: Mapping[str, Any]) -> dict[str, str]:
     """Write report.json into an artifact, and report.html where this machine can; {file name: sha256}."""
-    hashes = {artifact.REPORT: artifact.write_json(directory / artifact.REPORT, document)}
+    hashes = {artifact.REPORT: files.write_json(directory / artifact.REPORT, document)}
     if not unavailable():
         hashes[artifact.PAGE] = write_hashed(directory / artifact.PAGE, artifact_page(document).encode())
     return hashes
@@ -53,10 +54,18 @@ def fleet_page(status: Mapping[str, Any], documents: Sequence[Mapping[str, Any] 
     return fleet.render(status, documents)
 
 
-def save(path: Path, out: Path, *, force: bool = False, verdicts: Sequence[Path] = ()) -> dict[str, Any]:
+def save(
+    path: Path,
+    out: Path,
+    *,
+    force: bool = False,
+    verdicts: Sequence[Path] = (),
+    status: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Write the page of what lies at `path` (an artifact, a folder of them, a fleet's status) to `out`; returns what it shows.
 
-    `verdicts` are files with what `bertc verify --json` printed, with --layers or without. Raises InputError for an `out` that
+    `verdicts` are files with what `bertc verify --json` printed, with --layers or without; `status` is what a fleet.toml says of
+    its entries (`fleet.status.document`). Raises InputError for an `out` that
     is there or inside an artifact, whose hashes it would break, Missing without the extra `report`.
     """
     _require()
@@ -74,9 +83,9 @@ def save(path: Path, out: Path, *, force: bool = False, verdicts: Sequence[Path]
             document = sources.with_verdict(document, path, file)
         html = artifact_page(document)
     else:
-        status, reports = sources.fleet(path)
+        status, reports = sources.fleet(path, status)
         document, html = fleet.document(status, reports), fleet_page(status, reports)
-    with artifact.disk_errors(out):
+    with files.disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(html, "utf-8")
     return document

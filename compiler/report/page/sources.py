@@ -43,16 +43,16 @@ def with_verdict(document: Mapping[str, Any], path: Path, file: Path) -> dict[st
     return {**document, "verification": {**before, "drift": told}}
 
 
-def fleet(path: Path) -> tuple[dict[str, Any], list[dict[str, Any] | None]]:
-    """(status, reports of its entries) of a folder of artifacts, a fleet.toml, what `bertc fleet status --json` printed, or a
-    fleet.lock.json; paths are relative to that file.
+def fleet(path: Path, status: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], list[dict[str, Any] | None]]:
+    """(status, reports of its entries) of a folder of artifacts, what `bertc fleet status --json` printed, a fleet.lock.json, or
+    a fleet.toml with its `status`; paths are relative to that file.
 
     An artifact that is not there, or is damaged, is told in its entry's reason.
     """
     if path.is_dir():
         found = [artifact_document(each) for each in artifact.find(path)]
         return {"entries": [_entry(each) for each in found]}, list(found)
-    status = _status(path) if path.suffix == ".toml" else _json(path)
+    status = _json(path) if status is None else status
     listed = status.get("entries") if isinstance(status, Mapping) else None
     if isinstance(listed, Mapping):  # a lock file: by name, each where `bertc fleet build` puts it
         listed = [{"name": name, "path": f"{status.get('out', 'out')}/{name}", **entry} for name, entry in listed.items()]
@@ -66,14 +66,6 @@ def fleet(path: Path) -> tuple[dict[str, Any], list[dict[str, Any] | None]]:
         entries.append({**entry, "reason": "; ".join(filter(None, (_text(entry, "reason"), why)))})
         reports.append(read)
     return {**status, "entries": entries}, reports
-
-
-def _status(path: Path) -> dict[str, Any]:
-    from ...fleet import config, status  # above this package: only who asks for a fleet waits for it
-    from ...fleet.store import Store
-
-    found = config.read(path)
-    return status.document(found, Store(found.store.resolve()))
 
 
 def _text(entry: Mapping[str, Any], name: str) -> str:

@@ -25,7 +25,7 @@ from ...graph.model import DOMAIN, Graph
 from ...ops.bodies.embeddings import looked_up
 from ...ops.builder import EPSILON, Body, inputs
 from ...ops.expand import expand
-from .._tensorrt.lower_attention import Parts, constant
+from .._tensorrt.lower_common import Parts, constant
 
 
 def lower(graph: Graph) -> Graph:

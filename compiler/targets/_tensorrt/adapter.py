@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core import machine as packages
-from ...core import spec as profiles_
+from ...core import profiles as profiles_
 from ...core.errors import ArtifactError, BuildFailed, Missing
-from ...core.spec import Profile
-from ...graph.model import DOMAIN, Graph, TensorSpec
+from ...core.profiles import Profile
+from ...core.tensors import Feeds, Outputs, TensorSpec
+from ...graph.model import DOMAIN, Graph
 from ...graph.provenance import module_path
-from ...runtime.runner import Feeds, Outputs, Runner
+from ...runtime.runner import Runner
 from .. import BuildRequest, Built
 from . import int8_check as _int8
 from . import kernel_log as _kernels

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import onnx_ir as ir
 
 from ...artifact.manifest import Artifact
-from ...bench.timings import Shape
 from ...core.errors import DataError
+from ...core.profiles import Shape
 from ...graph.concrete_shapes import Shapes
 from ...graph.model import GEMM_OPS, Graph
 from ...graph.provenance import module_path
@@ -31,7 +31,7 @@ from . import kernel_log as _kernels
 from . import weight_check as _weights
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    pass
 
 REST = "outside layers"
 SHAPE_OPS = frozenset({"Shape", "Size"})
@@ -258,16 +258,3 @@ def _products(node: ir.Node, out: Sequence[int], first: Sequence[int], second: S
         return math.prod(dict(named).values())
     turned = node.op_type == "Gemm" and "transA" in node.attributes and node.attributes["transA"].as_int()
     return math.prod(out) * first[0 if turned else -1]
-
-
-def table(work: Work) -> Table:
-    """A row a layer, and their sum."""
-    from ...report.document import add
-    from ...report.document import table as empty
-
-    rows = empty("layer", "kernels", "GFLOP", "MiB moved", "FLOP per byte")
-    for layer in (*work.layers, work.total()):
-        moved = "-" if layer.moved is None else f"{layer.moved / 2**20:.2f}"
-        intensity = f"{layer.flops / layer.moved:.0f}" if layer.moved else "-"
-        add(rows, layer.name, str(layer.kernels), f"{layer.flops / 1e9:.3f}", moved, intensity)
-    return rows

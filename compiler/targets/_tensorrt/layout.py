@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import IdentityEliminationPass, RemoveUnusedNodesPass
 
 from ...graph.model import Graph
-from .lower_attention import SWAP
+from .lower_common import SWAP
 
 UNARY = frozenset("Gelu Erf Tanh Sigmoid Relu Cast Identity Neg Abs Sqrt Exp".split())
 BINARY = frozenset("Add Sub Mul Div Pow".split())

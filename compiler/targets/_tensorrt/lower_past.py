@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...ops.builder import Body, inputs
-from .lower_attention import SWAP, constant
+from .lower_common import SWAP, constant
 
 
 def causal_mask(op: Any, node: ir.Node) -> Sequence[ir.Value]:

@@ -22,7 +22,7 @@ import onnx_ir as ir
 
 from ...ops.bodies import disentangled_attention as canonical
 from ...ops.builder import Body, inputs
-from .lower_attention import SWAP, Parts, _finish, constant
+from .lower_common import SWAP, Parts, _finish, constant
 
 
 def disentangled_attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:

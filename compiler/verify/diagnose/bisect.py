@@ -19,15 +19,16 @@ import numpy as np
 import onnx_ir as ir
 
 from ...core.progress import Advance
-from ...data.synthetic import Sample
+from ...core.tensors import Outputs
+from ...data.samples import Sample
 from ...graph import provenance as origin
 from ...graph.model import Graph
 from ...graph.provenance import Origin
-from ...quant.calibration.meter import with_outputs
 from ...runtime.reference import emulated, session
-from ...runtime.runner import Outputs
-from .. import comparison as metrics
-from ..comparison import Budget, Comparison, Violation
+from ...runtime.taps import with_outputs
+from .. import budgets
+from ..budgets import Budget, Violation
+from ..comparison import Comparison
 from .source_weights import Originals
 from .switchable import PutBack
 
@@ -115,7 +116,7 @@ class Judge:
                 self.runner.back = back
                 comparison = Comparison(self.task)
                 comparison.add(expected, self._run(sample), sample)
-                self._known[key] = tuple(metrics.judge(comparison.result(), self.budget))
+                self._known[key] = tuple(budgets.judge(comparison.result(), self.budget))
             yield index, self._known[key]
 
     def _run(self, sample: Sample) -> Outputs:

@@ -14,14 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from ...core.errors import DataError
-from ...data.synthetic import Sample
+from ...data.samples import Sample
 from ...fusions.proof.activations import small
 from ...graph import provenance as origin
 from ...graph.model import Graph
 from ...graph.provenance import Origin
-from ...quant.calibration.meter import with_outputs
-from ...runtime.reference import FLOAT, HALVES, emulated, release, session
+from ...runtime.reference import FLOAT, HALVES, emulated
+from ...runtime.taps import Window
 
 SAME = 0.02  # relative error of two float32 runs, one with rounded weights; different values differ by about 1
 CERTAIN = frozenset("LayerNormalization RMSNormalization Softmax Gelu Relu Tanh Sigmoid Erf".split())
@@ -154,29 +153,3 @@ class _Check:
 def _values(graph: Graph, names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     with Window(graph, names) as window:
         return window.run(feeds)
-
-
-class Window:
-    """A session with some values as its outputs, and no more of the graph than they need; weights are let go of."""
-
-    def __init__(self, graph: Graph, names: Sequence[str]) -> None:
-        self.graph, self.names = graph, list(names)
-
-    def __enter__(self) -> Window:
-        self._session, self._weights = session(emulated(with_outputs(self.graph, self.names)))
-        self._inputs = {each.name for each in self._session.get_inputs()}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        del self._session, self._weights
-        for value in self.graph.model.graph.initializers.values():
-            if value.const_value is not None:
-                release(value.const_value)
-
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        types = {spec.name: spec.dtype for spec in self.graph.inputs}
-        given = {n: np.asarray(a).astype(types[n], copy=False) for n, a in feeds.items() if n in self._inputs}
-        try:
-            return dict(zip(self.names, self._session.run(self.names, {**self._weights, **given}), strict=True))
-        except Exception as error:  # onnxruntime's exceptions share no public base class
-            raise DataError(f"the graph does not run: {str(error).strip().splitlines()[0]}") from error

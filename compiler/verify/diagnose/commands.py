@@ -12,11 +12,12 @@ from ...artifact import manifest as artifact
 from ...artifact.manifest import Artifact
 from ...core.errors import BertcError, DataError
 from ...core.progress import Progress
-from ...data.synthetic import Sample
+from ...data import preprocess
+from ...data.samples import Sample
 from ...graph.model import Graph
-from ...report.plots import Plot, Series
 from ...source import opening as source
-from ...source.opening import SourceOptions, open_reference
+from ...source.opening import open_reference
+from ...source.types import SourceOptions
 from .. import verdict as verification
 from . import bisect as bisection
 from . import drift
@@ -25,7 +26,7 @@ from .bisect import Found
 from .drift import Drift
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    pass
 
 SHOWN = 20  # rows
 SAMPLES = 64  # of data that a search runs on; goldens are fewer
@@ -51,7 +52,7 @@ def layers(path: Path, *, data_path: Path | None = None, against: str | None = N
 def _samples(found: Artifact, data_path: Path | None) -> tuple[Sequence[Sample], tuple[str, ...]]:
     if data_path is None:
         return goldens.load_goldens(found.path / artifact.GOLDENS)[0], ()
-    read = verification.read_data(data_path, found.inputs, found.dims, found.assets, found.profiles)
+    read = preprocess.read_data(data_path, found.inputs, found.dims, found.assets, found.profiles)
     return read.samples, read.notes
 
 
@@ -105,41 +106,3 @@ def bisect(
 
 
 # ---- what a person reads ---------------------------------------------------------------------------------------------
-
-
-def drift_table(found: Drift) -> Table:
-    """One row a boundary."""
-    from ...report.document import add, table
-
-    rows = table("module", "node", "line", "drift", "growth", "max abs", "cosine (min)", "not finite")
-    for layer in found.layers:
-        line = next(iter(layer.origin.places), "").rpartition("/")[2]
-        numbers = (
-            f"{layer.relative:.2e}",
-            f"{layer.growth:.2f}" if layer.growth == layer.growth else "-",
-            f"{layer.max_abs:.2e}",
-        )
-        add(rows, layer.module, layer.op, line, *numbers, f"{layer.cosine_min:.7f}", str(layer.nonfinite or "-"))
-    return rows
-
-
-def drift_plot(found: Drift) -> Plot:
-    """Drift over the boundaries in order; those that are not finite are left out."""
-    points = [(at, layer.relative) for at, layer in enumerate(found.layers) if 0 < layer.relative < float("inf")]
-    series = Series("drift", [at for at, _ in points], [drift for _, drift in points])
-    return Plot("Drift after every module", "module, in the order of the graph", "rms error / rms", [series], log=True)
-
-
-def guilty_table(found: Found) -> Table:
-    """One row a node, `SHOWN` at most."""
-    from ...report.document import add, table
-
-    rows = table("node", "operator", "module", "line", "largest", "type's largest")
-    for node in found.nodes[:SHOWN]:
-        lines = ", ".join(place.rpartition("/")[2] for place in node.origin.places[:3]) or "-"
-        limit = "-" if node.limit is None else f"{node.limit:g}"
-        largest = f"{node.largest:.6g}" + (" OVERFLOWS" if node.overflows else "")
-        add(rows, node.node, node.op, str(node.origin.module) or "-", lines, largest, limit)
-    if len(found.nodes) > SHOWN:
-        add(rows, f"and {len(found.nodes) - SHOWN} more (--json)", *[""] * 5)
-    return rows

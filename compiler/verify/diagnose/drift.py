@@ -16,12 +16,13 @@ import onnx_ir as ir
 
 from ...core.errors import DataError
 from ...core.progress import Advance
-from ...data.synthetic import Sample, masks
+from ...data.samples import Sample, masks
 from ...graph import provenance as origin
 from ...graph.model import Graph
 from ...graph.provenance import Origin
 from ...runtime.reference import emulated
-from .boundaries import FLOATS, SWAP, Boundary, Window, match
+from ...runtime.taps import Window
+from .boundaries import FLOATS, SWAP, Boundary, match
 
 WINDOW = 64 * 2**20  # bytes of values held
 TOKENS = 1024  # in the samples that are compared: layers drift alike on more

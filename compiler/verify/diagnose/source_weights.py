@@ -14,6 +14,7 @@ from ...fusions import engine as fusing
 from ...graph.model import Graph
 from ...runtime.reference import HALVES, release
 from ...source import opening as source
+from ...source import types
 
 if TYPE_CHECKING:
     from ...artifact.manifest import Artifact
@@ -47,7 +48,7 @@ def of(found: Artifact, graph: Graph) -> tuple[Originals | None, str]:
         return None, ""
     facts = found.manifest
     try:
-        sha256, plain = source.open_graph(str(facts["source"]["reference"]), source.SourceOptions(**facts["source"]["options"]))
+        sha256, plain = source.open_graph(str(facts["source"]["reference"]), types.SourceOptions(**facts["source"]["options"]))
         if sha256 != facts["source"]["sha256"]:
             return None, f"the source {facts['source']['reference']} has changed since: weights are as the artifact stores them"
         lowered = _lowered(found, plain)

@@ -18,9 +18,10 @@ import numpy as np
 import onnx_ir as ir
 
 from ...core.errors import DataError
+from ...core.tensors import Feeds, Outputs
 from ...graph.model import Graph
 from ...runtime.reference import EXACT, FLOAT, HALVES, onnxruntime, session, widened
-from ...runtime.runner import Feeds, Outputs, Runner
+from ...runtime.runner import Runner
 from .source_weights import Originals
 
 FLOATS = (FLOAT, *HALVES)

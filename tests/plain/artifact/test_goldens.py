@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from bertc.artifact.goldens import load_goldens, save_goldens
 from bertc.core.errors import ArtifactError, DataError
-from bertc.data.synthetic import Sample
+from bertc.data.samples import Sample
 
 arrays = st.sampled_from([np.int64, np.int32, np.bool_, np.float32, np.float16, np.float64]).flatmap(
     lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))

@@ -14,10 +14,11 @@ import bertc
 from bertc.artifact import manifest as artifact
 from bertc.bench import baselines, timings
 from bertc.bench import interleaved as bench
-from bertc.bench.timings import Shape, Timing
+from bertc.bench.timings import Timing
 from bertc.cli import _main as cli
 from bertc.core.errors import InputError, Missing, VerifyFailed
-from bertc.core.spec import Dim
+from bertc.core.profiles import Dim, Shape
+from bertc.data import samples as samples_module
 
 Capture = pytest.CaptureFixture[str]
 DIMS = {"batch": Dim("batch"), "length": Dim("length", max=32)}
@@ -171,7 +172,6 @@ def test_pytorch_eager_and_a_compiler_that_fails() -> None:
     import torch
 
     from bertc import FactoryModel
-    from bertc.data import synthetic as data
 
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.GELU()).eval()
@@ -182,7 +182,7 @@ def test_pytorch_eager_and_a_compiler_that_fails() -> None:
         wanted = module(torch.from_numpy(feeds["input"])).numpy()
     assert np.array_equal(eager.outputs(eager.prepare(feeds)())["out"], wanted)
     with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}):
-        found = baselines.compiled(made, ("out",), [data.Sample("3 rows", feeds)])
+        found = baselines.compiled(made, ("out",), [samples_module.Sample("3 rows", feeds)])
     assert isinstance(found, baselines.Skipped) and "does not compile here" in found.reason
 
 

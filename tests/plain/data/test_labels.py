@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from bertc.core.errors import ArtifactError, DataError
-from bertc.core.spec import Dim
+from bertc.core.profiles import Dim
+from bertc.core.tensors import TensorSpec
+from bertc.data.files import from_file
 from bertc.data.labels import Graded, Half, Labels, Tags
 from bertc.data.readers import Audio
-from bertc.data.synthetic import from_file
 from bertc.data.tables import rows as rows_of
 from bertc.data.tokenizer import Encoder
-from bertc.graph.model import TensorSpec
 from bertc.verify.task_metrics import best_answer
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")

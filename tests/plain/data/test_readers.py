@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from bertc.core.errors import ArtifactError, DataError, Missing
-from bertc.core.spec import Dim
+from bertc.core.profiles import Dim
+from bertc.core.tensors import TensorSpec
+from bertc.data.files import from_file
 from bertc.data.readers import Audio
-from bertc.data.synthetic import from_file
 from bertc.data.tokenizer import Encoder
-from bertc.graph.model import TensorSpec
 
 DIMS = {"batch": Dim("batch"), "length": Dim("length", 1, 64)}
 IDS, MASK, TYPES = (TensorSpec(name, "int64", ("batch", "length")) for name in ("input_ids", "attention_mask", "token_type_ids"))

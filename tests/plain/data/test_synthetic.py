@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertc.core.errors import DataError
-from bertc.core.spec import Dim
+from bertc.core.profiles import Dim
 from bertc.data import synthetic as data
-from bertc.data.synthetic import dead_rows, index_bounds, mask_pattern, synthetic
+from bertc.data.samples import dead_rows
+from bertc.data.synthetic import index_bounds, mask_pattern, synthetic
 from bertc.graph.model import Graph
 
 DIMS = {"batch": Dim("batch"), "length": Dim("length", 1, 64)}

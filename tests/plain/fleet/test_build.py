@@ -12,13 +12,14 @@ import pytest
 import tiny
 
 from bertc.cli import _main as cli
+from bertc.core import machine
 from bertc.core.errors import CheckFailed, InputError, Missing
+from bertc.core.files import hash_file
 from bertc.fleet import code, config, keys, lock, order, outputs, plan, status
 from bertc.fleet.local import LocalPool
 from bertc.fleet.plan import Step
 from bertc.fleet.ray import RayPool
 from bertc.fleet.run import worst_of
-from bertc.graph.model import hash_file
 from bertc.report import document as report
 
 Capture = pytest.CaptureFixture[str]
@@ -94,7 +95,7 @@ def test_reasons(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert steps(file)["a/null-fp32"].state == "waits"
     fleets.build(file)
     assert {step.state for step in steps(file).values()} == {"cached"}
-    real = report.versions()
+    real = machine.versions()
     monkeypatch.setattr(report, "versions", lambda: real | {"onnx": "0.1", "tensorrt_rtx": "9"})
     stale = steps(file)
     assert stale["a/export"].reasons == (f"onnx {real['onnx']} -> 0.1",)
@@ -312,7 +313,7 @@ def test_locked_refuses_to_drift(file: Path, capsys: Capture, monkeypatch: pytes
     fleet = place(file)
     store = fleets.opened(file)[1]
     lock.require_same(fleet, store)
-    real = report.versions()
+    real = machine.versions()
     monkeypatch.setattr(report, "versions", lambda: real | {"numpy": "1.0"})
     with pytest.raises(CheckFailed, match=f"a/export: numpy {real['numpy']} -> 1.0"):
         lock.require_same(fleet, store)

@@ -13,8 +13,9 @@ import bertc
 from bertc import targets
 from bertc.cli import _main as cli
 from bertc.core.errors import RecipeError
+from bertc.core.files import hash_file
 from bertc.fleet import config, keys, plan, stages
-from bertc.graph.model import hash_file, load
+from bertc.graph.model import load
 
 MATRIX = 'targets = ["onnxruntime", "null"]\nprecisions = ["int8-static"]\n'
 
@@ -94,8 +95,8 @@ def test_data_makes_it_stale_and_a_compiler_does_not(path: Path, monkeypatch: py
         "a/null-int8-static": ("calibration data changed", "after a/export, a/quantise-null-int8-static"),
     }
     texts.write_text(kept)
-    real = keys.report.versions()
-    monkeypatch.setattr(keys.report, "versions", lambda: real | {"tensorrt_rtx": "9"})
+    real = keys.machine.versions()
+    monkeypatch.setattr(keys.machine, "versions", lambda: real | {"tensorrt_rtx": "9"})
     assert stale(path) == {}
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import seq2seq
 
+from bertc.core.tensors import TensorSpec
 from bertc.fusions import engine as fuse
-from bertc.graph.model import TensorSpec
 from bertc.ops import expand as canonical
 
 # factory: family

@@ -14,7 +14,7 @@ import pytest
 from mutations import Mutation, attribute, changed, dropped, replaced, swapped
 from onnx_ir.passes.common import ShapeInferencePass
 
-from bertc.core.spec import Dim
+from bertc.core.profiles import Dim
 from bertc.data import synthetic as data
 from bertc.fusions import engine as fuse
 from bertc.fusions.proof import prover as prove

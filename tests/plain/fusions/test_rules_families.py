@@ -17,7 +17,8 @@ from bertc.fusions import engine as fuse
 from bertc.fusions import rewrite
 from bertc.fusions.proof.prover import Prover
 from bertc.graph.model import Graph
-from bertc.source.opening import Source, open_source
+from bertc.source.opening import open_source
+from bertc.source.types import Source
 from bertc.targets._tensorrt import lower_attention as _lower_trt
 
 FILES = ("rotary", "rotary_attention", "disentangled_attention", "flat_attention")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rules import fuse, lines, rules
 
-from bertc.core.spec import Dim
+from bertc.core.profiles import Dim
 from bertc.fusions.proof.prover import Prover
 from bertc.ops import expand as canonical
 from bertc.runtime.reference import ReferenceRunner

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 from rules import captured, fuse, lines, parse, rules
 
-from bertc.core.spec import Dim
+from bertc.core.profiles import Dim
 from bertc.fusions.proof.prover import Prover
 from bertc.graph.model import Graph
 from bertc.graph.normalize import LOW

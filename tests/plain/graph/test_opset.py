@@ -19,6 +19,7 @@ from bertc.core.errors import NotFused
 from bertc.core.progress import Progress
 from bertc.fusions import engine as fuse
 from bertc.fusions import families
+from bertc.fusions.proof import conversion
 from bertc.graph import normalize as cleanup
 from bertc.graph import opset
 from bertc.graph.model import Graph
@@ -70,7 +71,7 @@ def test_conversion_alone_changes_no_bit_and_no_weight(name: str, tmp_path: Path
     assert upgraded.graph.outputs == graph.outputs
     after = upgraded.graph.model.graph.initializers
     assert all(after[key].const_value is tensor for key, tensor in weights.items() if tensor.size > opset.KEPT)
-    assert "relative error at most 0.0e+00" in opset.compared(graph, upgraded.graph, dims)
+    assert "relative error at most 0.0e+00" in conversion.compared(graph, upgraded.graph, dims)
 
 
 def test_weights_are_not_read_however_large() -> None:
@@ -207,7 +208,7 @@ def test_a_target_that_fuses_builds_on_with_the_reason(tmp_path: Path) -> None:
     onnx.save(onnx.parser.parse_model(TRAINED), tmp_path / "old.onnx")
     recipe = Recipe(str(tmp_path / "old.onnx"), targets=("tensorrt-rtx:sm89",))
     source, log = open_source(recipe.source, recipe.source_options), Progress()
-    proof = export_check.prove(source, recipe, pipeline.choose_profiles(recipe, source), lambda done, of: None)
+    proof = export_check.prove(source, pipeline.choose_profiles(recipe, source), lambda done, of: None)
     builds = [pipeline.Build(targets.parse_spec(text), "fp32") for text in recipe.targets]
     assert pipeline.fuse_graph(recipe, source, builds, proof, log) is None
     (note,) = log.notes
@@ -234,7 +235,7 @@ def test_a_wrong_conversion_is_refused(tmp_path: Path) -> None:
     softmax = next(node for node in wrong.model.graph if node.op_type == "Softmax")
     softmax.attributes["axis"] = ir.AttrInt64("axis", 1)
     with pytest.raises(NotFused, match=r"its conversion is .* off in 'last_hidden_state' at batch"):
-        opset.compared(graph, wrong, dims)
+        conversion.compared(graph, wrong, dims)
 
 
 def test_dims_that_nobody_named_are_one_where_the_graph_adds_them(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from bertc import precision, targets
-from bertc.core.spec import Dim
+from bertc.core.profiles import Dim
 from bertc.fusions import engine as fuse
 from bertc.graph import normalize as cleanup
 from bertc.graph import provenance as origin

@@ -13,17 +13,17 @@ from graph_text import ATTENTION, graph_of, valid
 from island_graphs import evidence, graph, islands, row
 
 import bertc
+from benchmarks import island_trials
 from bertc import precision, targets
 from bertc.core.errors import DataError
 from bertc.data import synthetic as data
 from bertc.fusions import engine as fuse
 from bertc.graph.model import Graph
-from bertc.precision import _smallest as smallest
 from bertc.precision._value_ranges import PART, Evidence, Range, Sum, Wanted, measure
-from bertc.quant.calibration.meter import with_outputs
 from bertc.runtime.reference import ReferenceRunner, session
+from bertc.runtime.taps import with_outputs
 from bertc.source import onnx_file as onnx_source
-from bertc.verify import comparison as metrics
+from bertc.verify import budgets
 from bertc.verify.comparison import Comparison
 
 TINY = 2.0**-24
@@ -78,7 +78,7 @@ def test_with_data_it_is_finite_and_close_for_every_mask_with_few_islands(model:
         small = np.arange(overflowing.CLASSES) != 3  # beside 70,000 the others are nothing to a cosine
         wanted = expected["logits"][:, small]
         np.testing.assert_allclose(got[:, small], wanted, atol=0.02 * np.sqrt((wanted**2).mean()))
-    assert not metrics.judge(comparison.result(), metrics.DEFAULT_BUDGETS["fp16"])
+    assert not budgets.judge(comparison.result(), budgets.DEFAULT_BUDGETS["fp16"])
     past = [island for island in typed.plan.islands if island.kind == "past the range of fp16"]
     demanded = [island for island in typed.plan.islands if island.by == "data"]
     pre_norm = len(demanded) > 6  # the residual stream carries it to the end: an Add and a norm more for each sum on the way
@@ -89,7 +89,7 @@ def test_with_data_it_is_finite_and_close_for_every_mask_with_few_islands(model:
 
 
 def test_no_island_can_be_left_out(model: Overflowing) -> None:
-    tried = list(smallest.trials(model.lowered, "fp16", model.evidence, model.outputs))
+    tried = list(island_trials.trials(model.lowered, "fp16", model.evidence, model.outputs))
     assert len(tried) >= 6
     assert all(trial.needed for trial in tried), [trial for trial in tried if not trial.needed]
     assert all("not finite" in trial.why for trial in tried)
@@ -98,7 +98,7 @@ def test_no_island_can_be_left_out(model: Overflowing) -> None:
 def test_an_island_within_the_margin_alone_is_not_shown_to_be_needed() -> None:
     source = graph("y = MatMul (x, w)", declared="float[4,4] w", w=np.eye(4, dtype=np.float32) * 2e4)
     feeds = evidence(row(1, 1, 1, 1))
-    (trial,) = smallest.trials(source, "fp16", feeds, [ReferenceRunner(source).run(feeds.samples[0].feeds)])
+    (trial,) = island_trials.trials(source, "fp16", feeds, [ReferenceRunner(source).run(feeds.samples[0].feeds)])
     assert trial.op == "MatMul" and not trial.needed
     assert "the margin is a factor of 4" in trial.reason
 

@@ -23,9 +23,8 @@ from bertc.core.errors import DataError
 from bertc.data.tokenizer import Encoder
 from bertc.graph.model import load
 from bertc.quant.calibration import command as calibrate
-from bertc.quant.calibration import meter
 from bertc.quant.calibration import ranges_file as ranges
-from bertc.runtime import reference
+from bertc.runtime import reference, taps
 
 Capture = pytest.CaptureFixture[str]
 MANY = 3000  # texts: some seconds
@@ -366,7 +365,7 @@ def test_one_json_document(model: Path, tmp_path: Path, capsys: Capture) -> None
 
 def test_the_copy_shares_weights(model: Path) -> None:
     graph = load(model)
-    copy = meter.with_outputs(graph, ["q"])
+    copy = taps.with_outputs(graph, ["q"])
     assert [spec.name for spec in copy.outputs] == ["q"] and len(graph.outputs) == 1
     assert copy.model.graph.initializers["wq"].const_value is graph.model.graph.initializers["wq"].const_value
     assert "wo" not in copy.model.graph.initializers

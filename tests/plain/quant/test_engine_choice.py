@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from bertc.core.spec import Range
+from bertc.core.profiles import Range
 from bertc.graph.model import load
 from bertc.quant.engine_choice import Engine, Worth, at_opt, moved
 from bertc.targets._tensorrt.kernel_log import Kernel, Tensor

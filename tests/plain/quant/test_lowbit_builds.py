@@ -16,7 +16,7 @@ from bertc.artifact.manifest import open_artifact
 from bertc.cli import _main as cli
 from bertc.cli import build as command
 from bertc.core.errors import BertcError, InputError
-from bertc.data.synthetic import Sample
+from bertc.data.samples import Sample
 from bertc.graph.model import load
 from bertc.precision import DATA, QUANTISED
 from bertc.precision import _value_ranges as value_ranges

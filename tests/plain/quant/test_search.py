@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertc.core.errors import VerifyFailed
-from bertc.data.synthetic import Sample
+from bertc.data.samples import Sample
 from bertc.quant import search as searching
 from bertc.quant.fit import Fitted
 from bertc.quant.sites import ATTENTION, GEMM, Site
 from bertc.verify import intervals as confidence
 from bertc.verify.closeness import OutputResult
-from bertc.verify.comparison import Result
+from bertc.verify.result import Result
 
 ROWS = 400
 SAMPLES = tuple(Sample(f"{at}", {"x": np.zeros((8, 2))}, (), tuple(f"{at}.{row}" for row in range(8))) for at in range(ROWS // 8))

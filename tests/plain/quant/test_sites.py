@@ -7,7 +7,7 @@ import pytest
 from graph_text import graph_of
 from quantising import BATCH, INNER, LENGTH, PROFILES, WIDTH, feeds, layer
 
-from bertc.core.spec import Range
+from bertc.core.profiles import Range
 from bertc.quant import sites
 from bertc.quant.attention import Attention
 from bertc.targets import Int8Attention

@@ -8,8 +8,8 @@ import tiny
 
 import bertc
 from bertc.core.errors import DataError
-from bertc.core.spec import Range
-from bertc.graph.model import TensorSpec
+from bertc.core.profiles import Range
+from bertc.core.tensors import TensorSpec
 from bertc.runtime.padding import cut, padded, padded_dim
 from bertc.runtime.runner import Runner
 

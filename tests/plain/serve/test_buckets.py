@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertc.core.errors import InputError, RecipeError
-from bertc.core.spec import Dim, parse
+from bertc.core.profiles import Dim, parse
 from bertc.serve import buckets
 from bertc.serve.traffic import Model, Traffic
 

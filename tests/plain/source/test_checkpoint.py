@@ -12,7 +12,8 @@ import pytest
 
 from bertc.core.errors import SourceError
 from bertc.source.checkpoint import read, safetensors_header
-from bertc.source.opening import SourceOptions, open_source
+from bertc.source.opening import open_source
+from bertc.source.types import SourceOptions
 
 
 @pytest.fixture

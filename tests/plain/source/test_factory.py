@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from bertc.core.errors import SourceError
-from bertc.source.opening import SourceOptions, open_reference, open_source
+from bertc.source.opening import open_reference, open_source
+from bertc.source.types import SourceOptions
 
 STUDENT = """
 import torch

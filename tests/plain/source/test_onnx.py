@@ -14,7 +14,8 @@ from onnx import TensorProto
 
 from bertc.core.errors import SourceError
 from bertc.source import onnx_file as onnx_source
-from bertc.source.opening import SourceOptions, open_reference, open_source
+from bertc.source.opening import open_reference, open_source
+from bertc.source.types import SourceOptions
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from bertc.core.errors import SourceError
-from bertc.source.opening import SourceOptions, open_source
+from bertc.source.opening import open_source
+from bertc.source.types import SourceOptions
 
 TEXTS = ["the cat sat on a mat", "a dog", "the big dog ran far away", "mat"]
 CHAINS = {

@@ -11,8 +11,8 @@ import pytest
 
 from bertc.artifact import manifest as artifact
 from bertc.cli import _main as cli
-from bertc.core.spec import Dim
-from bertc.runtime.runner import Feeds, Outputs
+from bertc.core.profiles import Dim
+from bertc.core.tensors import Feeds, Outputs
 from bertc.source import onnx_file as onnx_source
 from bertc.source import size_limits as limits
 from bertc.source.opening import open_source

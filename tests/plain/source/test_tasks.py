@@ -14,7 +14,8 @@ import pytest
 from bertc.core.errors import SourceError
 from bertc.graph.io_names import with_int32_ids
 from bertc.graph.provenance import module_path
-from bertc.source.opening import TASKS, SourceOptions, open_reference, open_source
+from bertc.source.opening import open_reference, open_source
+from bertc.source.types import TASKS, SourceOptions
 
 TEXT_MODELS = ("features", "roberta", "sequence-classification", "token-classification", "question-answering", "masked-lm")
 OUTPUTS = {

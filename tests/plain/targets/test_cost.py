@@ -13,7 +13,7 @@ import pytest
 import tiny
 from onnx import TensorProto, numpy_helper
 
-from bertc.bench.timings import Shape
+from bertc.core.profiles import Shape
 from bertc.graph import concrete_shapes as shapes
 from bertc.graph.model import Graph, load
 from bertc.targets._tensorrt import cost as work

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from bertc.core.errors import DataError, VerifyFailed
-from bertc.data.synthetic import Sample
-from bertc.verify.comparison import DEFAULT_BUDGETS, Budget, Comparison, judge
+from bertc.data.samples import Sample
+from bertc.verify.budgets import DEFAULT_BUDGETS, Budget, judge
+from bertc.verify.comparison import Comparison
 from bertc.verify.decisions import Decision, collapse
 
 

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 import bertc
 from bertc import pipeline, precision
 from bertc.cli._main import run
-from bertc.data.synthetic import Sample
+from bertc.data.samples import Sample
 from bertc.graph import model as graph
 from bertc.graph import provenance as origin
 from bertc.graph.model import Graph
 from bertc.runtime.reference import ReferenceRunner
-from bertc.verify.comparison import Budget
+from bertc.verify.budgets import Budget
 from bertc.verify.diagnose import bisect as bisection
 from bertc.verify.diagnose import commands as explaining
 from bertc.verify.diagnose import drift

@@ -10,7 +10,7 @@ import pytest
 
 from bertc.core.errors import DataError, Missing
 from bertc.data.labels import Answers, Graded, Half, Labels, Tags
-from bertc.data.synthetic import Sample
+from bertc.data.samples import Sample
 from bertc.verify import task_metrics as scores
 
 metrics = pytest.importorskip("sklearn.metrics")

@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from .. import precision
-from ..graph.model import Graph
-from ..runtime.reference import ReferenceRunner
-from ..runtime.runner import Outputs
-from ..verify import comparison as metrics
-from ..verify.comparison import Budget, Comparison
-from . import _typed
-from ._islands import Decision, decide
-from ._value_ranges import Evidence
+from bertc import precision
+from bertc.core.tensors import Outputs
+from bertc.graph.model import Graph
+from bertc.precision import _typed
+from bertc.precision._islands import Decision, decide
+from bertc.precision._value_ranges import Evidence
+from bertc.runtime.reference import ReferenceRunner
+from bertc.verify import budgets
+from bertc.verify.budgets import Budget
+from bertc.verify.comparison import Comparison
 
 if TYPE_CHECKING:
-    from ..data.synthetic import Sample
-    from ._typed import HalfType
+    from bertc.data.samples import Sample
+    from bertc.precision._half import HalfType
 
 MOST = 16  # islands that are tried: each costs a session and a run of the samples, up to the first that fails
 
@@ -54,7 +55,7 @@ def trials(
     """
     half: HalfType = precision.get(mode).HALF  # type: ignore[attr-defined]
     decided = decide(graph, half, evidence)
-    limits = budget or metrics.DEFAULT_BUDGETS[mode]
+    limits = budget or budgets.DEFAULT_BUDGETS[mode]
     demanded = [node for node, why in decided.islands.items() if why.by == "data"]
     for node in itertools.islice(demanded, most):
         broken = _without(graph, half, decided, node, evidence.samples, outputs, limits)
@@ -81,4 +82,4 @@ def _without(
         if broken:
             return f"{broken[0]!r} is not finite on {sample.label!r}"
         comparison.add(expected, got, sample)
-    return "; ".join(map(str, metrics.judge(comparison.result(), limits.without_decisions())))
+    return "; ".join(map(str, budgets.judge(comparison.result(), limits.without_decisions())))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..graph.model import TensorSpec
 from .errors import RecipeError, nearest
+from .tensors import TensorSpec
 
 DEFAULT_MAX_BATCH = 32
 DEFAULT_OPT_BATCH = 8
@@ -102,3 +103,24 @@ def to_json(profiles: Sequence[Profile]) -> list[dict[str, str]]:
 
 def from_json(data: Sequence[Mapping[str, Any]]) -> tuple[Profile, ...]:
     return tuple({name: Range(*map(int, text.split(":"))) for name, text in profile.items()} for profile in data)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """Sizes of the named dims. `weight`: how many requests of the traffic have this shape; 0 where there is no traffic."""
+
+    sizes: tuple[tuple[str, int], ...]
+    weight: int = 0
+
+    def __str__(self) -> str:
+        return "x".join(str(size) for _, size in self.sizes) or "fixed"
+
+    @property
+    def tokens(self) -> int:
+        """The product of all sizes: batch times length."""
+        return math.prod(size for _, size in self.sizes)
+
+    @property
+    def rows(self) -> int:
+        """The size of the dimension called batch, or of the first one."""
+        return dict(self.sizes).get("batch", self.sizes[0][1] if self.sizes else 1)

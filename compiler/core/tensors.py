@@ -1,0 +1,36 @@
+"""What goes in and out of a graph: the spec of a tensor, and feeds and outputs as numpy arrays by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+Feeds = Mapping[str, np.ndarray]
+Outputs = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSpec:
+    """One input or output: its name, numpy dtype name and dimensions (an int, or the name of a dynamic dim)."""
+
+    name: str
+    dtype: str
+    dims: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.dims))}]"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "dtype": self.dtype, "dims": list(self.dims)}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> TensorSpec:
+        return TensorSpec(data["name"], data["dtype"], tuple(data["dims"]))
+
+
+def is_mask(name: str, dtype: np.dtype | str) -> bool:
+    """Whether an input is a mask: integer or boolean, and called so."""
+    return "mask" in name.lower() and np.dtype(dtype).kind in "iub"

@@ -1,0 +1,36 @@
+"""`bertc fuse`: an ONNX file in, a fused one out."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+
+from ..core.errors import ArtifactError
+from ..graph import opset
+from ..graph.model import Graph, save
+from .engine import Fused, fuse
+from .proof import conversion
+
+
+def fuse_file(path: Path, out: Path, *, force: bool, prove: bool, rules_file: Path | None) -> tuple[Graph, Fused]:
+    """Fuse one ONNX file into another, which carries the canonical bodies as functions. Returns (the graph read, what was done).
+
+    Raises ArtifactError when `out` exists and `force` is not given.
+    """
+    from ..core.files import disk_errors
+    from ..ops import expand as canonical
+    from ..source import onnx_file as onnx_source
+
+    if out.exists() and not force:
+        raise ArtifactError(f"the output {out} exists; --force replaces it, or choose another -o")
+    graph, dims, _ = onnx_source.open_graph(path)
+    upgraded = opset.upgrade(graph)
+    checked = (conversion.compared(graph, upgraded.graph, dims),) if prove and upgraded.notes else ()
+    fused = fuse(upgraded.graph, dims, prove=prove, rules_file=rules_file)
+    fused = dataclasses.replace(fused, notes=(*upgraded.notes, *checked))
+    with disk_errors(out), tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+        # The weights file of a large model is named in the file itself, so both are written under their own names and moved.
+        for name in reversed(save(canonical.as_functions(fused.graph), Path(folder, out.name))):
+            Path(folder, name).replace(out.with_name(name))
+    return graph, fused

@@ -1,0 +1,51 @@
+"""Plots of drift, timings and buckets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..serve.buckets import Plan
+
+if TYPE_CHECKING:
+    from .plots import Plot
+
+from typing import TYPE_CHECKING
+
+from ..bench.timings import Result
+
+if TYPE_CHECKING:
+    from .plots import Plot
+
+from ..verify.diagnose.drift import Drift
+from .plots import Plot, Series
+
+
+def drift_plot(found: Drift) -> Plot:
+    """Drift over the boundaries in order; those that are not finite are left out."""
+    points = [(at, layer.relative) for at, layer in enumerate(found.layers) if 0 < layer.relative < float("inf")]
+    series = Series("drift", [at for at, _ in points], [drift for _, drift in points])
+    return Plot("Drift after every module", "module, in the order of the graph", "rms error / rms", [series], log=True)
+
+
+def timings_plot(result: Result) -> Plot:
+    """Median time of each contender by shape."""
+    from ..report.plots import Plot, Series
+
+    names = list(dict.fromkeys(t.contender for t in result.timings))
+    by_name = {name: [t for t in result.timings if t.contender == name] for name in names}
+    series = [Series(name, [str(t.shape) for t in own], [t.median * 1e3 for t in own]) for name, own in by_name.items()]
+    dims = "x".join(name for name, _ in result.timings[0].shape.sizes)
+    return Plot(f"median latency: {result.artifact}", dims, "ms", series, "bar", log=True)
+
+
+def buckets_plot(found: Plan, name: str) -> Plot:
+    """Tokens wasted by number of buckets, and the part of it that no bucket saves."""
+    from ..report.plots import Plot, Series
+
+    numbers = range(1, len(found.choices) + 1)
+    wasted = [100 * found.waste(choice) for choice in found.choices]
+    floor = [100 * found.in_batches / choice.computed for choice in found.choices]
+    series = [Series("wasted", numbers, wasted)]
+    if found.in_batches:
+        series.append(Series("padding inside batches", numbers, floor))
+    return Plot(f"tokens wasted: {name}", "buckets", "% of the tokens computed", series)

@@ -1,0 +1,260 @@
+"""Tables of what was built, measured and found, for a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..serve.buckets import Plan
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+from typing import TYPE_CHECKING
+
+from ..targets._tensorrt.cost import Work
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+from typing import TYPE_CHECKING
+
+from ..bench.timings import Ratio, Result
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+from typing import TYPE_CHECKING
+
+from ..verify.diagnose.bisect import Found
+from ..verify.diagnose.drift import Drift
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ..quant.calibration.clipping import METHODS
+from ..quant.calibration.ranges_file import Ranges
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..verify.intervals import FAILED
+from .document import size_of
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..artifact.manifest import Artifact
+    from ..fusions.rewrite import Change
+    from ..verify.intervals import Measure
+    from ..verify.verdict import Verdict
+
+
+def artifacts_table(found: Iterable[Artifact]) -> Table:
+    """One row an artifact: what it is, how large, how many kernels, how close to its source."""
+    import json
+
+    rows = table("artifact", "target", "precision", "size", "kernels", "fp32 islands", "cosine (min)", "rel. error", "verified")
+    for each in found:
+        report = json.loads((each.path / "report.json").read_text("utf-8"))
+        verdict = report["verification"]
+        engine = each.manifest["engine"]
+        kernels = str(engine["kernels"]["count"]) if "kernels" in engine else "-"
+        target = ":".join(filter(None, (each.target, ",".join(each.manifest["target"]["sms"]))))
+        size = f"{size_of(each.path) / 2**20:.0f} MiB"
+        islands = str(len(each.manifest["precision"]["islands"]))
+        add(rows, each.path.name, target, each.precision, size, kernels, islands, *_closeness(verdict))
+    return rows
+
+
+def _closeness(verdict: Mapping[str, Any] | None) -> tuple[str, str, str]:
+    """(cosine, relative error, what was verified) of a verdict as JSON."""
+    if verdict is None:
+        return "-", "-", "no (--no-verify)"
+    outputs = (verdict["engine"] or verdict["graph"])["outputs"].values()
+    cosine = min(float(o["cosine_min"]) for o in outputs)
+    relative = max(float(o["relative"]) for o in outputs)
+    how = "engine" if verdict["engine_executed"] else "graph (engine NOT RUN)"
+    return f"{cosine:.7f}", f"{relative:.1e}", how if verdict["verdict"] == "passed" else f"FAILED ({how})"
+
+
+def fusions_table(change: Change) -> Table:
+    """Matches kept and near-misses, by rule, and the largest error a proof found."""
+    rows = table("rule", "found", "near-misses", "largest error in a proof")
+    counts = change.counts()
+    refused = [r.rule for r in change.refusals]
+    for rule in sorted({*counts, *refused}):
+        errors = [a.error for a in change.applied if a.rule == rule and a.error is not None]
+        worst = f"{max(errors):.1e}" if errors else "not proven"
+        add(rows, rule, str(counts.get(rule, 0)), str(refused.count(rule)), worst if rule in counts else "-")
+    return rows
+
+
+def verdicts_table(verdicts: Iterable[Verdict]) -> Table:
+    """One row an output of each artifact."""
+    rows = table("artifact", "output", "max abs", "rel. error", "cosine (min)", "SQNR dB", "decisions kept", "verdict")
+    for verdict in verdicts:
+        decided = "; ".join(f"{d.name} {d.agreed}/{d.total}" for d in verdict.result.decisions) or verdict.result.note
+        for out in verdict.result.outputs:
+            said = verdict.verdict if verdict.passed else verdict.verdict.upper()
+            row = (f"{out.max_abs:.2e}", f"{out.relative:.2e}", f"{out.cosine_min:.7f}", f"{out.sqnr_db:.1f}")
+            add(rows, Path(verdict.path).name, out.name, *row, decided, said)
+    return rows
+
+
+def metrics_table(verdicts: Iterable[Verdict]) -> Table | None:
+    """One row a metric of each artifact, with the interval of its drop; None where nothing decides."""
+    rows = table("artifact", "metric", "source", "artifact", "drop", "95 % interval", "rows", "method", "verdict")
+    for verdict in verdicts:
+        for at, each in enumerate(verdict.result.measures):
+            said = _judged(verdict, at, each)
+            numbers = [_number(value) for value in (each.source, each.artifact, each.drop)]
+            interval = "-" if each.low is None else f"{_number(each.low)} to {_number(each.high)}"
+            add(rows, Path(verdict.path).name, each.name, *numbers, interval, str(each.rows), each.method, said)
+    return rows if rows.row_count else None
+
+
+def curve_table(int8: Mapping[str, Any]) -> Table:
+    """One row a point that the search for int8 measured: what the metric lost with how much of the GEMMs in int8."""
+    rows = table("int8, % of GEMM FLOPs", int8["metric"], "95 % interval", "drop", "given back", "")
+    for at, point in enumerate(int8["curve"]):
+        interval = "-" if point["low"] is None else f"{point['low']:.5f} to {point['high']:.5f}"
+        drop = "-" if point["drop"] is None else f"{point['drop']:.5f}"
+        said = "" if at != int8["chosen"] else ("built" if point["share"] and int8["share"] else "not within the limit")
+        cells = (f"{point['value']:.5f}", interval, drop, str(len(point["kept_in_fp"])), said)
+        add(rows, f"{100 * point['share']:.1f}", *cells)
+    return rows
+
+
+def _judged(verdict: Verdict, at: int, measure: Measure) -> str:
+    """What the budget makes of a metric: the first one where there are labels, else each."""
+    budget, decisions = verdict.budget, not verdict.result.labelled
+    limits = [budget.max_drop] if at == 0 or decisions else []
+    limits += [1 - budget.agreement] if decisions and budget.agreement is not None else []
+    wanted = [limit for limit in limits if limit is not None]
+    if wanted:
+        return f"{measure.verdict(min(wanted))} (at most {min(wanted):g})"
+    if decisions and budget.alarm is not None:
+        return f"{'ALARM' if measure.verdict(budget.alarm) == FAILED else 'no alarm'} (above {budget.alarm:g})"
+    return "not judged"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def add(rows: Table, *cells: str) -> None:
+    """A row whose cells are shown as they are: `bertc[rtx]` is no markup."""
+    from rich.text import Text
+
+    rows.add_row(*(Text(cell) for cell in cells))
+
+
+def table(*columns: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, overflow="fold", justify="left" if index == 0 else "default")
+    return table
+
+
+SHOWN = 3  # outlier channels of a tensor in the table; the file has all
+
+
+def calibration_table(found: Ranges) -> Table:
+    """One row a tensor, in the order of the file."""
+    rows = table("tensor", "of", "module", "status", "min", "max", *METHODS, "outlier channels")
+    for name, each in found.tensors.items():
+        numbers = [f"{value:.4g}" if each.values else "-" for value in (each.low, each.high)]
+        by_method = each.ranges(found.settings.percentile)
+        numbers += [f"{by_method[method]:.4g}" if by_method else "-" for method in METHODS]
+        place = each.place
+        add(rows, name, place.op, place.module, each.status, *numbers, _outliers(each.outliers(found.settings.outlier)))
+    return rows
+
+
+def _outliers(found: Mapping[int, float]) -> str:
+    worst = sorted(found, key=lambda channel: -found[channel])[:SHOWN]
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return ", ".join(f"{channel} ({found[channel]:.0f}x)" for channel in worst) + more
+
+
+def drift_table(found: Drift) -> Table:
+    """One row a boundary."""
+    rows = table("module", "node", "line", "drift", "growth", "max abs", "cosine (min)", "not finite")
+    for layer in found.layers:
+        line = next(iter(layer.origin.places), "").rpartition("/")[2]
+        numbers = (
+            f"{layer.relative:.2e}",
+            f"{layer.growth:.2f}" if layer.growth == layer.growth else "-",
+            f"{layer.max_abs:.2e}",
+        )
+        add(rows, layer.module, layer.op, line, *numbers, f"{layer.cosine_min:.7f}", str(layer.nonfinite or "-"))
+    return rows
+
+
+def guilty_table(found: Found) -> Table:
+    """One row a node, `SHOWN` at most."""
+    rows = table("node", "operator", "module", "line", "largest", "type's largest")
+    for node in found.nodes[:SHOWN]:
+        lines = ", ".join(place.rpartition("/")[2] for place in node.origin.places[:3]) or "-"
+        limit = "-" if node.limit is None else f"{node.limit:g}"
+        largest = f"{node.largest:.6g}" + (" OVERFLOWS" if node.overflows else "")
+        add(rows, node.node, node.op, str(node.origin.module) or "-", lines, largest, limit)
+    if len(found.nodes) > SHOWN:
+        add(rows, f"and {len(found.nodes) - SHOWN} more (--json)", *[""] * 5)
+    return rows
+
+
+def timings_table(result: Result) -> Table:
+    """A row for each contender at each shape."""
+    head = ("shape", "contender", "p50 ms", "p90 ms", "p99 ms", "IQR ms", "samples/s", "tokens/s", "time / artifact's (95 %)")
+    rows = table(*head)
+    ratios = {(r.shape, r.contender): r for r in result.ratios}
+    for timing in result.timings:
+        facts = timing.to_json()
+        times = [_number(facts[key]) for key in ("p50_ms", "p90_ms", "p99_ms", "iqr_ms")]
+        rates = ["-" if facts[key] is None else f"{facts[key]:,.0f}" for key in ("samples_per_s", "tokens_per_s")]
+        found = ratios.get((str(timing.shape), timing.contender))
+        add(rows, str(timing.shape), timing.contender, *times, *rates, _said(found))
+    for each in result.ratios:
+        if each.shape == "traffic":
+            add(rows, "traffic", each.contender, *["-"] * 6, _said(each))
+    return rows
+
+
+def _said(found: Ratio | None) -> str:
+    if found is None:
+        return "-"
+    return f"{found.ratio:.3f} ({found.low:.3f} to {found.high:.3f})"
+
+
+def work_table(work: Work) -> Table:
+    """A row a layer, and their sum."""
+    rows = table("layer", "kernels", "GFLOP", "MiB moved", "FLOP per byte")
+    for layer in (*work.layers, work.total()):
+        moved = "-" if layer.moved is None else f"{layer.moved / 2**20:.2f}"
+        intensity = f"{layer.flops / layer.moved:.0f}" if layer.moved else "-"
+        add(rows, layer.name, str(layer.kernels), f"{layer.flops / 1e9:.3f}", moved, intensity)
+    return rows
+
+
+def buckets_table(found: Plan, chosen: int) -> Table:
+    """Tokens wasted by number of buckets."""
+    rows = table("buckets", "tokens computed", "wasted", "wasted %", "one more saves", "bounds")
+    for at, choice in enumerate(found.choices):
+        saving = found.saving(at)
+        wasted = choice.computed - found.tokens
+        said = "-" if saving is None else f"{saving:.1%}"
+        mark = f"{at + 1} <" if at == chosen else f"{at + 1}"
+        bounds = " ".join(map(str, choice.bounds))
+        add(rows, mark, f"{choice.computed:,}", f"{wasted:,}", f"{found.waste(choice):.1%}", said, bounds)
+    return rows

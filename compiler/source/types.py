@@ -1,0 +1,79 @@
+"""What a source is: options, the opened graph, the truth about it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ..core.profiles import Dim
+from ..core.tensors import Feeds, Outputs
+from ..graph.model import Graph
+
+IDS = ("int64", "int32")
+
+FORMS = "a Hugging Face directory, a hub id (org/name), package.module:function, an .onnx file or an artifact directory"
+
+TASKS = (
+    "features",
+    "sentence-embedding",
+    "sequence-classification",
+    "token-classification",
+    "question-answering",
+    "masked-lm",
+    "audio-features",
+    "ctc",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceOptions:
+    """How to open a source. `ids` is the integer type at the graph's boundary: int64, or int32 for TensorRT."""
+
+    task: str | None = None
+    revision: str | None = None
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+    ids: str = "int64"
+    opset: int = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """An opened source.
+
+    `run` is the truth: PyTorch for a checkpoint or a factory, ONNX Runtime without optimisations for an .onnx file, None for an
+    artifact: there the file `goldens` is the truth, and `reference`, `kind` and `options` are those of its own source.
+    `assets` are tokenizer or preprocessor files to copy.
+    """
+
+    reference: str
+    kind: str  # huggingface, factory, onnx or artifact
+    sha256: str
+    task: str
+    graph: Graph
+    dims: Mapping[str, Dim]
+    run: Callable[[Feeds], Outputs] | None
+    assets: tuple[Path, ...] = ()
+    revision: str | None = None
+    notes: tuple[str, ...] = ()
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    options: SourceOptions = dataclasses.field(default_factory=SourceOptions)
+    goldens: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """The truth about a source without its graph: a hash of what decides its numbers, and the computation."""
+
+    sha256: str
+    run: Callable[[Feeds], Outputs]
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a reference leads: the kind of source, its path (none for a factory) and the commit of a hub model."""
+
+    kind: str
+    path: Path
+    revision: str | None = None
