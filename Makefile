@@ -33,7 +33,7 @@ test: $(VENV)/test.done ## run all tests that this machine can run
 check: $(VENV)/test.done ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf .mypy && $(PIP) --no-deps --target .mypy . && MYPYPATH=.mypy $(BIN)/mypy -p bertc
+	rm -rf .mypy build && $(PIP) --no-deps --target .mypy . && MYPYPATH=.mypy $(BIN)/mypy -p bertc
 
 bench: $(VENV)/test.done ## measure, and write benchmarks/README.md
 	$(BIN)/python -m benchmarks

@@ -143,7 +143,7 @@ def promises(found: Found) -> str:
         family = zoo.family(name)
         if family not in families.FAMILIES or not exporter.startswith("dynamo"):
             continue
-        promised = families.promised(family, zoo.ROWS[name].layers)
+        promised = families.expected_counts(family, zoo.ROWS[name].layers)
         counts = answer["bertc"].get("counts", {})
         cells = ", ".join(f"{rule} {counts.get(rule, 0)} of {n}" for rule, n in promised.items())
         kept = all(counts.get(rule, 0) >= n for rule, n in promised.items())

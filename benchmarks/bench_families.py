@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bertc import targets
 from bertc.fusions import engine as fuse
-from bertc.ops import expand as canonical
+from bertc.ops import expansion as canonical
 from bertc.targets._tensorrt import layout as _trt_graph
 from bertc.targets._tensorrt import lower_attention as _lower_trt
 

@@ -35,9 +35,9 @@ from bertc.quant.sites import ATTENTION
 from bertc.runtime.reference import ReferenceRunner
 from bertc.source.opening import open_source
 from bertc.source.types import Source, SourceOptions
-from bertc.verify.comparison import Comparison
-from bertc.verify.intervals import Measure
-from bertc.verify.result import Result
+from bertc.verification.comparison import Comparison
+from bertc.verification.intervals import Measure
+from bertc.verification.result import Result
 
 from . import int8_engines as engines
 from . import int8_peers as peers
@@ -168,11 +168,11 @@ class Forms:
         source, target = setting.source, targets.get("tensorrt-rtx")
         fused = fuse.fuse(source.graph, source.dims).graph
         lowered = target.lower(fused, (engines.SM,), quantised=True)
-        request = quant.Request(setting.texts, MAX_DROP, (profiles.parse("", source.dims),), target.INT8_ATTENTION)
+        request = quant.Request(setting.texts, MAX_DROP, (profiles.parse_profile("", source.dims),), target.INT8_ATTENTION)
         searched = whole = quant.quantise(lowered, source, request, quiet)
         if len(searched.chosen) < len(searched.document["sites"]):
             whole = quant.quantise(lowered, source, dataclasses.replace(request, max_drop=None), quiet)
-        evidence = Evidence(data.synthetic(source.graph, source.dims, 0), "synthetic samples")
+        evidence = Evidence(data.synthetic_samples(source.graph, source.dims, 0), "synthetic samples")
         linears = [each for each in whole.chosen if each.site.kind != ATTENTION]
         made = [
             engines.typed(target.lower(fused, (engines.SM,)), source, evidence, "fp16"),

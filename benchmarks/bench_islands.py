@@ -37,7 +37,7 @@ from bertc.runtime.reference import ReferenceRunner
 from bertc.source import onnx_file as onnx_source
 from bertc.source.opening import open_source
 from bertc.targets import BuildRequest, tensorrt_rtx
-from bertc.verify.comparison import Comparison
+from bertc.verification.comparison import Comparison
 
 from .real_text import sentences
 from .tools import MODEL, table
@@ -62,7 +62,7 @@ class Case:
 
 def case(name: str, graph: Graph, dims: Mapping[str, Any]) -> Case:
     lowered = targets.get(RTX.name).lower(fuse.fuse(graph, dims, prove=False).graph, RTX.sms)
-    samples = data.synthetic(graph, dims)
+    samples = data.synthetic_samples(graph, dims)
     runner = ReferenceRunner(graph)
     evidence = Evidence(samples, f"{len(samples)} synthetic samples")
     return Case(name, lowered, evidence, [runner.run(sample.feeds) for sample in samples])

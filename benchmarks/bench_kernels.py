@@ -20,7 +20,7 @@ from bertc import precision
 from bertc.core.profiles import Profile, Range
 from bertc.graph.model import Graph, save
 from bertc.graph.provenance import module_path
-from bertc.ops import expand as canonical
+from bertc.ops import expansion as canonical
 from bertc.targets import BuildRequest
 from bertc.targets._tensorrt import adapter as _trt
 from bertc.targets._tensorrt import kernel_log as _kernels

@@ -74,6 +74,6 @@ def of_model(name: str) -> tuple[list[str] | None, list[str]]:
 
 def write(source: Source, path: Path) -> Path:
     """Made up samples at sizes that the model takes, as a user's file."""
-    samples = [sample for seed in range(SEEDS) for sample in data.synthetic(source.graph, source.dims, seed)]
+    samples = [sample for seed in range(SEEDS) for sample in data.synthetic_samples(source.graph, source.dims, seed)]
     np.savez(path, **{f"{n}/{name}": array for n, sample in enumerate(samples) for name, array in sample.feeds.items()})
     return path

@@ -65,12 +65,12 @@ def measure(path: Path) -> dict[str, Any]:
     from bertc import targets
     from bertc.data import synthetic as data
     from bertc.fusions import engine as fuse
-    from bertc.graph import normalize as cleanup
+    from bertc.graph import normalization as cleanup
     from bertc.runtime.reference import ReferenceRunner
     from bertc.source import onnx_file as onnx_source
     from bertc.source.types import Source
-    from bertc.verify import comparison as metrics
-    from bertc.verify import export as export_check
+    from bertc.verification import comparison as metrics
+    from bertc.verification import export as export_check
 
     stages: dict[str, list[float]] = {}
 
@@ -82,13 +82,13 @@ def measure(path: Path) -> dict[str, Any]:
         return result
 
     graph, dims, _ = timed(STAGES[0], lambda: onnx_source.open_graph(path))
-    samples = data.synthetic(graph, dims)
+    samples = data.synthetic_samples(graph, dims)
     truth = ReferenceRunner(graph)
     proof = export_check.Proof(samples, tuple(truth.run(s.feeds) for s in samples), metrics.Comparison())
     del truth
     spec = targets.parse_spec("tensorrt-rtx:sm89")
     tables = {str(spec): targets.lowerings(spec)}
-    timed(STAGES[1], lambda: cleanup.clean(graph))
+    timed(STAGES[1], lambda: cleanup.normalize(graph))
     fused = timed(STAGES[2], lambda: fuse.fuse(graph, dims, lowerings=tables, samples=samples))
     stages[STAGES[2]] = [max(0.0, a - b) for a, b in zip(stages[STAGES[2]][:2], stages[STAGES[1]][:2], strict=True)] + stages[
         STAGES[2]

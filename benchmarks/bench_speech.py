@@ -12,7 +12,7 @@ from bertc.core.profiles import Range
 from bertc.fusions import engine as fuse
 from bertc.graph.model import Graph
 from bertc.graph.provenance import module_path
-from bertc.ops import expand as canonical
+from bertc.ops import expansion as canonical
 from bertc.recipes import wav2vec2_speech as speech
 from bertc.source import torch_export
 from bertc.source.factory import FactoryModel, dims_of

@@ -96,7 +96,7 @@ def padded_row(out: Path, batch: int, requests: Path) -> list[str]:
     requests.write_text("".join(json.dumps({"texts": each}) + "\n" for each in batches), encoding="utf-8")
     found = traffic.read(requests, None, Encoder.from_directory(MODEL, 512))
     bounds = buckets.plan(found, BUCKETS, 8, 512).choices[-1].bounds
-    runner.buckets = buckets.profiles(found, bounds, traffic.Model(longest=512))
+    runner.buckets = buckets.profiles(found, bounds, traffic.TrafficModel(longest=512))
     feeds = [runner.encode(each) for each in batches]
     own = sum(each["input_ids"].size for each in feeds)
     computed = sum(runner.bucket(each)["input_ids"].size for each in feeds)
@@ -122,8 +122,9 @@ def passes(first: Sequence[Callable[[], Any]], second: Sequence[Callable[[], Any
 def peak(out: Path, batch: int, made: Sequence[Profile], method: str) -> float:
     """Peak memory in MiB of a process that runs the texts once; its own, without what it was forked from."""
     code = (
-        "import bertc; from bertc import profiles; from benchmarks.real_text import sentences\n"
-        f"r = bertc.load({str(out)!r}); t = sentences({SOME}); r.buckets = profiles.from_json({profiles.to_json(made)!r})\n"
+        "import bertc; from bertc.core import profiles_from_json; from benchmarks.real_text import sentences\n"
+        f"r = bertc.load({str(out)!r}); t = sentences({SOME})\n"
+        f"r.buckets = profiles_from_json({profiles.profiles_to_json(made)!r})\n"
         f"for i in range(0, {SOME}, {batch}): r.{method}(r.encode(t[i:i + {batch}]))\n"
         "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
     )

@@ -44,7 +44,7 @@ def engine(graph: Graph, mode: str, source: Source) -> Engine:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "graph.onnx")
         save(graph, path)
-        sizes = (profiles.parse("", source.dims),)
+        sizes = (profiles.parse_profile("", source.dims),)
         return _told(tensorrt_rtx.build(BuildRequest(graph, path, Path(folder), mode, (SM,), sizes)))
 
 

@@ -17,9 +17,9 @@ from bertc.precision import _typed
 from bertc.precision._islands import Decision, decide
 from bertc.precision._value_ranges import Evidence
 from bertc.runtime.reference import ReferenceRunner
-from bertc.verify import budgets
-from bertc.verify.budgets import Budget
-from bertc.verify.comparison import Comparison
+from bertc.verification import budgets
+from bertc.verification.budgets import Budget
+from bertc.verification.comparison import Comparison
 
 if TYPE_CHECKING:
     from bertc.data.samples import Sample

@@ -16,13 +16,13 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .core.version import __version__
+from .core import VERSION as __version__
 
 if TYPE_CHECKING:
-    from .artifact.manifest import Artifact
-    from .runtime.runner import Runner
-    from .source.factory import FactoryModel
-    from .verify.verdict import Verdict
+    from .artifact import Artifact
+    from .runtime import Runner
+    from .source import FactoryModel
+    from .verification import Verdict
 
 __all__ = ["FactoryModel", "__version__", "build", "export", "load", "verify"]
 
@@ -61,7 +61,7 @@ def verify(
 
     With labels in `data`, `.result.measures` are the task's metrics; `budget={"max_drop": 0.005}` judges the first.
     """
-    from .verify.verdict import verify as run
+    from .verification import verify as run
 
     path = Path(data) if data else None
     return run(Path(artifact), data_path=path, against=against, require_engine=require_engine, budget=budget)
@@ -72,7 +72,7 @@ def load(artifact: Name) -> Runner:
 
     Hashes are checked first. Raises `bertc.errors.Missing` where this machine cannot run the engine.
     """
-    from .verify.verdict import load as run
+    from .verification import load_runner as run
 
     return run(Path(artifact))
 
@@ -87,7 +87,7 @@ def _recipe(source: Name, options: dict[str, Any]) -> Any:
     known = {f.name for f in dataclasses.fields(recipe.Recipe)}
     for name in given:
         if name not in known:
-            from .core.errors import RecipeError, nearest
+            from .core import RecipeError, nearest
 
             raise RecipeError(f"unknown option {name!r}{nearest(name, known)}")
     return dataclasses.replace(recipe.resolve(str(source))[0], **given)
@@ -95,7 +95,11 @@ def _recipe(source: Name, options: dict[str, Any]) -> Any:
 
 def __getattr__(name: str) -> Any:
     if name == "FactoryModel":
-        from .source.factory import FactoryModel
+        from .source import FactoryModel
 
         return FactoryModel
+    if name == "errors":
+        from .core import errors
+
+        return errors
     raise AttributeError(f"module 'bertc' has no attribute {name!r}")

@@ -1,5 +1,5 @@
 """`python -m bertc` is the command line."""
 
-from .cli._main import main
+from .cli import main
 
 main()

@@ -16,34 +16,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import precision, targets
-from .artifact import goldens
+from .artifact import Artifact, goldens
 from .artifact import manifest as artifact
-from .artifact.manifest import Artifact
-from .core import machine, profiles
-from .core.errors import InputError, Missing, NotFused, RecipeError, VerifyFailed
-from .core.profiles import Profile
-from .core.progress import Progress
-from .core.version import __version__
+from .core import VERSION, InputError, Missing, NotFused, Profile, Progress, RecipeError, VerifyFailed, machine, profiles
 from .data import preprocess
 from .data import synthetic as data
+from .fusions import Fused
 from .fusions import engine as fusing
-from .fusions.engine import Fused
-from .graph.model import Graph, save
-from .precision import Typed
-from .precision._value_ranges import Evidence
+from .graph import Graph, save
+from .precision import Evidence, Typed
 from .recipe import Recipe, check, choose_targets
 from .report import document as report
 from .report import page, tables
-from .source.opening import open_source
-from .source.types import Source
+from .source import Source, open_source
 from .targets import BuildRequest, Built, TargetSpec
-from .verify import verdict as verification
-from .verify.export import Proof, check_fused, prove
-from .verify.intervals import FAILED
+from .verification import FAILED, Proof, check_fused, prove
+from .verification import verdict as verification
 
 if TYPE_CHECKING:
     from . import quant
-    from .quant.calibration.observe import Observed
+    from .quant.calibration import Observed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +89,7 @@ def compile(recipe: Recipe, out: Path, *, force: bool = False, progress: Progres
             directory = stage if len(builds) == 1 else stage / build.name
             directory.mkdir(exist_ok=True)
             make(build, job, directory, log)
-    return tuple(artifact.open_artifact(path) for path in artifact.find(out))
+    return tuple(artifact.open_artifact(path) for path in artifact.find_artifacts(out))
 
 
 def plan(recipe: Recipe) -> tuple[Build, ...]:
@@ -121,7 +113,7 @@ def plan(recipe: Recipe) -> tuple[Build, ...]:
 
 def choose_profiles(recipe: Recipe, source: Source) -> tuple[Profile, ...]:
     """The recipe's optimisation profiles, or one with defaults from the model."""
-    return tuple(profiles.parse(text, source.dims) for text in recipe.profiles or ("",))
+    return tuple(profiles.parse_profile(text, source.dims) for text in recipe.profiles or ("",))
 
 
 def golden_data(recipe: Recipe) -> Path | None:
@@ -172,7 +164,7 @@ def fuse_graph(recipe: Recipe, source: Source, builds: Sequence[Build], proof: P
     if not recipe.prove:
         log.note("no fusion was proven (--no-prove): only the fused graph as a whole was compared with the source")
     if recipe.expect:
-        fusing.expect(source.graph, fused.change, recipe.expect)
+        fusing.expect_fusions(source.graph, fused.change, recipe.expect)
         log.say(f"all that {recipe.expect} promises was found")
     return fused
 
@@ -315,7 +307,7 @@ def evidence(job: Job) -> Evidence:
         return Evidence(samples, f"the {len(samples)} goldens of the export")
     if recipe.goldens == "synthetic":
         return Evidence(samples, f"{len(samples)} synthetic samples")
-    made = data.synthetic(source.graph, source.dims, recipe.seed)
+    made = data.synthetic_samples(source.graph, source.dims, recipe.seed)
     rows = sum(max(1, len(sample.origins)) for sample in samples)
     name = f"{rows} rows of {Path(str(recipe.data)).name} and {len(made)} synthetic samples"
     return Evidence((*samples, *made), name)
@@ -365,7 +357,7 @@ def manifest(build: Build, job: Job, typed: Typed, built: Built, low: quant.Prep
     """
     graph, source, recipe = typed.graph, job.source, job.recipe
     return {
-        "bertc": __version__,
+        "bertc": VERSION,
         "source": {
             "reference": source.reference,
             "kind": source.kind,
@@ -385,7 +377,7 @@ def manifest(build: Build, job: Job, typed: Typed, built: Built, low: quant.Prep
         "inputs": [spec.to_json() for spec in graph.inputs],
         "outputs": [spec.to_json() for spec in graph.outputs],
         "dims": {name: {"min": dim.min, "max": dim.max} for name, dim in source.dims.items()},
-        "profiles": profiles.to_json(job.ranges),
+        "profiles": profiles.profiles_to_json(job.ranges),
         "seed": recipe.seed,
         "budget": dataclasses.asdict(verification.budget_for(build.precision, build.asked)),
         "tools": dict(source.versions) | machine.versions(),

@@ -14,8 +14,8 @@ from typing import Any
 
 from . import precision as precisions
 from . import targets
-from .core.errors import RecipeError, nearest
-from .source.types import SourceOptions
+from .core import RecipeError, nearest
+from .source import SourceOptions
 
 
 def _option(help_text: str, default: Any = dataclasses.MISSING) -> Any:
@@ -180,7 +180,7 @@ def choose_targets(recipe: Recipe) -> tuple[Recipe, str | None]:
     if recipe.precision in (None, "fp32"):
         why = f"target onnxruntime: no TensorRT here (tensorrt: {tensorrt.reason}; tensorrt-rtx: {rtx.reason})"
         return dataclasses.replace(recipe, targets=("onnxruntime",), precision="fp32"), why
-    from .core.errors import Missing
+    from .core import Missing
 
     raise Missing(
         f"{recipe.precision} needs a TensorRT compiler and this machine has none: {rtx.install} (builds without a GPU). "

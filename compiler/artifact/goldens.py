@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..core.errors import ArtifactError, DataError
-from ..core.files import hash_file
-from ..core.tensors import Outputs
-from ..data.samples import Sample
+from ..core import ArtifactError, DataError, Outputs, hash_file
+from ..data import Sample
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can say: equal goldens are equal bytes
 

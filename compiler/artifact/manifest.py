@@ -16,13 +16,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import ArtifactError
-from ..core.files import disk_errors, hash_file, write_json
-from ..core.profiles import Dim, Profile
-from ..core.profiles import from_json as profiles_from_json
-from ..core.tensors import TensorSpec
-from ..graph.model import Graph
-from ..graph.model import load as load_graph
+from ..core import ArtifactError, Dim, Profile, TensorSpec, disk_errors, hash_file, write_json
+from ..core import profiles_from_json as profiles_from_json
+from ..graph import Graph
+from ..graph import load as load_graph
 
 if TYPE_CHECKING:
     pass
@@ -140,7 +137,7 @@ def _check_shape(found: Artifact) -> None:
     _ = (found.target, found.precision, found.task, found.inputs, found.outputs, found.dims, found.profiles)
 
 
-def find(path: Path) -> tuple[Path, ...]:
+def find_artifacts(path: Path) -> tuple[Path, ...]:
     """The artifact at `path`, or the artifacts right below it when it is the output of a build for several targets."""
     if (path / MANIFEST).is_file() or not path.is_dir():
         return (path,)

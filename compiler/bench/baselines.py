@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import targets
+from ..artifact import Artifact
 from ..artifact import manifest as artifact
-from ..artifact.manifest import Artifact
-from ..core.tensors import Feeds, Outputs
-from ..data.samples import Sample
-from ..graph.model import Graph, save
-from ..runtime.runner import Runner
-from ..source.opening import open_module, open_source
-from ..source.types import SourceOptions
+from ..core import Feeds, Outputs
+from ..data import Sample
+from ..graph import Graph, save
+from ..runtime import Runner
+from ..source import SourceOptions, open_module, open_source
 
 if TYPE_CHECKING:
-    from ..source.factory import FactoryModel
+    from ..source import FactoryModel
 
 Call = Callable[[], Any]
 ON_GPU = ("tensorrt", "tensorrt-rtx")
@@ -154,7 +153,7 @@ def compiled(made: FactoryModel, outputs: Sequence[str], samples: Sequence[Sampl
     """torch.compile with its defaults, compiled for each shape by itself, which is when its code is fastest."""
     import torch
 
-    from ..source.torch_export import quiet, reason
+    from ..source import quiet, reason
 
     name = "torch.compile"
     start = time.perf_counter()

@@ -23,19 +23,14 @@ from typing import Any
 import numpy as np
 
 from .. import targets
-from ..artifact.manifest import Artifact
-from ..core.errors import InputError, Missing, VerifyFailed
-from ..core.profiles import Dim, Shape
-from ..core.progress import Progress
+from ..artifact import Artifact
+from ..core import Dim, InputError, Missing, Progress, Shape, VerifyFailed
+from ..data import Sample
 from ..data import synthetic as data
-from ..data.samples import Sample
-from ..verify import budgets
-from ..verify.budgets import DEFAULT_BUDGETS
-from ..verify.comparison import Comparison
-from ..verify.verdict import budget_for
+from ..verification import DEFAULT_BUDGETS, Comparison, budget_for, budgets
 from . import baselines, timings
 from .baselines import Contender, Skipped
-from .timings import Result, Timing
+from .timings import BenchResult, Timing
 
 ROUNDS, WARM_UP = 100, 3
 PAUSE = 0.005  # seconds in which the threads of the contender before stop spinning
@@ -120,7 +115,7 @@ def why_not(found: Artifact) -> str:
     return "" if ready.run else ready.reason
 
 
-def run(found: Artifact, request: Request, progress: Progress | None = None) -> Result:
+def run(found: Artifact, request: Request, progress: Progress | None = None) -> BenchResult:
     """Time an artifact and what it is held against.
 
     Raises Missing where this machine cannot run it, DataError for a shape it does not take, InputError for impossible numbers,
@@ -147,14 +142,16 @@ def run(found: Artifact, request: Request, progress: Progress | None = None) -> 
     timed = tuple(Timing(c.name, shape, seconds[c.name][at]) for at, shape in enumerate(request.shapes) for c in contenders)
     conditions = _conditions(request, count, load, busy["share"])
     said = {c.name: c.said for c in contenders}
-    return Result(found.path.name, timed, _ratios(timed, contenders), said, skipped, agreement, conditions, _notes(conditions))
+    return BenchResult(
+        found.path.name, timed, _ratios(timed, contenders), said, skipped, agreement, conditions, _notes(conditions)
+    )
 
 
 def _samples(found: Artifact, request: Request) -> list[Sample]:
     if not request.shapes:
         raise InputError("no shape to time")
     graph = found.graph()
-    return [data.at(graph, found.dims, dict(shape.sizes), request.seed) for shape in request.shapes]
+    return [data.sample_at(graph, found.dims, dict(shape.sizes), request.seed) for shape in request.shapes]
 
 
 def _contenders(
@@ -291,7 +288,7 @@ def _notes(conditions: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def summary(result: Result) -> str:
+def summary(result: BenchResult) -> str:
     """What the numbers hold for, in a line."""
     c = result.conditions
     cores = f"{c['threads']} threads each, {len(c['cores_allowed'])} of {c['cores']} cores allowed"

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.profiles import Shape
-from ..verify import intervals as confidence
+from ..core import Shape
+from ..verification import intervals as confidence
 
 if TYPE_CHECKING:
     pass
@@ -98,7 +98,7 @@ def _interval(pairs: Sequence[tuple[np.ndarray, np.ndarray]], weights: Sequence[
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class BenchResult:
     """What a run measured. The first contender is the artifact under test. `conditions` say what the numbers hold for."""
 
     artifact: str
@@ -136,7 +136,7 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def to_csv(result: Result) -> str:
+def to_csv(result: BenchResult) -> str:
     """A row for each contender at each shape, the dims as columns, and the ratio of times with its interval."""
     ratios = {(r.shape, r.contender): r for r in result.ratios}
     rows = []

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from pathlib import Path
 from typing import cast
 
 import click
 
-from ..core.errors import nearest
+from ..core import module_names, nearest
 
 
 class Commands(click.Group):
     """The commands of this folder, each imported when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return names()
+        return list(names())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return get(cmd_name) if cmd_name in names() else None
@@ -28,10 +27,9 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
 
-def names() -> list[str]:
+def names() -> tuple[str, ...]:
     """All commands, by file name."""
-    folder = str(Path(__file__).parent)
-    return sorted(m.name for m in pkgutil.iter_modules([folder]) if not m.name.startswith("_"))
+    return module_names(Path(__file__).parent)
 
 
 def get(name: str) -> click.Command:

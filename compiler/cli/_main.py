@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from ..core.errors import BertcError
+from ..core import BertcError
 from ._group import Commands
 from ._shared import print_json
 

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..core.errors import InputError
-from ..report import tables
+from ..core import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..core.progress import Progress
+    from ..core import Progress
     from ..recipe import Recipe
 
 Command = Callable[..., Any]
@@ -59,7 +58,7 @@ def console() -> Console:
 
 
 def progress() -> Progress:
-    from ..core.progress import Progress
+    from ..core import Progress
 
     return Progress(console())
 
@@ -90,6 +89,8 @@ def limits_of(texts: Sequence[str]) -> dict[str, float]:
 
 
 def show_artifacts(made: Sequence[Any], as_json: bool) -> None:
+
+    from ..report import tables
 
     console().print(tables.artifacts_table(made))
     if as_json:

@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..core.errors import InputError, Missing
-from ..report import figures, tables
+from ..core import InputError, Missing
 from . import _shared as shared
 
 if TYPE_CHECKING:
-    from ..artifact.manifest import Artifact
-    from ..bench.timings import Result
-    from ..core.profiles import Shape
-    from ..core.progress import Progress
+    from ..artifact import Artifact
+    from ..bench import BenchResult
+    from ..core import Progress, Shape
 
 
 @click.command()
@@ -55,7 +53,7 @@ def bench(
     from ..artifact import manifest as artifact
     from ..bench import interleaved as benching
     from ..bench import timings
-    from ..report import plots
+    from ..report import figures, plots
 
     log = shared.progress()
     found = artifact.open_artifact(path)
@@ -76,9 +74,10 @@ def bench(
         shared.print_json(result.to_json())
 
 
-def _show(result: Result, log: Progress) -> None:
+def _show(result: BenchResult, log: Progress) -> None:
     """The table, what it holds for, and what each contender is."""
     from ..bench import interleaved as benching
+    from ..report import tables
 
     shared.console().print(tables.timings_table(result))
     log.say(benching.summary(result))
@@ -104,10 +103,11 @@ def _shapes(found: Artifact, texts: Sequence[str], lengths: Path | None, log: Pr
 
 def _not_run(found: Artifact, shapes: Sequence[Shape], reason: str, against: Sequence[str], as_json: bool) -> None:
     """What the build log and the graph tell of an engine that cannot run here."""
-    from ..targets._tensorrt import cost as work
+    from ..report import tables
+    from ..targets import work_of
 
     console = shared.console()
-    done = work.of(found, shapes)
+    done = work_of(found, shapes)
     for each in done:
         console.print(f"{found.path} at {each.shape}, profile {each.profile}", highlight=False, markup=False)
         console.print(tables.work_table(each))

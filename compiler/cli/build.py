@@ -53,7 +53,7 @@ def build(
     SOURCE is a path (checkpoint directory, .onnx, export, recipe.toml), a recipe's name, package.module:factory, or a hub id.
     """
     from .. import pipeline
-    from ..core.errors import InputError
+    from ..core import InputError
 
     if int8 and options["precision"]:
         raise InputError(f"asked for --{options['precision']} and for --int8; an artifact has one precision")

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..report import tables
 from . import _shared as shared
 
 if TYPE_CHECKING:
-    from ..fleet.store import Store
+    from ..fleet import Store
 
 STORE = click.argument(
     "store", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="[STORE]", default=".bertc-store"
@@ -30,8 +29,8 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def opened(path: Path) -> Store:
-    from ..core.errors import InputError
-    from ..fleet.store import Store
+    from ..core import InputError
+    from ..fleet import Store
 
     if not (path / "objects").is_dir() and any(path.iterdir()):
         raise InputError(f"{path} is no store of bertc: it holds no folder `objects`")
@@ -43,6 +42,7 @@ def opened(path: Path) -> Store:
 def ls(store: Path, as_json: bool) -> None:
     """What is there: stage, where it belongs, size, age."""
     from ..fleet import cleaning
+    from ..report import tables
 
     held = cleaning.listed(opened(store))
     rows = tables.table("key", "stage", "what", "size", "age")
@@ -72,7 +72,7 @@ def ls(store: Path, as_json: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="only say what would be removed")
 def gc(store: Path, locks: Sequence[Path], older: float | None, size: str | None, dry_run: bool, as_json: bool) -> None:
     """Remove finished stages that nobody needs. Artifacts that were built stay: they have their own names for the files."""
-    from ..core.errors import InputError
+    from ..core import InputError
     from ..fleet import cleaning, config
 
     if not locks and older is None and size is None:
@@ -100,7 +100,7 @@ def gc(store: Path, locks: Sequence[Path], older: float | None, size: str | None
 @click.option("--repair", is_flag=True, help="remove what is damaged, so that it is made again")
 def verify(store: Path, repair: bool, as_json: bool) -> None:
     """Hash every file of every finished stage. Exit 1 when one is not what was made."""
-    from ..core.errors import CheckFailed
+    from ..core import CheckFailed
     from ..fleet import cleaning
 
     kept = opened(store)

@@ -8,8 +8,7 @@ from typing import Any
 
 import click
 
-from ..core.errors import InputError
-from ..report import tables
+from ..core import InputError
 from . import _shared as shared
 
 
@@ -39,6 +38,7 @@ def calibrate(
 ) -> None:
     """Measure the ranges of SOURCE's activations over --data in one pass, for INT8. An interrupted run goes on where it was."""
     from ..quant.calibration import command as calibration
+    from ..report import tables
 
     log = shared.progress()
     if merge:

@@ -8,16 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..report import tables
 from . import _shared as shared
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..fleet.config import Fleet
-    from ..fleet.plan import Step
-    from ..fleet.run import Outcome, Pool
-    from ..fleet.store import Store
+    from ..fleet import Fleet, Outcome, Pool, Step, Store
 
 FILE = click.argument("file", type=click.Path(path_type=Path), metavar="[FLEET.TOML]", default="fleet.toml")
 ENTRIES = click.option("--entry", "entries", multiple=True, help="only this entry (MODEL/PLAN) or model; repeatable")
@@ -37,8 +33,7 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def opened(file: Path, entries: Sequence[str], store: Path | None) -> tuple[Fleet, Fleet, Store]:
     """(the selected part of a fleet, the whole of it, its store)."""
-    from ..fleet import config
-    from ..fleet.store import Store
+    from ..fleet import Store, config
 
     whole = config.read(file)
     return config.select(whole, entries), whole, Store((store or whole.store).resolve())
@@ -67,6 +62,8 @@ def plan(file: Path, entries: Sequence[str], store: Path | None, ci: str | None,
 
 
 def plan_table(steps: Sequence[Step]) -> Table:
+
+    from ..report import tables
 
     rows = tables.table("what", "runs on", "state", "last time", "why")
     for step in steps:
@@ -151,10 +148,10 @@ def built_document(chosen: Fleet, kept: Store, outcomes: Sequence[Outcome], code
 
 def pool_of(address: str | None, jobs: int | None, memory: int | None) -> Pool:
     if address is not None:
-        from ..fleet.ray import RayPool
+        from ..fleet import RayPool
 
         return RayPool(address)
-    from ..fleet.local import LocalPool
+    from ..fleet import LocalPool
 
     return LocalPool(jobs, memory)
 
@@ -185,6 +182,7 @@ def build_summary(outcomes: Sequence[Outcome], placed: int) -> str:
 def show_status(file: Path, entries: Sequence[str], store: Path | None, as_json: bool) -> None:
     """What is built, cached, stale or failed, with sizes, kernels and accuracy."""
     from ..fleet import status
+    from ..report import tables
 
     chosen, _, kept = opened(file, entries, store)
     found = status.document(chosen, kept)
@@ -219,8 +217,7 @@ def entry_cells(entry: dict[str, Any]) -> tuple[str, ...]:
 @click.option("--require-engine", is_flag=True, help="exit 3 where an engine itself cannot run")
 def verify(file: Path, entries: Sequence[str], store: Path | None, require_engine: bool, as_json: bool) -> None:
     """Verify every artifact in its place: hashes, the lock, and its goldens. Exit 1 when one is not what it should be."""
-    from ..fleet import checking
-    from ..fleet.run import worst_of
+    from ..fleet import checking, worst_of
 
     chosen, _, _ = opened(file, entries, store)
     console = shared.console()

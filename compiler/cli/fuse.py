@@ -6,8 +6,6 @@ from pathlib import Path
 
 import click
 
-from ..fusions import file
-from ..report import tables
 from . import _shared as shared
 
 
@@ -34,6 +32,8 @@ def fuse(
 ) -> None:
     """Fuse an ONNX file (opset 11 on) into bertc operators, each proven equal; it carries their bodies and runs anywhere."""
     from ..fusions import engine as fusing
+    from ..fusions import file
+    from ..report import tables
 
     log = shared.progress()
     with log.stage("fuse"):
@@ -45,6 +45,6 @@ def fuse(
     for refusal in (r for r in shown if explain in ("", r.rule)):
         log.say(f"  {refusal}")
     if as_json:
-        shared.print_json(fusing.to_json(fused, before))
+        shared.print_json(fusing.fusions_to_json(fused, before))
     if expect:
-        fusing.expect(before, fused.change, expect)
+        fusing.expect_fusions(before, fused.change, expect)

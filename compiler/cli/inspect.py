@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..core.errors import CheckFailed, InputError
+from ..core import CheckFailed, InputError
 from . import _shared as shared
 
 

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..core.errors import InputError
-from ..report import figures, tables
+from ..core import InputError
 from . import _shared as shared
 
 if TYPE_CHECKING:
-    from ..core.progress import Progress
-    from ..serve.traffic import Model
+    from ..core import Progress
+    from ..serve import TrafficModel
 
 
 @click.command()
@@ -47,7 +46,7 @@ def profile(
     A line is LENGTH, LENGTH COUNT, or JSON: {"length": 17}, {"lengths": [17, 30]} for a batch, {"text": ...} or {"texts": [...]}
     with --source. The bounds are the best there are for each number of buckets, not an approximation.
     """
-    from ..report import plots
+    from ..report import figures, plots, tables
     from ..serve import buckets, traffic
     from ..serve import recipe_edit as recipe_file
 
@@ -73,14 +72,14 @@ def profile(
         shared.print_json(buckets.to_json(found, plan, chosen, why, made) | {"notes": list(notes)})
 
 
-def _model(source: str | None, longest: int | None, log: Progress) -> Model:
+def _model(source: str | None, longest: int | None, log: Progress) -> TrafficModel:
     """The model's names and limits, the longest request lowered to what was asked for."""
     from ..serve import traffic
 
     if longest is not None and longest < 1:
         raise InputError(f"--longest {longest}: lengths are whole numbers from 1 on")
     if source is None:
-        return dataclasses.replace(traffic.Model(), longest=longest)
+        return dataclasses.replace(traffic.TrafficModel(), longest=longest)
     recipe = shared.recipe_of(source, log, {})
     with log.stage("open the model"):
         model = traffic.model_of(recipe.source, recipe.source_options)

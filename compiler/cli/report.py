@@ -39,8 +39,7 @@ def report(path: Path, out: Path, force: bool, verdicts: Sequence[Path], as_json
 
 def _status_of(fleet_toml: Path) -> dict[str, Any]:
     """The status of a fleet, as `bertc fleet status --json` prints it."""
-    from ..fleet import config, status
-    from ..fleet.store import Store
+    from ..fleet import Store, config, status
 
     fleet = config.read(fleet_toml)
     return status.document(fleet, Store(fleet.store.resolve()))

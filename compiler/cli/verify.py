@@ -7,8 +7,7 @@ from pathlib import Path
 
 import click
 
-from ..core.errors import CheckFailed, InputError
-from ..report import figures, tables
+from ..core import CheckFailed, InputError
 from . import _shared as shared
 
 
@@ -59,7 +58,8 @@ def verify(
 def _compare(
     artifact: Path, data: Path | None, against: str | None, require_engine: bool, limits: dict[str, float] | None, as_json: bool
 ) -> None:
-    from ..verify.verdict import verify as run
+    from ..report import tables
+    from ..verification import verify as run
 
     log = shared.progress()
     verdicts = run(artifact, data_path=data, against=against, require_engine=require_engine, budget=limits, progress=log)
@@ -96,14 +96,14 @@ def _check_modes(
 
 
 def _each(artifact: Path) -> Sequence[Path]:
-    from ..artifact.manifest import find
+    from ..artifact import find_artifacts
 
-    return find(artifact)
+    return find_artifacts(artifact)
 
 
 def _layers(artifact: Path, data: Path | None, against: str | None, plot: Path | None, as_json: bool) -> None:
-    from ..report import plots
-    from ..verify.diagnose import commands as explaining
+    from ..report import figures, plots, tables
+    from ..verification.diagnose import commands as explaining
 
     paths, log, console = _each(artifact), shared.progress(), shared.console()
     if plot is not None and len(paths) > 1:
@@ -123,7 +123,8 @@ def _layers(artifact: Path, data: Path | None, against: str | None, plot: Path |
 
 
 def _bisect(artifact: Path, data: Path | None, against: str | None, budget: dict[str, float] | None, as_json: bool) -> None:
-    from ..verify.diagnose import commands as explaining
+    from ..report import tables
+    from ..verification.diagnose import commands as explaining
 
     paths, log, console = _each(artifact), shared.progress(), shared.console()
     made = [explaining.bisect(path, data_path=data, against=against, budget=budget, progress=log) for path in paths]

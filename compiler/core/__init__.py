@@ -1,1 +1,7 @@
-""""""
+"""What every room uses: errors, progress, tensor specs and profiles, hashed files, what this machine has."""
+
+from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

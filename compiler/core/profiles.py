@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import RecipeError, nearest
-from .tensors import TensorSpec
+
+if TYPE_CHECKING:
+    from .tensors import TensorSpec
 
 DEFAULT_MAX_BATCH = 32
 DEFAULT_OPT_BATCH = 8
@@ -42,7 +44,7 @@ class Range:
 Profile = Mapping[str, Range]
 
 
-def parse(text: str, dims: Mapping[str, Dim]) -> Profile:
+def parse_profile(text: str, dims: Mapping[str, Dim]) -> Profile:
     """`batch=1:8:32,length=16:128:512` as a profile; raises RecipeError naming the part that is wrong.
 
     A dimension that is not named takes its default range.
@@ -56,16 +58,16 @@ def parse(text: str, dims: Mapping[str, Dim]) -> Profile:
         if name.strip() in given:
             raise RecipeError(f"profile {text!r} names {name.strip()!r} twice; say --profile twice for two profiles")
         given[name.strip()] = Range(*(int(n) for n in numbers))
-    return complete(given, dims)
+    return complete_profile(given, dims)
 
 
-def complete(given: Mapping[str, Range], dims: Mapping[str, Dim]) -> Profile:
+def complete_profile(given: Mapping[str, Range], dims: Mapping[str, Dim]) -> Profile:
     """Check the given ranges against the model's dimensions and fill in the rest with defaults."""
     for name, sizes in given.items():
         if name not in dims:
             raise RecipeError(f"profile names dimension {name!r}, which this model does not have{nearest(name, dims)}")
         _check(name, sizes, dims[name])
-    return {name: given.get(name) or default(dim) for name, dim in dims.items()}
+    return {name: given.get(name) or default_range(dim) for name, dim in dims.items()}
 
 
 def _check(name: str, sizes: Range, dim: Dim) -> None:
@@ -77,7 +79,7 @@ def _check(name: str, sizes: Range, dim: Dim) -> None:
         raise RecipeError(f"profile {name}={sizes}: the largest {name} this model takes is {dim.max}")
 
 
-def default(dim: Dim) -> Range:
+def default_range(dim: Dim) -> Range:
     """batch 1:8:32, samples of audio up to 4 s:20 s; any other dimension from its minimum to the model's limit (512 where it has
     none), opt at most 128."""
     opt, top = DEFAULT_OPT_LENGTH, dim.max or max(UNBOUNDED_LENGTH, dim.min * 64)
@@ -88,7 +90,7 @@ def default(dim: Dim) -> Range:
     return Range(dim.min, max(dim.min, min(opt, top)), top)
 
 
-def shapes(spec: TensorSpec, profile: Profile) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+def profile_shapes(spec: TensorSpec, profile: Profile) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """(min, opt, max) shapes of one input under a profile."""
 
     def pick(which: str) -> tuple[int, ...]:
@@ -97,11 +99,11 @@ def shapes(spec: TensorSpec, profile: Profile) -> tuple[tuple[int, ...], tuple[i
     return pick("min"), pick("opt"), pick("max")
 
 
-def to_json(profiles: Sequence[Profile]) -> list[dict[str, str]]:
+def profiles_to_json(profiles: Sequence[Profile]) -> list[dict[str, str]]:
     return [{name: str(sizes) for name, sizes in profile.items()} for profile in profiles]
 
 
-def from_json(data: Sequence[Mapping[str, Any]]) -> tuple[Profile, ...]:
+def profiles_from_json(data: Sequence[Mapping[str, Any]]) -> tuple[Profile, ...]:
     return tuple({name: Range(*map(int, text.split(":"))) for name, text in profile.items()} for profile in data)
 
 

@@ -1,3 +1,3 @@
 """The version of bertc, where everything below the package itself can read it."""
 
-__version__ = "0.1.0"
+VERSION = "0.1.0"

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.errors import DataError
-from ..core.profiles import Dim
-from ..core.tensors import TensorSpec
-from .samples import Data
+from ..core import DataError, Dim, TensorSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from .labels import Labels
     from .readers import Audio
+    from .samples import Data
     from .tokenizer import Encoder
 
 

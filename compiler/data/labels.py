@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import ArtifactError, DataError, nearest
-from ..core.tensors import TensorSpec
+from ..core import ArtifactError, DataError, TensorSpec, nearest
 from .tables import Row
 
 TASKS = ("sequence-classification", "token-classification", "question-answering", "sentence-embedding", "ctc")

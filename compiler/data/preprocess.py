@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.profiles import Dim, Profile
-from ..core.tensors import TensorSpec
 from . import files
-from .labels import Labels
-from .samples import Data
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from ..core import Dim, Profile, TensorSpec
+    from .labels import Labels
     from .readers import Audio
+    from .samples import Data
     from .tokenizer import Encoder
 
 

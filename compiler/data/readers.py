@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.errors import ArtifactError, DataError, Missing
-from ..core.profiles import Dim
-from ..core.tensors import TensorSpec, is_mask
+from ..core import ArtifactError, DataError, Dim, Missing, TensorSpec, is_mask
 from . import tables
 from .samples import Data, Sample, dead_rows
 from .tables import Row

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.profiles import Dim
-from ..core.tensors import Feeds, TensorSpec, is_mask
+from ..core import Dim, Feeds, TensorSpec, is_mask
 
 
 @dataclasses.dataclass(frozen=True)

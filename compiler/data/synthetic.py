@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.errors import DataError, nearest
-from ..core.profiles import AUDIO_DIM, UNBOUNDED_LENGTH, Dim
-from ..core.tensors import TensorSpec, is_mask
-from ..graph.model import Graph
+from ..core import AUDIO_DIM, UNBOUNDED_LENGTH, DataError, Dim, TensorSpec, is_mask, nearest
+from ..graph import Graph
 from .samples import Sample, batch_dim, dead_rows
 
 if TYPE_CHECKING:
@@ -123,7 +121,9 @@ class _Plan:
         return shape + self.cut + (f", {PADDINGS[self.kind]}" if self.kind else "")
 
 
-def synthetic(graph: Graph, dims: Mapping[str, Dim], seed: int = 0, max_elements: int = MAX_ELEMENTS) -> tuple[Sample, ...]:
+def synthetic_samples(
+    graph: Graph, dims: Mapping[str, Dim], seed: int = 0, max_elements: int = MAX_ELEMENTS
+) -> tuple[Sample, ...]:
     """Seeded feeds at shapes an exporter never saw: batch 1, minimum, odd and maximum sizes, and every kind of padding.
 
     The maximum is `Dim.max`, 512 where there is none, and 1.1 s for a dimension called "samples". Masks are integer or
@@ -147,7 +147,7 @@ def synthetic(graph: Graph, dims: Mapping[str, Dim], seed: int = 0, max_elements
     return tuple(samples)
 
 
-def at(graph: Graph, dims: Mapping[str, Dim], sizes: Mapping[str, int], seed: int = 0, kind: str = "full") -> Sample:
+def sample_at(graph: Graph, dims: Mapping[str, Dim], sizes: Mapping[str, int], seed: int = 0, kind: str = "full") -> Sample:
     """Seeded feeds as those of `synthetic` at given sizes, under a mask of one of PADDINGS.
 
     Raises DataError for a dimension of the inputs that has no size, or one that the model does not take.

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import DataError
+from ..core import DataError
 from .tokenizer import Text
 
 SUFFIXES = (".jsonl", ".csv", ".tsv")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.errors import ArtifactError, DataError
+from ..core import ArtifactError, DataError
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 UNLIMITED = 10**6  # tokenizer_config.json says 1e30 for "no limit"

@@ -15,11 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import tensors
-from ..core.errors import DataError
-from ..core.files import hash_file
-from ..core.profiles import Dim
-from ..core.tensors import Feeds, TensorSpec
+from ..core import DataError, Dim, Feeds, TensorSpec, hash_file, tensors
 from . import readers, samples, tables
 from .readers import Audio
 from .tokenizer import Encoder

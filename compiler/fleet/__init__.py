@@ -9,3 +9,9 @@ stages.py    export, fuse, build               status.py    what a person or a r
 store.py     finished stages, many writers     checking.py  artifacts against hashes, lock and goldens
 cleaning.py  what a store no longer needs      board.py     progress; ci.py: jobs of a CI pipeline
 """
+
+from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from ..core.errors import BertcError, CheckFailed
-from ..verify import verdict as verification
+from ..core import BertcError, CheckFailed
+from ..verification import verdict as verification
 from . import contents, gpus, lock
 from .config import Entry, Fleet
 

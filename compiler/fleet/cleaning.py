@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import ArtifactError, InputError
+from ..core import ArtifactError, InputError
 from .store import Store
 
 DAY = 86400.0

@@ -6,6 +6,7 @@ import ast
 import functools
 import importlib.machinery
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
@@ -31,14 +32,35 @@ def closure(roots: Iterable[Path], folder: Path, stop: frozenset[Path] = frozens
 def local_imports(path: Path, folder: Path) -> frozenset[Path]:
     """Files below `folder` that a file imports, inside functions too. What stands under TYPE_CHECKING does not run."""
     found: set[Path] = set()
-    for node in _imports(ast.parse(path.read_text("utf-8"))):
+    text = path.read_text("utf-8")
+    for node in _imports(ast.parse(text)):
         if isinstance(node, ast.ImportFrom):
             base = path.parents[node.level - 1] if node.level else folder
             parts = (node.module or "").split(".") if node.module else []
-            found |= _files(base, parts) | {f for alias in node.names for f in _files(base, [*parts, alias.name])}
+            found |= _files(base, parts)
+            for alias in node.names:
+                found |= _files(base, [*parts, alias.name]) | _behind_face(base.joinpath(*parts), alias.name)
+                package, called = base.joinpath(*parts, alias.name), alias.asname or alias.name
+                used = re.findall(rf"\b{called}\.(\w+)", text) if _face(package) else ()
+                found |= {file for name in used for file in _behind_face(package, name)}
         else:
             found |= {f for alias in node.names for f in _files(folder, alias.name.split("."))}
     return frozenset(found - {path})
+
+
+@functools.cache
+def _face(package: Path) -> Mapping[str, tuple[str, ...]]:
+    """{a name that a package hands out: the module it comes from}, as its __init__.pyi lists them; {} for one without."""
+    stub = package / "__init__.pyi"
+    listed = ast.parse(stub.read_text("utf-8")).body if stub.is_file() else []
+    imports = [node for node in listed if isinstance(node, ast.ImportFrom)]
+    return {a.name: tuple((node.module or a.name).split(".")) for node in imports for a in node.names}
+
+
+def _behind_face(package: Path, name: str) -> set[Path]:
+    """The file that a name of a package's face comes from: what else the face lists is not run for it."""
+    module = _face(package).get(name)
+    return _files(package, list(module)) if module else set()
 
 
 def _imports(block: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:

@@ -38,10 +38,10 @@ from typing import Any
 from .. import precision as precisions
 from .. import recipe as recipes
 from .. import targets
-from ..core.errors import RecipeError, nearest
+from ..core import RecipeError, nearest
 from ..recipe import Recipe
 from ..targets import TargetSpec
-from ..verify.budgets import Budget
+from ..verification import Budget
 from . import gpus
 from .keys import EXPORT_FIELDS, FUSE_FIELDS
 

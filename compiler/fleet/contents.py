@@ -11,8 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..artifact.manifest import MANIFEST, PAGE, REPORT
-from ..core.files import hash_file
+from ..artifact import MANIFEST, PAGE, REPORT
+from ..core import hash_file
 
 RECORD = "record.json"
 NOTES = "notes.json"  # of a fused graph: what was said, and how long it took

@@ -11,8 +11,8 @@ import dataclasses
 import re
 
 from .. import targets
+from ..core import RecipeError, nearest
 from ..core import machine as packages
-from ..core.errors import RecipeError, nearest
 from ..targets import TargetSpec
 
 

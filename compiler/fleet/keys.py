@@ -17,12 +17,10 @@ from typing import Any
 
 from .. import precision as precisions
 from .. import targets
-from ..core import machine
-from ..core.files import hash_file
+from ..core import hash_file, machine
 from ..recipe import Recipe
-from ..source import hub
+from ..source import hub, is_factory
 from ..source import opening as source
-from ..source.factory import is_factory
 from ..targets import TargetSpec
 from . import code, contents
 
@@ -38,23 +36,23 @@ EXPORT_TOOLS = ("torch", "transformers")
 STAGES_CODE = ("fleet/stages", "artifact/goldens")
 OPERATORS = ("ops/bodies/*", "targets/_tensorrt/lower_*", "targets/_onnxruntime/lower")
 ROOTS = {
-    "export": (*STAGES_CODE, "source/opening", "verify/export", "artifact/manifest", "targets/null", "precision/fp32"),
-    "fuse": (*STAGES_CODE, "fusions/engine", "verify/export", "fusions/rules/*", *OPERATORS),
-    "calibrate": (*STAGES_CODE, "quant/prepare", *OPERATORS),
-    "quantise": (*STAGES_CODE, "quant/prepare", *OPERATORS),
-    "build": (*STAGES_CODE, "verify/verdict", "artifact/manifest", "ops/bodies/*"),
+    "export": (*STAGES_CODE, "source/opening", "verification/export", "artifact/manifest", "targets/null", "precision/fp32"),
+    "fuse": (*STAGES_CODE, "fusions/engine", "verification/export", "fusions/rules/*", *OPERATORS),
+    "calibrate": (*STAGES_CODE, "quant/forms", *OPERATORS),
+    "quantise": (*STAGES_CODE, "quant/forms", *OPERATORS),
+    "build": (*STAGES_CODE, "verification/verdict", "artifact/manifest", "ops/bodies/*"),
 }
 # Code that words, shows or orders things, and the stages before: what those made comes in by its hash.
 NOT_READ = ("recipe", "report/*", "report/page/*", "core/progress", "cli/*", "fleet/__init__", "fleet/keys")
-BEFORE = ("pipeline", "fusions/engine", "source/opening", "verify/export")
-FORMS = ("quant/__init__", "quant/timed_choice", "quant/dynamic", "quant/weights", "quant/fp8", "quant/weight_bits")
+BEFORE = ("pipeline", "fusions/engine", "source/opening", "verification/export")
+FORMS = ("quant/__init__", "quant/timed_choice", "quant/dynamic", "quant/weights", "quant/fp8", "quant/saturation")
 DECIDING = (*FORMS, "quant/fit", "quant/search", "quant/gated", "quant/insert", "quant/engine_choice")
 ELSEWHERE = {
-    "export": (*NOT_READ, "pipeline", "verify/verdict", "fusions/engine"),
-    "fuse": (*NOT_READ, "pipeline", "verify/verdict", "source/opening", "data/synthetic"),
+    "export": (*NOT_READ, "pipeline", "verification/verdict", "fusions/engine"),
+    "fuse": (*NOT_READ, "pipeline", "verification/verdict", "source/opening", "data/synthetic"),
     "calibrate": (*NOT_READ, *BEFORE, *DECIDING),
     "quantise": (*NOT_READ, *BEFORE, *(f"targets/_tensorrt/{name}" for name in ("kernel_log", "weight_check", "worker"))),
-    "build": (*NOT_READ, *BEFORE, *FORMS, "quant/calibration/command", "quant/quantise", "quant/calibration/observe"),
+    "build": (*NOT_READ, *BEFORE, *FORMS, "quant/calibration/command", "quant/static", "quant/calibration/observe"),
 }
 PIPELINE = ("pipeline",)  # the order of the stages and the manifest: read by all of them, and followed by none
 
@@ -106,7 +104,7 @@ def environment(stage: str, spec: TargetSpec, precision: str | None) -> dict[str
         module = spec.name.replace("-", "_")
         own = (*own, f"targets/{module}", f"precision/{str(precision).replace('-', '_')}")
         if precision in precisions.QUANTISED:  # which may end as another form, or as the target's base
-            own = (*own, "quant/engine_choice", "quant/prepare", "precision/int8*", "precision/fp16", "precision/fp32")
+            own = (*own, "quant/engine_choice", "quant/forms", "precision/int8*", "precision/fp16", "precision/fp32")
         tools = (*tools, module)
     if stage == "build" and spec.name.startswith("tensorrt"):
         own = (*own, "targets/_tensorrt/worker")

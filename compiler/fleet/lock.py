@@ -18,11 +18,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..artifact.manifest import MANIFEST, PAGE, REPORT
-from ..core import machine
-from ..core.errors import ArtifactError, CheckFailed, InputError
-from ..core.version import __version__
-from ..targets._tensorrt.adapter import PLAN
+from ..artifact import MANIFEST, PAGE, REPORT
+from ..core import VERSION, ArtifactError, CheckFailed, InputError, machine
+from ..targets import PLAN
 from . import keys, plan
 from .config import Entry, Fleet
 from .run import Outcome
@@ -68,7 +66,7 @@ def _merged(before: Mapping[str, Any], store: Store, outcomes: Sequence[Outcome]
             entries[outcome.task.slot] = _entry(outcome.task.entry, record)
     return {
         "format": FORMAT,
-        "bertc": __version__,
+        "bertc": VERSION,
         "tools": machine.versions(),
         "out": Path(os.path.relpath(whole.out, whole.path.resolve().parent)).as_posix(),
         "stages": dict(sorted(stages.items())),

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Sequence
 
 from .. import precision as precisions
-from ..core.errors import BertcError
+from ..core import BertcError
 from . import plan
 from .plan import Task
 from .store import Store

@@ -9,8 +9,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ..artifact import MANIFEST
 from ..artifact import manifest as artifact
-from ..artifact.manifest import MANIFEST
 from ..report import document as reports
 from .contents import RECORD
 from .store import Store

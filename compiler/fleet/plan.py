@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import precision as precisions
 from .. import targets
-from ..core.errors import BertcError
+from ..core import BertcError
 from ..recipe import Recipe
 from ..targets import TargetSpec
 from . import gpus, keys

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from ..core.errors import Missing
+from ..core import Missing
 from . import gpus
 from .local import run_process
 from .plan import Task

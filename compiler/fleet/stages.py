@@ -17,19 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from .. import pipeline, targets
 from .. import precision as precisions
-from ..artifact import goldens
-from ..artifact.manifest import GOLDENS, GRAPH, REPORT
-from ..core.files import write_json
-from ..core.progress import Progress
-from ..fusions.engine import Fused
-from ..fusions.rewrite import Applied, Change, Refusal
-from ..graph.model import load, save
+from ..artifact import GOLDENS, GRAPH, REPORT, goldens
+from ..core import Progress, write_json
+from ..fusions import Applied, Change, Fused, Refusal
+from ..graph import load, save
 from ..recipe import Recipe
-from ..source.from_artifact import open_artifact_source
-from ..source.types import Source
+from ..source import Source, open_artifact_source
 from ..targets import TargetSpec
-from ..verify.comparison import Comparison
-from ..verify.export import Proof
+from ..verification import Comparison, Proof
 from .contents import NOTES
 
 if TYPE_CHECKING:

@@ -24,8 +24,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..core import machine
-from ..core.version import __version__
+from ..core import VERSION, machine
 from . import keys, lock, outputs, plan
 from .config import Fleet
 from .plan import Step
@@ -47,7 +46,7 @@ def document(fleet: Fleet, store: Store, steps: Sequence[Step] | None = None) ->
         "out": str(fleet.out),
         "store": str(fleet.store),
         "lock": str(fleet.lock),
-        "bertc": __version__,
+        "bertc": VERSION,
         "tools": machine.versions(),
         "counts": {state: counts[state] for state in ORDER if counts[state]},
         "stages": [_stage(step, store) for step in steps if not step.task.entry],

@@ -27,8 +27,7 @@ from typing import Any
 
 import filelock
 
-from ..core.errors import ArtifactError
-from ..core.files import disk_errors, hash_file
+from ..core import ArtifactError, disk_errors, hash_file
 from . import contents
 from .contents import RECORD
 

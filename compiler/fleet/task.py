@@ -19,15 +19,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import ArtifactError, BertcError, Missing
-from ..targets._tensorrt import worker as _trt_worker
+from ..core import ArtifactError, BertcError, Missing, processes
 from .store import Store
 
 
 def main(path: str) -> None:
     """Do the job in a file; a failed stage is a result, only a crash is an exit code."""
     job = json.loads(Path(path).read_text("utf-8"))
-    _trt_worker.die_with_parent(job["parent"])
+    processes.die_with_parent(job["parent"])
     result = run(job)
     Path(job["result"]).write_text(json.dumps(result), encoding="utf-8")
 
@@ -53,7 +52,7 @@ def run(job: Mapping[str, Any]) -> dict[str, Any]:
 def _make(store: Store, job: Mapping[str, Any], started: float) -> dict[str, Any]:
     # Late: only who has something to do waits for the libraries.
     from .. import targets
-    from ..core.progress import Progress
+    from ..core import Progress
     from ..recipe import Recipe
     from . import keys, stages
 

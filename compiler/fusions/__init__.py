@@ -1,4 +1,10 @@
-"""Fusions: one rule a file, found by its name. Each file has RULES, a list of onnxscript rewrite rules, most specific first.
+"""Fusions: `rules/` match subgraphs, `proof/` replays each match against what takes its place, `engine` keeps what holds.
 
-A rule replaces a matched subgraph by one node of domain `bertc`; `bodies/` says what each operator takes and means.
+`families` says what each architecture must get (its fusion contract).
 """
+
+from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -10,22 +10,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import CheckFailed, DataError, RecipeError, nearest
-from ..core.profiles import Dim
+from ..core import CheckFailed, DataError, Dim, RecipeError, nearest
+from ..data import Sample
 from ..data import synthetic as data
-from ..data.samples import Sample
-from ..graph import normalize as cleanup
-from ..graph import opset
-from ..graph.model import Graph
-from ..graph.provenance import mark, module_path
+from ..graph import Graph, mark_origins, module_path, opset
+from ..graph import normalization as cleanup
 from . import families
-from .rewrite import Applied, Change, Prove, Refusal, apply
+from .rewrite import Applied, Change, Prove, Refusal, apply_rules
 
 if TYPE_CHECKING:
     import numpy as np
     from onnxscript.rewriter import pattern
 
-    from ..ops.builder import Body
+    from ..ops import Body
 
 # The order is this list. bias_gelu comes before linear, which would take the bias; attention is made of linear and sdpa.
 ORDER = (
@@ -82,9 +79,9 @@ def fuse(
     Raises RecipeError for a rules file that cannot be used, and NotFused for an old graph that cannot be converted.
     """
     marked = graph.copy()
-    mark(marked.model)
-    upgraded = opset.upgrade(marked)
-    clean = cleanup.clean(upgraded.graph)
+    mark_origins(marked.model)
+    upgraded = opset.upgrade_opset(marked)
+    clean = cleanup.normalize(upgraded.graph)
     prover: Prove | None = None
     notes: tuple[str, ...] = ()
     if prove:
@@ -97,12 +94,14 @@ def fuse(
     for name in ORDER:
         module = importlib.import_module(f".rules.{name}", __package__)
         clean, change = (
-            module.apply(clean, prover) if hasattr(module, "apply") else apply(clean, named(name, module.RULES), prover)
+            module.apply(clean, prover)
+            if hasattr(module, "apply")
+            else apply_rules(clean, named_rules(name, module.RULES), prover)
         )
         applied += change.applied
         refusals += change.refusals
     if rules_file is not None:
-        clean, change = apply(clean, named(rules_file.stem, own_rules(rules_file)), prover)
+        clean, change = apply_rules(clean, named_rules(rules_file.stem, rules_from_file(rules_file)), prover)
         applied += change.applied
         refusals += change.refusals
     return Fused(clean, Change(tuple(applied), tuple(refusals)), (*upgraded.notes, *notes))
@@ -112,21 +111,21 @@ def _activations(
     graph: Graph, dims: Mapping[str, Dim], samples: Sequence[Sample], seed: int
 ) -> tuple[dict[str, Sequence[np.ndarray]], tuple[str, ...]]:
     """Captured values by name, and a note where there are none."""
-    from .proof.activations import capture
+    from .proof.activations import capture_activations
 
     try:
-        found = capture(graph, samples or data.synthetic(graph, dims, seed))
+        found = capture_activations(graph, samples or data.synthetic_samples(graph, dims, seed))
     except DataError as error:
         return {}, (f"matches were proven on made-up activations alone, the graph could not be run for its own: {error}",)
     return {name: (array,) for name, array in found.items()}, ()
 
 
-def named(name: str, rules: Sequence[pattern.RewriteRule]) -> list[tuple[str, pattern.RewriteRule]]:
+def named_rules(name: str, rules: Sequence[pattern.RewriteRule]) -> list[tuple[str, pattern.RewriteRule]]:
     """Rules under the name of their file."""
     return [(name, rule) for rule in rules]
 
 
-def own_rules(path: Path) -> Sequence[pattern.RewriteRule]:
+def rules_from_file(path: Path) -> Sequence[pattern.RewriteRule]:
     """RULES of a user's Python file; it is run, so only a file the user names is read. RecipeError when it has none."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None or not path.is_file():
@@ -153,7 +152,7 @@ def layers_of(graph: Graph) -> int:
     return max(*found, runs - 1) + 1 if found else 0
 
 
-def expect(graph: Graph, change: Change, family: str) -> None:
+def expect_fusions(graph: Graph, change: Change, family: str) -> None:
     """Hold the counts against what a family promises (`bert`, or `bert:6` to say how many layers).
 
     Raises CheckFailed naming each rule that fell short, the layer, the node and the reason of the best near-miss.
@@ -165,7 +164,9 @@ def expect(graph: Graph, change: Change, family: str) -> None:
     if layers == 0:
         raise RecipeError(f"the graph does not tell how many layers it has; say it: --expect {name}:6")
     counts = change.counts()
-    short = {rule: (counts.get(rule, 0), n) for rule, n in families.promised(name, layers).items() if counts.get(rule, 0) < n}
+    short = {
+        rule: (counts.get(rule, 0), n) for rule, n in families.expected_counts(name, layers).items() if counts.get(rule, 0) < n
+    }
     if short:
         raise CheckFailed("\n".join(_shortfall(rule, found, wanted, change) for rule, (found, wanted) in short.items()))
 
@@ -176,7 +177,7 @@ def _shortfall(rule: str, found: int, wanted: int, change: Change) -> str:
     return f"{rule}: {found} of {wanted} found; the nearest misses:\n{reasons}"
 
 
-def to_json(fused: Fused, before: Graph) -> dict[str, Any]:
+def fusions_to_json(fused: Fused, before: Graph) -> dict[str, Any]:
     """Counts, matches and refusals, and operators before and after."""
     return {
         **fused.change.to_json(),

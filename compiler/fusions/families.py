@@ -61,7 +61,7 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 
-def promised(name: str, layers: int) -> dict[str, int]:
+def expected_counts(name: str, layers: int) -> dict[str, int]:
     """Matches of each rule that a model of so many layers promises."""
     family = FAMILIES[name]
     rules = {**family.per_layer, **family.once}

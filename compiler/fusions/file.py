@@ -6,9 +6,8 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
-from ..core.errors import ArtifactError
-from ..graph import opset
-from ..graph.model import Graph, save
+from ..core import ArtifactError
+from ..graph import Graph, opset, save
 from .engine import Fused, fuse
 from .proof import conversion
 
@@ -18,15 +17,15 @@ def fuse_file(path: Path, out: Path, *, force: bool, prove: bool, rules_file: Pa
 
     Raises ArtifactError when `out` exists and `force` is not given.
     """
-    from ..core.files import disk_errors
-    from ..ops import expand as canonical
+    from ..core import disk_errors
+    from ..ops import expansion as canonical
     from ..source import onnx_file as onnx_source
 
     if out.exists() and not force:
         raise ArtifactError(f"the output {out} exists; --force replaces it, or choose another -o")
     graph, dims, _ = onnx_source.open_graph(path)
-    upgraded = opset.upgrade(graph)
-    checked = (conversion.compared(graph, upgraded.graph, dims),) if prove and upgraded.notes else ()
+    upgraded = opset.upgrade_opset(graph)
+    checked = (conversion.check_conversion(graph, upgraded.graph, dims),) if prove and upgraded.notes else ()
     fused = fuse(upgraded.graph, dims, prove=prove, rules_file=rules_file)
     fused = dataclasses.replace(fused, notes=(*upgraded.notes, *checked))
     with disk_errors(out), tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:

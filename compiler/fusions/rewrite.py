@@ -13,8 +13,8 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
+from ..graph import DOMAIN, Graph
 from ..graph import provenance as origin
-from ..graph.model import DOMAIN, Graph
 
 RULE = "bertc.rule"
 # Rules that look at one node: what their check says is a near-miss, too.
@@ -86,7 +86,9 @@ class Match:
 Prove = Callable[[Match], float | str]
 
 
-def apply(graph: Graph, rules: Sequence[tuple[str, pattern.RewriteRule]], prove: Prove | None = None) -> tuple[Graph, Change]:
+def apply_rules(
+    graph: Graph, rules: Sequence[tuple[str, pattern.RewriteRule]], prove: Prove | None = None
+) -> tuple[Graph, Change]:
     """Apply rules in order, each over the whole graph, to a copy of `graph`."""
     copy = graph.copy()
     _measure_results(copy.model.graph)
@@ -140,7 +142,7 @@ def _keep(
         tuple(delta.new_initializers),
         delta.match.bindings,
     )
-    where = origin.unite(map(origin.of, match.nodes)).module
+    where = origin.unite_origins(map(origin.origin_of, match.nodes)).module
     answer = prove(match) if prove else None
     if isinstance(answer, str):
         refusals[name, node] = (1e9, Refusal(name, str(node.name), node.op_type, where, answer))
@@ -154,7 +156,7 @@ def _keep(
         kind = new.op_type if count == 1 else f"{new.op_type}_{count}"
         new.name = f"{name}.{node.name}" if len(match.new_nodes) == 1 else f"{name}.{node.name}.{kind}"
         new.metadata_props[RULE] = name
-    origin.take_over(match.nodes, match.new_nodes)
+    origin.take_over_origins(match.nodes, match.new_nodes)
     for old, new_value in zip(match.outputs, match.new_outputs, strict=True):
         new_value.name, new_value.type, new_value.shape = old.name, old.type, old.shape
     _type_inner(match.new_nodes)

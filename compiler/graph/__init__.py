@@ -1,1 +1,7 @@
-""""""
+"""The graph: a model with its tensor specs, its files, dimensions and the origin of each node; normalisation, opsets."""
+
+from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from .model import Graph
 
 
-def number(dim: int | ir.SymbolicDim, sizes: Mapping[str, int]) -> int | None:
+def evaluated(dim: int | ir.SymbolicDim, sizes: Mapping[str, int]) -> int | None:
     """A dim such as `((samples//80)) - 3`; None for one that is made of something else."""
     if isinstance(dim, int):
         return dim
@@ -38,7 +38,7 @@ class Shapes:
             return inferred
         if value.shape is None:
             return None
-        found = [number(dim, self._sizes) for dim in value.shape]
+        found = [evaluated(dim, self._sizes) for dim in value.shape]
         return None if None in found else [n for n in found if n is not None]
 
 

@@ -31,7 +31,7 @@ def same_dim(a: Any, b: Any) -> bool:
     return a.value is not None and a.value == b.value
 
 
-def number(value: ir.Value | None) -> float | None:
+def constant_number(value: ir.Value | None) -> float | None:
     """The number a constant of one element holds, or None."""
     if value is None or value.const_value is None or value.const_value.size != 1:
         return None
@@ -43,7 +43,7 @@ def _place_read(node: ir.Node) -> tuple[ir.Value, int] | None:
     if node.op_type not in ("Gather", "Slice") or any(value is None for value in node.inputs[:2]):
         return None
     shape = node.inputs[0].producer()  # type: ignore[union-attr]
-    index = number(node.inputs[1])
+    index = constant_number(node.inputs[1])
     if index is None or shape is None or shape.op_type != "Shape" or shape.attributes.get("end") is not None:
         return None
     x, start = shape.inputs[0], shape.attributes.get("start")
@@ -57,7 +57,7 @@ def _place_read(node: ir.Node) -> tuple[ir.Value, int] | None:
 
 def _ends_behind(node: ir.Node, axis: int, rank: int) -> bool:
     """Whether a Slice of a shape that starts at an axis takes this one dim."""
-    end, step = number(node.inputs[2]), number(node.inputs[4]) if len(node.inputs) > 4 else 1
+    end, step = constant_number(node.inputs[2]), constant_number(node.inputs[4]) if len(node.inputs) > 4 else 1
     if end is None or step != 1:
         return False
     return min(int(end) + rank if end < 0 else int(end), rank) == axis + 1

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.errors import SourceError
+from ..core import SourceError
 from .model import Graph
-from .provenance import fill
+from .provenance import fill_origins
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -110,7 +110,7 @@ def _renamed(expression: str, names: Mapping[str, str]) -> str:
     return SYMBOL.sub(lambda match: names.get(match[0], match[0]), expression)
 
 
-def scrub(model: ir.Model) -> None:
+def scrub_paths(model: ir.Model) -> None:
     """Drop or relativise what differs between two machines: absolute paths in stack traces, exporter noise, versions."""
     package = Path(__file__).resolve().parent.parent.as_posix()
     folders = [Path(p) for p in (*sys.path, sysconfig.get_path("stdlib"))]
@@ -169,5 +169,5 @@ def with_int32_ids(graph: Graph) -> Graph:
         inner.extend(casts)
     else:
         inner.insert_before(first, casts)
-    fill(inner)
+    fill_origins(inner)
     return result

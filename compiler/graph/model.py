@@ -12,9 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import SourceError
-from ..core.files import hash_file
-from ..core.tensors import TensorSpec
+from ..core import SourceError, TensorSpec, hash_file
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -84,7 +82,7 @@ def load(path: Path, mapped: bool = False) -> Graph:
     if not path.is_file():
         raise SourceError(f"no ONNX file at {path}")
     try:
-        proto = onnx_file.mapped(path) if mapped else onnx.load_model(str(path), load_external_data=False)
+        proto = onnx_file.open_mapped(path) if mapped else onnx.load_model(str(path), load_external_data=False)
     except Exception as error:  # protobuf raises DecodeError, whose class depends on its backend
         raise SourceError(f"{path} is not a readable ONNX file ({error}); is the download complete?") from error
     if not proto.HasField("graph") or not proto.graph.output:
@@ -176,10 +174,10 @@ def save(graph: Graph, path: Path) -> dict[str, str]:
     """Write `path` (and `path`.data beside it when the weights reach 2 GB); returns {file name: sha256}."""
     import onnx_ir as ir
 
-    from .stream import write
+    from .stream import write_model
 
     if graph.initializer_bytes < EXTERNAL_DATA_THRESHOLD:
-        return {path.name: write(graph.model, path)}
+        return {path.name: write_model(graph.model, path)}
     weights = path.name + WEIGHTS_SUFFIX
     ir.save(graph.model, path, external_data=weights)
     return {path.name: hash_file(path), weights: hash_file(path.with_name(weights))}

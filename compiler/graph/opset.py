@@ -13,10 +13,10 @@ from typing import Any
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from ..core.errors import NotFused
+from ..core import NotFused
 from .model import Graph
-from .provenance import fill
-from .subgraph import Refused, model_of
+from .provenance import fill_origins
+from .subgraph import Refused, model_from_nodes
 
 # Elements. Adapters read axes, sizes and scales, which are fewer; larger tensors are inputs of the message, without numbers.
 KEPT = 64
@@ -30,7 +30,7 @@ class Upgraded:
     notes: tuple[str, ...] = ()
 
 
-def upgrade(graph: Graph) -> Upgraded:
+def upgrade_opset(graph: Graph) -> Upgraded:
     """A graph that computes the same at opset 20 or newer; `graph` is not changed, its weights are shared, not read.
 
     Raises NotFused naming the node and the operator that cannot be converted.
@@ -56,7 +56,7 @@ def _inline(model: ir.Model, opset: int) -> None:
     try:
         common.InlinePass()(model)
     except Exception as error:
-        why = f"its functions cannot be inlined: {_line(error)}"
+        why = f"its functions cannot be inlined: {short_reason(error)}"
         raise NotFused(f"the graph of opset {opset} cannot be converted to opset {OPSET}: {why}") from error
 
 
@@ -82,7 +82,7 @@ def _converted(model: ir.Model, opset: int) -> Any:
     except Exception as error:  # whatever onnx's C++ throws
         for node in model.graph:
             _try_alone(node, model, opset)
-        raise NotFused(f"the graph of opset {opset} cannot be converted to opset {OPSET}: {_line(error)}") from error
+        raise NotFused(f"the graph of opset {opset} cannot be converted to opset {OPSET}: {short_reason(error)}") from error
     return made
 
 
@@ -91,19 +91,19 @@ def _try_alone(node: ir.Node, model: ir.Model, opset: int) -> None:
     from onnx import version_converter
 
     try:
-        alone, _ = model_of([node], node.outputs, dict(model.opset_imports), model.ir_version or 8)
+        alone, _ = model_from_nodes([node], node.outputs, dict(model.opset_imports), model.ir_version or 8)
         version_converter.convert_version(_message(alone), OPSET)
     except Refused:
         return  # of no known type, or with a subgraph
     except Exception as error:
-        raise _refused(node, opset, _line(error)) from error
+        raise _refused(node, opset, short_reason(error)) from error
 
 
 def _refused(node: ir.Node, opset: int, why: str) -> NotFused:
     return NotFused(f"the graph of opset {opset} cannot be converted to opset {OPSET}: {node.op_type} {node.name!r}: {why}")
 
 
-def _line(error: Exception) -> str:
+def short_reason(error: Exception) -> str:
     return str(error).strip().splitlines()[0].rpartition(" failed: ")[2][:300]  # without the place in onnx's source
 
 
@@ -142,7 +142,7 @@ def _restore(old: ir.Graph, new: ir.Graph) -> None:
                 _as_before(value, made[value.name])
     for value, before in zip((*new.inputs, *new.outputs), (*old.inputs, *old.outputs), strict=True):
         _as_before(value, before)
-    fill(new)
+    fill_origins(new)
     new.metadata_props.update(old.metadata_props)
     new.name, new.doc_string = old.name, old.doc_string
 

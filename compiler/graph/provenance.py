@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import InputError
+from ..core import InputError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -62,7 +62,7 @@ class Origin:
     @property
     def module(self) -> str:
         """The module that all of them are in: their common prefix."""
-        return common([path for path in self.modules if path])
+        return common_module([path for path in self.modules if path])
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -104,7 +104,7 @@ class Origin:
         return {"module": self.module, "modules": list(self.modules), "places": list(self.places), "nodes": list(self.nodes)}
 
 
-def common(paths: Sequence[str]) -> str:
+def common_module(paths: Sequence[str]) -> str:
     """The common prefix of module paths."""
     found = []
     for step in zip(*(path.split(".") for path in paths), strict=False):
@@ -115,27 +115,27 @@ def common(paths: Sequence[str]) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def parse(text: str) -> Origin:
+def parse_origin(text: str) -> Origin:
     """An Origin from its text."""
     rows = [line.split("\t") for line in text.split("\n") if line]
     return Origin(tuple(Record(row[0], row[1], row[2], tuple(row[3:])) for row in rows if len(row) > 2))
 
 
-def of(node: ir.Node) -> Origin:
+def origin_of(node: ir.Node) -> Origin:
     """Where a node came from: what it carries, else what its exporter left of it.
 
     Raises InputError for an exporter's notes that cannot be read.
     """
     text = node.metadata_props.get(ORIGIN)
-    return parse(text) if text is not None else _imported(node)
+    return parse_origin(text) if text is not None else _imported(node)
 
 
 def module_path(node: ir.Node) -> str:
     """The PyTorch module path of a node (`encoder.layer.0.attention.self`), the first of one that stands for many; or ''."""
-    return next((record.module for record in of(node).records), "")
+    return next((record.module for record in origin_of(node).records), "")
 
 
-def unite(origins: Iterable[Origin]) -> Origin:
+def unite_origins(origins: Iterable[Origin]) -> Origin:
     """All records, in order; those of one line of one module become one."""
     found: dict[tuple[str, str, str], dict[str, None]] = {}
     for origin in origins:
@@ -147,7 +147,7 @@ def unite(origins: Iterable[Origin]) -> Origin:
 # ---- at import -------------------------------------------------------------------------------------------------------
 
 
-def mark(model: ir.Model) -> None:
+def mark_origins(model: ir.Model) -> None:
     """Write the origin of every node that has none, in place of what the exporter left."""
     for node in model.graph.all_nodes():
         if ORIGIN not in node.metadata_props:
@@ -204,15 +204,15 @@ def _place(frames: Sequence[tuple[str, str]], classes: Sequence[str]) -> str:
 # ---- what takes the place of other nodes -----------------------------------------------------------------------------
 
 
-def take_over(old: Sequence[ir.Node], new: Sequence[ir.Node]) -> Origin:
+def take_over_origins(old: Sequence[ir.Node], new: Sequence[ir.Node]) -> Origin:
     """Give new nodes the united origin of those whose place they take, and to each the origins of the weights that it reads."""
-    origin = unite(map(of, old))
+    origin = unite_origins(map(origin_of, old))
     readers: dict[str, list[Origin]] = {}
     for node in old:
         given = json.loads(node.metadata_props.get(WEIGHTS, "{}"))
         for index, value in enumerate(node.inputs):
             if value is not None and value.const_value is not None:
-                parts = [parse(text) for text in given.get(str(index), ())] or [of(node)]
+                parts = [parse_origin(text) for text in given.get(str(index), ())] or [origin_of(node)]
                 readers.setdefault(str(value.name), parts)
     for node in new:
         node.metadata_props[ORIGIN] = origin.text
@@ -233,13 +233,15 @@ def _parts(value: ir.Value | None, readers: Mapping[str, Sequence[Origin]]) -> l
     return [readers[part][0].text for part in parts] if all(part in readers for part in parts) else []
 
 
-def spread(node: ir.Node, body: Sequence[ir.Node]) -> None:
+def spread_origin(node: ir.Node, body: Sequence[ir.Node]) -> None:
     """Give the nodes of a fused operator's body what of its origin is theirs: that of the reader of the same weight, else of the
     source nodes of the same type, else all of it."""
-    whole = of(node)
-    weights = {int(i): [parse(text) for text in texts] for i, texts in json.loads(node.metadata_props.get(WEIGHTS, "{}")).items()}
+    whole = origin_of(node)
+    weights = {
+        int(i): [parse_origin(text) for text in texts] for i, texts in json.loads(node.metadata_props.get(WEIGHTS, "{}")).items()
+    }
     by_weight = {new: _by_weight(node, new, weights) for new in body}
-    claimed = unite(by_weight.values())
+    claimed = unite_origins(by_weight.values())
     for new in body:
         alike = whole.of_type(new.op_type)
         found = by_weight[new]
@@ -259,7 +261,7 @@ def _by_weight(node: ir.Node, new: ir.Node, weights: Mapping[int, Sequence[Origi
             found += weights[index]
         elif cut is not None and len(weights.get(cut[0], ())) > cut[1]:
             found.append(weights[cut[0]][cut[1]])
-    return unite(found)
+    return unite_origins(found)
 
 
 def uniting(rule: Any) -> Any:
@@ -268,7 +270,7 @@ def uniting(rule: Any) -> Any:
     def try_rewrite(*args: Any, **named: Any) -> Any:
         delta = rule.try_rewrite(*args, **named)
         if delta is not None:
-            take_over(delta.match.nodes, delta.new_nodes)
+            take_over_origins(delta.match.nodes, delta.new_nodes)
         return delta
 
     made = type("Uniting", (), {"__getattr__": lambda self, name: getattr(rule, name)})()
@@ -293,8 +295,10 @@ def kept(graph: ir.Graph) -> Iterator[None]:
         if heir is None or (heir in known and heir.op_type != node.op_type):
             continue
         heirs[node] = heir
-        heir.metadata_props[ORIGIN] = unite([of(heir), of(node)] if ORIGIN in heir.metadata_props else [of(node)]).text
-    fill(graph)
+        heir.metadata_props[ORIGIN] = unite_origins(
+            [origin_of(heir), origin_of(node)] if ORIGIN in heir.metadata_props else [origin_of(node)]
+        ).text
+    fill_origins(graph)
 
 
 def _heir(
@@ -311,7 +315,7 @@ def _heir(
     return None
 
 
-def fill(graph: ir.Graph) -> None:
+def fill_origins(graph: ir.Graph) -> None:
     """Nodes without an origin (the inner ones of several that a pass made, a cast) get that of their readers, else of the makers
     of what they read."""
     nodes = list(graph)
@@ -325,6 +329,6 @@ def fill(graph: ir.Graph) -> None:
 
 
 def _take(node: ir.Node, neighbours: Sequence[ir.Node]) -> None:
-    found = [of(each) for each in neighbours if ORIGIN in each.metadata_props]
+    found = [origin_of(each) for each in neighbours if ORIGIN in each.metadata_props]
     if found:
-        node.metadata_props[ORIGIN] = unite(found).text
+        node.metadata_props[ORIGIN] = unite_origins(found).text

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from ..core.errors import SourceError
+from ..core import SourceError
 
 LARGE = 2**14  # bytes; what is smaller is left to protobuf
 VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
@@ -25,7 +25,7 @@ GRAPH_INITIALIZER = onnx.GraphProto.DESCRIPTOR.fields_by_name["initializer"].num
 TENSOR_RAW_DATA = onnx.TensorProto.DESCRIPTOR.fields_by_name["raw_data"].number
 
 
-def write(model: ir.Model, path: Path) -> str:
+def write_model(model: ir.Model, path: Path) -> str:
     """Write a model of less than 2 GB to one file; returns its sha256."""
     large = {
         n: v.const_value for n, v in model.graph.initializers.items() if v.const_value is not None and _is_large(v.const_value)
@@ -47,7 +47,7 @@ def write(model: ir.Model, path: Path) -> str:
     return digest.hexdigest()
 
 
-def mapped(path: Path) -> onnx.ModelProto:
+def open_mapped(path: Path) -> onnx.ModelProto:
     """A model read without its large weights, which become external data that lies in the very same file.
 
     protobuf reads a file into memory and takes it apart in memory: twice the weights. Raises ValueError for what is no message.

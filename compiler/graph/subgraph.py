@@ -11,11 +11,11 @@ class Refused(Exception):
     """Why something cannot be proven, in a sentence."""
 
 
-def constant(value: ir.Value) -> ir.TensorProtocol | None:
+def constant_of(value: ir.Value) -> ir.TensorProtocol | None:
     return ir.convenience.get_const_tensor(value)
 
 
-def outside(nodes: Sequence[ir.Node]) -> dict[ir.Value, None]:
+def outer_values(nodes: Sequence[ir.Node]) -> dict[ir.Value, None]:
     """The values that some nodes read and do not make, in order. Refused for nodes with subgraphs, which may read anything."""
     made = {value for node in nodes for value in node.outputs}
     for node in nodes:
@@ -28,12 +28,12 @@ def grown(nodes: Sequence[ir.Node], read: Mapping[ir.Value, None]) -> list[ir.No
     """The matched nodes, in order, with what stands between them and a value that only the new node reads, and with what
     computes shapes, scalars and the order of places for them: numbers made up for those would fit nothing."""
     found = dict.fromkeys(nodes)
-    wanted = {value for value in read if constant(value) is None} - set(outside(nodes))
-    todo = list(outside(nodes))
+    wanted = {value for value in read if constant_of(value) is None} - set(outer_values(nodes))
+    todo = list(outer_values(nodes))
     while todo:
         value = todo.pop()
         node = value.producer()
-        if node is None or node in found or value in read or constant(value) is not None:
+        if node is None or node in found or value in read or constant_of(value) is not None:
             continue
         if _is_size(value) or (wanted and _reaches(value, wanted)):
             found[node] = None
@@ -62,7 +62,7 @@ def _of_sizes(value: ir.Value) -> list[ir.Node]:
     while todo:
         each = todo.pop()
         node = each.producer()
-        if node in nodes or constant(each) is not None:
+        if node in nodes or constant_of(each) is not None:
             continue
         if node is None:
             return []
@@ -101,17 +101,17 @@ def ordered(nodes: Iterable[ir.Node]) -> list[ir.Node]:
     return order
 
 
-def model_of(
+def model_from_nodes(
     nodes: Sequence[ir.Node], outputs: Sequence[ir.Value], opsets: dict[str, int], ir_version: int
 ) -> tuple[ir.Model, list[ir.Value]]:
     """Copies of the nodes as a model of their own, and the outside values that are its inputs, in its order.
 
     The model's inputs keep shape, type and constant, so that a lowering may read a weight.
     """
-    read = list(outside(nodes))
+    read = list(outer_values(nodes))
     inner: dict[ir.Value | None, ir.Value | None] = {None: None}
     for value in read:
-        fixed = constant(value)
+        fixed = constant_of(value)
         kind = value.type or (ir.TensorType(fixed.dtype) if fixed is not None else None)
         shape = value.shape if value.shape is not None else (ir.Shape(fixed.shape.numpy()) if fixed is not None else None)
         if kind is None or shape is None:

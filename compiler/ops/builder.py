@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from ..core.errors import InputError, nearest
+from ..core import InputError, nearest
 
 Body = Callable[[Any, ir.Node], Sequence[ir.Value]]
 Input = ir.Value | None

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from ..graph.model import Graph
-from . import SUMS
+from ..graph import Graph
+from ._plan import SUMS
 from ._value_ranges import Evidence, Range, Sum, Summed, Wanted, measure
 
 if TYPE_CHECKING:

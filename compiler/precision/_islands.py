@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from ..graph.model import Graph
-from . import SUMS
+from ..graph import Graph
 from ._evidence import Why, examine
+from ._plan import SUMS
 from ._value_ranges import Evidence
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ import dataclasses
 import numpy as np
 import onnx_ir as ir
 
-from ..core.errors import InputError
-from ..graph.model import Graph
-from . import Clamp, Island, Plan, Typed
+from ..core import InputError
+from ..graph import Graph
 from ._evidence import Why
 from ._half import HalfType
 from ._islands import Decision, decide
+from ._plan import Clamp, Island, Plan, Typed
 from ._value_ranges import Evidence
 
 FLOAT = ir.DataType.FLOAT

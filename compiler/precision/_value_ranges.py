@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ..core.errors import DataError
-from ..data.samples import Sample
-from ..graph.model import Graph
+from ..core import DataError
+from ..data import Sample
+from ..graph import Graph
 from ..runtime import reference
 
 FLOAT = ir.DataType.FLOAT

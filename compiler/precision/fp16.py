@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..graph.model import Graph
-from . import Typed
+from ..graph import Graph
 from ._half import HalfType
+from ._plan import Typed
 from ._typed import rewrite
 from ._value_ranges import Evidence
 

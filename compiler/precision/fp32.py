@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..graph.model import Graph
-from . import Plan, Typed
+from ..graph import Graph
+from ._plan import Plan, Typed
 from ._value_ranges import Evidence
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from ..core.errors import InputError
-from ..graph.model import Graph
-from . import Typed, get
+from ..core import InputError
+from ..graph import Graph
+from ._modes import get
+from ._plan import Typed
 from ._value_ranges import Evidence
 
 

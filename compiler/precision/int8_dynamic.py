@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..core.errors import InputError
-from ..graph.model import Graph
-from . import Plan, Typed
+from ..core import InputError
+from ..graph import Graph
+from ._plan import Plan, Typed
 from ._value_ranges import Evidence
 
 

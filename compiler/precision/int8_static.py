@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from ..graph.model import Graph
-from . import Typed, int8
+from ..graph import Graph
+from . import int8
+from ._plan import Typed
 from ._value_ranges import Evidence
 
 

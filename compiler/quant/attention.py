@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
-from ..core.profiles import Profile
-from ..graph.concrete_shapes import Shapes
-from ..graph.model import Graph
-from ..graph.provenance import module_path
+from ..core import Profile
+from ..graph import Graph, Shapes, module_path
 from ..targets import Int8Attention
 from .sites import ATTENTION, Groups, Site, Sites
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from ..core.errors import Missing, RecipeError
-from ..graph.model import EXTERNAL_DATA_THRESHOLD, Graph, load, save
-from .weight_bits import REDUCED
+from ..core import Missing, RecipeError
+from ..graph import EXTERNAL_DATA_THRESHOLD, Graph, load, save
+from .saturation import REDUCED
 
 OPS = ("MatMul", "Gemm")
 INTEGER = "MatMulInteger"

@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from ..core.profiles import Profile, Shape
-from ..graph.model import Graph, save
-from ..targets import BuildRequest, tensorrt_rtx
-from ..targets._tensorrt import cost as work
+from ..core import Profile, Shape
+from ..graph import Graph, save
+from ..targets import BuildRequest, tensorrt_rtx, work_at
 
 if TYPE_CHECKING:
-    from ..targets._tensorrt.kernel_log import Kernel, Tensor
+    from ..targets import Kernel, Tensor
 
 PICKS = "Gath"  # in the builder's name of a kernel that looks rows up
 INDICES = frozenset({"Int32", "Int64"})
@@ -87,7 +86,7 @@ def engine(typed: Graph, facts: Mapping[str, Any], request: BuildRequest, share:
     Bytes come from the log of a second engine, for the profile's best shape alone: only there are all sizes numbers.
     """
     profile, rows = request.profiles[0], facts["kernels"]["rows"]
-    flops = float(work.at(typed, rows, _shape(profile), 0).total().flops)
+    flops = float(work_at(typed, rows, _shape(profile), 0).total().flops)
     fixed, path = at_opt(typed, profile), request.directory / "fixed.onnx"
     written = save(fixed, path)
     kernels = tensorrt_rtx.listed(dataclasses.replace(request, graph=fixed, graph_path=path, profiles=({},)))

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import onnx_ir as ir
 
-from ..graph.model import Graph
+from ..graph import Graph
 from .calibration.observe import Observed, Sampled
 from .sites import ATTENTION, Site, Sites, transposed, weight_of
 

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from ..graph.model import Graph
+from ..graph import Graph
 from .calibration.observe import Observed, Sampled
 from .fit import Fitted, Weights, columns, half, laid_out
 from .sites import Site, Sites

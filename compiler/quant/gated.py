@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ..core.tensors import Feeds, Outputs
-from ..graph.model import Graph
-from ..runtime.reference import session
+from ..core import Feeds, Outputs
+from ..graph import Graph
+from ..runtime import session
 from .fit import Fitted
 from .insert import Writer, insert
 

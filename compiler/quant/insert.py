@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ..graph.model import Graph
+from ..graph import Graph
 from .fit import Fitted
 from .sites import ATTENTION, transposed
 

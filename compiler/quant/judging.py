@@ -8,16 +8,12 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..core.profiles import Profile
-from ..core.tensors import Outputs
-from ..data import preprocess
+from ..core import Outputs, Profile
+from ..data import Labels, Sample, preprocess
 from ..data import samples as samples_module
-from ..data.labels import Labels
-from ..data.samples import Sample
-from ..graph.model import Graph
-from ..source.types import Source
-from ..verify.decisions import decides
-from ..verify.verdict import Answer, Truth
+from ..graph import Graph
+from ..source import Source
+from ..verification import Answer, Truth, decides
 
 JUDGED, JUDGED_MORE = 4, 2  # every so many batches of the data judge what the others calibrated; more, where a limit needs them
 MOST_JUDGED = 256  # rows, where no limit on decisions is to be shown

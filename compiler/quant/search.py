@@ -14,15 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ..core.errors import VerifyFailed
-from ..core.progress import Advance
-from ..core.tensors import Feeds, Outputs
-from ..data.labels import Labels
-from ..data.samples import Sample
-from ..verify import budgets
-from ..verify.comparison import Comparison
-from ..verify.intervals import Measure
-from ..verify.result import Result
+from ..core import Advance, Feeds, Outputs, VerifyFailed
+from ..data import Labels, Sample
+from ..verification import Comparison, Measure, Result, budgets
 from .fit import Fitted
 from .gated import Gated
 

@@ -13,11 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from ..core.tensors import Feeds
-from ..graph.model import GEMM_OPS, Graph
-from ..graph.provenance import module_path
-from ..runtime.reference import session
-from ..runtime.taps import with_outputs
+from ..core import Feeds
+from ..graph import GEMM_OPS, Graph, module_path
+from ..runtime import session, with_outputs
 
 THIN = (
     16  # a GEMM with fewer rows of weights or columns than this gains nothing from int8 kernels (reference: TensorRT, thin GEMMs)

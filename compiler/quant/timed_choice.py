@@ -16,16 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from ..core.progress import Progress
-from ..core.tensors import Feeds
-from ..graph.model import Graph, save
-from ..runtime.runner import Runner
-from ..source.types import Source
+from ..core import Feeds, Progress
+from ..graph import Graph, save
+from ..runtime import Runner
+from ..source import Source
 from ..targets import onnxruntime
-from ..verify.budgets import DEFAULT_BUDGETS
+from ..verification import DEFAULT_BUDGETS
 from .dynamic import dynamic
-from .quantise import Quantised, Request, opt_feeds
 from .search import Point, holds, point_of
+from .static import Quantised, Request, opt_feeds
 
 MARGIN = 1.05  # medians of one form on a busy machine differ by some percent: a gain below is none
 SECONDS, FEWEST, MOST = 1.5, 5, 50  # of timing in all; rounds

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from ..core.errors import RecipeError
-from ..graph.model import Graph
+from ..core import RecipeError
+from ..graph import Graph
 from .fit import columns, laid_out, quantise
 from .insert import OPSET, dequantised, drop_unused
 from .sites import THIN, weight_of

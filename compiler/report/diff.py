@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..artifact import manifest as artifact
-from ..core.errors import InputError
+from ..core import InputError
 from . import inspect as inspection
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def compare(a: Path, b: Path) -> list[Difference]:
 
 def _found(path: Path) -> dict[str, artifact.Artifact]:
     """Artifacts by name; a single one has none, so that two of them are compared whatever their folders are called."""
-    paths = artifact.find(path)
+    paths = artifact.find_artifacts(path)
     return {"" if each == path else each.name: artifact.open_artifact(each) for each in paths}
 
 

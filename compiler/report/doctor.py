@@ -7,9 +7,8 @@ import platform
 from typing import TYPE_CHECKING, Any
 
 from .. import targets
+from ..core import VERSION, memory_gib, versions
 from ..core import machine as packages
-from ..core.machine import memory_gib, versions
-from ..core.version import __version__
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +18,7 @@ def examine() -> dict[str, Any]:
     """{"bertc", "machine", "gpus", "tools", "targets", "problems"}; imports nothing heavy."""
     found = {name: targets.get(name).available() for name in targets.names()}
     return {
-        "bertc": __version__,
+        "bertc": VERSION,
         "machine": {"system": platform.platform(), "cpus": os.cpu_count(), "memory_gib": memory_gib()},
         "gpus": [{"name": name, "sm": sm} for name, sm in packages.gpus()],
         "tools": versions(),

@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.machine import environment
+from ..core import environment
 
 if TYPE_CHECKING:
-    from ..core.progress import Progress
-    from ..graph.model import Graph
-    from ..verify.export import Proof
-    from ..verify.verdict import Verdict
+    from ..core import Progress
+    from ..graph import Graph
+    from ..verification import Proof, Verdict
 
 BUILDER_ALONE = ", builder alone"
 

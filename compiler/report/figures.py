@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..serve.buckets import Plan
-
-if TYPE_CHECKING:
-    from .plots import Plot
-
-from typing import TYPE_CHECKING
-
-from ..bench.timings import Result
-
-if TYPE_CHECKING:
-    from .plots import Plot
-
-from ..verify.diagnose.drift import Drift
 from .plots import Plot, Series
+
+if TYPE_CHECKING:
+    from ..bench import BenchResult
+    from ..serve import BucketPlan
+    from ..verification.diagnose import Drift
+    from .plots import Plot
 
 
 def drift_plot(found: Drift) -> Plot:
@@ -27,7 +20,7 @@ def drift_plot(found: Drift) -> Plot:
     return Plot("Drift after every module", "module, in the order of the graph", "rms error / rms", [series], log=True)
 
 
-def timings_plot(result: Result) -> Plot:
+def timings_plot(result: BenchResult) -> Plot:
     """Median time of each contender by shape."""
     from ..report.plots import Plot, Series
 
@@ -38,7 +31,7 @@ def timings_plot(result: Result) -> Plot:
     return Plot(f"median latency: {result.artifact}", dims, "ms", series, "bar", log=True)
 
 
-def buckets_plot(found: Plan, name: str) -> Plot:
+def buckets_plot(found: BucketPlan, name: str) -> Plot:
     """Tokens wasted by number of buckets, and the part of it that no bucket saves."""
     from ..report.plots import Plot, Series
 

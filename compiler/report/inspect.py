@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..artifact import manifest as artifact
-from ..core.errors import ArtifactError
+from ..core import ArtifactError
+from ..graph import Graph
 from ..graph import model as graph
-from ..graph.model import Graph
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +19,7 @@ def examine(path: Path) -> dict[str, Any]:
     """Everything `bertc inspect` shows, as plain data; hashes of an artifact are checked."""
     if path.is_file():
         return {"path": str(path), "kind": "onnx", **describe(graph.load(path))}
-    found = [artifact.open_artifact(each) for each in artifact.find(path)]
+    found = [artifact.open_artifact(each) for each in artifact.find_artifacts(path)]
     if len(found) > 1:
         return {"path": str(path), "kind": "artifacts", "artifacts": [examine(each.path) for each in found]}
     if not found:

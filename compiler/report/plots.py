@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from ..core.errors import InputError, Missing
+from ..core import InputError, Missing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

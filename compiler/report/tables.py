@@ -2,58 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ..serve.buckets import Plan
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-from typing import TYPE_CHECKING
-
-from ..targets._tensorrt.cost import Work
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-from typing import TYPE_CHECKING
-
-from ..bench.timings import Ratio, Result
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-from typing import TYPE_CHECKING
-
-from ..verify.diagnose.bisect import Found
-from ..verify.diagnose.drift import Drift
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
-from ..quant.calibration.clipping import METHODS
-from ..quant.calibration.ranges_file import Ranges
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..verify.intervals import FAILED
+from ..quant.calibration import METHODS
+from ..verification import FAILED
 from .document import size_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from rich.table import Table
 
-    from ..artifact.manifest import Artifact
-    from ..fusions.rewrite import Change
-    from ..verify.intervals import Measure
-    from ..verify.verdict import Verdict
+    from ..artifact import Artifact
+    from ..bench import BenchResult, Ratio
+    from ..fusions import Change
+    from ..quant.calibration import Ranges
+    from ..serve import BucketPlan
+    from ..targets import Work
+    from ..verification import Measure, Verdict
+    from ..verification.diagnose import Bisection, Drift
 
 
 def artifacts_table(found: Iterable[Artifact]) -> Table:
@@ -201,7 +169,7 @@ def drift_table(found: Drift) -> Table:
     return rows
 
 
-def guilty_table(found: Found) -> Table:
+def guilty_table(found: Bisection) -> Table:
     """One row a node, `SHOWN` at most."""
     rows = table("node", "operator", "module", "line", "largest", "type's largest")
     for node in found.nodes[:SHOWN]:
@@ -214,7 +182,7 @@ def guilty_table(found: Found) -> Table:
     return rows
 
 
-def timings_table(result: Result) -> Table:
+def timings_table(result: BenchResult) -> Table:
     """A row for each contender at each shape."""
     head = ("shape", "contender", "p50 ms", "p90 ms", "p99 ms", "IQR ms", "samples/s", "tokens/s", "time / artifact's (95 %)")
     rows = table(*head)
@@ -247,7 +215,7 @@ def work_table(work: Work) -> Table:
     return rows
 
 
-def buckets_table(found: Plan, chosen: int) -> Table:
+def buckets_table(found: BucketPlan, chosen: int) -> Table:
     """Tokens wasted by number of buckets."""
     rows = table("buckets", "tokens computed", "wasted", "wasted %", "one more saves", "bounds")
     for at, choice in enumerate(found.choices):

@@ -1,1 +1,7 @@
-""""""
+"""What runs a graph: runners, the reference with emulated rounding, padding to buckets, taps on values inside."""
+
+from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

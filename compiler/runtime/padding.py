@@ -8,19 +8,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..core.errors import DataError
-from ..core.profiles import Profile
-from ..core.tensors import TensorSpec
+from ..core import DataError, Profile, TensorSpec
 
 if TYPE_CHECKING:
-    from ..core.tensors import Feeds, Outputs
+    from ..core import Feeds, Outputs
 
 IDS = "input_ids"
 
 
 def padded_dim(inputs: Sequence[TensorSpec]) -> str:
     """The dimension that padding makes longer: the last one of the mask. DataError where padding would change the result."""
-    from ..core.tensors import is_mask
+    from ..core import is_mask
 
     floats = [spec.name for spec in inputs if np.dtype(spec.dtype).kind not in "iub"]
     if floats:
@@ -32,7 +30,7 @@ def padded_dim(inputs: Sequence[TensorSpec]) -> str:
     return dim
 
 
-def padded(feeds: Feeds, inputs: Sequence[TensorSpec], buckets: Sequence[Profile], pad_id: int) -> dict[str, np.ndarray]:
+def pad_feeds(feeds: Feeds, inputs: Sequence[TensorSpec], buckets: Sequence[Profile], pad_id: int) -> dict[str, np.ndarray]:
     """Feeds [.., length] padded on the right to the smallest bucket that holds all their sizes; dtypes stay.
 
     Raises DataError for a model that padding is no good for, and for sizes that no bucket holds.
@@ -74,7 +72,7 @@ def _bound(sizes: Mapping[str, int], dim: str, buckets: Sequence[Profile]) -> in
     return min(found)
 
 
-def cut(outputs: Outputs, inputs: Sequence[TensorSpec], specs: Sequence[TensorSpec], feeds: Feeds) -> Outputs:
+def cut_outputs(outputs: Outputs, inputs: Sequence[TensorSpec], specs: Sequence[TensorSpec], feeds: Feeds) -> Outputs:
     """Outputs as long as the unpadded `feeds`. DataError for an output whose length is computed from theirs."""
     dim = padded_dim(inputs)
     length = sizes_of(feeds, inputs)[dim]

@@ -16,10 +16,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ..core.errors import BuildFailed, Missing
-from ..core.profiles import Profile
-from ..core.tensors import Feeds, Outputs
-from ..graph.model import Graph
+from ..core import BuildFailed, Feeds, Missing, Outputs, Profile
+from ..graph import Graph
 from .runner import Runner
 
 FLOAT = ir.DataType.FLOAT

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.errors import DataError, nearest
-from ..core.profiles import Profile
-from ..core.tensors import Feeds, Outputs, TensorSpec
+from ..core import DataError, Feeds, Outputs, Profile, TensorSpec, nearest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,10 +45,10 @@ class Runner(abc.ABC):
         They equal those of `run` where the model heeds its mask: padding is masked. A convolution over the sequence (MobileBERT,
         ConvBERT) does not. Raises DataError as `run` and `bucket` do.
         """
-        from .padding import cut
+        from .padding import cut_outputs
 
-        padded = self.bucket(feeds)
-        return cut(self._run(self._checked(padded)), self.inputs, self.outputs, feeds)
+        pad_feeds = self.bucket(feeds)
+        return cut_outputs(self._run(self._checked(pad_feeds)), self.inputs, self.outputs, feeds)
 
     def bucket(self, feeds: Feeds) -> Feeds:
         """Feeds padded on the right to the smallest bucket that holds them, so that shapes repeat.
@@ -59,13 +57,13 @@ class Runner(abc.ABC):
 
         Raises DataError for a model without a mask over token ids, without buckets, and for feeds that no bucket holds.
         """
-        from .padding import padded
+        from .padding import pad_feeds
 
-        return padded(feeds, self.inputs, self.buckets, self._pad_id())
+        return pad_feeds(feeds, self.inputs, self.buckets, self._pad_id())
 
     def _pad_id(self) -> int:
         if self._padding_id is None:
-            from ..data.tokenizer import Encoder
+            from ..data import Encoder
 
             self._padding_id = Encoder.from_directory(self.tokenizer).pad_id if self.tokenizer else 0
         return self._padding_id
@@ -81,7 +79,7 @@ class Runner(abc.ABC):
         """Texts, or pairs of texts, as the feeds of `run`, padded to the longest. DataError without a tokenizer."""
         if self.tokenizer is None:
             raise DataError("this artifact has no tokenizer: its source had none, or takes no text")
-        from ..data.tokenizer import Encoder
+        from ..data import Encoder
 
         dims = {dim for spec in self.inputs for dim in spec.dims}
         tops = [profile["length"].max for profile in self.profiles if "length" in profile and "length" in dims]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..core.errors import DataError
-from ..graph.model import Graph
+from ..core import DataError
 from .reference import emulated, release, session
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ..graph import Graph
 
 
 def with_outputs(graph: Graph, names: Sequence[str]) -> Graph:

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.errors import InputError
-from ..core.profiles import Dim, Profile, Range, complete
-from .traffic import Model, Traffic
+from ..core import Dim, InputError, Profile, Range, complete_profile
+from .traffic import Traffic, TrafficModel
 
 if TYPE_CHECKING:
     pass
@@ -43,7 +42,7 @@ class Choice:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class BucketPlan:
     """The best choice for 1, 2, ... buckets; `tokens` are those without padding, `in_batches` the padding no bucket saves."""
 
     choices: tuple[Choice, ...]
@@ -62,7 +61,7 @@ class Plan:
         return 1 - self.choices[at + 1].computed / self.choices[at].computed
 
 
-def plan(traffic: Traffic, most: int, multiple: int = 1, limit: int | None = None, reach: int | None = None) -> Plan:
+def plan(traffic: Traffic, most: int, multiple: int = 1, limit: int | None = None, reach: int | None = None) -> BucketPlan:
     """The best bounds for 1 to `most` buckets; fewer where there are not so many different bounds.
 
     `multiple`: bounds are multiples of it, or `limit`, the longest that the model takes. `reach`: the last bound is this one,
@@ -78,7 +77,7 @@ def plan(traffic: Traffic, most: int, multiple: int = 1, limit: int | None = Non
     rows = np.zeros(len(bounds), np.int64)
     np.add.at(rows, group[:-1], traffic.rows)
     choices = tuple(Choice(found, _computed(found, bounds, rows)) for found in partitions(bounds, rows, most))
-    return Plan(choices, int(traffic.tokens.sum()), traffic.padded_in_batches, multiple)
+    return BucketPlan(choices, int(traffic.tokens.sum()), traffic.padded_in_batches, multiple)
 
 
 def _computed(chosen: Sequence[int], bounds: np.ndarray, rows: np.ndarray) -> int:
@@ -124,7 +123,7 @@ def _traced(bounds: np.ndarray, parents: Sequence[np.ndarray]) -> tuple[int, ...
     return tuple(reversed(chosen))
 
 
-def pick(found: Plan, asked: int | None = None, worth: float = WORTH) -> tuple[int, str]:
+def pick(found: BucketPlan, asked: int | None = None, worth: float = WORTH) -> tuple[int, str]:
     """(index of a choice, why): the fewest buckets of which one more saves less than `worth` of the tokens computed.
 
     InputError for `asked` buckets where there are not so many different bounds.
@@ -141,7 +140,7 @@ def pick(found: Plan, asked: int | None = None, worth: float = WORTH) -> tuple[i
     return last, f"each bucket up to here saves {worth:.1%} of the tokens or more, and this is the last that was looked at"
 
 
-def profiles(traffic: Traffic, bounds: Sequence[int], model: Model, max_batch: int | None = None) -> tuple[Profile, ...]:
+def profiles(traffic: Traffic, bounds: Sequence[int], model: TrafficModel, max_batch: int | None = None) -> tuple[Profile, ...]:
     """An optimisation profile for each bucket.
 
     length: from behind the bucket before to the bound; opt is the bound, which every padded request has. batch: opt is the size
@@ -155,12 +154,12 @@ def profiles(traffic: Traffic, bounds: Sequence[int], model: Model, max_batch: i
         given = {model.length: Range(low, bound, bound)}
         if model.batch is not None:
             given[model.batch] = _batches(traffic, here, traffic.longest >= low, model, max_batch)
-        made.append(complete(given, _dims(model)))
+        made.append(complete_profile(given, _dims(model)))
         low = bound + 1
     return tuple(made)
 
 
-def _batches(traffic: Traffic, here: np.ndarray, onward: np.ndarray, model: Model, max_batch: int | None) -> Range:
+def _batches(traffic: Traffic, here: np.ndarray, onward: np.ndarray, model: TrafficModel, max_batch: int | None) -> Range:
     ends = traffic.longest == traffic.longest[-1]  # stand in for a last bucket beyond all requests
     here, onward = (chosen if chosen.any() else ends for chosen in (here, onward))
     rows = np.bincount(traffic.batch[here], traffic.rows[here])
@@ -171,7 +170,7 @@ def _batches(traffic: Traffic, here: np.ndarray, onward: np.ndarray, model: Mode
     return Range(model.smallest_batch, opt, max(max_batch or seen, opt))
 
 
-def _dims(model: Model) -> Mapping[str, Dim]:
+def _dims(model: TrafficModel) -> Mapping[str, Dim]:
     dims = {model.batch: Dim(model.batch, model.smallest_batch, model.largest_batch)} if model.batch else {}
     return dims | {model.length: Dim(model.length, model.shortest, model.longest)}
 
@@ -181,7 +180,7 @@ def text(profile: Profile) -> str:
     return ",".join(f"{name}={sizes}" for name, sizes in profile.items())
 
 
-def notes(traffic: Traffic, made: Sequence[Profile], model: Model) -> tuple[str, ...]:
+def notes(traffic: Traffic, made: Sequence[Profile], model: TrafficModel) -> tuple[str, ...]:
     """What a user of the profiles should know."""
     largest = ", ".join(f"{name} {max(p[name].max for p in made)}" for name in made[0])
     found = [*traffic.notes, f"requests beyond {largest} are refused by a TensorRT engine; --longest and --max-batch make room"]
@@ -191,7 +190,7 @@ def notes(traffic: Traffic, made: Sequence[Profile], model: Model) -> tuple[str,
     return tuple(found)
 
 
-def to_json(traffic: Traffic, found: Plan, chosen: int, why: str, made: Sequence[Profile]) -> dict[str, Any]:
+def to_json(traffic: Traffic, found: BucketPlan, chosen: int, why: str, made: Sequence[Profile]) -> dict[str, Any]:
     return {
         "requests": int(traffic.count.sum()),
         "rows": int(traffic.rows.sum()),

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..core.errors import RecipeError
+from ..core import RecipeError
 
 TABLE = re.compile(r"^[ \t]*\[", re.MULTILINE)
 

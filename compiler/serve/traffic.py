@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.errors import DataError, InputError
-from ..data import preprocess, tables
-from ..data.tokenizer import Text
+from ..core import DataError, InputError
+from ..data import Text, preprocess, tables
 
 if TYPE_CHECKING:
-    from ..data.tokenizer import Encoder
-    from ..source.types import SourceOptions
+    from ..data import Encoder
+    from ..source import SourceOptions
 
 FORMS = ("length", "lengths", "text", "texts")
 TOGETHER = 256  # texts that are tokenized at once
@@ -197,7 +196,7 @@ class _Texts:
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
+class TrafficModel:
     """What of a model matters to its requests: what its two dims are called, their limits, and its tokenizer."""
 
     length: str = "length"
@@ -209,13 +208,13 @@ class Model:
     encode: Encoder | None = None
 
 
-def model_of(reference: str, options: SourceOptions | None = None) -> Model:
+def model_of(reference: str, options: SourceOptions | None = None) -> TrafficModel:
     """The limits and the tokenizer of a source, which is exported for it, or of an artifact or an export, which is only read.
 
     Raises InputError for a model with more than one dimension beside the batch, and what opening it raises."""
     from ..artifact import manifest as artifact
-    from ..data.samples import batch_dim
-    from ..source.opening import open_source
+    from ..data import batch_dim
+    from ..source import open_source
 
     path = Path(reference)
     is_artifact = (path / artifact.MANIFEST).is_file()
@@ -230,4 +229,4 @@ def model_of(reference: str, options: SourceOptions | None = None) -> Model:
     _, encode, _ = preprocess.preprocessors(inputs, found.dims, found.assets)
     rows = found.dims.get(batch or "")
     low, high = (rows.min, rows.max) if rows else (1, 1)
-    return Model(others[0], batch if rows else None, length.min, length.max, low, high, encode)
+    return TrafficModel(others[0], batch if rows else None, length.min, length.max, low, high, encode)

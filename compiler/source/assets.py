@@ -23,7 +23,7 @@ FILES = (
 SLOW = ("vocab.txt", "vocab.json")
 
 
-def collect(folder: Path, root: Path) -> tuple[tuple[Path, ...], list[str]]:
+def collect_assets(folder: Path, root: Path) -> tuple[tuple[Path, ...], list[str]]:
     """The files to copy, from the model's folder or else from the directory that was asked for, and notes.
 
     A model with only a slow tokenizer gets a tokenizer.json, converted by transformers; if that fails, the note says so.

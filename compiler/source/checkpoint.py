@@ -12,8 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..core.errors import SourceError, nearest
-from ..core.files import hash_file
+from ..core import SourceError, hash_file, nearest
 
 MODULE_KINDS = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
 ENCODER_KINDS = ("Transformer", "MLMTransformer")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..artifact.manifest import GOLDENS, open_artifact
-from ..core.errors import ArtifactError, SourceError
-from ..graph.io_names import with_int32_ids
+from ..artifact import GOLDENS, open_artifact
+from ..core import ArtifactError, SourceError
+from ..graph import with_int32_ids
 from .types import Source, SourceOptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def _open_export(path: Path, options: SourceOptions) -> Source:

@@ -17,7 +17,7 @@ SELDOM = 500
 
 
 @contextlib.contextmanager
-def seldom() -> Iterator[None]:
+def paused_gc() -> Iterator[None]:
     """Inside, full passes come at SELDOM; the young generations are collected as ever, and afterwards all is as before.
 
     Where a caller set it higher, or turned the collector off, it stays so.

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import SourceError, nearest
+from ..core import SourceError, nearest
 from .checkpoint import ModuleSpec
 
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")

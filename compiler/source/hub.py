@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..core.errors import Missing, SourceError
+from ..core import Missing, SourceError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
 # No patterns for TensorFlow, Flax, OpenVINO and ready-made ONNX copies of the weights.

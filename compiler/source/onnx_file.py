@@ -7,11 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import Missing, SourceError
-from ..core.profiles import Dim
-from ..core.tensors import Feeds, Outputs
-from ..graph.model import Graph, load
-from ..graph.provenance import mark
+from ..core import Dim, Feeds, Missing, Outputs, SourceError
+from ..graph import Graph, load, mark_origins
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -50,7 +47,7 @@ def open_graph(path: Path, known: bool = False) -> tuple[Graph, dict[str, Dim], 
     notes += _tie_dims(model)
     if not known:
         _check_valid(path, model if notes or not typed else None)
-    mark(model)
+    mark_origins(model)
     result = Graph(model)
     names = [dim for spec in result.inputs for dim in spec.dims if isinstance(dim, str)]
     return result, {name: Dim(name) for name in names}, notes
@@ -172,21 +169,20 @@ def _equal_batches(inputs: list[ir.Value], loose: frozenset[str], tied: dict[str
 
 
 def _equal_dims(model: ir.Model, loose: frozenset[str]) -> dict[str, str | int]:
-    from ..core.errors import NotFused
-    from ..graph.normalize import infer
-    from ..graph.opset import upgrade
+    from ..core import NotFused
+    from ..graph import infer_shapes, upgrade_opset
 
     try:
-        copy = upgrade(Graph(model)).graph.copy().model  # shape inference reads sizes from opset 13 on
+        copy = upgrade_opset(Graph(model)).graph.copy().model  # shape inference reads sizes from opset 13 on
     except NotFused:
         copy = model.clone()
     found: dict[str, str | int] = {}
     for _ in range(TIE_ROUNDS):
-        found |= infer(copy, loose)
+        found |= infer_shapes(copy, loose)
     return found
 
 
-def runner(path: Path) -> Callable[[Feeds], Outputs]:
+def reference_runner(path: Path) -> Callable[[Feeds], Outputs]:
     """Runs the file as it is on ONNX Runtime's CPU provider, all optimisations off. The session is made on first use."""
     session: Any = None
 

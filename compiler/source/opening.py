@@ -12,19 +12,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import Missing, SourceError, nearest
-from ..core.files import hash_file
-from ..core.profiles import Dim
+from ..core import Dim, Missing, SourceError, hash_file, nearest
 from ..data import tokenizer as text
-from ..graph.io_names import with_int32_ids
-from ..graph.model import Graph
+from ..graph import Graph, with_int32_ids
 from . import assets, checkpoint, factory, hub
 from .from_artifact import _open_export
-from .gc_pause import seldom
+from .gc_pause import paused_gc
 from .types import FORMS, IDS, TASKS, Place, Reference, Source, SourceOptions
 
 
-@seldom()
+@paused_gc()
 def open_source(reference: str, options: SourceOptions | None = None) -> Source:
     """Open what a user points at: an existing path, else a Python factory, else a Hugging Face hub id.
 
@@ -54,7 +51,7 @@ def open_reference(reference: str, options: SourceOptions | None = None) -> Refe
         from . import onnx_file as onnx_source
 
         graph, _, _ = onnx_source.open_graph(place.path)
-        return Reference(_onnx_sha256(place.path, graph), onnx_source.runner(place.path))
+        return Reference(_onnx_sha256(place.path, graph), onnx_source.reference_runner(place.path))
     made, sha256 = _module(reference, place, options)
     torch_export = _torch_export()
     return Reference(sha256, torch_export.reference(made, torch_export.output_names(made)))
@@ -163,7 +160,7 @@ def _open_checkpoint(reference: str, place: Place, options: SourceOptions) -> So
     torch_export = _torch_export()
     made, dims, notes = torch_export.load(found, task, options.trust_remote_code)
     graph, outputs = torch_export.export(made, options.opset)
-    files, asset_notes = assets.collect(found.folder, found.root)
+    files, asset_notes = assets.collect_assets(found.folder, found.root)
     return Source(
         reference=reference,
         kind="huggingface",
@@ -203,7 +200,7 @@ def _open_factory(reference: str, place: Place, options: SourceOptions) -> Sourc
     torch_export = _torch_export()
     made, notes = _call_factory(reference)
     graph, outputs = torch_export.export(made, options.opset)
-    files, asset_notes = assets.collect(Path(made.assets), Path(made.assets)) if made.assets is not None else ((), [])
+    files, asset_notes = assets.collect_assets(Path(made.assets), Path(made.assets)) if made.assets is not None else ((), [])
     return Source(
         reference=reference,
         kind="factory",
@@ -233,9 +230,9 @@ def _open_onnx(reference: str, place: Place, options: SourceOptions) -> Source:
 
     path = place.path
     graph, dims, notes = onnx_source.open_graph(path)
-    run = onnx_source.runner(path)
-    dims, found = limits.measured(graph, dims, run)
-    files, asset_notes = assets.collect(path.parent, path.parent)
+    run = onnx_source.reference_runner(path)
+    dims, found = limits.measure_limits(graph, dims, run)
+    files, asset_notes = assets.collect_assets(path.parent, path.parent)
     return Source(
         reference=reference,
         kind="onnx",

@@ -13,19 +13,17 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping
 
-from ..core.errors import BertcError
-from ..core.profiles import Dim
-from ..core.tensors import Feeds, Outputs
+from ..core import BertcError, Dim, Feeds, Outputs
 from ..data import samples
 from ..data import synthetic as data
-from ..graph.model import Graph
+from ..graph import Graph
 
 ODD = 15  # above the smallest size; and a size of its own for each dimension
 REFUSING = re.compile(r"running (\w+) node\. Name:'([^']*)'")  # as ONNX Runtime words it
 NO_MEMORY = re.compile(r"allocat|bad_alloc", re.IGNORECASE)
 
 
-def measured(graph: Graph, dims: Mapping[str, Dim], run: Callable[[Feeds], Outputs]) -> tuple[dict[str, Dim], list[str]]:
+def measure_limits(graph: Graph, dims: Mapping[str, Dim], run: Callable[[Feeds], Outputs]) -> tuple[dict[str, Dim], list[str]]:
     """`dims` with the limits that were found, and a note of each. A graph that runs at no size is left to the export's check."""
     batch = samples.batch_dim(graph.inputs, dims)
     usual = {name: 1 if name == batch else _odd(dim, at) for at, (name, dim) in enumerate(dims.items())}
@@ -72,7 +70,7 @@ class _Search:
     def refused(self, size: int) -> str:
         """Why a size does not run; "" where it does."""
         try:
-            answers = self.run(data.at(self.graph, self.dims, {**self.usual, self.name: size}).feeds)
+            answers = self.run(data.sample_at(self.graph, self.dims, {**self.usual, self.name: size}).feeds)
         except (BertcError, OSError, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001  ONNX Runtime raises a dozen classes of its own

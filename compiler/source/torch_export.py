@@ -21,12 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import SourceError
-from ..core.profiles import Dim
-from ..core.tensors import Feeds, Outputs
+from ..core import Dim, Feeds, Outputs, SourceError
+from ..graph import Graph, mark_origins
 from ..graph import io_names as exported
-from ..graph.model import Graph
-from ..graph.provenance import mark
 from . import heads
 from .checkpoint import ENCODER_CLASSES, Checkpoint, embedding_chain, smallest_samples, takes_audio_mask
 from .factory import FactoryModel, dims_of
@@ -252,8 +249,8 @@ def export(made: FactoryModel, opset: int) -> tuple[Graph, tuple[str, ...]]:
         raise SourceError(f"{_name(made)} has {len(outputs)} outputs, its exported graph {len(model.graph.outputs)}")
     exported.name_io(model, list(made.inputs), outputs)
     exported.name_dims(model, made.dims)
-    exported.scrub(model)
-    mark(model)
+    exported.scrub_paths(model)
+    mark_origins(model)
     return Graph(model), outputs
 
 

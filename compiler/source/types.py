@@ -6,9 +6,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ..core.profiles import Dim
-from ..core.tensors import Feeds, Outputs
-from ..graph.model import Graph
+from ..core import Dim, Feeds, Outputs
+from ..graph import Graph
 
 IDS = ("int64", "int32")
 

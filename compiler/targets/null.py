@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ..core import machine as packages
-from ..core.profiles import from_json
-from ..graph.model import Graph
-from ..runtime.reference import ReferenceRunner
-from ..runtime.runner import Runner
-from . import Availability, BuildRequest, Built
+from ..core import profiles_from_json
+from ..graph import Graph
+from ..runtime import ReferenceRunner, Runner
+from ._protocol import Availability, BuildRequest, Built
 
 FUSES = False
 SMS: tuple[str, ...] = ()
@@ -39,7 +38,7 @@ def build(request: BuildRequest) -> Built:
 
 def load(directory: Path, manifest: Mapping[str, Any]) -> Runner:
     """The reference runner, with emulated fp16 and bf16 rounding."""
-    from ..artifact.manifest import GRAPH
-    from ..graph.model import load as load_graph
+    from ..artifact import GRAPH
+    from ..graph import load as load_graph
 
-    return ReferenceRunner(load_graph(directory / GRAPH), from_json(manifest["profiles"]))
+    return ReferenceRunner(load_graph(directory / GRAPH), profiles_from_json(manifest["profiles"]))

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..core import Feeds, Outputs, TensorSpec, profiles
 from ..core import machine as packages
-from ..core import profiles
-from ..core.tensors import Feeds, Outputs, TensorSpec
-from ..graph.model import Graph
-from ..runtime.runner import Runner
-from . import Availability, BuildRequest, Built
+from ..graph import Graph
+from ..runtime import Runner
+from ._protocol import Availability, BuildRequest, Built
 
 FUSES = True  # what ONNX Runtime makes of the source's own graph when it loads it is slower: benchmarks/bench_ort.py
 SMS: tuple[str, ...] = ()
@@ -57,7 +56,7 @@ def build(request: BuildRequest) -> Built:
 
     The session is made once here, so that a graph ONNX Runtime refuses fails the build and not the deployment.
     """
-    from ..core.files import hash_file
+    from ..core import hash_file
 
     model = request.directory / MODEL
     try:
@@ -91,8 +90,8 @@ class OnnxRuntimeRunner(Runner):
     def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
         inputs, outputs = ([TensorSpec.from_json(d) for d in manifest[kind]] for kind in ("inputs", "outputs"))
         super().__init__(inputs, outputs)
-        self.buckets = profiles.from_json(manifest["profiles"])
-        from ..runtime.reference import onnxruntime, open_session
+        self.buckets = profiles.profiles_from_json(manifest["profiles"])
+        from ..runtime import onnxruntime, open_session
 
         ort = onnxruntime()
         options = ort.SessionOptions()

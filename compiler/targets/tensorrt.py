@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..core import Missing, RecipeError
 from ..core import machine as packages
-from ..core.errors import Missing, RecipeError
-from ..graph.model import Graph
-from ..runtime.runner import Runner
-from . import Availability, BuildRequest, Built
+from ..graph import Graph
+from ..runtime import Runner
+from ._protocol import Availability, BuildRequest, Built
 from ._tensorrt import adapter as _trt
 from ._tensorrt import int8_check as _int8
 

@@ -8,9 +8,9 @@ from models import session
 
 from bertc.fusions import rewrite
 from bertc.fusions.rules import attention, linear, sdpa
-from bertc.graph import normalize as cleanup
+from bertc.graph import normalization as cleanup
 from bertc.graph.model import Graph
-from bertc.ops import expand as canonical
+from bertc.ops import expansion as canonical
 
 RULES = [(name, rule) for name, module in (("linear", linear), ("sdpa", sdpa), ("attention", attention)) for rule in module.RULES]
 
@@ -20,11 +20,11 @@ def parsed(text: str, **weights: np.ndarray) -> Graph:
     model = ir.from_onnx_text(text)
     for name, array in weights.items():
         model.graph.initializers[name].const_value = ir.tensor(array, name=name)
-    return cleanup.clean(Graph(model))
+    return cleanup.normalize(Graph(model))
 
 
 def fused(graph: Graph) -> tuple[Graph, rewrite.Change]:
-    return rewrite.apply(graph, RULES)
+    return rewrite.apply_rules(graph, RULES)
 
 
 def ops(graph: Graph) -> list[str]:

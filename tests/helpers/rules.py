@@ -39,7 +39,7 @@ def fuse(name: str, text: str) -> tuple[Graph, Graph, rewrite.Change]:
     module = rules(name)
     if hasattr(module, "apply"):
         return (before, *module.apply(before))
-    return (before, *rewrite.apply(before, [(name, rule) for rule in module.RULES]))
+    return (before, *rewrite.apply_rules(before, [(name, rule) for rule in module.RULES]))
 
 
 def lines(graph: Graph) -> list[str]:

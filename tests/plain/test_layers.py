@@ -1,69 +1,126 @@
-"""The shape of the package: imports point down, torch stays in its corner, files stay small, the wheel is complete."""
+"""The shape of the package: rooms in one order, no circles, faces, torch in its corner, small files, a complete wheel."""
 
 from __future__ import annotations
 
 import ast
+import functools
+import graphlib
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 COMPILER = ROOT / "compiler"
-# Top to bottom: a module imports only what stands below it (at module level; a late import inside a function may look up).
+# From top to bottom: a file imports from its own room and from rooms below it, late imports and those for types counted.
+# `bertc` is the Python API (`__init__.py`), which a room never imports.
 ORDER = (
-    "__main__ cli commands fleet pipeline doctor inspection_diff inspection bench baselines recipe_file page calibrate "
-    "quant work timings explaining verification smallest drift boundaries bisection putback originals export_check fuse "
-    "opset recipe report targets prove proof_feeds activations subgraph canonical fusions cleanup dims sizes shapes "
-    "families limits rewrite ranges places meter artifact precision value_ranges source onnx_source torch_export heads "
-    "exported assets hub checkpoint factory reference metrics closeness scores confidence decisions goldens rows "
-    "tensor_stats thresholds histogram buckets traffic readers labels tables data text progress runner padding profiles "
-    "bodies builder plots graph origin onnx_file collector errors"
+    "__main__ cli fleet bertc pipeline report bench serve quant recipe verification targets fusions precision source runtime ops "
+    "artifact data graph core"
 ).split()
-TORCH_ALLOWED = {"torch_export.py", "heads.py", "factory.py", "baselines.py"}
+AT_THE_ROOT = {"__init__.py", "__main__.py", "pipeline.py", "recipe.py"}
+TORCH_ALLOWED = {"source/torch_export.py", "source/heads.py", "source/factory.py", "bench/baselines.py"}
+TORCH = re.compile(r"^\s*(import|from) (torch|transformers)\b", re.MULTILINE)
+FILES = sorted(p for p in COMPILER.rglob("*.py") if "__pycache__" not in p.parts)
 
 
-def modules() -> list[Path]:
-    return sorted(p for p in COMPILER.rglob("*.py") if "__pycache__" not in p.parts)
+def name_of(path: Path) -> str:
+    return ".".join(part for part in path.relative_to(COMPILER).with_suffix("").parts if part != "__init__")
 
 
-def imported(path: Path) -> set[str]:
-    """bertc modules imported at module level, by their first name; TYPE_CHECKING blocks count for nothing at run time."""
-    names: set[str] = set()
-    for node in ast.parse(path.read_text("utf-8")).body:
+MODULES = {name_of(path): path for path in FILES}
+PACKAGES = {name for name, path in MODULES.items() if path.name == "__init__.py"}
+ROOMS = {name for name in PACKAGES if name and "." not in name}
+
+
+def room_of(module: str) -> str:
+    return module.partition(".")[0] or "bertc"
+
+
+@functools.cache
+def imported(path: Path) -> tuple[tuple[str, str], ...]:
+    """(package or module, name) of every import from bertc in a file, wherever it stands; the face of a package is its stub."""
+    here = name_of(path)
+    package = here.split(".") if path.name == "__init__.py" else here.split(".")[:-1]
+    found = []
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level:
-            package = path.relative_to(COMPILER).parts
-            if node.level < len(package):  # inside targets/ or precision/
-                continue
-            names |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
-    return names
+            base = [part for part in package if part][: len([part for part in package if part]) - node.level + 1]
+            found += [(".".join([*base, *(node.module or "").split(".")]).strip("."), alias.name) for alias in node.names]
+    return tuple(found)
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: p.relative_to(COMPILER).as_posix())
-def test_imports_point_down(path: Path) -> None:
-    parts = path.relative_to(COMPILER).parts
-    own = parts[0].removesuffix(".py")
-    if own == "__init__":
-        return
-    assert own in ORDER, f"{own} has no place in the order of modules: add it to ORDER"
-    upward = [name for name in imported(path) if name != own and name in ORDER and ORDER.index(name) < ORDER.index(own)]
-    assert not upward, f"{own} imports {upward}, which stand above it"
+def source_of(base: str, name: str) -> str:
+    """The module that `from base import name` leads to."""
+    full = f"{base}.{name}".strip(".")
+    return full if full in MODULES else base
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: p.relative_to(COMPILER).as_posix())
+def outside(path: Path) -> Iterator[tuple[str, str]]:
+    """What a file imports from other rooms."""
+    own = room_of(name_of(path))
+    return ((base, name) for base, name in imported(path) if room_of(source_of(base, name)) != own)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(COMPILER).as_posix())
+def test_imports_point_down_to_faces(path: Path) -> None:
+    own = room_of(name_of(path))
+    assert own in ORDER, f"{own} has no place in the order of rooms: add it to ORDER"
+    for base, name in outside(path):
+        target = source_of(base, name)
+        assert ORDER.index(room_of(target)) > ORDER.index(own), f"{own} imports {target}, which stands above it"
+        if room_of(target) in ROOMS - {"cli"}:
+            assert base in {"", *PACKAGES}, f"import {name} from the face of {room_of(base)}, not from the file {base}"
+            assert "._" not in f".{target}" and not name.startswith("_"), f"{target}: a leading underscore is private to its room"
+
+
+def test_no_circle_of_files() -> None:
+    """A face that hands out its own files is no circle; everything else counts, late imports and those for types too."""
+    graph = {}
+    for name, path in MODULES.items():
+        stub = path.with_suffix(".pyi") if path.name == "__init__.py" else None
+        found = {source_of(base, each) for base, each in imported(path)} - {name}
+        graph[name] = found - {each for each in found if stub and each.startswith(f"{name}.")}
+    try:
+        tuple(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as error:
+        pytest.fail(f"a circle of files: {' -> '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("package", sorted(PACKAGES - {"", "cli"}))
+def test_each_package_says_what_it_is(package: str) -> None:
+    """In a docstring; its face, where it has one, hands out nothing that is missing, private or named as a file."""
+    path = MODULES[package]
+    assert len(ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "") > 30
+    stub = path.with_suffix(".pyi")
+    assert stub.is_file() or package in ("fusions.rules", "targets._tensorrt", "targets._onnxruntime", "ops.bodies")
+    for node in ast.parse(stub.read_text("utf-8")).body if stub.is_file() else []:
+        assert isinstance(node, ast.ImportFrom)
+        for alias in node.names:
+            module = f"{package}.{node.module}" if node.module else f"{package}.{alias.name}"
+            assert module in MODULES, module
+            assert node.module is None or f"{package}.{alias.name}" not in MODULES, f"{alias.name} is a file of {package}, too"
+
+
+def test_nothing_else_at_the_root() -> None:
+    assert {path.name for path in COMPILER.glob("*.py")} == AT_THE_ROOT
+    assert {path.parent.name for path in COMPILER.glob("*/__init__.py")} == set(ORDER) & ROOMS
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(COMPILER).as_posix())
 def test_torch_and_size(path: Path) -> None:
     text = path.read_text("utf-8")
-    if path.name not in TORCH_ALLOWED:
-        assert not re.search(r"^\s*(import|from) (torch|transformers)\b", text, re.MULTILINE) or path.name == "assets.py"
+    if path.relative_to(COMPILER).as_posix() not in TORCH_ALLOWED:
+        assert not TORCH.search(text) or path.name == "assets.py"
     assert len(text.splitlines()) <= 400
 
 
 def test_packages_match_the_folders_on_disk() -> None:
     """A sub-package missing from the list works in an editable install and vanishes from the wheel."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
-    on_disk = {"bertc", "bertc.plugins", "bertc.recipes"}
-    on_disk |= {f"bertc.{p.parent.name}" for p in COMPILER.glob("*/__init__.py")}
+    on_disk = {f"bertc.{name}".removesuffix(".") for name in PACKAGES} | {"bertc.plugins", "bertc.recipes"}
     assert set(settings["packages"]) == on_disk
     for folder in settings["package-dir"].values():
         assert (ROOT / folder / "__init__.py").is_file()

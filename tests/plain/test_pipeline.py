@@ -20,12 +20,13 @@ from bertc.artifact import goldens
 from bertc.artifact import manifest as artifact
 from bertc.cli import _main as cli
 from bertc.core.errors import ArtifactError, DataError, ExportFailed
+from bertc.core.profiles import parse_profile
 from bertc.runtime.reference import ReferenceRunner
 from bertc.source import opening as source
 from bertc.source import types
 from bertc.targets import Availability
-from bertc.verify import export as export_check
-from bertc.verify import verdict as verification
+from bertc.verification import export as export_check
+from bertc.verification import verdict as verification
 
 Capture = pytest.CaptureFixture[str]
 
@@ -56,9 +57,9 @@ def said(capsys: Capture) -> str:
 
 def test_several_targets_lie_side_by_side(built: Path) -> None:
     assert sorted(p.name for p in built.iterdir()) == ["null-bf16", "onnxruntime-fp16", "onnxruntime-fp32"]
-    halves = [artifact.open_artifact(each).graph().initializer_bytes for each in artifact.find(built)]
+    halves = [artifact.open_artifact(each).graph().initializer_bytes for each in artifact.find_artifacts(built)]
     assert halves[0] < 0.6 * halves[2]
-    assert [each.precision for each in map(artifact.open_artifact, artifact.find(built))] == ["bf16", "fp16", "fp32"]
+    assert [each.precision for each in map(artifact.open_artifact, artifact.find_artifacts(built))] == ["bf16", "fp16", "fp32"]
     assert (built / "onnxruntime-fp16" / "tokenizer" / "tokenizer.json").is_file()
 
 
@@ -86,7 +87,7 @@ def test_the_same_inputs_give_the_same_bytes(model: Path, built: Path, tmp_path:
     words = ["build", str(model), "--fp32", "--target", "onnxruntime", "--target", "onnxruntime=fp16", "--target", "null=bf16"]
     command = [sys.executable, "-m", "bertc", *words, "-o", str(tmp_path / "o")]
     subprocess.run(command, check=True, capture_output=True, cwd=tmp_path, env=os.environ | {"PYTHONHASHSEED": "7"})
-    for first in artifact.find(built):
+    for first in artifact.find_artifacts(built):
         second = tmp_path / "o" / first.name
         for file in ("graph.onnx", "goldens.npz"):
             assert (first / file).read_bytes() == (second / file).read_bytes(), (first.name, file)
@@ -264,7 +265,7 @@ def test_samples_outside_the_profiles_are_said(model: Path) -> None:
     """An engine is asked only for sizes it was built for."""
     found = source.open_source(str(model))
     assert found.run is not None
-    small = bertc.profiles.parse("batch=1:2:4,length=1:8:16", found.dims)  # type: ignore[attr-defined]
+    small = parse_profile("batch=1:2:4,length=1:8:16", found.dims)
     feeds = {"in": tiny.feeds(2, 5), "long": tiny.feeds(2, 99), "many": tiny.feeds(9, 5)}
     samples = tuple(export_check.Sample(label, f) for label, f in feeds.items())
     truth = verification.Truth(samples, found.run, "made up")
@@ -335,5 +336,5 @@ def test_python_and_command_line_are_one(model: Path, built: Path, tmp_path: Pat
         bertc.build(model, tmp_path / "o", targets=["null"])
     bertc.export(model, tmp_path / "o", force=True)
     assert artifact.open_artifact(tmp_path / "o").target == "null"
-    with pytest.raises(bertc.errors.RecipeError, match="did you mean 'targets'"):  # type: ignore[attr-defined]
+    with pytest.raises(bertc.errors.RecipeError, match="did you mean 'targets'"):
         bertc.build(model, tmp_path / "p", target=["null"])

@@ -19,7 +19,7 @@ from bertc.core.errors import BertcError, Missing, RecipeError
 from bertc.core.profiles import Dim, Range
 from bertc.recipe import Recipe, choose_targets
 from bertc.targets import Availability
-from bertc.verify.verdict import budget_for
+from bertc.verification.verdict import budget_for
 
 
 def refused(call: Callable[[], Any], *words: str, kind: type[BertcError] = RecipeError) -> None:
@@ -261,17 +261,17 @@ DIMS = {"batch": Dim("batch"), "length": Dim("length", 2, 128)}
     ],
 )
 def test_wrong_profiles(text: str, words: tuple[str, ...]) -> None:
-    refused(lambda: profiles.parse(text, DIMS), *words)
+    refused(lambda: profiles.parse_profile(text, DIMS), *words)
 
 
 def test_defaults_of_profiles() -> None:
-    assert profiles.parse("", DIMS) == {"batch": Range(1, 8, 32), "length": Range(2, 128, 128)}
-    assert profiles.parse(" length=2:4:8 , ", DIMS) == {"batch": Range(1, 8, 32), "length": Range(2, 4, 8)}
-    assert profiles.default(Dim("batch", 1, 4)) == Range(1, 4, 4)
-    assert profiles.default(Dim("length")) == Range(1, 128, 512)
-    assert profiles.default(Dim("samples", 400)) == Range(400, 64000, 320000), "4 and 20 seconds"
-    assert profiles.default(Dim("samples", 400, 16000)) == Range(400, 16000, 16000)
-    assert profiles.parse("", {}) == {}
+    assert profiles.parse_profile("", DIMS) == {"batch": Range(1, 8, 32), "length": Range(2, 128, 128)}
+    assert profiles.parse_profile(" length=2:4:8 , ", DIMS) == {"batch": Range(1, 8, 32), "length": Range(2, 4, 8)}
+    assert profiles.default_range(Dim("batch", 1, 4)) == Range(1, 4, 4)
+    assert profiles.default_range(Dim("length")) == Range(1, 128, 512)
+    assert profiles.default_range(Dim("samples", 400)) == Range(400, 64000, 320000), "4 and 20 seconds"
+    assert profiles.default_range(Dim("samples", 400, 16000)) == Range(400, 16000, 16000)
+    assert profiles.parse_profile("", {}) == {}
 
 
 sizes = st.integers(1, 2000)
@@ -285,14 +285,14 @@ def dims(draw: st.DrawFn) -> Dim:
 
 @given(dims())
 def test_a_default_is_always_a_profile_the_model_takes(dim: Dim) -> None:
-    made = profiles.default(dim)
-    assert profiles.complete({dim.name: made}, {dim.name: dim}) == {dim.name: made}
+    made = profiles.default_range(dim)
+    assert profiles.complete_profile({dim.name: made}, {dim.name: dim}) == {dim.name: made}
 
 
 @given(dims(), st.lists(sizes, min_size=3, max_size=3))
 def test_valid_profiles_survive_text_and_json(dim: Dim, numbers: list[int]) -> None:
     top = dim.max or 4000
     low, opt, high = sorted(min(max(n, dim.min), top) for n in numbers)
-    found = profiles.parse(f"{dim.name}={low}:{opt}:{high}", {dim.name: dim})
+    found = profiles.parse_profile(f"{dim.name}={low}:{opt}:{high}", {dim.name: dim})
     assert found == {dim.name: Range(low, opt, high)}
-    assert profiles.from_json(profiles.to_json([found])) == (found,)
+    assert profiles.profiles_from_json(profiles.profiles_to_json([found])) == (found,)

@@ -93,6 +93,6 @@ def test_one_kernel_by_hand(precision: str, built: dict[str, Artifact], tmp_path
     assert worth.moved([kernel]) == PROJECTION[precision] + SCALARS
     rows = [{**row, "layer": ""} for row in found.manifest["engine"]["kernels"]["rows"]]
     next(row for row in rows if name in row["onnx_nodes"])["layer"] = "kernel.0"
-    counted = {layer.name: layer.moved for layer in work.at(found.graph(), rows, SHAPE, 0).layers}
+    counted = {layer.name: layer.moved for layer in work.work_at(found.graph(), rows, SHAPE, 0).layers}
     scales = 2 * WIDTH if precision == "int8" else 0
     assert counted["kernel.0"] == PROJECTION[precision] + scales

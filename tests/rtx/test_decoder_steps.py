@@ -10,7 +10,7 @@ import onnx_ir as ir
 from bertc import precision
 from bertc.core.profiles import Range
 from bertc.graph.model import Graph, save
-from bertc.ops import expand as canonical
+from bertc.ops import expansion as canonical
 from bertc.ops.builder import Builder
 from bertc.targets import BuildRequest, tensorrt_rtx
 from bertc.targets._tensorrt import layout as _trt_graph

@@ -11,7 +11,7 @@ import pytest
 from bertc import precision
 from bertc.core.profiles import Range
 from bertc.graph.model import Graph, save
-from bertc.ops import expand as canonical
+from bertc.ops import expansion as canonical
 from bertc.ops.builder import Body, Builder
 from bertc.targets import BuildRequest, tensorrt_rtx
 from bertc.targets._tensorrt import layout as _trt_graph

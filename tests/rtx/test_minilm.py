@@ -84,7 +84,7 @@ def test_the_bytes_of_the_engine_are_those_of_its_kernels_by_hand(built: Path, t
     """In units of [8, 128, 384] in half, 20 a layer, and of its weights; the log of the engine for that shape alone agrees."""
     found = open_artifact(built / "tensorrt-rtx-sm89-fp16")
     rows, graph = found.manifest["engine"]["kernels"]["rows"], found.graph()
-    counted = work.at(graph, rows, Shape((("batch", 8), ("length", 128))), 0)
+    counted = work.work_at(graph, rows, Shape((("batch", 8), ("length", 128))), 0)
     hidden, wide = 2 * 8 * 128 * 384, 2 * 8 * 128 * 1536
     # q k v 4, q's bias 2, attention 4, projection 2, sum and norm 3, up 1, down 1, sum and norm 3; between up and down `wide`.
     weights = 2 * (4 * 384 * 384 + 2 * 384 * 1536 + 3 * 384 + 1536) + 4 * 4 * 384
@@ -99,21 +99,21 @@ def test_every_node_of_the_typed_graph_has_an_origin(built: Path) -> None:
     """None is excepted: casts and swaps have that of the node they stand beside."""
     for name in ("onnxruntime-fp32", "tensorrt-rtx-bf16", "tensorrt-rtx-sm89-fp16"):
         nodes = list(open_artifact(built / name).graph().model.graph)
-        assert not [node.name for node in nodes if not origin.of(node).nodes or origin.ORIGIN not in node.metadata_props]
+        assert not [node.name for node in nodes if not origin.origin_of(node).nodes or origin.ORIGIN not in node.metadata_props]
         assert {key for node in nodes for key in node.metadata_props} == {"bertc.origin", "bertc.rule"}
 
 
 def test_the_softmax_of_each_layer_is_named_by_its_module_and_line(built: Path) -> None:
     """Fused into FusedAttention, taken apart for TensorRT-RTX, typed float16."""
     nodes = open_artifact(built / "tensorrt-rtx-sm89-fp16").graph().model.graph
-    found = [origin.of(node) for node in nodes if node.op_type == "Softmax"]
+    found = [origin.origin_of(node) for node in nodes if node.op_type == "Softmax"]
     assert [o.module for o in found] == [f"model.encoder.layer.{at}.attention.self" for at in range(6)]
     for each in found:
         assert re.fullmatch(r"\S+ \(BertSelfAttention\) modeling_bert\.py:\d+", str(each)), str(each)
         (place,) = each.places
         assert place.startswith("transformers/models/bert/modeling_bert.py:")
         assert len(each.nodes) == 1
-    products = [origin.of(node).module for node in nodes if node.op_type == "MatMul"][:8]
+    products = [origin.origin_of(node).module for node in nodes if node.op_type == "MatMul"][:8]
     parts = ("self.query", "self.key", "self.value", "self", "self", "output.dense")
     wanted = [f"attention.{part}" for part in parts] + ["intermediate.dense", "output.dense"]
     assert products == [f"model.encoder.layer.0.{part}" for part in wanted]

@@ -10,17 +10,16 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from ...core.errors import BertcError, DataError
-from ...core.tensors import Feeds
-from ...data.samples import Sample, dead_rows
-from ...graph.model import Graph
-from ...runtime.reference import session
+from ...core import BertcError, DataError, Feeds
+from ...data import Sample, dead_rows
+from ...graph import Graph
+from ...runtime import session
 
 ROWS, LENGTH = 2, 16
 LIMIT = 256 * 2**20  # bytes kept; BERT-large makes 115 MB
 
 
-def capture(graph: Graph, samples: Sequence[Sample], limit: int = LIMIT) -> dict[str, np.ndarray]:
+def capture_activations(graph: Graph, samples: Sequence[Sample], limit: int = LIMIT) -> dict[str, np.ndarray]:
     """The inputs of a float32 graph, and every value that it computes from them, by name, on one of the samples.
 
     Two rows of 16 places are cut out of ids and masks; with other inputs it is the smallest sample, uncut: a model may be
@@ -57,7 +56,7 @@ def _run(graph: Graph, names: Sequence[str], candidates: Iterator[Feeds]) -> tup
     raise DataError(why)
 
 
-def small(graph: Graph, samples: Sequence[Sample]) -> Feeds:
+def small_feeds(graph: Graph, samples: Sequence[Sample]) -> Feeds:
     """Feeds of a few tokens, as `capture` would run the graph on. Raises DataError where no sample has a living row."""
     found = next(_small(graph, samples), None)
     if found is None:

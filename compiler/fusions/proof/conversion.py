@@ -6,13 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ...core.errors import DataError, NotFused
-from ...core.profiles import Dim
+from ...core import DataError, Dim, NotFused
 from ...data import synthetic as data
-from ...graph.model import Graph
-from ...graph.opset import _line
-from ...graph.subgraph import Refused
-from ...runtime.reference import ReferenceRunner
+from ...graph import Graph, Refused, short_reason
+from ...runtime import ReferenceRunner
 from .prover import distance
 
 # The same operators in the same order: what is seen is 0. An operator's kernel may be another one at a newer opset.
@@ -21,13 +18,13 @@ TOLERANCE = 1e-5
 SAMPLE_ELEMENTS = 4096  # rows x length
 
 
-def compared(before: Graph, after: Graph, dims: Mapping[str, Dim], seed: int = 0) -> str:
+def check_conversion(before: Graph, after: Graph, dims: Mapping[str, Dim], seed: int = 0) -> str:
     """How far the converted graph is from the one it was made of, run on synthetic feeds of every shape and mask: a sentence.
 
     Raises NotFused where they differ by more than `TOLERANCE`, Missing without onnxruntime.
     """
     try:
-        samples = data.synthetic(before, dims, seed, SAMPLE_ELEMENTS)
+        samples = data.synthetic_samples(before, dims, seed, SAMPLE_ELEMENTS)
     except DataError as why:
         return f"the conversion was not checked: {why}"
     first, second = ReferenceRunner(before), ReferenceRunner(after)
@@ -36,12 +33,14 @@ def compared(before: Graph, after: Graph, dims: Mapping[str, Dim], seed: int = 0
         try:
             wanted = first.run(sample.feeds)
         except Exception as error:  # noqa: BLE001 - a table shorter than the sample; onnxruntime has no public base class
-            failed = f"{sample.label}: {_line(error)}"
+            failed = f"{sample.label}: {short_reason(error)}"
             continue
         try:
             got = second.run(sample.feeds)
         except Exception as error:
-            raise NotFused(f"the graph was not fused, once converted it does not run ({sample.label}): {_line(error)}") from error
+            raise NotFused(
+                f"the graph was not fused, once converted it does not run ({sample.label}): {short_reason(error)}"
+            ) from error
         worst, count = max(worst, *(_difference(got[name], wanted[name], name, sample.label) for name in wanted)), count + 1
     if not count:
         return f"the conversion was not checked: the graph does not run on synthetic feeds ({failed})"

@@ -8,16 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from ...core.profiles import AUDIO_DIM, Dim
-from ...core.tensors import is_mask
-from ...data.synthetic import AUDIO_MIN, DEFAULT_BOUND, index_bounds, mask_pattern
-from ...graph.concrete_shapes import number
-from ...graph.model import DOMAIN, Graph
-from ...graph.normalize import LOW as REPLACED
-from ...graph.opset import OPSET
-from ...graph.subgraph import Refused, model_of
-from ...ops import expand as canonical
-from ...ops.bodies import ADDED
+from ...core import AUDIO_DIM, Dim, is_mask
+from ...data import AUDIO_MIN, DEFAULT_BOUND, index_bounds, mask_pattern
+from ...graph import DOMAIN, OPSET, Graph, Refused, evaluated, model_from_nodes
+from ...graph import LOW as REPLACED
+from ...ops import ADDED
+from ...ops import expansion as canonical
 from ..rewrite import Match
 
 LOW = -3.4028234663852886e38  # the lowest float32, where the graph tells of no other
@@ -158,7 +154,7 @@ class _Sizes:
             names = sorted(dim.free_symbols())
         except ValueError:  # not arithmetic
             return None
-        found = number(dim, {name: self[ir.SymbolicDim(name)] for name in names})
+        found = evaluated(dim, {name: self[ir.SymbolicDim(name)] for name in names})
         return found if found is not None and found > 0 else None
 
     def _free(self, text: str) -> int:
@@ -186,7 +182,7 @@ def _lows(graph: Graph) -> tuple[bool, float]:
         constant = ir.convenience.get_const_tensor(value)
         if constant is not None and constant.dtype.is_floating_point() and constant.size == 1:
             found.append(float(constant.numpy().reshape(-1)[0]))
-    finite = [number for number in found if np.isfinite(number) and number <= -1e4]
+    finite = [evaluated for evaluated in found if np.isfinite(evaluated) and evaluated <= -1e4]
     return -np.inf in found, min(finite, default=LOW)
 
 
@@ -221,7 +217,7 @@ def _bounds(nodes: Sequence[ir.Node], values: Sequence[ir.Value]) -> dict[ir.Val
     integers = [v for v in values if v.dtype is not None and v.dtype.numpy().kind in "iu"]
     if not integers:
         return {}
-    model, inputs = model_of(nodes, nodes[-1].outputs, {"": OPSET}, IR_VERSION)
+    model, inputs = model_from_nodes(nodes, nodes[-1].outputs, {"": OPSET}, IR_VERSION)
     canonical.inline(model)
     for index, value in enumerate(model.graph.inputs):
         value.name = f"i{index}"

@@ -15,14 +15,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ...core.errors import BertcError
-from ...core.profiles import Dim
-from ...graph.model import DOMAIN, Graph
-from ...graph.opset import OPSET
-from ...graph.subgraph import Refused, constant, grown, model_of, outside
-from ...ops import expand as canonical
-from ...ops.builder import Body
-from ...runtime.reference import onnxruntime
+from ...core import BertcError, Dim
+from ...graph import DOMAIN, OPSET, Graph, Refused, constant_of, grown, model_from_nodes, outer_values
+from ...ops import Body
+from ...ops import expansion as canonical
+from ...runtime import onnxruntime
 from ..rewrite import Match
 from .feeds import ROWS, Case, Feeder
 
@@ -77,15 +74,15 @@ class Prover:
             return f"not proven: {why}"
 
     def _prove(self, match: Match) -> float:
-        read = outside(match.new_nodes)
+        read = outer_values(match.new_nodes)
         nodes = grown(match.nodes, read)
-        given = outside(nodes)
-        unknown = [v for v in read if constant(v) is None and v not in given]
+        given = outer_values(nodes)
+        unknown = [v for v in read if constant_of(v) is None and v not in given]
         if unknown:
             raise Refused(f"the new node reads {unknown[0].name!r}, which the matched nodes do not depend on")
         for before, after in zip(match.outputs, match.new_outputs, strict=True):
             after.type, after.shape = before.type, before.shape  # a lowering may read them
-        constants = {v: c.numpy() for v in {**given, **read} if (c := constant(v)) is not None}
+        constants = {v: c.numpy() for v in {**given, **read} if (c := constant_of(v)) is not None}
         old = self._side("the original", nodes, match.outputs, None)
         new = [self._side("the canonical body", match.new_nodes, match.new_outputs, {})]
         new += [self._side(f"{target}'s lowering", match.new_nodes, match.new_outputs, t) for target, t in self.lowerings.items()]
@@ -129,7 +126,7 @@ class Prover:
         self, what: str, nodes: Sequence[ir.Node], outputs: Sequence[ir.Value], lowerings: Mapping[str, Body] | None
     ) -> _Side:
         """`lowerings` None: the original, at the opset of its graph; a new side needs at least the bodies' opset."""
-        model, inputs = model_of(nodes, outputs, dict(self.opsets), self.ir_version)
+        model, inputs = model_from_nodes(nodes, outputs, dict(self.opsets), self.ir_version)
         model.functions.update({key: function.clone() for key, function in self.functions.items()} if _calls(nodes, self) else {})
         if lowerings is not None or any(node.domain == DOMAIN for node in nodes):
             model.opset_imports[""] = max(model.opset_imports.get("", 0), OPSET)
@@ -172,7 +169,7 @@ def _open(data: bytes, what: str) -> Any:
 
 
 def _run(side: _Side, case: Case, feeds: Arrays, wanted: Sequence[np.ndarray]) -> float:
-    made = {v: c.numpy() for v in side.inputs if v not in feeds and (c := constant(v)) is not None}
+    made = {v: c.numpy() for v in side.inputs if v not in feeds and (c := constant_of(v)) is not None}
     try:
         got = side.run({**feeds, **made})
     except Exception as error:

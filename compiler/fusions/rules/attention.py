@@ -16,8 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
-from ...graph.dims import number, same_dim
-from ...graph.model import DOMAIN
+from ...graph import DOMAIN, constant_number, same_dim
 
 OP = "FusedAttention"
 NAMES = ("q", "k", "v")
@@ -68,7 +67,7 @@ def check_shapes(m: dict[str, Any], width: int) -> pattern.MatchResult:
         return result.fail("the heads are not merged into [batch, length, width]", m["merged"])
     if m["wo"].const_value.shape[0] != width:
         return result.fail("the output projection does not take all heads", m["wo"])
-    if m.get("scale_q") is not None and number(m["scale_q"]) is None:
+    if m.get("scale_q") is not None and constant_number(m["scale_q"]) is None:
         return result.fail("q is multiplied by something that is not a constant number", m["scale_q"])
     return result
 
@@ -102,7 +101,7 @@ def check_packed(m: dict[str, Any]) -> pattern.MatchResult:
 
 
 def scale_of(m: dict[str, Any]) -> float:
-    factor = number(m.get("scale_q"))
+    factor = constant_number(m.get("scale_q"))
     return m["sdpa"].producer().attributes["scale"].as_float() * (1.0 if factor is None else factor)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from onnxscript.rewriter import pattern
 
-from ...graph.model import DOMAIN
+from ...graph import DOMAIN
 from .layernorm import is_vector
 
 OP = "FusedBiasGelu"

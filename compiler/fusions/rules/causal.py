@@ -18,9 +18,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
-from ...graph.dims import number, same_dim
-from ...graph.model import DOMAIN
-from ...graph.normalize import LOW
+from ...graph import DOMAIN, LOW, constant_number, same_dim
 
 OP = "FusedCausalMask"
 SEEN = 5
@@ -39,9 +37,9 @@ class Causal(pattern.RewriteRuleClassBase):
 
     def check(self, context, zero, low, out, **_):
         result = pattern.MatchResult()
-        if number(zero) != 0.0:
+        if constant_number(zero) != 0.0:
             return result.fail("what stands for a score that is kept is not 0", zero)
-        if number(low) is None or number(low) > -1e4:
+        if constant_number(low) is None or constant_number(low) > -1e4:
             return result.fail("what stands for a masked score is not a low number", low)
         if out.shape is None or len(out.shape) != 4 or out.shape[1] != 1:
             return result.fail("the mask is not known to be [batch, 1, queries, keys]", out)
@@ -57,7 +55,7 @@ class Causal(pattern.RewriteRuleClassBase):
         return result
 
     def rewrite(self, op, out, low, **_):
-        lowest = LOW if number(low) == -math.inf else number(low)
+        lowest = LOW if constant_number(low) == -math.inf else constant_number(low)
         places = _places(out)
         if places is not None and out.shape[2] == 1:
             return op.FusedScoreMask(places, low=lowest, _domain=DOMAIN)

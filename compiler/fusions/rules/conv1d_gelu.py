@@ -20,8 +20,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
-from ...graph.dims import number
-from ...graph.model import DOMAIN
+from ...graph import DOMAIN, constant_number
 from .layernorm import is_vector
 
 OP = "FusedConv1dGelu"
@@ -110,7 +109,7 @@ def _geometry(conv: ir.Node) -> tuple[list[int], list[int], list[int]]:
 
 def _dropped(crop: ir.Node) -> int | None:
     """How many last places a Slice drops, None where it does anything else or one cannot tell."""
-    start, end, axis, step = (number(value) for value in (*crop.inputs[1:], None, None)[:4])
+    start, end, axis, step = (constant_number(value) for value in (*crop.inputs[1:], None, None)[:4])
     if start != 0 or end is None or axis not in (-1, 2) or step not in (None, 1) or not -(2**31) < end < 0:
         return None
     return int(-end)

@@ -11,8 +11,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
-from ...graph.dims import same_dim
-from ...graph.model import DOMAIN
+from ...graph import DOMAIN, same_dim
 from .attention import check_shapes, heads, merged, packed, packed_bias, projected, scale_of
 
 OP = "FusedCrossAttention"

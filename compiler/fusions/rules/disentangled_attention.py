@@ -15,8 +15,7 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
-from ...graph.dims import number
-from ...graph.model import DOMAIN
+from ...graph import DOMAIN, constant_number
 from .attention import ANY, NAMES, check_shapes, packed, packed_bias
 from .sdpa import _as_added
 
@@ -43,9 +42,11 @@ class DisentangledAttention(pattern.RewriteRuleClassBase):
         shapes = {tuple(m[f"w{name}"].const_value.shape.numpy()) for name in NAMES}
         if len(shapes) != 1:
             return result.fail("q, k and v are of different sizes", m["wk"])
-        if number(m["s"]) is None or not number(m["s"]) == number(m["s_c2p"]) == number(m["s_p2c"]):
+        if constant_number(m["s"]) is None or not constant_number(m["s"]) == constant_number(m["s_c2p"]) == constant_number(
+            m["s_p2c"]
+        ):
             return result.fail("the terms of the scores are not divided by one constant number", m["s_c2p"])
-        lowest = number(m["low"])
+        lowest = constant_number(m["low"])
         if lowest is None or lowest > -1e4:
             return result.fail("the masked scores are not low", m["low"])
         if m["scores"].shape is None or len(m["scores"].shape) != 4:
@@ -62,7 +63,7 @@ class DisentangledAttention(pattern.RewriteRuleClassBase):
         heads = m["wq"].const_value.shape[1] // m["split_q"].shape[3]
         mask = _as_added(op, drop, low, False)
         return op.FusedDisentangledAttention(
-            x, mask, *projections, *positions, num_heads=heads, scale=1 / float(number(s) or 1.0), _domain=DOMAIN
+            x, mask, *projections, *positions, num_heads=heads, scale=1 / float(constant_number(s) or 1.0), _domain=DOMAIN
         )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
-from ...graph.model import DOMAIN
+from ...graph import DOMAIN
 
 OP = "FusedEmbeddings"
 # Associations: how a, b, c (lookups) are added before the normalisation.

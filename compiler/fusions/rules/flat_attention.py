@@ -14,8 +14,7 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
-from ...graph.dims import number, same_dim
-from ...graph.model import DOMAIN
+from ...graph import DOMAIN, constant_number, same_dim
 from .attention import ANY, NAMES, packed, packed_bias
 
 OP = "FusedAttention"
@@ -49,7 +48,7 @@ class FlatAttention(pattern.RewriteRuleClassBase):
                 return result.fail("the size of a head is not known", split)
             if width % split.shape[2] or split.shape[2] != splits[0].shape[2] or not same_dim(split.shape[0], x.shape[1]):
                 return result.fail("the heads do not make up the projection", split)
-        if number(m["scale_q"]) is None:
+        if constant_number(m["scale_q"]) is None:
             return result.fail("q is multiplied by something that is not a constant number", m["scale_q"])
         if added.shape is None or len(added.shape) != 3 or not all(same_dim(dim, x.shape[1]) for dim in added.shape[1:]):
             return result.fail("what is added is not known to be [batch * heads, length, length]", added)
@@ -62,7 +61,7 @@ class FlatAttention(pattern.RewriteRuleClassBase):
         heads = m["wq"].const_value.shape[1] // m["split_q"].shape[2]
         weight = op.initializer(packed([m[f"w{name}"] for name in NAMES], axis=1))
         inputs = (x, _unfolded(op, x, added, heads), weight, packed_bias(op, m, NAMES), m["wo"], m.get("bo"))
-        return op.FusedAttention(*inputs, num_heads=heads, scale=float(number(scale_q) or 0.0), _domain=DOMAIN)
+        return op.FusedAttention(*inputs, num_heads=heads, scale=float(constant_number(scale_q) or 0.0), _domain=DOMAIN)
 
 
 def _folded(op: Any, turned: Any, name: str) -> Any:

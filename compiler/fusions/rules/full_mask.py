@@ -14,9 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
-from ...graph.dims import number
-from ...graph.model import DOMAIN, Graph
-from ...graph.provenance import of
+from ...graph import DOMAIN, Graph, constant_number, origin_of
 from ..rewrite import Applied, Change, Match, Prove, Refusal
 from .mask import dependencies, made_by
 
@@ -41,7 +39,7 @@ def apply(graph: Graph, prove: Prove | None = None) -> tuple[Graph, Change]:
         answer: float | str | None = f"{mask.name} is made of positions alone, and is not known to mask nothing"
         if _is_zero(mask):
             answer = _proven(node, mask, depends, prove) if prove else None
-        module = of(node).module
+        module = origin_of(node).module
         if isinstance(answer, str):
             refusals.append(Refusal(NAME, str(node.name), node.op_type, module, answer))
             continue
@@ -83,7 +81,7 @@ def _holds(value: ir.Value | None) -> bool:
     if node.op_type in ("And", "Or"):
         return (all if node.op_type == "And" else any)(_holds(part) for part in node.inputs)
     if node.op_type == "GreaterOrEqual":
-        return _least(node.inputs[0]) >= (math.inf if (most := number(node.inputs[1])) is None else most)
+        return _least(node.inputs[0]) >= (math.inf if (most := constant_number(node.inputs[1])) is None else most)
     return node.op_type in MOVES and _holds(node.inputs[0])
 
 
@@ -97,7 +95,7 @@ def _least(value: ir.Value | None) -> float:
     if node is None:
         return -math.inf
     if node.op_type == "Range":
-        start, step = number(node.inputs[0]), number(node.inputs[2])
+        start, step = constant_number(node.inputs[0]), constant_number(node.inputs[2])
         return start if start is not None and step is not None and step > 0 else -math.inf
     return _least(node.inputs[0]) if node.op_type in MOVES else -math.inf
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from onnxscript.rewriter import pattern
 
-from ...graph.model import DOMAIN
+from ...graph import DOMAIN
 
 OP = "FusedGelu"
 OPSET = 20

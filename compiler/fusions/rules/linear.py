@@ -13,9 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
-from ...graph.dims import same_dim
-from ...graph.model import DOMAIN
-from ...graph.normalize import transposed
+from ...graph import DOMAIN, same_dim, transposed
 
 OP = "FusedLinear"
 

@@ -20,10 +20,9 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
+from ...graph import DOMAIN, LOW, Graph
 from ...graph import provenance as origin
-from ...graph.model import DOMAIN, Graph
-from ...graph.normalize import LOW
-from ...ops.bodies import ADDED
+from ...ops import ADDED
 from ..rewrite import RULE, Applied, Change, Match, Prove, Refusal
 from ._mask_run import Run, dims_of
 
@@ -72,9 +71,11 @@ def apply(graph: Graph, prove: Prove | None = None) -> tuple[Graph, Change]:
             continue
         if answer not in made:
             made[answer] = _insert(copy.model, answer, value, nodes)
-            applied.append(Applied(NAME, str(made[answer].producer().name), origin.unite(map(origin.of, nodes)).module, error))
+            applied.append(
+                Applied(NAME, str(made[answer].producer().name), origin.unite_origins(map(origin.origin_of, nodes)).module, error)
+            )
         else:
-            origin.take_over([made[answer].producer(), *nodes], [made[answer].producer()])
+            origin.take_over_origins([made[answer].producer(), *nodes], [made[answer].producer()])
         for reader, index in _readers(value):
             reader.replace_input_with(index, made[answer])
     if applied:
@@ -277,7 +278,7 @@ def _insert(model: ir.Model, score: Score, old: ir.Value, nodes: list[ir.Node]) 
     made = _node(score, f"{NAME}.{node.name}")
     made.outputs[0].name = f"{old.name}.score"
     made.metadata_props[RULE] = NAME
-    origin.take_over(nodes, [made])
+    origin.take_over_origins(nodes, [made])
     graph.insert_before(graph[0], made)
     return made.outputs[0]
 
@@ -294,7 +295,7 @@ def _node(score: Score, name: str) -> ir.Node:
 def _refusal(value: ir.Value, reason: str) -> Refusal:
     node = value.producer()
     assert node is not None
-    return Refusal(NAME, str(node.name), node.op_type, origin.of(node).module, reason)
+    return Refusal(NAME, str(node.name), node.op_type, origin.origin_of(node).module, reason)
 
 
 _GRAPH = """

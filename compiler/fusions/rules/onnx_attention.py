@@ -13,9 +13,7 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
-from ...graph.dims import same_dim
-from ...graph.model import DOMAIN
-from ...graph.normalize import LOW
+from ...graph import DOMAIN, LOW, same_dim
 
 OP = "Attention"
 

@@ -15,8 +15,7 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
-from ...graph.dims import same_dim
-from ...graph.model import DOMAIN
+from ...graph import DOMAIN, same_dim
 from .attention import ANY, NAMES, check_packed, check_shapes, merged, packed, packed_bias, projected, scale_of
 
 OP = "FusedPastAttention"

@@ -11,8 +11,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
-from ...graph.dims import number, same_dim
-from ...graph.model import DOMAIN
+from ...graph import DOMAIN, constant_number, same_dim
 
 OP = "FusedRotary"
 
@@ -56,7 +55,7 @@ def cut(part: ir.Value) -> tuple[int, int, int] | None:
     source = node.inputs[0] if node is not None and node.op_type == "Slice" else None
     if node is None or source is None or source.shape is None:
         return None
-    start, end, axis, step = (number(value) for value in (*node.inputs[1:], *[None] * (5 - len(node.inputs))))
+    start, end, axis, step = (constant_number(value) for value in (*node.inputs[1:], *[None] * (5 - len(node.inputs))))
     if start is None or end is None or axis is None or (step != 1 and len(node.inputs) > 4):
         return None
     at = int(axis) % len(source.shape)

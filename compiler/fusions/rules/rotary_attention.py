@@ -13,7 +13,7 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
-from ...graph.model import DOMAIN
+from ...graph import DOMAIN
 from .attention import ANY, NAMES, check_separate, check_shapes, merged, packed, packed_bias, scale_of
 from .rotary import cut
 

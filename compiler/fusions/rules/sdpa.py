@@ -21,9 +21,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
-from ...graph.dims import number, same_dim
-from ...graph.model import DOMAIN
-from ...graph.normalize import LOW
+from ...graph import DOMAIN, LOW, constant_number, same_dim
 
 OP = "FusedSdpa"
 
@@ -61,16 +59,16 @@ class Sdpa(pattern.RewriteRuleClassBase):
         for value, what in ((q, "q"), (k_t, "k"), (v, "v")):
             if value.shape is None or len(value.shape) != 4:
                 return result.fail(f"{what} is not known to be [batch, heads, length, size]", value)
-        if rest["on"] and number(s) is None:
+        if rest["on"] and constant_number(s) is None:
             return result.fail("the scale is not a constant number", s)
         axis = p.producer().attributes.get("axis")
         if axis is not None and axis.as_int() not in (-1, 3):
             return result.fail("the softmax is not over the last axis", p)
-        if rest["tail"] and number(zero) != 0.0:
+        if rest["tail"] and constant_number(zero) != 0.0:
             return result.fail("the tail does not put 0 for NaN", zero)
-        if rest["kind"] in ("keep", "drop") and number(low) is None:
+        if rest["kind"] in ("keep", "drop") and constant_number(low) is None:
             return result.fail("what stands for a masked score is not a constant number", low)
-        if rest["kind"] in ("keep", "drop") and number(low) > -1e4:
+        if rest["kind"] in ("keep", "drop") and constant_number(low) > -1e4:
             return result.fail("the masked scores are not low", low)
         if mask is not None and (mask.shape is None or len(mask.shape) > 4):
             return result.fail("the mask is not known to broadcast to [batch, heads, length, length]", mask)
@@ -93,7 +91,7 @@ class Sdpa(pattern.RewriteRuleClassBase):
 
 
 def _factor(kind: str, s: ir.Value | None) -> float:
-    value = number(s)
+    value = constant_number(s)
     return 1.0 if not kind or value is None else value if kind == "Mul" else 1 / value
 
 
@@ -101,9 +99,9 @@ def _operands(q: ir.Value, k_t: ir.Value, rest: Any) -> tuple[ir.Value, ir.Value
     """(q, k_t, the product of their constants), each constant on either side of its Mul; None if one is no constant."""
     made, scale = [], 1.0
     for value, s, kind in ((q, rest.get("s_q"), rest["on_q"]), (k_t, rest.get("s_k"), rest["on_k"])):
-        if kind == "Mul" and number(s) is None:
+        if kind == "Mul" and constant_number(s) is None:
             value, s = s, value
-        if kind and number(s) is None:
+        if kind and constant_number(s) is None:
             return None
         made.append(value)
         scale *= _factor(kind, s)
@@ -118,7 +116,7 @@ def _constant(op: Any, value: float, dtype: ir.DataType | None) -> ir.Value:
 
 def _as_added(op: Any, keep: ir.Value, low: ir.Value | float, kept: bool, dtype: ir.DataType | None = None) -> ir.Value:
     """A bool mask as one that is added: 0 where `keep` is as `kept` says, low elsewhere; -inf becomes LOW."""
-    lowest = low if isinstance(low, float) else number(low)
+    lowest = low if isinstance(low, float) else constant_number(low)
     dtype = dtype if isinstance(low, float) else low.dtype
     bottom = _constant(op, LOW if lowest == -math.inf else lowest, dtype)
     zero = _constant(op, 0.0, dtype)
@@ -138,7 +136,9 @@ def may_be_infinite(value: ir.Value, seen: set[ir.Value] | None = None) -> bool:
         return True  # a graph input: the caller may feed anything
     if node.op_type == "FusedScoreMask":
         return False
-    if node.op_type in ("Max", "Clip") and any(v is not None and math.isfinite(number(v) or math.nan) for v in node.inputs[:2]):
+    if node.op_type in ("Max", "Clip") and any(
+        v is not None and math.isfinite(constant_number(v) or math.nan) for v in node.inputs[:2]
+    ):
         return False
     inputs = node.inputs[1:] if node.op_type == "Where" else node.inputs[:1] if node.op_type in ONE_INPUT else node.inputs
     return any(may_be_infinite(v, seen) for v in inputs if v is not None)

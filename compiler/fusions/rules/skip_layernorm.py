@@ -13,7 +13,7 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
-from ...graph.model import DOMAIN
+from ...graph import DOMAIN
 from .layernorm import _over_last_axis, is_vector, number
 
 OP = "FusedSkipLayerNorm"

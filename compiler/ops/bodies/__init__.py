@@ -9,14 +9,6 @@ the same in numpy, written apart from this, and a test holds the two together. A
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from collections.abc import Mapping
+import lazy_loader
 
-from ..builder import Body
-
-_FILES = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
-
-BODIES: Mapping[str, Body] = {module.OP: module.body for module in _FILES}
-# Operator -> which of its inputs is added to the scores.
-ADDED: Mapping[str, int] = {module.OP: module.ADDED for module in _FILES if hasattr(module, "ADDED")}
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

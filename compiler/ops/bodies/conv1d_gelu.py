@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ...core.errors import InputError, nearest
+from ...core import InputError, nearest
 from ..builder import EPSILON, gelu, inputs, layer_norm
 
 OP = "FusedConv1dGelu"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ...core.errors import InputError
+from ...core import InputError
 from ..builder import add_all, attend, constant, inputs
 
 OP = "FusedPastAttention"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core.errors import DataError, nearest
+from ...core import DataError, nearest
 from .histogram import Histogram
 
 LEVELS = 128  # 0 to 127: what INT8 holds of magnitudes

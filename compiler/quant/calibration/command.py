@@ -18,19 +18,12 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from ... import targets
-from ...core import machine
-from ...core.errors import ArtifactError, DataError, NotFused, SourceError
-from ...core.progress import Advance, Progress
-from ...core.version import __version__
-from ...data import preprocess
+from ...core import VERSION, Advance, ArtifactError, DataError, NotFused, Progress, SourceError, machine
+from ...data import Rows, preprocess
 from ...data import unpadded as rows
-from ...data.unpadded import Rows
 from ...fusions import engine as fuse
-from ...graph.model import GEMM_OPS, Graph
-from ...graph.normalize import clean
-from ...graph.opset import OPSET
-from ...source.opening import open_source
-from ...source.types import Source, SourceOptions
+from ...graph import GEMM_OPS, OPSET, Graph, normalize
+from ...source import Source, SourceOptions, open_source
 from . import ranges_file as ranges
 from . import statistics as tensor_stats
 from .meter import Arrays, Meter
@@ -143,13 +136,13 @@ def graph_of(source: Source, target: str | None) -> tuple[Graph, str]:
         return found.lower(fused, spec.sms), f"lowered for {spec.name}"
     if source.graph.opset < OPSET:
         return source.graph, f"as it is (opset {source.graph.opset})"
-    return clean(source.graph), "cleaned"
+    return normalize(source.graph), "cleaned"
 
 
 def empty(source: Source, graph: Graph, form: str, found: Sequence[Place], samples: Rows, request: Request) -> Ranges:
     """Ranges of nothing yet, with the head of the file."""
     facts = {
-        "bertc": __version__,
+        "bertc": VERSION,
         "tools": dict(machine.versions()),
         "source": {"reference": source.reference, "sha256": source.sha256, "task": source.task},
         "graph": {"form": form, "sha256": structure_sha256(graph)},

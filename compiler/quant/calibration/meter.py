@@ -8,11 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from ...core.errors import DataError
-from ...data.unpadded import Alive, Row
-from ...graph.model import Graph
-from ...runtime import reference
-from ...runtime.taps import with_outputs
+from ...core import DataError
+from ...data import Alive, Row
+from ...graph import Graph
+from ...runtime import reference, with_outputs
 from .statistics import Place, Statistics
 
 Arrays = dict[str, np.ndarray]

@@ -18,10 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from ...core.errors import DataError
-from ...core.progress import Advance
-from ...data.unpadded import Row
-from ...graph.model import Graph
+from ...core import Advance, DataError
+from ...data import Row
+from ...graph import Graph
 from ..sites import GEMM, Sites
 from .meter import Meter
 from .statistics import COUNTS, Place, Statistics

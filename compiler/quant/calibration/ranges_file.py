@@ -27,8 +27,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...core.errors import DataError
-from ...core.files import disk_errors
+from ...core import DataError, disk_errors
 from .statistics import Settings, Statistics, check
 
 FORMAT = 1

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core.errors import DataError
+from ...core import DataError
 from . import clipping as thresholds
 from .histogram import Histogram
 

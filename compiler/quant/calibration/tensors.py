@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ...core.errors import DataError, nearest
-from ...graph.model import GEMM_OPS, Graph
-from ...graph.provenance import module_path
+from ...core import DataError, nearest
+from ...graph import GEMM_OPS, Graph, module_path
 from .statistics import Place
 
 # Readers whose first two inputs are quantised, and makers whose first output is worth quantising where it is made.

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...core.errors import InputError
+from ...core import InputError
 from .. import document as report
 from . import drawn
 from .marks import Document

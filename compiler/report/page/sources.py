@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...artifact import manifest as artifact
-from ...core.errors import ArtifactError, InputError
+from ...core import ArtifactError, InputError
 from .. import document as report
 
 NOT_FACTS = ("format", "files")  # of a manifest: the hashes, which no page shows
@@ -50,7 +50,7 @@ def fleet(path: Path, status: Mapping[str, Any] | None = None) -> tuple[dict[str
     An artifact that is not there, or is damaged, is told in its entry's reason.
     """
     if path.is_dir():
-        found = [artifact_document(each) for each in artifact.find(path)]
+        found = [artifact_document(each) for each in artifact.find_artifacts(path)]
         return {"entries": [_entry(each) for each in found]}, list(found)
     status = _json(path) if status is None else status
     listed = status.get("entries") if isinstance(status, Mapping) else None

@@ -21,10 +21,9 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from ...graph.model import DOMAIN, Graph
-from ...ops.bodies.embeddings import looked_up
-from ...ops.builder import EPSILON, Body, inputs
-from ...ops.expand import expand
+from ...graph import DOMAIN, Graph
+from ...ops import EPSILON, Body, expand, inputs
+from ...ops.bodies import looked_up
 from .._tensorrt.lower_common import Parts, constant
 
 

@@ -19,15 +19,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...core import ArtifactError, BuildFailed, Feeds, Missing, Outputs, Profile, TensorSpec
 from ...core import machine as packages
 from ...core import profiles as profiles_
-from ...core.errors import ArtifactError, BuildFailed, Missing
-from ...core.profiles import Profile
-from ...core.tensors import Feeds, Outputs, TensorSpec
-from ...graph.model import DOMAIN, Graph
-from ...graph.provenance import module_path
-from ...runtime.runner import Runner
-from .. import BuildRequest, Built
+from ...graph import DOMAIN, Graph, module_path
+from ...runtime import Runner
+from .._protocol import BuildRequest, Built
 from . import int8_check as _int8
 from . import kernel_log as _kernels
 from . import weight_check as _weights
@@ -102,7 +99,7 @@ def lower(graph: Graph, sms: tuple[str, ...], quantised: bool = False) -> Graph:
     if not any(node.domain == DOMAIN for node in graph.model.graph):
         require_plain(graph)
         return graph
-    from ...ops.expand import expand
+    from ...ops import expand
     from . import layout as _trt_graph
     from . import lower_attention as _lower_trt
 
@@ -187,7 +184,7 @@ def _require_unique_names(graph: Graph) -> None:
 def _compile(module: str, request: BuildRequest, workspace: int | None, folder: Path) -> tuple[dict[str, Any], str]:
     """Run the worker; returns its result and the builder's log with the worker's stderr behind it."""
     paths = {name: str(folder / name) for name in ("log", "result")}
-    shapes = [{spec.name: profiles_.shapes(spec, p) for spec in request.graph.inputs} for p in request.profiles]
+    shapes = [{spec.name: profiles_.profile_shapes(spec, p) for spec in request.graph.inputs} for p in request.profiles]
     job = {
         "module": module,
         "graph": str(request.graph_path.resolve()),
@@ -329,7 +326,7 @@ class TrtRunner(Runner):
         super().__init__(
             [TensorSpec.from_json(s) for s in manifest["inputs"]],
             [TensorSpec.from_json(s) for s in manifest["outputs"]],
-            profiles_.from_json(manifest["profiles"]),
+            profiles_.profiles_from_json(manifest["profiles"]),
         )
         self._engine = Polygraphy(EngineFromBytes(plan.read_bytes()))
         self._engine.activate()

@@ -21,12 +21,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import onnx_ir as ir
 
-from ...artifact.manifest import Artifact
-from ...core.errors import DataError
-from ...core.profiles import Shape
-from ...graph.concrete_shapes import Shapes
-from ...graph.model import GEMM_OPS, Graph
-from ...graph.provenance import module_path
+from ...artifact import Artifact
+from ...core import DataError, Shape
+from ...graph import GEMM_OPS, Graph, Shapes, module_path
 from . import kernel_log as _kernels
 from . import weight_check as _weights
 
@@ -80,11 +77,11 @@ class Work:
         }
 
 
-def of(found: Artifact, shapes: Sequence[Shape]) -> tuple[Work, ...]:
+def work_of(found: Artifact, shapes: Sequence[Shape]) -> tuple[Work, ...]:
     """The work of an artifact at each shape. DataError for a shape that no profile takes."""
     graph = found.graph()
     rows = found.manifest["engine"].get("kernels", {}).get("rows")
-    return tuple(at(graph, rows, shape, _profile(found, shape)) for shape in shapes)
+    return tuple(work_at(graph, rows, shape, _profile(found, shape)) for shape in shapes)
 
 
 def _profile(found: Artifact, shape: Shape) -> int:
@@ -96,7 +93,7 @@ def _profile(found: Artifact, shape: Shape) -> int:
     raise DataError(f"{found.path.name} takes no {shape}: its profiles are {known}")
 
 
-def at(graph: Graph, rows: Sequence[Mapping[str, Any]] | None, shape: Shape, profile: int) -> Work:
+def work_at(graph: Graph, rows: Sequence[Mapping[str, Any]] | None, shape: Shape, profile: int) -> Work:
     """The work of a graph at one shape; `rows` are the kernels of its build log (`_kernels.to_json`), None without one."""
     sizes = _Sizes(graph, dict(shape.sizes))
     kernels = [row for row in rows or () if row["profile"] == profile]

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
-from ...core.errors import BuildFailed
-from ...graph.model import Graph
-from .. import Int8Attention
+from ...core import BuildFailed
+from ...graph import Graph
+from .._protocol import Int8Attention
 from .kernel_log import Kernel, computing, is_matrix, listed, made_in, naming, node_name
 
 # Type of what a DequantizeLinear reads -> its name here, and the builder's spellings of it.

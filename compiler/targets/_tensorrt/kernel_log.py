@@ -14,9 +14,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...core.errors import BuildFailed
-from ...graph.model import GEMM_OPS, Graph
-from ...graph.provenance import module_path
+from ...core import BuildFailed
+from ...graph import GEMM_OPS, Graph, module_path
 
 if TYPE_CHECKING:
     import onnx_ir as ir

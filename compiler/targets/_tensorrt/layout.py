@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import IdentityEliminationPass, RemoveUnusedNodesPass
 
-from ...graph.model import Graph
+from ...graph import Graph
 from .lower_common import SWAP
 
 UNARY = frozenset("Gelu Erf Tanh Sigmoid Relu Cast Identity Neg Abs Sqrt Exp".split())

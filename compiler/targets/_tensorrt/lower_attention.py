@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from ...ops import Body, inputs
 from ...ops.bodies import attention as packed
 from ...ops.bodies import embeddings as lookups
-from ...ops.builder import Body, inputs
 from . import lower_past, lower_positions
 from .int8_check import ATTENTION
 from .lower_common import ALIGNED, LARGEST, SWAP, TURING, Parts, _finish, _given, _turn, constant

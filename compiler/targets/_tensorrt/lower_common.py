@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ...ops.builder import inputs
+from ...ops import inputs
 
 SWAP = (1, 0, 2)  # [B,S,H] <-> [S,B,H]
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ...ops.builder import EPSILON, gelu, inputs
+from ...ops import EPSILON, gelu, inputs
 
 CHANNELS, TIME = 1, 2
 

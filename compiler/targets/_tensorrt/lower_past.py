@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ...ops.builder import Body, inputs
+from ...ops import Body, inputs
 from .lower_common import SWAP, constant
 
 

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from ...ops import Body, inputs
 from ...ops.bodies import disentangled_attention as canonical
-from ...ops.builder import Body, inputs
 from .lower_common import SWAP, Parts, _finish, constant
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ...core.errors import BuildFailed
-from ...graph.model import Graph
+from ...core import BuildFailed
+from ...graph import Graph
 from .kernel_log import INTEGERS, MOVING, Kernel
 
 _STORED = re.compile(r"Total Weights Memory: (\d+) bytes")

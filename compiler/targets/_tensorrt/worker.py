@@ -12,17 +12,17 @@ take its caller along. Reads a job, writes the engine, the builder's log (as it 
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import importlib
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
+
+from ...core import die_with_parent
 
 # Attributes of TensorRT-RTX that TensorRT does not have; used only when a job names SMs, which only TensorRT-RTX takes.
 RTX_ONLY = frozenset(
@@ -33,7 +33,6 @@ RTX_ONLY = frozenset(
         ("IBuilderConfig", "set_compute_capability"),
     }
 )
-_PR_SET_PDEATHSIG = 1
 
 
 class Refused(Exception):
@@ -60,15 +59,6 @@ def _run(job: Mapping[str, Any]) -> dict[str, Any]:
         return {"stage": "done", "errors": [], "version": version, **compile_job(trt, job)}
     except Refused as refused:
         return {"stage": refused.stage, "errors": refused.errors, "version": version}
-
-
-def die_with_parent(parent: int) -> None:
-    """Ask Linux to kill this process when the one that waits for it is gone, however it went."""
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit("the process that asked for this engine is gone")
 
 
 def _import(name: str) -> Any:

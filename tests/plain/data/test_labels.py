@@ -16,7 +16,7 @@ from bertc.data.labels import Graded, Half, Labels, Tags
 from bertc.data.readers import Audio
 from bertc.data.tables import rows as rows_of
 from bertc.data.tokenizer import Encoder
-from bertc.verify.task_metrics import best_answer
+from bertc.verification.task_metrics import best_answer
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
 INPUTS = tuple(TensorSpec(name, "int64", ("batch", "length")) for name in NAMES)

@@ -10,7 +10,7 @@ from bertc.core.errors import DataError
 from bertc.core.profiles import Dim
 from bertc.data import synthetic as data
 from bertc.data.samples import dead_rows
-from bertc.data.synthetic import index_bounds, mask_pattern, synthetic
+from bertc.data.synthetic import index_bounds, mask_pattern, synthetic_samples
 from bertc.graph.model import Graph
 
 DIMS = {"batch": Dim("batch"), "length": Dim("length", 1, 64)}
@@ -88,7 +88,7 @@ def test_bounds_inside_a_local_function_depend_on_its_call():
 
 
 def test_synthetic_shapes_and_paddings():
-    samples = synthetic(graph(ENCODER), DIMS)
+    samples = synthetic_samples(graph(ENCODER), DIMS)
     assert [sample.label for sample in samples] == [
         "batch 1, length 17, no padding",
         "batch 1, length 1, no padding",
@@ -115,42 +115,42 @@ def test_synthetic_shapes_and_paddings():
 
 
 def test_synthetic_is_seeded():
-    first, again, other = (synthetic(graph(ENCODER), DIMS, seed) for seed in (0, 0, 1))
+    first, again, other = (synthetic_samples(graph(ENCODER), DIMS, seed) for seed in (0, 0, 1))
     assert all(np.array_equal(a.feeds[n], b.feeds[n]) for a, b in zip(first, again, strict=True) for n in a.feeds)
     assert not np.array_equal(first[3].feeds["input_ids"], other[3].feeds["input_ids"])
 
 
 def test_max_elements_is_kept_and_told():
-    samples = synthetic(graph(ENCODER), DIMS, max_elements=100)
+    samples = synthetic_samples(graph(ENCODER), DIMS, max_elements=100)
     assert max(sample.feeds["input_ids"].size for sample in samples) <= 100
     assert samples[-3].label == "batch 2, length 37 (batch cut from 5), right padding"
-    tiny = synthetic(graph(ENCODER), DIMS, max_elements=40)
+    tiny = synthetic_samples(graph(ENCODER), DIMS, max_elements=40)
     assert tiny[-1].label == "batch 1, length 40 (length cut from 64), left padding"
 
 
 def test_feeds_at_given_sizes():
-    sample = data.at(graph(ENCODER), DIMS, {"batch": 3, "length": 9}, seed=4)
+    sample = data.sample_at(graph(ENCODER), DIMS, {"batch": 3, "length": 9}, seed=4)
     assert {name: array.shape for name, array in sample.feeds.items()} == dict.fromkeys(sample.feeds, (3, 9))
     assert sample.feeds["attention_mask"].all() and sample.feeds["input_ids"].max() < 100
-    again, other = (data.at(graph(ENCODER), DIMS, {"batch": 3, "length": 9}, seed) for seed in (4, 5))
+    again, other = (data.sample_at(graph(ENCODER), DIMS, {"batch": 3, "length": 9}, seed) for seed in (4, 5))
     assert np.array_equal(again.feeds["input_ids"], sample.feeds["input_ids"])
     assert not np.array_equal(other.feeds["input_ids"], sample.feeds["input_ids"])
-    padded = data.at(graph(ENCODER), DIMS, {"batch": 3, "length": 9}, kind="right")
+    padded = data.sample_at(graph(ENCODER), DIMS, {"batch": 3, "length": 9}, kind="right")
     assert padded.feeds["attention_mask"][0].all() and not padded.feeds["attention_mask"].all()
     with pytest.raises(DataError, match="length=65 is not a size that the model takes: length 1 to 64"):
-        data.at(graph(ENCODER), DIMS, {"batch": 1, "length": 65})
+        data.sample_at(graph(ENCODER), DIMS, {"batch": 1, "length": 65})
     with pytest.raises(DataError, match="no size for length"):
-        data.at(graph(ENCODER), DIMS, {"batch": 1})
+        data.sample_at(graph(ENCODER), DIMS, {"batch": 1})
 
 
 def test_unlimited_length_is_512():
-    samples = synthetic(graph(ENCODER), {"batch": Dim("batch"), "length": Dim("length")})
+    samples = synthetic_samples(graph(ENCODER), {"batch": Dim("batch"), "length": Dim("length")})
     assert samples[-1].feeds["input_ids"].shape == (1, 512)
 
 
 def test_audio_shapes():
     audio = of_inputs("float[batch, samples] input_values, int32[batch, samples] attention_mask")
-    samples = synthetic(audio, {"batch": Dim("batch"), "samples": Dim("samples")})
+    samples = synthetic_samples(audio, {"batch": Dim("batch"), "samples": Dim("samples")})
     lengths = sorted({sample.feeds["input_values"].shape[1] for sample in samples})
     assert lengths == [400, 1213, 2829, 17601]
     for sample in samples:
@@ -166,7 +166,7 @@ def test_a_model_of_other_dims_and_ranks():
         "float16[rows, frames, 3] a, bool[rows, 1, frames] frame_mask, int32[words] b, bool[rows] flag, int64 count"
     )
     dims = {"rows": Dim("rows", 1, 4), "frames": Dim("frames", 2, 31), "words": Dim("words")}
-    samples = synthetic(model, dims)
+    samples = synthetic_samples(model, dims)
     assert {sample.feeds["a"].shape[:2] for sample in samples} >= {(1, 2), (1, 31), (3, 19)}
     assert max(len(sample.feeds["a"]) for sample in samples) == 4
     assert any(sample.dead_rows for sample in samples)
@@ -185,7 +185,7 @@ def test_a_model_of_other_dims_and_ranks():
 
 
 def test_without_a_mask_shapes_alone_vary():
-    labels = [sample.label for sample in synthetic(of_inputs("int64[batch, length] input_ids"), DIMS)]
+    labels = [sample.label for sample in synthetic_samples(of_inputs("int64[batch, length] input_ids"), DIMS)]
     assert labels == [
         "batch 1, length 17",
         "batch 1, length 1",
@@ -197,7 +197,7 @@ def test_without_a_mask_shapes_alone_vary():
 
 
 def test_fixed_shapes_keep_the_paddings():
-    samples = synthetic(of_inputs("int64[1, 8] input_ids, int64[1, 8] attention_mask"), {})
+    samples = synthetic_samples(of_inputs("int64[1, 8] input_ids, int64[1, 8] attention_mask"), {})
     kinds = [sample.label.removeprefix("the graph's fixed shape, ") for sample in samples]
     assert kinds == ["no padding", "right padding", "left padding", "holes in the mask", "random mask"]
     assert all(0 < sample.feeds["attention_mask"].sum() < 8 for sample in samples[1:])
@@ -205,9 +205,9 @@ def test_fixed_shapes_keep_the_paddings():
 
 def test_synthetic_refuses_what_it_cannot_make():
     with pytest.raises(DataError, match="'legnth' of unknown range; did you mean 'length'"):
-        synthetic(of_inputs("int64[batch, legnth] x"), DIMS)
+        synthetic_samples(of_inputs("int64[batch, legnth] x"), DIMS)
     with pytest.raises(DataError, match=r"\.npz"):
-        synthetic(of_inputs("string[batch] x"), DIMS)
+        synthetic_samples(of_inputs("string[batch] x"), DIMS)
 
 
 @settings(max_examples=150, deadline=None)

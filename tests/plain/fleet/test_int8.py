@@ -14,6 +14,7 @@ from bertc import targets
 from bertc.cli import _main as cli
 from bertc.core.errors import RecipeError
 from bertc.core.files import hash_file
+from bertc.core.progress import Progress
 from bertc.fleet import config, keys, plan, stages
 from bertc.graph.model import load
 
@@ -141,7 +142,7 @@ def test_the_same_on_any_number_of_cores(tmp_path: Path, path: Path, monkeypatch
     before = {stage: store.folder(str(steps[slot].key)) for stage, slot in step.task.needs.items()}
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     work = stages.Work("quantise", dataclasses.replace(step.task.recipe), before)
-    stages.run(work, tmp_path, bertc.progress.Progress())
+    stages.run(work, tmp_path, Progress())
     made = store.folder(str(step.key))
     assert hash_file(tmp_path / "graph.onnx") == hash_file(made / "graph.onnx")
     assert load(tmp_path / "graph.onnx").op_counts()["QuantizeLinear"] > 0

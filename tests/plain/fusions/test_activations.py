@@ -18,11 +18,11 @@ from bertc.core.progress import Progress
 from bertc.data import synthetic as data
 from bertc.fusions import engine as fuse
 from bertc.fusions.proof import activations
-from bertc.graph import normalize as cleanup
+from bertc.graph import normalization as cleanup
 from bertc.graph.model import Graph
 from bertc.recipe import Recipe
 from bertc.source import onnx_file as onnx_source
-from bertc.verify import export as export_check
+from bertc.verification import export as export_check
 
 DIMS = {"batch": Dim("batch"), "length": Dim("length", 1, 40)}
 OUTLIERS = """
@@ -63,10 +63,10 @@ def test_a_rule_that_is_wrong_beyond_ordinary_numbers_is_refused(tmp_path: Path,
 
 def test_values_are_those_of_a_run_and_every_row_lives() -> None:
     source = models.opened("features")
-    found = activations.capture(source.graph, data.synthetic(source.graph, source.dims))
+    found = activations.capture_activations(source.graph, data.synthetic_samples(source.graph, source.dims))
     mask = found["attention_mask"]
     assert mask.shape[0] == 2 and mask.shape[1] <= 16 and mask.any(1).all() and not mask.all()
-    names = {str(v.name) for node in cleanup.clean(source.graph).model.graph for v in node.outputs}
+    names = {str(v.name) for node in cleanup.normalize(source.graph).model.graph for v in node.outputs}
     assert len(names & set(found)) > 0.9 * len(names), names - set(found)
     wanted = models.run_graph(source.graph, {spec.name: found[spec.name] for spec in source.graph.inputs})
     for name, array in wanted.items():
@@ -74,9 +74,9 @@ def test_values_are_those_of_a_run_and_every_row_lives() -> None:
 
 
 def test_bytes_are_bounded() -> None:
-    samples = data.synthetic(graph(), DIMS)
-    whole = activations.capture(graph(), samples)
-    first = activations.capture(graph(), samples, limit=whole["x"].nbytes)
+    samples = data.synthetic_samples(graph(), DIMS)
+    whole = activations.capture_activations(graph(), samples)
+    first = activations.capture_activations(graph(), samples, limit=whole["x"].nbytes)
     assert set(first) == {"ids", "attention_mask", "x"} and set(whole) > set(first)
 
 
@@ -85,7 +85,7 @@ def test_a_graph_that_cannot_be_run_is_said() -> None:
         OUTLIERS.replace("ids)", "big)").replace("x = ", "s = Constant <value_int = 7> ()\n big = Add (ids, s)\n x = ")
     )
     with pytest.raises(DataError, match="indices element out of data bounds"):
-        activations.capture(broken, data.synthetic(graph(), DIMS))
+        activations.capture_activations(broken, data.synthetic_samples(graph(), DIMS))
     (note,) = fuse.fuse(graph(), {}).notes
     assert "could not be run for its own" in note and "dimension 'batch' of unknown range" in note
 
@@ -94,8 +94,8 @@ def test_weights_beside_the_file_are_found_from_anywhere(tmp_path: Path) -> None
     for name, external in (("one.onnx", False), ("two.onnx", True)):
         tiny.encoder(tmp_path / name, external=external)
     inside, beside = (onnx_source.open_graph(tmp_path / name)[:2] for name in ("one.onnx", "two.onnx"))
-    wanted = activations.capture(inside[0], data.synthetic(*inside))
-    found = activations.capture(beside[0], data.synthetic(*beside))
+    wanted = activations.capture_activations(inside[0], data.synthetic_samples(*inside))
+    found = activations.capture_activations(beside[0], data.synthetic_samples(*beside))
     assert set(found) == set(wanted) and all(np.array_equal(found[name], wanted[name]) for name in wanted)
 
 

@@ -28,12 +28,15 @@ def test_every_rule_file_has_its_place_in_the_order() -> None:
 def test_a_shortfall_names_rule_node_and_reason() -> None:
     change = Change(
         tuple(
-            Applied(rule, "n", "") for rule, n in families.promised("bert", 2).items() for _ in range(n) if rule != "attention"
+            Applied(rule, "n", "")
+            for rule, n in families.expected_counts("bert", 2).items()
+            for _ in range(n)
+            if rule != "attention"
         ),
         (Refusal("attention", "node_7", "Reshape", "encoder.layer.1.attention", "the number of heads is not known (view_3)"),),
     )
     with pytest.raises(CheckFailed) as caught:
-        fuse.expect(None, change, "bert:2")  # type: ignore[arg-type]
+        fuse.expect_fusions(None, change, "bert:2")  # type: ignore[arg-type]
     text = str(caught.value)
     assert text.startswith("attention: 0 of 2 found")
     assert "attention at Reshape 'node_7' in encoder.layer.1.attention: the number of heads is not known" in text
@@ -41,7 +44,7 @@ def test_a_shortfall_names_rule_node_and_reason() -> None:
 
 def test_an_unknown_family_names_the_nearest() -> None:
     with pytest.raises(RecipeError, match="did you mean 'roberta'"):
-        fuse.expect(None, Change(), "robert:2")  # type: ignore[arg-type]
+        fuse.expect_fusions(None, Change(), "robert:2")  # type: ignore[arg-type]
 
 
 RULES = """
@@ -107,9 +110,9 @@ def test_a_rules_file_that_cannot_be_used(tmp_path: Path, text: str) -> None:
     path = tmp_path / "rules.py"
     path.write_text(text)
     with pytest.raises(RecipeError, match="rules"):
-        fuse.own_rules(path)
+        fuse.rules_from_file(path)
     with pytest.raises(RecipeError, match="no Python file"):
-        fuse.own_rules(tmp_path / "absent.py")
+        fuse.rules_from_file(tmp_path / "absent.py")
 
 
 def test_an_expectation_is_never_passed_over_in_silence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,9 +130,9 @@ def test_an_expectation_is_never_passed_over_in_silence(tmp_path: Path, capsys: 
 
 
 def test_what_a_family_promises_once_is_added_to_what_its_layers_promise() -> None:
-    found = families.promised("wav2vec2", 12)
+    found = families.expected_counts("wav2vec2", 12)
     assert found == {"attention": 12, "skip_layernorm": 25, "bias_gelu": 12, "conv1d_gelu": 8}
-    assert families.promised("bert", 2)["skip_layernorm"] == 4
+    assert families.expected_counts("bert", 2)["skip_layernorm"] == 4
 
 
 def test_convolutions_are_no_transformer_layers() -> None:

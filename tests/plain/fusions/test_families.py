@@ -15,7 +15,7 @@ from benchmarks.comparing import distance
 from benchmarks.comparing import session as open_session
 from bertc.fusions import families
 from bertc.fusions.engine import Fused
-from bertc.ops import expand as canonical
+from bertc.ops import expansion as canonical
 
 FOLDER = Path(__file__).parent.parent.parent / "golden" / "families"
 CONSTRAINTS = Path(__file__).parent.parent.parent.parent / "constraints.txt"
@@ -57,7 +57,7 @@ def test_a_family_fuses_as_committed(path: Path) -> None:
     fused = golden.fused(path)
     found, wanted = golden.counts(fused), committed()[golden.name_of(path)]
     assert found == wanted, changed(found, wanted, fused)
-    promised = families.promised(zoo.family(name), zoo.ROWS[name].layers) if zoo.family(name) in families.FAMILIES else {}
+    promised = families.expected_counts(zoo.family(name), zoo.ROWS[name].layers) if zoo.family(name) in families.FAMILIES else {}
     if exporter in zoo.CLAIMED and promised:
         short = {rule: n for rule, n in promised.items() if isinstance(found, str) or found.get(rule, 0) < n}
         assert not short, changed(found, promised, fused)

@@ -19,12 +19,12 @@ from bertc.data import synthetic as data
 from bertc.fusions import engine as fuse
 from bertc.fusions.proof import prover as prove
 from bertc.fusions.proof.prover import Prover, distance
-from bertc.fusions.rewrite import Match, apply
-from bertc.graph import normalize as cleanup
+from bertc.fusions.rewrite import Match, apply_rules
+from bertc.graph import normalization as cleanup
 from bertc.graph.model import Graph
 from bertc.graph.subgraph import Refused
-from bertc.ops import expand as canonical
-from bertc.ops.bodies import BODIES
+from bertc.ops import expansion as canonical
+from bertc.ops.registry import BODIES
 from bertc.runtime import reference
 
 H, HEADS, F, V, P = 12, 3, 20, 30, 24
@@ -141,7 +141,7 @@ def test_no_weight_is_held_twice() -> None:
 
 def test_the_whole_graph_gives_the_same_fused_expanded_and_as_functions() -> None:
     graph = fused()[0]
-    for sample in data.synthetic(encoder(), DIMS):
+    for sample in data.synthetic_samples(encoder(), DIMS):
         wanted = reference.run_model(encoder(), sample.feeds)["y"]
         for made in (canonical.expand(graph), canonical.as_functions(graph)):
             assert distance(reference.run_model(made, sample.feeds)["y"], wanted) < 1e-5
@@ -213,10 +213,14 @@ def mutated(mutate: Mutation, op: str) -> list[float | str]:
     def applicable(node: ir.Node) -> bool:
         return op != "FusedLinear" or (len(node.inputs) == 3 and node.inputs[2] is not None)
 
-    graph = cleanup.clean(encoder())
+    graph = cleanup.normalize(encoder())
     for name in fuse.ORDER:
         module = importlib.import_module(f"bertc.fusions.rules.{name}")
-        graph = module.apply(graph)[0] if hasattr(module, "apply") else apply(graph, fuse.named(name, module.RULES), prove)[0]
+        graph = (
+            module.apply(graph)[0]
+            if hasattr(module, "apply")
+            else apply_rules(graph, fuse.named_rules(name, module.RULES), prove)[0]
+        )
     return answers
 
 
@@ -237,20 +241,20 @@ def test_an_identity_mutation_is_not_caught(op: str) -> None:
 
 def test_a_refused_match_leaves_the_graph_as_it_was_and_says_why() -> None:
     linear = importlib.import_module("bertc.fusions.rules.linear")
-    clean = cleanup.clean(encoder())
+    clean = cleanup.normalize(encoder())
     table = {"FusedLinear": lambda op, node: [op.Neg(op.MatMul(*node.inputs[:2]))]}
     prover = Prover(clean, DIMS, lowerings={"upside-down": table})
-    graph, change = apply(clean, fuse.named("linear", linear.RULES), prover)
+    graph, change = apply_rules(clean, fuse.named_rules("linear", linear.RULES), prover)
     assert not change.applied and graph.op_counts() == clean.op_counts()
     assert any("upside-down's lowering is" in r.reason for r in change.refusals)
-    again, change = apply(graph, fuse.named("linear", linear.RULES))
+    again, change = apply_rules(graph, fuse.named_rules("linear", linear.RULES))
     assert change.applied and "bertc.FusedLinear" in again.op_counts()
 
 
 def test_sessions_are_shared_by_layers() -> None:
     prover = Prover(encoder(), DIMS)
     linear = importlib.import_module("bertc.fusions.rules.linear")
-    _, change = apply(cleanup.clean(encoder()), fuse.named("linear", linear.RULES), prover)
+    _, change = apply_rules(cleanup.normalize(encoder()), fuse.named_rules("linear", linear.RULES), prover)
     assert len(change.applied) == 12 and len(prover._sessions) <= 6
 
 
@@ -262,14 +266,14 @@ def test_a_lowering_is_run_for_itself_where_it_is_one(monkeypatch: pytest.Monkey
     linear = importlib.import_module("bertc.fusions.rules.linear")
     other = {"FusedLinear": lambda op, node: [op.Add(node.inputs[2], op.MatMul(*node.inputs[:2]))]}
     prover = Prover(encoder(), DIMS, lowerings={"none": {}, "other": other})
-    _, change = apply(cleanup.clean(encoder()), fuse.named("linear", linear.RULES), prover)
+    _, change = apply_rules(cleanup.normalize(encoder()), fuse.named_rules("linear", linear.RULES), prover)
     assert len(change.applied) == 12
     assert set(runs) == {"the canonical body", "other's lowering"}
 
 
 def test_captured_activations_are_fed_too() -> None:
     """A lowering that is wrong for a value no normal number has."""
-    graph = cleanup.clean(encoder())
+    graph = cleanup.normalize(encoder())
 
     def clipped(op: Any, node: ir.Node) -> list[ir.Value]:
         return [op.Min(BODIES["FusedLinear"](op, node)[0], op.Constant(value=ir.tensor(np.float32(50))))]
@@ -278,7 +282,7 @@ def test_captured_activations_are_fed_too() -> None:
     found = {str(v.name): [np.full((2, 3, v.shape[-1]), 1e3, np.float32)] for v in activations(graph)}
     for captured, refused in (({}, False), (found, True)):
         prover = Prover(graph, DIMS, lowerings={"clipped": {"FusedLinear": clipped}}, activations=captured)
-        _, change = apply(graph, fuse.named("linear", linear.RULES), prover)
+        _, change = apply_rules(graph, fuse.named_rules("linear", linear.RULES), prover)
         assert any("captured activations 0" in r.reason for r in change.refusals) == refused
 
 
@@ -288,11 +292,11 @@ def activations(graph: Graph) -> list[Any]:
 
 
 def test_what_cannot_be_run_is_refused_with_the_reason() -> None:
-    graph = cleanup.clean(encoder())
+    graph = cleanup.normalize(encoder())
     for value in activations(graph):
         value.shape = None
     linear = importlib.import_module("bertc.fusions.rules.linear")
-    _, change = apply(graph, fuse.named("linear", linear.RULES), Prover(graph, DIMS))
+    _, change = apply_rules(graph, fuse.named_rules("linear", linear.RULES), Prover(graph, DIMS))
     reasons = {r.reason for r in change.refusals}
     assert not change.applied and any("is not known; run shape inference" in reason for reason in reasons), reasons
 
@@ -338,6 +342,6 @@ def test_torchs_sdpa_with_its_tail_is_proven(low: str) -> None:
     value = model.graph.initializers["low"]
     value.const_value = ir.tensor(np.float32(low), name="low")
     sdpa = importlib.import_module("bertc.fusions.rules.sdpa")
-    _, change = apply(Graph(model), fuse.named("sdpa", sdpa.RULES), Prover(Graph(model), DIMS))
+    _, change = apply_rules(Graph(model), fuse.named_rules("sdpa", sdpa.RULES), Prover(Graph(model), DIMS))
     assert change.counts() == {"sdpa": 1}, [str(r) for r in change.refusals]
     assert change.applied[0].error is not None and change.applied[0].error < 1e-5

@@ -16,7 +16,9 @@ from bertc.graph.model import Graph
 def applied(name: str, text: str) -> tuple[Graph, rewrite.Change]:
     before = parsed(text) if name == "flat_attention" else parse(text)  # its texts are those of a cleaned graph
     module = rules(name)
-    return module.apply(before) if hasattr(module, "apply") else rewrite.apply(before, [(name, rule) for rule in module.RULES])
+    return (
+        module.apply(before) if hasattr(module, "apply") else rewrite.apply_rules(before, [(name, rule) for rule in module.RULES])
+    )
 
 
 @pytest.mark.parametrize("name", ORDER)

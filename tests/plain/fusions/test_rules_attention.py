@@ -11,7 +11,7 @@ from fusing import fused, ops, parsed, run, softmax
 
 from bertc.fusions.rules import attention, sdpa
 from bertc.graph.model import Graph
-from bertc.graph.normalize import LOW
+from bertc.graph.normalization import LOW
 
 TOLERANCE = 2e-6  # fp32, sums of at most 9 terms of size 1 to 10
 # The scale and the mask term of each of sdpa.EXAMPLES.

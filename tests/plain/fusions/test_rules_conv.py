@@ -14,7 +14,7 @@ from bertc import precision
 from bertc.fusions import rewrite
 from bertc.fusions.proof.prover import Prover
 from bertc.graph.model import Graph
-from bertc.ops import expand as canonical
+from bertc.ops import expansion as canonical
 from bertc.plugins import conv1d_gelu as oracle
 from bertc.runtime.reference import ReferenceRunner
 from bertc.targets._tensorrt import layout as _trt_graph
@@ -28,7 +28,7 @@ LOWERINGS = {"tensorrt": _lower_trt.LOWERINGS}
 
 def proven(name: str, graph: Graph) -> tuple[Graph, rewrite.Change]:
     """A rule file applied with its proof, TensorRT's lowering included."""
-    return rewrite.apply(graph, [(name, rule) for rule in rules(name).RULES], Prover(graph, {}, lowerings=LOWERINGS))
+    return rewrite.apply_rules(graph, [(name, rule) for rule in rules(name).RULES], Prover(graph, {}, lowerings=LOWERINGS))
 
 
 @pytest.mark.parametrize(("name", "index"), EXAMPLES)
@@ -153,7 +153,7 @@ def proved(index: int, mutate: Mutation) -> list[str]:
         answers.append(prover(changed(match, mutate)))
         return answers[-1]
 
-    rewrite.apply(graph, [("conv1d_gelu", rule) for rule in rules("conv1d_gelu").RULES], prove)
+    rewrite.apply_rules(graph, [("conv1d_gelu", rule) for rule in rules("conv1d_gelu").RULES], prove)
     assert answers
     return [answer for answer in answers if isinstance(answer, str)] or [str(a) for a in answers if not float(a) < 1e-5]
 

@@ -13,7 +13,7 @@ from fusing import parsed, run
 from bertc.fusions import rewrite
 from bertc.fusions.proof.prover import Prover
 from bertc.graph.model import Graph
-from bertc.ops import expand as canonical
+from bertc.ops import expansion as canonical
 from bertc.plugins import causal_mask, cross_attention, past_attention
 from bertc.targets._tensorrt import lower_attention as _lower_trt
 
@@ -26,7 +26,7 @@ def applied(name: str, text: str) -> tuple[Graph, rewrite.Change]:
     """Every match proven, against TensorRT's lowering too."""
     graph = parsed(text)
     prover = Prover(graph, {}, lowerings={"tensorrt-rtx": _lower_trt.lowerings()})
-    return rewrite.apply(graph, [(name, rule) for rule in MODULES[name].RULES], prover)
+    return rewrite.apply_rules(graph, [(name, rule) for rule in MODULES[name].RULES], prover)
 
 
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name in RULES for text in MODULES[name].EXAMPLES])

@@ -30,7 +30,7 @@ SIZES = {"B": 2, "S": 5}
 
 def rewritten(name: str, text: str) -> tuple[Graph, Graph, rewrite.Change]:
     before = parsed(text)
-    return (before, *rewrite.apply(before, [(name, rule) for rule in rules(name).RULES]))
+    return (before, *rewrite.apply_rules(before, [(name, rule) for rule in rules(name).RULES]))
 
 
 def random_feeds(graph: Graph) -> dict[str, np.ndarray]:
@@ -95,13 +95,13 @@ def test_a_wrong_rewrite_is_not_proven(what: str, monkeypatch: pytest.MonkeyPatc
     name, index, change = WRONG[what]
     before = parsed(rules(name).EXAMPLES[index])
     prover = Prover(before, {}, lowerings={"tensorrt": _lower_trt.lowerings()})
-    assert isinstance(rewrite.apply(before, [(name, r) for r in rules(name).RULES], prover)[1].applied[0].error, float)
+    assert isinstance(rewrite.apply_rules(before, [(name, r) for r in rules(name).RULES], prover)[1].applied[0].error, float)
 
     def spoiled(match: rewrite.Match) -> float | str:
         change(next(node for node in match.new_nodes if node.op_type == rules(name).OP))
         return prover(match)
 
-    _, made = rewrite.apply(before, [(name, r) for r in rules(name).RULES], spoiled)
+    _, made = rewrite.apply_rules(before, [(name, r) for r in rules(name).RULES], spoiled)
     assert not made.applied
     assert any("off the original" in refusal.reason for refusal in made.refusals), [str(r) for r in made.refusals]
 
@@ -127,7 +127,7 @@ def test_a_family_fuses_to_what_it_promises(family: str) -> None:
     if "length" in source.dims:
         assert source.dims["length"].min == 1, "MobileBERT is traced from length 3 on; its graph is right from 1"
     found = fuse.fuse(source.graph, source.dims, lowerings={"tensorrt": _lower_trt.lowerings()})
-    fuse.expect(source.graph, found.change, family)
+    fuse.expect_fusions(source.graph, found.change, family)
     left = [node for node in found.graph.model.graph if node.op_type == "Softmax"]
     assert not left, "an attention was left"
 

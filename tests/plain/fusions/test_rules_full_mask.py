@@ -8,7 +8,7 @@ from rules import fuse, lines, rules
 
 from bertc.core.profiles import Dim
 from bertc.fusions.proof.prover import Prover
-from bertc.ops import expand as canonical
+from bertc.ops import expansion as canonical
 from bertc.runtime.reference import ReferenceRunner
 
 MODULE = rules("full_mask")

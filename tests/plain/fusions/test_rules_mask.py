@@ -11,8 +11,8 @@ from rules import captured, fuse, lines, parse, rules
 from bertc.core.profiles import Dim
 from bertc.fusions.proof.prover import Prover
 from bertc.graph.model import Graph
-from bertc.graph.normalize import LOW
-from bertc.ops.bodies import BODIES
+from bertc.graph.normalization import LOW
+from bertc.ops.registry import BODIES
 
 MODULE = rules("mask")
 LOWS = [-10000.0, -65504.0, -65504.0]

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 from models import run_graph
 
-from bertc.graph import normalize as cleanup
+from bertc.graph import normalization as cleanup
 from bertc.graph.model import Graph
 from bertc.runtime import reference
 
@@ -16,7 +16,7 @@ HEAD = '<ir_version: 10, opset_import: ["" : 20]>\n'
 
 def cleaned(text: str) -> tuple[Graph, Graph]:
     graph = Graph(ir.from_onnx_text(HEAD + text))
-    return graph, cleanup.clean(graph)
+    return graph, cleanup.normalize(graph)
 
 
 CASES: dict[str, tuple[str, list[str]]] = {
@@ -91,7 +91,7 @@ def test_a_mask_of_minus_infinity_becomes_finite_before_a_softmax_only() -> None
         model = ir.from_onnx_text(HEAD + text.format(more=more, body=body).replace("-inf", "-3"))
         low = model.graph.initializers["low"]
         low.const_value = ir.tensor(np.array(-np.inf, np.float32), name="low")
-        graph = cleanup.clean(Graph(model))
+        graph = cleanup.normalize(Graph(model))
         where = next(node for node in graph.model.graph if node.op_type == "Where")
         assert float(where.inputs[2].const_value.numpy()) == expected
 
@@ -108,7 +108,7 @@ def test_weights_are_neither_copied_nor_loaded() -> None:
     weight = model.graph.initializers["w"]
     weight.shape = ir.Shape([9, 8])
     weight.const_value = ir.LazyTensor(load_it, dtype=ir.DataType.FLOAT, shape=weight.shape, name="w")
-    graph = cleanup.clean(Graph(model))
+    graph = cleanup.normalize(Graph(model))
     assert [node.op_type for node in graph.model.graph] == ["MatMul"]
     assert graph.model.graph[0].inputs[1].const_value.shape == [8, 9]
 
@@ -130,7 +130,7 @@ def test_the_graph_given_and_metadata_stay() -> None:
     for node in model.graph:
         node.metadata_props["place"] = "encoder"
     before = str(model)
-    graph = cleanup.clean(Graph(model))
+    graph = cleanup.normalize(Graph(model))
     assert str(model) == before
     assert [node.metadata_props.get("place") for node in graph.model.graph] == ["encoder"]
 
@@ -150,7 +150,7 @@ def test_a_bias_filled_where_nobody_looks_is_a_bias_and_a_mask() -> None:
     cases = (("-3.4028235e38", "", "", True), ("-100", "", "", False), ("-1e38", ", float[S] z", "z = Exp (m)", False))
     for low, more, body, split in cases:
         source = Graph(ir.from_onnx_text(HEAD + text.format(low=low, more=more, body=body)))
-        graph = cleanup.clean(source)
+        graph = cleanup.normalize(source)
         assert (graph.op_counts()["Add"] == 2) == split
         found = [reference.run_model(g, feeds)["y"] for g in (source, graph)]
         np.testing.assert_array_equal(*found)

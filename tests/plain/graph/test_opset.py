@@ -20,15 +20,15 @@ from bertc.core.progress import Progress
 from bertc.fusions import engine as fuse
 from bertc.fusions import families
 from bertc.fusions.proof import conversion
-from bertc.graph import normalize as cleanup
+from bertc.graph import normalization as cleanup
 from bertc.graph import opset
 from bertc.graph.model import Graph
 from bertc.graph.provenance import module_path
-from bertc.ops import expand as canonical
+from bertc.ops import expansion as canonical
 from bertc.recipe import Recipe
 from bertc.source import onnx_file as onnx_source
 from bertc.source.opening import open_source
-from bertc.verify import export as export_check
+from bertc.verification import export as export_check
 
 
 def original(path: Path, feeds: dict[str, np.ndarray]) -> np.ndarray:
@@ -46,9 +46,9 @@ def test_a_graph_by_torch_jit_fuses_whole(name: str, tmp_path: Path) -> None:
     fused = fuse.fuse(graph, dims, lowerings=tables)
     family = name.split("_")[0]
     assert fuse.layers_of(graph) == 2
-    fuse.expect(graph, fused.change, family)
-    found = {rule: n for rule, n in fused.change.counts().items() if rule in families.promised(family, 2)}
-    assert found == families.promised(family, 2)
+    fuse.expect_fusions(graph, fused.change, family)
+    found = {rule: n for rule, n in fused.change.counts().items() if rule in families.expected_counts(family, 2)}
+    assert found == families.expected_counts(family, 2)
     assert all(match.error is not None and match.error <= 1e-5 for match in fused.change.applied)
     assert not [each for each in fused.change.refusals if "not proven" in each.reason]
     assert graph.opset < 18, "the graph that was given is not changed"
@@ -64,14 +64,14 @@ def test_conversion_alone_changes_no_bit_and_no_weight(name: str, tmp_path: Path
     path = jit.saved(name, tmp_path)
     graph, dims, _ = onnx_source.open_graph(path)
     weights = {key: value.const_value for key, value in graph.model.graph.initializers.items()}
-    upgraded = opset.upgrade(graph)
+    upgraded = opset.upgrade_opset(graph)
     assert upgraded.graph.opset == 20
     assert upgraded.notes == (f"the graph was converted from opset {graph.opset} to 20 to be fused",)
     assert upgraded.graph.inputs == graph.inputs
     assert upgraded.graph.outputs == graph.outputs
     after = upgraded.graph.model.graph.initializers
     assert all(after[key].const_value is tensor for key, tensor in weights.items() if tensor.size > opset.KEPT)
-    assert "relative error at most 0.0e+00" in conversion.compared(graph, upgraded.graph, dims)
+    assert "relative error at most 0.0e+00" in conversion.check_conversion(graph, upgraded.graph, dims)
 
 
 def test_weights_are_not_read_however_large() -> None:
@@ -85,7 +85,7 @@ def test_weights_are_not_read_however_large() -> None:
     mean = ir.node("ReduceMean", product.outputs, attributes={"axes": [-1], "keepdims": 0}, name="b")
     mean.outputs[0].type, mean.outputs[0].shape = x.type, ir.Shape(["B"])
     made = ir.Graph([x], mean.outputs, nodes=[product, mean], initializers=[w], opset_imports={"": 11}, name="g")
-    upgraded = opset.upgrade(Graph(ir.Model(made, ir_version=6))).graph
+    upgraded = opset.upgrade_opset(Graph(ir.Model(made, ir_version=6))).graph
     assert upgraded.model.graph.initializers["w"].const_value is large
     nodes = {node.name: node for node in upgraded.model.graph}
     assert len(nodes["b"].inputs) == 2, "axes are an input since opset 18"
@@ -96,7 +96,7 @@ def test_local_functions_are_inlined_before() -> None:
     text = """<ir_version: 8, opset_import: ["" : 17, "local" : 1]> g (float[B,4] x) => (float[B,1] y) { y = local.middle(x) }
     <domain: "local", opset_import: ["" : 17]> middle (a) => (b) { b = ReduceMean <axes = [1]> (a) }"""
     graph = Graph(ir.from_onnx_text(text))
-    upgraded = opset.upgrade(graph).graph
+    upgraded = opset.upgrade_opset(graph).graph
     assert [node.op_type for node in upgraded.model.graph if node.op_type != "Constant"] == ["ReduceMean"]
     feeds = {"x": np.arange(8, dtype=np.float32).reshape(2, 4)}
     np.testing.assert_array_equal(run_graph(upgraded, feeds)["y"], feeds["x"].mean(1, keepdims=True))
@@ -186,11 +186,11 @@ TRAINED = """<ir_version: 6, opset_import: ["" : 11]> g (float[B,4] x) => (float
 def test_what_cannot_be_converted_is_named_and_not_fused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     graph = Graph(ir.from_onnx_text(TRAINED))
     with pytest.raises(NotFused, match=r"opset 11 cannot be converted.* BatchNormalization 'batch_norm'.*outputs 4 and 5"):
-        opset.upgrade(graph)
+        opset.upgrade_opset(graph)
     gone = """<ir_version: 6, opset_import: ["" : 9]> g (float[1,1,2,2] x) => (y) <float[4] s = {1, 1, 2, 2}>
     { [up] y = Upsample(x, s) }"""
     with pytest.raises(NotFused, match="Upsample 'up': opset 20 has no such operator"):
-        opset.upgrade(Graph(ir.from_onnx_text(gone)))
+        opset.upgrade_opset(Graph(ir.from_onnx_text(gone)))
     path = tmp_path / "old.onnx"
     onnx.save(onnx.parser.parse_model(TRAINED), path)
     build = ["build", str(path), "--target", "null"]
@@ -231,11 +231,11 @@ def test_the_command_says_what_it_converted_and_checked(tmp_path: Path, capsys: 
 
 def test_a_wrong_conversion_is_refused(tmp_path: Path) -> None:
     graph, dims, _ = onnx_source.open_graph(jit.saved("distilbert_eager_13", tmp_path))
-    wrong = opset.upgrade(graph).graph
+    wrong = opset.upgrade_opset(graph).graph
     softmax = next(node for node in wrong.model.graph if node.op_type == "Softmax")
     softmax.attributes["axis"] = ir.AttrInt64("axis", 1)
     with pytest.raises(NotFused, match=r"its conversion is .* off in 'last_hidden_state' at batch"):
-        conversion.compared(graph, wrong, dims)
+        conversion.check_conversion(graph, wrong, dims)
 
 
 def test_dims_that_nobody_named_are_one_where_the_graph_adds_them(tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ g (int64[N,S] ids, float[N,S,4] x, float[1,1,1,S] row) => (float y)
 )
 def test_shape_arithmetic_keeps_names(body: str, shape: list[object]) -> None:
     model = ir.from_onnx_text(ARITHMETIC.format(body=body))
-    cleanup.infer(model)
+    cleanup.infer_shapes(model)
     out = next(value for node in model.graph for value in node.outputs if value.name == "out")
     found = [dim if isinstance(dim, int) else None if str(dim.value).startswith("unk") else dim.value for dim in out.shape or ()]
     assert found == shape
@@ -310,7 +310,7 @@ FLAT = """<ir_version: 10, opset_import: ["" : 20]> g (float[B,3,4] x) => (float
 @pytest.mark.parametrize(("axis", "left"), [(2, ["Softmax"]), (1, ["Shape", "Flatten", "Softmax", "Reshape"])])
 def test_a_softmax_of_the_converter_is_one_again(axis: int, left: list[str]) -> None:
     graph = Graph(ir.from_onnx_text(FLAT.format(axis=axis)))
-    clean = cleanup.clean(graph)
+    clean = cleanup.normalize(graph)
     assert [node.op_type for node in clean.model.graph] == left
     feeds = {"x": np.random.default_rng(0).standard_normal((2, 3, 4)).astype("f")}
     np.testing.assert_array_equal(run_graph(clean, feeds)["y"], run_graph(graph, feeds)["y"])

@@ -12,7 +12,7 @@ import pytest
 from bertc import precision, targets
 from bertc.core.profiles import Dim
 from bertc.fusions import engine as fuse
-from bertc.graph import normalize as cleanup
+from bertc.graph import normalization as cleanup
 from bertc.graph import provenance as origin
 from bertc.graph.io_names import with_int32_ids
 from bertc.graph.model import Graph
@@ -44,12 +44,12 @@ def graph_of(text: str, modules: dict[str, str] | None = None, weights: Mapping[
             steps = modules.get(str(node.outputs[0].name), "m").split(".")
             paths = ["", *(".".join(steps[:end]) for end in range(1, len(steps) + 1)), "op"]
             node.metadata_props[origin.SCOPES] = str(paths)
-    origin.mark(model)
+    origin.mark_origins(model)
     return Graph(model)
 
 
 def test_a_node_of_torchs_exporter() -> None:
-    found = origin.of(exported())
+    found = origin.origin_of(exported())
     assert str(found) == "encoder.layer.3.attention.self (BertSelfAttention) modeling_bert.py:192"
     assert found.records == (
         Record(
@@ -59,14 +59,14 @@ def test_a_node_of_torchs_exporter() -> None:
             ("Softmax node_softmax_3",),
         ),
     )
-    assert origin.parse(found.text) == found
+    assert origin.parse_origin(found.text) == found
 
 
 def test_marking_replaces_what_the_exporter_left() -> None:
     node = exported()
-    origin.mark(ir.Model(ir.Graph([], [], nodes=[node], opset_imports={"": 20}), ir_version=10))
+    origin.mark_origins(ir.Model(ir.Graph([], [], nodes=[node], opset_imports={"": 20}), ir_version=10))
     assert set(node.metadata_props) == {ORIGIN}
-    assert str(origin.of(node)).startswith("encoder.layer.3.attention.self")
+    assert str(origin.origin_of(node)).startswith("encoder.layer.3.attention.self")
     assert module_path(node) == "encoder.layer.3.attention.self"
 
 
@@ -81,7 +81,7 @@ def test_marking_replaces_what_the_exporter_left() -> None:
     ],
 )
 def test_the_line_is_of_the_models_own_code_and_tells_no_machine(trace: str, place: str) -> None:
-    assert origin.of(exported(trace=trace)).records[0].place == place
+    assert origin.origin_of(exported(trace=trace)).records[0].place == place
 
 
 def test_nodes_of_torch_jit_and_of_others() -> None:
@@ -89,20 +89,22 @@ def test_nodes_of_torch_jit_and_of_others() -> None:
     jit.doc_string = (
         "/v/site-packages/torch/nn/functional.py(5): linear\n/v/site-packages/net/bert.py(33): forward\n/main.py(2): f\n"
     )
-    assert str(origin.of(jit)) == "encoder.layer.0.query bert.py:33"
-    assert str(origin.of(ir.Node("", "MatMul", [], name="dense_17"))) == "dense_17"
+    assert str(origin.origin_of(jit)) == "encoder.layer.0.query bert.py:33"
+    assert str(origin.origin_of(ir.Node("", "MatMul", [], name="dense_17"))) == "dense_17"
 
 
 def test_united_is_the_common_module_with_all_lines() -> None:
     def one(module: str, line: int, node: str) -> Origin:
         return Origin((Record(module, "Linear", f"lib/net.py:{line}", (node,)),))
 
-    both = origin.unite([one("m.layer.0.q", 1, "MatMul a"), one("m.layer.0.k", 2, "MatMul b"), one("m.layer.0.q", 1, "Add c")])
+    both = origin.unite_origins(
+        [one("m.layer.0.q", 1, "MatMul a"), one("m.layer.0.k", 2, "MatMul b"), one("m.layer.0.q", 1, "Add c")]
+    )
     assert (both.module, both.modules, both.nodes) == ("m.layer.0", ("m.layer.0.q", "m.layer.0.k"), ("a", "c", "b"))
     assert str(both) == "m.layer.0 net.py:1 [+1]"
     assert both.of_type("Add").nodes == ("c",)
     assert both.without(both.of_type("MatMul")).nodes == ("c",)
-    assert origin.unite([both, both]) == both
+    assert origin.unite_origins([both, both]) == both
 
 
 ATTENTION = """<ir_version: 10, opset_import: ["" : 20]>
@@ -140,13 +142,13 @@ def test_an_expanded_attention_knows_its_projections(target: str, mode: str) -> 
     weights = {name: rng.standard_normal((16, 16), np.float32) for name in ("wq", "wk", "wv", "wo")}
     weights["g"] = rng.standard_normal(16, np.float32)
     fused = fuse.fuse(graph_of(ATTENTION, PLACES, weights), {"B": Dim("B"), "S": Dim("S")}).graph
-    assert [str(origin.of(n).module) for n in fused.model.graph] == ["m.att", "m"]
+    assert [str(origin.origin_of(n).module) for n in fused.model.graph] == ["m.att", "m"]
     assert {n.op_type for n in fused.model.graph} == {"FusedAttention", "FusedSkipLayerNorm"}
     graph = precision.get(mode).apply(targets.get(target).lower(fused)).graph
-    assert not [n.name for n in graph.model.graph if not origin.of(n).nodes or ORIGIN not in n.metadata_props]
-    products = [origin.of(n).module for n in graph.model.graph if n.op_type == "MatMul"]
+    assert not [n.name for n in graph.model.graph if not origin.origin_of(n).nodes or ORIGIN not in n.metadata_props]
+    products = [origin.origin_of(n).module for n in graph.model.graph if n.op_type == "MatMul"]
     assert products == ["m.att.query", "m.att.key", "m.att.value", "m.att.self", "m.att.self", "m.att.out"]
-    assert [origin.of(n).module for n in graph.model.graph if n.op_type in ("Softmax", "LayerNormalization")] == [
+    assert [origin.origin_of(n).module for n in graph.model.graph if n.op_type in ("Softmax", "LayerNormalization")] == [
         "m.att.self",
         "m.norm",
     ]
@@ -160,8 +162,8 @@ def test_twins_that_become_one_node_keep_both_origins() -> None:
       c = Neg(a)
       d = Neg(b)
       y = Add(c, d) }"""
-    clean = cleanup.clean(graph_of(text, {"a": "m.one", "b": "m.two", "c": "m.one", "d": "m.two", "y": "m.sum"}))
-    found = {n.op_type: origin.of(n).modules for n in clean.model.graph}
+    clean = cleanup.normalize(graph_of(text, {"a": "m.one", "b": "m.two", "c": "m.one", "d": "m.two", "y": "m.sum"}))
+    found = {n.op_type: origin.origin_of(n).modules for n in clean.model.graph}
     assert found == {"Exp": ("m.one", "m.two"), "Neg": ("m.one", "m.two"), "Add": ("m.sum",)}
 
 
@@ -170,9 +172,9 @@ def test_what_cleanup_puts_in_the_place_of_nodes_has_their_origins() -> None:
     { a = Transpose <perm = [0, 2, 1, 3]> (x)
       b = Transpose <perm = [0, 1, 3, 2]> (a)
       y = Neg(b) }"""
-    clean = cleanup.clean(graph_of(text, {"a": "m.one", "b": "m.two", "y": "m.three"}))
+    clean = cleanup.normalize(graph_of(text, {"a": "m.one", "b": "m.two", "y": "m.three"}))
     assert [n.op_type for n in clean.model.graph] == ["Transpose", "Neg"]
-    assert [set(origin.of(n).modules) for n in clean.model.graph] == [{"m.one", "m.two"}, {"m.three"}]
+    assert [set(origin.origin_of(n).modules) for n in clean.model.graph] == [{"m.one", "m.two"}, {"m.three"}]
 
 
 def test_casts_of_inputs_have_the_origin_of_their_readers() -> None:
@@ -181,5 +183,5 @@ def test_casts_of_inputs_have_the_origin_of_their_readers() -> None:
     { e = Gather(t, ids)
       y = Add(e, x) }"""
     graph = precision.get("fp16").apply(with_int32_ids(graph_of(text, {"e": "m.words", "y": "m.sum"}))).graph
-    casts = {n.inputs[0].name: origin.of(n).module for n in graph.model.graph if n.op_type == "Cast"}  # type: ignore[union-attr]
+    casts = {n.inputs[0].name: origin.origin_of(n).module for n in graph.model.graph if n.op_type == "Cast"}  # type: ignore[union-attr]
     assert casts == {"ids": "m.words", "x": "m.sum", "y.fp16": "m.sum"}

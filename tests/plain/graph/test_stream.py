@@ -43,7 +43,7 @@ def test_equal_to_what_protobuf_writes(tmp_path: Path, sizes: list[int], dtypes:
     arrays = [rng.integers(0, 2, size).astype(dtype) for size, dtype in zip(sizes, dtypes, strict=False)]
     model = model_of(arrays)
     path = tmp_path / "m.onnx"
-    assert onnx_file.write(model, path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert onnx_file.write_model(model, path) == hashlib.sha256(path.read_bytes()).hexdigest()
     read, wanted = onnx.load(path), ir.to_proto(model)
     onnx.checker.check_model(read, full_check=True)
     assert list(read.graph.node) == list(wanted.graph.node)
@@ -64,7 +64,7 @@ def test_the_model_keeps_its_weights_and_peak_memory_is_one_tensor(tmp_path: Pat
 
     model = model_of([np.zeros(2**20, np.float32) for _ in range(16)])
     tracemalloc.start()
-    onnx_file.write(model, tmp_path / "m.onnx")
+    onnx_file.write_model(model, tmp_path / "m.onnx")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(model.graph.initializers) == 16
@@ -76,6 +76,6 @@ def test_onnxruntime_reads_it(tmp_path: Path) -> None:
     import onnxruntime
 
     array = np.arange(9000, dtype=np.float32)
-    onnx_file.write(model_of([array]), tmp_path / "m.onnx")
+    onnx_file.write_model(model_of([array]), tmp_path / "m.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
     np.testing.assert_array_equal(session.run(None, {})[0], array)

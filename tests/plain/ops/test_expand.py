@@ -16,7 +16,7 @@ from onnx.reference import ReferenceEvaluator
 
 from bertc.core.errors import CheckFailed, InputError
 from bertc.graph.model import Graph
-from bertc.ops import expand as canonical
+from bertc.ops import expansion as canonical
 from bertc.plugins import (
     attention,
     bias_gelu,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import bertc.plugins
-from bertc.ops.bodies import BODIES
+from bertc.ops.registry import BODIES
 from bertc.plugins import attention, bias_gelu, conv1d_gelu, embeddings, score_mask, sdpa, skip_layernorm, skip_rmsnorm
 
 FILES = sorted(p for p in Path(bertc.plugins.__path__[0]).glob("*.py") if p.stem != "__init__")

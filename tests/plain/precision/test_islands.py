@@ -23,8 +23,8 @@ from bertc.precision._value_ranges import PART, Evidence, Range, Sum, Wanted, me
 from bertc.runtime.reference import ReferenceRunner, session
 from bertc.runtime.taps import with_outputs
 from bertc.source import onnx_file as onnx_source
-from bertc.verify import budgets
-from bertc.verify.comparison import Comparison
+from bertc.verification import budgets
+from bertc.verification.comparison import Comparison
 
 TINY = 2.0**-24
 RTX = targets.parse_spec("tensorrt-rtx:sm89")
@@ -37,7 +37,7 @@ class Overflowing:
         source, dims, _ = onnx_source.open_graph(overflowing.encoder(folder / "model.onnx", pre_norm=pre_norm))
         fused = fuse.fuse(source, dims, prove=False).graph
         self.lowered = targets.get(RTX.name).lower(fused, RTX.sms)
-        self.samples = data.synthetic(source, dims)
+        self.samples = data.synthetic_samples(source, dims)
         self.evidence = Evidence(self.samples, f"{len(self.samples)} synthetic samples")
         runner = ReferenceRunner(source)
         self.outputs = [runner.run(sample.feeds) for sample in self.samples]

@@ -18,9 +18,8 @@ from onnx import numpy_helper
 from bertc.artifact import manifest as artifact
 from bertc.artifact.manifest import open_artifact
 from bertc.cli import _main as cli
-from bertc.quant import judging
-from bertc.quant import weight_bits as saturation
-from bertc.verify import intervals as confidence
+from bertc.quant import judging, saturation
+from bertc.verification import intervals as confidence
 
 Capture = pytest.CaptureFixture[str]
 
@@ -98,7 +97,7 @@ def test_building_again_in_another_process_gives_the_same_bytes(built: Path, mod
     words = ["build", str(model), "--int8", "static", "--target", "onnxruntime", "--target", "null"]
     words += ["--data", str(texts), "-o", str(out)]
     subprocess.run([sys.executable, "-m", "bertc", *words], check=True, capture_output=True)
-    for each in artifact.find(built):
+    for each in artifact.find_artifacts(built):
         again = out / each.name
         assert (again / "graph.onnx").read_bytes() == (each / "graph.onnx").read_bytes()
         one, two = (json.loads((path / "manifest.json").read_text("utf-8")) for path in (each, again))

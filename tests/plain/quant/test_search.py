@@ -17,9 +17,9 @@ from bertc.data.samples import Sample
 from bertc.quant import search as searching
 from bertc.quant.fit import Fitted
 from bertc.quant.sites import ATTENTION, GEMM, Site
-from bertc.verify import intervals as confidence
-from bertc.verify.closeness import OutputResult
-from bertc.verify.result import Result
+from bertc.verification import intervals as confidence
+from bertc.verification.closeness import OutputResult
+from bertc.verification.result import Result
 
 ROWS = 400
 SAMPLES = tuple(Sample(f"{at}", {"x": np.zeros((8, 2))}, (), tuple(f"{at}.{row}" for row in range(8))) for at in range(ROWS // 8))

@@ -10,7 +10,7 @@ import bertc
 from bertc.core.errors import DataError
 from bertc.core.profiles import Range
 from bertc.core.tensors import TensorSpec
-from bertc.runtime.padding import cut, padded, padded_dim
+from bertc.runtime.padding import cut_outputs, pad_feeds, padded_dim
 from bertc.runtime.runner import Runner
 
 BUCKETS = ["batch=1:2:3,length=1:8:8", "batch=1:1:2,length=9:24:24"]
@@ -48,7 +48,7 @@ def test_what_no_bucket_holds_is_refused_and_runs_as_it_is(runner: Runner) -> No
 
 def test_the_padding_id_is_the_tokenizers() -> None:
     feeds = {spec.name: np.ones((1, 3), np.int32) for spec in TEXT}
-    made = padded(feeds, TEXT, [{"batch": Range(1, 1, 1), "length": Range(1, 5, 5)}], 7)
+    made = pad_feeds(feeds, TEXT, [{"batch": Range(1, 1, 1), "length": Range(1, 5, 5)}], 7)
     assert made["input_ids"].tolist() == [[1, 1, 1, 7, 7]]
     assert made["attention_mask"].tolist() == made["token_type_ids"].tolist() == [[1, 1, 1, 0, 0]]
     assert {a.dtype for a in made.values()} == {np.dtype(np.int32)}
@@ -70,6 +70,6 @@ def test_models_that_padding_would_change_are_refused() -> None:
 def test_an_output_of_a_computed_length_cannot_be_cut() -> None:
     feeds = {spec.name: np.ones((1, 3), np.int64) for spec in TEXT}
     outputs = {"pooled": np.ones((1, 4)), "half": np.ones((1, 4))}
-    assert cut(outputs, TEXT, [TensorSpec("pooled", "float32", ("batch", 4))], feeds)["pooled"].shape == (1, 4)
+    assert cut_outputs(outputs, TEXT, [TensorSpec("pooled", "float32", ("batch", 4))], feeds)["pooled"].shape == (1, 4)
     with pytest.raises(DataError, match=r"half.*has a size made from length"):
-        cut(outputs, TEXT, [TensorSpec("half", "float32", ("batch", "length//2"))], feeds)
+        cut_outputs(outputs, TEXT, [TensorSpec("half", "float32", ("batch", "length//2"))], feeds)

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertc.core.errors import InputError, RecipeError
-from bertc.core.profiles import Dim, parse
+from bertc.core.profiles import Dim, parse_profile
 from bertc.serve import buckets
-from bertc.serve.traffic import Model, Traffic
+from bertc.serve.traffic import Traffic, TrafficModel
 
 Shapes = dict[tuple[int, int], int]  # (batch, longest): requests
 SHAPES = st.dictionaries(st.tuples(st.integers(1, 5), st.integers(1, 40)), st.integers(1, 9), min_size=1, max_size=9)
@@ -53,7 +53,7 @@ def test_the_last_bucket_reaches_where_it_was_asked_to(shapes: Shapes, reach: in
         every = [c for c in itertools.combinations(possible, count) if c[-1] == reach]
         assert choice.computed == min(computed(shapes, c) for c in every)
         assert choice.bounds[-1] == reach
-    assert buckets.profiles(traffic(shapes), found.choices[-1].bounds, Model())[-1]["length"].max == reach
+    assert buckets.profiles(traffic(shapes), found.choices[-1].bounds, TrafficModel())[-1]["length"].max == reach
 
 
 @settings(deadline=None, max_examples=60)
@@ -61,7 +61,7 @@ def test_the_last_bucket_reaches_where_it_was_asked_to(shapes: Shapes, reach: in
 def test_every_request_that_was_seen_fits_a_profile(shapes: Shapes) -> None:
     found = traffic(shapes)
     for choice in buckets.plan(found, 4, 8).choices:
-        made = buckets.profiles(found, choice.bounds, Model())
+        made = buckets.profiles(found, choice.bounds, TrafficModel())
         for batch, longest in shapes:
             fits = [p for p in made if p["length"].min <= longest <= p["length"].max]
             assert len(fits) == 1 and fits[0]["batch"].min <= batch <= fits[0]["batch"].max
@@ -89,7 +89,7 @@ def test_the_number_of_buckets_is_where_one_more_is_not_worth_it() -> None:
 
 def test_profiles_tell_the_batches_of_their_bucket() -> None:
     found = traffic({(1, 8): 10, (4, 8): 5, (2, 30): 9, (6, 30): 1, (1, 64): 1})
-    made = buckets.profiles(found, (8, 32, 64), Model())
+    made = buckets.profiles(found, (8, 32, 64), TrafficModel())
     # 4 members come 5 times: 20 rows against 10. What fits a longer bucket (6 members of 30) fits a shorter one.
     assert [buckets.text(p) for p in made] == [
         "batch=1:4:6,length=1:8:8",
@@ -97,13 +97,13 @@ def test_profiles_tell_the_batches_of_their_bucket() -> None:
         "batch=1:1:1,length=33:64:64",
     ]
     dims = {"batch": Dim("batch"), "length": Dim("length", max=64)}
-    assert [parse(buckets.text(p), dims) for p in made] == list(made)
-    assert all(p["batch"].max == 16 for p in buckets.profiles(found, (8, 64), Model(), 16))
+    assert [parse_profile(buckets.text(p), dims) for p in made] == list(made)
+    assert all(p["batch"].max == 16 for p in buckets.profiles(found, (8, 64), TrafficModel(), 16))
     with pytest.raises(InputError, match="below the 6 members"):
-        buckets.profiles(found, (64,), Model(), 4)
+        buckets.profiles(found, (64,), TrafficModel(), 4)
     with pytest.raises(RecipeError, match="largest length this model takes is 50"):
-        buckets.profiles(found, (64,), Model(longest=50))
-    assert buckets.text(buckets.profiles(found, (64,), Model("frames", None))[0]) == "frames=1:64:64"
+        buckets.profiles(found, (64,), TrafficModel(longest=50))
+    assert buckets.text(buckets.profiles(found, (64,), TrafficModel("frames", None))[0]) == "frames=1:64:64"
 
 
 def test_impossible_numbers_are_refused() -> None:

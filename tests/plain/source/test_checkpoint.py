@@ -169,7 +169,7 @@ def test_a_path_with_a_typo_names_its_neighbour(directory):
 
 def test_bad_directories_cost_no_torch(directory):
     (directory / "model.safetensors").write_bytes(b"")
-    code = "import sys\nfrom bertc.errors import SourceError\nfrom bertc.source import open_source\n"
+    code = "import sys\nfrom bertc.core.errors import SourceError\nfrom bertc.source import open_source\n"
     code += "try: open_source(sys.argv[1])\nexcept SourceError: print('torch' in sys.modules or 'transformers' in sys.modules)\n"
     paths = {"PYTHONPATH": ":".join(p for p in sys.path if p)}
     done = subprocess.run([sys.executable, "-c", code, str(directory)], capture_output=True, text=True, env=paths, check=True)
@@ -190,7 +190,7 @@ def test_a_slow_tokenizer_is_converted(directory):
     (directory / "tokenizer.json").unlink()
     (directory / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
     (directory / "vocab.txt").write_text("\n".join(models.WORDS))
-    files, notes = assets.collect(directory, directory)
+    files, notes = assets.collect_assets(directory, directory)
     assert "tokenizer.json" in [file.name for file in files] and "converted" in notes[0]
     from tokenizers import Tokenizer
 

@@ -10,7 +10,7 @@ import pytest
 
 import bertc
 from bertc.core.errors import BertcError
-from bertc.source.gc_pause import SELDOM, seldom
+from bertc.source.gc_pause import SELDOM, paused_gc
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def settings() -> Iterator[None]:
 
 def test_only_full_passes_are_postponed() -> None:
     gc.set_threshold(600, 9, 8)
-    with seldom():
+    with paused_gc():
         assert gc.isenabled()
         assert gc.get_threshold() == (600, 9, SELDOM)
     assert gc.get_threshold() == (600, 9, 8)
@@ -31,7 +31,7 @@ def test_only_full_passes_are_postponed() -> None:
 @pytest.mark.parametrize("asked", [(0, 10, 10), (700, 10, 2 * SELDOM)], ids=["off", "later still"])
 def test_who_wants_fewer_passes_keeps_that(asked: tuple[int, int, int]) -> None:
     gc.set_threshold(*asked)
-    with seldom():
+    with paused_gc():
         young, _, full = gc.get_threshold()
         assert young == asked[0]
         assert full >= asked[2]

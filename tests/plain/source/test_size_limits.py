@@ -37,7 +37,7 @@ def write(path: Path, end: int, body: str = PLAIN) -> Path:
 
 
 def counted(path: Path) -> tuple[Callable[[Feeds], Outputs], list[int]]:
-    run = onnx_source.runner(path)
+    run = onnx_source.reference_runner(path)
     lengths: list[int] = []
 
     def counting(feeds: Feeds) -> Outputs:
@@ -52,7 +52,7 @@ def test_the_end_of_a_table_is_the_limit(end: int, tmp_path: Path) -> None:
     path = write(tmp_path / "m.onnx", end)
     graph, dims, _ = onnx_source.open_graph(path)
     run, lengths = counted(path)
-    found, notes = limits.measured(graph, dims, run)
+    found, notes = limits.measure_limits(graph, dims, run)
     assert found == {"batch": Dim("batch"), "length": Dim("length", max=end)}
     (note,) = notes
     assert note.startswith(f"length: at most {end}, the largest size that the model runs at: Add ")
@@ -64,7 +64,7 @@ def test_what_takes_every_size_has_no_limit_and_is_run_twice(tmp_path: Path) -> 
     path = write(tmp_path / "m.onnx", 512)
     graph, dims, _ = onnx_source.open_graph(path)
     run, lengths = counted(path)
-    assert limits.measured(graph, dims, run) == (dims, [])
+    assert limits.measure_limits(graph, dims, run) == (dims, [])
     assert lengths == [1, 512]
 
 
@@ -90,7 +90,7 @@ def test_what_runs_at_one_size_alone_has_no_limit(tmp_path: Path) -> None:
     """Its length was baked in: that is for the check of the export to tell."""
     path = write(tmp_path / "m.onnx", 512, "fixed = Constant <value_ints = [1, 30, 4]> () y = Reshape (s, fixed)")
     graph, dims, _ = onnx_source.open_graph(path)
-    assert limits.measured(graph, dims, onnx_source.runner(path)) == (dims, [])
+    assert limits.measure_limits(graph, dims, onnx_source.reference_runner(path)) == (dims, [])
 
 
 def test_a_crash_that_is_none_of_the_runtime_is_not_hidden(tmp_path: Path) -> None:
@@ -100,20 +100,20 @@ def test_a_crash_that_is_none_of_the_runtime_is_not_hidden(tmp_path: Path) -> No
         raise MemoryError("no memory")
 
     with pytest.raises(MemoryError):
-        limits.measured(graph, dims, full)
+        limits.measure_limits(graph, dims, full)
 
 
 def test_what_there_is_no_memory_for_is_no_limit_of_the_model(tmp_path: Path) -> None:
     path = write(tmp_path / "m.onnx", 512)
     graph, dims, _ = onnx_source.open_graph(path)
-    run = onnx_source.runner(path)
+    run = onnx_source.reference_runner(path)
 
     def small(feeds: Feeds) -> Outputs:
         if feeds["ids"].shape[1] > 100:
             raise RuntimeError("bfc_arena.cc:376 Failed to allocate memory for requested buffer of size 9")
         return run(feeds)
 
-    assert limits.measured(graph, dims, small) == (dims, [])
+    assert limits.measure_limits(graph, dims, small) == (dims, [])
 
 
 def test_a_build_says_the_limit_and_keeps_to_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ import pytest
 from bertc import precision
 from bertc.graph.model import Graph, save
 from bertc.graph.provenance import module_path
-from bertc.ops import expand as canonical
+from bertc.ops import expansion as canonical
 from bertc.runtime.reference import ReferenceRunner
 from bertc.targets._onnxruntime import lower as _lower_ort
 from bertc.targets._tensorrt import layout as _trt_graph

@@ -1,0 +1,10 @@
+from . import goldens as goldens
+from . import manifest as manifest
+from .manifest import GOLDENS as GOLDENS
+from .manifest import GRAPH as GRAPH
+from .manifest import MANIFEST as MANIFEST
+from .manifest import PAGE as PAGE
+from .manifest import REPORT as REPORT
+from .manifest import Artifact as Artifact
+from .manifest import find_artifacts as find_artifacts
+from .manifest import open_artifact as open_artifact

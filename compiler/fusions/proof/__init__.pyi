@@ -1,0 +1,1 @@
+from .activations import small_feeds as small_feeds

@@ -1,0 +1,4 @@
+from . import attention as attention
+from . import disentangled_attention as disentangled_attention
+from . import embeddings as embeddings
+from .embeddings import looked_up as looked_up

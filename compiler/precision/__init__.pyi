@@ -1,0 +1,6 @@
+from ._modes import DATA as DATA
+from ._modes import QUANTISED as QUANTISED
+from ._modes import get as get
+from ._modes import names as names
+from ._plan import Typed as Typed
+from ._value_ranges import Evidence as Evidence

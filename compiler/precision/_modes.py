@@ -1,0 +1,37 @@
+"""The precision modes, found by file name."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+from ..core import RecipeError, module_names, nearest
+from ..graph import Graph
+from ._plan import Typed
+
+if TYPE_CHECKING:
+    from ._value_ranges import Evidence
+
+
+class Precision(Protocol):
+    """The shape of a precision module."""
+
+    def apply(self, graph: Graph, evidence: Evidence | None = None) -> Typed: ...
+
+
+DATA = frozenset({"int8", "int8-static", "fp8"})  # modes whose scales come from data
+
+QUANTISED = DATA | {"int8-dynamic", "int8-weights"}  # modes whose graph is quantised before it is typed
+
+
+def names() -> tuple[str, ...]:
+    """All precision modes, by file name: `int8-dynamic` is int8_dynamic.py."""
+    return tuple(name.replace("_", "-") for name in module_names(Path(__file__).parent))
+
+
+def get(name: str) -> Precision:
+    """The precision module of that name; RecipeError lists the known ones."""
+    if name not in names():
+        raise RecipeError(f"unknown precision {name!r}{nearest(name, names())}")
+    return cast(Precision, importlib.import_module(f".{name.replace('-', '_')}", __package__))

@@ -1,0 +1,12 @@
+from . import engine_choice as engine_choice
+from .forms import Asked as Asked
+from .forms import Prepared as Prepared
+from .forms import limit_of as limit_of
+from .forms import observed as observed
+from .forms import prepare as prepare
+from .forms import timed as timed
+from .forms import truth as truth
+from .saturation import weight_bits as weight_bits
+from .static import Quantised as Quantised
+from .static import Request as Request
+from .static import quantise as quantise

@@ -1,0 +1,186 @@
+"""The stages of INT8, and of FP8, in order: sites -> observe (all of the data, or parts of it) -> fit -> search -> insert."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core import Advance, Feeds, Profile, RecipeError
+from ..data import Rows, preprocess
+from ..data import unpadded as rows
+from ..graph import Graph
+from ..source import Source
+from ..targets import Int8Attention
+from ..verification import Truth
+from . import fp8, judging
+from .attention import Attention
+from .calibration.observe import BLOCK, Observed, merged, observe, require_some
+from .fit import Fitted, fit
+from .gated import Gated
+from .insert import insert
+from .judging import Judging
+from .search import Judge, Searched, search
+from .sites import Sites, find
+
+MOST_CALIBRATED = 1000  # rows: more of them moved no figure of benchmarks/bench_int8.py
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What to quantise for. `attention`: what the target has an int8 kernel for. `bits` of the weights: see `saturation`.
+
+    `kind`: int8, or fp8, which is for GEMMs alone (with attention in it 16 kernels a layer, without 9).
+    """
+
+    data: Path
+    max_drop: float | None
+    profiles: tuple[Profile, ...]
+    attention: Int8Attention | None
+    bits: int = 8
+    kind: str = "int8"
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantised:
+    """The graph with its Q/DQ pairs, what a report says of them, and the rows that judged with what float32 answered."""
+
+    graph: Graph
+    document: Mapping[str, Any]
+    notes: tuple[str, ...]
+    judge: Judge
+    chosen: tuple[Fitted, ...]
+    truth: Truth
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """What quantising a graph begins with: its sites, the rows that judge, and those that calibrate (`chosen` of `rows`)."""
+
+    sites: Sites
+    judged: Judging
+    rows: Rows
+    chosen: tuple[int, ...]
+
+
+def calibration(graph: Graph, source: Source, request: Request) -> Calibration:
+    """Find the sites and read the data. DataError for data that is missing or unfit, RecipeError for a graph without a site."""
+    limits, encoder, audio = preprocess.preprocessors(graph.inputs, source.dims, source.assets, request.profiles)
+    samples = rows.open_rows(request.data, graph.inputs, limits, encoder, audio)
+    judged = judging.read(request.data, graph, source, request.profiles, apart=True, limit=request.max_drop)
+    kernel = request.attention if request.kind == "int8" else None
+    products = Attention(kernel, request.profiles) if kernel else None
+    sites = find(graph, opt_feeds(graph, source, request.profiles), products)
+    if not sites.found:
+        why = "; ".join(sorted(set(sites.refused.values()))) or "it has none"
+        raise RecipeError(f"no GEMM of the graph can be quantised: {why}")
+    return Calibration(sites, judged, samples, _calibrating(judged))
+
+
+def calibrate(graph: Graph, begun: Calibration, advance: Advance, part: tuple[int, int] = (1, 1)) -> Observed:
+    """Observe part (I, N) of the rows that calibrate: whole blocks, so that the parts merge exactly (see `observe`)."""
+    number, parts = part
+    blocks = -(-len(begun.chosen) // BLOCK)
+    first, end = ((at * blocks) // parts for at in (number - 1, number))
+    mine = set(begun.chosen[first * BLOCK : end * BLOCK])
+    makers = (make for at, make in enumerate(begun.rows.open()) if at in mine)
+    return observe(graph, begun.sites, (make() for make in makers), len(begun.chosen), advance, first)
+
+
+def quantise(graph: Graph, source: Source, request: Request, advance: Advance, parts: Sequence[Observed] = ()) -> Quantised:
+    """Quantise a lowered float32 graph as far as the budget allows. `parts`: what was observed elsewhere, of all rows in order.
+
+    Raises what `calibration` raises, and RecipeError where no GEMM of the graph can be quantised.
+    """
+    begun = calibration(graph, source, request)
+    sites, judged = begun.sites, begun.judged
+    seen = require_some(merged(parts) if parts else calibrate(graph, begun, advance))
+    fitted, refused = fp8.fit(graph, sites, seen) if request.kind == "fp8" else fit(graph, sites, seen, bits=request.bits)
+    if not fitted:
+        raise RecipeError(f"no GEMM of the graph can be quantised: {'; '.join(f'{n}: {why}' for n, why in refused.items())}")
+    judge = Judge.over(Gated(graph, fitted), judged.samples, source.task, judged.labels)
+    searched = search(judge, fitted, sites.total, request.max_drop, advance)
+    chosen = tuple(fitted[name] for name in searched.chosen)
+    of = {"name": begun.rows.name, "sha256": begun.rows.sha256, "calibrated": seen.samples, "tokens": seen.tokens,
+          "judged": judged.rows, "apart": not all(judged.judges)}  # fmt: skip
+    document = _document(request, sites, fitted, refused, searched, of)
+    made = insert(graph, chosen) if chosen else graph
+    notes = _notes(document, refused, sites, begun.rows)
+    return Quantised(made, document, notes, judge, chosen, judging.truth(judged, judge.truth))
+
+
+def _calibrating(judged: Judging) -> tuple[int, ...]:
+    """The rows that do not judge, spread over the file where it has more than are needed."""
+    both = all(judged.judges)
+    kept = [both or not judges for size, judges in zip(judged.sizes, judged.judges, strict=True) for _ in range(size)]
+    return tuple([at for at, keep in enumerate(kept) if keep][:: max(1, math.ceil(sum(kept) / MOST_CALIBRATED))])
+
+
+def opt_feeds(graph: Graph, source: Source, profiles: tuple[Profile, ...]) -> Feeds:
+    """Ones at the sizes that the first profile is best at."""
+    sizes = {name: dim.opt for name, dim in profiles[0].items()} if profiles else {}
+    made = {}
+    for spec in graph.inputs:
+        shape = [d if isinstance(d, int) else sizes.get(d, source.dims[d].min) for d in spec.dims]
+        made[spec.name] = np.ones(shape, spec.dtype)
+    return made
+
+
+def _document(
+    request: Request, sites: Sites, fitted: Mapping[str, Fitted], refused: Mapping[str, str], searched: Searched,
+    of: Mapping[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    point = searched.curve[searched.at]
+    return {
+        "data": dict(of),
+        "metric": point.measure.name,
+        "budget": request.max_drop,
+        "kind": request.kind,
+        "weight_bits": request.bits,
+        "share": round(point.share, 6) if searched.chosen else 0.0,
+        "curve": [each.to_json() for each in searched.curve],
+        "chosen": searched.at,
+        "why": searched.why.replace("int8", request.kind),
+        "sites": [_site(each, searched, sites.total) for each in fitted.values()],
+        "not_quantised": {**sites.refused, **refused},
+    }  # fmt: skip
+
+
+def _site(each: Fitted, searched: Searched, total: float) -> dict[str, Any]:
+    alone = searched.sensitivity.get(each.site.name)
+    return {
+        "name": each.site.name,
+        "kind": each.site.kind,
+        "module": each.site.module,
+        "flops_share": round(each.site.flops / total, 6),
+        "int8": each.site.name in searched.chosen,
+        "alpha": each.alpha,
+        "shift": each.shift,
+        "error": float(f"{each.error:.4g}"),
+        "sensitivity": None if alone is None else float(f"{alone:.4g}"),
+    }
+
+
+def _notes(document: Mapping[str, Any], refused: Mapping[str, str], sites: Sites, samples: Rows) -> tuple[str, ...]:
+    point = document["curve"][document["chosen"]]
+    of = document["data"]
+    span = "" if point["low"] is None else f" (95 % interval {point['low']:.5f} to {point['high']:.5f})"
+    said = [
+        f"{document['kind']}: {100 * point['share']:.1f} % of the GEMM FLOPs, {document['metric']} {point['value']:.5f}{span} on "
+        f"{of['judged']} rows of {of['name']} that calibrated nothing; {of['calibrated']} others did: {document['why']}"
+    ]  # fmt: skip
+    if not of["apart"]:
+        said = [said[0].replace("that calibrated nothing; ", "that calibrated it too: there are too few to keep any apart; ")]
+    if point["kept_in_fp"]:
+        named = ", ".join(point["kept_in_fp"][:3]) + (" and more (report.json)" if len(point["kept_in_fp"]) > 3 else "")
+        said.append(f"{len(point['kept_in_fp'])} of {len(document['sites'])} sites were given back: {named}")
+    reasons: dict[str, list[str]] = {}
+    for name, why in {**sites.refused, **refused}.items():
+        reasons.setdefault(why, []).append(name)
+    for why, names in reasons.items():
+        said.append(f"not {document['kind']}: {len(names)} ({names[0]}{' ...' if len(names) > 1 else ''}): {why}")
+    return (*said, *samples.notes)

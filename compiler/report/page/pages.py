@@ -1,0 +1,98 @@
+"""Pages written: report.json and report.html of an artifact, and the page of a folder or a fleet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ...artifact import manifest as artifact
+from ...core import InputError, Missing, files, write_hashed
+
+
+def unavailable() -> str:
+    """Why this machine cannot write a page, '' where it can."""
+    lacking = [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]
+    return f"{artifact.PAGE} was not written, {' and '.join(lacking)} missing: pip install 'bertc[report]'" if lacking else ""
+
+
+def write(directory: Path, document: Mapping[str, Any]) -> dict[str, str]:
+    """Write report.json into an artifact, and report.html where this machine can; {file name: sha256}."""
+    hashes = {artifact.REPORT: files.write_json(directory / artifact.REPORT, document)}
+    if not unavailable():
+        hashes[artifact.PAGE] = write_hashed(directory / artifact.PAGE, artifact_page(document).encode())
+    return hashes
+
+
+def artifact_page(document: Mapping[str, Any]) -> str:
+    """The page of one artifact, from the content of its report.json; that of an older bertc is joined with the manifest
+    (`sources.artifact_document`).
+
+    Raises Missing without the extra `report`.
+    """
+    _require()
+    from . import single
+
+    return single.render(document)
+
+
+def fleet_page(status: Mapping[str, Any], documents: Sequence[Mapping[str, Any] | None]) -> str:
+    """The page of a fleet: `status` is {"entries": [...]}, `documents` are their reports, None where there is none.
+
+    Raises Missing without the extra `report`.
+    """
+    _require()
+    from . import fleet
+
+    return fleet.render(status, documents)
+
+
+def save(
+    path: Path,
+    out: Path,
+    *,
+    force: bool = False,
+    verdicts: Sequence[Path] = (),
+    status: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write the page of what lies at `path` (an artifact, a folder of them, a fleet's status) to `out`; returns what it shows.
+
+    `verdicts` are files with what `bertc verify --json` printed, with --layers or without; `status` is what a fleet.toml says of
+    its entries (`fleet.status.document`). Raises InputError for an `out` that
+    is there or inside an artifact, whose hashes it would break, Missing without the extra `report`.
+    """
+    _require()
+    _check_out(out, force)
+    from . import fleet, sources
+
+    if not path.exists():
+        raise InputError(f"there is no {path}; wanted an artifact, a folder of artifacts, a fleet.toml or a fleet.lock.json")
+    single = artifact.find_artifacts(path) == (path,) and path.is_dir()
+    if verdicts and not single:
+        raise InputError(f"--verdict goes with one artifact, and {path} is none")
+    if single:
+        document = sources.artifact_document(path)
+        for file in verdicts:
+            document = sources.with_verdict(document, path, file)
+        html = artifact_page(document)
+    else:
+        status, reports = sources.fleet(path, status)
+        document, html = fleet.document(status, reports), fleet_page(status, reports)
+    with files.disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(html, "utf-8")
+    return document
+
+
+def _check_out(out: Path, force: bool) -> None:
+    if out.exists() and (out.is_dir() or not force):
+        raise InputError(f"the output {out} is a folder; name a file" if out.is_dir() else f"{out} exists; --force replaces it")
+    for folder in out.resolve().parents:
+        if (folder / artifact.MANIFEST).is_file():
+            raise InputError(f"{out} lies inside the artifact {folder}, whose hashes it would break; choose another -o")
+
+
+def _require() -> None:
+    if why := unavailable():
+        raise Missing(why)

@@ -1,0 +1,14 @@
+from . import reference as reference
+from .reference import EXACT as EXACT
+from .reference import FLOAT as FLOAT
+from .reference import HALVES as HALVES
+from .reference import ReferenceRunner as ReferenceRunner
+from .reference import emulated as emulated
+from .reference import onnxruntime as onnxruntime
+from .reference import open_session as open_session
+from .reference import release as release
+from .reference import session as session
+from .reference import widened as widened
+from .runner import Runner as Runner
+from .taps import Window as Window
+from .taps import with_outputs as with_outputs

@@ -1,0 +1,16 @@
+from . import hub as hub
+from . import onnx_file as onnx_file
+from . import opening as opening
+from . import torch_export as torch_export
+from . import types as types
+from .factory import FactoryModel as FactoryModel
+from .factory import is_factory as is_factory
+from .from_artifact import open_artifact_source as open_artifact_source
+from .opening import open_module as open_module
+from .opening import open_reference as open_reference
+from .opening import open_source as open_source
+from .torch_export import quiet as quiet
+from .torch_export import reason as reason
+from .types import Reference as Reference
+from .types import Source as Source
+from .types import SourceOptions as SourceOptions

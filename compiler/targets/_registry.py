@@ -1,0 +1,70 @@
+"""The targets, found by file name, and what a user calls them: `tensorrt-rtx:sm89=fp16`."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from ..core import RecipeError, module_names, nearest
+from ._protocol import Target
+
+
+def names() -> tuple[str, ...]:
+    """All targets, by file name."""
+    return tuple(name.replace("_", "-") for name in module_names(Path(__file__).parent))
+
+
+def get(name: str) -> Target:
+    """The target module of that name; RecipeError lists the known ones."""
+    if name not in names():
+        raise RecipeError(f"unknown target {name!r}{nearest(name, names())}")
+    return cast(Target, importlib.import_module(f".{name.replace('-', '_')}", __package__))
+
+
+def lowerings(spec: TargetSpec, *, quantised: bool = False) -> Mapping[str, Any]:
+    """The bodies that a target lowers fused operators to, for the proofs of the fusions; {} where it inlines them all."""
+    target = get(spec.name)
+    return target.lowerings(spec.sms, quantised=quantised) if hasattr(target, "lowerings") else {}
+
+
+def refusal(spec: TargetSpec, precision: str) -> str | None:
+    """Why a target cannot build a precision for these SMs; None where it can."""
+    target = get(spec.name)
+    return cast("str | None", target.refusal(spec.sms, precision)) if hasattr(target, "refusal") else None
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetSpec:
+    """`tensorrt-rtx:sm86,sm89=fp16`: a target, the SMs it is built for, and a precision of its own if it has one."""
+
+    name: str
+    sms: tuple[str, ...] = ()
+    precision: str | None = None
+
+    def __str__(self) -> str:
+        text = self.name + (":" + ",".join(self.sms) if self.sms else "")
+        return text + (f"={self.precision}" if self.precision else "")
+
+    def directory_name(self, precision: str) -> str:
+        """`tensorrt-rtx-sm89-fp16`; the SMs are left out where they are the target's default: `tensorrt-rtx-fp16`."""
+        named = () if self.sms == get(self.name).DEFAULT_SMS else self.sms
+        return "-".join((self.name, *named, precision))
+
+
+def parse_spec(text: str) -> TargetSpec:
+    """`NAME[:SM,SM...][=PRECISION]`; RecipeError for an unknown target or an SM it cannot build for."""
+    body, _, precision = text.partition("=")
+    name, _, listed = body.partition(":")
+    target = get(name)
+    sms = tuple(s.strip() for s in listed.split(",") if s.strip())
+    for sm in sms:
+        if not target.SMS:
+            raise RecipeError(f"target {text!r}: {name} takes no SM")
+        if sm not in target.SMS:
+            raise RecipeError(f"target {text!r}: {name} cannot build for {sm!r}{nearest(sm, target.SMS)}")
+    if len(set(sms)) != len(sms):
+        raise RecipeError(f"target {text!r} names an SM twice")
+    return TargetSpec(name, sms or target.DEFAULT_SMS, precision or None)

@@ -1,0 +1,7 @@
+"""An artifact against its source: closeness, decisions, task metrics with intervals, budgets; and the check of an export."""
+
+from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,178 @@
+"""Budgets: limits by precision, and what a result violates."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any
+
+from . import intervals as confidence
+from .result import NARROW, Result, _plain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from .closeness import OutputResult
+    from .intervals import Measure
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """Limits, each optional: `rel` is the largest relative error, `cosine` and `sqnr_db` the smallest values allowed.
+
+    `agreement` (the smallest share of decisions kept) and `max_drop` (the largest drop of the task's first metric; without
+    labels, of the mean cosine of vectors, or the largest share of decisions that change) must be shown by the data: the whole
+    95 % interval within the limit passes, the whole of it beyond fails, anything else is undecided, which is no pass. `alarm`
+    is the one that nobody asked for: a share of changed decisions that fails where the whole interval is beyond it, and demands
+    nothing of few rows; `collapse` is the same for what `max_drop` is about. Random token ids decide nothing, so none of the
+    four is judged on synthetic samples.
+    """
+
+    rel: float | None = None
+    cosine: float | None = None
+    sqnr_db: float | None = None
+    agreement: float | None = None
+    max_drop: float | None = None
+    alarm: float | None = None
+    collapse: float | None = None
+
+    def without_decisions(self) -> Budget:
+        """What is left of it on synthetic samples."""
+        return dataclasses.replace(self, **dict.fromkeys(DECIDING), alarm=None, collapse=None)
+
+
+# fp32: another order of float32 sums over a few hundred terms moves a result by about 1e-6 of its peak; 1e-5 leaves room for
+#   a dozen layers and none for a lower precision (TF32 and fp16 give 1e-3).
+# fp16: 11 significant bits round to 5e-4 of a value. Such errors, independent over the elements of a vector, take 1e-7 off its
+#   cosine per rounding; 0.9999 allows some hundred roundings, and a broken mask or a lost bias takes far more. One
+#   decision in a hundred may be a near-tie; more is alarming.
+# bf16: 8 bits, errors 8 times larger, a cosine up to 64 times further from 1 where nothing is kept in fp32; with the softmax and
+#   the norms in fp32, 10 times is the allowance.
+# int8: what it costs is asked of data (`max_drop`). Random token ids drive activations where no text does (MiniLM: a cosine of
+#   0.69 on 512 of them, 0.997 on text), so on synthetic samples only a broken graph is to be found. A drop of 0.05 is a collapse
+#   that nobody wants built, whether or not they gave a limit of their own.
+# int8-weights: weights alone rounded to 8 bits take 0.0005 off the mean cosine of MiniLM on text, and 0.005 on random token ids.
+# fp8, int8-static, int8-dynamic: as int8.
+DEFAULT_BUDGETS: Mapping[str, Budget] = {
+    "fp32": Budget(rel=1e-5),
+    "fp16": Budget(cosine=0.9999, alarm=0.01),
+    "bf16": Budget(cosine=0.999, alarm=0.03),
+    "int8-weights": Budget(cosine=0.99, alarm=0.05),
+    **dict.fromkeys(("fp8", "int8-dynamic", "int8-static", "int8"), Budget(cosine=0.3, collapse=0.05)),
+}
+
+DECIDING = ("agreement", "max_drop")  # limits that the data must show to be kept
+
+
+@dataclasses.dataclass(frozen=True)
+class Violation:
+    """One limit that was broken, and where it was broken most; or, `undecided`, one that too few rows say nothing of: `why`."""
+
+    output: str
+    metric: str
+    found: float
+    wanted: float
+    worst: str
+    undecided: bool = False
+    why: str = ""
+
+    def __str__(self) -> str:
+        if self.undecided and not math.isfinite(self.found):
+            return f"{self.output}: {self.metric}: {self.why}"
+        bound = "at least" if self.metric == "cosine" or self.metric == "SQNR (dB)" else "at most"
+        at = f"; worst: {self.worst}" if self.worst else ""
+        return f"{self.output}: {self.metric} {self.found:.6g}{self.why}, wanted {bound} {self.wanted:.6g}{at}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {key: _plain(value) for key, value in dataclasses.asdict(self).items()}
+
+
+def judge(result: Result, budget: Budget) -> list[Violation]:
+    """Every limit of the budget that the result breaks or, where it must be shown, leaves undecided.
+
+    A value that is not finite where the source's is breaks any budget. A decision that could not be compared
+    (`Decision.total` of 0) breaks nothing: its note says why.
+    """
+    broken = [violation for output in result.outputs for violation in _judge_output(output, budget)]
+    return broken + list(_judge_decisions(result, budget)) + list(_judge_drop(result, budget))
+
+
+def _judge_decisions(result: Result, budget: Budget) -> Iterator[Violation]:
+    if budget.agreement is None and budget.alarm is None:
+        return
+    for each in result.decisions:
+        if not each.total:
+            continue
+        kept = confidence.rate(f"changed: {each.name}", each.total - each.agreed, each.total, each.units)
+        if budget.agreement is not None:
+            yield from _judge_measure("decision", kept, 1 - budget.agreement, each.worst)
+        elif budget.alarm is not None and kept.verdict(budget.alarm) == confidence.FAILED:
+            yield from _judge_measure("decision", kept, budget.alarm, each.worst)
+
+
+def _judge_drop(result: Result, budget: Budget) -> Iterator[Violation]:
+    """The first metric where there are labels, else the mean cosine of vectors, else every kind of decision."""
+    if not result.outputs and budget.max_drop is None:
+        why = "nothing was compared with the source, so nothing is verified"
+        yield Violation("task", "closeness", math.nan, math.nan, "", True, why)
+    if budget.max_drop is None:
+        yield from _judge_collapse(result, budget.collapse)
+        return
+    if not result.measures:
+        yield Violation("task", "max_drop", math.nan, budget.max_drop, "", True, unjudged(result))
+    for measure in deciding(result):
+        yield from _judge_measure("task", measure, budget.max_drop, "")
+
+
+def unjudged(result: Result) -> str:
+    """Why no drop can be judged, and what to do."""
+    if result.note:
+        return f"nothing to judge a drop by: {result.note}; say what its outputs decide, as in --task sequence-classification"
+    return "nothing to judge a drop by: no decision could be compared"
+
+
+def _judge_collapse(result: Result, limit: float | None) -> Iterator[Violation]:
+    for measure in deciding(result) if limit is not None else ():
+        if limit is not None and measure.verdict(limit) == confidence.FAILED:
+            yield from _judge_measure("task", measure, limit, "")
+
+
+def deciding(result: Result) -> tuple[Measure, ...]:
+    """The measures that `max_drop` is about."""
+    first = result.labelled or (result.measures and result.measures[0].name == "mean cosine")
+    return result.measures[: 1 if first else None]
+
+
+def _judge_measure(kind: str, measure: Measure, limit: float, worst: str) -> Iterator[Violation]:
+    """At most one violation: failed or undecided."""
+    said = measure.verdict(limit)
+    if said == confidence.PASSED:
+        return
+    name = f"drop of {measure.name}" if kind == "task" else measure.name
+    if measure.drop is None or measure.low is None:
+        yield Violation(kind, name, math.nan, limit, worst, True, measure.method)
+        return
+    why = f" (95 % interval {measure.low:.6g} to {measure.high:.6g})"
+    if said == confidence.FAILED:
+        yield Violation(kind, name, measure.drop, limit, worst, False, why)
+        return
+    enough = measure.needed(limit)
+    more = f"about {enough} would" if enough else "no number of rows would while the drop is as large as the limit"
+    yield Violation(kind, name, measure.drop, limit, f"{worst}", True, f"{why}: {measure.rows} rows do not decide, {more}")
+
+
+def _judge_output(output: OutputResult, budget: Budget) -> Iterator[Violation]:
+    if output.nonfinite:
+        yield Violation(output.name, "values not finite", output.nonfinite, 0, output.worst)
+    if budget.rel is not None and not output.relative <= budget.rel:  # so written, a NaN breaks the limit
+        yield Violation(output.name, "relative error", output.relative, budget.rel, output.worst)
+    if budget.cosine is not None and output.width < NARROW:
+        # The angle between two short vectors is all noise where both are near zero (two logits of a token that is neither class).
+        # The same allowance, sqrt(2 - 2 cos) of the length, is held against the largest value of the sample instead.
+        allowed = math.sqrt(2 - 2 * budget.cosine)
+        if not output.relative <= allowed:
+            yield Violation(output.name, "relative error", output.relative, allowed, output.worst)
+    elif budget.cosine is not None and not output.cosine_min >= budget.cosine:
+        yield Violation(output.name, "cosine", output.cosine_min, budget.cosine, output.worst_cosine)
+    if budget.sqnr_db is not None and not output.sqnr_db >= budget.sqnr_db:
+        yield Violation(output.name, "SQNR (dB)", output.sqnr_db, budget.sqnr_db, output.worst)

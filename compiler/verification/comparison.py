@@ -1,0 +1,111 @@
+"""How far an engine's outputs are from its source's, and whether that is within a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..core import DataError, VerifyFailed
+from ..data import Labels, Sample, masks
+from . import intervals as confidence
+from . import task_metrics as scores
+from .closeness import Output, OutputResult
+from .decisions import Decision, for_task
+from .intervals import Measure
+from .result import NARROW, Result
+
+
+class Comparison:
+    """Feed it batch by batch and ask for the result at the end; memory stays flat but for sentence vectors and single logits.
+
+    `task` chooses the decisions to compare, `blank` is the CTC blank id, `labels` say what the labels of the samples mean.
+    `intervals`: say how sure the shares of decisions are, which needs scipy.
+    """
+
+    def __init__(self, task: str = "features", *, blank: int = 0, labels: Labels | None = None, intervals: bool = False) -> None:
+        self.task = task
+        self._scorer = scores.for_labels(labels) if labels else None
+        self._intervals = intervals
+        self._outputs: dict[str, Output] = {}
+        self._judges = for_task(task, blank)
+        self._samples = self._rows = 0
+
+    def add(self, expected: Mapping[str, np.ndarray] | None, got: Mapping[str, np.ndarray], sample: Sample) -> None:
+        """Compare one sample. `expected` is None where only the artifact's own metric can be told. Raises VerifyFailed for
+        missing, unknown or differently shaped outputs and for NaN from the source, DataError for nothing to compare."""
+        got = {name: np.asarray(array) for name, array in got.items()}
+        if expected is not None:
+            expected = {name: np.asarray(array) for name, array in expected.items()}
+            self._compare(expected, got, sample)
+        if self._scorer:
+            self._scorer.add(expected, got, sample)
+        self._samples += 1
+        self._rows += _batch(sample) - len(sample.dead_rows)
+
+    def _compare(self, expected: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray], sample: Sample) -> None:
+        self._check(expected, got, sample)
+        batch = _batch(sample)
+        for name, array in expected.items():
+            self._outputs.setdefault(name, Output(name)).add(array, got[name], sample, batch)
+        for judge in self._judges:
+            judge.add(expected, got, sample)
+
+    def _check(self, expected: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray], sample: Sample) -> None:
+        if not expected:
+            raise DataError(f"the source has no outputs for {sample.label}: nothing to compare with")
+        if set(expected) != set(got) or (self._outputs and set(expected) != set(self._outputs)):
+            known = ", ".join(self._outputs or expected)
+            gave = f"the source gave {', '.join(expected)}, the engine {', '.join(got) or 'nothing'}"
+            raise VerifyFailed(f"{sample.label}: outputs {known} wanted; {gave}")
+        for name, array in expected.items():
+            if array.shape != got[name].shape:
+                raise VerifyFailed(f"{sample.label}: output {name!r} has shape {got[name].shape}, in the source {array.shape}")
+            if not array.size:
+                raise DataError(f"{sample.label}: output {name!r} of shape {list(array.shape)} is empty: nothing to compare")
+            if np.isnan(_live(array, sample, _batch(sample))).any():
+                raise VerifyFailed(
+                    f"{sample.label}: output {name!r} of the source itself has NaN, so nothing can be compared with it; "
+                    "look for broken weights, or for an input the model does not take"
+                )
+
+    def result(self) -> Result:
+        """Raises DataError when no sample, or no live row, was compared: that would be a check that cannot fail."""
+        if not self._samples:
+            raise DataError("no samples were compared; give data with one row or more")
+        for output in self._outputs.values():
+            if not output.vectors:
+                raise DataError(f"no row of output {output.name!r} was compared: all rows are masked; give other data")
+        decided = tuple(d for judge in self._judges if (d := judge.result()) is not None) if self._outputs else ()
+        note = "" if self._judges else f"no decision for the task {self.task!r}: numbers only"
+        outputs = tuple(output.result() for output in self._outputs.values())
+        measures = self._scorer.result() if self._scorer else (*self._close(outputs), *self._kept(decided))
+        return Result(self.task, outputs, decided, self._samples, self._rows, note, measures, self._scorer is not None)
+
+    def _close(self, outputs: tuple[OutputResult, ...]) -> tuple[Measure, ...]:
+        """The mean cosine of the first output of vectors, where the vectors themselves are what the task is for."""
+        vectors = [output for output in outputs if output.width >= NARROW and output.rows]
+        if not vectors or not self._intervals or (self._judges and self.task != "sentence-embedding"):
+            return ()
+        return (confidence.mean_cosine(vectors[0].cosine_of_rows, vectors[0].cosine_spread, vectors[0].rows),)
+
+    def _kept(self, decided: tuple[Decision, ...]) -> tuple[Measure, ...]:
+        """The share of each kind of decision that is kept, with its interval."""
+        wanted = [decision for decision in decided if decision.total and self._intervals]
+        return tuple(confidence.rate(f"kept: {d.name}", d.total - d.agreed, d.total, d.units) for d in wanted)
+
+
+def _batch(sample: Sample) -> int:
+    """Rows of a sample: axis 0 of its masks, else of its first input of rank 1 or more."""
+    ranked = [array for array in masks(sample.feeds).values() if np.ndim(array) > 1]
+    ranked += [np.asarray(array) for array in sample.feeds.values() if np.ndim(array)]
+    return len(ranked[0]) if ranked else 1
+
+
+def _live(array: np.ndarray, sample: Sample, batch: int) -> np.ndarray:
+    """The part of an output that is compared: all but dead rows; nothing where dead rows cannot be told apart."""
+    if not sample.dead_rows:
+        return array
+    if array.ndim == 0 or len(array) != batch:
+        return array.reshape(-1)[:0]
+    return np.delete(array, sample.dead_rows, axis=0)

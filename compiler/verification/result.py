@@ -1,0 +1,49 @@
+"""The result of a comparison: closeness of each output, decisions, metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .closeness import OutputResult
+    from .decisions import Decision
+    from .intervals import Measure
+
+NARROW = 16  # elements: an output of shorter vectors is not judged by their cosine
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a Comparison measured. `note` says so when the task has no decision.
+
+    `measures` are the task's metrics where the rows have labels, else, if intervals were asked for, the mean cosine of an output
+    of vectors and the share of each kind of decision that is kept. No outputs: the source was not at hand.
+    """
+
+    task: str
+    outputs: tuple[OutputResult, ...]
+    decisions: tuple[Decision, ...]
+    samples: int
+    rows: int
+    note: str = ""
+    measures: tuple[Measure, ...] = ()
+    labelled: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers and strings; infinities as "inf" and "-inf", which JSON has no number for."""
+        measured = {out.name: {key: _plain(value) for key, value in dataclasses.asdict(out).items()} for out in self.outputs}
+        return {
+            "task": self.task,
+            "samples": self.samples,
+            "rows": self.rows,
+            "outputs": measured,
+            "decisions": [decision.to_json() for decision in self.decisions],
+            "metrics": [measure.to_json() for measure in self.measures],
+            "note": self.note,
+        }
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

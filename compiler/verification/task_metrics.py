@@ -1,0 +1,333 @@
+"""Task metrics against gold labels, of the source and of the artifact on the same rows. The first of a task is judged.
+
+scikit-learn, scipy, jiwer and nervaluate do the counting; the reciprocal rank and SQuAD's two scores, which no light and
+maintained package has, are written from their definitions, and F1 of classes for speed.
+"""
+
+from __future__ import annotations
+
+import collections
+import importlib
+import re
+import string
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..core import DataError, Missing
+from ..data import Answers, Half, Labels, Sample, Tags
+from . import intervals as confidence
+from .decisions import collapse, frames_of
+from .intervals import Measure
+
+Arrays = Mapping[str, np.ndarray]
+CUT = 10  # NDCG@10 and MRR@10
+LONGEST_ANSWER = 30  # tokens, as in the BERT paper's SQuAD code
+
+
+def for_labels(labels: Labels) -> Scorer:
+    """The scorer of a task."""
+    kinds: dict[str, type[Scorer]] = {
+        "sequence-classification": Scored if labels.classes == 1 else Classes,
+        "token-classification": Tagged,
+        "question-answering": Spans,
+        "sentence-embedding": Pairs,
+        "ctc": Transcripts,
+    }
+    return kinds[labels.task](labels)
+
+
+def library(name: str) -> Any:
+    """A module of a metrics package. Raises Missing with what to install."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise Missing(f"this metric needs {name.partition('.')[0]} ({error}); pip install 'bertc[metrics]'") from error
+
+
+class Scorer:
+    """Keeps the gold label of each row and what source and artifact said to it, batch by batch."""
+
+    def __init__(self, labels: Labels) -> None:
+        self.labels = labels
+        self.gold: list[Any] = []
+        self.source: list[Any] = []
+        self.artifact: list[Any] = []
+        self.rows: list[str] = []
+
+    def add(self, expected: Arrays | None, got: Arrays, sample: Sample) -> None:
+        """`expected` is None where the source is not at hand."""
+        rows = [row for row, label in enumerate(sample.labels) if label is not None and row not in sample.dead_rows]
+        self.gold += [sample.labels[row] for row in rows]
+        self.rows += [sample.where(row) for row in rows]
+        self.artifact += self.read(got, sample, rows)
+        self.source += self.read(expected, sample, rows) if expected is not None else []
+
+    def read(self, outputs: Arrays, sample: Sample, rows: Sequence[int]) -> list[Any]:
+        """What one model says to each of the rows."""
+        raise NotImplementedError
+
+    def result(self) -> tuple[Measure, ...]:
+        """Raises DataError where the labels allow no metric."""
+        raise NotImplementedError
+
+    def sides(self, count: Callable[[Any, Any], tuple[float, float]]) -> tuple[confidence.Quotient | None, confidence.Quotient]:
+        """Numerator and denominator of each row, for the source and for the artifact."""
+        counted = [[count(g, said) for g, said in zip(self.gold, side, strict=True)] for side in self._said()]
+        arrays = [tuple(np.array(side, np.float64).T) for side in counted]
+        return (arrays[0] if len(arrays) > 1 else None), arrays[-1]
+
+    def _said(self) -> list[list[Any]]:
+        return [self.source, self.artifact] if self.source else [self.artifact]
+
+    def mean(self, name: str, value: Callable[[Any, Any], float]) -> Measure:
+        """A metric that is the mean over rows of `value(gold, said)`."""
+        return confidence.quotient(name, *self.sides(lambda gold, said: (float(value(gold, said)), 1.0)))
+
+
+def _output(outputs: Arrays, name: str, rank: int) -> np.ndarray:
+    ranked = [key for key, array in outputs.items() if array.ndim == rank]
+    if not ranked:
+        raise DataError(f"the labels need an output {name!r} of rank {rank}; the model has {', '.join(outputs)}")
+    return outputs[name if name in ranked else ranked[0]]
+
+
+class Classes(Scorer):
+    """Accuracy, and F1: of class 1 where there are two, else the mean over the classes (macro)."""
+
+    def read(self, outputs: Arrays, sample: Sample, rows: Sequence[int]) -> list[int]:
+        logits = _output(outputs, "logits", 2)
+        said = (logits[:, 0] > 0).astype(int) if logits.shape[1] == 1 else logits.argmax(-1)
+        return [int(said[row]) for row in rows]
+
+    def result(self) -> tuple[Measure, ...]:
+        return self.mean("accuracy", lambda gold, said: gold == said), self._f1()
+
+    def _f1(self) -> Measure:
+        present = sorted({*self.gold, *self.source, *self.artifact})
+        binary = set(present) <= {0, 1} and (self.labels.classes or 2) <= 2
+        # Behind the rows, one that the artifact loses and one that it wins (confidence.quotient says why).
+        often = collections.Counter(self.gold).most_common(1)[0][0]
+        other = next((c for c in present if c != often), 1 - often if binary else often + 1)
+        gold = np.array([*self.gold, often, often])
+        ends = ((other, often),) if not self.source else ((often, other), (other, often))
+        said = [np.array([*side, *end]) for side, end in zip(self._said(), ends, strict=True)]
+        wanted = [1] if binary else present
+
+        def score(which: int, index: np.ndarray) -> float:
+            return f1(gold[index], said[which if self.source else 0][index], wanted)
+
+        name = f"F1 of {self.labels.names.get(1, 'class 1')}" if binary else "F1 (macro)"
+        return confidence.whole(name, score, len(self.gold), paired=bool(self.source), steady=self.source == self.artifact)
+
+
+def f1(gold: np.ndarray, said: np.ndarray, classes: Sequence[int]) -> float:
+    """The mean F1 of some classes, 0 for one that is nowhere: sklearn.metrics.f1_score(average="macro", zero_division=0),
+    which takes milliseconds to check its arguments, and the bootstrap asks two thousand times."""
+    many = 1 + max(gold.max(), said.max(), *classes)
+    right, wanted, found = (np.bincount(part, minlength=many)[list(classes)] for part in (gold[gold == said], gold, said))
+    return float(np.mean(2 * right / np.maximum(wanted + found, 1)))
+
+
+class Scored(Scorer):
+    """One score a row. Queries with several passages are ranked, labels 0 and 1 without a query are classes, others correlate."""
+
+    def read(self, outputs: Arrays, sample: Sample, rows: Sequence[int]) -> list[Any]:
+        logits = _output(outputs, "logits", 2)
+        return [float(logits[row, 0]) for row in rows]
+
+    def result(self) -> tuple[Measure, ...]:
+        groups = self._groups()
+        ranked = [at for at in groups.values() if len(at) > 1]
+        if sum(map(len, ranked)) > len(self.gold) / 2 and all(g.value >= 0 and g.value.is_integer() for g in self.gold):
+            return self._ranking([at for at in ranked if any(self.gold[row].value for row in at)])
+        if not groups and {g.value for g in self.gold} <= {0.0, 1.0}:
+            return (self.mean("accuracy", lambda gold, said: (said > 0) == bool(gold.value)),)
+        return (self._correlation(),)
+
+    def _groups(self) -> dict[str, list[int]]:
+        groups: dict[str, list[int]] = {}
+        for row, graded in enumerate(self.gold):
+            if graded.query is not None:
+                groups.setdefault(graded.query, []).append(row)
+        return groups
+
+    def _ranking(self, groups: Sequence[Sequence[int]]) -> tuple[Measure, ...]:
+        """Over queries with two passages or more, of which one or more is relevant."""
+        if not groups:
+            raise DataError(f"no query has a passage with a label above 0 ({self.rows[0]} ...): nothing can be ranked")
+        inside = _Queries(self.labels)
+        inside.gold = [np.array([self.gold[row].value for row in at]) for at in groups]
+        inside.source, inside.artifact = (
+            [np.array([side[row] for row in at]) for at in groups] if side else [] for side in (self.source, self.artifact)
+        )
+        return inside.result()
+
+    def _correlation(self) -> Measure:
+        stats = library("scipy.stats")
+        gold = np.array([graded.value for graded in self.gold])
+        if len(set(gold)) < 2:
+            raise DataError(f"all {len(gold)} labels are {gold[0]:g}: nothing to correlate with")
+        steady = bool(self.source) and np.array_equal(*(stats.rankdata(side) for side in self._said()))
+        # Behind the rows, one with a low label that the artifact puts high and one that the source puts high: 0.4 of all ranks
+        # too far, as two rows drawn at random are apart in the mean square.
+        ends = ((0.3, 0.7), (0.7, 0.3)) if self.source else ((0.7, 0.3),)
+        gold = _with_quantiles(gold, (0.3, 0.3))
+        said = [_with_quantiles(np.array(side), end) for side, end in zip(self._said(), ends, strict=True)]
+
+        def score(which: int, index: np.ndarray) -> float:
+            pair = gold[index], said[which if self.source else 0][index]
+            constant = any(array.min() == array.max() for array in pair)
+            return 0.0 if constant else float(stats.spearmanr(*pair).statistic)
+
+        return confidence.whole("Spearman", score, len(self.gold), paired=bool(self.source), steady=steady)
+
+
+class _Queries(Scorer):
+    """Relevances and scores [passages] of each query."""
+
+    def result(self) -> tuple[Measure, ...]:
+        ndcg = library("sklearn.metrics").ndcg_score
+        return (
+            self.mean(f"NDCG@{CUT}", lambda gold, said: ndcg([gold], [said], k=CUT)),
+            self.mean(f"MRR@{CUT}", reciprocal_rank),
+        )
+
+
+def reciprocal_rank(gold: np.ndarray, said: np.ndarray) -> float:
+    """1 / the rank of the first relevant passage, 0 beyond the tenth (Voorhees, TREC-8 Question Answering Track Report, 1999).
+
+    Of equal scores the relevant one stands last: that an engine tells two passages no longer apart must not be a gain.
+    """
+    ranks = library("scipy.stats").rankdata(-said, "max")
+    first = ranks[gold > 0].min()
+    return float(1 / first) if first <= CUT else 0.0
+
+
+class Pairs(Scored):
+    """The cosine of the two embeddings of a pair, as the score of `Scored`."""
+
+    def read(self, outputs: Arrays, sample: Sample, rows: Sequence[int]) -> list[np.ndarray]:
+        vectors = _output(outputs, "sentence_embedding", 2)
+        return [vectors[row].astype(np.float32) for row in rows]
+
+    def result(self) -> tuple[Measure, ...]:
+        halves: list[Half] = self.gold
+        self.source, self.artifact = ([_cosine(*two) for two in _twos(halves, side)] for side in (self.source, self.artifact))
+        self.gold = [first.graded for first, _ in _twos(halves, halves)]
+        return super().result()
+
+
+def _with_quantiles(values: np.ndarray, shares: tuple[float, float]) -> np.ndarray:
+    """Two of the values behind them, at these shares of their order."""
+    return np.concatenate([values, np.quantile(values, shares, method="nearest")])
+
+
+def _twos(halves: Sequence[Half], values: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    """The two values of each pair."""
+    waiting: dict[int, Any] = {}
+    for half, value in zip(halves, values, strict=False):
+        if half.pair in waiting:
+            yield waiting.pop(half.pair), value
+        else:
+            waiting[half.pair] = value
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """To six places: pairs of equal texts all have 1, and must not be ranked by the last bit of a float32."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return round(float(a @ b) / max(float(np.linalg.norm(a) * np.linalg.norm(b)), float(np.finfo(np.float32).tiny)), 6)
+
+
+class Tagged(Scorer):
+    """F1 of whole entities where the classes are B- and I-, and the accuracy over words."""
+
+    def read(self, outputs: Arrays, sample: Sample, rows: Sequence[int]) -> list[tuple[int, ...]]:
+        said = _output(outputs, "logits", 3).argmax(-1)
+        return [tuple(int(said[row, at]) for at in sample.labels[row].positions) for row in rows]
+
+    def result(self) -> tuple[Measure, ...]:
+        words = confidence.quotient("accuracy of words", *self.sides(self._words))
+        if not any(name.startswith("B-") for name in self.labels.names.values()):
+            return (words,)
+        return confidence.quotient("F1 of entities", *self.sides(self._entities)), words
+
+    def _words(self, gold: Tags, said: Sequence[int]) -> tuple[float, float]:
+        return float(sum(a == b for a, b in zip(gold.ids, said, strict=True))), float(len(gold.ids))
+
+    def _entities(self, gold: Tags, said: Sequence[int]) -> tuple[float, float]:
+        """F1 over all rows is 2 x right / (said + wanted); an entity is right when its class and both its ends are."""
+        tags = [[self.labels.names.get(number, f"class {number}") for number in ids] for ids in (gold.ids, said)]
+        kinds = sorted({tag[2:] for tag in self.labels.names.values() if tag[1:2] == "-"})
+        found = library("nervaluate").Evaluator(tags[:1], tags[1:], tags=kinds, loader="list").evaluate()["overall"]["strict"]
+        return 2.0 * found.correct, float(found.actual + found.possible)
+
+
+class Spans(Scorer):
+    """F1 and exact match of the answer, as SQuAD's evaluation script has them (Rajpurkar et al. 2016, section 6.1)."""
+
+    def read(self, outputs: Arrays, sample: Sample, rows: Sequence[int]) -> list[str]:
+        missing = {"start_logits", "end_logits"} - set(outputs)
+        if missing:
+            raise DataError(f"the labels need the outputs start_logits and end_logits; the model has {', '.join(outputs)}")
+        return [best_answer(outputs["start_logits"][row], outputs["end_logits"][row], sample.labels[row]) for row in rows]
+
+    def result(self) -> tuple[Measure, ...]:
+        return (
+            self.mean("F1 of answers", lambda gold, said: max(answer_f1(text, said) for text in gold.texts or ("",))),
+            self.mean("exact match", lambda gold, said: normal(said) in map(normal, gold.texts or ("",))),
+        )
+
+
+def best_answer(start: np.ndarray, end: np.ndarray, gold: Answers) -> str:
+    """The words of the best span of at most 30 tokens of the context [length]; "" where "no answer" at position 0 scores more
+    and the model is one that was asked questions without an answer (SQuAD 2, Devlin et al. 2019, section 4.3)."""
+    inside = np.array([at for at, span in enumerate(gold.spans) if span is not None])
+    if not len(inside):
+        return ""
+    scores = start[inside][:, None].astype(np.float64) + end[inside][None, :]
+    steps = inside[None, :] - inside[:, None]
+    scores = np.where((steps >= 0) & (steps < LONGEST_ANSWER), scores, -np.inf)
+    first, last = np.unravel_index(scores.argmax(), scores.shape)
+    if not gold.answerable and start[0] + end[0] > scores[first, last]:
+        return ""
+    ends = gold.spans[inside[first]], gold.spans[inside[last]]
+    assert ends[0] is not None and ends[1] is not None, "inside holds positions of the context"
+    return gold.context[ends[0][0] : ends[1][1]]
+
+
+def normal(text: str) -> str:
+    """Lower case without punctuation, articles and spare spaces."""
+    kept = "".join(letter for letter in text.lower() if letter not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
+
+
+def answer_f1(gold: str, said: str) -> float:
+    """F1 of the bags of words; 1 for two empty answers, 0 for one."""
+    wanted, found = normal(gold).split(), normal(said).split()
+    if not wanted or not found:
+        return float(wanted == found)
+    common = sum((collections.Counter(wanted) & collections.Counter(found)).values())
+    return 2 * common / (len(wanted) + len(found))
+
+
+class Transcripts(Scorer):
+    """Word and character error rate of the greedy transcript, over all rows."""
+
+    def read(self, outputs: Arrays, sample: Sample, rows: Sequence[int]) -> list[str]:
+        ids = _output(outputs, "logits", 3).argmax(-1)
+        frames = frames_of(sample, *ids.shape)
+        return [self.labels.spell(collapse(ids[row][: frames[row]], self.labels.blank)) for row in rows]
+
+    def result(self) -> tuple[Measure, ...]:
+        jiwer = library("jiwer")
+        return (
+            confidence.quotient("WER", *self.sides(lambda gold, said: _errors(jiwer.process_words(gold, said))), error=True),
+            confidence.quotient("CER", *self.sides(lambda gold, said: _errors(jiwer.process_characters(gold, said))), error=True),
+        )
+
+
+def _errors(found: Any) -> tuple[float, float]:
+    wrong = found.substitutions + found.deletions
+    return float(wrong + found.insertions), float(wrong + found.hits)

@@ -1,0 +1,291 @@
+"""An artifact against its source: on goldens, on a user's data, on the engine where it runs and on its typed graph where not."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import targets
+from ..artifact import Artifact, goldens
+from ..artifact import manifest as artifact
+from ..core import Advance, DataError, Feeds, Missing, Outputs, Progress, RecipeError, SourceError, nearest
+from ..data import Labels, Sample, read_data
+from ..graph import Graph
+from ..runtime import HALVES, ReferenceRunner, Runner
+from . import budgets
+from .budgets import DECIDING, DEFAULT_BUDGETS, Budget, Violation
+from .comparison import Comparison
+from .intervals import FAILED, PASSED, UNDECIDED
+from .result import Result
+
+if TYPE_CHECKING:
+    from ..source import Reference
+
+WINDOW = 16  # samples whose outputs are held at a time
+Answer = Callable[[Feeds], Outputs]
+
+
+@dataclasses.dataclass(frozen=True)
+class Truth:
+    """Samples and what the source answers: outputs at hand, or a function that computes them one sample at a time.
+
+    `outputs` is None where the source is not at hand and the samples' labels are all the truth there is. `labels` say what
+    the labels of the samples mean, None where they have none.
+    """
+
+    samples: Sequence[Sample]
+    outputs: Sequence[Outputs] | Answer | None
+    name: str
+    notes: tuple[str, ...] = ()
+    synthetic: bool = True
+    labels: Labels | None = None
+
+    def pairs(self) -> Iterator[tuple[Sample, Outputs | None]]:
+        if self.outputs is None:
+            yield from ((sample, None) for sample in self.samples)
+        elif callable(self.outputs):
+            yield from ((sample, self.outputs(sample.feeds)) for sample in self.samples)
+        else:
+            yield from zip(self.samples, self.outputs, strict=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What was compared and whether it is within budget. `graph` and `engine` are None where that one was not run."""
+
+    target: str
+    precision: str
+    data: str
+    budget: Budget
+    engine: Result | None
+    engine_reason: str
+    graph: Result | None
+    violations: tuple[Violation, ...]
+    notes: tuple[str, ...] = ()
+    path: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return not self.violations
+
+    @property
+    def verdict(self) -> str:
+        """`passed`; `failed`; or `undecided`: nothing is broken, and too few rows show that a limit is kept."""
+        if all(violation.undecided for violation in self.violations):
+            return UNDECIDED if self.violations else PASSED
+        return FAILED
+
+    @property
+    def engine_executed(self) -> bool:
+        return self.engine is not None
+
+    @property
+    def result(self) -> Result:
+        """The result that counts: the engine's where it ran."""
+        found = self.engine or self.graph
+        assert found is not None, "judge() runs one of the two"
+        return found
+
+    def summary(self) -> str:
+        """`graph: verified, engine: NOT RUN (no NVIDIA GPU)`: what was proven, and what was not."""
+        said = {PASSED: "verified", FAILED: "FAILED", UNDECIDED: "UNDECIDED"}[self.verdict]
+        graph = f"graph: {said}, " if self.graph else ""
+        engine = f"engine: {said}" if self.engine else f"engine: NOT RUN ({self.engine_reason})"
+        return graph + engine
+
+    def shortfall(self) -> str:
+        """What is wrong with an artifact that did not pass, in words."""
+        return "over its budget" if self.verdict == FAILED else "undecided"
+
+    def reasons(self) -> str:
+        return "; ".join(map(str, self.violations)) or "none"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "artifact": self.path,
+            "target": self.target,
+            "precision": self.precision,
+            "data": self.data,
+            "verdict": self.verdict,
+            "engine_executed": self.engine_executed,
+            "engine_reason": self.engine_reason,
+            "budget": dataclasses.asdict(self.budget),
+            "graph": self.graph.to_json() if self.graph else None,
+            "engine": self.engine.to_json() if self.engine else None,
+            "violations": [v.to_json() for v in self.violations],
+            "notes": list(self.notes),
+        }
+
+
+def budget_for(precision: str, overrides: Mapping[str, float]) -> Budget:
+    """The default budget of a precision with some limits replaced; RecipeError for a limit that does not exist."""
+    known = [f.name for f in dataclasses.fields(Budget)]
+    for name in overrides:
+        if name not in known:
+            raise RecipeError(f"unknown budget {name!r}{nearest(name, known)}")
+        if math.isnan(overrides[name]):  # every comparison with it is false: a check that cannot fail
+            raise RecipeError(f"the budget {name} is not a number")
+    return dataclasses.replace(DEFAULT_BUDGETS[precision], **overrides)
+
+
+def verify(
+    path: Path,
+    *,
+    data_path: Path | None = None,
+    against: str | None = None,
+    require_engine: bool = False,
+    budget: Mapping[str, float] | None = None,
+    progress: Progress | None = None,
+) -> tuple[Verdict, ...]:
+    """Verify the artifact at `path`, or each artifact below it. Hashes are checked before anything is loaded.
+
+    `budget` goes over the recorded one.
+
+    Without data the goldens in the artifact are the truth and nothing but ONNX Runtime is needed. Raises Missing (exit 3) when
+    data is given and the source, or PyTorch for it, is not there; and for `require_engine` where the engine cannot run.
+    """
+    log = progress or Progress()
+    from ..source import open_reference
+
+    verdicts = []
+    open_once = functools.cache(open_reference)  # several artifacts have one source: it is loaded once
+    for each in artifact.find_artifacts(path):
+        found = artifact.open_artifact(each)
+        with log.stage(f"verify {each.name}") as advance:
+            truth = find_truth(found, data_path, against, open_once)
+            limits = {**recorded_limits(found), **(budget or {})}
+            _check_asked(budget or {}, truth)
+            verdict = judge(each, found.manifest, found.graph(), truth, advance, budget_for(found.precision, limits))
+        if require_engine and not verdict.engine_executed:
+            raise Missing(f"--require-engine: the engine of {each} cannot run here: {verdict.engine_reason}")
+        verdicts.append(dataclasses.replace(verdict, path=str(each)))
+    return tuple(verdicts)
+
+
+def _check_asked(budget: Mapping[str, float], truth: Truth) -> None:
+    """A limit that this run cannot judge is an error when this run was asked for it: a pass would say that it is kept."""
+    asked = [name for name in DECIDING if name in budget]
+    if asked and truth.synthetic:
+        raise DataError(f"{asked[0]} cannot be judged on synthetic samples, which decide nothing; give --data FILE")
+
+
+def recorded_limits(found: Artifact) -> Mapping[str, float]:
+    """The limits that an artifact was built with."""
+    return {k: v for k, v in found.manifest.get("budget", {}).items() if v is not None}
+
+
+def find_truth(found: Artifact, data_path: Path | None, against: str | None, open_reference: Callable[..., Reference]) -> Truth:
+    """Goldens; or the samples of `data_path` answered by `against` or by the artifact's own source."""
+    if data_path is None and against is None:
+        return Truth(*goldens.load_goldens(found.path / artifact.GOLDENS), "goldens", synthetic=_synthetic(found))
+    if data_path is None:
+        answer = _answer(found, against, open_reference)
+        samples, _ = goldens.load_goldens(found.path / artifact.GOLDENS)
+        return Truth(samples, answer, f"goldens' inputs, answered by {against}", synthetic=_synthetic(found))
+    labels = Labels.from_assets(found.task, found.assets, found.outputs)
+    read = read_data(data_path, found.inputs, found.dims, found.assets, found.profiles, labels)
+    labelled = any(sample.labels for sample in read.samples)
+    try:
+        outputs, notes = _answer(found, against, open_reference), read.notes
+    except (Missing, SourceError) as error:
+        if against is not None or not labelled:
+            raise
+        outputs, notes = None, (*read.notes, f"the artifact's own metric alone, its drop is unknown: {error}")
+    return Truth(read.samples, outputs, str(data_path), notes, False, labels if labelled else None)
+
+
+def _synthetic(found: Artifact) -> bool:
+    return found.manifest.get("recipe", {}).get("goldens", "synthetic") == "synthetic"
+
+
+def _answer(found: Artifact, against: str | None, open_reference: Callable[..., Reference]) -> Answer:
+    from ..source import SourceOptions
+
+    source = found.manifest["source"]
+    if against is None:
+        reference = open_reference(str(source["reference"]), SourceOptions(**source["options"]))
+        if reference.sha256 != source["sha256"]:
+            raise DataError(
+                f"the source {source['reference']} is not what {found.path} was built from (its sha256 differs); "
+                "build again, or say --against SOURCE to compare with it all the same"
+            )
+        return reference.run
+    if (Path(against) / artifact.MANIFEST).is_file():
+        return load_runner(Path(against)).run
+    options = SourceOptions(**source["options"] | {"task": found.task if found.task != "custom" else None, "revision": None})
+    return open_reference(against, options).run
+
+
+def judge(
+    directory: Path, facts: Mapping[str, Any], graph: Graph, truth: Truth, advance: Advance, budget: Budget | None = None
+) -> Verdict:
+    """Run the engine where this machine can, and the typed graph on the reference where it cannot or where that shows more.
+
+    The graph is run as well for a half-precision ONNX Runtime artifact: ONNX Runtime CPU does not show the type's overflow.
+    """
+    name, precision, task = facts["target"]["name"], facts["precision"]["mode"], facts["source"]["task"]
+    budget = budget or Budget(**facts["budget"])
+    if truth.synthetic:
+        # Random token ids decide nothing that anyone cares about, and near-ties are many: decisions are told, not judged.
+        budget = budget.without_decisions()
+    target = targets.get(name)
+    ready = target.available()
+    runners: dict[str, Runner] = {}
+    if ready.run and name != "null":
+        runners["engine"] = target.load(directory, facts)
+    if not runners or precision != "fp32" or _is_half(graph):
+        runners["graph"] = ReferenceRunner(graph)
+    results = compare(runners, truth, task, advance)
+    found = tuple(v for result in results.values() for v in budgets.judge(result, budget))
+    notes = (*truth.notes, *_left_out(runners, truth), *_not_judged(facts, truth))
+    reason = "the null target has no engine" if name == "null" else ("" if ready.run else ready.reason)
+    return Verdict(name, precision, truth.name, budget, results.get("engine"), reason, results.get("graph"), found, notes)
+
+
+def _not_judged(facts: Mapping[str, Any], truth: Truth) -> tuple[str, ...]:
+    asked = [name for name in DECIDING if truth.synthetic and facts.get("budget", {}).get(name) is not None]
+    return (f"{' and '.join(asked)} not judged: synthetic samples decide nothing (bertc verify --data FILE)",) if asked else ()
+
+
+def _is_half(graph: Graph) -> bool:
+    return any(v.dtype in HALVES for v in graph.model.graph.initializers.values())
+
+
+def compare(runners: Mapping[str, Runner], truth: Truth, task: str, advance: Advance) -> dict[str, Result]:
+    """Every runner on every sample, each sample's truth computed once. Memory is flat in the number of samples."""
+    blank, sure = (truth.labels.blank if truth.labels else 0), not truth.synthetic
+    comparisons = {name: Comparison(task, blank=blank, labels=truth.labels, intervals=sure) for name in runners}
+    pairs, done = truth.pairs(), 0
+    # A window at a time: PyTorch and ONNX Runtime each keep their threads spinning for the next call, on the other's cores.
+    while window := list(itertools.islice(pairs, WINDOW)):
+        for name, runner in runners.items():
+            for sample, expected in window:
+                if runner.takes(sample.feeds):
+                    comparisons[name].add(expected, runner.run(sample.feeds), sample)
+        done += len(window)
+        advance(done, len(truth.samples))
+    return {name: comparison.result() for name, comparison in comparisons.items()}
+
+
+def _left_out(runners: Mapping[str, Runner], truth: Truth) -> tuple[str, ...]:
+    """Goldens hold every size the model takes; an engine takes those of its profiles. What it was not asked is said."""
+    outside = [s.label for r in runners.values() for s in truth.samples if not r.takes(s.feeds)]
+    if not outside:
+        return ()
+    return (f"{len(outside)} samples lie outside the engine's profiles and were not run on it: {'; '.join(outside)}",)
+
+
+def load_runner(path: Path) -> Runner:
+    """The runner of an artifact, hashes checked first. Missing when this machine cannot run its engine."""
+    found = artifact.open_artifact(path)
+    ready = targets.get(found.target).available()
+    if not ready.run:
+        raise Missing(f"the engine of {path} (target {found.target}) cannot run here: {ready.reason}. {ready.install}")
+    runner = targets.get(found.target).load(path, found.manifest)
+    runner.tokenizer = found.tokenizer
+    return runner
