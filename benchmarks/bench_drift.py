@@ -38,7 +38,7 @@ print(code, re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
 BLIND = """
 import sys
 from bertc import cli, pipeline
-pipeline.evidence = lambda job: None
+pipeline.value_evidence = lambda job: None
 sys.exit(cli.run(sys.argv[1:]))
 """
 

@@ -46,7 +46,7 @@ def build(source: Name, out: Name, *, force: bool = False, **options: Any) -> tu
     """
     from . import pipeline
 
-    return pipeline.compile(_recipe(source, options), Path(out), force=force)
+    return pipeline.build_recipe(_recipe(source, options), Path(out), force=force)
 
 
 def verify(

@@ -61,5 +61,5 @@ def build(
     log = shared.progress()
     if max_drop is not None:
         options["budget"] = (*options["budget"], f"max_drop={max_drop}")
-    made = pipeline.compile(shared.recipe_of(reference, log, options), out, force=force, progress=log)
+    made = pipeline.build_recipe(shared.recipe_of(reference, log, options), out, force=force, progress=log)
     shared.show_artifacts(made, as_json)

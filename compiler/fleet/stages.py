@@ -78,8 +78,8 @@ def calibrate(work: Work, directory: Path, log: Progress) -> None:
     wanted, job = _build(work.recipe), _job(work)
     number, _, parts = str(work.part).partition("/")
     with log.stage(f"{wanted.name}: calibrate {work.part}") as advance:
-        asked = pipeline.asked(wanted, job)
-        seen = quant.observed(pipeline.lowered(wanted, job), job.source, asked, (int(number), int(parts)), advance)
+        asked = pipeline.quantisation_request(wanted, job)
+        seen = quant.observed(pipeline.lower_graph(wanted, job), job.source, asked, (int(number), int(parts)), advance)
         observe.save(seen, directory / OBSERVED)
     write_json(directory / NOTES, {"stages": log.stages, "notes": log.notes})
 
@@ -93,7 +93,7 @@ def quantise(work: Work, directory: Path, log: Progress) -> None:
 
     wanted, job = _build(work.recipe), _job(work)
     parts = [observe.load(path / OBSERVED) for stage, path in work.before.items() if stage.startswith("calibrate")]
-    low = pipeline.prepare(wanted, job, pipeline.lowered(wanted, job), log, parts)
+    low = pipeline.quantise_graph(wanted, job, pipeline.lower_graph(wanted, job), log, parts)
     save(low.graph, directory / GRAPH)
     write_json(directory / QUANTISED, {"precision": low.precision, "document": low.document})
     write_json(directory / NOTES, {"stages": log.stages, "notes": log.notes, "measured": low.measured})
@@ -101,14 +101,14 @@ def quantise(work: Work, directory: Path, log: Progress) -> None:
 
 def build(work: Work, directory: Path, log: Progress) -> None:
     """One artifact, verified."""
-    (wanted,) = pipeline.plan(work.recipe)
+    (wanted,) = pipeline.plan_builds(work.recipe)
     job = _job(work)
     for before in work.before.values():
         told = json.loads((before / NOTES).read_text("utf-8"))
         log.stages.update(told["stages"])
         log.notes.extend(note for note in told["notes"] if note not in log.notes)
     low = _quantised(work.before["quantise"], wanted, job) if "quantise" in work.before else None
-    pipeline.make(wanted, job, directory, log, low)
+    pipeline.build_artifact(wanted, job, directory, log, low)
 
 
 def _build(recipe: Recipe) -> pipeline.Build:
@@ -129,7 +129,9 @@ def _quantised(path: Path, wanted: pipeline.Build, job: pipeline.Job) -> Prepare
 
     told, notes = (json.loads((path / name).read_text("utf-8")) for name in (QUANTISED, NOTES))
     judged = told["precision"] in precisions.QUANTISED
-    truth = quant.truth(pipeline.lowered(wanted, job), job.source, pipeline.asked(wanted, job)) if judged else None
+    truth = (
+        quant.truth(pipeline.lower_graph(wanted, job), job.source, pipeline.quantisation_request(wanted, job)) if judged else None
+    )
     return quant.Prepared(load(path / GRAPH), told["precision"], told["document"], truth, notes["measured"])
 
 

@@ -100,10 +100,10 @@ def test_the_same_inputs_give_the_same_bytes(model: Path, built: Path, tmp_path:
 
 def test_no_verify_is_said(model: Path, tmp_path: Path, capsys: Capture) -> None:
     run("build", model, "--fp32", "--target", "onnxruntime", "--no-verify", "-o", tmp_path / "a")
-    assert "note onnxruntime-fp32 was not verified (--no-verify)" in (err := said(capsys))
+    assert "note onnxruntime-fp32: not verified (--no-verify)" in (err := said(capsys))
     assert "no (--no-verify)" in err
     report = json.loads((tmp_path / "a" / "report.json").read_text())
-    assert (report["verification"], "was not verified" in " ".join(report["notes"])) == (None, True)
+    assert (report["verification"], "not verified (--no-verify)" in " ".join(report["notes"])) == (None, True)
 
 
 # From an export

@@ -213,7 +213,7 @@ def test_a_target_that_fuses_builds_on_with_the_reason(tmp_path: Path) -> None:
     assert pipeline.fuse_graph(recipe, source, builds, proof, log) is None
     (note,) = log.notes
     assert note.startswith(
-        "nothing was fused: the graph of opset 11 cannot be converted to opset 20: BatchNormalization 'batch_norm'"
+        "no fusions: the graph of opset 11 cannot be converted to opset 20: BatchNormalization 'batch_norm'"
     )
 
 
