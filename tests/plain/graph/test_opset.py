@@ -212,9 +212,7 @@ def test_a_target_that_fuses_builds_on_with_the_reason(tmp_path: Path) -> None:
     builds = [pipeline.Build(targets.parse_spec(text), "fp32") for text in recipe.targets]
     assert pipeline.fuse_graph(recipe, source, builds, proof, log) is None
     (note,) = log.notes
-    assert note.startswith(
-        "no fusions: the graph of opset 11 cannot be converted to opset 20: BatchNormalization 'batch_norm'"
-    )
+    assert note.startswith("no fusions: the graph of opset 11 cannot be converted to opset 20: BatchNormalization 'batch_norm'")
 
 
 def test_the_command_says_what_it_converted_and_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
