@@ -23,14 +23,14 @@ from .data import preprocess
 from .data import synthetic as data
 from .fusions import Fused
 from .fusions import engine as fusing
-from .graph import Graph, save
+from .graph import Graph, save_graph
 from .precision import Evidence, Typed
 from .recipe import Recipe, check, choose_targets
 from .report import document as report
 from .report import page, tables
 from .source import Source, open_source
 from .targets import BuildRequest, Built, TargetSpec
-from .verification import FAILED, Proof, check_fused, prove
+from .verification import FAILED, ExportCheck, check_export, check_fused
 from .verification import verdict as verification
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Build:
     @property
     def compared_with_base(self) -> bool:
         """Whether an engine of the base precision is compiled beside it, to keep the better one."""
-        return self.precision == "int8" and hasattr(targets.get(self.spec.name), "listed")
+        return self.precision == "int8" and hasattr(targets.get(self.spec.name), "list_kernels")
 
 
 def build_recipe(recipe: Recipe, out: Path, *, force: bool = False, progress: Progress | None = None) -> tuple[Artifact, ...]:
@@ -79,7 +79,7 @@ def build_recipe(recipe: Recipe, out: Path, *, force: bool = False, progress: Pr
         ranges = choose_profiles(recipe, source)
         require_data(recipe, source, ranges, builds)
         with log.stage("check export") as advance:
-            proof = prove(source, ranges, advance, seed=recipe.seed, golden_data=golden_data(recipe))
+            proof = check_export(source, ranges, advance, seed=recipe.seed, golden_data=golden_data(recipe))
         log.say(proof.summary())
         for note in proof.notes:
             log.note(note)
@@ -125,12 +125,12 @@ def require_data(recipe: Recipe, source: Source, ranges: tuple[Profile, ...], bu
     """Before any long work: DataError for data that the model cannot be fed. (A single bad row is told where it is read.)"""
     from .data import unpadded as rows
 
-    if recipe.data and any(build.precision in precision.DATA for build in builds):
+    if recipe.data and any(build.precision in precision.CALIBRATED for build in builds):
         limits, encoder, audio = preprocess.preprocessors(source.graph.inputs, source.dims, source.assets, ranges)
-        rows.open_rows(Path(recipe.data), source.graph.inputs, limits, encoder, audio)
+        rows.open_unpadded(Path(recipe.data), source.graph.inputs, limits, encoder, audio)
 
 
-def fuse_graph(recipe: Recipe, source: Source, builds: Sequence[Build], proof: Proof, log: Progress) -> Fused | None:
+def fuse_graph(recipe: Recipe, source: Source, builds: Sequence[Build], proof: ExportCheck, log: Progress) -> Fused | None:
     """The source's graph with its fusions, checked as a whole against the source; None where no target wants it.
 
     Raises CheckFailed when fewer fusions were found than the contract
@@ -177,7 +177,7 @@ class Job:
     recipe: Recipe
     source: Source
     ranges: tuple[Profile, ...]
-    proof: Proof
+    proof: ExportCheck
     fused: Fused | None = None
     timing_cache: Path | None = None
 
@@ -193,7 +193,7 @@ class Compiled:
     hashes: Mapping[str, str]
 
 
-def build_artifact(build: Build, job: Job, directory: Path, log: Progress, quantised: quant.Prepared | None = None) -> None:
+def build_artifact(build: Build, job: Job, directory: Path, log: Progress, quantised: quant.LowBitGraph | None = None) -> None:
     """One artifact: lower the graph, quantise it unless that is done, type, compile and verify it, and write it all down."""
     watch = dataclasses.replace(log, stages={}, notes=[])
     target = targets.get(build.spec.name)
@@ -215,12 +215,14 @@ def build_artifact(build: Build, job: Job, directory: Path, log: Progress, quant
     facts = manifest_facts(compiled.build, job, compiled.typed, compiled.built, quantised)
     rows = quantised.truth if quantised and compiled.build.quantised else None  # what is not quantised is checked as it always is
     verdict = check_artifact(compiled.build, job, directory, facts, compiled.typed, watch, rows)
-    if why := page.unavailable():
+    if why := page.why_no_page():
         watch.note(why)
     known = dataclasses.replace(watch, stages=log.stages | watch.stages, notes=[*log.notes, *watch.notes])
     before = {"source": job.source.graph, "fused": job.fused.graph if job.fused and target.FUSES else None}
-    document = report.document(facts, before, job.proof, verdict, known, report.Size.of(directory))
-    hashes |= page.write(directory, {**document, "int8": {**quantised.document, **quantised.measured}} if quantised else document)
+    document = report.build_report(facts, before, job.proof, verdict, known, report.ArtifactSize.of(directory))
+    hashes |= page.write_report(
+        directory, {**document, "int8": {**quantised.document, **quantised.measured}} if quantised else document
+    )
     artifact.write_manifest(directory, facts, hashes)
 
 
@@ -234,23 +236,23 @@ def lower_graph(build: Build, job: Job) -> Graph:
     return target.lower(graph, build.spec.sms, quantised=build.quantised)
 
 
-def quantise_graph(build: Build, job: Job, graph: Graph, watch: Progress, parts: Sequence[Observed] = ()) -> quant.Prepared:
+def quantise_graph(build: Build, job: Job, graph: Graph, watch: Progress, parts: Sequence[Observed] = ()) -> quant.LowBitGraph:
     """The graph in the low-bit form that was asked for, as far as the data, the budget and this machine allow."""
     from . import quant
 
-    quantised = quant.prepare(graph, job.source, quantisation_request(build, job), build.name, watch, parts)
-    if "curve" in quantised.document and quant.limit_of(job.recipe.budget) is not None:
+    quantised = quant.quantise_graph(graph, job.source, quantisation_request(build, job), build.name, watch, parts)
+    if "curve" in quantised.document and quant.drop_limit(job.recipe.budget) is not None:
         watch.show(tables.curve_table(quantised.document))
     return quantised
 
 
-def quantisation_request(build: Build, job: Job) -> quant.Asked:
+def quantisation_request(build: Build, job: Job) -> quant.LowBitRequest:
     """What a low-bit form is made for."""
     from . import quant
 
     target, recipe = targets.get(build.spec.name), job.recipe
-    path, limit = Path(recipe.data) if recipe.data else None, quant.limit_of(recipe.budget)
-    return quant.Asked(
+    path, limit = Path(recipe.data) if recipe.data else None, quant.drop_limit(recipe.budget)
+    return quant.LowBitRequest(
         build.precision, build.spec.name, target.INT8_BASE, target.INT8_ATTENTION, path, limit, job.ranges
     )  # fmt: skip
 
@@ -259,7 +261,7 @@ def compile_graph(build: Build, job: Job, graph: Graph, directory: Path, watch: 
     """Type a lowered graph and give it to its compiler."""
     with watch.stage(f"{build.name}: precision"):
         typed = type_graph(build, job, graph)
-        hashes = save(typed.graph, directory / artifact.GRAPH)
+        hashes = save_graph(typed.graph, directory / artifact.GRAPH)
     with watch.stage(f"{build.name}: compile"):
         where = (directory / artifact.GRAPH, directory)
         request = BuildRequest(typed.graph, *where, build.precision, build.spec.sms, job.ranges, job.timing_cache)
@@ -269,8 +271,8 @@ def compile_graph(build: Build, job: Job, graph: Graph, directory: Path, watch: 
 
 
 def keep_better_engine(
-    compiled: Compiled, quantised: quant.Prepared, job: Job, directory: Path, watch: Progress
-) -> tuple[Compiled, quant.Prepared]:  # fmt: skip
+    compiled: Compiled, quantised: quant.LowBitGraph, job: Job, directory: Path, watch: Progress
+) -> tuple[Compiled, quant.LowBitGraph]:  # fmt: skip
     """The int8 engine, or that of the base precision where int8 is not worth it (see quant/engine_choice.py)."""
     from .quant import engine_choice as worth
 
@@ -278,9 +280,11 @@ def keep_better_engine(
     with tempfile.TemporaryDirectory(prefix="bertc-") as folder:
         other = compile_graph(base, job, lower_graph(base, job), Path(folder), watch)
         with watch.stage(f"{compiled.build.name}: compare with {base.precision}"):
-            int8 = worth.engine(compiled.typed.graph, compiled.built.facts, compiled.request, quantised.document["share"])
-            beside = worth.engine(other.typed.graph, other.built.facts, other.request)
-        found = worth.Worth(int8, beside, base.precision, job.ranges[0])
+            int8 = worth.estimate_engine(
+                compiled.typed.graph, compiled.built.facts, compiled.request, quantised.document["share"]
+            )
+            beside = worth.estimate_engine(other.typed.graph, other.built.facts, other.request)
+        found = worth.EngineChoice(int8, beside, base.precision, job.ranges[0])
         if found.kept != compiled.build.precision:
             for name in other.hashes:
                 shutil.copyfile(Path(folder) / name, directory / name)
@@ -336,7 +340,7 @@ def check_artifact(
         synthetic = job.recipe.goldens == "synthetic"
         truths = [verification.Truth(job.proof.samples, job.proof.outputs, "goldens", synthetic=synthetic)]
         truths += [rows] if rows else []
-        verdicts = [verification.judge(directory, facts, typed.graph, truth, advance) for truth in truths]
+        verdicts = [verification.run_and_judge(directory, facts, typed.graph, truth, advance) for truth in truths]
     for verdict in verdicts:
         watch.say(f"{verdict.summary()} on {verdict.data}" if rows else verdict.summary())
         if not verdict.passed:
@@ -351,7 +355,9 @@ def _advice(verdict: verification.Verdict) -> str:
     return ". To find the nodes that cause it: build with --no-verify, then `bertc verify OUT --bisect`"
 
 
-def manifest_facts(build: Build, job: Job, typed: Typed, built: Built, quantised: quant.Prepared | None = None) -> dict[str, Any]:
+def manifest_facts(
+    build: Build, job: Job, typed: Typed, built: Built, quantised: quant.LowBitGraph | None = None
+) -> dict[str, Any]:
     """What manifest.json says, but for the files: nothing in it depends on the time or the place of the build.
 
     (The files' hashes do in one entry: report.json holds the times of the stages.)

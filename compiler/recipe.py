@@ -14,7 +14,7 @@ from typing import Any
 
 from . import precision as precisions
 from . import targets
-from .core import RecipeError, nearest
+from .core import RecipeError, did_you_mean
 from .source import SourceOptions
 
 
@@ -77,7 +77,7 @@ def check(recipe: Recipe) -> None:
         raise RecipeError("goldens from data need the data: --data FILE")
     if recipe.precision is not None:
         precisions.get(recipe.precision)
-    asked = {recipe.precision, *(targets.parse_spec(text).precision for text in recipe.targets)} & precisions.DATA
+    asked = {recipe.precision, *(targets.parse_spec(text).precision for text in recipe.targets)} & precisions.CALIBRATED
     if asked and not recipe.data:
         raise RecipeError(
             f"{', '.join(sorted(map(str, asked)))} needs data that is like what the model will see: --data texts.txt"
@@ -109,7 +109,7 @@ def from_mapping(data: Mapping[str, Any], where: str) -> Recipe:
     fields = {f.name: f for f in dataclasses.fields(Recipe)}
     for key, value in data.items():
         if key not in fields:
-            raise RecipeError(f"{where}: unknown key {key!r}{nearest(key, fields)}")
+            raise RecipeError(f"{where}: unknown key {key!r}{did_you_mean(key, fields)}")
         wanted = str(fields[key].type)
         if not _fits(value, wanted):
             raise RecipeError(f"{where}: {key} is {value!r}, wants {_said(wanted)}")
@@ -156,10 +156,10 @@ def resolve(reference: str) -> tuple[Recipe, str]:
     if reference in known:
         return read(known[reference]), f"{reference}: recipe of that name, source {read(known[reference]).source}"
     if path.suffix == ".toml":
-        raise RecipeError(f"no recipe file {reference}{nearest(path.stem, known)}")
+        raise RecipeError(f"no recipe file {reference}{did_you_mean(path.stem, known)}")
     if ":" in reference:
         return Recipe(reference), f"{reference}: Python factory"
-    return Recipe(reference), f"{reference}: hub id (no path and no recipe of that name{nearest(reference, known)})"
+    return Recipe(reference), f"{reference}: hub id (no path and no recipe of that name{did_you_mean(reference, known)})"
 
 
 def choose_targets(recipe: Recipe) -> tuple[Recipe, str | None]:

@@ -8,7 +8,7 @@ from typing import cast
 
 import click
 
-from ..core import module_names, nearest
+from ..core import did_you_mean, module_names
 
 
 class Commands(click.Group):
@@ -23,7 +23,7 @@ class Commands(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does, and a typing slip is told the nearest command."""
         if args and not args[0].startswith("-") and args[0] not in names():
-            ctx.fail(f"no such command {args[0]!r}{nearest(args[0], names())}")
+            ctx.fail(f"no such command {args[0]!r}{did_you_mean(args[0], names())}")
         return super().resolve_command(ctx, args)
 
 

@@ -41,10 +41,10 @@ def opened(path: Path) -> Store:
 @common
 def ls(store: Path, as_json: bool) -> None:
     """What is there: stage, where it belongs, size, age."""
-    from ..fleet import cleaning
+    from ..fleet import store_cleaning as cleaning
     from ..report import tables
 
-    held = cleaning.listed(opened(store))
+    held = cleaning.list_stages(opened(store))
     rows = tables.table("key", "stage", "what", "size", "age")
     for each in held:
         age = (time.time() - each.made) / 3600
@@ -73,15 +73,16 @@ def ls(store: Path, as_json: bool) -> None:
 def gc(store: Path, locks: Sequence[Path], older: float | None, size: str | None, dry_run: bool, as_json: bool) -> None:
     """Remove finished stages that nobody needs. Artifacts that were built stay: they have their own names for the files."""
     from ..core import InputError
-    from ..fleet import cleaning, config
+    from ..fleet import config
+    from ..fleet import store_cleaning as cleaning
 
     if not locks and older is None and size is None:
         raise InputError("say what may go: --lock FILE (what it does not name), --older DAYS, or --size SIZE")
     kept = opened(store)
     keep = cleaning.locked_keys(locks) if locks else None
-    gone = cleaning.to_remove(kept, keep, older, config.parse_bytes(size) if size else None)
+    gone = cleaning.stages_to_remove(kept, keep, older, config.parse_bytes(size) if size else None)
     console = shared.console()
-    by_key = {each.key: each for each in cleaning.listed(kept)}
+    by_key = {each.key: each for each in cleaning.list_stages(kept)}
     for key, why in gone.items():
         console.print(
             f"{key[:12]} {by_key[key].slot} ({by_key[key].bytes / 2**20:.1f} MiB): {why}", highlight=False, markup=False
@@ -101,11 +102,11 @@ def gc(store: Path, locks: Sequence[Path], older: float | None, size: str | None
 def verify(store: Path, repair: bool, as_json: bool) -> None:
     """Hash every file of every finished stage. Exit 1 when one is not what was made."""
     from ..core import CheckFailed
-    from ..fleet import cleaning
+    from ..fleet import store_cleaning as cleaning
 
     kept = opened(store)
     console = shared.console()
-    bad = list(cleaning.damaged(kept))
+    bad = list(cleaning.damaged_stages(kept))
     for key, slot, why in bad:
         console.print(f"{key[:12]} {slot}: {why}{'; removed' if repair else ''}", highlight=False, markup=False)
     if repair:

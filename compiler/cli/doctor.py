@@ -13,7 +13,7 @@ def doctor(as_json: bool) -> None:
     """Say what this machine has: targets available or the reason why not, versions, GPUs."""
     from ..report import doctor as examination
 
-    found = examination.examine()
+    found = examination.examine_machine()
     examination.show(found, shared.console())
     if as_json:
         shared.print_json(found)

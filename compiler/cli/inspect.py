@@ -29,7 +29,7 @@ def inspect(path: Path, kernels: bool, other: Path | None, exit_code: bool, as_j
         raise InputError("--exit-code goes with --diff OTHER")
     from ..report import inspect as inspection
 
-    found = inspection.examine(path)
+    found = inspection.inspect_path(path)
     inspection.show(found, shared.console(), kernels)
     if as_json:
         shared.print_json(found)

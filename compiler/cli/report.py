@@ -31,7 +31,7 @@ def report(path: Path, out: Path, force: bool, verdicts: Sequence[Path], as_json
     from ..report import page
 
     status = _status_of(path) if path.suffix == ".toml" and path.is_file() else None
-    document = page.save(path, out, force=force, verdicts=verdicts, status=status)
+    document = page.save_page(path, out, force=force, verdicts=verdicts, status=status)
     shared.console().print(f"{out}: {out.stat().st_size / 1024:.0f} KiB", highlight=False, markup=False)
     if as_json:
         shared.print_json(document)
@@ -42,4 +42,4 @@ def _status_of(fleet_toml: Path) -> dict[str, Any]:
     from ..fleet import Store, config, status
 
     fleet = config.read(fleet_toml)
-    return status.document(fleet, Store(fleet.store.resolve()))
+    return status.status_document(fleet, Store(fleet.store.resolve()))

@@ -103,20 +103,20 @@ def _each(artifact: Path) -> Sequence[Path]:
 
 def _layers(artifact: Path, data: Path | None, against: str | None, plot: Path | None, as_json: bool) -> None:
     from ..report import figures, plots, tables
-    from ..verification.diagnose import commands as explaining
+    from ..verification.diagnose import run_diagnosis as explaining
 
     paths, log, console = _each(artifact), shared.progress(), shared.console()
     if plot is not None and len(paths) > 1:
         names = ", ".join(path.name for path in paths)
         raise InputError(f"--plot draws one artifact; {artifact} holds {len(paths)}: name one of {names}")
-    found = {path: explaining.layers(path, data_path=data, against=against, progress=log) for path in paths}
+    found = {path: explaining.measure_artifact_drift(path, data_path=data, against=against, progress=log) for path in paths}
     for path, drift in found.items():
         console.print(tables.drift_table(drift))
         console.print(f"{path}: {drift.summary()}", highlight=False, markup=False)
         for note in drift.notes:
             console.print(f"  note {note}", highlight=False, markup=False)
         if plot is not None:
-            plot.write_text(plots.svg(figures.drift_plot(drift)), encoding="utf-8")
+            plot.write_text(plots.render_svg(figures.drift_plot(drift)), encoding="utf-8")
     if as_json:
         shared.print_json({"artifacts": [{"path": str(path), **drift.to_json()} for path, drift in found.items()]})
     _exit([f"{path}: {drift.first}" for path, drift in found.items() if drift.first])
@@ -124,13 +124,13 @@ def _layers(artifact: Path, data: Path | None, against: str | None, plot: Path |
 
 def _bisect(artifact: Path, data: Path | None, against: str | None, budget: dict[str, float] | None, as_json: bool) -> None:
     from ..report import tables
-    from ..verification.diagnose import commands as explaining
+    from ..verification.diagnose import run_diagnosis as explaining
 
     paths, log, console = _each(artifact), shared.progress(), shared.console()
-    made = [explaining.bisect(path, data_path=data, against=against, budget=budget, progress=log) for path in paths]
+    made = [explaining.bisect_artifact(path, data_path=data, against=against, budget=budget, progress=log) for path in paths]
     for found in made:
         if found.nodes:
-            console.print(tables.guilty_table(found))
+            console.print(tables.bisection_table(found))
         console.print(f"{found.path}: {found.summary()}", highlight=False, markup=False)
         for note in found.notes:
             console.print(f"  note {note}", highlight=False, markup=False)
