@@ -143,7 +143,7 @@ def read(path: Path) -> Fleet:
 
 def _shards(given: Any, where: str) -> int:
     if not isinstance(given, int) or isinstance(given, bool) or not 1 <= given <= MOST_SHARDS:
-        raise RecipeError(f"{where}: shards is {given!r}, wants a whole number from 1 to {MOST_SHARDS}")
+        raise RecipeError(f"{where}: shards is {given!r}, expected a whole number from 1 to {MOST_SHARDS}")
     return given
 
 
@@ -163,7 +163,7 @@ def _tables(data: Mapping[str, Any], key: str, where: str) -> list[dict[str, Any
 def _strings(data: Mapping[str, Any], key: str, where: str) -> list[str]:
     found = data.get(key, [])
     if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
-        raise RecipeError(f"{where}: {key} is {found!r}, wants a list of strings")
+        raise RecipeError(f"{where}: {key} is {found!r}, expected a list of strings")
     return found
 
 
@@ -188,7 +188,7 @@ def _model(name: str, table: Mapping[str, Any], path: Path) -> Recipe:
     given = {key: value for key, value in table.items() if key != "recipe"}
     for key in ("targets", "precision"):
         if key in given:
-            raise RecipeError(f"{path}: models.{name} has {key}; the fleet's gpus, targets and precisions decide that")
+            raise RecipeError(f"{path}: models.{name} has {key}; set them in the fleet's gpus, targets and precisions")
     base: dict[str, Any] = {}
     if "recipe" in table:
         reference = str(table["recipe"])
@@ -210,7 +210,7 @@ def _cells(data: Mapping[str, Any], models: Mapping[str, Recipe], where: str) ->
     cells = _matrix(models, _strings(data, "gpus", where), _strings(data, "targets", where), wanted, per_sm)
     for rule in excluded:
         if not any(cell.has(rule) for cell in cells):
-            raise RecipeError(f"{where}: [[exclude]] {rule} leaves nothing out")
+            raise RecipeError(f"{where}: [[exclude]] {rule} matches no entry")
     kept = [cell for cell in cells if not any(cell.has(rule) for rule in excluded)]
     for rule in _tables(data, "include", where):
         _known(rule, MATCH, f"{where}: [[include]]")
@@ -284,7 +284,7 @@ def _entries(
         before = grouped.get(entry.name)
         if before and dataclasses.replace(before, gpus=()) != dataclasses.replace(entry, gpus=()):
             raise RecipeError(
-                f"{where}: {', '.join(before.gpus)} and {cell.gpu} share the plan {entry.name}; override it for all"
+                f"{where}: {', '.join(before.gpus)} and {cell.gpu} share the plan {entry.name}; let one [[override]] match all"
             )
         both = (*before.gpus, *entry.gpus) if before else entry.gpus
         grouped[entry.name] = dataclasses.replace(entry, gpus=tuple(dict.fromkeys(both)))
@@ -317,7 +317,7 @@ def parse_bytes(text: str) -> int:
     """`8 GB`, `512MiB`: bytes. RecipeError for anything else."""
     found = SIZE.fullmatch(str(text).strip())
     if not found:
-        raise RecipeError(f"{text!r} is no amount of memory; write 8 GB or 512 MiB")
+        raise RecipeError(f"{text!r} is not an amount of memory; write 8 GB or 512 MiB")
     base = 1024 if found[3] else 1000
     return int(float(found[1]) * base ** " KMGT".index(found[2].upper() or " "))
 

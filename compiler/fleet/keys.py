@@ -247,7 +247,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     if before.get("data") != now.get("data"):
         said.append("calibration data changed")
     said += [f"{name} {kind}" for name, kind in _differences(before.get("options", {}), now.get("options", {}), values=True)]
-    said += [f"what {name} makes changed" for name, _ in _differences(before.get("after", {}), now.get("after", {}))]
+    said += [f"the output of {name} changed" for name, _ in _differences(before.get("after", {}), now.get("after", {}))]
     for part in ("gpu", "format"):
         if before.get(part) != now.get(part):
             said.append(f"{part} {before.get(part)} -> {now.get(part)}")
@@ -264,7 +264,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], *, values: b
         if values or (isinstance(old, str) and isinstance(new, str) and len(old) < HASH):
             found.append((name, f"{_said(old)} -> {_said(new)}"))
         else:
-            found.append((name, "is gone" if new is None else "is new" if old is None else "changed"))
+            found.append((name, "was removed" if new is None else "was added" if old is None else "changed"))
     return found
 
 

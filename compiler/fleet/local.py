@@ -98,9 +98,9 @@ def run_process(job: Mapping[str, Any], running: set[subprocess.Popen[bytes]] | 
 
 def _crash(code: int, told: Path) -> str:
     lines = [line for line in told.read_text("utf-8", "replace").splitlines() if line.strip()]
-    words = f"; its last words: {' | '.join(lines[-3:])}" if lines else ""
+    words = f"; last lines: {' | '.join(lines[-3:])}" if lines else ""
     if code == -signal.SIGKILL:
-        return f"its process was killed (SIGKILL): by hand, or because memory ran out{words}"
+        return f"its process was killed (SIGKILL): out of memory, or by hand{words}"
     how = f"exit code {code}" if code > 0 else signal.Signals(-code).name
     return f"its process ended with {how}{words}"
 

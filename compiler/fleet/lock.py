@@ -99,14 +99,14 @@ def require_same(fleet: Fleet, store: Store) -> None:
     drifted = {task.slot: why for task in plan.tasks(fleet) if (why := _drift(task, locked, store))}
     if drifted:
         told = "\n".join(f"  {slot}: {'; '.join(why)}" for slot, why in drifted.items())
-        raise CheckFailed(f"--locked: {len(drifted)} of the stages are not what {fleet.lock.name} says:\n{told}")
+        raise CheckFailed(f"--locked: {len(drifted)} stages differ from {fleet.lock.name}:\n{told}")
 
 
 def _drift(task: plan.Task, locked: Mapping[str, Any], store: Store) -> list[str]:
     if task.slot not in locked["stages"]:
-        return ["it is not in the lock"]
+        return ["not in the lock"]
     if absent := [slot for slot in task.needs.values() if slot not in locked["stages"]]:
-        return [f"{', '.join(absent)} is not in the lock"]
+        return [f"{', '.join(absent)} not in the lock"]
     upstream = {stage: locked["stages"][slot]["digest"] for stage, slot in task.needs.items()}
     now = plan.inputs(task, upstream, store)
     told = locked["stages"][task.slot]
@@ -127,11 +127,11 @@ def require_contents(fleet: Fleet, store: Store, outcomes: Sequence[Outcome]) ->
     if not other:
         return
     files = {o.task.slot: _files_that_differ(o, locked["entries"], store) for o in other}
-    why = "something that is not in the key decides it"
+    why = "something outside the key decides the result"
     if any(o.task.stage in ("calibrate", "quantise") for o in other):
-        why = "scales follow what a CPU computes, and another kind may round otherwise: quantise on one, or share the store"
+        why = "calibration depends on how the CPU rounds: quantise on one kind of CPU, or share the store"
     elif all(names == [PLAN] for names in files.values()):
-        why = "the graph is the locked one, and the compiler made another engine of it; a build without --locked takes that"
+        why = "the graph is the same, the compiler built another engine; build without --locked to accept it"
     told = ", ".join(f"{slot} ({', '.join(names)})" if names else slot for slot, names in files.items())
     raise CheckFailed(f"--locked: {told} came out different from the same inputs; {why}")
 

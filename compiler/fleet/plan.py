@@ -168,7 +168,7 @@ def plan_task(task: Task, store: Store, upstream: Mapping[str, str] | None, here
         return Step(task, "failed", key, document, (f"failed last time: {failure['error'].splitlines()[0]}",), seconds)
     if last is None:
         gone = "key" in known
-        return Step(task, "new", key, document, ("its result is gone from the store" if gone else "never made",), None)
+        return Step(task, "new", key, document, ("removed from the store" if gone else "never made",), None)
     return Step(task, "stale", key, document, tuple(keys.changes(last["inputs"], document)) or ("its inputs changed",), seconds)
 
 

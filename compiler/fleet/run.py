@@ -165,8 +165,8 @@ def _finished(step: Step, store: Store) -> Outcome:
 
 def _too_large(need: int, most: int) -> str:
     return (
-        f"it needs {need / GB:.1f} GB of memory and this machine has {most / GB:.1f} GB; build it on a larger one (or say what "
-        'it really needs: [[override]] memory = "...", or what there is: --memory)'
+        f"it needs {need / GB:.1f} GB of memory and this machine has {most / GB:.1f} GB; use a larger machine, or correct the "
+        'numbers: [[override]] memory = "..." for the need, --memory for the machine'
     )
 
 

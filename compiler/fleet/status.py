@@ -110,7 +110,7 @@ def precision_notes(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def timed_form_notes(steps: Sequence[Step]) -> list[str]:
     """Which stages choose by the clock of the machine that they run on, in sentences."""
-    said = "{0}: the machine that quantises times the forms of int8 and keeps the fastest; int8-static and int8-dynamic name one"
+    said = "{0}: int8 takes the form that is fastest on the machine that quantises; int8-static and int8-dynamic fix the form"
     mine = [s.task for s in steps if s.task.stage == "quantise"]
     return [said.format(task.slot) for task in mine if keys.options("quantise", task.recipe, task.spec)["timed"]]
 
@@ -122,5 +122,5 @@ def shared_plan_notes(steps: Sequence[Step]) -> list[str]:
         if entry and len(entry.gpus) > 1:
             found = plans.setdefault((", ".join(entry.spec.sms), entry.gpus), [])
             found += [entry.precision] if entry.precision not in found else []
-    said = "{0} run the same bytes: one plan for {1} ({2})"
+    said = "{0} share one plan for {1} ({2})"
     return [said.format(", ".join(gpus), sms, ", ".join(precisions)) for (sms, gpus), precisions in plans.items()]

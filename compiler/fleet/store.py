@@ -151,7 +151,7 @@ class Store:
             if not file.is_file():
                 return f"{name} is missing"
             if hash_file(file) != entry["sha256"]:
-                return f"{name} is not the file that was made (its sha256 differs)"
+                return f"{name} changed since it was written (its sha256 differs)"
         return None
 
     def remove(self, key: str) -> None:
@@ -185,9 +185,9 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{file} cannot be read ({error}); bertc cache verify --repair") from error
+        raise ArtifactError(f"{file} cannot be read ({error}); run bertc cache verify --repair") from error
     if not isinstance(found, dict):
-        raise ArtifactError(f"{file} is damaged; bertc cache verify --repair")
+        raise ArtifactError(f"{file} is damaged; run bertc cache verify --repair")
     return found
 
 

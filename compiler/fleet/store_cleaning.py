@@ -50,7 +50,7 @@ def locked_keys(locks: Sequence[Path]) -> set[str]:
             document = json.loads(path.read_text("utf-8"))
             found |= {told["key"] for told in document["stages"].values()}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is no fleet.lock.json ({error})") from error
+            raise InputError(f"{path} is not a fleet.lock.json ({error})") from error
     return found
 
 
@@ -72,7 +72,7 @@ def stages_to_remove(store: Store, keep: set[str] | None, older: float | None, m
         if most is None or left <= most:
             break
         if each.key not in gone and each.key not in kept:
-            gone[each.key] = "the oldest of what is too much"
+            gone[each.key] = "the oldest, over the size limit"
             left -= each.bytes
     return gone
 

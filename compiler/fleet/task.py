@@ -61,7 +61,7 @@ def _make(store: Store, job: Mapping[str, Any], started: float) -> dict[str, Any
     spec = targets.parse_spec(recipe.targets[0])
     here = keys.environment(job["stage"], spec, recipe.precision)
     if drift := keys.changes({name: job["inputs"][name] for name in here}, here):
-        raise Missing(f"this process is not of the fleet that was planned: {'; '.join(drift)}")
+        raise Missing(f"this process runs other code or tools than the plan: {'; '.join(drift)}")
     before = {stage: store.folder(key) for stage, key in job["before"].items()}
     for path in before.values():
         if not path.is_dir():

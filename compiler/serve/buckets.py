@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MIN_SAVING = 0.05  # of the tokens; a profile more costs about as much of the plan's bytes, and its share of the build
 NO_LIMIT = 2**31 - 1
 SEVERAL_PROFILES = (
-    "every profile is compiled for itself: two profiles list the kernels twice and added 7 % to the bytes of a TensorRT-RTX plan",
+    "each profile is compiled separately: a second one added 7 % to the bytes of a TensorRT-RTX plan",
     "Triton's TensorRT backend uses the first profile alone unless config.pbtxt lists them all: "
     "instance_group [{{ profile: [{listed}] }}]",
 )
@@ -70,10 +70,10 @@ def plan_buckets(
     also where no request is so long. Raises InputError for a number below 1 and a `reach` below a request.
     """
     if most < 1 or multiple < 1:
-        raise InputError(f"{most} buckets of multiples of {multiple} were asked for; both are whole numbers from 1 on")
+        raise InputError(f"{most} buckets, multiples of {multiple}: both must be whole numbers from 1 on")
     top = min(limit or reach or NO_LIMIT, reach or NO_LIMIT)
     if top < traffic.longest[-1]:
-        raise InputError(f"the last bucket was asked to end at {top}, and a request has {traffic.longest[-1]} tokens")
+        raise InputError(f"the last bucket is to end at {top}, and a request has {traffic.longest[-1]} tokens")
     capped = np.minimum(-(-traffic.longest // multiple) * multiple, top)
     bounds, group = np.unique(np.append(capped, reach or capped[-1]), return_inverse=True)
     rows = np.zeros(len(bounds), np.int64)
@@ -132,14 +132,14 @@ def choose_bucket_count(found: BucketPlan, asked: int | None = None, worth: floa
     """
     if asked is not None:
         if not 1 <= asked <= len(found.choices):
-            raise InputError(f"{asked} buckets were asked for; these requests have bounds for 1 to {len(found.choices)}")
-        return asked - 1, "as many as were asked for"
+            raise InputError(f"{asked} buckets requested; these requests allow 1 to {len(found.choices)}")
+        return asked - 1, "as requested"
     for at in range(len(found.choices)):
         saving = found.saving(at)
         if saving is not None and saving < worth:
             return at, f"one bucket more saves {saving:.1%} of the tokens, under {worth:.1%}"
     last = len(found.choices) - 1
-    return last, f"each bucket up to here saves {worth:.1%} of the tokens or more, and this is the last that was looked at"
+    return last, f"each bucket saves {worth:.1%} of the tokens or more; more buckets were not tried"
 
 
 def bucket_profiles(
@@ -169,7 +169,7 @@ def _batches(traffic: Traffic, here: np.ndarray, onward: np.ndarray, model: Traf
     rows = np.bincount(traffic.batch[here], traffic.rows[here])
     seen = int(traffic.batch[onward].max())
     if max_batch is not None and max_batch < seen:
-        raise InputError(f"--max-batch {max_batch} is below the {seen} members of a request that was seen")
+        raise InputError(f"--max-batch {max_batch} is below the {seen} members of a request in the file")
     opt = max(int(rows.argmax()), model.smallest_batch)
     return Range(model.smallest_batch, opt, max(max_batch or seen, opt))
 
@@ -187,7 +187,7 @@ def profile_text(profile: Profile) -> str:
 def profile_notes(traffic: Traffic, made: Sequence[Profile], model: TrafficModel) -> tuple[str, ...]:
     """What a user of the profiles should know."""
     largest = ", ".join(f"{name} {max(p[name].max for p in made)}" for name in made[0])
-    found = [*traffic.notes, f"requests beyond {largest} are refused by a TensorRT engine; --longest and --max-batch make room"]
+    found = [*traffic.notes, f"a TensorRT engine refuses requests beyond {largest}; raise that with --longest and --max-batch"]
     if len(made) > 1:
         listed = ", ".join(f'"{i}"' for i in range(len(made)))
         found += [SEVERAL_PROFILES[0], SEVERAL_PROFILES[1].format(listed=listed)]

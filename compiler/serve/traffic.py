@@ -73,7 +73,7 @@ def read_traffic(path: Path, limit: int | None = None, encode: Encoder | None = 
         total[0] += count
         total[1] += count * sum(lengths)
     if not totals:
-        raise DataError(f"{path} holds no request: there is nothing to choose by")
+        raise DataError(f"{path} holds no requests")
     longest = max(shape[1] for shape in totals)
     if sum(total[0] * shape[0] for shape, total in totals.items()) * longest > MOST_TOKENS:
         raise DataError(f"{path}: the counts come to more than {MOST_TOKENS:.0e} tokens; divide them by a common number")
@@ -92,7 +92,7 @@ def _check(where: str, lengths: Sequence[int], count: int, limit: int | None) ->
         wrong = f"a count of {count}" if count < 1 else f"a length of {min(lengths)}"
         raise DataError(f"{where} has {wrong}; lengths and counts are whole numbers from 1 on")
     if limit is not None and max(lengths) > limit:
-        raise DataError(f"{where} has a length of {max(lengths)}, over the longest, {limit}; cut it as your service does")
+        raise DataError(f"{where} has a length of {max(lengths)}, over the longest, {limit}; truncate it as your service does")
 
 
 def _number_requests(path: Path) -> Iterator[tuple[int, Request]]:
@@ -169,7 +169,7 @@ class _Texts:
 
     def add(self, where: str, at: int, texts: list[Text], count: int) -> Iterable[tuple[int, Request]]:
         if self._encode is None:
-            raise DataError(f"{where} holds text, and nothing says how it is tokenized; give --source MODEL, or lengths")
+            raise DataError(f"{where} holds text, and there is no tokenizer for it; give --source MODEL, or lengths")
         self._waiting.append((where, at, texts, count))
         self._held += len(texts)
         return self.flush() if self._held >= TOGETHER else ()
@@ -189,9 +189,7 @@ class _Texts:
     def notes(self, path: Path) -> tuple[str, ...]:
         if self._encode is None:
             return ()
-        cut = (
-            f"{path.name}: {self._cut} of {self._seen} texts were longer than {self._encode.max_length} tokens and count as that"
-        )
+        cut = f"{path.name}: {self._cut} of {self._seen} texts were longer than {self._encode.max_length} tokens and were cut"
         return self._encode.notes + ((cut,) if self._cut else ())
 
 
@@ -224,7 +222,9 @@ def traffic_model(reference: str, options: SourceOptions | None = None) -> Traff
     others = [name for name in found.dims if name != batch]
     if len(others) != 1:
         named = ", ".join(others) or "none"
-        raise InputError(f"{reference} has {len(others)} dimensions beside the batch ({named}); buckets are of one length")
+        raise InputError(
+            f"{reference} has {len(others)} dimensions beside the batch ({named}); buckets need exactly one, the length"
+        )
     length = found.dims[others[0]]
     _, encode, _ = preprocess.preprocessors(inputs, found.dims, found.assets)
     rows = found.dims.get(batch or "")

@@ -57,7 +57,7 @@ class Comparison:
         if set(expected) != set(got) or (self._outputs and set(expected) != set(self._outputs)):
             known = ", ".join(self._outputs or expected)
             gave = f"the source gave {', '.join(expected)}, the engine {', '.join(got) or 'nothing'}"
-            raise VerifyFailed(f"{sample.label}: outputs {known} wanted; {gave}")
+            raise VerifyFailed(f"{sample.label}: expected outputs {known}; {gave}")
         for name, array in expected.items():
             if array.shape != got[name].shape:
                 raise VerifyFailed(f"{sample.label}: output {name!r} has shape {got[name].shape}, in the source {array.shape}")
@@ -65,19 +65,18 @@ class Comparison:
                 raise DataError(f"{sample.label}: output {name!r} of shape {list(array.shape)} is empty: nothing to compare")
             if np.isnan(_live(array, sample, _batch(sample))).any():
                 raise VerifyFailed(
-                    f"{sample.label}: output {name!r} of the source itself has NaN, so nothing can be compared with it; "
-                    "look for broken weights, or for an input the model does not take"
+                    f"{sample.label}: the source gives NaN in output {name!r}; check its weights, and whether it takes this input"
                 )
 
     def result(self) -> ComparisonResult:
         """Raises DataError when no sample, or no live row, was compared: that would be a check that cannot fail."""
         if not self._samples:
-            raise DataError("no samples were compared; give data with one row or more")
+            raise DataError("no samples were compared; give data with at least one row")
         for output in self._outputs.values():
             if not output.vectors:
-                raise DataError(f"no row of output {output.name!r} was compared: all rows are masked; give other data")
+                raise DataError(f"no row of output {output.name!r} was compared: every row is fully masked; give other data")
         decided = tuple(d for judge in self._judges if (d := judge.result()) is not None) if self._outputs else ()
-        note = "" if self._judges else f"no decision for the task {self.task!r}: numbers only"
+        note = "" if self._judges else f"task {self.task!r} has no decisions to compare: closeness only"
         outputs = tuple(output.result() for output in self._outputs.values())
         measures = self._scorer.result() if self._scorer else (*self._close(outputs), *self._kept(decided))
         return ComparisonResult(self.task, outputs, decided, self._samples, self._rows, note, measures, self._scorer is not None)

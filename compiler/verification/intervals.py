@@ -93,7 +93,7 @@ def mean_cosine(mean: float, spread: float, rows: int) -> Metric:
     """The mean over rows of their cosine to the source, with Student's t interval (Biometrika 6, 1908); none for a single row."""
     name, drop = "mean cosine", 1 - mean
     if rows < 2:
-        return Metric(name, 1.0, mean, drop, None, None, rows, "no interval: one row says nothing of the next")
+        return Metric(name, 1.0, mean, drop, None, None, rows, "no interval: 1 row, 2 needed")
     reach = float(scipy_stats().t.ppf((1 + LEVEL) / 2, rows - 1)) * spread / math.sqrt(rows)
     return Metric(name, 1.0, mean, drop, max(0.0, drop - reach), drop + reach, rows, "t interval over rows", spread == 0)
 
@@ -158,7 +158,7 @@ def all_rows_metric(
 
 def artifact_only_metric(name: str, value: float, rows: int) -> Metric:
     """A metric of the artifact alone."""
-    return Metric(name, None, float(value), None, None, None, rows, "no interval: the source's own metric is not known")
+    return Metric(name, None, float(value), None, None, None, rows, "no interval: the source was not run")
 
 
 def bootstrap(statistic: Callable[..., Any], rows: int, resamples: int, *, vectorized: bool) -> tuple[float, float]:

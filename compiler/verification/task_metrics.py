@@ -158,7 +158,7 @@ class ScalarScorer(Scorer):
     def _ranking(self, groups: Sequence[Sequence[int]]) -> tuple[Metric, ...]:
         """Over queries with two passages or more, of which one or more is relevant."""
         if not groups:
-            raise DataError(f"no query has a passage with a label above 0 ({self.rows[0]} ...): nothing can be ranked")
+            raise DataError(f"no query has a relevant passage (label above 0), first row {self.rows[0]}: nothing to rank")
         inside = _Queries(self.labels)
         inside.gold = [np.array([self.gold[row].value for row in at]) for at in groups]
         inside.source, inside.artifact = (
@@ -170,7 +170,7 @@ class ScalarScorer(Scorer):
         stats = metrics_library("scipy.stats")
         gold = np.array([graded.value for graded in self.gold])
         if len(set(gold)) < 2:
-            raise DataError(f"all {len(gold)} labels are {gold[0]:g}: nothing to correlate with")
+            raise DataError(f"all {len(gold)} labels are {gold[0]:g}: Spearman needs two different ones")
         steady = bool(self.source) and np.array_equal(*(stats.rankdata(side) for side in self._said()))
         # Behind the rows, one with a low label that the artifact puts high and one that the source puts high: 0.4 of all ranks
         # too far, as two rows drawn at random are apart in the mean square.

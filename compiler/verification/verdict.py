@@ -129,7 +129,7 @@ def budget_for(precision: str, overrides: Mapping[str, float]) -> Budget:
         if name not in known:
             raise RecipeError(f"unknown budget {name!r}{did_you_mean(name, known)}")
         if math.isnan(overrides[name]):  # every comparison with it is false: a check that cannot fail
-            raise RecipeError(f"the budget {name} is not a number")
+            raise RecipeError(f"the budget's {name} is not a number")
     return dataclasses.replace(DEFAULT_BUDGETS[precision], **overrides)
 
 
@@ -171,7 +171,7 @@ def _check_asked(budget: Mapping[str, float], truth: Truth) -> None:
     """A limit that this run cannot judge is an error when this run was asked for it: a pass would say that it is kept."""
     asked = [name for name in DECISION_LIMITS if name in budget]
     if asked and truth.synthetic:
-        raise DataError(f"{asked[0]} cannot be judged on synthetic samples, which decide nothing; give --data FILE")
+        raise DataError(f"{asked[0]} cannot be judged on synthetic samples; give --data FILE")
 
 
 def recorded_limits(found: Artifact) -> Mapping[str, float]:
@@ -186,7 +186,7 @@ def find_truth(found: Artifact, data_path: Path | None, against: str | None, ope
     if data_path is None:
         answer = _answer(found, against, open_reference)
         samples, _ = goldens.load_goldens(found.path / artifact.GOLDENS)
-        return Truth(samples, answer, f"goldens' inputs, answered by {against}", synthetic=_synthetic(found))
+        return Truth(samples, answer, f"inputs of the goldens, outputs of {against}", synthetic=_synthetic(found))
     labels = Labels.from_assets(found.task, found.assets, found.outputs)
     read = read_data(data_path, found.inputs, found.dims, found.assets, found.profiles, labels)
     labelled = any(sample.labels for sample in read.samples)
@@ -195,7 +195,7 @@ def find_truth(found: Artifact, data_path: Path | None, against: str | None, ope
     except (Missing, SourceError) as error:
         if against is not None or not labelled:
             raise
-        outputs, notes = None, (*read.notes, f"the artifact's own metric alone, its drop is unknown: {error}")
+        outputs, notes = None, (*read.notes, f"the drop is unknown, only the artifact's own metric is given: {error}")
     return Truth(read.samples, outputs, str(data_path), notes, False, labels if labelled else None)
 
 
@@ -211,8 +211,8 @@ def _answer(found: Artifact, against: str | None, open_reference: Callable[..., 
         reference = open_reference(str(source["reference"]), SourceOptions(**source["options"]))
         if reference.sha256 != source["sha256"]:
             raise DataError(
-                f"the source {source['reference']} is not what {found.path} was built from (its sha256 differs); "
-                "build again, or say --against SOURCE to compare with it all the same"
+                f"the source {source['reference']} changed since {found.path} was built (its sha256 differs); "
+                f"build again, or compare with it anyway: --against {source['reference']}"
             )
         return reference.run
     if (Path(against) / artifact.MANIFEST).is_file():
@@ -249,7 +249,7 @@ def run_and_judge(
 
 def _not_judged(facts: Mapping[str, Any], truth: Truth) -> tuple[str, ...]:
     asked = [name for name in DECISION_LIMITS if truth.synthetic and facts.get("budget", {}).get(name) is not None]
-    return (f"{' and '.join(asked)} not judged: synthetic samples decide nothing (bertc verify --data FILE)",) if asked else ()
+    return (f"{' and '.join(asked)} not judged on synthetic samples (bertc verify --data FILE)",) if asked else ()
 
 
 def _is_half(graph: Graph) -> bool:

@@ -48,7 +48,7 @@ class Float32Node:
     limit: float | None
 
     def __str__(self) -> str:
-        over = f": reaches {self.largest:,.6g}, the type ends at {self.limit:,.6g}" if self.overflows else ""
+        over = f": reaches {self.largest:,.6g}, largest of the type {self.limit:,.6g}" if self.overflows else ""
         return f"{self.op} {self.node!r} in {self.origin}{over}"
 
     @property
@@ -79,11 +79,13 @@ class Bisection:
     def summary(self) -> str:
         reasons = "; ".join(map(str, self.violations))
         if self.verdict == "within budget":
-            return f"its graph, rounded as its types round, is within its budget on {self.samples} samples: nothing to put back"
+            return (
+                f"the typed graph, its rounding emulated, is within its budget on {self.samples} samples: no node needs float32"
+            )
         if self.verdict == "not precision":
             return f"not precision: even with all {self.candidates} nodes in float32 it is over its budget: {reasons}"
-        least = "no node of them can be left out" if self.verdict == "found" else f"not minimal: stopped after {self.runs} runs"
-        return f"{len(self.nodes)} of {self.candidates} nodes put back to float32 restore the budget ({least}; {self.runs} runs)"
+        minimal = "minimal: every one is needed" if self.verdict == "found" else "not minimal: the runs ran out"
+        return f"{len(self.nodes)} of {self.candidates} nodes in float32 restore the budget ({minimal}; {self.runs} runs)"
 
     def to_json(self) -> dict[str, Any]:
         data = dataclasses.asdict(self) | {"nodes": [node.to_json() for node in self.nodes]}
@@ -154,7 +156,7 @@ def bisect_graph(
     tell = advance or (lambda done, total: None)
     items = judge.runner.items
     fixed = judge.runner.fixed
-    notes = (*notes, f"{fixed} weights are stored in INT8 alone and stay so") if fixed else notes
+    notes = (*notes, f"{fixed} weights stay in INT8: they are stored in nothing else") if fixed else notes
     broken = judge.broken(())
     made = functools.partial(Bisection, str(path), candidates=len(items), samples=len(samples))
     if not broken:

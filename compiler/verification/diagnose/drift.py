@@ -1,6 +1,6 @@
 """How far the artifact's graph drifts from its source's, after every layer.
 
-Compared are values that both graphs have (`boundaries`), over all places that are no padding. Memory: one graph is open at a
+Compared are values that both graphs have (`boundaries`), at all positions but padding. Memory: one graph is open at a
 time, and no more than `WINDOW` bytes of its values are held for the other.
 """
 
@@ -43,7 +43,7 @@ class LayerDrift:
     cosine_min: float
     nonfinite: int
     values: int
-    padding: str  # `left out`, `none`, or `counted` where the axes do not tell which places are padding
+    padding: str  # `left out`, `none`, or `counted` where the axes do not tell which positions are padding
 
     def to_json(self) -> dict[str, Any]:
         data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)} | {"origin": self.origin.to_json()}
@@ -64,9 +64,9 @@ class Drift:
 
     def summary(self) -> str:
         worst = max(self.layers, key=lambda layer: layer.relative if math.isfinite(layer.relative) else math.inf)
-        text = f"{len(self.layers)} of {len(self.layers) + len(self.unmatched)} module boundaries compared with {self.against}, "
-        text += f"on {self.samples} samples; the largest drift, {worst.relative:.2g}, is at {worst.module}"
-        return f"{text}; the first value that is not finite: {self.first}" if self.first else text
+        text = f"{len(self.layers)} of {len(self.layers) + len(self.unmatched)} module boundaries compared with {self.against} "
+        text += f"on {self.samples} samples; largest drift {worst.relative:.2g} at {worst.module}"
+        return f"{text}; first value that is not finite: {self.first}" if self.first else text
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -131,10 +131,10 @@ def measure_drift(
     """
     found, missing = match_boundaries(source, artifact, samples)
     if not found:
-        raise DataError("no value that leaves a module is in both graphs: nothing to compare (was it built by an older bertc?)")
+        raise DataError("no module output is in both graphs: nothing to compare (was it built by an older bertc?)")
     chosen = _some(samples)
     if len(chosen) < len(samples):
-        notes = (*notes, f"{len(chosen)} of {len(samples)} samples were compared, {TOKENS} tokens being enough")
+        notes = (*notes, f"{len(chosen)} of {len(samples)} samples compared, up to {TOKENS} tokens")
     sums = {boundary: _Sums() for boundary in found}
     windows = list(_windows(found, chosen))
     for index, window in enumerate(windows):
@@ -197,7 +197,7 @@ def _compare(
 
 
 def drop_padding(source: Graph, dims: Sequence[int | str], sample: Sample, *arrays: np.ndarray) -> tuple[Any, ...]:
-    """The arrays at places that are not padding, and whether that was `left out`, is `counted` or `none`."""
+    """The arrays at positions that are not padding, and whether that was `left out`, is `counted` or `none`."""
     mask = next(iter(mask_feeds(sample.feeds).values()), None)
     if mask is None or mask.ndim != 2 or mask.all():
         return (*arrays, "none")

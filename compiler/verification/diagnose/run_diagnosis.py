@@ -63,14 +63,18 @@ def _plain(found: Artifact, graph: Graph, against: str | None) -> tuple[Graph, s
     try:
         sha256, plain = source.open_graph(str(facts["reference"]), options)
     except BertcError as error:
-        why = f"the source is not at hand: {error}"
+        why = f"the source is not available: {error}"
     else:
         if sha256 == facts["sha256"]:
             return plain, f"the graph of {facts['reference']}", ()
-        why = f"the source {facts['reference']} is not what the artifact was built from: its sha256 differs"
+        why = f"the source {facts['reference']} changed since the build: its sha256 differs"
     if found.precision == "fp32":
-        raise DataError(f"{why}; say --against SOURCE: an artifact in float32 has nothing else to be compared with")
-    return drift.float32_graph(graph), OWN, (f"{why}. Compared with {OWN}, weights as they are stored: fusions do not show",)
+        raise DataError(f"{why}; give --against SOURCE: a float32 artifact has nothing else to compare with")
+    return (
+        drift.float32_graph(graph),
+        OWN,
+        (f"{why}. Compared with {OWN}, with its stored weights: errors of fusions do not show",),
+    )
 
 
 def bisect_artifact(
@@ -90,7 +94,7 @@ def bisect_artifact(
     found = artifact.open_artifact(path)
     truth = verification.find_truth(found, data_path, against, open_reference)
     if truth.outputs is None:
-        raise DataError(f"the source cannot answer the data: {'; '.join(truth.notes)}")
+        raise DataError(f"the source cannot run the data: {'; '.join(truth.notes)}")
     pairs = [(s, outputs) for s, outputs in itertools.islice(truth.pairs(), SAMPLES) if outputs is not None]
     limits = {**verification.recorded_limits(found), **(budget or {})}
     graph = found.graph(mapped=True)

@@ -50,10 +50,13 @@ def find_unrounded_weights(found: Artifact, graph: Graph) -> tuple[UnroundedWeig
     try:
         sha256, plain = source.open_graph(str(facts["source"]["reference"]), types.SourceOptions(**facts["source"]["options"]))
         if sha256 != facts["source"]["sha256"]:
-            return None, f"the source {facts['source']['reference']} has changed since: weights are as the artifact stores them"
+            return (
+                None,
+                f"the source {facts['source']['reference']} changed since the build: the artifact's rounded weights are used",
+            )
         lowered = _lowered(found, plain)
     except BertcError as error:
-        return None, f"the source is not at hand ({error}): weights are as the artifact stores them, rounded"
+        return None, f"the source is not available ({error}): the artifact's rounded weights are used"
     known = {}
     for name, tensor in halves.items():
         original = lowered.get(name.rpartition(".")[0])

@@ -223,7 +223,7 @@ def test_json_of_build_and_export(command: str, source: Path, tmp_path: Path, ca
     (made,) = found["artifacts"]
     assert made["path"] == str(tmp_path / "o")
     assert made["manifest"] == json.loads((tmp_path / "o" / "manifest.json").read_text())
-    assert "export: 12 shapes and masks never seen by the exporter" in flat(err)
+    assert "graph check: 12 shapes and masks" in flat(err)
 
 
 def test_json_of_verify(built: Path, capsys: Capture) -> None:
