@@ -6,6 +6,7 @@ epilog, examples) is on the page, and nothing depends on the width of a terminal
 
 from __future__ import annotations
 
+import html
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ import click
 from bertc.cli import cli
 
 Described = tuple[click.Command, click.Context]
+BAR = "&#124;"
 PAGE = Path(__file__).with_name("commands.md")
 HEAD = """# Commands
 
@@ -71,7 +73,7 @@ class Markdown(click.HelpFormatter):
     def write_dl(self, rows: Sequence[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
         self.write("| name | meaning |\n|---|---|\n")
         for name, meaning in rows:
-            self.write(f"| {code(name)} | {escaped(' '.join(meaning.split())).replace('|', chr(92) + '|')} |\n")
+            self.write(f"| {code(name)} | {escaped(' '.join(meaning.split())).replace('|', BAR)} |\n")
         self.write("\n")
 
     @contextmanager
@@ -81,7 +83,7 @@ class Markdown(click.HelpFormatter):
         yield
         inside, self.buffer = self.buffer, before
         kept = [line for line in inside if not line.startswith(f"| {code(self.help_option)} ")]
-        if any(line.startswith("| `") for line in kept) or not any(line.startswith("| name") for line in kept):
+        if any(line.startswith(("| `", "| <code>")) for line in kept) or not any(line.startswith("| name") for line in kept):
             self.write_heading(name)
             self.buffer += kept
 
@@ -91,8 +93,9 @@ def _dedented(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """A code span inside a table."""
-    return "`" + text.replace("|", "\\|") + "`"
+    """A code span inside a table. GitHub and mkdocs agree on a bar inside one only where it is HTML."""
+    bars = html.escape(text, quote=False).replace("|", BAR)
+    return f"<code>{bars}</code>" if "|" in text else f"`{text}`"
 
 
 def escaped(text: str) -> str:
