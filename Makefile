@@ -41,7 +41,8 @@ check: $(VENV)/test.done ## ruff and mypy
 	rm -rf .mypy && $(PIP) --no-deps --target .mypy . && MYPYPATH=.mypy $(BIN)/mypy -p bertc
 
 docs: $(VENV)/docs.done ## build the pages of docs/ as a site in out/site; a dead link is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@# Not --quiet: mkdocs then drops the warnings before --strict counts them.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/test.done ## measure, and write benchmarks/README.md
 	$(BIN)/python -m benchmarks
