@@ -135,7 +135,7 @@ def seen(monkeypatch: pytest.MonkeyPatch, *words: str) -> Recipe:
         found.append(given)
         raise click.Abort
 
-    monkeypatch.setattr(pipeline, "compile", stop)
+    monkeypatch.setattr(pipeline, "build_recipe", stop)
     assert cli.run(["build", *words, "-o", "out"]) == 130
     return found[0]
 
