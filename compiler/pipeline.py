@@ -386,7 +386,7 @@ def manifest_facts(
         "dims": {name: {"min": dim.min, "max": dim.max} for name, dim in source.dims.items()},
         "profiles": profiles.profiles_to_json(job.ranges),
         "seed": recipe.seed,
-        "budget": dataclasses.asdict(verification.budget_for(build.precision, build.limits)),
+        "budget": verification.budget_for(build.precision, build.limits).limits(),
         "tools": dict(source.versions) | machine.versions(),
     }
 

@@ -70,6 +70,7 @@ def _compare(
         console.print(metrics)
     for verdict in verdicts:
         console.print(f"{verdict.path}: {verdict.summary()}", highlight=False, markup=False)
+        console.print(f"  {verdict.budget.summary()}", highlight=False, markup=False)
         for note in verdict.notes:
             console.print(f"  note {note}", highlight=False, markup=False)
     if as_json:

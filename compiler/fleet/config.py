@@ -41,7 +41,7 @@ from .. import targets
 from ..core import RecipeError, did_you_mean
 from ..recipe import Recipe
 from ..targets import TargetSpec
-from ..verification import Budget
+from ..verification import budgets
 from . import gpus
 from .keys import EXPORT_FIELDS, FUSE_FIELDS
 
@@ -306,10 +306,9 @@ def _overridden(entry: Entry, rules: Sequence[Mapping[str, Any]], where: str) ->
         entry = dataclasses.replace(entry, recipe=recipes.from_mapping(merged, f"{where}: [[override]]"))
         entry = dataclasses.replace(entry, cores=int(rule.get("cores", entry.cores)))
         entry = dataclasses.replace(entry, memory=parse_bytes(rule["memory"]) if "memory" in rule else entry.memory)
-    known = [field.name for field in dataclasses.fields(Budget)]
     for name in entry.recipe.budget:
-        if name not in known:
-            raise RecipeError(f"{where}: unknown budget {name!r}{did_you_mean(name, known)}")
+        if name not in budgets.LIMITS:
+            raise RecipeError(f"{where}: unknown budget {name!r}{did_you_mean(name, budgets.LIMITS)}")
     return entry
 
 

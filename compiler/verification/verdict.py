@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from .. import targets
 from ..artifact import Artifact, goldens
 from ..artifact import manifest as artifact
-from ..core import Advance, DataError, Feeds, Missing, Outputs, Progress, RecipeError, SourceError, did_you_mean
+from ..core import Advance, DataError, Feeds, Missing, Outputs, Progress, SourceError
 from ..data import Labels, Sample, read_data
 from ..graph import Graph
 from ..runtime import HALVES, ReferenceRunner, Runner
 from . import budgets
-from .budgets import DECISION_LIMITS, DEFAULT_BUDGETS, Budget, Violation
+from .budgets import DECISION_LIMITS, Budget, Violation, budget_for
 from .comparison import Comparison
 from .intervals import FAILED, PASSED, UNDECIDED
 from .result import ComparisonResult
@@ -114,23 +113,12 @@ class Verdict:
             "verdict": self.verdict,
             "engine_executed": self.engine_executed,
             "engine_reason": self.engine_reason,
-            "budget": dataclasses.asdict(self.budget),
+            "budget": self.budget.limits(),
             "graph": self.graph.to_json() if self.graph else None,
             "engine": self.engine.to_json() if self.engine else None,
             "violations": [v.to_json() for v in self.violations],
             "notes": list(self.notes),
         }
-
-
-def budget_for(precision: str, overrides: Mapping[str, float]) -> Budget:
-    """The default budget of a precision with some limits replaced; RecipeError for a limit that does not exist."""
-    known = [f.name for f in dataclasses.fields(Budget)]
-    for name in overrides:
-        if name not in known:
-            raise RecipeError(f"unknown budget {name!r}{did_you_mean(name, known)}")
-        if math.isnan(overrides[name]):  # every comparison with it is false: a check that cannot fail
-            raise RecipeError(f"the budget's {name} is not a number")
-    return dataclasses.replace(DEFAULT_BUDGETS[precision], **overrides)
 
 
 def verify(
@@ -158,9 +146,9 @@ def verify(
         found = artifact.open_artifact(each)
         with log.stage(f"verify {each.name}") as advance:
             truth = find_truth(found, data_path, against, open_once)
-            limits = {**recorded_limits(found), **(budget or {})}
+            limits = budget_for(found.precision, recorded_limits(found.manifest), budget)
             _check_asked(budget or {}, truth)
-            verdict = run_and_judge(each, found.manifest, found.graph(), truth, advance, budget_for(found.precision, limits))
+            verdict = run_and_judge(each, found.manifest, found.graph(), truth, advance, limits)
         if require_engine and not verdict.engine_executed:
             raise Missing(f"--require-engine: the engine of {each} cannot run here: {verdict.engine_reason}")
         verdicts.append(dataclasses.replace(verdict, path=str(each)))
@@ -174,9 +162,9 @@ def _check_asked(budget: Mapping[str, float], truth: Truth) -> None:
         raise DataError(f"{asked[0]} cannot be judged on synthetic samples; give --data FILE")
 
 
-def recorded_limits(found: Artifact) -> Mapping[str, float]:
-    """The limits that an artifact was built with."""
-    return {k: v for k, v in found.manifest.get("budget", {}).items() if v is not None}
+def recorded_limits(facts: Mapping[str, Any]) -> Mapping[str, float]:
+    """The limits that an artifact was built with, from its manifest."""
+    return {name: limit for name, limit in facts.get("budget", {}).items() if limit is not None}
 
 
 def find_truth(found: Artifact, data_path: Path | None, against: str | None, open_reference: Callable[..., Reference]) -> Truth:
@@ -229,7 +217,7 @@ def run_and_judge(
     The graph is run as well for a half-precision ONNX Runtime artifact: ONNX Runtime CPU does not show the type's overflow.
     """
     name, precision, task = facts["target"]["name"], facts["precision"]["mode"], facts["source"]["task"]
-    budget = budget or Budget(**facts["budget"])
+    budget = budget or budget_for(precision, recorded_limits(facts))
     if truth.synthetic:
         # Random token ids decide nothing that anyone cares about, and near-ties are many: decisions are told, not judged.
         budget = budget.without_decisions()

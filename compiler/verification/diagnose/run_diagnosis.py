@@ -15,6 +15,7 @@ from ...graph import Graph
 from ...source import SourceOptions, open_reference
 from ...source import opening as source
 from .. import verdict as verification
+from ..budgets import budget_for
 from . import bisect as bisection
 from . import drift
 from . import unrounded_weights as originals
@@ -96,13 +97,12 @@ def bisect_artifact(
     if truth.outputs is None:
         raise DataError(f"the source cannot run the data: {'; '.join(truth.notes)}")
     pairs = [(s, outputs) for s, outputs in itertools.islice(truth.pairs(), SAMPLES) if outputs is not None]
-    limits = {**verification.recorded_limits(found), **(budget or {})}
     graph = found.graph(mapped=True)
     with log.stage("open the source"):
         weights, note = originals.find_unrounded_weights(found, graph)
     notes = [note] if note else []
     notes += [f"{len(pairs)} of {len(truth.samples)} samples were used"] if len(pairs) < len(truth.samples) else []
-    allowed = verification.budget_for(found.precision, limits)
+    allowed = budget_for(found.precision, verification.recorded_limits(found.manifest), budget)
     with log.stage(f"bisect {path.name}") as advance:
         return bisection.bisect_graph(path, graph, found.task, allowed, pairs, weights, advance, tuple(notes))
 

@@ -86,7 +86,7 @@ def test_few_rows_are_undecided(built: Path, tmp_path: Path, capsys: Capture) ->
     found, err = run(capsys, 1, "verify", built, "--data", data, "--max-drop", 0.005)
     assert (found["passed"], found["artifacts"][0]["verdict"]) == (False, "undecided")
     assert "is undecided: task: drop of accuracy 0 (95 % interval -0." in err
-    assert "20 rows do not decide, about" in err
+    assert "too few rows: 20; about" in err
     assert "engine: UNDECIDED" in err
     assert run(capsys, 0, "verify", built, "--data", data)[0]["passed"], "nobody asked for a limit"
 
@@ -110,7 +110,7 @@ def test_without_labels_the_decisions_are_the_metric(built: Path, tmp_path: Path
     kept = found["artifacts"][0]["engine"]["metrics"][0]
     assert (kept["name"], kept["drop"], kept["method"]) == ("kept: class", 0.0, "Clopper-Pearson")
     assert kept["high"] == pytest.approx(0.0711, abs=1e-4)
-    assert "50 rows do not decide, about 360 would" in err
+    assert "too few rows: 50; about 360 needed" in err
     (tmp_path / "t.txt").write_text("two words\n" * 400)
     run(capsys, 0, "verify", built, "--data", tmp_path / "t.txt", "--max-drop", 0.01)
 
