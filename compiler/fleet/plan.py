@@ -54,8 +54,8 @@ class Step:
     """A task and its state.
 
     cached: finished. new: never made. stale: made once, of other inputs; `reasons` say which. failed: tried with these very
-    inputs. waits: what comes before it is not finished, so its inputs are not known (it may still turn out to be cached).
-    elsewhere: only a host with that GPU can make it. `seconds` is what it took last time, None where it never ran. A source that
+    inputs. pending: what comes before it is not finished, so its inputs are not known (it may still turn out to be cached).
+    other-host: only a host with that GPU can make it. `seconds` is what it took last time, None where it never ran. A source that
     cannot be read is failed, with no key and the exit code of its error.
     """
 
@@ -69,7 +69,12 @@ class Step:
 
     @property
     def todo(self) -> bool:
-        return self.state in ("new", "stale", "failed", "waits")
+        return self.state in ("new", "stale", "failed", "pending")
+
+
+def state_words(state: str) -> str:
+    """A state as a person reads it."""
+    return "needs another host" if state == "other-host" else state
 
 
 def tasks(fleet: Fleet) -> list[Task]:
@@ -145,7 +150,7 @@ def plan_task(task: Task, store: Store, upstream: Mapping[str, str] | None, here
     last = store.record(known["key"]) if "key" in known and store.has(known["key"]) else None
     seconds = last["seconds"] if last else None
     away = task.host is not None and task.host not in here
-    reason = f"needs a host with {task.host}; this one has {', '.join(here) or 'no NVIDIA GPU'}"
+    reason = f"no {task.host} here: this machine has {', '.join(here) or 'no NVIDIA GPU'}"
     try:
         document = keys.inputs(
             task.stage, task.recipe, task.spec, upstream or {}, host=task.host, hashed=store.sum_of, part=task.part
@@ -156,13 +161,13 @@ def plan_task(task: Task, store: Store, upstream: Mapping[str, str] | None, here
         changed = keys.changes(last["inputs"] | {"after": {}}, document) if last else []
         waiting = f"after {', '.join(task.needs.values())}"
         if away:
-            return Step(task, "elsewhere", None, None, (reason, *changed), seconds)
-        return Step(task, "waits", None, None, (*changed, waiting), seconds)
+            return Step(task, "other-host", None, None, (reason, *changed), seconds)
+        return Step(task, "pending", None, None, (*changed, waiting), seconds)
     key = keys.key_of(document)
     if store.has(key):
         return Step(task, "cached", key, document, (), store.record(key)["seconds"])
     if away:
-        return Step(task, "elsewhere", key, document, (reason,), seconds)
+        return Step(task, "other-host", key, document, (reason,), seconds)
     failure = known.get("failure", {})
     if failure.get("key") == key:
         return Step(task, "failed", key, document, (f"failed last time: {failure['error'].splitlines()[0]}",), seconds)

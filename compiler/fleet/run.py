@@ -31,7 +31,7 @@ class Pool(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a task ended: made, cached (finished before, or by another fleet meanwhile), failed, skipped or elsewhere; and why."""
+    """How a task ended: made, cached (finished before, or by another fleet meanwhile), failed, skipped or other-host; and why."""
 
     task: Task
     state: str
@@ -92,7 +92,7 @@ class _State:
         before = {stage: self.done.get(slot) for stage, slot in task.needs.items()}
         for other in before.values():
             if other is not None and other.digest is None:
-                return self.end(Outcome(task, "skipped", reason=f"{other.task.slot}: {other.state}"))
+                return self.end(Outcome(task, "skipped", reason=f"{other.task.slot}: {plan.state_words(other.state)}"))
         if not all(before.values()):
             return False
         step = self._step(task, {stage: str(other.digest) for stage, other in before.items() if other})
@@ -100,8 +100,8 @@ class _State:
             return self.end(Outcome(task, "failed", reason="; ".join(step.reasons), exit_code=step.exit_code))
         if step.state == "cached":
             return self.end(_finished(step, self.store))
-        if step.state == "elsewhere":
-            return self.end(Outcome(task, "elsewhere", step.key, reason=step.reasons[0]))
+        if step.state == "other-host":
+            return self.end(Outcome(task, "other-host", step.key, reason=step.reasons[0]))
         return self._submit(step, {stage: str(other.key) for stage, other in before.items() if other})
 
     def _step(self, task: Task, upstream: Mapping[str, str]) -> Step:

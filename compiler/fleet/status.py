@@ -11,11 +11,11 @@
                 key, digest, locked}]
 
 `state` is built (in `out`, of these very inputs), cached (in the store, not in `out`), new, stale (with the reasons), failed
-(with the error), waits (for a stage before it), building, or elsewhere (needs a host with another GPU). `accuracy` is null or
-{verdict, engine_executed, engine_reason, cosine_min, relative}; `stages` the seconds of each stage as report.json has them;
-`built_precision` is what was built where `precision` was asked for, and `precision_why` what decided (int8 that is not worth it
-is fp16). All these describe what lies in `out`, stale or not, and are null where nothing does. `locked`: whether fleet.lock.json
-names this key; null where there is no such file.
+(with the error), pending (a stage before it is not finished), building, or other-host (needs a host with another GPU).
+`accuracy` is null or {verdict, engine_executed, engine_reason, cosine_min, relative}; `stages` the seconds of each stage as
+report.json has them; `built_precision` what was built in place of `precision`, and `precision_why` the reason (int8 that gains
+nothing is fp16). All these describe what lies in `out`, stale or not, and are null where nothing does. `locked`: whether
+fleet.lock.json names this key; null where there is no such file.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .plan import Step
 from .store import Store
 
 FORMAT = 1
-STATES = ("built", "cached", "building", "new", "stale", "failed", "waits", "elsewhere")
+STATES = ("built", "cached", "building", "new", "stale", "failed", "pending", "other-host")
 
 
 def status_document(fleet: Fleet, store: Store, steps: Sequence[Step] | None = None) -> dict[str, Any]:

@@ -120,7 +120,11 @@ ERRORS = [
     ("inspect {o}", 2, ("{o} is not a bertc artifact",)),
     ("inspect {o}/m.onnx", 2, ("not a bertc artifact", "no such directory")),
     ("doctor --jso", 2, ("No such option", "--json")),
-    ("verify {h} --budget rel=1e-30", 1, ("is over its budget", "last_hidden_state: relative error", "budget <= 1e-30 (--budget)")),
+    (
+        "verify {h} --budget rel=1e-30",
+        1,
+        ("is over its budget", "last_hidden_state: relative error", "budget <= 1e-30 (--budget)"),
+    ),
     ("build {m} -o {o} --fp16 --target onnxruntime --budget rel=1e-30", 1, ("over its budget", "nothing was written")),
 ]
 

@@ -92,7 +92,7 @@ def test_a_gpu_that_a_plan_covers_builds_nothing(tmp_path: Path) -> None:
 
 def test_reasons(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert steps(file)["a/export"].reasons == ("never made",)
-    assert steps(file)["a/null-fp32"].state == "waits"
+    assert steps(file)["a/null-fp32"].state == "pending"
     fleets.build(file)
     assert {step.state for step in steps(file).values()} == {"cached"}
     real = machine.versions()
@@ -123,7 +123,7 @@ def test_a_changed_option_and_a_changed_source(file: Path) -> None:
     file.write_text(text)
     tiny.encoder(file.parent / "a" / "m.onnx", changed=0.5)
     assert steps(file)["a/export"].reasons == ("the source's m.onnx changed",)
-    assert steps(file)["a/null-fp32"].state == "waits"
+    assert steps(file)["a/null-fp32"].state == "pending"
 
 
 def test_data_that_nothing_reads_makes_nothing_stale(tmp_path: Path) -> None:
@@ -245,9 +245,13 @@ def test_a_build_that_no_room_is_enough_for_says_so(tmp_path: Path) -> None:
 def test_what_another_host_builds_is_said_and_no_failure(tmp_path: Path, capsys: Capture) -> None:
     path = fleets.write(tmp_path, "a", 'gpus = ["h100"]\ntargets = ["null=fp32"]\nprecisions = ["fp16"]\n')
     outcomes = fleets.build(path)
-    assert outcomes["a/h100-fp16"].state == "elsewhere"
-    assert "needs a host with h100" in outcomes["a/h100-fp16"].reason
+    assert outcomes["a/h100-fp16"].state == "other-host"
+    assert "no h100 here" in outcomes["a/h100-fp16"].reason
     assert worst_exit_code(o.exit_code for o in outcomes.values()) == 0
+    assert cli.run(["fleet", "plan", str(path), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert "needs another host" in " ".join(err.split())
+    assert {e["name"]: e["state"] for e in json.loads(out)["entries"]}["a/h100-fp16"] == "other-host"
 
 
 def test_a_source_that_is_not_there_fails_its_model_alone(tmp_path: Path) -> None:
@@ -287,7 +291,7 @@ def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_commands(file: Path, capsys: Capture) -> None:
     """Real processes: plan, build, build again, status, verify."""
     assert cli.run(["fleet", "plan", str(file), "--json"]) == 0
-    assert [entry["state"] for entry in json.loads(capsys.readouterr().out)["entries"]] == ["waits", "waits"]
+    assert [entry["state"] for entry in json.loads(capsys.readouterr().out)["entries"]] == ["pending", "pending"]
     assert cli.run(["fleet", "build", str(file), "--json"]) == 0
     printed = capsys.readouterr()
     assert "[3/3] made a/null-bf16" in printed.err or "[3/3] made a/null-fp32" in printed.err
