@@ -17,15 +17,15 @@ from .config import Entry, Fleet
 from .store import Store
 
 GB = 10**9
-BASE = {
+LIBRARY_BYTES = {
     "export": 1.2 * GB,
     "fuse": 0.7 * GB,
     "calibrate": 0.9 * GB,
     "quantise": 0.9 * GB,
     "build": 0.7 * GB,
 }  # what the libraries of a stage take
-TIMES = 6  # memory of a stage beyond that, in sizes of the model's weights: benchmarks/bench_build.py
-UNKNOWN = 0.3 * GB  # of a model whose weights a factory makes
+WEIGHT_MULTIPLE = 6  # memory of a stage beyond that, in sizes of the model's weights: benchmarks/bench_build.py
+UNKNOWN_WEIGHT_BYTES = 0.3 * GB  # of a model whose weights a factory makes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +149,7 @@ def plan_task(task: Task, store: Store, upstream: Mapping[str, str] | None, here
     known = store.slot(task.slot)
     last = store.record(known["key"]) if "key" in known and store.has(known["key"]) else None
     seconds = last["seconds"] if last else None
-    away = task.host is not None and task.host not in here
+    other_host = task.host is not None and task.host not in here
     reason = f"no {task.host} here: this machine has {', '.join(here) or 'no NVIDIA GPU'}"
     try:
         document = keys.inputs(
@@ -160,13 +160,13 @@ def plan_task(task: Task, store: Store, upstream: Mapping[str, str] | None, here
     if upstream is None:
         changed = keys.changes(last["inputs"] | {"after": {}}, document) if last else []
         waiting = f"after {', '.join(task.needs.values())}"
-        if away:
+        if other_host:
             return Step(task, "other-host", None, None, (reason, *changed), seconds)
         return Step(task, "pending", None, None, (*changed, waiting), seconds)
     key = keys.key_of(document)
     if store.has(key):
         return Step(task, "cached", key, document, (), store.record(key)["seconds"])
-    if away:
+    if other_host:
         return Step(task, "other-host", key, document, (reason,), seconds)
     failure = known.get("failure", {})
     if failure.get("key") == key:
@@ -195,9 +195,9 @@ def memory_of(task: Task, store: Store, before: Mapping[str, str]) -> int:
     if peak:
         return int(peak * 1.1)
     graph = store.record(before["export"])["files"]["graph.onnx"] if "export" in before else None
-    return int(BASE[task.stage] + TIMES * (graph["bytes"] if graph else source_bytes(task.recipe)))
+    return int(LIBRARY_BYTES[task.stage] + WEIGHT_MULTIPLE * (graph["bytes"] if graph else source_bytes(task.recipe)))
 
 
 def source_bytes(recipe: Recipe) -> int:
     """Of the files of a source; a guess for a factory, whose weights nobody knows before it is called."""
-    return sum(path.stat().st_size for path in keys.source_paths(recipe)[0].values()) or int(UNKNOWN)
+    return sum(path.stat().st_size for path in keys.source_paths(recipe)[0].values()) or int(UNKNOWN_WEIGHT_BYTES)

@@ -51,14 +51,14 @@ class ProgressTable:
         self.states[task.slot] = _state(outcome)
         self.ended += outcome is not None
         if outcome is None and self._live is None:
-            self._say(f"begin {task.slot}")
+            self._print_line(f"begin {task.slot}")
         if outcome is None or (self._live is not None and outcome.state != "failed"):
             return
         seconds = f" {outcome.seconds:.1f} s" if outcome.state in ("made", "failed") else ""
         reason = f": {outcome.reason.splitlines()[0]}" if outcome.reason else ""
-        self._say(f"{state_words(outcome.state)} {task.slot}{seconds}{reason}")
+        self._print_line(f"{state_words(outcome.state)} {task.slot}{seconds}{reason}")
 
-    def _say(self, text: str) -> None:
+    def _print_line(self, text: str) -> None:
         self.console.print(f"[{self.ended}/{len(self.tasks)}] {text}", highlight=False, markup=False)
 
     def table(self) -> Table:

@@ -73,8 +73,8 @@ class RayPool:
         try:
             return future.result()
         except self._ray.exceptions.RayError as error:
-            said = f"Ray gave up after {RETRIES} retries: {str(error).strip().splitlines()[0]}"
-            return {"state": "failed", "exit_code": 1, "error": said, "seconds": 0.0}
+            message = f"Ray gave up after {RETRIES} retries: {str(error).strip().splitlines()[0]}"
+            return {"state": "failed", "exit_code": 1, "error": message, "seconds": 0.0}
 
     def stop(self) -> None:
         """Cancel what runs and leave the cluster."""

@@ -74,7 +74,7 @@ def _entry(step: Step, fleet: Fleet, store: Store, locked: Mapping[str, Any]) ->
     state, known = _state(step, store), outputs.artifact_facts(path)
     if state == "cached" and step.key and outputs.holds_stage(store.folder(step.key), path):
         state = "built"
-    told = _stage(step, store)
+    stage = _stage(step, store)
     return {
         "name": entry.name,
         "model": entry.model,
@@ -84,20 +84,20 @@ def _entry(step: Step, fleet: Fleet, store: Store, locked: Mapping[str, Any]) ->
         "precision": entry.precision,
         "host": entry.host,
         "state": state,
-        "reasons": told["reasons"],
-        "seconds": told["seconds"],
+        "reasons": stage["reasons"],
+        "seconds": stage["seconds"],
         **{name: known.get(name) for name in ("bytes", "kernels", "accuracy", "stages")},
         "built_precision": known.get("precision"),
         "precision_why": known.get("precision_why"),
         "path": str(path) if known else None,
-        "key": told["key"],
-        "digest": told["digest"],
+        "key": stage["key"],
+        "digest": stage["digest"],
         "locked": locked["entries"].get(entry.name, {}).get("key") == step.key if locked else None,
     }
 
 
 def _state(step: Step, store: Store) -> str:
-    return "building" if step.state != "cached" and step.key and store.making(step.key) else step.state
+    return "building" if step.state != "cached" and step.key and store.is_being_made(step.key) else step.state
 
 
 def precision_notes(entries: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -110,9 +110,9 @@ def precision_notes(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def timed_form_notes(steps: Sequence[Step]) -> list[str]:
     """Which stages choose by the clock of the machine that they run on, in sentences."""
-    said = "{0}: int8 takes the form that is fastest on the machine that quantises; int8-static and int8-dynamic fix the form"
+    sentence = "{0}: int8 takes the form that is fastest on the machine that quantises; int8-static and int8-dynamic fix the form"
     mine = [s.task for s in steps if s.task.stage == "quantise"]
-    return [said.format(task.slot) for task in mine if keys.options("quantise", task.recipe, task.spec)["timed"]]
+    return [sentence.format(task.slot) for task in mine if keys.options("quantise", task.recipe, task.spec)["timed"]]
 
 
 def shared_plan_notes(steps: Sequence[Step]) -> list[str]:
@@ -122,5 +122,5 @@ def shared_plan_notes(steps: Sequence[Step]) -> list[str]:
         if entry and len(entry.gpus) > 1:
             found = plans.setdefault((", ".join(entry.spec.sms), entry.gpus), [])
             found += [entry.precision] if entry.precision not in found else []
-    said = "{0} share one plan for {1} ({2})"
-    return [said.format(", ".join(gpus), sms, ", ".join(precisions)) for (sms, gpus), precisions in plans.items()]
+    sentence = "{0} share one plan for {1} ({2})"
+    return [sentence.format(", ".join(gpus), sms, ", ".join(precisions)) for (sms, gpus), precisions in plans.items()]

@@ -57,11 +57,10 @@ class Store:
     @contextlib.contextmanager
     def lock(self, key: str, timeout: float = -1) -> Iterator[None]:
         """Hold the right to make a key; waits for the process that holds it. Raises filelock.Timeout."""
-        place = self._made("locks") / f"{key}.lock"
-        with filelock.FileLock(place, timeout=timeout):
+        with filelock.FileLock(self._subfolder("locks") / f"{key}.lock", timeout=timeout):
             yield
 
-    def making(self, key: str) -> bool:
+    def is_being_made(self, key: str) -> bool:
         """Whether a process makes the key right now."""
         try:
             with self.lock(key, timeout=0):
@@ -72,14 +71,14 @@ class Store:
     @contextlib.contextmanager
     def staging(self) -> Iterator[Path]:
         """A folder to work in, gone at the end unless it was put in place. It is known to be in use while this process lives."""
-        place = self._made("tmp") / uuid.uuid4().hex
-        with disk_errors(self.path), filelock.FileLock(place.with_suffix(".lock")):
-            place.mkdir()
+        folder = self._subfolder("tmp") / uuid.uuid4().hex
+        with disk_errors(self.path), filelock.FileLock(folder.with_suffix(".lock")):
+            folder.mkdir()
             try:
-                yield place
+                yield folder
             finally:
-                shutil.rmtree(place, ignore_errors=True)
-                place.with_suffix(".lock").unlink(missing_ok=True)
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.with_suffix(".lock").unlink(missing_ok=True)
 
     def put(self, key: str, staged: Path, document: Mapping[str, Any]) -> dict[str, Any]:
         """Move a finished folder into the store under its key; returns its record. Where another was first, that one stays."""
@@ -89,18 +88,18 @@ class Store:
         for path in files:
             path.chmod(0o444)
         (staged / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        place = self.folder(key)
-        place.parent.mkdir(parents=True, exist_ok=True)
+        folder = self.folder(key)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         try:
-            staged.rename(place)
+            staged.rename(folder)
         except OSError:
             if not self.has(key):
                 raise
             return self.record(key)
-        self._note({"key": key, **{name: record[name] for name in ("slot", "seconds", "made") if name in record}})
+        self._append_journal({"key": key, **{name: record[name] for name in ("slot", "seconds", "made") if name in record}})
         return record
 
-    def _note(self, line: Mapping[str, Any]) -> None:
+    def _append_journal(self, line: Mapping[str, Any]) -> None:
         """One write of one line at the end of a file: lines of several processes do not mix."""
         handle = os.open(self.path / "journal.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
@@ -132,9 +131,9 @@ class Store:
         seen = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
         file = self.path / "sums" / hashlib.sha256(str(path).encode()).hexdigest()[:32]
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            known = json.loads(file.read_text("utf-8"))
-            if known["seen"] == seen:
-                return str(known["sha256"])
+            remembered = json.loads(file.read_text("utf-8"))
+            if remembered["seen"] == seen:
+                return str(remembered["sha256"])
         found = hash_file(path)
         if time.time() - stat.st_mtime > FRESH:
             write_whole(file, {"path": str(path), "seen": seen, "sha256": found})
@@ -156,26 +155,26 @@ class Store:
 
     def remove(self, key: str) -> None:
         """Out of sight by one rename, then gone."""
-        aside = self._made("tmp") / f"{key}-{uuid.uuid4().hex}"
+        aside = self._subfolder("tmp") / f"{key}-{uuid.uuid4().hex}"
         self.folder(key).rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
 
     def sweep(self) -> None:
         """Clear what killed processes left half-made: folders whose lock nobody holds."""
-        for place in self.path.glob("tmp/*/"):
-            guard = place.with_suffix(".lock")
+        for folder in self.path.glob("tmp/*/"):
+            guard = folder.with_suffix(".lock")
             try:
                 with filelock.FileLock(guard, timeout=0):
-                    shutil.rmtree(place, ignore_errors=True)
+                    shutil.rmtree(folder, ignore_errors=True)
                     guard.unlink(missing_ok=True)
             except filelock.Timeout:
                 continue
 
     def timing_cache(self, gpu: str, version: str) -> Path:
         """The file of TensorRT's timing cache for a GPU model and a version."""
-        return self._made("timing") / f"{gpu}-{version}.cache"
+        return self._subfolder("timing") / f"{gpu}-{version}.cache"
 
-    def _made(self, name: str) -> Path:
+    def _subfolder(self, name: str) -> Path:
         with disk_errors(self.path):
             (self.path / name).mkdir(parents=True, exist_ok=True)
         return self.path / name

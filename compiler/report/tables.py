@@ -80,7 +80,7 @@ def metrics_table(verdicts: Iterable[Verdict]) -> Table | None:
     """One row a metric of each artifact, with the interval of its drop; None where nothing decides."""
     rows = table("artifact", "metric", "source", "artifact", "drop", "95 % interval", "rows", "method", "verdict")
     for verdict in verdicts:
-        for at, each in enumerate(verdict.result.measures):
+        for at, each in enumerate(verdict.result.metrics):
             said = _judged(verdict, at, each)
             numbers = [_number(value) for value in (each.source, each.artifact, each.drop)]
             interval = "-" if each.low is None else f"{_number(each.low)} to {_number(each.high)}"

@@ -40,7 +40,7 @@ class Budget:
 
     def without_decisions(self) -> Budget:
         """What is left of it on synthetic samples."""
-        return dataclasses.replace(self, **dict.fromkeys(DECISION_LIMITS), alarm=None, collapse=None)
+        return dataclasses.replace(self, agreement=None, max_drop=None, alarm=None, collapse=None)
 
     def limits(self) -> dict[str, float | None]:
         """{name: limit, None where there is none}, as manifest and report keep them."""
@@ -161,11 +161,11 @@ def _judge_drop(result: ComparisonResult, budget: Budget) -> Iterator[Violation]
         why = "nothing was compared with the source: not verified"
         yield Violation("task", "closeness", math.nan, math.nan, "", True, why)
     if budget.max_drop is None:
-        for metric in judged_metrics(result) if budget.collapse is not None else ():
-            if metric.verdict(budget.collapse) == confidence.FAILED:
+        for metric in judged_metrics(result):
+            if budget.collapse is not None and metric.verdict(budget.collapse) == confidence.FAILED:
                 yield from _judge_metric("task", metric, budget.collapse, budget.origins.get("collapse", ""))
         return
-    if not result.measures:
+    if not result.metrics:
         yield Violation("task", "max_drop", math.nan, budget.max_drop, "", True, why_no_drop(result))
     for metric in judged_metrics(result):
         yield from _judge_metric("task", metric, budget.max_drop, budget.origins.get("max_drop", ""))
@@ -180,8 +180,8 @@ def why_no_drop(result: ComparisonResult) -> str:
 
 def judged_metrics(result: ComparisonResult) -> tuple[Metric, ...]:
     """The measures that `max_drop` is about."""
-    first = result.labelled or (result.measures and result.measures[0].name == "mean cosine")
-    return result.measures[: 1 if first else None]
+    first = result.labelled or (result.metrics and result.metrics[0].name == "mean cosine")
+    return result.metrics[: 1 if first else None]
 
 
 def _judge_metric(kind: str, metric: Metric, limit: float, origin: str, worst: str = "") -> Iterator[Violation]:
@@ -197,7 +197,7 @@ def _judge_metric(kind: str, metric: Metric, limit: float, origin: str, worst: s
     if verdict == confidence.FAILED:
         yield Violation(kind, name, metric.drop, limit, worst, False, f" ({interval})", origin)
         return
-    enough = metric.needed(limit)
+    enough = metric.rows_needed(limit)
     more = f"about {enough} needed" if enough else "none are enough for a drop as large as the limit"
     yield Violation(kind, name, metric.drop, limit, worst, True, f" ({interval}; too few rows: {metric.rows}; {more})", origin)
 

@@ -28,7 +28,7 @@ class Comparison:
         self._scorer = scores.scorer_for(labels) if labels else None
         self._intervals = intervals
         self._outputs: dict[str, OutputSums] = {}
-        self._judges = decision_counters(task, blank)
+        self._counters = decision_counters(task, blank)
         self._samples = self._rows = 0
 
     def add(self, expected: Mapping[str, np.ndarray] | None, got: Mapping[str, np.ndarray], sample: Sample) -> None:
@@ -48,8 +48,8 @@ class Comparison:
         batch = _batch(sample)
         for name, array in expected.items():
             self._outputs.setdefault(name, OutputSums(name)).add(array, got[name], sample, batch)
-        for judge in self._judges:
-            judge.add(expected, got, sample)
+        for counter in self._counters:
+            counter.add(expected, got, sample)
 
     def _check(self, expected: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray], sample: Sample) -> None:
         if not expected:
@@ -75,23 +75,23 @@ class Comparison:
         for output in self._outputs.values():
             if not output.vectors:
                 raise DataError(f"no row of output {output.name!r} was compared: every row is fully masked; give other data")
-        decided = tuple(d for judge in self._judges if (d := judge.result()) is not None) if self._outputs else ()
-        note = "" if self._judges else f"task {self.task!r} has no decisions to compare: closeness only"
+        decisions = tuple(d for counter in self._counters if (d := counter.result()) is not None) if self._outputs else ()
+        note = "" if self._counters else f"task {self.task!r} has no decisions to compare: closeness only"
         outputs = tuple(output.result() for output in self._outputs.values())
-        measures = self._scorer.result() if self._scorer else (*self._close(outputs), *self._kept(decided))
-        return ComparisonResult(self.task, outputs, decided, self._samples, self._rows, note, measures, self._scorer is not None)
+        metrics = self._scorer.result() if self._scorer else (*self._mean_cosine(outputs), *self._decisions_kept(decisions))
+        return ComparisonResult(self.task, outputs, decisions, self._samples, self._rows, note, metrics, self._scorer is not None)
 
-    def _close(self, outputs: tuple[OutputResult, ...]) -> tuple[Metric, ...]:
+    def _mean_cosine(self, outputs: tuple[OutputResult, ...]) -> tuple[Metric, ...]:
         """The mean cosine of the first output of vectors, where the vectors themselves are what the task is for."""
         vectors = [output for output in outputs if output.width >= MIN_COSINE_WIDTH and output.rows]
-        if not vectors or not self._intervals or (self._judges and self.task != "sentence-embedding"):
+        if not vectors or not self._intervals or (self._counters and self.task != "sentence-embedding"):
             return ()
         return (confidence.mean_cosine(vectors[0].cosine_of_rows, vectors[0].cosine_spread, vectors[0].rows),)
 
-    def _kept(self, decided: tuple[Decision, ...]) -> tuple[Metric, ...]:
+    def _decisions_kept(self, decisions: tuple[Decision, ...]) -> tuple[Metric, ...]:
         """The share of each kind of decision that is kept, with its interval."""
-        wanted = [decision for decision in decided if decision.total and self._intervals]
-        return tuple(confidence.changed_share(f"kept: {d.name}", d.total - d.agreed, d.total, d.units) for d in wanted)
+        counted = [decision for decision in decisions if decision.total and self._intervals]
+        return tuple(confidence.changed_share(f"kept: {d.name}", d.total - d.agreed, d.total, d.units) for d in counted)
 
 
 def _batch(sample: Sample) -> int:

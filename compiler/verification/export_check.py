@@ -55,26 +55,26 @@ def check_export(
     """Compare the graph with its source at seeded synthetic feeds. With `golden_data` the goldens are samples of that file.
 
     Raises ExportFailed naming output, sample and the dimension that breaks it."""
-    asked = _samples(source, profiles, seed, golden_data)
-    samples, notes = asked.samples, asked.notes
+    requested = _select_samples(source, profiles, seed, golden_data)
+    samples, notes = requested.samples, requested.notes
     runner = ReferenceRunner(source.graph)
     comparison = Comparison(source.task)
     kept: list[tuple[Sample, Outputs]] = []
     wrong: dict[int, str] = {}
     size = 0
     for index, sample in enumerate(samples):
-        expected = asked.known[index] if asked.known else _truth(source, sample)
-        wrong |= {index: why} if (why := _difference(runner, sample, expected, comparison)) else {}
-        if index >= asked.first_golden:
+        expected = requested.known[index] if requested.known else _run_source(source, sample)
+        wrong |= {index: why} if (why := _what_differs(runner, sample, expected, comparison)) else {}
+        if index >= requested.first_golden:
             size += sum(array.nbytes for array in expected.values())
             kept += [(sample, expected)] if size <= GOLDEN_BYTES or not kept else []
         advance(index + 1, len(samples))
     if wrong:
-        raise ExportFailed(_blame(samples, wrong, source))
-    wanted = len(samples) - asked.first_golden
+        raise ExportFailed(_explain(samples, wrong, source))
+    wanted = len(samples) - requested.first_golden
     if len(kept) < wanted:
         notes = (*notes, f"goldens: {len(kept)} of {wanted} samples kept, outputs are limited to {GOLDEN_BYTES >> 20} MiB")
-    notes = (*notes, *_dead_notes(kept))
+    notes = (*notes, *_nan_notes(kept))
     return ExportCheck(tuple(s for s, _ in kept), tuple(o for _, o in kept), comparison, notes, None, _what(source))
 
 
@@ -85,13 +85,13 @@ def _what(source: Source) -> str:
     return "graph check: {} shapes and masks" if source.kind == "onnx" else ExportCheck.what
 
 
-def check_fused(fused: Fused, source: Source, proof: ExportCheck) -> None:
+def check_fused(fused: Fused, source: Source, check: ExportCheck) -> None:
     """The whole fused graph against the source on the same feeds; ExportFailed naming the output and the sample."""
     from ..ops import expand
 
     runner = ReferenceRunner(expand(fused.graph))
     comparison = Comparison(source.task)
-    for sample, expected in zip(proof.samples, proof.outputs, strict=True):
+    for sample, expected in zip(check.samples, check.outputs, strict=True):
         comparison.add(expected, runner.run(sample.feeds), sample)
     violations = budgets.find_violations(comparison.result(), EXPORT_BUDGET)
     if violations:
@@ -101,7 +101,7 @@ def check_fused(fused: Fused, source: Source, proof: ExportCheck) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Asked:
+class _Samples:
     """Samples to run, their outputs where they are known, and the first that becomes a golden."""
 
     samples: tuple[Sample, ...]
@@ -110,21 +110,21 @@ class _Asked:
     first_golden: int = 0
 
 
-def _samples(source: Source, profiles: Sequence[Profile], seed: int, golden_data: Path | None) -> _Asked:
+def _select_samples(source: Source, profiles: Sequence[Profile], seed: int, golden_data: Path | None) -> _Samples:
     """An artifact brings its goldens; anything else is run at synthetic feeds, and at the user's data where goldens are to be."""
     if source.run is None:
         if golden_data is not None:
             raise RecipeError(f"--goldens data: {source.reference} is an artifact and cannot run the data; build from its source")
         assert source.goldens is not None, "a source without a computation is an artifact, which has goldens"
-        return _Asked(*goldens.load_goldens(source.goldens))
-    made = data.synthetic_samples(source.graph, source.dims, seed, _most_elements(source))
+        return _Samples(*goldens.load_goldens(source.goldens))
+    synthetic = data.synthetic_samples(source.graph, source.dims, seed, _most_elements(source))
     if golden_data is not None:
         from ..data import read_data
 
         read = read_data(golden_data, source.graph.inputs, source.dims, source.assets, profiles)
         # Goldens from data hold the data alone, so that their decisions are decisions about data.
-        return _Asked((*made, *read.samples), (), read.notes, len(made))
-    return _Asked(made)
+        return _Samples((*synthetic, *read.samples), (), read.notes, len(synthetic))
+    return _Samples(synthetic)
 
 
 def _most_elements(source: Source) -> int:
@@ -133,7 +133,7 @@ def _most_elements(source: Source) -> int:
     return min(data.MAX_ELEMENTS, max(1, GOLDEN_BYTES // (4 * widest)))
 
 
-def _truth(source: Source, sample: Sample) -> Outputs:
+def _run_source(source: Source, sample: Sample) -> Outputs:
     assert source.run is not None
     try:
         outputs = source.run(sample.feeds)
@@ -157,7 +157,7 @@ def _live(array: np.ndarray, sample: Sample) -> np.ndarray:
     return np.delete(array, sample.dead_rows, axis=0) if sample.dead_rows and array.ndim else array
 
 
-def _dead_notes(kept: Sequence[tuple[Sample, Outputs]]) -> tuple[str, ...]:
+def _nan_notes(kept: Sequence[tuple[Sample, Outputs]]) -> tuple[str, ...]:
     """A source that gives NaN for a text without a token is no failure of the export, but its users want to know."""
     for sample, outputs in kept:
         for name, array in outputs.items():
@@ -166,7 +166,7 @@ def _dead_notes(kept: Sequence[tuple[Sample, Outputs]]) -> tuple[str, ...]:
     return ()
 
 
-def _difference(runner: Runner, sample: Sample, expected: Outputs, comparison: Comparison) -> str | None:
+def _what_differs(runner: Runner, sample: Sample, expected: Outputs, comparison: Comparison) -> str | None:
     """What is wrong with the graph at this sample, or None."""
     try:
         got = runner.run(sample.feeds)
@@ -184,7 +184,7 @@ def _difference(runner: Runner, sample: Sample, expected: Outputs, comparison: C
     return str(violations[0]) if violations else None
 
 
-def _blame(samples: Sequence[Sample], wrong: Mapping[int, str], source: Source) -> str:
+def _explain(samples: Sequence[Sample], wrong: Mapping[int, str], source: Source) -> str:
     """Name the dimension: the one whose sizes in the failing samples never occur in the passing ones."""
     first = next(iter(wrong))
     graph, expected = "the exported graph", "the source"
@@ -200,8 +200,8 @@ def _blame(samples: Sequence[Sample], wrong: Mapping[int, str], source: Source) 
         passing = {_sizes(s.feeds)[axis_name] for i, s in enumerate(samples) if i not in wrong}
         if passing and not failing & passing:  # where nothing passes, no dimension can be told from another
             name, axis = axis_name
-            sizes, well = (", ".join(map(str, sorted(each))) for each in (failing, passing))
-            text += f". It fails whenever axis {axis} of {name!r} is {sizes}, and holds at {well}"
+            sizes, holding = (", ".join(map(str, sorted(each))) for each in (failing, passing))
+            text += f". It fails whenever axis {axis} of {name!r} is {sizes}, and holds at {holding}"
             cause = ": the exporter baked in one size of that dimension, or one way of a branch. Rewrite the Python that depends "
             return text + cause + "on it (a fixed arange, an int() of a shape)" if exported else text
     return text + (". No dimension explains it: the exporter got an operator or an input wrong" if exported else "")

@@ -49,7 +49,7 @@ class Metric:
             return FAILED
         return PASSED if self.high <= limit else UNDECIDED
 
-    def needed(self, limit: float) -> int | None:
+    def rows_needed(self, limit: float) -> int | None:
         """About how many rows would decide, if the drop stays what it is; None where no number of them would.
 
         An interval around rare events shrinks with the number of rows while none was seen, and with its root afterwards.

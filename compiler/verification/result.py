@@ -28,7 +28,7 @@ class ComparisonResult:
     samples: int
     rows: int
     note: str = ""
-    measures: tuple[Metric, ...] = ()
+    metrics: tuple[Metric, ...] = ()
     labelled: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -40,7 +40,7 @@ class ComparisonResult:
             "rows": self.rows,
             "outputs": measured,
             "decisions": [decision.to_json() for decision in self.decisions],
-            "metrics": [measure.to_json() for measure in self.measures],
+            "metrics": [measure.to_json() for measure in self.metrics],
             "note": self.note,
         }
 

@@ -92,9 +92,9 @@ class Verdict:
 
     def summary(self) -> str:
         """`graph: verified, engine: NOT RUN (no NVIDIA GPU)`: what was proven, and what was not."""
-        said = {PASSED: "verified", FAILED: "FAILED", UNDECIDED: "UNDECIDED"}[self.verdict]
-        graph = f"graph: {said}, " if self.graph else ""
-        engine = f"engine: {said}" if self.engine else f"engine: NOT RUN ({self.engine_reason})"
+        outcome = {PASSED: "verified", FAILED: "FAILED", UNDECIDED: "UNDECIDED"}[self.verdict]
+        graph = f"graph: {outcome}, " if self.graph else ""
+        engine = f"engine: {outcome}" if self.engine else f"engine: NOT RUN ({self.engine_reason})"
         return graph + engine
 
     def shortfall(self) -> str:
@@ -141,13 +141,13 @@ def verify(
     from ..source import open_reference
 
     verdicts = []
-    open_once = functools.cache(open_reference)  # several artifacts have one source: it is loaded once
+    open_cached = functools.cache(open_reference)  # several artifacts have one source: it is loaded once
     for each in artifact.find_artifacts(path):
         found = artifact.open_artifact(each)
         with log.stage(f"verify {each.name}") as advance:
-            truth = find_truth(found, data_path, against, open_once)
+            truth = find_truth(found, data_path, against, open_cached)
             limits = budget_for(found.precision, recorded_limits(found.manifest), budget)
-            _check_asked(budget or {}, truth)
+            _refuse_unjudgeable(budget or {}, truth)
             verdict = run_and_judge(each, found.manifest, found.graph(), truth, advance, limits)
         if require_engine and not verdict.engine_executed:
             raise Missing(f"--require-engine: the engine of {each} cannot run here: {verdict.engine_reason}")
@@ -155,11 +155,11 @@ def verify(
     return tuple(verdicts)
 
 
-def _check_asked(budget: Mapping[str, float], truth: Truth) -> None:
+def _refuse_unjudgeable(budget: Mapping[str, float], truth: Truth) -> None:
     """A limit that this run cannot judge is an error when this run was asked for it: a pass would say that it is kept."""
-    asked = [name for name in DECISION_LIMITS if name in budget]
-    if asked and truth.synthetic:
-        raise DataError(f"{asked[0]} cannot be judged on synthetic samples; give --data FILE")
+    limits_set = [name for name in DECISION_LIMITS if name in budget]
+    if limits_set and truth.synthetic:
+        raise DataError(f"{limits_set[0]} cannot be judged on synthetic samples; give --data FILE")
 
 
 def recorded_limits(facts: Mapping[str, Any]) -> Mapping[str, float]:
@@ -172,14 +172,14 @@ def find_truth(found: Artifact, data_path: Path | None, against: str | None, ope
     if data_path is None and against is None:
         return Truth(*goldens.load_goldens(found.path / artifact.GOLDENS), "goldens", synthetic=_synthetic(found))
     if data_path is None:
-        answer = _answer(found, against, open_reference)
+        answer = _source_runner(found, against, open_reference)
         samples, _ = goldens.load_goldens(found.path / artifact.GOLDENS)
         return Truth(samples, answer, f"inputs of the goldens, outputs of {against}", synthetic=_synthetic(found))
     labels = Labels.from_assets(found.task, found.assets, found.outputs)
     read = read_data(data_path, found.inputs, found.dims, found.assets, found.profiles, labels)
     labelled = any(sample.labels for sample in read.samples)
     try:
-        outputs, notes = _answer(found, against, open_reference), read.notes
+        outputs, notes = _source_runner(found, against, open_reference), read.notes
     except (Missing, SourceError) as error:
         if against is not None or not labelled:
             raise
@@ -191,7 +191,7 @@ def _synthetic(found: Artifact) -> bool:
     return found.manifest.get("recipe", {}).get("goldens", "synthetic") == "synthetic"
 
 
-def _answer(found: Artifact, against: str | None, open_reference: Callable[..., Reference]) -> RunSource:
+def _source_runner(found: Artifact, against: str | None, open_reference: Callable[..., Reference]) -> RunSource:
     from ..source import SourceOptions
 
     source = found.manifest["source"]
@@ -230,14 +230,14 @@ def run_and_judge(
         runners["graph"] = ReferenceRunner(graph)
     results = compare_runners(runners, truth, task, advance)
     found = tuple(v for result in results.values() for v in budgets.find_violations(result, budget))
-    notes = (*truth.notes, *_left_out(runners, truth), *_not_judged(facts, truth))
+    notes = (*truth.notes, *_outside_profiles(runners, truth), *_not_judged_notes(facts, truth))
     reason = "the null target has no engine" if name == "null" else ("" if ready.run else ready.reason)
     return Verdict(name, precision, truth.name, budget, results.get("engine"), reason, results.get("graph"), found, notes)
 
 
-def _not_judged(facts: Mapping[str, Any], truth: Truth) -> tuple[str, ...]:
-    asked = [name for name in DECISION_LIMITS if truth.synthetic and facts.get("budget", {}).get(name) is not None]
-    return (f"{' and '.join(asked)} not judged on synthetic samples (bertc verify --data FILE)",) if asked else ()
+def _not_judged_notes(facts: Mapping[str, Any], truth: Truth) -> tuple[str, ...]:
+    limits_set = [name for name in DECISION_LIMITS if truth.synthetic and facts.get("budget", {}).get(name) is not None]
+    return (f"{' and '.join(limits_set)} not judged on synthetic samples (bertc verify --data FILE)",) if limits_set else ()
 
 
 def _is_half(graph: Graph) -> bool:
@@ -260,7 +260,7 @@ def compare_runners(runners: Mapping[str, Runner], truth: Truth, task: str, adva
     return {name: comparison.result() for name, comparison in comparisons.items()}
 
 
-def _left_out(runners: Mapping[str, Runner], truth: Truth) -> tuple[str, ...]:
+def _outside_profiles(runners: Mapping[str, Runner], truth: Truth) -> tuple[str, ...]:
     """Goldens hold every size the model takes; an engine takes those of its profiles. What it was not asked is said."""
     outside = [s.label for r in runners.values() for s in truth.samples if not r.takes(s.feeds)]
     if not outside:

@@ -3,7 +3,7 @@
 Delta debugging (Zeller and Hildebrandt 2002, "Simplifying and Isolating Failure-Inducing Input", figure 3): groups of nodes,
 first the layers, then their modules, then single nodes, are left out as long as what remains restores the budget. So the set is
 1-minimal: leave any one node out, and the artifact is over its budget. That no other set is smaller is not shown; sums of many
-small errors have no small set, and the search then stops after `RUNS` and says so.
+small errors have no small set, and the search then stops after `MAX_RUNS` and says so.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from ..comparison import Comparison
 from .float32_switch import Float32SwitchRunner
 from .unrounded_weights import UnroundedWeights
 
-RUNS = 200  # of one sample each
-TOGETHER = 1024  # tokens that are run at once
-NUMBERED = re.compile(r"^(?:.*?\.)??\w*?[a-z_]+\.\d+(?=\.|$)")
+MAX_RUNS = 200  # of one sample each
+TOKENS_AT_ONCE = 1024  # tokens that are run at once
+NUMBERED_MODULE = re.compile(r"^(?:.*?\.)??\w*?[a-z_]+\.\d+(?=\.|$)")
 # The largest finite number of each half-precision type.
-LARGEST = {ir.DataType.FLOAT16: 65504.0, ir.DataType.BFLOAT16: 3.3895313892515355e38}
+LARGEST_FINITE = {ir.DataType.FLOAT16: 65504.0, ir.DataType.BFLOAT16: 3.3895313892515355e38}
 Group = tuple[ir.Node, ...]
 
 
@@ -92,7 +92,7 @@ class Bisection:
         return data | {"violations": [violation.to_json() for violation in self.violations], "summary": self.summary()}
 
 
-class _Enough(Exception):
+class _OutOfRuns(Exception):
     """The runs ran out."""
 
 
@@ -105,14 +105,14 @@ class BudgetTest:
         self.runs = 0
         self._known: dict[tuple[frozenset[ir.Node], int], tuple[Violation, ...]] = {}
 
-    def violations(self, back: frozenset[ir.Node], indices: Sequence[int]) -> Iterator[tuple[int, tuple[Violation, ...]]]:
+    def violations(self, in_float32: frozenset[ir.Node], indices: Sequence[int]) -> Iterator[tuple[int, tuple[Violation, ...]]]:
         """Sample by sample."""
         for index in indices:
-            key = (back, index)
+            key = (in_float32, index)
             if key not in self._known:
                 sample, expected = self.samples[index]
                 self.runs += 1
-                self.runner.back = back
+                self.runner.in_float32 = in_float32
                 comparison = Comparison(self.task)
                 comparison.add(expected, self._run(sample), sample)
                 self._known[key] = tuple(budgets.find_violations(comparison.result(), self.budget))
@@ -123,18 +123,18 @@ class BudgetTest:
         specs = (*self.runner.inputs, *self.runner.outputs)
         first = {spec.dims[0] if spec.dims else 1 for spec in specs}
         count = len(next(iter(sample.feeds.values()))) if len(first) == 1 and isinstance(next(iter(first)), str) else 1
-        rows = max(1, TOGETHER * count // max(1, max(array.size for array in sample.feeds.values())))
+        rows = max(1, TOKENS_AT_ONCE * count // max(1, max(array.size for array in sample.feeds.values())))
         if rows >= count:
             return self.runner.run(sample.feeds)
         parts = [self.runner.run({n: a[at : at + rows] for n, a in sample.feeds.items()}) for at in range(0, count, rows)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def holds(self, back: Sequence[ir.Node], indices: Sequence[int]) -> bool:
-        return all(not broken for _, broken in self.violations(frozenset(back), indices))
+    def holds(self, in_float32: Sequence[ir.Node], indices: Sequence[int]) -> bool:
+        return all(not broken for _, broken in self.violations(frozenset(in_float32), indices))
 
-    def broken(self, back: Sequence[ir.Node]) -> dict[int, tuple[Violation, ...]]:
+    def broken(self, in_float32: Sequence[ir.Node]) -> dict[int, tuple[Violation, ...]]:
         """The samples that are over the budget."""
-        return {i: v for i, v in self.violations(frozenset(back), range(len(self.samples))) if v}
+        return {i: v for i, v in self.violations(frozenset(in_float32), range(len(self.samples))) if v}
 
 
 def bisect_graph(
@@ -149,11 +149,11 @@ def bisect_graph(
 ) -> Bisection:
     """Find the set for a typed graph (float16, bfloat16 or Q/DQ nodes) on samples with what the source answers.
 
-    Memory: the graph's weights in float32 and the activations of `TOGETHER` tokens, or of one row. Raises DataError where the
+    Memory: the graph's weights in float32 and the activations of `TOKENS_AT_ONCE` tokens, or of one row. Raises DataError where the
     graph does not run.
     """
     judge = BudgetTest(Float32SwitchRunner(graph, originals), task, budget, samples)
-    tell = advance or (lambda done, total: None)
+    advance = advance or (lambda done, total: None)
     items = judge.runner.items
     fixed = judge.runner.fixed
     notes = (*notes, f"{fixed} weights stay in INT8: they are stored in nothing else") if fixed else notes
@@ -165,36 +165,36 @@ def bisect_graph(
     still = judge.broken(items)
     if still or not items:
         worst = tuple(v for found in still.values() for v in found) or reasons
-        return made("not precision", _worst(worst), runs=judge.runs, notes=notes)
-    chosen, minimal = _search(judge, items, sorted(broken, key=lambda i: _size(samples[i][0])), tell)
+        return made("not precision", _first_of_each_kind(worst), runs=judge.runs, notes=notes)
+    chosen, minimal = _search(judge, items, sorted(broken, key=lambda i: _size(samples[i][0])), advance)
     sample = samples[min(broken, key=lambda i: _size(samples[i][0]))][0]
     runs = judge.runs
     del judge  # the weights of its session, before those of the next
-    nodes = tuple(_guilty(graph, chosen, sample))
-    return made("found" if minimal else "not minimal", _worst(reasons), nodes=nodes, runs=runs, notes=notes)
+    nodes = tuple(_describe_nodes(graph, chosen, sample))
+    return made("found" if minimal else "not minimal", _first_of_each_kind(reasons), nodes=nodes, runs=runs, notes=notes)
 
 
 def _size(sample: Sample) -> int:
     return sum(array.size for array in sample.feeds.values())
 
 
-def _worst(violations: Sequence[Violation]) -> tuple[Violation, ...]:
+def _first_of_each_kind(violations: Sequence[Violation]) -> tuple[Violation, ...]:
     """One of each kind: that of the first sample that breaks it."""
     return tuple({(v.output, v.metric): v for v in reversed(violations)}.values())
 
 
-def _search(judge: BudgetTest, items: Group, failing: Sequence[int], tell: Advance) -> tuple[Group, bool]:
+def _search(judge: BudgetTest, items: Group, failing: Sequence[int], advance: Advance) -> tuple[Group, bool]:
     """(the set, whether no node of it can be left out): on the smallest failing sample, then with one that its answer does not do
     for, then on all of them."""
-    asked, everything = [failing[0]], list(range(len(judge.samples)))
+    indices_used, everything = [failing[0]], list(range(len(judge.samples)))
     for _ in range(2):
-        attempt = _Attempt(judge, asked, items, tell)
+        attempt = _Attempt(judge, indices_used, items, advance)
         minimal = attempt.run()
         worse = judge.broken(attempt.best)
         if not worse:
             return attempt.best, minimal
-        asked = [*asked, min(worse, key=lambda i: _size(judge.samples[i][0]))]
-    attempt = _Attempt(judge, everything, items, tell)
+        indices_used = [*indices_used, min(worse, key=lambda i: _size(judge.samples[i][0]))]
+    attempt = _Attempt(judge, everything, items, advance)
     minimal = attempt.run()
     return attempt.best, minimal
 
@@ -204,24 +204,24 @@ class _Attempt:
     """A search on some samples. `best` is the smallest set so far that restores the budget on them."""
 
     judge: BudgetTest
-    asked: Sequence[int]
+    indices_used: Sequence[int]
     best: Group
-    tell: Advance
+    advance: Advance
 
     def run(self) -> bool:
         """False where the runs ran out."""
         try:
             self.best = minimal_nodes(self.best, self.holds)
-        except _Enough:
+        except _OutOfRuns:
             return False
         return True
 
-    def holds(self, back: Sequence[ir.Node]) -> bool:
-        if self.judge.runs >= RUNS:
-            raise _Enough
-        self.tell(self.judge.runs, RUNS)
-        held = self.judge.holds(back, self.asked)
-        self.best = tuple(back) if held else self.best
+    def holds(self, in_float32: Sequence[ir.Node]) -> bool:
+        if self.judge.runs >= MAX_RUNS:
+            raise _OutOfRuns
+        self.advance(self.judge.runs, MAX_RUNS)
+        held = self.judge.holds(in_float32, self.indices_used)
+        self.best = tuple(in_float32) if held else self.best
         return held
 
 
@@ -232,19 +232,19 @@ def minimal_nodes(items: Group, test: Callable[[Sequence[ir.Node]], bool]) -> Gr
         groups: dict[str, list[ir.Node]] = {}
         for node in left:
             groups.setdefault(key(node), []).append(node)
-        parts = ddmin([tuple(group) for group in groups.values()], lambda some, all_=left: test(_joined(some, all_)))  # type: ignore[misc]
-        left = _joined(parts, left)
+        parts = ddmin([tuple(group) for group in groups.values()], lambda some, all_=left: test(_in_graph_order(some, all_)))  # type: ignore[misc]
+        left = _in_graph_order(parts, left)
     return left
 
 
 def layer_of(node: ir.Node) -> str:
     """`encoder.layer.3` of what is in it, else the first two steps of the module's path."""
     path = origin.origin_of(node).module
-    found = NUMBERED.search(path)
+    found = NUMBERED_MODULE.search(path)
     return found[0] if found else ".".join(path.split(".")[:2])
 
 
-def _joined(groups: Sequence[Group], order: Group) -> Group:
+def _in_graph_order(groups: Sequence[Group], order: Group) -> Group:
     """The nodes of some groups, in the order of the graph."""
     wanted = {node for group in groups for node in group}
     return tuple(node for node in order if node in wanted)
@@ -271,7 +271,7 @@ def ddmin(groups: Sequence[Group], test: Callable[[Sequence[Group]], bool]) -> S
     return groups
 
 
-def _guilty(graph: Graph, nodes: Group, sample: Sample) -> Iterator[Float32Node]:
+def _describe_nodes(graph: Graph, nodes: Group, sample: Sample) -> Iterator[Float32Node]:
     """The nodes with what they reach when all of the graph is in float32."""
     values = {node: value for node in nodes for value in node.outputs if value.name and value.dtype is not None}
     names = [str(value.name) for value in values.values()]
@@ -283,7 +283,7 @@ def _guilty(graph: Graph, nodes: Group, sample: Sample) -> Iterator[Float32Node]
         value = values[node]
         array = found[str(value.name)]
         largest = float(np.abs(array).max(initial=0)) if array.dtype.kind == "f" else 0.0
-        limit = LARGEST.get(value.dtype) if value.dtype is not None else None
+        limit = LARGEST_FINITE.get(value.dtype) if value.dtype is not None else None
         yield Float32Node(str(node.name), node.op_type, origin.origin_of(node), largest, limit)
 
 

@@ -5,29 +5,25 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ...artifact import Artifact, goldens
 from ...artifact import manifest as artifact
 from ...core import BertcError, DataError, Progress
 from ...data import Sample, preprocess
 from ...graph import Graph
+from ...runtime import emulated
 from ...source import SourceOptions, open_reference
 from ...source import opening as source
 from .. import verdict as verification
 from ..budgets import budget_for
 from . import bisect as bisection
 from . import drift
-from . import unrounded_weights as originals
+from . import unrounded_weights as unrounded
 from .bisect import Bisection
 from .drift import Drift
 
-if TYPE_CHECKING:
-    pass
-
-SHOWN = 20  # rows
 SAMPLES = 64  # of data that a search runs on; goldens are fewer
-OWN = "its own graph in float32"
+OWN_GRAPH = "its own graph in float32"
 
 
 def measure_artifact_drift(
@@ -43,7 +39,7 @@ def measure_artifact_drift(
     samples, notes = _samples(found, data_path)
     graph = found.graph(mapped=True)
     with log.stage("open the source"):
-        plain, name, more = _plain(found, graph, against)
+        plain, name, more = _float32_graph(found, graph, against)
     with log.stage(f"drift of {path.name}") as advance:
         return drift.measure_drift(plain, graph, samples, name, advance, (*notes, *more))
 
@@ -55,7 +51,7 @@ def _samples(found: Artifact, data_path: Path | None) -> tuple[Sequence[Sample],
     return read.samples, read.notes
 
 
-def _plain(found: Artifact, graph: Graph, against: str | None) -> tuple[Graph, str, tuple[str, ...]]:
+def _float32_graph(found: Artifact, graph: Graph, against: str | None) -> tuple[Graph, str, tuple[str, ...]]:
     """(the float32 graph to compare with, what to call it, notes)."""
     facts = found.manifest["source"]
     options = SourceOptions(**facts["options"])
@@ -72,9 +68,9 @@ def _plain(found: Artifact, graph: Graph, against: str | None) -> tuple[Graph, s
     if found.precision == "fp32":
         raise DataError(f"{why}; give --against SOURCE: a float32 artifact has nothing else to compare with")
     return (
-        drift.float32_graph(graph),
-        OWN,
-        (f"{why}. Compared with {OWN}, with its stored weights: errors of fusions do not show",),
+        emulated(graph, rounded=False),
+        OWN_GRAPH,
+        (f"{why}. Compared with {OWN_GRAPH}, with its stored weights: errors of fusions do not show",),
     )
 
 
@@ -99,12 +95,9 @@ def bisect_artifact(
     pairs = [(s, outputs) for s, outputs in itertools.islice(truth.pairs(), SAMPLES) if outputs is not None]
     graph = found.graph(mapped=True)
     with log.stage("open the source"):
-        weights, note = originals.find_unrounded_weights(found, graph)
+        weights, note = unrounded.find_unrounded_weights(found, graph)
     notes = [note] if note else []
     notes += [f"{len(pairs)} of {len(truth.samples)} samples were used"] if len(pairs) < len(truth.samples) else []
     allowed = budget_for(found.precision, verification.recorded_limits(found.manifest), budget)
     with log.stage(f"bisect {path.name}") as advance:
         return bisection.bisect_graph(path, graph, found.task, allowed, pairs, weights, advance, tuple(notes))
-
-
-# ---- what a person reads ---------------------------------------------------------------------------------------------

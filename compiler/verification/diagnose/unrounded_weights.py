@@ -57,15 +57,17 @@ def find_unrounded_weights(found: Artifact, graph: Graph) -> tuple[UnroundedWeig
         lowered = _lowered(found, plain)
     except BertcError as error:
         return None, f"the source is not available ({error}): the artifact's rounded weights are used"
-    known = {}
+    unrounded = {}
     for name, tensor in halves.items():
         original = lowered.get(name.rpartition(".")[0])
         if original is not None and _rounds_to(original, tensor):
-            known[name] = original
+            unrounded[name] = original
         release_pages(tensor)
-    missing = [name for name in halves if name not in known]
-    said = f"{len(missing)} of {len(halves)} weights stay as the artifact stores them: {', '.join(missing[:3])} became another"
-    return UnroundedWeights(known, plain), said + " number, or were not found in the source" if missing else ""
+    missing = [name for name in halves if name not in unrounded]
+    note = (
+        f"{len(missing)} of {len(halves)} weights are the artifact's rounded ones: {', '.join(missing[:3])} are not in the source"
+    )
+    return UnroundedWeights(unrounded, plain), note + ", or changed by more than rounding" if missing else ""
 
 
 def _lowered(found: Artifact, graph: Graph) -> dict[str, ir.TensorProtocol]:

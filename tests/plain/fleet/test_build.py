@@ -107,10 +107,10 @@ def test_reasons(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_changed_file_of_bertc_is_named(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fleets.build(file)
     hashed = keys.hash_file
-    keys._code.cache_clear()
+    keys._code_hashes.cache_clear()
     monkeypatch.setattr(keys, "hash_file", lambda path: "changed" if path.name == "bf16.py" else hashed(path))
     found = {slot: step for slot, step in steps(file).items() if step.state != "cached"}
-    keys._code.cache_clear()
+    keys._code_hashes.cache_clear()
     assert {slot: step.reasons for slot, step in found.items()} == {"a/null-bf16": ("precision/bf16.py changed",)}
 
 

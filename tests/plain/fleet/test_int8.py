@@ -103,10 +103,10 @@ def test_data_makes_it_stale_and_a_compiler_does_not(path: Path, monkeypatch: py
 
 def test_code_that_quantises_is_named_and_is_not_the_builds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed = keys.hash_file
-    keys._code.cache_clear()
+    keys._code_hashes.cache_clear()
     monkeypatch.setattr(keys, "hash_file", lambda path: "changed" if path.name == "fit.py" else hashed(path))
     found = stale(path)
-    keys._code.cache_clear()
+    keys._code_hashes.cache_clear()
     assert set(found) == {f"a/{stage}{target}-int8-static" for stage in ("quantise-", "") for target in ("onnxruntime", "null")}
     assert found["a/quantise-null-int8-static"] == ("quant/fit.py changed",)
     assert found["a/null-int8-static"] == ("after a/export, a/quantise-null-int8-static",)

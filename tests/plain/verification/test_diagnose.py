@@ -96,9 +96,9 @@ def test_drift_after_every_layer(sound: Path) -> None:
 
 
 def test_windows_do_not_change_what_is_found(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drift, "TOKENS", 20)
+    monkeypatch.setattr(drift, "MAX_TOKENS", 20)
     whole = explaining.measure_artifact_drift(sound)
-    monkeypatch.setattr(drift, "WINDOW", 1)
+    monkeypatch.setattr(drift, "WINDOW_BYTES", 1)
     small = explaining.measure_artifact_drift(sound)
     assert (whole.windows, small.windows) == (1, len(whole.layers))
     assert small.layers == whole.layers
@@ -146,7 +146,7 @@ def test_without_its_source_it_is_compared_with_itself_and_says_so(tmp_path: Pat
     made = artifact(tmp_path)
     (tmp_path / "model.onnx").unlink()
     found = explaining.measure_artifact_drift(made)
-    assert found.against == explaining.OWN
+    assert found.against == explaining.OWN_GRAPH
     assert any("source is not available" in note for note in found.notes)
     assert found.layers[-1].relative < 1e-2
 
@@ -223,7 +223,7 @@ def test_nothing_put_back_is_the_emulated_graph(tmp_path: Path) -> None:
     switched = Float32SwitchRunner(typed)
     wanted = ReferenceRunner(typed).run(feeds)["last"]
     assert np.array_equal(switched.run(feeds)["last"], wanted)
-    switched.back = frozenset(switched.items)
+    switched.in_float32 = frozenset(switched.items)
     whole = ReferenceRunner(graph.load_graph(tmp_path / "a.onnx")).run(feeds)["last"]
     off = [float(np.abs(array - whole).max()) for array in (switched.run(feeds)["last"], wanted)]
     assert 0 < off[0] < off[1], "what is left of the error is the weights'"

@@ -157,7 +157,7 @@ def test_csv_and_python(built: Path, tmp_path: Path) -> None:
     rows = "text,label,id\n" + '"two, words",dogs,1\nand more,0,2\n' * 10
     (tmp_path / "d.csv").write_text(rows)
     (verdict,) = bertc.verify(built, data=tmp_path / "d.csv", budget={"max_drop": 0.5})
-    assert (verdict.verdict, verdict.result.measures[0].artifact, verdict.result.measures[0].rows) == ("passed", 1.0, 20)
+    assert (verdict.verdict, verdict.result.metrics[0].artifact, verdict.result.metrics[0].rows) == ("passed", 1.0, 20)
     assert "d.csv: not used: id" in verdict.notes
 
 
