@@ -130,7 +130,7 @@ def build(
     placed = place(chosen, kept, outcomes)
     if not locked and until == "build":
         lock.write(chosen, kept, outcomes, whole)
-    code = run.fleet_exit_code(outcomes) or asked_elsewhere(outcomes, entries)
+    code = run.worst_exit_code(o.exit_code for o in outcomes) or asked_elsewhere(outcomes, entries)
     document = built_document(chosen, kept, outcomes, code)
     for line in (*status.precision_notes(document["entries"]), build_summary(outcomes, placed)):
         console.print(line, highlight=False, markup=False)

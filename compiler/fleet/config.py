@@ -46,20 +46,7 @@ from . import gpus
 from .keys import EXPORT_FIELDS, FUSE_FIELDS
 
 MATCH = ("model", "gpu", "target", "precision")
-KEYS = (
-    "models",
-    "gpus",
-    "targets",
-    "precisions",
-    "per_sm",
-    "shards",
-    "out",
-    "store",
-    "exclude",
-    "include",
-    "override",
-    "runners",
-)
+KEYS = tuple("models gpus targets precisions per_sm shards out store exclude include override runners".split())
 MOST_SHARDS = 16  # calibration takes up to 1,000 rows in blocks of 64
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 SIZE = re.compile(r"([\d.]+)\s*([KMGT]?)(i?)B", re.IGNORECASE)
@@ -111,7 +98,7 @@ class Fleet:
 
 @dataclasses.dataclass(frozen=True)
 class _Cell:
-    """One place of the matrix, before cells that share bytes are put together."""
+    """One cell of the matrix, before cells that share bytes are put together."""
 
     model: str
     gpu: str | None

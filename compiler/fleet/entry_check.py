@@ -27,7 +27,7 @@ class EntryCheck:
 
 
 def verify_fleet(fleet: Fleet, require_engine: bool = False) -> Iterator[EntryCheck]:
-    """One check an entry, as it is done. One that is not here because only another host can build it is said, and no failure."""
+    """One check an entry. An entry that only another host can build may be absent: that is no failure."""
     locked = lock.read(fleet).get("entries", {})
     here = gpus.local_gpus()
     for entry in fleet.entries:

@@ -225,7 +225,7 @@ UNREAD = frozenset({".h5", ".msgpack", ".ot", ".md", ".onnx"} - set(hub.WANTED))
 
 
 def _reads_data(stage: str, recipe: Recipe) -> bool:
-    """Goldens are made of it where that is asked for, scales, and what a low-bit artifact is judged by."""
+    """The stages that read data: goldens from data, calibration, and the judgement of a low-bit artifact."""
     goldens = recipe.goldens == "data" and stage == "export"
     return goldens or stage in ("calibrate", "quantise") or (stage == "build" and recipe.precision in precisions.QUANTISED)
 

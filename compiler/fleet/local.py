@@ -43,7 +43,7 @@ class LocalPool:
         """Start a task that `takes` said yes to; `result` takes its room back."""
         room = (min(task.cores, self.cores), memory)
         self.free, self.left = self.free - room[0], self.left - memory
-        future = self._threads.submit(self._run, {**job, "cores": room[0]})
+        future = self._threads.submit(run_process, {**job, "cores": room[0]}, self._running)
         self._rooms[future] = room
         return future
 
@@ -56,9 +56,6 @@ class LocalPool:
     def gpus(self) -> tuple[str, ...]:
         """The GPU models of this machine."""
         return gpus.local_gpus()
-
-    def _run(self, job: Mapping[str, Any]) -> dict[str, Any]:
-        return run_process(job, self._running)
 
     def stop(self) -> None:
         """Kill what runs and wait until it is gone: the store is whole at every moment."""

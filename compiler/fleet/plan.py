@@ -17,13 +17,8 @@ from .config import Entry, Fleet
 from .store import Store
 
 GB = 10**9
-LIBRARY_BYTES = {
-    "export": 1.2 * GB,
-    "fuse": 0.7 * GB,
-    "calibrate": 0.9 * GB,
-    "quantise": 0.9 * GB,
-    "build": 0.7 * GB,
-}  # what the libraries of a stage take
+# What the libraries of a stage take.
+LIBRARY_BYTES = {"export": 1.2 * GB, "fuse": 0.7 * GB, "calibrate": 0.9 * GB, "quantise": 0.9 * GB, "build": 0.7 * GB}
 WEIGHT_MULTIPLE = 6  # memory of a stage beyond that, in sizes of the model's weights: benchmarks/bench_build.py
 UNKNOWN_WEIGHT_BYTES = 0.3 * GB  # of a model whose weights a factory makes
 
@@ -108,14 +103,8 @@ def _build(entry: Entry, shards: int, shared: dict[str, Task]) -> Task:
     )
     tasks = [_shared(entry, "calibrate", needs, shared, part) for part in parts]
     before = needs | {f"calibrate {task.part}": task.slot for task in tasks}
-    return Task(
-        "build",
-        entry.name,
-        entry.recipe,
-        entry.spec,
-        needs | {"quantise": _shared(entry, "quantise", before, shared).slot},
-        entry,
-    )
+    needs |= {"quantise": _shared(entry, "quantise", before, shared).slot}
+    return Task("build", entry.name, entry.recipe, entry.spec, needs, entry)
 
 
 def _shared(entry: Entry, stage: str, needs: Mapping[str, str], shared: dict[str, Task], part: str | None = None) -> Task:
@@ -152,9 +141,7 @@ def plan_task(task: Task, store: Store, upstream: Mapping[str, str] | None, here
     other_host = task.host is not None and task.host not in here
     reason = f"no {task.host} here: this machine has {', '.join(here) or 'no NVIDIA GPU'}"
     try:
-        document = keys.inputs(
-            task.stage, task.recipe, task.spec, upstream or {}, host=task.host, hashed=store.sum_of, part=task.part
-        )
+        document = inputs(task, upstream or {}, store)
     except BertcError as error:
         return Step(task, "failed", None, None, (str(error),), seconds, error.exit_code)
     if upstream is None:
@@ -179,8 +166,7 @@ def plan_task(task: Task, store: Store, upstream: Mapping[str, str] | None, here
 
 def inputs(task: Task, upstream: Mapping[str, str], store: Store) -> dict[str, Any]:
     """All that decides what a task makes: see `keys.inputs`."""
-    hashed, host = store.sum_of, task.host
-    return keys.inputs(task.stage, task.recipe, task.spec, upstream, host=host, hashed=hashed, part=task.part)
+    return keys.inputs(task.stage, task.recipe, task.spec, upstream, host=task.host, hashed=store.sum_of, part=task.part)
 
 
 def memory_of(task: Task, store: Store, before: Mapping[str, str]) -> int:

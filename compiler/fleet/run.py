@@ -143,17 +143,8 @@ class _State:
         for future in ended:
             task, key = self.running.pop(future), self.keys.pop(future)
             found = self.pool.result(future)
-            self.end(
-                Outcome(
-                    task,
-                    found["state"],
-                    key,
-                    found.get("digest"),
-                    found.get("error", ""),
-                    found.get("exit_code", 0),
-                    found["seconds"],
-                )
-            )
+            error, code = found.get("error", ""), found.get("exit_code", 0)
+            self.end(Outcome(task, found["state"], key, found.get("digest"), error, code, found["seconds"]))
 
 
 def _finished(step: Step, store: Store) -> Outcome:
@@ -170,12 +161,7 @@ def _too_large(need: int, most: int) -> str:
     )
 
 
-def fleet_exit_code(outcomes: Iterable[Outcome]) -> int:
-    """The exit code of a whole fleet."""
-    return worst_exit_code(outcome.exit_code for outcome in outcomes)
-
-
 def worst_exit_code(codes: Iterable[int]) -> int:
-    """A bug is worse than a model that is wrong, that than bad input, and that than something that is missing."""
+    """The exit code of a whole fleet: a bug (4) before a wrong model (1), bad input (2) and something missing (3)."""
     found = set(codes)
     return next((code for code in (4, 1, 2, 3) if code in found), 0)

@@ -101,7 +101,7 @@ def _state(step: Step, store: Store) -> str:
 
 
 def precision_notes(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Which entries were built in another precision than was asked for, and why, in sentences."""
+    """Which entries were built in another precision than the entry's, and why, in sentences."""
     other = [entry for entry in entries if entry["built_precision"] not in (None, entry["precision"])]
     return [
         f"{entry['name']} is {entry['built_precision']}: {entry['precision_why'] or 'see its report.html'}" for entry in other

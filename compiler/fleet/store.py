@@ -1,7 +1,7 @@
 """The store: finished stages in folders named by their keys, safe for many writers at once, also after one of them is killed.
 
     objects/<2>/<key>/      what the stage wrote, and record.json: its inputs, the hash of its contents, how long it took
-    slots/<name>.json       the last key of a place of the matrix ("minilm/fp16"), and its last failure: why is it stale?
+    slots/<name>.json       the last key of a cell of the matrix ("minilm/fp16"), and its last failure: why is it stale?
     locks/<key>.lock        held by the process that makes it; freed by the system when that process dies
     tmp/<name>/             half-made; renamed into place when whole; and the temporary files of a task
     journal.jsonl           one line for each stage that was made
@@ -113,7 +113,7 @@ class Store:
         return [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.is_file() else []
 
     def slot(self, name: str) -> dict[str, Any]:
-        """The last key of a place of the matrix ("key") and what failed there since ("failure"); {} for a new one."""
+        """The last key of a cell of the matrix ("key") and what failed there since ("failure"); {} for a new one."""
         file = self._slot(name)
         return _read(file) if file.is_file() else {}
 

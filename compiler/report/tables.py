@@ -109,7 +109,7 @@ def _judged(verdict: Verdict, at: int, measure: Metric) -> str:
     if wanted:
         return f"{measure.verdict(min(wanted))} (at most {min(wanted):g})"
     if decisions and budget.alarm is not None:
-        return f"{'ALARM' if measure.verdict(budget.alarm) == FAILED else 'no alarm'} (above {budget.alarm:g})"
+        return f"{'ALARM' if measure.verdict(budget.alarm) == FAILED else 'ok'} (alarm limit {budget.alarm:g})"
     return "not judged"
 
 

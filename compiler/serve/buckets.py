@@ -61,10 +61,10 @@ class BucketPlan:
 def plan_buckets(
     traffic: Traffic, max_buckets: int, multiple: int = 1, limit: int | None = None, last_bound: int | None = None
 ) -> BucketPlan:
-    """The best bounds for 1 to `most` buckets; fewer where there are not so many different bounds.
+    """The best bounds for 1 to `max_buckets` buckets; fewer where there are not so many different bounds.
 
-    `multiple`: bounds are multiples of it, or `limit`, the longest that the model takes. `reach`: the last bound is this one,
-    also where no request is so long. Raises InputError for a number below 1 and a `reach` below a request.
+    `multiple`: bounds are multiples of it, or `limit`, the longest that the model takes. `last_bound`: the last one,
+    also where no request is so long. Raises InputError for a number below 1 and a `last_bound` below a request.
     """
     if max_buckets < 1 or multiple < 1:
         raise InputError(f"{max_buckets} buckets, multiples of {multiple}: both must be whole numbers from 1 on")
@@ -86,9 +86,9 @@ def _computed(chosen: Sequence[int], bounds: np.ndarray, rows: np.ndarray) -> in
 
 
 def best_partitions(bounds: np.ndarray, rows: np.ndarray, max_buckets: int) -> list[tuple[int, ...]]:
-    """The best bounds for 1, 2, ... min(most, n) buckets. int64 [n] each: bounds ascending, rows from 0 on.
+    """The best bounds for 1, 2, ... min(max_buckets, n) buckets. int64 [n] each: bounds ascending, rows from 0 on.
 
-    O(most * n^2) time and O(most * n) memory.
+    O(max_buckets * n^2) time and O(max_buckets * n) memory.
     """
     rows_up_to = np.cumsum(rows)
     best = bounds * rows_up_to
@@ -102,7 +102,7 @@ def best_partitions(bounds: np.ndarray, rows: np.ndarray, max_buckets: int) -> l
 
 
 def _one_more(best: np.ndarray, bounds: np.ndarray, rows_up_to: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(cost, where the last bucket begins: behind this place) of the first j lengths with one bucket more than in `best`."""
+    """(cost, where the last bucket begins: after this index) of the first j lengths with one bucket more than in `best`."""
     cost, parent = best.copy(), np.full(len(bounds), -1)
     for j in range(1, len(bounds)):
         found = best[:j] - bounds[j] * rows_up_to[:j]
@@ -113,19 +113,19 @@ def _one_more(best: np.ndarray, bounds: np.ndarray, rows_up_to: np.ndarray) -> t
 
 def _bounds_of(bounds: np.ndarray, parents: Sequence[np.ndarray]) -> tuple[int, ...]:
     chosen: list[int] = []
-    place = len(bounds) - 1
+    index = len(bounds) - 1
     for parent in reversed(parents):
-        if place < 0:
+        if index < 0:
             break
-        chosen.append(int(bounds[place]))
-        place = int(parent[place])
+        chosen.append(int(bounds[index]))
+        index = int(parent[index])
     return tuple(reversed(chosen))
 
 
 def choose_bucket_count(found: BucketPlan, requested: int | None = None, worth: float = MIN_SAVING) -> tuple[int, str]:
     """(index of a choice, why): the fewest buckets of which one more saves less than `worth` of the tokens computed.
 
-    InputError for `asked` buckets where there are not so many different bounds.
+    InputError for `requested` buckets where there are not so many different bounds.
     """
     if requested is not None:
         if not 1 <= requested <= len(found.choices):

@@ -24,7 +24,7 @@ class Budget:
     `agreement` (the smallest share of decisions kept) and `max_drop` (the largest drop of the task's first metric; without
     labels, of the mean cosine of vectors, or the largest share of decisions that change) must be shown by the data: the whole
     95 % interval within the limit passes, the whole of it beyond fails, anything else is undecided, which is no pass. `alarm`
-    is the one that nobody asked for: a share of changed decisions that fails where the whole interval is beyond it, and demands
+    is a default that needs no data: a share of changed decisions that fails where the whole interval is beyond it, and demands
     nothing of few rows; `collapse` is the same for what `max_drop` is about. Random token ids decide nothing, so none of the
     four is judged on synthetic samples.
     """
@@ -48,12 +48,12 @@ class Budget:
 
     def summary(self) -> str:
         """`budget: cosine >= 0.9999 (default of fp16), max_drop <= 0.01 (--budget)`."""
-        told = (
+        parts = (
             f"{name} {_bound(name)} {limit:g} ({self.origins.get(name, 'given')})"
             for name, limit in self.limits().items()
             if limit is not None
         )
-        return f"budget: {', '.join(told) or 'none'}"
+        return f"budget: {', '.join(parts) or 'none'}"
 
 
 def _bound(name: str) -> str:
@@ -70,7 +70,7 @@ LIMITS = tuple(field.name for field in dataclasses.fields(Budget) if field.name 
 #   decision in a hundred may be a near-tie; more is alarming.
 # bf16: 8 bits, errors 8 times larger, a cosine up to 64 times further from 1 where nothing is kept in fp32; with the softmax and
 #   the norms in fp32, 10 times is the allowance.
-# int8: what it costs is asked of data (`max_drop`). Random token ids drive activations where no text does (MiniLM: a cosine of
+# int8: what it costs is judged on data (`max_drop`). Random token ids drive activations where no text does (MiniLM: a cosine of
 #   0.69 on 512 of them, 0.997 on text), so on synthetic samples only a broken graph is to be found. A drop of 0.05 is a collapse
 #   that nobody wants built, whether or not they gave a limit of their own.
 # int8-weights: weights alone rounded to 8 bits take 0.0005 off the mean cosine of MiniLM on text, and 0.005 on random token ids.
@@ -179,7 +179,7 @@ def why_no_drop(result: ComparisonResult) -> str:
 
 
 def judged_metrics(result: ComparisonResult) -> tuple[Metric, ...]:
-    """The measures that `max_drop` is about."""
+    """The metrics that `max_drop` limits."""
     first = result.labelled or (result.metrics and result.metrics[0].name == "mean cosine")
     return result.metrics[: 1 if first else None]
 

@@ -32,7 +32,7 @@ class Comparison:
         self._samples = self._rows = 0
 
     def add(self, expected: Mapping[str, np.ndarray] | None, got: Mapping[str, np.ndarray], sample: Sample) -> None:
-        """Compare one sample. `expected` is None where only the artifact's own metric can be told. Raises VerifyFailed for
+        """Compare one sample. `expected` is None where only the artifact's own metric can be measured. Raises VerifyFailed for
         missing, unknown or differently shaped outputs and for NaN from the source, DataError for nothing to compare."""
         got = {name: np.asarray(array) for name, array in got.items()}
         if expected is not None:

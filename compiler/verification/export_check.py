@@ -79,7 +79,7 @@ def check_export(
 
 
 def _what(source: Source) -> str:
-    """What is checked, in words, with a place for the number of samples. An .onnx source has no exporter."""
+    """What is checked, in words, with {} for the number of samples. An .onnx source has no exporter."""
     if source.run is None:
         return "graph check: {} goldens of the artifact"
     return "graph check: {} shapes and masks" if source.kind == "onnx" else ExportCheck.what
@@ -198,7 +198,7 @@ def _explain(samples: Sequence[Sample], wrong: Mapping[int, str], source: Source
     for axis_name in _sizes(samples[0].feeds):
         failing = {_sizes(samples[i].feeds)[axis_name] for i in wrong}
         passing = {_sizes(s.feeds)[axis_name] for i, s in enumerate(samples) if i not in wrong}
-        if passing and not failing & passing:  # where nothing passes, no dimension can be told from another
+        if passing and not failing & passing:  # where nothing passes, no dimension can be named
             name, axis = axis_name
             sizes, holding = (", ".join(map(str, sorted(each))) for each in (failing, passing))
             text += f". It fails whenever axis {axis} of {name!r} is {sizes}, and holds at {holding}"

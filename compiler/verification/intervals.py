@@ -27,7 +27,7 @@ class Metric:
     """One metric of the source and of the artifact on the same rows.
 
     `drop` is how much worse the artifact is, in the metric's own unit, below 0 where it is better; `low` and `high` are the
-    ends of its 95 % interval. `source` and `drop` are None where the source was not at hand, `low` and `high` where there is
+    ends of its 95 % interval. `source` and `drop` are None where the source was not run, `low` and `high` where there is
     no interval; `method` then says why. `steady`: not one row differs.
     """
 
@@ -142,7 +142,7 @@ def all_rows_metric(
 
     The paired percentile bootstrap over the rows and over two more behind them, number `rows` that the artifact loses and
     `rows` + 1 that it wins (see `quotient`). Under 20 rows there is no interval. Without the source (`paired` is False) only the
-    artifact is asked for.
+    artifact is measured.
     """
     everything = np.arange(rows)
     value = float(score(1, everything))

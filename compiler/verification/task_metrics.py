@@ -57,7 +57,7 @@ class Scorer:
         self.rows: list[str] = []
 
     def add(self, expected: Arrays | None, got: Arrays, sample: Sample) -> None:
-        """`expected` is None where the source is not at hand."""
+        """`expected` is None where the source is not available."""
         rows = [row for row, label in enumerate(sample.labels) if label is not None and row not in sample.dead_rows]
         self.gold += [sample.labels[row] for row in rows]
         self.rows += [sample.where(row) for row in rows]
@@ -289,7 +289,7 @@ class AnswerScorer(Scorer):
 
 def best_answer(start: np.ndarray, end: np.ndarray, gold: Answers) -> str:
     """The words of the best span of at most 30 tokens of the context [length]; "" where "no answer" at position 0 scores more
-    and the model is one that was asked questions without an answer (SQuAD 2, Devlin et al. 2019, section 4.3)."""
+    and the data have questions without an answer (SQuAD 2, Devlin et al. 2019, section 4.3)."""
     positions = np.array([at for at, span in enumerate(gold.spans) if span is not None])
     if not len(positions):
         return ""

@@ -31,9 +31,9 @@ RunSource = Callable[[Feeds], Outputs]
 
 @dataclasses.dataclass(frozen=True)
 class Truth:
-    """Samples and what the source answers: outputs at hand, or a function that computes them one sample at a time.
+    """Samples and the source's outputs for them, or a function that computes them one sample at a time.
 
-    `outputs` is None where the source is not at hand and the samples' labels are all the truth there is. `labels` say what
+    `outputs` is None where the source is not available and there are only the samples' labels. `labels` say what
     the labels of the samples mean, None where they have none.
     """
 
@@ -87,7 +87,7 @@ class Verdict:
     def result(self) -> ComparisonResult:
         """The result that counts: the engine's where it ran."""
         found = self.engine or self.graph
-        assert found is not None, "judge() runs one of the two"
+        assert found is not None, "run_and_judge() runs one of the two"
         return found
 
     def summary(self) -> str:
@@ -156,7 +156,7 @@ def verify(
 
 
 def _refuse_unjudgeable(budget: Mapping[str, float], truth: Truth) -> None:
-    """A limit that this run cannot judge is an error when this run was asked for it: a pass would say that it is kept."""
+    """A limit given for this run that it cannot judge is an error: a pass would say that it is kept."""
     limits_set = [name for name in DECISION_LIMITS if name in budget]
     if limits_set and truth.synthetic:
         raise DataError(f"{limits_set[0]} cannot be judged on synthetic samples; give --data FILE")
@@ -219,7 +219,7 @@ def run_and_judge(
     name, precision, task = facts["target"]["name"], facts["precision"]["mode"], facts["source"]["task"]
     budget = budget or budget_for(precision, recorded_limits(facts))
     if truth.synthetic:
-        # Random token ids decide nothing that anyone cares about, and near-ties are many: decisions are told, not judged.
+        # Random token ids decide nothing that anyone cares about, and near-ties are many: decisions are reported, not judged.
         budget = budget.without_decisions()
     target = targets.get(name)
     ready = target.available()
@@ -261,7 +261,7 @@ def compare_runners(runners: Mapping[str, Runner], truth: Truth, task: str, adva
 
 
 def _outside_profiles(runners: Mapping[str, Runner], truth: Truth) -> tuple[str, ...]:
-    """Goldens hold every size the model takes; an engine takes those of its profiles. What it was not asked is said."""
+    """Goldens hold every size the model takes; an engine takes those of its profiles. The rest is noted."""
     outside = [s.label for r in runners.values() for s in truth.samples if not r.takes(s.feeds)]
     if not outside:
         return ()

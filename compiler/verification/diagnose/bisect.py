@@ -1,4 +1,4 @@
-"""The smallest set of nodes of an artifact's graph that, put back to float32, restores its budget.
+"""The smallest set of nodes of an artifact's graph that, in float32, restores its budget.
 
 Delta debugging (Zeller and Hildebrandt 2002, "Simplifying and Isolating Failure-Inducing Input", figure 3): groups of nodes,
 first the layers, then their modules, then single nodes, are left out as long as what remains restores the budget. So the set is
@@ -69,7 +69,7 @@ class Bisection:
 
     path: str
     verdict: str
-    violations: tuple[Violation, ...]  # as it is; of `not precision`, with every node put back
+    violations: tuple[Violation, ...]  # as it is; of `not precision`, with every node in float32
     nodes: tuple[Float32Node, ...] = ()
     candidates: int = 0
     runs: int = 0
@@ -97,7 +97,7 @@ class _OutOfRuns(Exception):
 
 
 class BudgetTest:
-    """Whether the budget holds with some nodes put back, each question asked once. Only closeness is judged: decisions and
+    """Whether the budget holds with some nodes in float32, each case run once. Only closeness is judged: decisions and
     metrics are about all of the data."""
 
     def __init__(self, runner: Float32SwitchRunner, task: str, budget: Budget, samples: Sequence[tuple[Sample, Outputs]]) -> None:
@@ -149,8 +149,8 @@ def bisect_graph(
 ) -> Bisection:
     """Find the set for a typed graph (float16, bfloat16 or Q/DQ nodes) on samples with what the source answers.
 
-    Memory: the graph's weights in float32 and the activations of `TOKENS_AT_ONCE` tokens, or of one row. Raises DataError where the
-    graph does not run.
+    Memory: the graph's weights in float32 and the activations of `TOKENS_AT_ONCE` tokens, or of one row. Raises DataError where
+    the graph does not run.
     """
     judge = BudgetTest(Float32SwitchRunner(graph, originals), task, budget, samples)
     advance = advance or (lambda done, total: None)
@@ -186,14 +186,14 @@ def _first_of_each_kind(violations: Sequence[Violation]) -> tuple[Violation, ...
 def _search(judge: BudgetTest, items: Group, failing: Sequence[int], advance: Advance) -> tuple[Group, bool]:
     """(the set, whether no node of it can be left out): on the smallest failing sample, then with one that its answer does not do
     for, then on all of them."""
-    indices_used, everything = [failing[0]], list(range(len(judge.samples)))
+    indices, everything = [failing[0]], list(range(len(judge.samples)))
     for _ in range(2):
-        attempt = _Attempt(judge, indices_used, items, advance)
+        attempt = _Attempt(judge, indices, items, advance)
         minimal = attempt.run()
         worse = judge.broken(attempt.best)
         if not worse:
             return attempt.best, minimal
-        indices_used = [*indices_used, min(worse, key=lambda i: _size(judge.samples[i][0]))]
+        indices = [*indices, min(worse, key=lambda i: _size(judge.samples[i][0]))]
     attempt = _Attempt(judge, everything, items, advance)
     minimal = attempt.run()
     return attempt.best, minimal
@@ -204,7 +204,7 @@ class _Attempt:
     """A search on some samples. `best` is the smallest set so far that restores the budget on them."""
 
     judge: BudgetTest
-    indices_used: Sequence[int]
+    indices: Sequence[int]
     best: Group
     advance: Advance
 
@@ -220,7 +220,7 @@ class _Attempt:
         if self.judge.runs >= MAX_RUNS:
             raise _OutOfRuns
         self.advance(self.judge.runs, MAX_RUNS)
-        held = self.judge.holds(in_float32, self.indices_used)
+        held = self.judge.holds(in_float32, self.indices)
         self.best = tuple(in_float32) if held else self.best
         return held
 

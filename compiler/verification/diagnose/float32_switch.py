@@ -1,11 +1,11 @@
-"""A typed graph as one float32 session in which each node can be put back to float32 from run to run.
+"""A typed graph as one float32 session in which each node can run in float32 or rounded, chosen for each run.
 
 As in `reference`, half precision is emulated: a float32 graph that rounds. Here every reader's input is a choice: rounded, or
-exact where its maker and the reader are both put back. So a node that is put back computes in float32 and gives float32 to
+exact where its maker and the reader are both in float32. So such a node computes in float32 and gives float32 to
 readers in float32 alone: what a float32 island of the real graph does. Its weights are those of the source where these are at
 hand, else as the artifact stores them.
 
-Of an INT8 graph, a node that reads a DequantizeLinear behind a QuantizeLinear reads what was quantised when it is put back.
+Of an INT8 graph, a node that reads a DequantizeLinear behind a QuantizeLinear reads what was quantised when it is in float32.
 
 Operators that only move values, and casts between float types, follow the node whose values they move.
 """
@@ -31,7 +31,7 @@ Maybe = ir.Node | None
 
 @dataclasses.dataclass(frozen=True)
 class RoundingChoice:
-    """A choice in the session: exact where both nodes are put back (None stands for what is in float32 anyway)."""
+    """A choice in the session: exact where both nodes are in float32 (None stands for what is in float32 anyway)."""
 
     maker: Maybe
     reader: Maybe
@@ -41,14 +41,14 @@ class RoundingChoice:
 
 
 class Float32SwitchRunner(Runner):
-    """The session. `items` are the nodes that can be put back, in the order of the graph; `fixed` counts the weights that are
+    """The session. `items` are the nodes that can run in float32, in the order of the graph; `fixed` counts the weights that are
     stored in INT8 alone, which cannot be."""
 
     def __init__(self, graph: Graph, originals: UnroundedWeights | None = None) -> None:
         super().__init__(graph.inputs, graph.outputs)
         switch = _SwitchGraph(graph, originals)
         self.items, self.fixed, self._edges, self._readers = switch.items, switch.fixed, switch.edges, switch.readers
-        self.in_float32: frozenset[ir.Node] = frozenset()  # what is put back in the next run
+        self.in_float32: frozenset[ir.Node] = frozenset()  # in the next run
         self._stored, self._originals = switch.stored, originals
         self._session, self._weights = reference_session(Graph(switch.model), arena=True)
         self._settings = import_onnxruntime().RunOptions()
@@ -67,7 +67,7 @@ class Float32SwitchRunner(Runner):
         return dict(zip(names, found, strict=True))
 
     def _choose_weights(self) -> None:
-        """Each weight is held once: the source's own where all its readers are put back, else as it is stored."""
+        """Each weight is held once: the source's own where all its readers are in float32, else as it is stored."""
         for name, tensor in self._stored.items():
             unrounded = self._readers[name] <= self.in_float32
             if self._unrounded.get(name) is not unrounded:

@@ -11,7 +11,7 @@ from ...artifact import manifest as artifact
 from ...core import BertcError, DataError, Progress
 from ...data import Sample, preprocess
 from ...graph import Graph
-from ...runtime import emulated
+from ...runtime import emulate_rounding
 from ...source import SourceOptions, open_reference
 from ...source import opening as source
 from .. import verdict as verification
@@ -31,8 +31,8 @@ def measure_artifact_drift(
 ) -> Drift:
     """Drift of one artifact after every layer, on its goldens' inputs or on a file of data.
 
-    Compared with the graph of `against`, else of the artifact's source; where that is not at hand, with the artifact's own graph
-    in float32, and the result says so. Raises what opening the artifact, the data and `against` raises.
+    Compared with the graph of `against`, else of the artifact's source; without it, with the artifact's own graph in
+    float32, and the result says so. Raises what opening the artifact, the data and `against` raises.
     """
     log = progress or Progress()
     found = artifact.open_artifact(path)
@@ -68,7 +68,7 @@ def _float32_graph(found: Artifact, graph: Graph, against: str | None) -> tuple[
     if found.precision == "fp32":
         raise DataError(f"{why}; give --against SOURCE: a float32 artifact has nothing else to compare with")
     return (
-        emulated(graph, rounded=False),
+        emulate_rounding(graph, rounded=False),
         OWN_GRAPH,
         (f"{why}. Compared with {OWN_GRAPH}, with its stored weights: errors of fusions do not show",),
     )
@@ -82,7 +82,7 @@ def bisect_artifact(
     budget: Mapping[str, float] | None = None,
     progress: Progress | None = None,
 ) -> Bisection:
-    """The nodes of one artifact's graph that restore its budget when they are put back to float32.
+    """The nodes of one artifact's graph that restore its budget when they are in float32.
 
     Judged is the graph with its rounding emulated, on the goldens, or on data that the source answers; limits on decisions are
     not (they need all of the data). Raises what `verification.verify` raises.

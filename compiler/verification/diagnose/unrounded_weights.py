@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class UnroundedWeights:
-    """Weights by the name that the artifact's graph has for them; read when they are asked for."""
+    """Weights by the name that the artifact's graph has for them; read on use."""
 
     def __init__(self, tensors: Mapping[str, ir.TensorProtocol], mapped: Graph) -> None:
         self.names, self._tensors = frozenset(tensors), tensors
