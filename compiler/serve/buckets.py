@@ -136,7 +136,7 @@ def choose_bucket_count(found: BucketPlan, requested: int | None = None, worth: 
         if saving is not None and saving < worth:
             return at, f"one bucket more saves {saving:.1%} of the tokens, under {worth:.1%}"
     last = len(found.choices) - 1
-    return last, f"each bucket saves {worth:.1%} of the tokens or more; more buckets were not tried"
+    return last, f"each bucket saves {worth:.1%} of the tokens or more, the last one tried included"
 
 
 def bucket_profiles(

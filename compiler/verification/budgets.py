@@ -49,7 +49,7 @@ class Budget:
     def summary(self) -> str:
         """`budget: cosine >= 0.9999 (default of fp16), max_drop <= 0.01 (--budget)`."""
         parts = (
-            f"{name} {_bound(name)} {limit:g} ({self.origins.get(name, 'given')})"
+            f"{name} {_bound(name)} {limit:.12g} ({self.origins.get(name, 'given')})"
             for name, limit in self.limits().items()
             if limit is not None
         )
@@ -125,8 +125,9 @@ class Violation:
             return f"{self.output}: {self.metric}: {self.why}"
         worst = f"; worst: {self.worst}" if self.worst else ""
         origin = f" ({self.origin})" if self.origin else ""
-        limit = f"budget {_bound(self.metric)} {self.wanted:.6g}{origin}"
-        return f"{self.output}: {self.metric} {self.found:.6g}{self.why}, {limit}{worst}"
+        bound = _bound(self.metric)
+        found = f"{self.found:.10g}" if bound == ">=" else f"{self.found:.6g}"  # a cosine is told from 1 by its last digits
+        return f"{self.output}: {self.metric} {found}{self.why}, budget {bound} {self.wanted:.12g}{origin}{worst}"
 
     def to_json(self) -> dict[str, Any]:
         return {key: _plain(value) for key, value in dataclasses.asdict(self).items() if key != "origin"}

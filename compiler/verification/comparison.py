@@ -76,7 +76,7 @@ class Comparison:
             if not output.vectors:
                 raise DataError(f"no row of output {output.name!r} was compared: every row is fully masked; give other data")
         decisions = tuple(d for counter in self._counters if (d := counter.result()) is not None) if self._outputs else ()
-        note = "" if self._counters else f"task {self.task!r} has no decisions to compare: closeness only"
+        note = "" if self._counters else f"no decisions for task {self.task!r}"
         outputs = tuple(output.result() for output in self._outputs.values())
         metrics = self._scorer.result() if self._scorer else (*self._mean_cosine(outputs), *self._decisions_kept(decisions))
         return ComparisonResult(self.task, outputs, decisions, self._samples, self._rows, note, metrics, self._scorer is not None)

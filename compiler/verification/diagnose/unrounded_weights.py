@@ -64,10 +64,10 @@ def find_unrounded_weights(found: Artifact, graph: Graph) -> tuple[UnroundedWeig
             unrounded[name] = original
         release_pages(tensor)
     missing = [name for name in halves if name not in unrounded]
-    note = (
-        f"{len(missing)} of {len(halves)} weights are the artifact's rounded ones: {', '.join(missing[:3])} are not in the source"
-    )
-    return UnroundedWeights(unrounded, plain), note + ", or changed by more than rounding" if missing else ""
+    if not missing:
+        return UnroundedWeights(unrounded, plain), ""
+    kept = f"{len(missing)} of {len(halves)} weights keep the artifact's rounded values ({', '.join(missing[:3])})"
+    return UnroundedWeights(unrounded, plain), f"{kept}: not in the source, or changed by more than rounding"
 
 
 def _lowered(found: Artifact, graph: Graph) -> dict[str, ir.TensorProtocol]:
