@@ -47,7 +47,8 @@ def report() -> str:
         "Attention found, of as many as there are: **bertc** / onnxruntime / onnxscript. `-`: not exported (reasons below); "
         "`x`: the fuser refused or crashed; `?`: not counted yet; `!`: its file does not run or computes something else. "
         f"Every rule, distance and refusal: [results/coverage.md](results/coverage.md).\n\n{attention(found)}",
-        f"Families with a fusion contract (`compiler/fusions/families.py`), found of expected by the default exporter.\n\n{promises(found)}",
+        "Families with a fusion contract (`compiler/fusions/families.py`), found of expected by the default exporter.\n\n"
+        f"{promises(found)}",
         f"Distance of the fused file from the exported one, max|a-b|/max|b| of the worst model, where one is over {CLOSE:g}.\n\n"
         + wrong(found),
         f"What could not be exported, or not rightly.\n\n{refused()}",
