@@ -185,8 +185,8 @@ def _model(name: str, table: Mapping[str, Any], path: Path) -> Recipe:
     for key in ("source", "data"):
         if key in given and (path.parent / str(given[key])).exists():
             given[key] = str(path.parent / str(given[key]))
-    made = recipes.from_mapping(base | given, f"{path}: models.{name}")
-    return dataclasses.replace(made, targets=(), precision=None)
+    recipe = recipes.from_mapping(base | given, f"{path}: models.{name}")
+    return dataclasses.replace(recipe, targets=(), precision=None)
 
 
 def _cells(data: Mapping[str, Any], models: Mapping[str, Recipe], where: str) -> list[_Cell]:

@@ -204,8 +204,8 @@ def source_paths(recipe: Recipe) -> tuple[dict[str, Path], dict[str, str]]:
         return {}, {"artifact": contents.digest(place.path)}
     if place.kind == "onnx":
         return {path.name: path for path in _beside(place.path)}, {}
-    made = {path.relative_to(place.path).as_posix(): path for path in _files_below(place.path)}
-    return made, ({"revision": place.revision} if place.revision else {})
+    below = {path.relative_to(place.path).as_posix(): path for path in _files_below(place.path)}
+    return below, ({"revision": place.revision} if place.revision else {})
 
 
 def _beside(path: Path) -> list[Path]:

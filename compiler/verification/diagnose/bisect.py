@@ -158,20 +158,20 @@ def bisect_graph(
     fixed = judge.runner.fixed
     notes = (*notes, f"{fixed} weights stay in INT8: they are stored in nothing else") if fixed else notes
     broken = judge.broken(())
-    made = functools.partial(Bisection, str(path), candidates=len(items), samples=len(samples))
+    bisection = functools.partial(Bisection, str(path), candidates=len(items), samples=len(samples))
     if not broken:
-        return made("within budget", (), runs=judge.runs, notes=notes)
+        return bisection("within budget", (), runs=judge.runs, notes=notes)
     reasons = tuple(v for found in broken.values() for v in found)
     still = judge.broken(items)
     if still or not items:
         worst = tuple(v for found in still.values() for v in found) or reasons
-        return made("not precision", _first_of_each_kind(worst), runs=judge.runs, notes=notes)
+        return bisection("not precision", _first_of_each_kind(worst), runs=judge.runs, notes=notes)
     chosen, minimal = _search(judge, items, sorted(broken, key=lambda i: _size(samples[i][0])), advance)
     sample = samples[min(broken, key=lambda i: _size(samples[i][0]))][0]
     runs = judge.runs
     del judge  # the weights of its session, before those of the next
     nodes = tuple(_describe_nodes(graph, chosen, sample))
-    return made("found" if minimal else "not minimal", _first_of_each_kind(reasons), nodes=nodes, runs=runs, notes=notes)
+    return bisection("found" if minimal else "not minimal", _first_of_each_kind(reasons), nodes=nodes, runs=runs, notes=notes)
 
 
 def _size(sample: Sample) -> int:
@@ -275,10 +275,10 @@ def _describe_nodes(graph: Graph, nodes: Group, sample: Sample) -> Iterator[Floa
     """The nodes with what they reach when all of the graph is in float32."""
     values = {node: value for node in nodes for value in node.outputs if value.name and value.dtype is not None}
     names = [str(value.name) for value in values.values()]
-    made, weights = reference_session(emulate_rounding(with_outputs(graph, names), rounded=False))
-    wanted = {each.name for each in made.get_inputs()}
+    runner, weights = reference_session(emulate_rounding(with_outputs(graph, names), rounded=False))
+    wanted = {each.name for each in runner.get_inputs()}
     feeds = {name: array for name, array in _cast(graph, sample.feeds).items() if name in wanted}
-    found = dict(zip(names, made.run(names, {**weights, **feeds}), strict=True))
+    found = dict(zip(names, runner.run(names, {**weights, **feeds}), strict=True))
     for node in nodes:
         value = values[node]
         array = found[str(value.name)]
