@@ -3,6 +3,7 @@ from . import checking as checking
 from . import ci as ci
 from . import cleaning as cleaning
 from . import config as config
+from . import gpus as gpus
 from . import lock as lock
 from . import outputs as outputs
 from . import plan as plan

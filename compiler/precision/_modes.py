@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from ..core import RecipeError, module_names, nearest
-from ..graph import Graph
-from ._plan import Typed
 
 if TYPE_CHECKING:
+    from ..graph import Graph
+    from ._plan import Typed
     from ._value_ranges import Evidence
 
 
