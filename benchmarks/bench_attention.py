@@ -64,7 +64,7 @@ def _widened(source: Path, data: Path, size: int) -> list[str]:
     splits = (v.const_value for name, v in graph.model.graph.initializers.items() if name.endswith("/split"))
     wide = max(int(split.numpy()[-1]) for split in splits if split is not None)
     request = BuildRequest(graph, out / "graph.onnx", out, "fp16", ("sm89",), ranges)
-    found = worth.engine(graph, half.manifest["engine"], request)
+    found = worth.estimate_engine(graph, half.manifest["engine"], request)
     options = {"targets": ["tensorrt-rtx:sm89=int8-static"], "profiles": PROFILE, "verify": False, "data": data}
     (low,) = bertc.build(source, out, force=True, **options)
     moved = [f"{found.nbytes / 2**20:.1f}", f"{found.flops / 1e9:.2f}"]

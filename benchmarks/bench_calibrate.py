@@ -21,7 +21,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from bertc.data import files, preprocess
-from bertc.graph.model import save
+from bertc.graph.model import save_graph
 from bertc.quant.calibration import command as calibrate
 from bertc.source.opening import open_source
 from bertc.source.types import Source
@@ -56,7 +56,7 @@ def exported(checkpoint: Path, folder: Path) -> Path:
     """The checkpoint as an .onnx file with its tokenizer: what is measured opens it in a moment."""
     folder.mkdir()
     source = open_source(str(checkpoint))
-    save(source.graph, folder / "model.onnx")
+    save_graph(source.graph, folder / "model.onnx")
     for file in source.assets:
         shutil.copy(file, folder)
     return folder / "model.onnx"
@@ -72,7 +72,7 @@ def timed(folder: Path) -> str:
     runs: dict[str, Callable[[], object]] = {
         "plain, batches of 8": lambda: plain(session, source, texts, 8),
         "plain, one at a time": lambda: plain(session, source, texts, 1),
-        "calibrate": lambda: calibrate.calibrate(str(model), calibrate.Request(texts), out, force=True),
+        "calibrate": lambda: calibrate.calibrate(str(model), calibrate.CalibrationRequest(texts), out, force=True),
     }
     times: dict[str, list[float]] = {name: [] for name in runs}
     for index in range(PAIRS + 1):  # one to warm up
@@ -90,7 +90,7 @@ def timed(folder: Path) -> str:
 
 def plain(session: ort.InferenceSession, source: Source, texts: Path, batch: int) -> None:
     limits, encoder, _ = preprocess.preprocessors(source.graph.inputs, source.dims, source.assets)
-    read = files.from_file(texts, inputs=source.graph.inputs, dims=limits, encode=encoder, batch=batch)
+    read = files.samples_from_file(texts, inputs=source.graph.inputs, dims=limits, encode=encoder, batch=batch)
     for sample in read.samples:
         session.run(None, dict(sample.feeds))
 

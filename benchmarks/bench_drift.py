@@ -38,7 +38,7 @@ print(code, re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
 BLIND = """
 import sys
 from bertc import cli, pipeline
-pipeline.evidence = lambda job: None
+pipeline.value_evidence = lambda job: None
 sys.exit(cli.run(sys.argv[1:]))
 """
 
@@ -62,12 +62,12 @@ def run() -> str:
 
 def damage(source: Path, out: Path) -> float:
     """Write the broken model; returns the MiB of the sound one's weights."""
-    made = graph.load(source)
+    made = graph.load_graph(source)
     alike = [n for n in made.model.graph if n.op_type == "MatMul" and origin.module_path(n).endswith(LAYER)]
     (node,) = alike
     weight: Any = node.inputs[1]
     weight.const_value = ir.tensor(weight.const_value.numpy() * np.float32(TIMES), name=weight.name)
-    graph.save(made, out)
+    graph.save_graph(made, out)
     return made.initializer_bytes / 2**20
 
 

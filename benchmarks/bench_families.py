@@ -12,7 +12,7 @@ from bertc import targets
 from bertc.fusions import engine as fuse
 from bertc.ops import expansion as canonical
 from bertc.targets._tensorrt import layout as _trt_graph
-from bertc.targets._tensorrt import lower_attention as _lower_trt
+from bertc.targets._tensorrt import lower_encoder as _lower_trt
 
 from .bench_kernels import MODES, Count, count
 from .models import exported

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bertc.fleet import cleaning
+from bertc.fleet import store_cleaning as cleaning
 from bertc.fleet.store import Store
 
 from .fleet_processes import kill, start, writers
@@ -141,7 +141,7 @@ def killed(folder: Path) -> list[list[str]]:
         kill(process)
         store = Store(folder / f"killed{moment}" / "store")
         finished.append(len(store.finished()))
-        whole += not list(cleaning.damaged(store))
+        whole += not list(cleaning.damaged_stages(store))
         build(path)
         made = [line["key"] for line in store.journal()]
         same += locked(path) == wanted and len(made) == len(set(made))
@@ -169,7 +169,7 @@ def many_writers(folder: Path) -> list[list[str]]:
     seconds = time.perf_counter() - began
     store = Store(folder / "many")
     lost = ENTRIES - len(store.finished())
-    damage = len(list(cleaning.damaged(store)))
+    damage = len(list(cleaning.damaged_stages(store)))
     twice = len(store.journal()) - ENTRIES
     return [
         [f"{WRITERS} writers of the same {ENTRIES} entries, s", f"{seconds:.1f}", ""],

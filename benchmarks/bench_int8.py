@@ -26,18 +26,18 @@ from bertc.core.tensors import Feeds, Outputs
 from bertc.data import samples as samples_module
 from bertc.data import synthetic as data
 from bertc.fusions import engine as fuse
-from bertc.graph.model import Graph, load
+from bertc.graph.model import Graph, load_graph
 from bertc.precision._value_ranges import Evidence
-from bertc.quant import Quantised
+from bertc.quant import StaticGraph
 from bertc.quant.fit import Fitted
-from bertc.quant.insert import insert
+from bertc.quant.insert import insert_qdq
 from bertc.quant.sites import ATTENTION
 from bertc.runtime.reference import ReferenceRunner
 from bertc.source.opening import open_source
 from bertc.source.types import Source, SourceOptions
 from bertc.verification.comparison import Comparison
-from bertc.verification.intervals import Measure
-from bertc.verification.result import Result
+from bertc.verification.intervals import Metric
+from bertc.verification.result import ComparisonResult
 
 from . import int8_engines as engines
 from . import int8_peers as peers
@@ -119,21 +119,21 @@ def in_runtime(path: Path) -> Run:
     return lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
 
-def judged(setting: Setting, answer: Run) -> Result:
+def judged(setting: Setting, answer: Run) -> ComparisonResult:
     comparison = Comparison(TASK, intervals=True)
     for sample, expected in zip(setting.samples, setting.truth, strict=True):
         comparison.add(expected, {name: array.astype("float32") for name, array in answer(sample.feeds).items()}, sample)
     return comparison.result()
 
 
-def row(name: str, share: str, result: Result) -> list[str]:
+def row(name: str, share: str, result: ComparisonResult) -> list[str]:
     cosine, *kept = result.measures
     found = [name, share, told(cosine, 5), f"{result.outputs[0].cosine_min:.4f}", "; ".join(told(each, 4) for each in kept)]
     _said(str(found))
     return found
 
 
-def told(measure: Measure, digits: int) -> str:
+def told(measure: Metric, digits: int) -> str:
     """The artifact's value with the interval of its drop taken from the source's."""
     if measure.low is None or measure.high is None:
         return f"{measure.artifact:.{digits}f}"
@@ -157,7 +157,7 @@ class Forms:
 
     lowered: Graph
     fitted: tuple[Fitted, ...]
-    searched: Quantised
+    searched: StaticGraph
     evidence: Evidence
     fp16: Graph
     gemms: Graph
@@ -168,15 +168,15 @@ class Forms:
         source, target = setting.source, targets.get("tensorrt-rtx")
         fused = fuse.fuse(source.graph, source.dims).graph
         lowered = target.lower(fused, (engines.SM,), quantised=True)
-        request = quant.Request(setting.texts, MAX_DROP, (profiles.parse_profile("", source.dims),), target.INT8_ATTENTION)
-        searched = whole = quant.quantise(lowered, source, request, quiet)
+        request = quant.StaticRequest(setting.texts, MAX_DROP, (profiles.parse_profile("", source.dims),), target.INT8_ATTENTION)
+        searched = whole = quant.quantise_static(lowered, source, request, quiet)
         if len(searched.chosen) < len(searched.document["sites"]):
-            whole = quant.quantise(lowered, source, dataclasses.replace(request, max_drop=None), quiet)
+            whole = quant.quantise_static(lowered, source, dataclasses.replace(request, max_drop=None), quiet)
         evidence = Evidence(data.synthetic_samples(source.graph, source.dims, 0), "synthetic samples")
         linears = [each for each in whole.chosen if each.site.kind != ATTENTION]
         made = [
             engines.typed(target.lower(fused, (engines.SM,)), source, evidence, "fp16"),
-            engines.typed(insert(lowered, linears), source, evidence),
+            engines.typed(insert_qdq(lowered, linears), source, evidence),
             engines.typed(whole.graph, source, evidence),
         ]
         return Forms(lowered, whole.chosen, searched, evidence, *made)
@@ -234,7 +234,9 @@ def of_peers(setting: Setting) -> list[list[str]]:
         except Exception as error:  # noqa: BLE001  a peer raises whatever it likes
             rows.append([name, "-", " ".join(str(error).split())[:200], "-", "-"])
             continue
-        rows.append(row(name, "-", judged(setting, ReferenceRunner(load(out)).run if "modelopt" in name else in_runtime(out))))
+        rows.append(
+            row(name, "-", judged(setting, ReferenceRunner(load_graph(out)).run if "modelopt" in name else in_runtime(out)))
+        )
     return rows
 
 

@@ -30,9 +30,9 @@ from bertc.core.profiles import Range
 from bertc.data import preprocess
 from bertc.data import synthetic as data
 from bertc.fusions import engine as fuse
-from bertc.graph.model import Graph, save
+from bertc.graph.model import Graph, save_graph
 from bertc.precision import Typed, _islands, _typed, fp16
-from bertc.precision._value_ranges import Evidence, Wanted, measure
+from bertc.precision._value_ranges import Evidence, RangeRequest, measure_ranges
 from bertc.runtime.reference import ReferenceRunner
 from bertc.source import onnx_file as onnx_source
 from bertc.source.opening import open_source
@@ -72,7 +72,9 @@ def run() -> str:
     with tempfile.TemporaryDirectory() as folder:
         cases = []
         for name, pre_norm in (("overflowing, post-norm", False), ("overflowing, pre-norm", True)):
-            cases.append(case(name, *onnx_source.open_graph(overflowing.encoder(Path(folder, "m.onnx"), pre_norm=pre_norm))[:2]))
+            cases.append(
+                case(name, *onnx_source.read_onnx_file(overflowing.encoder(Path(folder, "m.onnx"), pre_norm=pre_norm))[:2])
+            )
         source = open_source(str(MODEL))
         cases.append(case("all-MiniLM-L6-v2", source.graph, source.dims))
         rows = [row for each in cases for row in _rows(each)]
@@ -113,7 +115,7 @@ def _close(each: Case, typed: Typed) -> list[str]:
 def _kernels(typed: Typed, sizes: Mapping[str, Range] | None = None) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "graph.onnx")
-        save(typed.graph, path)
+        save_graph(typed.graph, path)
         asked = BuildRequest(typed.graph, path, Path(folder), "fp16", RTX.sms, (sizes or SIZES,))
         return list(tensorrt_rtx.build(asked).facts["kernels"]["rows"])
 
@@ -133,11 +135,11 @@ def _cost(each: Case) -> str:
             runner.run(sample.feeds)
         plain.append(time.perf_counter() - start)
         start = time.perf_counter()
-        measure(each.lowered, each.evidence.samples, Wanted(fp16.HALF.tiny))
+        measure_ranges(each.lowered, each.evidence.samples, RangeRequest(fp16.HALF.tiny))
         passes.append(time.perf_counter() - start)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = _memory("VmRSS")
-    measure(each.lowered, each.evidence.samples, Wanted(fp16.HALF.tiny))
+    measure_ranges(each.lowered, each.evidence.samples, RangeRequest(fp16.HALF.tiny))
     seconds = f"{np.median(passes):.2f} s, the samples alone {np.median(plain):.2f} s"
     ratio = np.median([a / b for a, b in zip(passes, plain, strict=True)])
     return (
@@ -157,8 +159,8 @@ def _margin(each: Case, source: Any, folder: Path) -> str:
     path = folder / "texts.txt"
     path.write_text("\n".join(sentences(TEXTS)) + "\n", encoding="utf-8")
     texts = preprocess.read_data(path, source.graph.inputs, source.dims, source.assets).samples
-    wanted = Wanted(fp16.HALF.tiny)
-    synthetic, real, some = (measure(each.lowered, found, wanted) for found in (each.evidence.samples, texts, texts[:5]))
+    wanted = RangeRequest(fp16.HALF.tiny)
+    synthetic, real, some = (measure_ranges(each.lowered, found, wanted) for found in (each.evidence.samples, texts, texts[:5]))
 
     def furthest(seen: Mapping[str, Any]) -> float:
         held = [name for name in real if 0 < seen[name].largest < 1e30]  # not the mask's
@@ -198,9 +200,9 @@ def _forms() -> str:
     rows = []
     for op, (head, body) in FORMS.items():
         graph = _graph(head.replace("BODY", body))
-        decided = _islands.decide(graph, fp16.HALF)
+        decided = _islands.decide_islands(graph, fp16.HALF)
         without = dataclasses.replace(decided, islands={node: why for node, why in decided.islands.items() if not why.reason})
-        counts = [len(_kernels(_typed.write(graph, fp16.HALF, each), sizes)) for each in (decided, without)]
+        counts = [len(_kernels(_typed.write_typed(graph, fp16.HALF, each), sizes)) for each in (decided, without)]
         free = "free" if op in _islands.REDUCTIONS else "only where data demands it"
         rows.append([op, str(counts[0]), str(counts[1]), free])
     return f"{(_forms.__doc__ or '').strip()}\n\n" + table(["operator", "float32", "half", "as an island"], rows)

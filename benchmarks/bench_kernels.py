@@ -18,14 +18,14 @@ import onnx_ir as ir
 
 from bertc import precision
 from bertc.core.profiles import Profile, Range
-from bertc.graph.model import Graph, save
+from bertc.graph.model import Graph, save_graph
 from bertc.graph.provenance import module_path
 from bertc.ops import expansion as canonical
 from bertc.targets import BuildRequest
 from bertc.targets._tensorrt import adapter as _trt
 from bertc.targets._tensorrt import kernel_log as _kernels
 from bertc.targets._tensorrt import layout as _trt_graph
-from bertc.targets._tensorrt import lower_attention as _lower_trt
+from bertc.targets._tensorrt import lower_encoder as _lower_trt
 
 from .tools import MODEL, table
 
@@ -77,7 +77,7 @@ def count(graph: Graph, mode: str) -> Count:
     batch, length = typed.inputs[0].dims
     dynamic = build(typed, mode, {str(batch): Range(1, OPT[0], 32), str(length): Range(1, OPT[1], 256)})
     modules = {_kernels.node_name(n): module_path(n) for n in typed.model.graph.all_nodes()}
-    layers = _kernels.per_layer(dynamic, modules)
+    layers = _kernels.kernels_per_layer(dynamic, modules)
     fixed = build(fixed_sizes(typed), mode, {})
     middle = layers["layers"][1:-1]
     return Count(
@@ -91,10 +91,10 @@ def count(graph: Graph, mode: str) -> Count:
 def build(typed: Graph, mode: str, profile: Profile) -> tuple[_kernels.Kernel, ...]:
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
-        save(typed, here / "graph.onnx")
+        save_graph(typed, here / "graph.onnx")
         request = BuildRequest(typed, here / "graph.onnx", here, mode, (SM,), (profile,))
         _, log = _trt._compile("tensorrt_rtx", request, None, here)
-    return _kernels.parse(log)
+    return _kernels.parse_kernels(log)
 
 
 def fixed_sizes(graph: Graph) -> Graph:

@@ -21,7 +21,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from bertc.fusions import engine as fuse
-from bertc.graph.model import save
+from bertc.graph.model import save_graph
 from bertc.source.opening import open_source
 from bertc.source.types import Source
 from bertc.targets import onnxruntime as target
@@ -49,8 +49,8 @@ def forms(source: Source, folder: Path) -> Mapping[str, Path]:
     from onnxscript.rewriter.ort_fusions import optimize_for_ort
 
     fused = fuse.fuse(source.graph, source.dims, lowerings={"onnxruntime": target.lowerings()})
-    save(source.graph, folder / "source.onnx")
-    save(target.lower(fused.graph), folder / "bertc.onnx")
+    save_graph(source.graph, folder / "source.onnx")
+    save_graph(target.lower(fused.graph), folder / "bertc.onnx")
     optimised = optimize_for_ort(ir.load(folder / "source.onnx"))
     ir.save(optimised[0] if isinstance(optimised, tuple) else optimised, folder / "ort_fusions.onnx")
     return {name: folder / f"{name}.onnx" for name in ("source", "bertc", "ort_fusions")} | {"itself": folder / "source.onnx"}

@@ -70,7 +70,7 @@ def measure(path: Path) -> dict[str, Any]:
     from bertc.source import onnx_file as onnx_source
     from bertc.source.types import Source
     from bertc.verification import comparison as metrics
-    from bertc.verification import export as export_check
+    from bertc.verification import export_check
 
     stages: dict[str, list[float]] = {}
 
@@ -81,10 +81,10 @@ def measure(path: Path) -> dict[str, Any]:
         stages[stage] = [time.perf_counter() - wall, time.process_time() - cpu, _peak()]
         return result
 
-    graph, dims, _ = timed(STAGES[0], lambda: onnx_source.open_graph(path))
+    graph, dims, _ = timed(STAGES[0], lambda: onnx_source.read_onnx_file(path))
     samples = data.synthetic_samples(graph, dims)
     truth = ReferenceRunner(graph)
-    proof = export_check.Proof(samples, tuple(truth.run(s.feeds) for s in samples), metrics.Comparison())
+    proof = export_check.ExportCheck(samples, tuple(truth.run(s.feeds) for s in samples), metrics.Comparison())
     del truth
     spec = targets.parse_spec("tensorrt-rtx:sm89")
     tables = {str(spec): targets.lowerings(spec)}

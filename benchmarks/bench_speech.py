@@ -18,7 +18,7 @@ from bertc.source import torch_export
 from bertc.source.factory import FactoryModel, dims_of
 from bertc.targets._tensorrt import kernel_log as _kernels
 from bertc.targets._tensorrt import layout as _trt_graph
-from bertc.targets._tensorrt import lower_attention as _lower_trt
+from bertc.targets._tensorrt import lower_encoder as _lower_trt
 
 from .bench_kernels import MODES, build
 from .tools import table
@@ -44,7 +44,7 @@ def forms(name: str, made: FactoryModel) -> dict[str, Graph]:
 
 
 def exported(made: FactoryModel) -> Graph:
-    return torch_export.export(made, OPSET)[0]
+    return torch_export.export_module(made, OPSET)[0]
 
 
 def features(made: FactoryModel) -> FactoryModel:
@@ -55,6 +55,6 @@ def features(made: FactoryModel) -> FactoryModel:
 def row(name: str, graph: Graph, mode: str) -> list[str]:
     typed = precision.get(mode).apply(graph).graph
     modules = {_kernels.node_name(n): module_path(n) for n in typed.model.graph.all_nodes()}
-    found = _kernels.per_layer(build(typed, mode, PROFILE), modules)
+    found = _kernels.kernels_per_layer(build(typed, mode, PROFILE), modules)
     layers = ", ".join(map(str, found["layers"])) or "-"
     return [name, mode, layers, str(found["rest"]), str(sum(found["layers"]) + found["rest"])]

@@ -51,8 +51,8 @@ def speed(folder: Path) -> str:
     lengths = np.concatenate([drawn, np.arange(1, DISTINCT + 1)])
     path = folder / "lengths.txt"
     path.write_text("\n".join(map(str, lengths.tolist())) + "\n", encoding="utf-8")
-    read, found = timed(lambda: traffic.read(path))
-    chosen, _ = timed(lambda: buckets.plan(found, MOST))
+    read, found = timed(lambda: traffic.read_traffic(path))
+    chosen, _ = timed(lambda: buckets.plan_buckets(found, MOST))
     assert len(found.longest) == DISTINCT
     rows = [["read the file", f"{read:.2f}"], [f"best bounds for 1 to {MOST} buckets", f"{chosen:.2f}"]]
     return f"{REQUESTS:,} requests of {DISTINCT:,} different lengths:\n\n" + table(["step", "seconds, median of 3"], rows)
@@ -69,8 +69,8 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
 
 def waste(requests: Path) -> str:
     """Tokens wasted on real text by number of buckets."""
-    found = traffic.read(requests, None, Encoder.from_directory(MODEL, 512))
-    plan = buckets.plan(found, 6, 8, 512)
+    found = traffic.read_traffic(requests, None, Encoder.from_directory(MODEL, 512))
+    plan = buckets.plan_buckets(found, 6, 8, 512)
     head = ["buckets", "tokens computed", "wasted", "bounds"]
     rows = [
         [str(n), f"{c.computed:,}", f"{plan.waste(c):.1%}", " ".join(map(str, c.bounds))] for n, c in enumerate(plan.choices, 1)
@@ -94,14 +94,14 @@ def padded_row(out: Path, batch: int, requests: Path) -> list[str]:
     texts = sentences(SOME)
     batches = [texts[i : i + batch] for i in range(0, SOME, batch)]
     requests.write_text("".join(json.dumps({"texts": each}) + "\n" for each in batches), encoding="utf-8")
-    found = traffic.read(requests, None, Encoder.from_directory(MODEL, 512))
-    bounds = buckets.plan(found, BUCKETS, 8, 512).choices[-1].bounds
-    runner.buckets = buckets.profiles(found, bounds, traffic.TrafficModel(longest=512))
+    found = traffic.read_traffic(requests, None, Encoder.from_directory(MODEL, 512))
+    bounds = buckets.plan_buckets(found, BUCKETS, 8, 512).choices[-1].bounds
+    runner.buckets = buckets.bucket_profiles(found, bounds, traffic.TrafficModel(longest=512))
     feeds = [runner.encode(each) for each in batches]
     own = sum(each["input_ids"].size for each in feeds)
     computed = sum(runner.bucket(each)["input_ids"].size for each in feeds)
     seconds = passes([lambda f=f: runner.run(f) for f in feeds], [lambda f=f: runner.run_padded(f) for f in feeds])
-    ratio = timings.ratio(*(Timing(name, Shape(()), np.array(taken)) for name, taken in zip("ab", seconds, strict=True)))
+    ratio = timings.time_ratio(*(Timing(name, Shape(()), np.array(taken)) for name, taken in zip("ab", seconds, strict=True)))
     peaks = [f"{peak(out, batch, runner.buckets, name):.0f}" for name in ("run", "run_padded")]
     said = f"{ratio.ratio:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
     return [str(batch), " ".join(map(str, bounds)), f"{computed / own:.2f}", said, *peaks]
@@ -137,7 +137,7 @@ def against(folder: Path) -> str:
     out = folder / "minilm"
     made = bertc.build(MODEL, out, targets=["onnxruntime=fp32"], profiles=["batch=1:8:32,length=1:128:256"])
     shapes = tuple(Shape((("batch", batch), ("length", length))) for batch, length in SHAPES)
-    result = bench.run(made[0], bench.Request((str(MODEL),), shapes, ROUNDS))
+    result = bench.time_artifact(made[0], bench.BenchRequest((str(MODEL),), shapes, ROUNDS))
     ratios = {(r.shape, r.contender): r for r in result.ratios}
     rows = []
     for each in result.timings:
@@ -148,5 +148,5 @@ def against(folder: Path) -> str:
     head = ["shape", "contender", "p50, ms", "p90", "p99", "IQR", "tokens/s", "time / bertc's (95 %)"]
     notes = "".join(f" {note[0].upper()}{note[1:]}." for note in result.notes)
     skipped = "".join(f" {name} was not timed: {reason}." for name, reason in result.skipped.items())
-    said = f"`bertc bench` of all-MiniLM-L6-v2, float32: {bench.summary(result)}.{notes}{skipped}"
+    said = f"`bertc bench` of all-MiniLM-L6-v2, float32: {bench.conditions_line(result)}.{notes}{skipped}"
     return f"{said}\n\n" + table(head, rows)

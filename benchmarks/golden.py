@@ -129,7 +129,7 @@ def open_graph(path: Path) -> tuple[Graph, dict[str, Dim]]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "golden.onnx")
         onnx.save(read(path), file)
-        graph, dims, _ = onnx_source.open_graph(file)
+        graph, dims, _ = onnx_source.read_onnx_file(file)
     return graph, dims
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from bertc import precision
 from bertc.core import profiles
 from bertc.core.errors import BuildFailed
-from bertc.graph.model import Graph, load, save
+from bertc.graph.model import Graph, load_graph, save_graph
 from bertc.precision._value_ranges import Evidence
 from bertc.quant.fit import Fitted
-from bertc.quant.insert import insert
+from bertc.quant.insert import insert_qdq
 from bertc.quant.sites import ATTENTION, Site
 from bertc.source.types import Source
 from bertc.targets import BuildRequest, Built, tensorrt_rtx
@@ -43,7 +43,7 @@ def engine(graph: Graph, mode: str, source: Source) -> Engine:
     """Compile a typed graph. BuildFailed where the compiler refuses it or a quantised GEMM does not read int8."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "graph.onnx")
-        save(graph, path)
+        save_graph(graph, path)
         sizes = (profiles.parse_profile("", source.dims),)
         return _told(tensorrt_rtx.build(BuildRequest(graph, path, Path(folder), mode, (SM,), sizes)))
 
@@ -61,7 +61,7 @@ def _told(built: Built) -> Engine:
 def of_peer(path: Path, source: Source) -> list[str] | str:
     """The row of a peer's file, or why it is none."""
     try:
-        return engine(load(path), "int8", source).row("modelopt.onnx")[1:]
+        return engine(load_graph(path), "int8", source).row("modelopt.onnx")[1:]
     except BuildFailed as why:
         return str(why)
 
@@ -88,7 +88,7 @@ def mixed(graph: Graph, fitted: Sequence[Fitted], source: Source, evidence: Evid
     sites, rows, over = [each.site for each in fitted], [], []
     for seed in range(SEEDS):
         some = drawn(fitted, seed)
-        kernels = engine(typed(insert(graph, some), source, evidence), "int8", source).count
+        kernels = engine(typed(insert_qdq(graph, some), source, evidence), "int8", source).count
         changes = boundaries(sites, {each.site.name for each in some})
         over.append(kernels - pure - changes)
         rows.append([str(seed), str(len(some)), str(changes), str(pure + changes), str(kernels)])

@@ -36,7 +36,7 @@ def batches(source: Source, texts: Sequence[str], batch: int, longest: int) -> I
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "texts.txt")
         path.write_text("\n".join(texts), "utf-8")
-        yield from files.from_file(path, inputs=source.graph.inputs, dims=limits, encode=encoder, batch=batch).samples
+        yield from files.samples_from_file(path, inputs=source.graph.inputs, dims=limits, encode=encoder, batch=batch).samples
 
 
 def _range(longest: int) -> Any:

@@ -14,7 +14,7 @@ from bertc import precision
 from bertc.core.tensors import Outputs
 from bertc.graph.model import Graph
 from bertc.precision import _typed
-from bertc.precision._islands import Decision, decide
+from bertc.precision._islands import IslandDecision, decide_islands
 from bertc.precision._value_ranges import Evidence
 from bertc.runtime.reference import ReferenceRunner
 from bertc.verification import budgets
@@ -54,7 +54,7 @@ def trials(
     rescaling, may need fewer.
     """
     half: HalfType = precision.get(mode).HALF  # type: ignore[attr-defined]
-    decided = decide(graph, half, evidence)
+    decided = decide_islands(graph, half, evidence)
     limits = budget or budgets.DEFAULT_BUDGETS[mode]
     demanded = [node for node, why in decided.islands.items() if why.by == "data"]
     for node in itertools.islice(demanded, most):
@@ -65,7 +65,7 @@ def trials(
 def _without(
     graph: Graph,
     half: HalfType,
-    decided: Decision,
+    decided: IslandDecision,
     node: ir.Node,
     samples: Sequence[Sample],
     outputs: Sequence[Outputs],
@@ -73,7 +73,7 @@ def _without(
 ) -> str:
     """What breaks when one island is typed half, '' where nothing does."""
     rest = {other: why for other, why in decided.islands.items() if other is not node}
-    runner = ReferenceRunner(_typed.write(graph, half, dataclasses.replace(decided, islands=rest)).graph)
+    runner = ReferenceRunner(_typed.write_typed(graph, half, dataclasses.replace(decided, islands=rest)).graph)
     pairs = sorted(zip(samples, outputs, strict=True), key=lambda pair: pair[0].label != decided.islands[node].sample)
     comparison = Comparison()
     for sample, expected in pairs:
@@ -82,4 +82,4 @@ def _without(
         if broken:
             return f"{broken[0]!r} is not finite on {sample.label!r}"
         comparison.add(expected, got, sample)
-    return "; ".join(map(str, budgets.judge(comparison.result(), limits.without_decisions())))
+    return "; ".join(map(str, budgets.find_violations(comparison.result(), limits.without_decisions())))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bertc.core.profiles import Dim
-from bertc.graph.model import Graph, save
+from bertc.graph.model import Graph, save_graph
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 XLMR = {"vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1}
@@ -48,8 +48,8 @@ def exported(name: str, *, query_bias: bool = True) -> tuple[Graph, dict[str, Di
     example = dict.fromkeys(names, torch.arange(10, 36).reshape(2, 13) % 2)
     dims = dict.fromkeys(names, ("batch", "length"))
     made = FactoryModel(Features(model, False).eval(), example, dims, ("last_hidden_state",), {"length": (1, 512)})
-    return torch_export.export(made, 20)[0], dims_of(made)
+    return torch_export.export_module(made, 20)[0], dims_of(made)
 
 
 if __name__ == "__main__":
-    save(exported(sys.argv[1])[0], Path(sys.argv[2]))
+    save_graph(exported(sys.argv[1])[0], Path(sys.argv[2]))

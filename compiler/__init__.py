@@ -46,7 +46,7 @@ def build(source: Name, out: Name, *, force: bool = False, **options: Any) -> tu
     """
     from . import pipeline
 
-    return pipeline.compile(_recipe(source, options), Path(out), force=force)
+    return pipeline.build_recipe(_recipe(source, options), Path(out), force=force)
 
 
 def verify(
@@ -87,9 +87,9 @@ def _recipe(source: Name, options: dict[str, Any]) -> Any:
     known = {f.name for f in dataclasses.fields(recipe.Recipe)}
     for name in given:
         if name not in known:
-            from .core import RecipeError, nearest
+            from .core import RecipeError, did_you_mean
 
-            raise RecipeError(f"unknown option {name!r}{nearest(name, known)}")
+            raise RecipeError(f"unknown option {name!r}{did_you_mean(name, known)}")
     return dataclasses.replace(recipe.resolve(str(source))[0], **given)
 
 

@@ -23,14 +23,14 @@ from .data import preprocess
 from .data import synthetic as data
 from .fusions import Fused
 from .fusions import engine as fusing
-from .graph import Graph, save
+from .graph import Graph, save_graph
 from .precision import Evidence, Typed
 from .recipe import Recipe, check, choose_targets
 from .report import document as report
 from .report import page, tables
 from .source import Source, open_source
 from .targets import BuildRequest, Built, TargetSpec
-from .verification import FAILED, Proof, check_fused, prove
+from .verification import FAILED, ExportCheck, check_export, check_fused
 from .verification import verdict as verification
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Build:
 
     spec: TargetSpec
     precision: str
-    asked: Mapping[str, float] = dataclasses.field(default_factory=dict)  # limits of the verification
+    limits: Mapping[str, float] = dataclasses.field(default_factory=dict)  # limits of the verification
 
     @property
     def name(self) -> str:
@@ -55,22 +55,22 @@ class Build:
         return self.precision in precision.QUANTISED
 
     @property
-    def weighed(self) -> bool:
+    def compared_with_base(self) -> bool:
         """Whether an engine of the base precision is compiled beside it, to keep the better one."""
-        return self.precision == "int8" and hasattr(targets.get(self.spec.name), "listed")
+        return self.precision == "int8" and hasattr(targets.get(self.spec.name), "list_kernels")
 
 
-def compile(recipe: Recipe, out: Path, *, force: bool = False, progress: Progress | None = None) -> tuple[Artifact, ...]:
+def build_recipe(recipe: Recipe, out: Path, *, force: bool = False, progress: Progress | None = None) -> tuple[Artifact, ...]:
     """Build every target of a recipe into `out`: the artifact itself, or one directory per target when there are several.
 
     Raises a BertcError with the exit code of its cause; `out` is then as it was before.
     """
     log = progress or Progress()
     check(recipe)
-    recipe, choice = choose_targets(recipe)
-    if choice:
-        log.note(choice)
-    builds = plan(recipe)
+    recipe, chosen = choose_targets(recipe)
+    if chosen:
+        log.note(chosen)
+    builds = plan_builds(recipe)
     with artifact.staging(out, force) as stage:
         with log.stage("export"):
             source = open_source(recipe.source, recipe.source_options)
@@ -79,7 +79,7 @@ def compile(recipe: Recipe, out: Path, *, force: bool = False, progress: Progres
         ranges = choose_profiles(recipe, source)
         require_data(recipe, source, ranges, builds)
         with log.stage("check export") as advance:
-            proof = prove(source, ranges, advance, seed=recipe.seed, golden_data=golden_data(recipe))
+            proof = check_export(source, ranges, advance, seed=recipe.seed, golden_data=golden_data(recipe))
         log.say(proof.summary())
         for note in proof.notes:
             log.note(note)
@@ -88,11 +88,11 @@ def compile(recipe: Recipe, out: Path, *, force: bool = False, progress: Progres
         for build in builds:
             directory = stage if len(builds) == 1 else stage / build.name
             directory.mkdir(exist_ok=True)
-            make(build, job, directory, log)
+            build_artifact(build, job, directory, log)
     return tuple(artifact.open_artifact(path) for path in artifact.find_artifacts(out))
 
 
-def plan(recipe: Recipe) -> tuple[Build, ...]:
+def plan_builds(recipe: Recipe) -> tuple[Build, ...]:
     """What will be built. Every name is checked, and every target asked whether it can, before any work is done."""
     builds: list[Build] = []
     for text in recipe.targets:
@@ -106,7 +106,7 @@ def plan(recipe: Recipe) -> tuple[Build, ...]:
             raise InputError(why)
         verification.budget_for(build.precision, recipe.budget)
         if build.name in [other.name for other in builds]:
-            raise RecipeError(f"target {text!r} is asked for twice: {build.name}")
+            raise RecipeError(f"target {text!r} is given twice: {build.name}")
         builds.append(build)
     return tuple(builds)
 
@@ -125,27 +125,28 @@ def require_data(recipe: Recipe, source: Source, ranges: tuple[Profile, ...], bu
     """Before any long work: DataError for data that the model cannot be fed. (A single bad row is told where it is read.)"""
     from .data import unpadded as rows
 
-    if recipe.data and any(build.precision in precision.DATA for build in builds):
+    if recipe.data and any(build.precision in precision.CALIBRATED for build in builds):
         limits, encoder, audio = preprocess.preprocessors(source.graph.inputs, source.dims, source.assets, ranges)
-        rows.open_rows(Path(recipe.data), source.graph.inputs, limits, encoder, audio)
+        rows.open_unpadded(Path(recipe.data), source.graph.inputs, limits, encoder, audio)
 
 
-def fuse_graph(recipe: Recipe, source: Source, builds: Sequence[Build], proof: Proof, log: Progress) -> Fused | None:
+def fuse_graph(recipe: Recipe, source: Source, builds: Sequence[Build], proof: ExportCheck, log: Progress) -> Fused | None:
     """The source's graph with its fusions, checked as a whole against the source; None where no target wants it.
 
-    Raises CheckFailed when fewer fusions were found than `recipe.expect` promises, or when the fused graph is not the model.
+    Raises CheckFailed when fewer fusions were found than the contract
+    `recipe.expect` asks for, or when the fused graph is not the model.
     """
     wanting = [build for build in builds if targets.get(build.spec.name).FUSES]
     if not recipe.fuse:
-        unchecked = f"; what {recipe.expect} promises was not looked for" if recipe.expect else ""
-        log.note(f"nothing was fused (--no-fuse){unchecked}")
+        unchecked = f"; expected fusions ({recipe.expect}): not checked" if recipe.expect else ""
+        log.note(f"no fusions (--no-fuse){unchecked}")
         return None
     if not wanting and not recipe.expect:
         return None
     with log.stage("fuse"):
         tables = {f"{b.spec} {b.precision}": targets.lowerings(b.spec, quantised=b.quantised) for b in wanting}
         for build in wanting:  # int8 may be found impossible, or not worth it, and then the base is built
-            if build.weighed or (build.quantised and {"max_drop", "agreement"} & set(build.asked)):
+            if build.compared_with_base or (build.quantised and {"max_drop", "agreement"} & set(build.limits)):
                 tables[f"{build.spec} without int8"] = targets.lowerings(build.spec)
         try:
             fused = fusing.fuse(
@@ -154,18 +155,18 @@ def fuse_graph(recipe: Recipe, source: Source, builds: Sequence[Build], proof: P
         except NotFused as why:
             if recipe.expect:
                 raise NotFused(f"{why}; --expect {recipe.expect} asks for fusions") from why
-            log.note(f"nothing was fused: {why}")
+            log.note(f"no fusions: {why}")
             return None
         check_fused(fused, source, proof)
     counts = ", ".join(f"{count} {rule}" for rule, count in fused.change.counts().items())
-    log.note(f"fused: {counts or 'nothing'}; {len(fused.change.refusals)} near-misses (bertc fuse --explain)")
+    log.note(f"fused: {counts or 'nothing'}; {len(fused.change.refusals)} candidates not fused (bertc fuse --explain)")
     for note in fused.notes:
         log.note(note)
     if not recipe.prove:
-        log.note("no fusion was proven (--no-prove): only the fused graph as a whole was compared with the source")
+        log.note("fusions not proven one by one (--no-prove): only the whole fused graph was compared with the source")
     if recipe.expect:
         fusing.expect_fusions(source.graph, fused.change, recipe.expect)
-        log.say(f"all that {recipe.expect} promises was found")
+        log.say(f"expected fusions ({recipe.expect}): all found")
     return fused
 
 
@@ -176,7 +177,7 @@ class Job:
     recipe: Recipe
     source: Source
     ranges: tuple[Profile, ...]
-    proof: Proof
+    proof: ExportCheck
     fused: Fused | None = None
     timing_cache: Path | None = None
 
@@ -192,38 +193,40 @@ class Compiled:
     hashes: Mapping[str, str]
 
 
-def make(build: Build, job: Job, directory: Path, log: Progress, low: quant.Prepared | None = None) -> None:
-    """One artifact: lower the graph, quantise it (`low`: where that is done), type, compile, verify it, and write it all down."""
+def build_artifact(build: Build, job: Job, directory: Path, log: Progress, quantised: quant.LowBitGraph | None = None) -> None:
+    """One artifact: lower the graph, quantise it unless that is done, type, compile and verify it, and write it all down."""
     watch = dataclasses.replace(log, stages={}, notes=[])
     target = targets.get(build.spec.name)
-    if build.quantised and low is None:
-        low = prepare(build, job, lowered(build, job), watch)
-    if low and low.precision in precision.QUANTISED:
-        build, graph = dataclasses.replace(build, precision=low.precision), low.graph
+    if build.quantised and quantised is None:
+        quantised = quantise_graph(build, job, lower_graph(build, job), watch)
+    if quantised and quantised.precision in precision.QUANTISED:
+        build, graph = dataclasses.replace(build, precision=quantised.precision), quantised.graph
     else:
-        build = fall_back(build) if low else build
-        graph = lowered(build, job)  # again where int8 came to nothing: what is best with Q/DQ pairs is not without
-    made = compile_graph(build, job, graph, directory, watch)
-    if low and build.weighed:
-        made, low = weigh(made, low, job, directory, watch)
-    for note in (*made.typed.plan.summary(), *made.built.notes):
+        build = in_base_precision(build) if quantised else build
+        graph = lower_graph(build, job)  # again where int8 came to nothing: what is best with Q/DQ pairs is not without
+    compiled = compile_graph(build, job, graph, directory, watch)
+    if quantised and build.compared_with_base:
+        compiled, quantised = keep_better_engine(compiled, quantised, job, directory, watch)
+    for note in (*compiled.typed.plan.summary(), *compiled.built.notes):
         watch.note(note)
-    hashes = dict(made.hashes)
+    hashes = dict(compiled.hashes)
     hashes[artifact.GOLDENS] = goldens.save_goldens(directory / artifact.GOLDENS, job.proof.samples, job.proof.outputs)
     artifact.copy_assets(job.source.assets, directory)
-    facts = manifest(made.build, job, made.typed, made.built, low)
-    rows = low.truth if low and made.build.quantised else None  # what is not quantised is checked as it always is
-    verdict = check_artifact(made.build, job, directory, facts, made.typed, watch, rows)
-    if why := page.unavailable():
+    facts = manifest_facts(compiled.build, job, compiled.typed, compiled.built, quantised)
+    rows = quantised.truth if quantised and compiled.build.quantised else None  # what is not quantised is checked as it always is
+    verdict = check_artifact(compiled.build, job, directory, facts, compiled.typed, watch, rows)
+    if why := page.why_no_page():
         watch.note(why)
     known = dataclasses.replace(watch, stages=log.stages | watch.stages, notes=[*log.notes, *watch.notes])
     before = {"source": job.source.graph, "fused": job.fused.graph if job.fused and target.FUSES else None}
-    document = report.document(facts, before, job.proof, verdict, known, report.Size.of(directory))
-    hashes |= page.write(directory, {**document, "int8": {**low.document, **low.measured}} if low else document)
+    document = report.build_report(facts, before, job.proof, verdict, known, report.ArtifactSize.of(directory))
+    hashes |= page.write_report(
+        directory, {**document, "int8": {**quantised.document, **quantised.measured}} if quantised else document
+    )
     artifact.write_manifest(directory, facts, hashes)
 
 
-def lowered(build: Build, job: Job) -> Graph:
+def lower_graph(build: Build, job: Job) -> Graph:
     """The graph in the form its compiler takes best.
 
     Lowered first: what follows sees standard operators, whose schemas say which types they take.
@@ -233,23 +236,23 @@ def lowered(build: Build, job: Job) -> Graph:
     return target.lower(graph, build.spec.sms, quantised=build.quantised)
 
 
-def prepare(build: Build, job: Job, graph: Graph, watch: Progress, parts: Sequence[Observed] = ()) -> quant.Prepared:
+def quantise_graph(build: Build, job: Job, graph: Graph, watch: Progress, parts: Sequence[Observed] = ()) -> quant.LowBitGraph:
     """The graph in the low-bit form that was asked for, as far as the data, the budget and this machine allow."""
     from . import quant
 
-    low = quant.prepare(graph, job.source, asked(build, job), build.name, watch, parts)
-    if "curve" in low.document and quant.limit_of(job.recipe.budget) is not None:
-        watch.show(tables.curve_table(low.document))
-    return low
+    quantised = quant.quantise_graph(graph, job.source, quantisation_request(build, job), build.name, watch, parts)
+    if "curve" in quantised.document and quant.drop_limit(job.recipe.budget) is not None:
+        watch.show(tables.curve_table(quantised.document))
+    return quantised
 
 
-def asked(build: Build, job: Job) -> quant.Asked:
+def quantisation_request(build: Build, job: Job) -> quant.LowBitRequest:
     """What a low-bit form is made for."""
     from . import quant
 
     target, recipe = targets.get(build.spec.name), job.recipe
-    path, limit = Path(recipe.data) if recipe.data else None, quant.limit_of(recipe.budget)
-    return quant.Asked(
+    path, limit = Path(recipe.data) if recipe.data else None, quant.drop_limit(recipe.budget)
+    return quant.LowBitRequest(
         build.precision, build.spec.name, target.INT8_BASE, target.INT8_ATTENTION, path, limit, job.ranges
     )  # fmt: skip
 
@@ -258,7 +261,7 @@ def compile_graph(build: Build, job: Job, graph: Graph, directory: Path, watch: 
     """Type a lowered graph and give it to its compiler."""
     with watch.stage(f"{build.name}: precision"):
         typed = type_graph(build, job, graph)
-        hashes = save(typed.graph, directory / artifact.GRAPH)
+        hashes = save_graph(typed.graph, directory / artifact.GRAPH)
     with watch.stage(f"{build.name}: compile"):
         where = (directory / artifact.GRAPH, directory)
         request = BuildRequest(typed.graph, *where, build.precision, build.spec.sms, job.ranges, job.timing_cache)
@@ -267,50 +270,52 @@ def compile_graph(build: Build, job: Job, graph: Graph, directory: Path, watch: 
     return Compiled(build, typed, request, built, hashes | dict(built.files))
 
 
-def weigh(
-    made: Compiled, low: quant.Prepared, job: Job, directory: Path, watch: Progress
-) -> tuple[Compiled, quant.Prepared]:  # fmt: skip
-    """The int8 engine, or that of the base precision where int8 is not worth it (see quant/worth.py)."""
+def keep_better_engine(
+    compiled: Compiled, quantised: quant.LowBitGraph, job: Job, directory: Path, watch: Progress
+) -> tuple[Compiled, quant.LowBitGraph]:  # fmt: skip
+    """The int8 engine, or that of the base precision where int8 is not worth it (see quant/engine_choice.py)."""
     from .quant import engine_choice as worth
 
-    base = fall_back(made.build)
+    base = in_base_precision(compiled.build)
     with tempfile.TemporaryDirectory(prefix="bertc-") as folder:
-        other = compile_graph(base, job, lowered(base, job), Path(folder), watch)
-        with watch.stage(f"{made.build.name}: compare with {base.precision}"):
-            int8 = worth.engine(made.typed.graph, made.built.facts, made.request, low.document["share"])
-            beside = worth.engine(other.typed.graph, other.built.facts, other.request)
-        found = worth.Worth(int8, beside, base.precision, job.ranges[0])
-        if found.kept != made.build.precision:
+        other = compile_graph(base, job, lower_graph(base, job), Path(folder), watch)
+        with watch.stage(f"{compiled.build.name}: compare with {base.precision}"):
+            int8 = worth.estimate_engine(
+                compiled.typed.graph, compiled.built.facts, compiled.request, quantised.document["share"]
+            )
+            beside = worth.estimate_engine(other.typed.graph, other.built.facts, other.request)
+        found = worth.EngineChoice(int8, beside, base.precision, job.ranges[0])
+        if found.kept != compiled.build.precision:
             for name in other.hashes:
                 shutil.copyfile(Path(folder) / name, directory / name)
     watch.note(found.said())
-    low = dataclasses.replace(low, document={**low.document, "worth": found.to_json()})
-    return (made if found.kept == made.build.precision else other), low
+    quantised = dataclasses.replace(quantised, document={**quantised.document, "worth": found.to_json()})
+    return (compiled if found.kept == compiled.build.precision else other), quantised
 
 
-def fall_back(build: Build) -> Build:
+def in_base_precision(build: Build) -> Build:
     """The same build in the precision of what is not int8, judged by that one's own limits: `max_drop` asked for int8."""
-    limits = {name: limit for name, limit in build.asked.items() if name != "max_drop"}
-    return dataclasses.replace(build, precision=targets.get(build.spec.name).INT8_BASE, asked=limits)
+    limits = {name: limit for name, limit in build.limits.items() if name != "max_drop"}
+    return dataclasses.replace(build, precision=targets.get(build.spec.name).INT8_BASE, limits=limits)
 
 
 def type_graph(build: Build, job: Job, graph: Graph) -> Typed:
     """The types of a lowered graph, by its precision mode; what is not int8 in an int8 build is of the target's choice."""
     mode = precision.get(build.precision)
-    return mode.apply(graph, evidence(job), **({"base": targets.get(build.spec.name).INT8_BASE} if build.quantised else {}))
+    return mode.apply(graph, value_evidence(job), **({"base": targets.get(build.spec.name).INT8_BASE} if build.quantised else {}))
 
 
-def evidence(job: Job) -> Evidence:
+def value_evidence(job: Job) -> Evidence:
     """What values are measured on: the goldens, and where these are data, synthetic samples of every kind of mask beside them."""
     samples, recipe, source = job.proof.samples, job.recipe, job.source
     if source.run is None:
         return Evidence(samples, f"the {len(samples)} goldens of the export")
     if recipe.goldens == "synthetic":
         return Evidence(samples, f"{len(samples)} synthetic samples")
-    made = data.synthetic_samples(source.graph, source.dims, recipe.seed)
+    synthetic = data.synthetic_samples(source.graph, source.dims, recipe.seed)
     rows = sum(max(1, len(sample.origins)) for sample in samples)
-    name = f"{rows} rows of {Path(str(recipe.data)).name} and {len(made)} synthetic samples"
-    return Evidence((*samples, *made), name)
+    name = f"{rows} rows of {Path(str(recipe.data)).name} and {len(synthetic)} synthetic samples"
+    return Evidence((*samples, *synthetic), name)
 
 
 def check_artifact(
@@ -329,28 +334,30 @@ def check_artifact(
     Raises VerifyFailed when it is over its budget, or when the budget asks for more than the goldens can show.
     """
     if not job.recipe.verify:
-        watch.note(f"{build.name} was not verified (--no-verify)")
+        watch.note(f"{build.name}: not verified (--no-verify)")
         return None
     with watch.stage(f"{build.name}: verify") as advance:
         synthetic = job.recipe.goldens == "synthetic"
         truths = [verification.Truth(job.proof.samples, job.proof.outputs, "goldens", synthetic=synthetic)]
         truths += [rows] if rows else []
-        verdicts = [verification.judge(directory, facts, typed.graph, truth, advance) for truth in truths]
+        verdicts = [verification.run_and_judge(directory, facts, typed.graph, truth, advance) for truth in truths]
     for verdict in verdicts:
         watch.say(f"{verdict.summary()} on {verdict.data}" if rows else verdict.summary())
         if not verdict.passed:
             why = f"on {verdict.data}: {verdict.reasons()}"
-            raise VerifyFailed(f"{build.name} is {verdict.shortfall()}, nothing was written: {why}{_advice(verdict)}")
+            raise VerifyFailed(f"{build.name} is {verdict.shortfall()}: {why}; nothing was written{_advice(verdict)}")
     return verdicts[-1]
 
 
 def _advice(verdict: verification.Verdict) -> str:
     if verdict.precision == "fp32" or verdict.verdict != FAILED:
         return ""
-    return ". --no-verify writes it all the same, and `bertc verify --bisect` then names the nodes to blame"
+    return ". To find the nodes that cause it: build with --no-verify, then `bertc verify OUT --bisect`"
 
 
-def manifest(build: Build, job: Job, typed: Typed, built: Built, low: quant.Prepared | None = None) -> dict[str, Any]:
+def manifest_facts(
+    build: Build, job: Job, typed: Typed, built: Built, quantised: quant.LowBitGraph | None = None
+) -> dict[str, Any]:
     """What manifest.json says, but for the files: nothing in it depends on the time or the place of the build.
 
     (The files' hashes do in one entry: report.json holds the times of the stages.)
@@ -370,7 +377,7 @@ def manifest(build: Build, job: Job, typed: Typed, built: Built, low: quant.Prep
         "recipe": recipe.to_json(),
         "target": {"name": build.spec.name, "sms": list(build.spec.sms)},
         "precision": typed.plan.to_json(),
-        "int8": dict(low.document) if low else None,
+        "int8": dict(quantised.document) if quantised else None,
         "passes": job.fused.change.to_json() if job.fused and targets.get(build.spec.name).FUSES else None,
         "graph": {"opset": graph.opset, "ops": graph.op_counts(), "initializer_bytes": graph.initializer_bytes},
         "engine": dict(built.facts),
@@ -379,7 +386,7 @@ def manifest(build: Build, job: Job, typed: Typed, built: Built, low: quant.Prep
         "dims": {name: {"min": dim.min, "max": dim.max} for name, dim in source.dims.items()},
         "profiles": profiles.profiles_to_json(job.ranges),
         "seed": recipe.seed,
-        "budget": dataclasses.asdict(verification.budget_for(build.precision, build.asked)),
+        "budget": dataclasses.asdict(verification.budget_for(build.precision, build.limits)),
         "tools": dict(source.versions) | machine.versions(),
     }
 
@@ -387,4 +394,4 @@ def manifest(build: Build, job: Job, typed: Typed, built: Built, low: quant.Prep
 def export(recipe: Recipe, out: Path, *, force: bool = False, progress: Progress | None = None) -> Artifact:
     """Only the first stages: the source as a float32 graph with goldens, to build from later without PyTorch."""
     only = dataclasses.replace(recipe, targets=("null",), precision="fp32", fuse=True, expect=None)
-    return compile(only, out, force=force, progress=progress)[0]
+    return build_recipe(only, out, force=force, progress=progress)[0]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import precision as precisions
 from . import targets
-from .core import Missing, RecipeError, nearest
+from .core import Missing, RecipeError, did_you_mean
 
 if TYPE_CHECKING:
     from .source import SourceOptions
@@ -80,7 +80,7 @@ def check(recipe: Recipe) -> None:
     if recipe.precision is not None:
         precisions.get(recipe.precision)
     requested = {recipe.precision, *(targets.parse_spec(text).precision for text in recipe.targets)}
-    from_data = sorted(str(mode) for mode in requested & precisions.DATA)
+    from_data = sorted(str(mode) for mode in requested & precisions.CALIBRATED)
     if from_data and not recipe.data:
         raise RecipeError(f"{', '.join(from_data)} takes its scales from data like what the model will see: --data texts.txt")
 
@@ -110,7 +110,7 @@ def from_mapping(data: Mapping[str, Any], where: str) -> Recipe:
     fields = {f.name: f for f in dataclasses.fields(Recipe)}
     for key, value in data.items():
         if key not in fields:
-            raise RecipeError(f"{where}: unknown key {key!r}{nearest(key, fields)}")
+            raise RecipeError(f"{where}: unknown key {key!r}{did_you_mean(key, fields)}")
         wanted = str(fields[key].type)
         if not _fits(value, wanted):
             raise RecipeError(f"{where}: {key} is {value!r}, wants {_in_words(wanted)}")
@@ -158,10 +158,10 @@ def resolve(reference: str) -> tuple[Recipe, str]:
         found = read(known[reference])
         return found, f"recipe {reference}: source {found.source}"
     if path.suffix == ".toml":
-        raise RecipeError(f"no recipe file {reference}{nearest(path.stem, known)}")
+        raise RecipeError(f"no recipe file {reference}{did_you_mean(path.stem, known)}")
     if ":" in reference:
         return Recipe(reference), f"source: Python factory {reference}"
-    return Recipe(reference), f"source: hub id {reference} (no such path; no such recipe{nearest(reference, known)})"
+    return Recipe(reference), f"source: hub id {reference} (no such path; no such recipe{did_you_mean(reference, known)})"
 
 
 def choose_targets(recipe: Recipe) -> tuple[Recipe, str | None]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ..core import ArtifactError, Dim, Profile, TensorSpec, disk_errors, hash_file, write_json
 from ..core import profiles_from_json as profiles_from_json
 from ..graph import Graph
-from ..graph import load as load_graph
+from ..graph import load_graph as load_graph
 
 if TYPE_CHECKING:
     pass

@@ -19,7 +19,7 @@ from ..artifact import Artifact
 from ..artifact import manifest as artifact
 from ..core import Feeds, Outputs
 from ..data import Sample
-from ..graph import Graph, save
+from ..graph import Graph, save_graph
 from ..runtime import Runner
 from ..source import SourceOptions, open_module, open_source
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..source import FactoryModel
 
 Call = Callable[[], Any]
-ON_GPU = ("tensorrt", "tensorrt-rtx")
+GPU_TARGETS = ("tensorrt", "tensorrt-rtx")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Skipped:
 
 
 @contextlib.contextmanager
-def threads(count: int, wanted: bool = True) -> Iterator[None]:
+def torch_threads(count: int, wanted: bool = True) -> Iterator[None]:
     """PyTorch, where it is installed and `wanted`, computes with so many threads in the block."""
     try:
         torch = importlib.import_module("torch") if wanted else None
@@ -71,7 +71,7 @@ def threads(count: int, wanted: bool = True) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def of_artifact(found: Artifact, count: int, name: str = "", *, padded: bool = False) -> Contender:
+def artifact_contender(found: Artifact, count: int, name: str = "", *, padded: bool = False) -> Contender:
     """An artifact that this machine can run, with `count` threads; `padded`: to its buckets. Raises Missing."""
     runner = targets.get(found.target).load(found.path, with_threads(found.manifest, count))
     runner.tokenizer = found.tokenizer
@@ -95,7 +95,9 @@ def _of_runner(name: str, precision: str, runner: Runner, run: Callable[[Feeds],
     return Contender(name, precision, prepare, lambda result: dict(result), said)
 
 
-def against(reference: str, options: SourceOptions, found: Artifact, samples: Sequence[Sample], count: int, folder: Path) -> Any:
+def open_contenders(
+    reference: str, options: SourceOptions, found: Artifact, samples: Sequence[Sample], count: int, folder: Path
+) -> Any:
     """Contenders and Skipped for what --against names: an artifact, or a source with its baselines.
 
     `found` is the artifact under test, `folder` holds an exported graph as long as it is timed. Raises what opening it raises.
@@ -106,8 +108,8 @@ def against(reference: str, options: SourceOptions, found: Artifact, samples: Se
             ready = targets.get(other.target).available()
             if not ready.run:
                 return [Skipped(str(reference), f"target {other.target} cannot run here: {ready.reason}")]
-            return [of_artifact(other, count, str(reference))]
-    if found.target in ON_GPU:
+            return [artifact_contender(other, count, str(reference))]
+    if found.target in GPU_TARGETS:
         why = "it is timed on the CPU, and this engine runs on a GPU: their ratio says nothing; give another artifact"
         return [Skipped(name, why) for name in ("PyTorch", "ONNX Runtime, unfused")]
     made = open_module(reference, options)
@@ -117,7 +119,7 @@ def against(reference: str, options: SourceOptions, found: Artifact, samples: Se
         return [*skipped, unfused(open_source(reference, options).graph, count, folder)]
     from ..source import torch_export
 
-    graph, outputs = torch_export.export(made, options.opset)
+    graph, outputs = torch_export.export_module(made, options.opset)
     return [eager(made, outputs), compiled(made, outputs, samples), unfused(graph, count, folder)]
 
 
@@ -129,7 +131,7 @@ def unfused(graph: Graph, count: int, folder: Path) -> Contender | Skipped:
     ready = target.available()
     if not ready.run:
         return Skipped(name, f"{ready.reason}. {ready.install}")
-    save(graph, folder / "source.onnx")
+    save_graph(graph, folder / "source.onnx")
     manifest = {
         "inputs": [spec.to_json() for spec in graph.inputs],
         "outputs": [spec.to_json() for spec in graph.outputs],
@@ -153,7 +155,7 @@ def compiled(made: FactoryModel, outputs: Sequence[str], samples: Sequence[Sampl
     """torch.compile with its defaults, compiled for each shape by itself, which is when its code is fastest."""
     import torch
 
-    from ..source import quiet, reason
+    from ..source import quiet, root_cause
 
     name = "torch.compile"
     start = time.perf_counter()
@@ -164,7 +166,7 @@ def compiled(made: FactoryModel, outputs: Sequence[str], samples: Sequence[Sampl
             for sample in samples:
                 contender.prepare(sample.feeds)()
     except Exception as error:  # noqa: BLE001 - whatever torch's compiler, or the C++ compiler below it, raises
-        return Skipped(name, f"it does not compile here: {reason(error)}")
+        return Skipped(name, f"it does not compile here: {root_cause(error)}")
     took = time.perf_counter() - start
     said = f"float32, defaults, compiled for each of {len(samples)} shapes in {took:.0f} s (not timed)"
     return dataclasses.replace(contender, said=said)
@@ -176,7 +178,7 @@ def _of_module(name: str, made: FactoryModel, module: Any, outputs: Sequence[str
     from ..source import torch_export
 
     def prepare(feeds: Feeds) -> Call:
-        args, kwargs = torch_export.arguments(made, feeds)
+        args, kwargs = torch_export.module_arguments(made, feeds)
 
         def call() -> Any:
             with torch.inference_mode():
@@ -184,10 +186,10 @@ def _of_module(name: str, made: FactoryModel, module: Any, outputs: Sequence[str
 
         return call
 
-    return Contender(name, "fp32", prepare, lambda result: torch_export.arrays(result, outputs), said)
+    return Contender(name, "fp32", prepare, lambda result: torch_export.outputs_to_arrays(result, outputs), said)
 
 
-def options_for(found: Artifact) -> SourceOptions:
+def source_options_for(found: Artifact) -> SourceOptions:
     """How to open another source for comparison: as the artifact's own was, without what names that one alone."""
     task = found.task if found.task != "custom" else None
     return SourceOptions(**{**found.manifest["source"]["options"], "task": task, "revision": None})

@@ -39,7 +39,7 @@ BUSY = 0.1  # of the cores taken by others, from which on the times are called t
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class BenchRequest:
     """What `bertc bench` was asked for. `threads` 0: as many as this process may use cores. `padded`: the artifact also runs
     padded to its buckets, as a contender of its own."""
 
@@ -51,7 +51,7 @@ class Request:
     padded: bool = False
 
 
-def shapes_of(texts: Sequence[str], dims: Mapping[str, Dim]) -> tuple[Shape, ...]:
+def parse_shapes(texts: Sequence[str], dims: Mapping[str, Dim]) -> tuple[Shape, ...]:
     """`8x128` (in the order of the model's dims), or `batch=8,length=128`; several with spaces or commas between the first form.
 
     Raises InputError for a shape that is neither, or that has another number of dims than the model.
@@ -84,15 +84,15 @@ def default_shapes(found: Artifact) -> tuple[Shape, ...]:
     return tuple(dict.fromkeys(shapes))
 
 
-def shapes_of_traffic(path: Path, found: Artifact) -> tuple[tuple[Shape, ...], str]:
+def traffic_shapes(path: Path, found: Artifact) -> tuple[tuple[Shape, ...], str]:
     """(the shapes that compute the most tokens, weighted by their requests; what was left out), each request padded to the
     best buckets for this traffic. Raises what reading it raises."""
     from ..serve import buckets, traffic
 
-    model = traffic.model_of(str(found.path))
-    seen = traffic.read(path, model.longest, model.encode)
-    plan = buckets.plan(seen, MOST_SHAPES, 8, model.longest)
-    choice = plan.choices[buckets.pick(plan)[0]]
+    model = traffic.traffic_model(str(found.path))
+    seen = traffic.read_traffic(path, model.longest, model.encode)
+    plan = buckets.plan_buckets(seen, MOST_SHAPES, 8, model.longest)
+    choice = plan.choices[buckets.choose_bucket_count(plan)[0]]
     bounds = np.asarray(choice.bounds)[np.searchsorted(choice.bounds, seen.longest)]
     weights: dict[tuple[tuple[str, int], ...], int] = {}
     for batch, bound, count in zip(seen.batch.tolist(), bounds.tolist(), seen.count.tolist(), strict=True):
@@ -107,7 +107,7 @@ def shapes_of_traffic(path: Path, found: Artifact) -> tuple[tuple[Shape, ...], s
     return tuple(kept), note
 
 
-def why_not(found: Artifact) -> str:
+def why_not_runnable(found: Artifact) -> str:
     """Why the engine of an artifact cannot run on this machine, '' where it can."""
     if found.target == "null":
         return "the null target has no engine"
@@ -115,20 +115,20 @@ def why_not(found: Artifact) -> str:
     return "" if ready.run else ready.reason
 
 
-def run(found: Artifact, request: Request, progress: Progress | None = None) -> BenchResult:
+def time_artifact(found: Artifact, request: BenchRequest, progress: Progress | None = None) -> BenchResult:
     """Time an artifact and what it is held against.
 
     Raises Missing where this machine cannot run it, DataError for a shape it does not take, InputError for impossible numbers,
     VerifyFailed where the outputs of two contenders differ by more than the budget of their precision.
     """
     log = progress or Progress()
-    if reason := why_not(found):
+    if reason := why_not_runnable(found):
         raise Missing(f"the engine of {found.path} (target {found.target}) cannot run here: {reason}")
     count = request.threads or len(_cores())
     if request.rounds < 1 or count < 1:
         raise InputError(f"{request.rounds} rounds on {count} threads were asked for; both are whole numbers from 1 on")
     samples = _samples(found, request)
-    with tempfile.TemporaryDirectory(prefix="bertc-bench-") as folder, baselines.threads(count, bool(request.against)):
+    with tempfile.TemporaryDirectory(prefix="bertc-bench-") as folder, baselines.torch_threads(count, bool(request.against)):
         with log.stage("open"):
             contenders, skipped = _contenders(found, request, samples, count, Path(folder))
         for name, reason in skipped.items():
@@ -147,7 +147,7 @@ def run(found: Artifact, request: Request, progress: Progress | None = None) -> 
     )
 
 
-def _samples(found: Artifact, request: Request) -> list[Sample]:
+def _samples(found: Artifact, request: BenchRequest) -> list[Sample]:
     if not request.shapes:
         raise InputError("no shape to time")
     graph = found.graph()
@@ -155,15 +155,15 @@ def _samples(found: Artifact, request: Request) -> list[Sample]:
 
 
 def _contenders(
-    found: Artifact, request: Request, samples: Sequence[Sample], count: int, folder: Path
+    found: Artifact, request: BenchRequest, samples: Sequence[Sample], count: int, folder: Path
 ) -> tuple[list[Contender], dict[str, str]]:
-    made: list[Contender | Skipped] = [baselines.of_artifact(found, count)]
+    made: list[Contender | Skipped] = [baselines.artifact_contender(found, count)]
     if request.padded:
-        made.append(baselines.of_artifact(found, count, f"{found.path.name}, padded", padded=True))
+        made.append(baselines.artifact_contender(found, count, f"{found.path.name}, padded", padded=True))
     for at, reference in enumerate(request.against):
         place = folder / str(at)
         place.mkdir()
-        made += baselines.against(reference, baselines.options_for(found), found, samples, count, place)
+        made += baselines.open_contenders(reference, baselines.source_options_for(found), found, samples, count, place)
     contenders = [each for each in made if isinstance(each, Contender)]
     # The artifact against itself is a fair question: what the machine's noise looks like.
     numbered = [dataclasses.replace(c, name=_other_name(c.name, contenders[:i])) for i, c in enumerate(contenders)]
@@ -190,14 +190,14 @@ def _agree(
     for each in others:
         result = compared[each.name].result()
         coarser = max(truth.precision, each.precision, key=list(DEFAULT_BUDGETS).index)
-        wrong = budgets.judge(result, budget_for(coarser, {}).without_decisions())
+        wrong = budgets.find_violations(result, budget_for(coarser, {}).without_decisions())
         if wrong:
             raise VerifyFailed(f"{each.name} and {truth.name} give different answers, so nothing was timed: {wrong[0]}")
         found[each.name] = max(output.relative for output in result.outputs)
     return found
 
 
-def _rounds(calls: Mapping[str, Sequence[Any]], shapes: int, request: Request, advance: Any) -> dict[str, list[np.ndarray]]:
+def _rounds(calls: Mapping[str, Sequence[Any]], shapes: int, request: BenchRequest, advance: Any) -> dict[str, list[np.ndarray]]:
     """Seconds [rounds] of every contender at every shape."""
     order = random.Random(request.seed)
     taken = {name: [np.empty(request.rounds) for _ in range(shapes)] for name in calls}
@@ -227,9 +227,9 @@ def _timed(call: Any) -> float:
 
 def _ratios(timed: Sequence[Timing], contenders: Sequence[Contender]) -> tuple[timings.Ratio, ...]:
     first, *others = ([t for t in timed if t.contender == c.name] for c in contenders)
-    found = [timings.ratio(a, b) for other in others for a, b in zip(first, other, strict=True)]
+    found = [timings.time_ratio(a, b) for other in others for a, b in zip(first, other, strict=True)]
     if all(t.shape.weight for t in first):
-        found += [timings.weighted(first, other) for other in others]
+        found += [timings.traffic_ratio(first, other) for other in others]
     return tuple(found)
 
 
@@ -260,7 +260,7 @@ def _cores() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
-def _conditions(request: Request, count: int, load: float | None, share: float | None) -> dict[str, Any]:
+def _conditions(request: BenchRequest, count: int, load: float | None, share: float | None) -> dict[str, Any]:
     return {
         "rounds": request.rounds,
         "warm_up": WARM_UP,
@@ -281,14 +281,14 @@ def _notes(conditions: Mapping[str, Any]) -> tuple[str, ...]:
         notes.append(f"busy machine: other processes took {share:.0%} of the cores; times and ratios are those of a busy machine")
     if share is None:
         notes.append("the system does not say what other processes took of the cores; the machine may have been busy")
-    if conditions["rounds"] < timings.ENOUGH["p99"]:
-        notes.append(f"p99 needs {timings.ENOUGH['p99']} rounds or more, there were {conditions['rounds']}")
+    if conditions["rounds"] < timings.MIN_CALLS["p99"]:
+        notes.append(f"p99 needs {timings.MIN_CALLS['p99']} rounds or more, there were {conditions['rounds']}")
     if conditions["threads"] > len(conditions["cores_allowed"]):
         notes.append(f"{conditions['threads']} threads share {len(conditions['cores_allowed'])} cores")
     return tuple(notes)
 
 
-def summary(result: BenchResult) -> str:
+def conditions_line(result: BenchResult) -> str:
     """What the numbers hold for, in a line."""
     c = result.conditions
     cores = f"{c['threads']} threads each, {len(c['cores_allowed'])} of {c['cores']} cores allowed"

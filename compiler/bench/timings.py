@@ -17,7 +17,7 @@ from ..verification import intervals as confidence
 if TYPE_CHECKING:
     pass
 
-ENOUGH = {"p90": 10, "p99": 100}  # calls below which a percentile is the slowest call under another name
+MIN_CALLS = {"p90": 10, "p99": 100}  # calls below which a percentile is the slowest call under another name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Timing:
 
     def percentile(self, name: str) -> float | None:
         """Seconds of `p50`, `p90` or `p99`; None where there are too few calls to tell."""
-        if len(self.seconds) < ENOUGH.get(name, 1):
+        if len(self.seconds) < MIN_CALLS.get(name, 1):
             return None
         return float(np.percentile(self.seconds, float(name[1:])))
 
@@ -65,14 +65,14 @@ class Ratio:
     high: float
 
 
-def ratio(subject: Timing, other: Timing) -> Ratio:
+def time_ratio(subject: Timing, other: Timing) -> Ratio:
     """The paired percentile bootstrap over rounds: a round's calls stand next to each other and share what disturbs them."""
     value = other.median / subject.median
     low, high = _interval([(subject.seconds, other.seconds)], [1.0])
     return Ratio(other.contender, str(subject.shape), value, low, high)
 
 
-def weighted(subject: Sequence[Timing], other: Sequence[Timing]) -> Ratio:
+def traffic_ratio(subject: Sequence[Timing], other: Sequence[Timing]) -> Ratio:
     """The same for the traffic as a whole: medians of the shapes, each as often as it is asked for."""
     weights = [t.shape.weight for t in subject]
     value = _sum(other, weights) / _sum(subject, weights)

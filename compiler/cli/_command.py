@@ -11,17 +11,16 @@ from ._output import logging_to_stderr, verbosity_options
 
 
 def write_examples(formatter: click.HelpFormatter, examples: Sequence[str]) -> None:
-    """Lines that can be copied, so never wrapped."""
+    """Lines that can be copied, so never wrapped: \\b is click's mark for that."""
     with formatter.section("Examples"):
-        for line in examples:
-            formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+        formatter.write_text("\n".join(("\b", *examples)))
 
 
 class Command(click.Command):
     """A command with `-q`, `-v`, `--log-level` and `examples`, command lines that its help ends with."""
 
-    def __init__(self, *given: Any, examples: Sequence[str], params: list[click.Parameter] | None = None, **named: Any) -> None:
-        super().__init__(*given, params=[*(params or []), *verbosity_options()], **named)
+    def __init__(self, *, examples: Sequence[str], params: list[click.Parameter] | None = None, **named: Any) -> None:
+        super().__init__(params=[*(params or []), *verbosity_options()], **named)
         self.examples = tuple(examples)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -37,8 +36,8 @@ class Group(click.Group):
 
     command_class = Command
 
-    def __init__(self, *given: Any, examples: Sequence[str], params: list[click.Parameter] | None = None, **named: Any) -> None:
-        super().__init__(*given, params=[*(params or []), *verbosity_options()], **named)
+    def __init__(self, *, examples: Sequence[str], params: list[click.Parameter] | None = None, **named: Any) -> None:
+        super().__init__(params=[*(params or []), *verbosity_options()], **named)
         self.examples = tuple(examples)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -11,7 +11,7 @@ from typing import cast
 
 import click
 
-from ..core import module_names, nearest
+from ..core import did_you_mean, module_names
 from ._command import Group
 
 SECTIONS = ("Build", "Check", "Look", "Fleet")  # in this order; a heading of a command's own comes behind them
@@ -34,18 +34,17 @@ class Commands(Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does, and a typing slip is told the nearest command."""
         if args and not args[0].startswith("-") and args[0] not in names():
-            ctx.fail(f"no such command {args[0]!r}{nearest(args[0], names())}")
+            ctx.fail(f"no such command {args[0]!r}{did_you_mean(args[0], names())}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """One heading a section, with all summaries in one column."""
-        width = max(map(len, names()))
         sections = {name: section_of(name) for name in names()}
+        width = max(map(len, sections)) + 2
         for section in dict.fromkeys([*SECTIONS, *sections.values()]):
+            rows = [(name, get(name).short_help or "") for name in sections if sections[name] == section]
             with formatter.section(section):
-                formatter.write_dl(
-                    [(f"{name:{width}}", get(name).short_help or "") for name in sections if sections[name] == section]
-                )
+                formatter.write_dl(rows, col_spacing=width - max(len(name) for name, _ in rows))
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_epilog(ctx, formatter)

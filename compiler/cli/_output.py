@@ -68,7 +68,7 @@ def logging_to_stderr(context: click.Context) -> Iterator[None]:
 
     logger = logging.getLogger("bertc")
     before = logger.level
-    handler = RichHandler(console=console(), show_path=False, log_time_format="[%X]", highlighter=None, markup=False)
+    handler = RichHandler(console=console(), show_path=False, log_time_format="[%X]", omit_repeated_times=False)
     logger.addHandler(handler)
     logger.setLevel(level.upper())
     try:
@@ -82,14 +82,14 @@ def console() -> Console:
     """The console of this run, on stderr: one, so that log lines and a live bar do not write over each other."""
     context = click.get_current_context(silent=True)
     if context is None:
-        return _new_console()
+        return new_console()
     if CONSOLE not in context.meta:
-        context.meta[CONSOLE] = _new_console()
+        context.meta[CONSOLE] = new_console()
     found: Console = context.meta[CONSOLE]
     return found
 
 
-def _new_console(*, quiet: bool = False) -> Console:
+def new_console(*, quiet: bool = False) -> Console:
     from rich.console import Console
 
     made = Console(stderr=True, quiet=quiet)
@@ -104,7 +104,7 @@ def is_quiet() -> bool:
 
 def progress_console() -> Console:
     """The console for what only says how far a command is: silent with `-q`."""
-    return _new_console(quiet=True) if is_quiet() else console()
+    return new_console(quiet=True) if is_quiet() else console()
 
 
 def progress() -> Progress:

@@ -24,7 +24,7 @@ OUT_DIRECTORY = click.option("-o", "--out", required=True, type=FILE, metavar="D
 FORCE_ARTIFACT = click.option("--force", is_flag=True, help="Replace an artifact that is there.")
 FORCE_FILE = click.option("--force", is_flag=True, help="Replace a file that is there.")
 # The fields of a recipe that take more than a text; the others say in the recipe what they take.
-TYPES: dict[str, click.ParamType] = {
+TYPES: dict[str, Any] = {
     "source": Source(),
     "task": OneOf("task", tasks),
     "ids": OneOf("type", integer_types),

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from ..core import RecipeError, nearest
+from ..core import RecipeError, did_you_mean
 
 FILE = click.Path(path_type=Path)  # whoever opens it says what is wrong with it, and what to do
+if TYPE_CHECKING:
+    TextType = click.ParamType[str]
+else:
+    TextType = click.ParamType  # generic from click 8.4 on
 SHOWN = 40  # columns: a longer list of names goes into the help text
 
 
-class OneOf(click.ParamType):
+class OneOf(TextType):
     """One name of a closed set."""
 
     def __init__(self, what: str, names: Callable[[], Iterable[str]]) -> None:
@@ -26,7 +30,7 @@ class OneOf(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if value not in tuple(self.names()):
-            self.fail(f"unknown {self.name} {value!r}{nearest(value, self.names())}", param, ctx)
+            self.fail(f"unknown {self.name} {value!r}{did_you_mean(value, self.names())}", param, ctx)
         return str(value)
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str | None:
@@ -46,7 +50,7 @@ class Option(click.Option):
         return record[0], f"{record[1]} One of: {', '.join(self.type.names())}."
 
 
-class Target(click.ParamType):
+class Target(TextType):
     """`NAME[:SM,...][=PRECISION]`; the text itself is the value."""
 
     name = "target"
@@ -67,7 +71,7 @@ class Target(click.ParamType):
         if spec.precision and not self.precision:
             self.fail(f"{value!r} names a precision; ranges are measured in float32: {value.partition('=')[0]}", param, ctx)
         if spec.precision and spec.precision not in precision.names():
-            self.fail(f"unknown precision {spec.precision!r}{nearest(spec.precision, precision.names())}", param, ctx)
+            self.fail(f"unknown precision {spec.precision!r}{did_you_mean(spec.precision, precision.names())}", param, ctx)
         return str(value)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -86,7 +90,7 @@ class Target(click.ParamType):
         return matching([f"{name}:{','.join([*given, sm])}" for sm in sms], incomplete)
 
 
-class Family(click.ParamType):
+class Family(TextType):
     """`FAMILY[:LAYERS]`: the fusions that a model family must get."""
 
     name = "family"
@@ -97,7 +101,7 @@ class Family(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         name, colon, layers = value.partition(":")
         if name not in families():
-            self.fail(f"unknown family {name!r}{nearest(name, families())}", param, ctx)
+            self.fail(f"unknown family {name!r}{did_you_mean(name, families())}", param, ctx)
         if colon and not (layers.isdecimal() and int(layers)):
             self.fail(f"{value!r}: {layers!r} is no number of layers, as in {name}:6", param, ctx)
         return str(value)
@@ -106,7 +110,7 @@ class Family(click.ParamType):
         return matching(families(), incomplete)
 
 
-class Source(click.ParamType):
+class Source(TextType):
     """A path, a recipe's name, `package.module:factory` or a hub id: what it is, is decided when it is opened."""
 
     name = "source"
@@ -118,7 +122,19 @@ class Source(click.ParamType):
         return [CompletionItem(incomplete, type="file"), *matching(recipe.names(), incomplete)]
 
 
-class Entry(click.ParamType):
+class NameOf(TextType):
+    """A name of the kind that `what`, the argument before it, says."""
+
+    name = "name"
+
+    def __init__(self, names: Callable[[str | None], Iterable[str]]) -> None:
+        self.names = names
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return matching(self.names(ctx.params.get("what")), incomplete)
+
+
+class Entry(TextType):
     """An entry of a fleet, or one of its models."""
 
     name = "entry"

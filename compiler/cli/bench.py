@@ -78,17 +78,17 @@ def bench(
     log = progress()
     found = artifact.open_artifact(path)
     shapes = _shapes(found, texts, lengths, log)
-    if reason := benching.why_not(found):
+    if reason := benching.why_not_runnable(found):
         if require_engine:
             raise Missing(f"--require-engine: the engine of {path} cannot run here: {reason}")
         return _show_work(found, shapes, reason, against, as_json)
     log.say(f"{path} on {', '.join(map(str, shapes))}")
-    request = benching.Request(tuple(against), shapes, rounds, threads, seed, padded)
-    result = benching.run(found, request, log)
+    request = benching.BenchRequest(tuple(against), shapes, rounds, threads, seed, padded)
+    result = benching.time_artifact(found, request, log)
     if csv_path is not None:
         csv_path.write_text(timings.to_csv(result), encoding="utf-8")
     if plot_path is not None:
-        plot_path.write_text(plots.svg(figures.timings_plot(result)), encoding="utf-8")
+        plot_path.write_text(plots.render_svg(figures.timings_plot(result)), encoding="utf-8")
     _show_result(result, log)
     if as_json:
         print_json(result.to_json())
@@ -100,7 +100,7 @@ def _show_result(result: BenchResult, log: Progress) -> None:
     from ..report import tables
 
     console().print(tables.timings_table(result))
-    print_result(benching.summary(result))
+    print_result(benching.conditions_line(result))
     for name, said in result.said.items():
         differs = result.agreement.get(name)
         print_result(f"  {name}: {said}" + ("" if differs is None else f"; outputs differ by {differs:.1e} at most"))
@@ -115,8 +115,8 @@ def _shapes(found: Artifact, texts: Sequence[str], lengths: Path | None, log: Pr
     if texts and lengths:
         raise InputError("--shapes and --lengths both say what to time; give one")
     if lengths is None:
-        return benching.shapes_of(texts, found.dims) if texts else benching.default_shapes(found)
-    shapes, note = benching.shapes_of_traffic(lengths, found)
+        return benching.parse_shapes(texts, found.dims) if texts else benching.default_shapes(found)
+    shapes, note = benching.traffic_shapes(lengths, found)
     log.note(note)
     return shapes
 
@@ -124,9 +124,9 @@ def _shapes(found: Artifact, texts: Sequence[str], lengths: Path | None, log: Pr
 def _show_work(found: Artifact, shapes: Sequence[Shape], reason: str, against: Sequence[str], as_json: bool) -> None:
     """What the build log and the graph tell of an engine that cannot run here."""
     from ..report import tables
-    from ..targets import work_of
+    from ..targets import artifact_work
 
-    done = work_of(found, shapes)
+    done = artifact_work(found, shapes)
     for each in done:
         print_result(f"{found.path} at {each.shape}, profile {each.profile}")
         console().print(tables.work_table(each))

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from . import _shared as shared
 from . import _output as output
+from . import _shared as shared
 from ._command import Command
 from ._types import Source
 
@@ -70,5 +70,5 @@ def build(
     log = output.progress()
     if max_drop is not None:
         options["budget"] = (*options["budget"], f"max_drop={max_drop}")
-    made = pipeline.compile(shared.recipe_of(reference, log, options), out, force=force, progress=log)
+    made = pipeline.build_recipe(shared.recipe_of(reference, log, options), out, force=force, progress=log)
     shared.show_artifacts(made, as_json)

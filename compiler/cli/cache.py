@@ -52,10 +52,10 @@ def open_store(path: Path) -> Store:
 @store_and_json
 def ls(store: Path, as_json: bool) -> None:
     """List finished stages: stage, what it belongs to, size, age."""
-    from ..fleet import cleaning
+    from ..fleet import store_cleaning as cleaning
     from ..report import tables
 
-    held = cleaning.listed(open_store(store))
+    held = cleaning.list_stages(open_store(store))
     rows = tables.table("key", "stage", "what", "size", "age")
     for each in held:
         age = (time.time() - each.made) / 3600
@@ -87,14 +87,15 @@ def ls(store: Path, as_json: bool) -> None:
 def gc(store: Path, locks: Sequence[Path], older: float | None, size: str | None, dry_run: bool, as_json: bool) -> None:
     """Remove finished stages that nobody needs. Artifacts stay: they link to the files by their own names."""
     from ..core import InputError
-    from ..fleet import cleaning, config
+    from ..fleet import config
+    from ..fleet import store_cleaning as cleaning
 
     if not locks and older is None and size is None:
         raise InputError("nothing to remove; give --lock FILE (removes what it does not name), --older DAYS or --size SIZE")
     kept = open_store(store)
     keep = cleaning.locked_keys(locks) if locks else None
-    gone = cleaning.to_remove(kept, keep, older, config.parse_bytes(size) if size else None)
-    by_key = {each.key: each for each in cleaning.listed(kept)}
+    gone = cleaning.stages_to_remove(kept, keep, older, config.parse_bytes(size) if size else None)
+    by_key = {each.key: each for each in cleaning.list_stages(kept)}
     for key, why in gone.items():
         print_result(f"{key[:12]} {by_key[key].slot} ({by_key[key].bytes / 2**20:.1f} MiB): {why}")
     count = len(gone) if dry_run else cleaning.remove(kept, list(gone))
@@ -113,10 +114,10 @@ def gc(store: Path, locks: Sequence[Path], older: float | None, size: str | None
 def verify(store: Path, repair: bool, as_json: bool) -> None:
     """Hash every file of every finished stage. Exit 1 when one has changed."""
     from ..core import CheckFailed
-    from ..fleet import cleaning
+    from ..fleet import store_cleaning as cleaning
 
     kept = open_store(store)
-    bad = list(cleaning.damaged(kept))
+    bad = list(cleaning.damaged_stages(kept))
     for key, slot, why in bad:
         print_result(f"{key[:12]} {slot}: {why}{'; removed' if repair else ''}")
     if repair:

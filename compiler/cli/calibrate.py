@@ -77,7 +77,7 @@ def calibrate(
     else:
         recipe = shared.recipe_of(references[0], log, {name: options.pop(name) for name in shared.MODEL_OPTIONS})
         restart = options.pop("restart")
-        request = calibration.request(data, **options)
+        request = calibration.request_from_options(data, **options)
         found = calibration.calibrate(
             recipe.source, request, out, options=recipe.source_options, force=force, restart=restart, progress=log
         )

@@ -18,7 +18,7 @@ def doctor(as_json: bool) -> None:
     """Show what this machine has: targets that build and run, or the reason why not, versions, GPUs."""
     from ..report import doctor as examination
 
-    found = examination.examine()
+    found = examination.examine_machine()
     examination.show(found, console())
     if as_json:
         print_json(found)

@@ -65,12 +65,12 @@ def plan(file: Path, entries: Sequence[str], store: Path | None, ci: str | None,
     if ci:
         print_json(pipelines.jobs(chosen, ci))
         return
-    steps = plans.plan(chosen, kept)
+    steps = plans.plan_fleet(chosen, kept)
     console().print(plan_table(steps))
-    for line in (*status.shared(steps), *status.timed(steps), plan_summary(steps)):
+    for line in (*status.shared_plan_notes(steps), *status.timed_form_notes(steps), plan_summary(steps)):
         print_result(line)
     if as_json:
-        print_json(status.document(chosen, kept, steps))
+        print_json(status.status_document(chosen, kept, steps))
 
 
 def plan_table(steps: Sequence[Step]) -> Table:
@@ -122,18 +122,19 @@ def build(
     as_json: bool,
 ) -> None:
     """Build what is not cached, and put every artifact in its place. Exits as the worst failure does."""
-    from ..fleet import board, config, lock, run, status
+    from ..fleet import config, lock, run, status
     from ..fleet import plan as plans
+    from ..fleet import progress_table as board
 
     chosen, whole, kept = open_fleet(file, entries, store)
     kept.sweep()
     if locked:
         lock.require_same(chosen, kept)
     pool = pool_of(address, jobs, config.parse_bytes(memory) if memory else None)
-    shown = board.Board(progress_console(), [task for task in plans.tasks(chosen) if until == "build" or not task.entry])
+    shown = board.ProgressTable(progress_console(), [task for task in plans.tasks(chosen) if until == "build" or not task.entry])
     try:
         with shown.show():
-            outcomes = run.run(chosen, kept, pool, shown.watch, until=until, fail_fast=fail_fast)
+            outcomes = run.run_fleet(chosen, kept, pool, shown.watch, until=until, fail_fast=fail_fast)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt("finished stages are in the store; the next build resumes from there") from stop
     finally:
@@ -143,9 +144,9 @@ def build(
     placed = place(chosen, kept, outcomes)
     if not locked and until == "build":
         lock.write(chosen, kept, outcomes, whole)
-    code = run.worst(outcomes) or exit_code_of_requested(outcomes, entries)
+    code = run.fleet_exit_code(outcomes) or exit_code_of_requested(outcomes, entries)
     document = built_document(chosen, kept, outcomes, code)
-    for line in (*status.otherwise(document["entries"]), build_summary(outcomes, placed)):
+    for line in (*status.precision_notes(document["entries"]), build_summary(outcomes, placed)):
         print_result(line)
     if as_json:
         print_json(document)
@@ -157,7 +158,7 @@ def built_document(chosen: Fleet, kept: Store, outcomes: Sequence[Outcome], code
     from ..fleet import status
 
     made = [outcome.task.slot for outcome in outcomes if outcome.state == "made"]
-    return {**status.document(chosen, kept), "made": made, "exit_code": code}
+    return {**status.status_document(chosen, kept), "made": made, "exit_code": code}
 
 
 def pool_of(address: str | None, jobs: int | None, memory: int | None) -> Pool:
@@ -203,14 +204,14 @@ def show_status(file: Path, entries: Sequence[str], store: Path | None, as_json:
     from ..report import tables
 
     chosen, _, kept = open_fleet(file, entries, store)
-    found = status.document(chosen, kept)
+    found = status.status_document(chosen, kept)
     rows = tables.table("entry", "GPUs", "state", "size", "kernels", "cosine (min)", "rel. error", "verified", "why")
     for entry in found["entries"]:
         tables.add(
             rows, entry["name"], ", ".join(entry["gpus"]), entry["state"], *entry_cells(entry), "; ".join(entry["reasons"][:3])
         )
     console().print(rows)
-    for line in status.otherwise(found["entries"]):
+    for line in status.precision_notes(found["entries"]):
         print_result(line)
     print_result(", ".join(f"{count} {state}" for state, count in found["counts"].items()))
     if as_json:
@@ -237,13 +238,14 @@ def entry_cells(entry: dict[str, Any]) -> tuple[str, ...]:
 @click.option("--require-engine", is_flag=True, help="Exit 3 where an engine itself cannot run.")
 def verify(file: Path, entries: Sequence[str], store: Path | None, require_engine: bool, as_json: bool) -> None:
     """Verify every artifact in its place: hashes, the lock, and its goldens. Exit 1 when one differs."""
-    from ..fleet import checking, worst_of
+    from ..fleet import entry_check as checking
+    from ..fleet import worst_exit_code
 
     chosen, _, _ = open_fleet(file, entries, store)
     checks = []
-    for check in checking.verify(chosen, require_engine):
+    for check in checking.verify_fleet(chosen, require_engine):
         print_result(f"{check.name}: {check.said}")
         checks.append(check)
     if as_json:
         print_json({"entries": [check.to_json() for check in checks], "passed": all(c.exit_code == 0 for c in checks)})
-    raise click.exceptions.Exit(worst_of(check.exit_code for check in checks))
+    raise click.exceptions.Exit(worst_exit_code(check.exit_code for check in checks))

@@ -39,7 +39,7 @@ def fuse(
     prove: bool,
     as_json: bool,
 ) -> None:
-    """Fuse an ONNX file (opset 11 or newer) into bertc operators, each proven equal. It carries their bodies and runs anywhere."""
+    """Fuse an ONNX file (opset 11+) into bertc operators, each proven equal. The file carries their bodies: it runs anywhere."""
     from ..fusions import engine as fusing
     from ..fusions import file
     from ..report import tables

@@ -38,7 +38,7 @@ def inspect(path: Path, kernels: bool, other: Path | None, exit_code: bool, as_j
         raise InputError("--exit-code needs --diff OTHER")
     from ..report import inspect as inspection
 
-    found = inspection.examine(path)
+    found = inspection.inspect_path(path)
     inspection.show(found, console(), kernels)
     if as_json:
         print_json(found)

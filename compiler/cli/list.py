@@ -8,31 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.shell_completion import CompletionItem
 
-from ..core import InputError, machine, nearest
+from ..core import InputError, did_you_mean
 from . import _shared as shared
 from ._command import Command
 from ._output import console, print_json, print_result
-from ._types import OneOf, matching
+from ._types import NameOf, OneOf
 
 SECTION = "Look"
 EXAMPLES = ("bertc list targets", "bertc list gpus l4 h100 --json")
 Rows = dict[str, dict[str, Any]]
 
 
-class Name(click.ParamType):
-    """A name of the kind that was given before it."""
-
-    name = "name"
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        return matching(names_of(ctx.params.get("what")), incomplete)
-
-
 @click.command(name="list", cls=Command, short_help="List targets, recipes, precisions, GPU models", examples=EXAMPLES)
 @click.argument("what", required=False, type=OneOf("kind", lambda: KINDS), metavar="[targets|recipes|precisions|gpus]")
-@click.argument("names", nargs=-1, type=Name(), metavar="[NAME]...")
+@click.argument("names", nargs=-1, type=NameOf(lambda kind: names_of(kind)), metavar="[NAME]...")
 @shared.JSON
 def list(what: str | None, names: Sequence[str], as_json: bool) -> None:
     """List what exists, all of it or one kind, or only the NAMEs of a kind.
@@ -43,7 +33,7 @@ def list(what: str | None, names: Sequence[str], as_json: bool) -> None:
     known = names_of(what)
     for name in names:
         if name not in known:
-            raise InputError(f"unknown name {name!r} among {what}{nearest(name, known)}")
+            raise InputError(f"unknown name {name!r} among {what}{did_you_mean(name, known)}")
     found = {kind: select(rows(), names) for kind, rows in KINDS.items() if what in (None, kind)}
     for kind, rows_of_kind in found.items():
         show(kind, rows_of_kind)
@@ -64,7 +54,7 @@ def names_of(kind: str | None) -> tuple[str, ...]:
         "precisions": precision.names,
         "gpus": gpus.names,
     }
-    return tuple(names[kind]()) if kind in names else ()
+    return tuple(names[kind]()) if kind else ()
 
 
 def select(rows: Rows, names: Sequence[str]) -> Rows:
@@ -130,7 +120,7 @@ def precisions_here() -> Rows:
         name: {
             "about": docstring(folder, name),
             "option": forms.get(name, f"--{name}").removesuffix(" auto"),
-            "needs_data": name in precision.DATA,
+            "needs_data": name in precision.CALIBRATED,
         }
         for name in precision.names()
     }
@@ -140,12 +130,12 @@ def gpus_known() -> Rows:
     """Each GPU model that a fleet can name: SM, memory, the target that builds for it, whether this machine has one."""
     from ..fleet import gpus
 
-    here = gpus.here()
+    here = gpus.local_gpus()
     return {
         gpu.name: {
             "sm": gpu.sm,
             "memory_gb": gpu.memory_gb,
-            "target": gpus.spec_of(gpu).name,
+            "target": gpus.target_for(gpu).name,
             "here": gpu.name in here,
         }
         for gpu in gpus.TABLE

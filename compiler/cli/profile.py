@@ -69,14 +69,14 @@ def profile(
 
     log = progress()
     model = _model(source, longest, log)
-    found = traffic.read(path, model.longest, model.encode)
-    plan = buckets.plan(found, max(max_buckets, wanted or 0), multiple, model.longest, longest)
-    chosen, why = buckets.pick(plan, wanted, worth)
-    made = buckets.profiles(found, plan.choices[chosen].bounds, model, max_batch)
-    texts = [buckets.text(each) for each in made]
-    notes = buckets.notes(found, made, model)
+    found = traffic.read_traffic(path, model.longest, model.encode)
+    plan = buckets.plan_buckets(found, max(max_buckets, wanted or 0), multiple, model.longest, longest)
+    chosen, why = buckets.choose_bucket_count(plan, wanted, worth)
+    made = buckets.bucket_profiles(found, plan.choices[chosen].bounds, model, max_batch)
+    texts = [buckets.profile_text(each) for each in made]
+    notes = buckets.profile_notes(found, made, model)
     if plot_path is not None:
-        plot_path.write_text(plots.svg(figures.buckets_plot(plan, path.name)), encoding="utf-8")
+        plot_path.write_text(plots.render_svg(figures.buckets_plot(plan, path.name)), encoding="utf-8")
     console().print(tables.buckets_table(plan, chosen))
     print_result(f"{chosen + 1} bucket{'s' * (chosen > 0)}: {why}")
     if recipe_path is not None:
@@ -99,7 +99,7 @@ def _model(source: str | None, longest: int | None, log: Progress) -> TrafficMod
         return dataclasses.replace(traffic.TrafficModel(), longest=longest)
     recipe = shared.recipe_of(source, log, {})
     with log.stage("open the model"):
-        model = traffic.model_of(recipe.source, recipe.source_options)
+        model = traffic.traffic_model(recipe.source, recipe.source_options)
     if longest is None:
         return model
     if model.longest is not None and longest > model.longest:

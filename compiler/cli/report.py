@@ -41,7 +41,7 @@ def report(path: Path, out: Path, force: bool, verdicts: Sequence[Path], as_json
     from ..report import page
 
     status = _status_of(path) if path.suffix == ".toml" and path.is_file() else None
-    document = page.save(path, out, force=force, verdicts=verdicts, status=status)
+    document = page.save_page(path, out, force=force, verdicts=verdicts, status=status)
     print_result(f"{out}: {out.stat().st_size / 1024:.0f} KiB")
     if as_json:
         print_json(document)
@@ -52,4 +52,4 @@ def _status_of(fleet_toml: Path) -> dict[str, Any]:
     from ..fleet import Store, config, status
 
     fleet = config.read(fleet_toml)
-    return status.document(fleet, Store(fleet.store.resolve()))
+    return status.status_document(fleet, Store(fleet.store.resolve()))

@@ -105,20 +105,20 @@ def _check_options(
 def _layers(artifact: Path, data: Path | None, against: str | None, plot: Path | None, as_json: bool) -> None:
     from ..artifact import find_artifacts
     from ..report import figures, plots, tables
-    from ..verification.diagnose import commands as explaining
+    from ..verification.diagnose import run_diagnosis as explaining
 
     paths, log = find_artifacts(artifact), progress()
     if plot is not None and len(paths) > 1:
         names = ", ".join(path.name for path in paths)
         raise InputError(f"--plot draws one artifact; {artifact} holds {len(paths)}: name one of {names}")
-    found = {path: explaining.layers(path, data_path=data, against=against, progress=log) for path in paths}
+    found = {path: explaining.measure_artifact_drift(path, data_path=data, against=against, progress=log) for path in paths}
     for path, drift in found.items():
         console().print(tables.drift_table(drift))
         print_result(f"{path}: {drift.summary()}")
         for note in drift.notes:
             log.say(f"  note {note}")
         if plot is not None:
-            plot.write_text(plots.svg(figures.drift_plot(drift)), encoding="utf-8")
+            plot.write_text(plots.render_svg(figures.drift_plot(drift)), encoding="utf-8")
     if as_json:
         print_json({"artifacts": [{"path": str(path), **drift.to_json()} for path, drift in found.items()]})
     shared.fail_check([f"{path}: {drift.first}" for path, drift in found.items() if drift.first])
@@ -127,13 +127,13 @@ def _layers(artifact: Path, data: Path | None, against: str | None, plot: Path |
 def _bisect(artifact: Path, data: Path | None, against: str | None, budget: dict[str, float] | None, as_json: bool) -> None:
     from ..artifact import find_artifacts
     from ..report import tables
-    from ..verification.diagnose import commands as explaining
+    from ..verification.diagnose import run_diagnosis as explaining
 
     paths, log = find_artifacts(artifact), progress()
-    made = [explaining.bisect(path, data_path=data, against=against, budget=budget, progress=log) for path in paths]
+    made = [explaining.bisect_artifact(path, data_path=data, against=against, budget=budget, progress=log) for path in paths]
     for found in made:
         if found.nodes:
-            console().print(tables.guilty_table(found))
+            console().print(tables.bisection_table(found))
         print_result(f"{found.path}: {found.summary()}")
         for note in found.notes:
             log.say(f"  note {note}")

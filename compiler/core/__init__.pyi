@@ -16,7 +16,7 @@ from .errors import NotFused as NotFused
 from .errors import RecipeError as RecipeError
 from .errors import SourceError as SourceError
 from .errors import VerifyFailed as VerifyFailed
-from .errors import nearest as nearest
+from .errors import did_you_mean as did_you_mean
 from .files import disk_errors as disk_errors
 from .files import hash_file as hash_file
 from .files import write_hashed as write_hashed

@@ -65,7 +65,7 @@ class VerifyFailed(CheckFailed):
     """An artifact is further from its source than its budget allows."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'? Known: ...` for an unknown name, to append to an error message."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)

@@ -10,11 +10,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from . import machine as packages
 from .errors import Missing
 
 
-def version(name: str) -> str | None:
+def installed_version(name: str) -> str | None:
     """The installed version of a distribution, or None."""
     try:
         return metadata.version(name)
@@ -24,7 +23,7 @@ def version(name: str) -> str | None:
 
 def onnxruntime_version() -> str | None:
     """The version of onnxruntime or onnxruntime-gpu, or None."""
-    return version("onnxruntime") or version("onnxruntime-gpu")
+    return installed_version("onnxruntime") or installed_version("onnxruntime-gpu")
 
 
 def gpus() -> tuple[tuple[str, str], ...]:
@@ -57,19 +56,18 @@ TOOLS = (
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the tools that can change a result; those that are not installed are left out."""
-    found = {name: packages.version(name) for name in TOOLS}
+    found = {name: installed_version(name) for name in TOOLS}
     return {"python": platform.python_version()} | {name: v for name, v in found.items() if v}
 
 
 def environment() -> dict[str, Any]:
     """The machine: operating system, processor, cores, memory in GiB, NVIDIA GPUs."""
-    gpus = [f"{name} ({sm})" for name, sm in packages.gpus()]
     return {
         "system": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
         "memory_gib": memory_gib(),
-        "gpus": gpus,
+        "gpus": [f"{name} ({sm})" for name, sm in gpus()],
     }
 
 

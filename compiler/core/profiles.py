@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .errors import RecipeError, nearest
+from .errors import RecipeError, did_you_mean
 
 if TYPE_CHECKING:
     from .tensors import TensorSpec
@@ -65,7 +65,7 @@ def complete_profile(given: Mapping[str, Range], dims: Mapping[str, Dim]) -> Pro
     """Check the given ranges against the model's dimensions and fill in the rest with defaults."""
     for name, sizes in given.items():
         if name not in dims:
-            raise RecipeError(f"profile names dimension {name!r}, which this model does not have{nearest(name, dims)}")
+            raise RecipeError(f"profile names dimension {name!r}, which this model does not have{did_you_mean(name, dims)}")
         _check(name, sizes, dims[name])
     return {name: given.get(name) or default_range(dim) for name, dim in dims.items()}
 

@@ -41,7 +41,7 @@ class Progress:
             LOG.debug("stop %s after %.3f s: %s", name, time.perf_counter() - start, type(error).__name__)
             raise
         seconds = time.perf_counter() - start
-        LOG.debug("end %s: %.3f s", name, seconds)
+        LOG.info("end %s: %.3f s", name, seconds)
         self.stages[name] = self.stages.get(name, 0.0) + seconds
         self._print("  [green]done[/] ", name, f" [dim]{seconds:.1f} s[/]")
 

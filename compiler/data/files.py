@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .tokenizer import Encoder
 
 
-def from_file(
+def samples_from_file(
     path: Path,
     *,
     inputs: Sequence[TensorSpec],
@@ -36,17 +36,17 @@ def from_file(
     from . import readers, tables  # readers import Sample from here
 
     path = Path(path)
-    fit = readers.Fit(tuple(inputs), dims, batch)
+    fit = readers.ModelInputs(tuple(inputs), dims, batch)
     if path.is_dir():
-        return readers.wav_directory(path, fit, audio)
+        return readers.wav_samples(path, fit, audio)
     if not path.is_file():
         raise DataError(f"no data at {path}; give a .txt, .jsonl, .csv, .tsv or .npz file, or a directory of .wav files")
     if path.suffix.lower() == ".txt":
-        return readers.texts(path, fit, encode)
+        return readers.text_samples(path, fit, encode)
     if path.suffix.lower() in tables.SUFFIXES:
-        return readers.table(path, fit, encode, audio, labels)
+        return readers.table_samples(path, fit, encode, audio, labels)
     if path.suffix.lower() == ".npz":
-        return readers.arrays(path, fit)
+        return readers.npz_samples(path, fit)
     raise DataError(
         f"{path}: data of type {path.suffix or 'unknown'!r}; known: .txt, .jsonl, .csv, .tsv, .npz, or a directory of .wav"
     )

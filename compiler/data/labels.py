@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core import ArtifactError, DataError, TensorSpec, nearest
+from ..core import ArtifactError, DataError, TensorSpec, did_you_mean
 from .tables import Row
 
 TASKS = ("sequence-classification", "token-classification", "question-answering", "sentence-embedding", "ctc")
 
 
 @dataclasses.dataclass(frozen=True)
-class Graded:
+class GoldScore:
     """A number that a score should rank by: a similarity, or the relevance of a passage to `query`."""
 
     value: float
@@ -24,11 +24,11 @@ class Graded:
 
 
 @dataclasses.dataclass(frozen=True)
-class Half:
+class PairText:
     """One text of a pair of which each is embedded alone; `pair` counts them, `graded` is the label of both."""
 
     pair: int
-    graded: Graded | None
+    graded: GoldScore | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Labels:
         if self.task == "question-answering":
             return _answers(row, encoding, shift)
         if self.task == "sequence-classification" and self.classes == 1:
-            return Graded(_number(row), row.text[0] if isinstance(row.text, tuple) else None)
+            return GoldScore(_number(row), row.text[0] if isinstance(row.text, tuple) else None)
         return self.class_id(row.label, row.where)
 
     def class_id(self, value: Any, where: str) -> int:
@@ -116,7 +116,7 @@ class Labels:
             return number
         why = "" if by_name else "; the artifact has no class names (config.json's id2label): give ids"
         ids = f", or 0 to {self.classes - 1}" if self.classes else ""
-        raise DataError(f"{where}: no class {value!r}{nearest(str(value), by_name) if by_name else ''}{ids}{why}")
+        raise DataError(f"{where}: no class {value!r}{did_you_mean(str(value), by_name) if by_name else ''}{ids}{why}")
 
     def _tags(self, row: Row, encoding: Any, shift: int) -> Tags:
         given = row.label.split() if isinstance(row.label, str) else row.label
@@ -201,8 +201,8 @@ def _halves(rows: Sequence[Row]) -> list[Row]:
         if row.label is not None and not isinstance(row.text, tuple):
             raise DataError(f"{row.where} has a label and no 'text_pair'; a sentence embedding is scored by pairs")
         texts = row.text if isinstance(row.text, tuple) else (row.text,)
-        graded = Graded(_number(row), texts[0]) if row.label is not None else None
-        half = Half(number, graded) if graded else None
+        graded = GoldScore(_number(row), texts[0]) if row.label is not None else None
+        half = PairText(number, graded) if graded else None
         made += [dataclasses.replace(row, text=text, label=half) for text in texts]
     return made
 

@@ -31,7 +31,7 @@ def read_data(
     `labels` say what its labels mean; without them they are as they were written.
     """
     limits, encoder, audio = preprocessors(inputs, dims, assets, profiles)
-    return files.from_file(path, inputs=inputs, dims=limits, encode=encoder, audio=audio, labels=labels)
+    return files.samples_from_file(path, inputs=inputs, dims=limits, encode=encoder, audio=audio, labels=labels)
 
 
 def preprocessors(

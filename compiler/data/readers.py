@@ -50,7 +50,7 @@ class Audio:
 
 
 @dataclasses.dataclass(frozen=True)
-class Fit:
+class ModelInputs:
     """What a model takes: its inputs, the ranges of its named dimensions, and the batch asked for."""
 
     inputs: tuple[TensorSpec, ...]
@@ -94,7 +94,7 @@ class TextReader:
     labels: Labels | None = None
 
     @staticmethod
-    def fitted(path: Path, fit: Fit, encode: Encoder | None) -> TextReader:
+    def fitted(path: Path, fit: ModelInputs, encode: Encoder | None) -> TextReader:
         """Raises DataError where texts cannot make the model's inputs."""
         if encode is None:
             raise DataError(f"{path} holds text, but the model has no tokenizer; give raw feeds as .npz")
@@ -118,14 +118,14 @@ class TextReader:
         return Sample(f"{origins[0]}..{chunk[-1].line}", feeds, (), origins, labels), encoded.truncated
 
 
-def texts(path: Path, fit: Fit, encode: Encoder | None) -> Data:
+def text_samples(path: Path, fit: ModelInputs, encode: Encoder | None) -> Data:
     """.txt: a text a line."""
     return _encoded(path, list(text_rows(path)), fit, encode, None)
 
 
-def table(path: Path, fit: Fit, encode: Encoder | None, audio: Audio | None, labels: Labels | None) -> Data:
+def table_samples(path: Path, fit: ModelInputs, encode: Encoder | None, audio: Audio | None, labels: Labels | None) -> Data:
     """.jsonl, .csv and .tsv: texts, or recordings with their transcripts."""
-    read = tables.read(path)
+    read = tables.read_table(path)
     unused = labels.unused() if labels and read.rows[0].label is not None else ""
     rows = [dataclasses.replace(row, label=None) for row in read.rows] if unused else read.rows
     data = _recordings(path, rows, fit, audio, labels) if read.audio else _encoded(path, rows, fit, encode, labels)
@@ -135,11 +135,11 @@ def table(path: Path, fit: Fit, encode: Encoder | None, audio: Audio | None, lab
 def text_rows(path: Path) -> Iterator[Row]:
     """The rows of a file, one at a time. Raises DataError for a file or a line that cannot be read."""
     if path.suffix.lower() in tables.SUFFIXES:
-        return tables.rows(path)
+        return tables.table_rows(path)
     return (Row(at, line, None, f"{path.name}:{at}") for at, line in tables.lines(path))
 
 
-def _encoded(path: Path, rows: Sequence[Row], fit: Fit, encode: Encoder | None, labels: Labels | None) -> Data:
+def _encoded(path: Path, rows: Sequence[Row], fit: ModelInputs, encode: Encoder | None, labels: Labels | None) -> Data:
     reader = dataclasses.replace(TextReader.fitted(path, fit, encode), labels=labels)
     if not rows:
         raise DataError(f"{path} is empty: nothing would be checked; give one text or more")
@@ -170,12 +170,12 @@ def wav_files(path: Path) -> list[Path]:
     return files
 
 
-def wav_directory(path: Path, fit: Fit, audio: Audio | None, only: Sequence[Path] | None = None) -> Data:
+def wav_samples(path: Path, fit: ModelInputs, audio: Audio | None, only: Sequence[Path] | None = None) -> Data:
     """A directory of mono .wav files, in order of name; or `only` these of them."""
     return _waves(path, wav_files(path) if only is None else only, fit, audio)
 
 
-def _recordings(path: Path, rows: Sequence[Row], fit: Fit, audio: Audio | None, labels: Labels | None) -> Data:
+def _recordings(path: Path, rows: Sequence[Row], fit: ModelInputs, audio: Audio | None, labels: Labels | None) -> Data:
     """Rows with the path of a .wav file, relative to the table's folder, and its transcript as the label."""
     files = [path.parent / str(row.text) for row in rows]
     for row, file in zip(rows, files, strict=True):
@@ -190,7 +190,7 @@ def _recordings(path: Path, rows: Sequence[Row], fit: Fit, audio: Audio | None, 
     return Data(samples, data.notes + ((note,) if note else ()))
 
 
-def _waves(path: Path, files: Sequence[Path], fit: Fit, audio: Audio | None) -> Data:
+def _waves(path: Path, files: Sequence[Path], fit: ModelInputs, audio: Audio | None) -> Data:
     if audio is None:
         raise DataError(f"{path} holds audio, but the model has no audio preprocessor; give raw feeds as .npz")
     floats = [spec for spec in fit.inputs if np.dtype(spec.dtype).kind == "f" and len(spec.dims) == 2]
@@ -237,7 +237,7 @@ def _normalized(wave: np.ndarray, audio: Audio) -> np.ndarray:
     return np.asarray((wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)) if audio.normalize else wave
 
 
-def _padded(waves: Sequence[np.ndarray], low: int, audio: Audio, fit: Fit) -> dict[str, np.ndarray]:
+def _padded(waves: Sequence[np.ndarray], low: int, audio: Audio, fit: ModelInputs) -> dict[str, np.ndarray]:
     length = max(low, *(len(wave) for wave in waves))
     values = np.full((len(waves), length), audio.padding_value, np.float32)
     mask = np.zeros((len(waves), length), np.int64)
@@ -250,7 +250,7 @@ def _padded(waves: Sequence[np.ndarray], low: int, audio: Audio, fit: Fit) -> di
 # Arrays
 
 
-def arrays(path: Path, fit: Fit) -> Data:
+def npz_samples(path: Path, fit: ModelInputs) -> Data:
     """.npz of raw feeds: arrays named as the inputs (one sample), or "<n>/<input>" (sample n)."""
     groups: dict[int, dict[str, np.ndarray]] = {}
     names = [spec.name for spec in fit.inputs]
@@ -283,7 +283,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{path} is not a readable .npz of plain arrays ({error}); write it with numpy.savez") from error
 
 
-def _checked(feeds: Mapping[str, np.ndarray], fit: Fit, label: str) -> dict[str, np.ndarray]:
+def _checked(feeds: Mapping[str, np.ndarray], fit: ModelInputs, label: str) -> dict[str, np.ndarray]:
     """Feeds in the types of the inputs; DataError names the array that does not fit."""
     sizes: dict[str, int] = {}
     checked = {}
@@ -303,7 +303,7 @@ def _checked(feeds: Mapping[str, np.ndarray], fit: Fit, label: str) -> dict[str,
     return checked
 
 
-def _check_shape(spec: TensorSpec, shape: tuple[int, ...], sizes: dict[str, int], fit: Fit, label: str) -> None:
+def _check_shape(spec: TensorSpec, shape: tuple[int, ...], sizes: dict[str, int], fit: ModelInputs, label: str) -> None:
     if len(shape) != len(spec.dims) or 0 in shape:
         raise DataError(f"{label}: {spec.name!r} has shape {list(shape)}; wanted {spec}, nothing empty")
     for dim, size in zip(spec.dims, shape, strict=True):

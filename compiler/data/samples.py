@@ -37,14 +37,14 @@ class Data:
     notes: tuple[str, ...] = ()
 
 
-def masks(feeds: Feeds) -> dict[str, np.ndarray]:
+def mask_feeds(feeds: Feeds) -> dict[str, np.ndarray]:
     """The mask inputs among some feeds."""
     return {name: array for name, array in feeds.items() if is_mask(name, array.dtype)}
 
 
 def dead_rows(feeds: Feeds) -> tuple[int, ...]:
     """Rows (axis 0) where every mask of rank 2 or more is zero; () without such a mask."""
-    alive = [np.asarray(m.reshape(len(m), -1).any(axis=1)) for m in masks(feeds).values() if m.ndim > 1 and m.size]
+    alive = [np.asarray(m.reshape(len(m), -1).any(axis=1)) for m in mask_feeds(feeds).values() if m.ndim > 1 and m.size]
     if not alive or len({len(rows) for rows in alive}) > 1:
         return ()
     return tuple(int(row) for row in np.flatnonzero(~np.stack(alive).any(axis=0)))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core import AUDIO_DIM, UNBOUNDED_LENGTH, DataError, Dim, TensorSpec, is_mask, nearest
+from ..core import AUDIO_DIM, UNBOUNDED_LENGTH, DataError, Dim, TensorSpec, did_you_mean, is_mask
 from ..graph import Graph
 from .samples import Sample, batch_dim, dead_rows
 
@@ -170,7 +170,7 @@ def _used_dims(inputs: Sequence[TensorSpec], dims: Mapping[str, Dim]) -> dict[st
             raise DataError(f"input {spec} has a type that no synthetic data exists for; give data in an .npz file")
         for dim in spec.dims:
             if isinstance(dim, str) and dim not in dims:
-                raise DataError(f"input {spec} has a dimension {dim!r} of unknown range{nearest(dim, dims)}")
+                raise DataError(f"input {spec} has a dimension {dim!r} of unknown range{did_you_mean(dim, dims)}")
             if isinstance(dim, str):
                 used[dim] = dims[dim]
     return used

@@ -38,7 +38,7 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
-def read(path: Path) -> Table:
+def read_table(path: Path) -> Table:
     """Read a file with one of SUFFIXES.
 
     A row is `text` (and `text_pair`), `tokens`, `question` and `context`, or `audio`; its label is `label`, or `answers` where
@@ -60,7 +60,7 @@ def read(path: Path) -> Table:
     return Table(rows, bool(audio and audio[0]), note)
 
 
-def rows(path: Path) -> Iterator[Row]:
+def table_rows(path: Path) -> Iterator[Row]:
     """The rows of such a file one at a time, each checked by itself alone."""
     return (_row(path, line, fields) for line, fields in _fields(path))
 

@@ -169,7 +169,7 @@ def _notes(padding: Mapping[str, Any], truncation: Mapping[str, Any], max_length
     return (f"tokenizer.json asks for {' and '.join(baked)}: overridden, padding is to the longest of a batch, {done}",)
 
 
-def baked_notes(assets: Sequence[Path]) -> tuple[str, ...]:
+def override_notes(assets: Sequence[Path]) -> tuple[str, ...]:
     """What a tokenizer.json among the assets bakes in that bertc overrides; () where there is none."""
     found = [file for file in assets if file.name == "tokenizer.json"]
     if not found:

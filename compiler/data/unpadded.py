@@ -22,7 +22,7 @@ from .tokenizer import Encoder
 
 
 @dataclasses.dataclass(frozen=True)
-class Alive:
+class RealPositions:
     """Places of the dimension `name` that are not padding, where padding had to stay: bool [length]."""
 
     name: str
@@ -30,12 +30,12 @@ class Alive:
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class UnpaddedSample:
     """Feeds of one sample. `alive` is None where none of it is padding; `dead` where all of it is."""
 
     feeds: Feeds
     label: str
-    alive: Alive | None = None
+    alive: RealPositions | None = None
     truncated: bool = False
     dead: bool = False
 
@@ -49,16 +49,16 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class UnpaddedSamples:
     """The samples of a file. `open` gives the makers of all of them in order, so that one that is passed over costs nothing."""
 
     name: str
     sha256: str
     count: int
-    open: Callable[[], Iterator[Callable[[], Row]]]
+    open: Callable[[], Iterator[Callable[[], UnpaddedSample]]]
     notes: tuple[str, ...] = ()
 
-    def part(self, index: int, count: int, done: int = 0) -> Iterator[Row]:
+    def part(self, index: int, count: int, done: int = 0) -> Iterator[UnpaddedSample]:
         """Every `count`-th sample from the `index`-th on (from 1), without the first `done` of these."""
         for make in itertools.islice(self.open(), index - 1 + done * count, None, count):
             yield make()
@@ -67,22 +67,22 @@ class Rows:
         return len(range(index - 1, self.count, count))
 
 
-def open_rows(
+def open_unpadded(
     path: Path, inputs: Sequence[TensorSpec], dims: Mapping[str, Dim], encode: Encoder | None, audio: Audio | None
-) -> Rows:
+) -> UnpaddedSamples:
     """Open .txt, .jsonl, .npz or a directory of .wav. Read once here, for its hash and to find what is broken before a long run.
 
     Raises DataError for data that is missing, empty, broken or unfit, and for a model that does not take one sample at a time.
     """
     check_path(path)
     _check_batch(inputs, dims)
-    fit = readers.Fit(tuple(inputs), dims, 1)
+    fit = readers.ModelInputs(tuple(inputs), dims, 1)
     if path.is_dir():
         return _wavs(path, fit, audio)
     return _arrays(path, fit) if path.suffix.lower() == ".npz" else _texts(path, fit, encode)
 
 
-def check_there(path: Path) -> None:
+def check_exists(path: Path) -> None:
     """DataError for a file that is not there."""
     if not path.exists():
         raise DataError(f"no data at {path}; give a .txt, .jsonl or .npz file, or a directory of .wav files")
@@ -90,7 +90,7 @@ def check_there(path: Path) -> None:
 
 def check_path(path: Path) -> None:
     """DataError for a file that is not there or of a type nobody reads."""
-    check_there(path)
+    check_exists(path)
     if not path.is_dir() and path.suffix.lower() not in (".txt", ".jsonl", ".npz"):
         kind = path.suffix or "unknown"
         raise DataError(f"{path}: data of type {kind!r}; known: .txt, .jsonl, .npz, or a directory of .wav files")
@@ -104,17 +104,17 @@ def _check_batch(inputs: Sequence[TensorSpec], dims: Mapping[str, Dim]) -> None:
             raise DataError(f"calibration runs one sample at a time, and {spec} takes {low} or more: export with a dynamic batch")
 
 
-def _texts(path: Path, fit: readers.Fit, encode: Encoder | None) -> Rows:
+def _texts(path: Path, fit: readers.ModelInputs, encode: Encoder | None) -> UnpaddedSamples:
     reader = readers.TextReader.fitted(path, fit, encode)
     count = sum(1 for _ in readers.text_rows(path))
     if not count:
         raise DataError(f"{path} is empty: nothing would be measured; give one text or more")
 
-    def make(row: tables.Row) -> Row:
+    def make(row: tables.Row) -> UnpaddedSample:
         sample, cut = reader.sample([row])
-        return dataclasses.replace(unpadded(sample.feeds, fit, sample.origins[0]), truncated=bool(cut))
+        return dataclasses.replace(strip_padding(sample.feeds, fit, sample.origins[0]), truncated=bool(cut))
 
-    return Rows(
+    return UnpaddedSamples(
         path.name,
         hash_file(path),
         count,
@@ -123,28 +123,31 @@ def _texts(path: Path, fit: readers.Fit, encode: Encoder | None) -> Rows:
     )
 
 
-def _wavs(path: Path, fit: readers.Fit, audio: Audio | None) -> Rows:
+def _wavs(path: Path, fit: readers.ModelInputs, audio: Audio | None) -> UnpaddedSamples:
     files = readers.wav_files(path)
     digest = hashlib.sha256("".join(f"{file.name}\0{hash_file(file)}\n" for file in files).encode()).hexdigest()
 
-    def make(file: Path) -> Row:
-        read = readers.wav_directory(path, fit, audio, [file])
-        return dataclasses.replace(unpadded(read.samples[0].feeds, fit, file.name), truncated=bool(read.notes))
+    def make(file: Path) -> UnpaddedSample:
+        read = readers.wav_samples(path, fit, audio, [file])
+        return dataclasses.replace(strip_padding(read.samples[0].feeds, fit, file.name), truncated=bool(read.notes))
 
     make(files[0])  # what is wrong with all of them is told before a long run
-    return Rows(path.name, digest, len(files), lambda: (functools.partial(make, file) for file in files))
+    return UnpaddedSamples(path.name, digest, len(files), lambda: (functools.partial(make, file) for file in files))
 
 
-def _arrays(path: Path, fit: readers.Fit) -> Rows:
+def _arrays(path: Path, fit: readers.ModelInputs) -> UnpaddedSamples:
     """Rows of the batches in an .npz, which is held in memory as verify holds it."""
-    batches = readers.arrays(path, fit).samples
+    batches = readers.npz_samples(path, fit).samples
     rows = [(feeds, f"{batch.label}, row {at}") for batch in batches for at, feeds in enumerate(_split(batch.feeds, fit))]
-    return Rows(
-        path.name, hash_file(path), len(rows), lambda: (functools.partial(unpadded, feeds, fit, label) for feeds, label in rows)
+    return UnpaddedSamples(
+        path.name,
+        hash_file(path),
+        len(rows),
+        lambda: (functools.partial(strip_padding, feeds, fit, label) for feeds, label in rows),
     )
 
 
-def _split(feeds: Feeds, fit: readers.Fit) -> Iterator[Feeds]:
+def _split(feeds: Feeds, fit: readers.ModelInputs) -> Iterator[Feeds]:
     """Each row of a batch; all of it where the model knows no batch."""
     batch = samples.batch_dim(fit.inputs, fit.dims)
     size = next((feeds[s.name].shape[0] for s in fit.inputs if s.dims and s.dims[0] == batch), 1)
@@ -156,24 +159,24 @@ def _split(feeds: Feeds, fit: readers.Fit) -> Iterator[Feeds]:
         yield {name: array[row : row + 1] if name in split else array for name, array in feeds.items()}
 
 
-def unpadded(feeds: Feeds, fit: readers.Fit, label: str) -> Row:
+def strip_padding(feeds: Feeds, fit: readers.ModelInputs, label: str) -> UnpaddedSample:
     """One sample without the padding at its end. Padding before or between cannot go, or places would move: it is told apart."""
     masks = {s.name: s for s in fit.inputs if tensors.is_mask(s.name, s.dtype) and len(s.dims) > 1}
     if not masks:
-        return Row(feeds, label)
+        return UnpaddedSample(feeds, label)
     spec = next(iter(masks.values()))
     same = [feeds[name] for name, each in masks.items() if each.dims[-1] == spec.dims[-1]]
     places = np.all([np.any(m, axis=tuple(range(m.ndim - 1))) for m in same], axis=0)
     if not places.any():
-        return Row(feeds, label, dead=True)
+        return UnpaddedSample(feeds, label, dead=True)
     if places.all():
-        return Row(feeds, label)
+        return UnpaddedSample(feeds, label)
     if isinstance(spec.dims[-1], int):
         raise DataError(f"{spec} has one length, and the data is padded to it; export with a dynamic length to calibrate without")
     name = spec.dims[-1]
     length = max(int(np.flatnonzero(places)[-1]) + 1, fit.limits(name)[0])
     cut = {s.name: _cut(feeds[s.name], s, name, length) for s in fit.inputs}
-    return Row(cut, label, None if places[:length].all() else Alive(name, places[:length]))
+    return UnpaddedSample(cut, label, None if places[:length].all() else RealPositions(name, places[:length]))
 
 
 def _cut(array: np.ndarray, spec: TensorSpec, name: str, length: int) -> np.ndarray:

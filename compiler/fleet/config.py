@@ -38,7 +38,7 @@ from typing import Any
 from .. import precision as precisions
 from .. import recipe as recipes
 from .. import targets
-from ..core import RecipeError, nearest
+from ..core import RecipeError, did_you_mean
 from ..recipe import Recipe
 from ..targets import TargetSpec
 from ..verification import Budget
@@ -150,7 +150,7 @@ def _shards(given: Any, where: str) -> int:
 def _known(table: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
     for key in table:
         if key not in keys:
-            raise RecipeError(f"{where}: unknown key {key!r}{nearest(key, keys)}")
+            raise RecipeError(f"{where}: unknown key {key!r}{did_you_mean(key, keys)}")
 
 
 def _tables(data: Mapping[str, Any], key: str, where: str) -> list[dict[str, Any]]:
@@ -216,7 +216,7 @@ def _cells(data: Mapping[str, Any], models: Mapping[str, Recipe], where: str) ->
         _known(rule, MATCH, f"{where}: [[include]]")
         named = [rule["model"]] if "model" in rule else list(models)
         if named[0] not in models:
-            raise RecipeError(f"{where}: [[include]] names an unknown model {named[0]!r}{nearest(named[0], models)}")
+            raise RecipeError(f"{where}: [[include]] names an unknown model {named[0]!r}{did_you_mean(named[0], models)}")
         of_gpu = [rule["gpu"]] if "gpu" in rule else []
         of_target = [rule["target"]] if "target" in rule else []
         kept += _matrix(named, of_gpu, of_target, [rule["precision"]] if "precision" in rule else wanted, per_sm)
@@ -230,7 +230,7 @@ def _matrix(models: Any, named: Sequence[str], specs: Sequence[str], wanted: Seq
     columns: list[tuple[str | None, TargetSpec]] = []
     for text in named:
         name, _, target = text.partition("/")
-        columns.append((name, gpus.spec_of(gpus.get(name), target or None, per_sm=per_sm)))
+        columns.append((name, gpus.target_for(gpus.get(name), target or None, per_sm=per_sm)))
     for text in specs:
         spec = targets.parse_spec(text)
         if spec.name == "tensorrt":
@@ -309,7 +309,7 @@ def _overridden(entry: Entry, rules: Sequence[Mapping[str, Any]], where: str) ->
     known = [field.name for field in dataclasses.fields(Budget)]
     for name in entry.recipe.budget:
         if name not in known:
-            raise RecipeError(f"{where}: unknown budget {name!r}{nearest(name, known)}")
+            raise RecipeError(f"{where}: unknown budget {name!r}{did_you_mean(name, known)}")
     return entry
 
 
@@ -327,7 +327,7 @@ def select(fleet: Fleet, names: Sequence[str]) -> Fleet:
     known = [entry.name for entry in fleet.entries]
     for name in names:
         if name not in known and name not in fleet.models:
-            raise RecipeError(f"{fleet.path} has no entry {name!r}{nearest(name, [*known, *fleet.models])}")
+            raise RecipeError(f"{fleet.path} has no entry {name!r}{did_you_mean(name, [*known, *fleet.models])}")
     if not names:
         return fleet
     chosen = tuple(entry for entry in fleet.entries if entry.name in names or entry.model in names)

@@ -11,7 +11,7 @@ import dataclasses
 import re
 
 from .. import targets
-from ..core import RecipeError, nearest
+from ..core import RecipeError, did_you_mean
 from ..core import machine as packages
 from ..targets import TargetSpec
 
@@ -69,10 +69,10 @@ def get(name: str) -> Gpu:
     for gpu in TABLE:
         if gpu.name == name:
             return gpu
-    raise RecipeError(f"unknown GPU model {name!r}{nearest(name, names())}")
+    raise RecipeError(f"unknown GPU model {name!r}{did_you_mean(name, names())}")
 
 
-def spec_of(gpu: Gpu, target: str | None = None, *, per_sm: bool = False) -> TargetSpec:
+def target_for(gpu: Gpu, target: str | None = None, *, per_sm: bool = False) -> TargetSpec:
     """The target that builds for a GPU model: the named one, else tensorrt-rtx where it knows the SM, else tensorrt.
 
     The SMs are those of the whole plan: the four that share one, unless `per_sm`. RecipeError for a target that cannot.
@@ -83,7 +83,9 @@ def spec_of(gpu: Gpu, target: str | None = None, *, per_sm: bool = False) -> Tar
     if target == "tensorrt":
         return TargetSpec("tensorrt")
     if target != "tensorrt-rtx":
-        raise RecipeError(f"{gpu.name}/{target}: {target!r} builds for no GPU{nearest(target, ('tensorrt', 'tensorrt-rtx'))}")
+        raise RecipeError(
+            f"{gpu.name}/{target}: {target!r} builds for no GPU{did_you_mean(target, ('tensorrt', 'tensorrt-rtx'))}"
+        )
     if gpu.sm not in rtx.SMS:
         raise RecipeError(
             f"{gpu.name}/{target}: TensorRT-RTX does not build for {gpu.sm}, only for {', '.join(rtx.SMS)}; use tensorrt"
@@ -92,7 +94,7 @@ def spec_of(gpu: Gpu, target: str | None = None, *, per_sm: bool = False) -> Tar
     return TargetSpec("tensorrt-rtx", rtx.DEFAULT_SMS if shared else (gpu.sm,))
 
 
-def here() -> tuple[str, ...]:
+def local_gpus() -> tuple[str, ...]:
     """The models of the GPUs in this machine; a GPU that the table does not know is given by its full name."""
     return tuple(_named(name) for name, _ in packages.gpus())
 

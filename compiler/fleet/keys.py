@@ -22,7 +22,8 @@ from ..recipe import Recipe
 from ..source import hub, is_factory
 from ..source import opening as source
 from ..targets import TargetSpec
-from . import code, contents
+from . import code
+from . import content_digest as contents
 
 STAGES = ("export", "fuse", "calibrate", "quantise", "build")
 HASH = 64  # characters of a hash; what is shorter is a version
@@ -36,18 +37,25 @@ EXPORT_TOOLS = ("torch", "transformers")
 STAGES_CODE = ("fleet/stages", "artifact/goldens")
 OPERATORS = ("ops/bodies/*", "targets/_tensorrt/lower_*", "targets/_onnxruntime/lower")
 ROOTS = {
-    "export": (*STAGES_CODE, "source/opening", "verification/export", "artifact/manifest", "targets/null", "precision/fp32"),
-    "fuse": (*STAGES_CODE, "fusions/engine", "verification/export", "fusions/rules/*", *OPERATORS),
+    "export": (
+        *STAGES_CODE,
+        "source/opening",
+        "verification/export_check",
+        "artifact/manifest",
+        "targets/null",
+        "precision/fp32",
+    ),
+    "fuse": (*STAGES_CODE, "fusions/engine", "verification/export_check", "fusions/rules/*", *OPERATORS),
     "calibrate": (*STAGES_CODE, "quant/forms", *OPERATORS),
     "quantise": (*STAGES_CODE, "quant/forms", *OPERATORS),
     "build": (*STAGES_CODE, "verification/verdict", "artifact/manifest", "ops/bodies/*"),
 }
 # Code that words, shows or orders things, and the stages before: what those made comes in by its hash.
 NOT_READ = ("recipe", "report/*", "report/page/*", "core/progress", "cli/*", "fleet/__init__", "fleet/keys")
-BEFORE = ("pipeline", "fusions/engine", "source/opening", "verification/export")
+BEFORE = ("pipeline", "fusions/engine", "source/opening", "verification/export_check")
 FORMS = ("quant/__init__", "quant/timed_choice", "quant/dynamic", "quant/weights", "quant/fp8", "quant/saturation")
 DECIDING = (*FORMS, "quant/fit", "quant/search", "quant/gated", "quant/insert", "quant/engine_choice")
-ELSEWHERE = {
+EXCLUDED_CODE = {
     "export": (*NOT_READ, "pipeline", "verification/verdict", "fusions/engine"),
     "fuse": (*NOT_READ, "pipeline", "verification/verdict", "source/opening", "data/synthetic"),
     "calibrate": (*NOT_READ, *BEFORE, *DECIDING),
@@ -108,7 +116,7 @@ def environment(stage: str, spec: TargetSpec, precision: str | None) -> dict[str
         tools = (*tools, module)
     if stage == "build" and spec.name.startswith("tensorrt"):
         own = (*own, "targets/_tensorrt/worker")
-    left_out = ELSEWHERE[stage] if precision in precisions.QUANTISED else (*ELSEWHERE[stage], "quant/*")
+    left_out = EXCLUDED_CODE[stage] if precision in precisions.QUANTISED else (*EXCLUDED_CODE[stage], "quant/*")
     versions = machine.versions()
     return {"code": dict(_code(own, left_out)), "tools": {name: versions[name] for name in tools if name in versions}}
 
@@ -156,7 +164,7 @@ def lowering(recipe: Recipe, spec: TargetSpec) -> dict[str, Any]:
     bodies = targets.lowerings(spec, quantised=True) if target.FUSES else {}
     forms = {op: f"{body.__module__.rpartition('.')[2]}.{body.__qualname__}" for op, body in sorted(bodies.items())}
     attention = target.INT8_ATTENTION and {"longest": target.INT8_ATTENTION.longest, "sizes": list(target.INT8_ATTENTION.sizes)}
-    return {"forms": forms, "attention": attention, "max_drop": quant.limit_of(recipe.budget)}
+    return {"forms": forms, "attention": attention, "max_drop": quant.drop_limit(recipe.budget)}
 
 
 def quantising(recipe: Recipe, spec: TargetSpec) -> dict[str, Any]:
@@ -170,7 +178,7 @@ def quantising(recipe: Recipe, spec: TargetSpec) -> dict[str, Any]:
         **lowering(recipe, spec),
         "base": targets.get(spec.name).INT8_BASE,
         "weight_bits": quant.weight_bits(spec.name),
-        "timed": quant.timed(str(recipe.precision), spec.name),
+        "timed": quant.times_forms(str(recipe.precision), spec.name),
     }
 
 
@@ -191,7 +199,7 @@ def source_paths(recipe: Recipe) -> tuple[dict[str, Path], dict[str, str]]:
     if is_factory(reference) and not Path(reference).exists() and code.is_function(reference):
         files, versions = code.factory_files(reference)
         return {path.name: path for path in files}, versions
-    place = source.locate(reference, options)
+    place = source.resolve_reference(reference, options)
     if place.kind == "artifact":
         return {}, {"artifact": contents.digest(place.path)}
     if place.kind == "onnx":
@@ -225,7 +233,7 @@ def _reads_data(stage: str, recipe: Recipe) -> bool:
 def _data_files(path: Path) -> list[Path]:
     from ..data import unpadded as rows
 
-    rows.check_there(path)
+    rows.check_exists(path)
     return _files_below(path) if path.is_dir() else [path]
 
 

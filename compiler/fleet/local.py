@@ -55,7 +55,7 @@ class LocalPool:
 
     def gpus(self) -> tuple[str, ...]:
         """The GPU models of this machine."""
-        return gpus.here()
+        return gpus.local_gpus()
 
     def _run(self, job: Mapping[str, Any]) -> dict[str, Any]:
         return run_process(job, self._running)

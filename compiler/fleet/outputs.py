@@ -12,14 +12,14 @@ from typing import Any
 from ..artifact import MANIFEST
 from ..artifact import manifest as artifact
 from ..report import document as reports
-from .contents import RECORD
+from .content_digest import RECORD
 from .store import Store
 
 
 def place(store: Store, key: str, out: Path) -> bool:
     """Make `out` the artifact of a key; False where it is that already. Raises ArtifactError where something else is there."""
     source = store.folder(key)
-    if same(source, out):
+    if holds_stage(source, out):
         return False
     mine = hashlib.sha256(str(out.resolve()).encode()).hexdigest()
     with store.lock(f"out-{mine[:16]}"), artifact.staging(out, force=True) as stage:
@@ -33,7 +33,7 @@ def place(store: Store, key: str, out: Path) -> bool:
     return True
 
 
-def same(source: Path, out: Path) -> bool:
+def holds_stage(source: Path, out: Path) -> bool:
     """Whether `out` holds the files of a finished stage: links to them, or copies of their size and time."""
     if not (out / MANIFEST).is_file():
         return False
@@ -47,7 +47,7 @@ def same(source: Path, out: Path) -> bool:
     )
 
 
-def facts(path: Path) -> dict[str, Any]:
+def artifact_facts(path: Path) -> dict[str, Any]:
     """What a table wants to know of an artifact: bytes, kernels, how close it is, its precision. {} where it cannot be read."""
     try:
         manifest = json.loads((path / MANIFEST).read_text("utf-8"))
@@ -61,7 +61,7 @@ def facts(path: Path) -> dict[str, Any]:
         "accuracy": _accuracy(report["verification"]),
         "stages": report["stages"],
         "precision": manifest["precision"]["mode"],
-        "precision_why": reports.why_precision(report),
+        "precision_why": reports.precision_reason(report),
     }
 
 

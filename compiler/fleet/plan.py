@@ -98,7 +98,9 @@ def _build(entry: Entry, shards: int, shared: dict[str, Task]) -> Task:
         needs["fuse"] = f"{entry.model}/fuse"
     if entry.precision not in precisions.QUANTISED:
         return Task("build", entry.name, entry.recipe, entry.spec, needs, entry)
-    parts = [f"{number + 1}/{shards}" for number in range(shards)] if shards > 1 and entry.precision in precisions.DATA else []
+    parts = (
+        [f"{number + 1}/{shards}" for number in range(shards)] if shards > 1 and entry.precision in precisions.CALIBRATED else []
+    )
     tasks = [_shared(entry, "calibrate", needs, shared, part) for part in parts]
     before = needs | {f"calibrate {task.part}": task.slot for task in tasks}
     return Task(
@@ -120,16 +122,16 @@ def _shared(entry: Entry, stage: str, needs: Mapping[str, str], shared: dict[str
     return shared.setdefault(same, Task(stage, slot, entry.recipe, entry.spec, dict(needs), part=part))
 
 
-def plan(fleet: Fleet, store: Store) -> list[Step]:
+def plan_fleet(fleet: Fleet, store: Store) -> list[Step]:
     """The state of every task."""
     steps: dict[str, Step] = {}
-    here = gpus.here()
+    here = gpus.local_gpus()
     for task in tasks(fleet):
-        steps[task.slot] = step(task, store, digests(task, steps, store), here)
+        steps[task.slot] = plan_task(task, store, upstream_digests(task, steps, store), here)
     return list(steps.values())
 
 
-def digests(task: Task, steps: Mapping[str, Step], store: Store) -> dict[str, str] | None:
+def upstream_digests(task: Task, steps: Mapping[str, Step], store: Store) -> dict[str, str] | None:
     """What the stages before it made, None where one of them is not finished."""
     before = {stage: steps[slot] for stage, slot in task.needs.items()}
     if any(each.state != "cached" for each in before.values()):
@@ -137,7 +139,7 @@ def digests(task: Task, steps: Mapping[str, Step], store: Store) -> dict[str, st
     return {stage: store.record(str(each.key))["digest"] for stage, each in before.items()}
 
 
-def step(task: Task, store: Store, upstream: Mapping[str, str] | None, here: tuple[str, ...]) -> Step:
+def plan_task(task: Task, store: Store, upstream: Mapping[str, str] | None, here: tuple[str, ...]) -> Step:
     """The state of one task, with the digests of what it takes."""
     known = store.slot(task.slot)
     last = store.record(known["key"]) if "key" in known and store.has(known["key"]) else None

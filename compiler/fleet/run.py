@@ -8,7 +8,8 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from . import keys, order, plan
+from . import critical_path as order
+from . import keys, plan
 from .config import Fleet
 from .plan import GB, Step, Task
 from .store import Store
@@ -41,17 +42,19 @@ class Outcome:
     seconds: float = 0.0
 
 
-Watch = Callable[[Task, Outcome | None], None]  # None: it begins
+OnEvent = Callable[[Task, Outcome | None], None]  # None: it begins
 
 
-def run(fleet: Fleet, store: Store, pool: Pool, watch: Watch, *, until: str = "build", fail_fast: bool = False) -> list[Outcome]:
+def run_fleet(
+    fleet: Fleet, store: Store, pool: Pool, watch: OnEvent, *, until: str = "build", fail_fast: bool = False
+) -> list[Outcome]:
     """Do every task up to a stage; a failed one ends nothing but what needs it, unless `fail_fast`.
 
     Stops the pool when it is interrupted.
     """
     every = plan.tasks(fleet)
     wanted = [task for task in every if keys.STAGES.index(task.stage) <= keys.STAGES.index(until)]
-    waiting = order.by_rank(wanted, store)
+    waiting = order.longest_path_first(wanted, store)
     state = _State(store, pool, watch)
     try:
         while waiting or state.running:
@@ -71,7 +74,7 @@ def run(fleet: Fleet, store: Store, pool: Pool, watch: Watch, *, until: str = "b
 class _State:
     """The tasks that run and those that ended."""
 
-    def __init__(self, store: Store, pool: Pool, watch: Watch) -> None:
+    def __init__(self, store: Store, pool: Pool, watch: OnEvent) -> None:
         self.store, self.pool, self.watch = store, pool, watch
         self.here = pool.gpus()
         self.running: dict[Future, Task] = {}
@@ -105,7 +108,7 @@ class _State:
         """Computed once: while a task waits for room, only its result may turn up."""
         known = self.steps.get(task.slot)
         if known is None or (known.key is not None and self.store.has(known.key)):
-            known = self.steps[task.slot] = plan.step(task, self.store, upstream, self.here)
+            known = self.steps[task.slot] = plan.plan_task(task, self.store, upstream, self.here)
         return known
 
     def _submit(self, step: Step, before: Mapping[str, str]) -> bool:
@@ -167,12 +170,12 @@ def _too_large(need: int, most: int) -> str:
     )
 
 
-def worst(outcomes: Iterable[Outcome]) -> int:
+def fleet_exit_code(outcomes: Iterable[Outcome]) -> int:
     """The exit code of a whole fleet."""
-    return worst_of(outcome.exit_code for outcome in outcomes)
+    return worst_exit_code(outcome.exit_code for outcome in outcomes)
 
 
-def worst_of(codes: Iterable[int]) -> int:
+def worst_exit_code(codes: Iterable[int]) -> int:
     """A bug is worse than a model that is wrong, that than bad input, and that than something that is missing."""
     found = set(codes)
     return next((code for code in (4, 1, 2, 3) if code in found), 0)

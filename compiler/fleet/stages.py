@@ -20,15 +20,15 @@ from .. import precision as precisions
 from ..artifact import GOLDENS, GRAPH, REPORT, goldens
 from ..core import Progress, write_json
 from ..fusions import Applied, Change, Fused, Refusal
-from ..graph import load, save
+from ..graph import load_graph, save_graph
 from ..recipe import Recipe
 from ..source import Source, open_artifact_source
 from ..targets import TargetSpec
-from ..verification import Comparison, Proof
-from .contents import NOTES
+from ..verification import Comparison, ExportCheck
+from .content_digest import NOTES
 
 if TYPE_CHECKING:
-    from ..quant import Prepared
+    from ..quant import LowBitGraph
 
 FUSED = "fused.json"
 QUANTISED = "quantised.json"
@@ -36,7 +36,7 @@ OBSERVED = "observed.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
+class StageJob:
     """One stage to do: the recipe, whose targets and precision are those of the one build, and the folders of stages before."""
 
     stage: str
@@ -46,31 +46,31 @@ class Work:
     part: str | None = None
 
 
-def run(work: Work, directory: Path, log: Progress) -> None:
+def run(work: StageJob, directory: Path, log: Progress) -> None:
     """Do a stage into an empty folder. Raises the BertcError of what failed."""
     every = {"export": export, "fuse": fuse, "calibrate": calibrate, "quantise": quantise, "build": build}
     every[work.stage](work, directory, log)
 
 
-def export(work: Work, directory: Path, log: Progress) -> None:
+def export(work: StageJob, directory: Path, log: Progress) -> None:
     """`bertc export`, its graph not run a second time: checking the export did that."""
     pipeline.export(dataclasses.replace(work.recipe, budget={}, verify=False), directory, progress=log)
     checked = json.loads((directory / REPORT).read_text("utf-8"))["export_check"]
     write_json(directory / NOTES, {"stages": log.stages, "notes": log.notes, "export_check": checked})
 
 
-def fuse(work: Work, directory: Path, log: Progress) -> None:
+def fuse(work: StageJob, directory: Path, log: Progress) -> None:
     """The fused graph as graph.onnx, with nodes of the domain `bertc`, and what the rules did; no graph where they could not."""
     source, proof = _exported(work.before["export"])
     fused = pipeline.fuse_graph(work.recipe, source, every_lowering(), proof, log)
     if fused is not None:
-        save(fused.graph, directory / GRAPH)
+        save_graph(fused.graph, directory / GRAPH)
     change: dict[str, Any] = {"change": fused.change.to_json(), "notes": list(fused.notes)} if fused else {"change": None}
     write_json(directory / FUSED, change)
     write_json(directory / NOTES, {"stages": log.stages, "notes": log.notes})
 
 
-def calibrate(work: Work, directory: Path, log: Progress) -> None:
+def calibrate(work: StageJob, directory: Path, log: Progress) -> None:
     """A part of what quantising observes."""
     from .. import quant
     from ..quant.calibration import observe
@@ -78,13 +78,13 @@ def calibrate(work: Work, directory: Path, log: Progress) -> None:
     wanted, job = _build(work.recipe), _job(work)
     number, _, parts = str(work.part).partition("/")
     with log.stage(f"{wanted.name}: calibrate {work.part}") as advance:
-        asked = pipeline.asked(wanted, job)
-        seen = quant.observed(pipeline.lowered(wanted, job), job.source, asked, (int(number), int(parts)), advance)
+        asked = pipeline.quantisation_request(wanted, job)
+        seen = quant.observe_part(pipeline.lower_graph(wanted, job), job.source, asked, (int(number), int(parts)), advance)
         observe.save(seen, directory / OBSERVED)
     write_json(directory / NOTES, {"stages": log.stages, "notes": log.notes})
 
 
-def quantise(work: Work, directory: Path, log: Progress) -> None:
+def quantise(work: StageJob, directory: Path, log: Progress) -> None:
     """The low-bit form of the lowered graph, the precision that it is to be typed in, and what the report says of it.
 
     What was timed, where that decides, stands with the notes: it is no part of what the stage made.
@@ -93,22 +93,22 @@ def quantise(work: Work, directory: Path, log: Progress) -> None:
 
     wanted, job = _build(work.recipe), _job(work)
     parts = [observe.load(path / OBSERVED) for stage, path in work.before.items() if stage.startswith("calibrate")]
-    low = pipeline.prepare(wanted, job, pipeline.lowered(wanted, job), log, parts)
-    save(low.graph, directory / GRAPH)
+    low = pipeline.quantise_graph(wanted, job, pipeline.lower_graph(wanted, job), log, parts)
+    save_graph(low.graph, directory / GRAPH)
     write_json(directory / QUANTISED, {"precision": low.precision, "document": low.document})
     write_json(directory / NOTES, {"stages": log.stages, "notes": log.notes, "measured": low.measured})
 
 
-def build(work: Work, directory: Path, log: Progress) -> None:
+def build(work: StageJob, directory: Path, log: Progress) -> None:
     """One artifact, verified."""
-    (wanted,) = pipeline.plan(work.recipe)
+    (wanted,) = pipeline.plan_builds(work.recipe)
     job = _job(work)
     for before in work.before.values():
         told = json.loads((before / NOTES).read_text("utf-8"))
         log.stages.update(told["stages"])
         log.notes.extend(note for note in told["notes"] if note not in log.notes)
     low = _quantised(work.before["quantise"], wanted, job) if "quantise" in work.before else None
-    pipeline.make(wanted, job, directory, log, low)
+    pipeline.build_artifact(wanted, job, directory, log, low)
 
 
 def _build(recipe: Recipe) -> pipeline.Build:
@@ -116,29 +116,33 @@ def _build(recipe: Recipe) -> pipeline.Build:
     return pipeline.Build(targets.parse_spec(recipe.targets[0]), str(recipe.precision), recipe.budget)
 
 
-def _job(work: Work) -> pipeline.Job:
+def _job(work: StageJob) -> pipeline.Job:
     source, proof = _exported(work.before["export"])
     fused = _fused(work.before["fuse"]) if "fuse" in work.before else None
     ranges = pipeline.choose_profiles(work.recipe, source)
     return pipeline.Job(work.recipe, source, ranges, proof, fused, work.timing_cache)
 
 
-def _quantised(path: Path, wanted: pipeline.Build, job: pipeline.Job) -> Prepared:
+def _quantised(path: Path, wanted: pipeline.Build, job: pipeline.Job) -> LowBitGraph:
     """What `quantise` wrote; where it quantised, the rows that judge are read again, and the float32 graph is asked once more."""
     from .. import quant
 
     told, notes = (json.loads((path / name).read_text("utf-8")) for name in (QUANTISED, NOTES))
     judged = told["precision"] in precisions.QUANTISED
-    truth = quant.truth(pipeline.lowered(wanted, job), job.source, pipeline.asked(wanted, job)) if judged else None
-    return quant.Prepared(load(path / GRAPH), told["precision"], told["document"], truth, notes["measured"])
+    truth = (
+        quant.held_out_truth(pipeline.lower_graph(wanted, job), job.source, pipeline.quantisation_request(wanted, job))
+        if judged
+        else None
+    )
+    return quant.LowBitGraph(load_graph(path / GRAPH), told["precision"], told["document"], truth, notes["measured"])
 
 
-def _exported(path: Path) -> tuple[Source, Proof]:
+def _exported(path: Path) -> tuple[Source, ExportCheck]:
     """An export as a source, and its proof as it was measured then."""
     samples, outputs = goldens.load_goldens(path / GOLDENS)
     told = json.loads((path / NOTES).read_text("utf-8"))
     source = open_artifact_source(path)
-    return source, Proof(samples, outputs, Comparison(source.task), measured=told["export_check"])
+    return source, ExportCheck(samples, outputs, Comparison(source.task), measured=told["export_check"])
 
 
 def _fused(path: Path) -> Fused | None:
@@ -147,7 +151,7 @@ def _fused(path: Path) -> Fused | None:
         return None
     applied = tuple(Applied(**each) for each in told["change"]["applied"])
     refusals = tuple(Refusal(**each) for each in told["change"]["refusals"])
-    return Fused(load(path / GRAPH), Change(applied, refusals), tuple(told["notes"]))
+    return Fused(load_graph(path / GRAPH), Change(applied, refusals), tuple(told["notes"]))
 
 
 def every_lowering() -> tuple[pipeline.Build, ...]:

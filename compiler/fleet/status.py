@@ -31,12 +31,12 @@ from .plan import Step
 from .store import Store
 
 FORMAT = 1
-ORDER = ("built", "cached", "building", "new", "stale", "failed", "waits", "elsewhere")
+STATES = ("built", "cached", "building", "new", "stale", "failed", "waits", "elsewhere")
 
 
-def document(fleet: Fleet, store: Store, steps: Sequence[Step] | None = None) -> dict[str, Any]:
+def status_document(fleet: Fleet, store: Store, steps: Sequence[Step] | None = None) -> dict[str, Any]:
     """The document above, of these steps, or of a plan made now."""
-    steps = plan.plan(fleet, store) if steps is None else steps
+    steps = plan.plan_fleet(fleet, store) if steps is None else steps
     locked = lock.read(fleet)
     entries = [_entry(step, fleet, store, locked) for step in steps if step.task.entry]
     counts = Counter(entry["state"] for entry in entries)
@@ -48,7 +48,7 @@ def document(fleet: Fleet, store: Store, steps: Sequence[Step] | None = None) ->
         "lock": str(fleet.lock),
         "bertc": VERSION,
         "tools": machine.versions(),
-        "counts": {state: counts[state] for state in ORDER if counts[state]},
+        "counts": {state: counts[state] for state in STATES if counts[state]},
         "stages": [_stage(step, store) for step in steps if not step.task.entry],
         "entries": entries,
     }
@@ -71,8 +71,8 @@ def _entry(step: Step, fleet: Fleet, store: Store, locked: Mapping[str, Any]) ->
     entry = step.task.entry
     assert entry is not None
     path = fleet.out / entry.name
-    state, known = _state(step, store), outputs.facts(path)
-    if state == "cached" and step.key and outputs.same(store.folder(step.key), path):
+    state, known = _state(step, store), outputs.artifact_facts(path)
+    if state == "cached" and step.key and outputs.holds_stage(store.folder(step.key), path):
         state = "built"
     told = _stage(step, store)
     return {
@@ -100,7 +100,7 @@ def _state(step: Step, store: Store) -> str:
     return "building" if step.state != "cached" and step.key and store.making(step.key) else step.state
 
 
-def otherwise(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+def precision_notes(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     """Which entries were built in another precision than was asked for, and why, in sentences."""
     other = [entry for entry in entries if entry["built_precision"] not in (None, entry["precision"])]
     return [
@@ -108,14 +108,14 @@ def otherwise(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def timed(steps: Sequence[Step]) -> list[str]:
+def timed_form_notes(steps: Sequence[Step]) -> list[str]:
     """Which stages choose by the clock of the machine that they run on, in sentences."""
     said = "{0}: the machine that quantises times the forms of int8 and keeps the fastest; int8-static and int8-dynamic name one"
     mine = [s.task for s in steps if s.task.stage == "quantise"]
     return [said.format(task.slot) for task in mine if keys.options("quantise", task.recipe, task.spec)["timed"]]
 
 
-def shared(steps: Sequence[Step]) -> list[str]:
+def shared_plan_notes(steps: Sequence[Step]) -> list[str]:
     """Which GPU models run the same bytes, in sentences."""
     plans: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for entry in (step.task.entry for step in steps):

@@ -28,8 +28,8 @@ from typing import Any
 import filelock
 
 from ..core import ArtifactError, disk_errors, hash_file
-from . import contents
-from .contents import RECORD
+from . import content_digest as contents
+from .content_digest import RECORD
 
 FRESH = 2.0  # seconds: a file that was written this recently may be written again at the same time stamp
 

@@ -68,7 +68,7 @@ def _make(store: Store, job: Mapping[str, Any], started: float) -> dict[str, Any
             raise ArtifactError(f"{path} is gone from the store; run the build again")
     cache = _timing_cache(store, spec.name, job["gpu"])
     with store.staging() as folder:
-        stages.run(stages.Work(job["stage"], recipe, before, cache, job["part"]), folder, Progress())
+        stages.run(stages.StageJob(job["stage"], recipe, before, cache, job["part"]), folder, Progress())
         return store.put(job["key"], folder, {"slot": job["slot"], "inputs": job["inputs"], **_spent(started)})
 
 
@@ -76,7 +76,7 @@ def _timing_cache(store: Store, target: str, gpu: str | None) -> Path | None:
     """TensorRT's own version is in the name: it refuses the caches of others."""
     from ..core import machine as packages
 
-    return store.timing_cache(gpu, packages.version(target) or "unknown") if target == "tensorrt" and gpu else None
+    return store.timing_cache(gpu, packages.installed_version(target) or "unknown") if target == "tensorrt" and gpu else None
 
 
 def _spent(started: float) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core import CheckFailed, DataError, Dim, RecipeError, nearest
+from ..core import CheckFailed, DataError, Dim, RecipeError, did_you_mean
 from ..data import Sample
 from ..data import synthetic as data
 from ..graph import Graph, mark_origins, module_path, opset
@@ -159,7 +159,7 @@ def expect_fusions(graph: Graph, change: Change, family: str) -> None:
     """
     name, _, given = family.partition(":")
     if name not in families.FAMILIES:
-        raise RecipeError(f"unknown family {name!r}{nearest(name, families.FAMILIES)}")
+        raise RecipeError(f"unknown family {name!r}{did_you_mean(name, families.FAMILIES)}")
     layers = int(given) if given.isdigit() else layers_of(graph)
     if layers == 0:
         raise RecipeError(f"the graph does not tell how many layers it has; say it: --expect {name}:6")

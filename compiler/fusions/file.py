@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from ..core import ArtifactError
-from ..graph import Graph, opset, save
+from ..graph import Graph, opset, save_graph
 from .engine import Fused, fuse
 from .proof import conversion
 
@@ -23,13 +23,13 @@ def fuse_file(path: Path, out: Path, *, force: bool, prove: bool, rules_file: Pa
 
     if out.exists() and not force:
         raise ArtifactError(f"the output {out} exists; --force replaces it, or choose another -o")
-    graph, dims, _ = onnx_source.open_graph(path)
+    graph, dims, _ = onnx_source.read_onnx_file(path)
     upgraded = opset.upgrade_opset(graph)
     checked = (conversion.check_conversion(graph, upgraded.graph, dims),) if prove and upgraded.notes else ()
     fused = fuse(upgraded.graph, dims, prove=prove, rules_file=rules_file)
     fused = dataclasses.replace(fused, notes=(*upgraded.notes, *checked))
     with disk_errors(out), tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         # The weights file of a large model is named in the file itself, so both are written under their own names and moved.
-        for name in reversed(save(canonical.as_functions(fused.graph), Path(folder, out.name))):
+        for name in reversed(save_graph(canonical.as_functions(fused.graph), Path(folder, out.name))):
             Path(folder, name).replace(out.with_name(name))
     return graph, fused

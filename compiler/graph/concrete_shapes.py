@@ -9,7 +9,7 @@ import onnx_ir as ir
 from .model import Graph
 
 
-def evaluated(dim: int | ir.SymbolicDim, sizes: Mapping[str, int]) -> int | None:
+def evaluate_dim(dim: int | ir.SymbolicDim, sizes: Mapping[str, int]) -> int | None:
     """A dim such as `((samples//80)) - 3`; None for one that is made of something else."""
     if isinstance(dim, int):
         return dim
@@ -20,7 +20,7 @@ def evaluated(dim: int | ir.SymbolicDim, sizes: Mapping[str, int]) -> int | None
     return found if isinstance(found, int) else None
 
 
-class Shapes:
+class ConcreteShapes:
     """The shapes of a graph's values, by what onnx infers where the inputs have these sizes, else by the names of their dims.
 
     onnx knows convolutions, whose lengths the exporter's names may lose, and not slices by a size, which the names keep.
@@ -38,7 +38,7 @@ class Shapes:
             return inferred
         if value.shape is None:
             return None
-        found = [evaluated(dim, self._sizes) for dim in value.shape]
+        found = [evaluate_dim(dim, self._sizes) for dim in value.shape]
         return None if None in found else [n for n in found if n is not None]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from .size_arithmetic import Sizes, made
+from .size_arithmetic import SizeReader, inferred_dims
 
 BROADCASTS = frozenset({"Add", "Sub", "Mul", "Div", "Where"})
 # Nodes between the product of q and k and the softmax: two terms, a scale and a masked_fill at most.
@@ -155,7 +155,7 @@ def unify_dims(model: ir.Model, loose: frozenset[str] = frozenset()) -> dict[str
     batch of 1 under a mask for many is no attention that a model writes; the proof of each match runs batches of more than one).
     """
     names = _Names(model, loose)
-    sizes = Sizes(names.find)
+    sizes = SizeReader(names.find)
     for node in model.graph:
         _join_made(node, sizes, names)
         if node.op_type == "Reshape":
@@ -171,8 +171,8 @@ def unify_dims(model: ir.Model, loose: frozenset[str] = frozenset()) -> dict[str
     return {name: end if isinstance(end, int) else str(end.value) for name, end in ends.items()}
 
 
-def _join_made(node: ir.Node, sizes: Sizes, names: _Names) -> None:
-    told, out = made(node, sizes), node.outputs[0].shape
+def _join_made(node: ir.Node, sizes: SizeReader, names: _Names) -> None:
+    told, out = inferred_dims(node, sizes), node.outputs[0].shape
     if told is None or out is None or len(told) != len(out):
         return
     for new, known in zip(out, told, strict=True):

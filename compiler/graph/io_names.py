@@ -44,7 +44,7 @@ def name_io(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> N
     wanted = {id(value): name for value, name in zip(graph.inputs, inputs, strict=True)}
     wanted |= {id(value): name for value, name in zip(graph.outputs, outputs, strict=True)}
     taken = {*inputs, *outputs}
-    for value in [v for v in values(model) if id(v) not in wanted and v.name in taken]:
+    for value in [v for v in all_values(model) if id(v) not in wanted and v.name in taken]:
         value.name = _free(f"{value.name}_inner", model)
     # Through a name nobody has: two ports may want to swap theirs.
     ports = [*graph.inputs, *graph.outputs]
@@ -55,13 +55,13 @@ def name_io(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> N
 
 
 def _free(name: str, model: ir.Model) -> str:
-    names = {value.name for value in values(model)}
+    names = {value.name for value in all_values(model)}
     while name in names:
         name += "_"
     return name
 
 
-def values(model: ir.Model) -> Iterator[ir.Value]:
+def all_values(model: ir.Model) -> Iterator[ir.Value]:
     """Every value of a model: inputs, initializers and node outputs, those of subgraphs and functions included."""
     for graph in model.graphs():
         yield from graph.inputs
@@ -86,7 +86,7 @@ def name_dims(model: ir.Model, dims: Dims) -> None:
         for wanted, dim in zip(dims[str(value.name)], found, strict=True):
             if isinstance(wanted, str):
                 _bind(names, str(value.name), wanted, dim)
-    for value in values(model):
+    for value in all_values(model):
         if value.shape is None or not any(isinstance(d, ir.SymbolicDim) and d.value for d in value.shape.dims):
             continue
         renamed = [d if isinstance(d, int) or not d.value else _renamed(str(d.value), names) for d in value.shape.dims]
@@ -128,7 +128,7 @@ def scrub_paths(model: ir.Model) -> None:
             del node.metadata_props[key]
         if trace is not None:
             node.metadata_props[STACK_TRACE] = traces[trace]
-    for value in values(model):
+    for value in all_values(model):
         value.metadata_props.clear()
     for graph in model.graphs():
         graph.metadata_props.clear()

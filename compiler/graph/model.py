@@ -68,7 +68,7 @@ def _spec(value: ir.Value) -> TensorSpec:
     return TensorSpec(str(value.name), value.dtype.numpy().name, dims)
 
 
-def load(path: Path, mapped: bool = False) -> Graph:
+def load_graph(path: Path, mapped: bool = False) -> Graph:
     """Read an ONNX file; weights stay on disk or in the message until they are used. `mapped`: large ones stay on disk always.
 
     Raises SourceError when the file is missing, truncated, of no known type, or when its external data is missing,
@@ -82,7 +82,7 @@ def load(path: Path, mapped: bool = False) -> Graph:
     if not path.is_file():
         raise SourceError(f"no ONNX file at {path}")
     try:
-        proto = onnx_file.open_mapped(path) if mapped else onnx.load_model(str(path), load_external_data=False)
+        proto = onnx_file.load_without_weights(path) if mapped else onnx.load_model(str(path), load_external_data=False)
     except Exception as error:  # protobuf raises DecodeError, whose class depends on its backend
         raise SourceError(f"{path} is not a readable ONNX file ({error}); is the download complete?") from error
     if not proto.HasField("graph") or not proto.graph.output:
@@ -96,7 +96,7 @@ def load(path: Path, mapped: bool = False) -> Graph:
     ir.external_data.set_base_dir(model.graph, path.parent)
     if mapped:
         for value in model.graph.initializers.values():
-            value.const_value = onnx_file.read_when_used(value.const_value, path)
+            value.const_value = onnx_file.lazy_from_file(value.const_value, path)
     return Graph(model)
 
 
@@ -170,7 +170,7 @@ def _tensors(graph: Any) -> Iterator[Any]:
                 yield from _tensors(subgraph)
 
 
-def save(graph: Graph, path: Path) -> dict[str, str]:
+def save_graph(graph: Graph, path: Path) -> dict[str, str]:
     """Write `path` (and `path`.data beside it when the weights reach 2 GB); returns {file name: sha256}."""
     import onnx_ir as ir
 

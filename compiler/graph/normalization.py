@@ -21,13 +21,13 @@ from onnxscript.rewriter import RewriteRuleSet, pattern
 
 from .dims import constant_number, same_shape, share_dims, unify_dims
 from .model import Graph
-from .provenance import kept, uniting
+from .provenance import keep_origins, uniting_origins
 
 # Elements. Shape arithmetic is smaller; weights are larger, and folding would load and copy them.
 FOLD_LIMIT = 64
 FOLDED_LIMIT = 1024
 # What stands for -inf in a mask: fits fp16 with room for a negative score (reference/kernels.md), and exp(LOW) is 0.
-LOW = -30000.0
+MASK_LOW = -30000.0
 # Each round can uncover the next (a dead Shape keeps a Transpose from being merged); real graphs settle in two or three.
 ROUNDS = 5
 # Ops that a mask passes on its way to the softmax.
@@ -40,7 +40,7 @@ def normalize(graph: Graph) -> Graph:
     model = copy.model
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     infer_shapes(model)
-    rules = RewriteRuleSet([uniting(rule) for rule in RULES])
+    rules = RewriteRuleSet([uniting_origins(rule) for rule in RULES])
     for _ in range(ROUNDS):
         changed = _settle(model)
         changed |= bool(rules.apply_to_model(model))
@@ -48,8 +48,8 @@ def normalize(graph: Graph) -> Graph:
         common.RemoveUnusedNodesPass()(model)
         if not changed:
             break
-    deduplicate(model)
-    with kept(model.graph):
+    deduplicate_initializers(model)
+    with keep_origins(model.graph):
         common.CommonSubexpressionEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)
     return copy
@@ -57,7 +57,7 @@ def normalize(graph: Graph) -> Graph:
 
 def _settle(model: ir.Model) -> bool:
     before = len(model.graph)
-    with kept(model.graph):
+    with keep_origins(model.graph):
         _reduce(model)
     infer_shapes(model)
     return len(model.graph) != before
@@ -84,7 +84,7 @@ def _is_small(node: ir.Node) -> bool | None:
     return None if all(size <= FOLD_LIMIT for size in sizes) else False
 
 
-def deduplicate(model: ir.Model) -> int:
+def deduplicate_initializers(model: ir.Model) -> int:
     """Store equal initializers once (ALBERT's shared layers); returns how many were removed.
 
     A few elements are compared first, all of them only where these agree: most weights are read in a few pages.
@@ -114,7 +114,7 @@ def _same_bytes(tensor: Any, array: np.ndarray) -> bool:
     return other is array or bool(np.array_equal(other.view(np.uint8), array.view(np.uint8)))
 
 
-def transposed(value: ir.Value) -> ir.TensorProtocol:
+def lazy_transpose(value: ir.Value) -> ir.TensorProtocol:
     """A constant matrix transposed when it is read."""
     tensor = value.const_value
     rows, columns = tensor.shape
@@ -187,7 +187,7 @@ class TransposedWeight(pattern.RewriteRuleClassBase):
 
     def rewrite(self, op, w, out, **_):
         # The value's own name: two uses of one weight at two places must not claim one initializer name.
-        return op.Identity(op.initializer(transposed(w), name=f"{out.name}.weight"))
+        return op.Identity(op.initializer(lazy_transpose(w), name=f"{out.name}.weight"))
 
 
 class SumOfChannels(pattern.RewriteRuleClassBase):
@@ -289,7 +289,7 @@ class FiniteMask(pattern.RewriteRuleClassBase):
         return result if _ends_in_softmax(out) else result.fail("the mask is used outside a softmax", out)
 
     def rewrite(self, op, keep, a, low, **_):
-        finite = op.Constant(value=ir.tensor(np.full(low.const_value.shape.numpy(), LOW, low.const_value.numpy().dtype)))
+        finite = op.Constant(value=ir.tensor(np.full(low.const_value.shape.numpy(), MASK_LOW, low.const_value.numpy().dtype)))
         return op.Where(keep, *((finite, a) if self.low_first else (a, finite)))
 
 
@@ -306,7 +306,7 @@ class BiasedMask(pattern.RewriteRuleClassBase):
     def check(self, context, bias, low, out, **_):
         result = pattern.MatchResult()
         lowest = constant_number(low)
-        if lowest is None or not (lowest <= -1e30 or lowest == LOW):
+        if lowest is None or not (lowest <= -1e30 or lowest == MASK_LOW):
             return result.fail("not the low of a mask", low)
         if bias.shape is None or len(bias.shape) != 4 or constant_number(bias) is not None or bias.shape[1] == 1:
             return result.fail("what is kept is not a bias of each head", bias)

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 ORIGIN = "bertc.origin"
-WEIGHTS = "bertc.origin.weights"  # of a fused node, until its body takes its place: the origins of its weights, by input
+WEIGHT_ORIGINS = "bertc.origin.weights"  # of a fused node, until its body takes its place: the origins of its weights, by input
 SCOPES, CLASSES, TRACE = (f"pkg.torch.onnx.{name}" for name in ("name_scopes", "class_hierarchy", "stack_trace"))
-REPLACED = (SCOPES, CLASSES, TRACE, "namespace")
+EXPORTER_KEYS = (SCOPES, CLASSES, TRACE, "namespace")
 # A name by torch.jit, perhaps behind the name of the rule that made the node.
 JIT_NAME = re.compile(r"(?:[^/]*\.)?/(.+)/[^/]+")
 FRAME = re.compile(r'File "([^"]+)", line (\d+)')
@@ -34,7 +34,7 @@ PACKAGES = re.compile(r".*/(?:site|dist)-packages/")
 NO_MODULE = "_empty_nn_module_stack_from_metadata_hook"  # what torch.export calls the place of its own size checks
 EXPORTER = ("torch/", "onnxscript/", "runtime_assert.py")
 # What a lowering cuts out of the packed weights of attention: which weight, which part of it.
-CUTS = {"Wq": (2, 0), "Wk": (2, 1), "Wv": (2, 2), "q_bias": (2, 0), "out_bias": (4, 0)}
+WEIGHT_PARTS = {"Wq": (2, 0), "Wk": (2, 1), "Wv": (2, 2), "q_bias": (2, 0), "out_bias": (4, 0)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +152,7 @@ def mark_origins(model: ir.Model) -> None:
     for node in model.graph.all_nodes():
         if ORIGIN not in node.metadata_props:
             node.metadata_props[ORIGIN] = _imported(node).text
-        for key in REPLACED:
+        for key in EXPORTER_KEYS:
             node.metadata_props.pop(key, None)
 
 
@@ -209,7 +209,7 @@ def take_over_origins(old: Sequence[ir.Node], new: Sequence[ir.Node]) -> Origin:
     origin = unite_origins(map(origin_of, old))
     readers: dict[str, list[Origin]] = {}
     for node in old:
-        given = json.loads(node.metadata_props.get(WEIGHTS, "{}"))
+        given = json.loads(node.metadata_props.get(WEIGHT_ORIGINS, "{}"))
         for index, value in enumerate(node.inputs):
             if value is not None and value.const_value is not None:
                 parts = [parse_origin(text) for text in given.get(str(index), ())] or [origin_of(node)]
@@ -218,7 +218,7 @@ def take_over_origins(old: Sequence[ir.Node], new: Sequence[ir.Node]) -> Origin:
         node.metadata_props[ORIGIN] = origin.text
         weights = {str(i): found for i, value in enumerate(node.inputs) if (found := _parts(value, readers))}
         if weights and node.domain:
-            node.metadata_props[WEIGHTS] = json.dumps(weights)
+            node.metadata_props[WEIGHT_ORIGINS] = json.dumps(weights)
     return origin
 
 
@@ -238,7 +238,8 @@ def spread_origin(node: ir.Node, body: Sequence[ir.Node]) -> None:
     source nodes of the same type, else all of it."""
     whole = origin_of(node)
     weights = {
-        int(i): [parse_origin(text) for text in texts] for i, texts in json.loads(node.metadata_props.get(WEIGHTS, "{}")).items()
+        int(i): [parse_origin(text) for text in texts]
+        for i, texts in json.loads(node.metadata_props.get(WEIGHT_ORIGINS, "{}")).items()
     }
     by_weight = {new: _by_weight(node, new, weights) for new in body}
     claimed = unite_origins(by_weight.values())
@@ -256,7 +257,7 @@ def _by_weight(node: ir.Node, new: ir.Node, weights: Mapping[int, Sequence[Origi
         if value is None or value.const_value is None:
             continue
         index = next((i for i, given in enumerate(node.inputs) if given is value), -1)
-        cut = CUTS.get(str(value.name).rpartition("/")[2])
+        cut = WEIGHT_PARTS.get(str(value.name).rpartition("/")[2])
         if index in weights:
             found += weights[index]
         elif cut is not None and len(weights.get(cut[0], ())) > cut[1]:
@@ -264,7 +265,7 @@ def _by_weight(node: ir.Node, new: ir.Node, weights: Mapping[int, Sequence[Origi
     return unite_origins(found)
 
 
-def uniting(rule: Any) -> Any:
+def uniting_origins(rule: Any) -> Any:
     """An onnxscript rule that unites the origins of what it matched onto what it puts there (its own merger keeps the first)."""
 
     def try_rewrite(*args: Any, **named: Any) -> Any:
@@ -279,7 +280,7 @@ def uniting(rule: Any) -> Any:
 
 
 @contextlib.contextmanager
-def kept(graph: ir.Graph) -> Iterator[None]:
+def keep_origins(graph: ir.Graph) -> Iterator[None]:
     """Round passes that know nothing of origins: what they put in the place of a node takes its origin, and so does its twin.
 
     Who stands in a node's place is seen by its readers: what they read now was put there, if it is new, or is the node's like.

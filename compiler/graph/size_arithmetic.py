@@ -13,17 +13,17 @@ import onnx_ir as ir
 
 MOST = 64  # places of a tensor of sizes; larger ones are data
 KEPT = frozenset({"Cast", "Identity", "Unsqueeze", "Squeeze", "Reshape"})
-Place = Any  # int, ir.SymbolicDim, or None where it is not known
+Element = Any  # int, ir.SymbolicDim, or None where it is not known
 
 
-class Sizes:
+class SizeReader:
     """Reads values as flat lists of places; `named` says what a dim is called by now."""
 
     def __init__(self, named: Callable[[Any], Any]) -> None:
         self.named = named
-        self._found: dict[ir.Value, list[Place] | None] = {}
+        self._found: dict[ir.Value, list[Element] | None] = {}
 
-    def __call__(self, value: ir.Value | None) -> list[Place] | None:
+    def __call__(self, value: ir.Value | None) -> list[Element] | None:
         """The places of an integer tensor, None where it is no arithmetic of sizes."""
         if value is None:
             return None
@@ -32,17 +32,17 @@ class Sizes:
             self._found[value] = self._read(value)
         return self._found[value]
 
-    def shape(self, value: ir.Value | None) -> list[Place] | None:
+    def shape(self, value: ir.Value | None) -> list[Element] | None:
         """The dims of a value."""
         if value is None or value.shape is None:
             return None
         return [dim if isinstance(dim, int) else self._name(dim) for dim in value.shape]
 
-    def _name(self, dim: Any) -> Place:
+    def _name(self, dim: Any) -> Element:
         found = self.named(dim)
         return found if isinstance(found, int) or found.value else None
 
-    def _read(self, value: ir.Value) -> list[Place] | None:
+    def _read(self, value: ir.Value) -> list[Element] | None:
         if value.const_value is not None:
             return _constant(value.const_value)
         node = value.producer()
@@ -54,45 +54,45 @@ class Sizes:
         rule = getattr(self, f"_{node.op_type.lower()}", None)
         return rule(node) if rule else None
 
-    def _shape(self, node: ir.Node) -> list[Place] | None:
+    def _shape(self, node: ir.Node) -> list[Element] | None:
         dims = self.shape(node.inputs[0])
         start, end = (node.attributes.get(name) for name in ("start", "end"))
         return None if dims is None else dims[start.as_int() if start else 0 : end.as_int() if end else None]
 
-    def _gather(self, node: ir.Node) -> list[Place] | None:
+    def _gather(self, node: ir.Node) -> list[Element] | None:
         places, picked = map(self, node.inputs[:2])
         if places is None or picked is None or not all(isinstance(i, int) and -len(places) <= i < len(places) for i in picked):
             return None
         return [places[i] for i in picked]
 
-    def _slice(self, node: ir.Node) -> list[Place] | None:
+    def _slice(self, node: ir.Node) -> list[Element] | None:
         places, *bounds = map(self, (*node.inputs[:3], *node.inputs[4:5]))
         numbers = [bound[0] if bound is not None and len(bound) == 1 else None for bound in bounds]
         if places is None or not all(isinstance(number, int) for number in numbers):
             return None
         return places[slice(*numbers)]
 
-    def _concat(self, node: ir.Node) -> list[Place] | None:
+    def _concat(self, node: ir.Node) -> list[Element] | None:
         parts = [self(value) for value in node.inputs]
         return None if any(part is None for part in parts) else [place for part in parts for place in part or ()]
 
-    def _constantofshape(self, node: ir.Node) -> list[Place] | None:
+    def _constantofshape(self, node: ir.Node) -> list[Element] | None:
         count, filling = self(node.inputs[0]), node.attributes.get("value")
         if count is None or len(count) != 1 or not isinstance(count[0], int) or count[0] > MOST:
             return None
         made = _constant(filling.as_tensor()) if filling is not None else None
         return made * count[0] if made else None
 
-    def _mul(self, node: ir.Node) -> list[Place] | None:
+    def _mul(self, node: ir.Node) -> list[Element] | None:
         return self._each(node, lambda a, b: a * b if _numbers(a, b) else b if a == 1 else a if b == 1 else None)
 
-    def _equal(self, node: ir.Node) -> list[Place] | None:
+    def _equal(self, node: ir.Node) -> list[Element] | None:
         return self._each(node, _equals)
 
-    def _where(self, node: ir.Node) -> list[Place] | None:
+    def _where(self, node: ir.Node) -> list[Element] | None:
         return self._each(node, lambda keep, a, b: None if keep is None else a if keep else b)
 
-    def _each(self, node: ir.Node, rule: Callable[..., Place]) -> list[Place] | None:
+    def _each(self, node: ir.Node, rule: Callable[..., Element]) -> list[Element] | None:
         given = [self(value) for value in node.inputs]
         if any(places is None for places in given):
             return None
@@ -103,7 +103,7 @@ class Sizes:
         return [rule(*places) for places in zip(*wide, strict=True)]
 
 
-def made(node: ir.Node, sizes: Sizes) -> list[Place] | None:
+def inferred_dims(node: ir.Node, sizes: SizeReader) -> list[Element] | None:
     """The dims of a node's output as far as its arithmetic tells them; None for an operator that reads no sizes."""
     rule = {"Reshape": _reshaped, "Expand": _expanded, "Slice": _sliced, "Range": _range}.get(node.op_type)
     if node.domain or (rule is None and node.op_type != "ConstantOfShape"):
@@ -111,7 +111,7 @@ def made(node: ir.Node, sizes: Sizes) -> list[Place] | None:
     return rule(node, sizes) if rule else sizes(node.inputs[0])
 
 
-def _reshaped(node: ir.Node, sizes: Sizes) -> list[Place] | None:
+def _reshaped(node: ir.Node, sizes: SizeReader) -> list[Element] | None:
     before, wanted = sizes.shape(node.inputs[0]), sizes(node.inputs[1])
     if before is None or wanted is None or ("allowzero" in node.attributes and node.attributes["allowzero"].as_int()):
         return None
@@ -119,7 +119,7 @@ def _reshaped(node: ir.Node, sizes: Sizes) -> list[Place] | None:
     return [kept[i] if place == 0 else None if place == -1 else place for i, place in enumerate(wanted)]
 
 
-def _expanded(node: ir.Node, sizes: Sizes) -> list[Place] | None:
+def _expanded(node: ir.Node, sizes: SizeReader) -> list[Element] | None:
     before, wanted = sizes.shape(node.inputs[0]), sizes(node.inputs[1])
     if before is None or wanted is None:
         return None
@@ -128,7 +128,7 @@ def _expanded(node: ir.Node, sizes: Sizes) -> list[Place] | None:
     return [b if a == 1 else a if b == 1 or _equals(a, b) else None for a, b in pairs]
 
 
-def _sliced(node: ir.Node, sizes: Sizes) -> list[Place] | None:
+def _sliced(node: ir.Node, sizes: SizeReader) -> list[Element] | None:
     """A slice of a constant table from 0 up to a length has that length: what it is too short for, the model cannot run."""
     before = sizes.shape(node.inputs[0])
     table = node.inputs[0] is not None and node.inputs[0].const_value is not None
@@ -144,27 +144,27 @@ def _sliced(node: ir.Node, sizes: Sizes) -> list[Place] | None:
     return found
 
 
-def _cut(dim: Place, end: Place, table: bool) -> Place:
+def _cut(dim: Element, end: Element, table: bool) -> Element:
     if isinstance(end, int):
         return dim if end >= 2**31 - 1 else min(dim, end) if isinstance(dim, int) and end >= 0 else None
     return end if (table and isinstance(dim, int)) or _equals(dim, end) else None
 
 
-def _range(node: ir.Node, sizes: Sizes) -> list[Place] | None:
+def _range(node: ir.Node, sizes: SizeReader) -> list[Element] | None:
     start, limit, step = map(sizes, node.inputs)
     return limit if (start, step) == ([0], [1]) else None
 
 
-def _constant(tensor: Any) -> list[Place] | None:
+def _constant(tensor: Any) -> list[Element] | None:
     integer = tensor.dtype.is_integer() or tensor.dtype == ir.DataType.BOOL
     return [int(number) for number in tensor.numpy().reshape(-1)] if integer and tensor.size <= MOST else None
 
 
-def _numbers(*places: Place) -> bool:
+def _numbers(*places: Element) -> bool:
     return all(isinstance(place, int) for place in places)
 
 
-def _equals(a: Place, b: Place) -> bool | None:
+def _equals(a: Element, b: Element) -> bool | None:
     """Whether two places are equal, None where that depends on the sizes."""
     if a is None or b is None:
         return None

@@ -47,7 +47,7 @@ def write_model(model: ir.Model, path: Path) -> str:
     return digest.hexdigest()
 
 
-def open_mapped(path: Path) -> onnx.ModelProto:
+def load_without_weights(path: Path) -> onnx.ModelProto:
     """A model read without its large weights, which become external data that lies in the very same file.
 
     protobuf reads a file into memory and takes it apart in memory: twice the weights. Raises ValueError for what is no message.
@@ -65,7 +65,7 @@ def open_mapped(path: Path) -> onnx.ModelProto:
     return onnx.ModelProto.FromString(b"".join(parts))
 
 
-def read_when_used(tensor: ir.TensorProtocol | None, path: Path) -> ir.TensorProtocol | None:
+def lazy_from_file(tensor: ir.TensorProtocol | None, path: Path) -> ir.TensorProtocol | None:
     """A tensor that `mapped` left in the file: each use reads it anew, so nothing is held. Others are given back.
 
     (onnx_ir maps whole files, and refuses one that has hard links, as `graph.onnx` and `model.onnx` of an artifact.)

@@ -24,7 +24,7 @@ def outer_values(nodes: Sequence[ir.Node]) -> dict[ir.Value, None]:
     return dict.fromkeys(value for node in nodes for value in node.inputs if value is not None and value not in made)
 
 
-def grown(nodes: Sequence[ir.Node], read: Mapping[ir.Value, None]) -> list[ir.Node]:
+def extend_match(nodes: Sequence[ir.Node], read: Mapping[ir.Value, None]) -> list[ir.Node]:
     """The matched nodes, in order, with what stands between them and a value that only the new node reads, and with what
     computes shapes, scalars and the order of places for them: numbers made up for those would fit nothing."""
     found = dict.fromkeys(nodes)

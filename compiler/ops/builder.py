@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from ..core import InputError, nearest
+from ..core import InputError, did_you_mean
 
 Body = Callable[[Any, ir.Node], Sequence[ir.Value]]
 Input = ir.Value | None
@@ -45,7 +45,7 @@ class Speller(Builder):
         return self.Mul(half, self.Add(inner, constant(self, 1.0)))
 
 
-def inputs(node: ir.Node, count: int) -> list[Any]:
+def padded_inputs(node: ir.Node, count: int) -> list[Any]:
     """The node's inputs, None where one is absent; trailing ones may be left out."""
     return [*node.inputs, *[None] * (count - len(node.inputs))]
 
@@ -69,7 +69,7 @@ def gelu(op: Any, x: ir.Value, form: str) -> ir.Value:
         return op.Mul(x, op.Sigmoid(op.Mul(x, constant(op, 1.702))))
     known = {"erf": "none", "tanh": "tanh"}
     if form not in known:
-        raise InputError(f"an unknown form of GELU {form!r}{nearest(form, [*known, 'quick'])}")
+        raise InputError(f"an unknown form of GELU {form!r}{did_you_mean(form, [*known, 'quick'])}")
     return op.Gelu(x, approximate=known[form])
 
 
@@ -79,7 +79,7 @@ def layer_norm(op: Any, x: ir.Value, gamma: ir.Value, beta: Input, epsilon: floa
     return op.LayerNormalization(*given, axis=-1, epsilon=epsilon)
 
 
-def attend(op: Any, q: ir.Value, k_t: ir.Value, v: ir.Value, mask: Input, scale: float) -> ir.Value:
+def scaled_dot_product(op: Any, q: ir.Value, k_t: ir.Value, v: ir.Value, mask: Input, scale: float) -> ir.Value:
     """softmax(q k_t * scale + mask) v."""
     scaled = q if scale == 1 else op.Mul(q, constant(op, scale))  # q is smaller than the scores
     scores = add_all(op, op.MatMul(scaled, k_t), mask)

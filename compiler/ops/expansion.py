@@ -11,8 +11,8 @@ from typing import Any
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
-from ..core import CheckFailed, InputError, nearest
-from ..graph import DOMAIN, OPSET, ORIGIN, WEIGHTS, Graph, spread_origin
+from ..core import CheckFailed, InputError, did_you_mean
+from ..graph import DOMAIN, OPSET, ORIGIN, WEIGHT_ORIGINS, Graph, spread_origin
 from .builder import Body, Builder, Speller
 from .registry import BODIES
 
@@ -47,7 +47,9 @@ def inline(model: ir.Model, lowerings: Mapping[str, Body] = {}) -> None:
 
 def _body(node: ir.Node) -> Body:
     if node.op_type not in BODIES:
-        raise InputError(f"node {node.name!r} is of the unknown operator bertc.{node.op_type}{nearest(node.op_type, BODIES)}")
+        raise InputError(
+            f"node {node.name!r} is of the unknown operator bertc.{node.op_type}{did_you_mean(node.op_type, BODIES)}"
+        )
     return BODIES[node.op_type]
 
 
@@ -62,7 +64,7 @@ def _replace(model: ir.Model, node: ir.Node, body: Body, taken: set[str | None])
         model.graph.register_initializer(value)
     for new in op.nodes:
         new.name = _free(f"{node.name}/{new.op_type}", taken)
-        new.metadata_props.update({k: v for k, v in node.metadata_props.items() if k not in (ORIGIN, WEIGHTS)})
+        new.metadata_props.update({k: v for k, v in node.metadata_props.items() if k not in (ORIGIN, WEIGHT_ORIGINS)})
         for value in new.outputs:
             value.name = _free(f"{node.outputs[0].name}/{new.op_type}", taken)
         if new.domain:
@@ -115,7 +117,7 @@ def as_functions(graph: Graph) -> Graph:
             function = _function(node, names[key])
             copy.model.functions[function.identifier()] = function
         node.op_type = names[key]
-        node.metadata_props.pop(WEIGHTS, None)  # for lowering alone
+        node.metadata_props.pop(WEIGHT_ORIGINS, None)  # for lowering alone
     if names:
         copy.model.opset_imports[DOMAIN] = 1
     return copy

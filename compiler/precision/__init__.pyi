@@ -1,4 +1,4 @@
-from ._modes import DATA as DATA
+from ._modes import CALIBRATED as CALIBRATED
 from ._modes import QUANTISED as QUANTISED
 from ._modes import get as get
 from ._modes import names as names

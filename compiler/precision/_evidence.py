@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from ..graph import Graph
 from ._plan import SUMS
-from ._value_ranges import Evidence, Range, Sum, Summed, Wanted, measure
+from ._value_ranges import Evidence, LargestSum, RangeRequest, Sum, ValueRange, measure_ranges
 
 if TYPE_CHECKING:
     from ._half import HalfType
@@ -53,7 +53,7 @@ class Why:
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class ValueFindings:
     """What the data says: the nodes it demands, and the sums of nodes that are in float32 either way."""
 
     demanded: dict[ir.Node, Why]
@@ -61,19 +61,19 @@ class Found:
     notes: tuple[str, ...]
 
 
-def examine(graph: Graph, clamped: Graph, half: HalfType, evidence: Evidence, cuts: Mapping[str, float]) -> Found:
+def judge_values(graph: Graph, clamped: Graph, half: HalfType, evidence: Evidence, cuts: Mapping[str, float]) -> ValueFindings:
     """Measure the values of `clamped`, which is `graph` with the mask constants it will have, and judge the nodes of `graph`."""
     nodes = list(graph.model.graph)
     summed = {node: found for node in nodes if (found := summed_by(node)) is not None}
     wanted: dict[str, list[Sum]] = {}
     for node, each in summed.items():
         wanted.setdefault(str(node.inputs[0].name), []).append(each)  # type: ignore[union-attr]
-    ranges = measure(clamped, evidence.samples, Wanted(half.tiny, cuts, wanted))
+    ranges = measure_ranges(clamped, evidence.samples, RangeRequest(half.tiny, cuts, wanted))
     faint = _faint(nodes, ranges, half)
     judged = {node: _past(node, ranges, half) or faint.get(node) or _angle(node, ranges, half) for node in nodes}
     demanded = {node: why for node, why in judged.items() if why is not None}
     sums = {n: why for n, each in summed.items() if (why := _sum(n, each, ranges, half)) is not None}
-    return Found(demanded, sums, tuple(_unsound(ranges)))
+    return ValueFindings(demanded, sums, tuple(_unsound(ranges)))
 
 
 def _floats(node: ir.Node) -> Iterator[ir.Value]:
@@ -83,7 +83,7 @@ def _floats(node: ir.Node) -> Iterator[ir.Value]:
             yield value
 
 
-def _past(node: ir.Node, ranges: Mapping[str, Range], half: HalfType) -> Why | None:
+def _past(node: ir.Node, ranges: Mapping[str, ValueRange], half: HalfType) -> Why | None:
     """The first value of a node that leaves the range, of those it makes before those it reads."""
     for value in reversed(list(_floats(node))):
         found = ranges.get(str(value.name))
@@ -104,7 +104,7 @@ def _holds(number: float, half: HalfType) -> str:
     return f"{half.mode} holds {half.max:g}{near}"
 
 
-def _angle(node: ir.Node, ranges: Mapping[str, Range], half: HalfType) -> Why | None:
+def _angle(node: ir.Node, ranges: Mapping[str, ValueRange], half: HalfType) -> Why | None:
     """A sine of an angle that rounding turns into another angle: 511 is off by a quarter in float16."""
     held = ranges.get(str(node.inputs[0].name)) if node.op_type in ("Sin", "Cos") and node.inputs[0] is not None else None
     if held is None or held.largest * half.unit <= COARSE:
@@ -114,7 +114,7 @@ def _angle(node: ir.Node, ranges: Mapping[str, Range], half: HalfType) -> Why | 
     return Why(text, "data", f"angles too coarse in {half.mode}", held.largest, held.where)
 
 
-def _faint(nodes: list[ir.Node], ranges: Mapping[str, Range], half: HalfType) -> dict[ir.Node, Why]:
+def _faint(nodes: list[ir.Node], ranges: Mapping[str, ValueRange], half: HalfType) -> dict[ir.Node, Why]:
     """Makers and readers of values that vanish in the type, where the reader would tell.
 
     Two cases: a divisor (or what a root or a logarithm is taken of) with numbers that become zero; a value all of whose numbers,
@@ -145,7 +145,7 @@ def _divides(node: ir.Node, index: int) -> bool:
     return (node.op_type, index) in (("Div", 1), ("Reciprocal", 0), ("Log", 0), ("Sqrt", 0))
 
 
-def _tells(node: ir.Node, index: int, held: Range, ranges: Mapping[str, Range], half: HalfType) -> bool:
+def _tells(node: ir.Node, index: int, held: ValueRange, ranges: Mapping[str, ValueRange], half: HalfType) -> bool:
     """Whether a node's result shows that this operand lost digits or became zero."""
     if _divides(node, index) and held.flushed:
         return True
@@ -179,7 +179,7 @@ def summed_by(node: ir.Node) -> Sum | None:
     return Sum(tuple(int(a) for a in axes.numpy().reshape(-1)), REDUCTIONS[node.op_type]) if axes is not None else None
 
 
-def _sum(node: ir.Node, each: Sum, ranges: Mapping[str, Range], half: HalfType) -> Why | None:
+def _sum(node: ir.Node, each: Sum, ranges: Mapping[str, ValueRange], half: HalfType) -> Why | None:
     """What makes a sum too large or too deep for the type; None for one it could make."""
     held = ranges.get(str(node.inputs[0].name))  # type: ignore[union-attr]
     made = held.sums.get(each) if held is not None else None
@@ -192,13 +192,13 @@ def _sum(node: ir.Node, each: Sum, ranges: Mapping[str, Range], half: HalfType) 
     return _deep(made, what, half)
 
 
-def _deep(made: Summed, what: str, half: HalfType) -> Why | None:
+def _deep(made: LargestSum, what: str, half: HalfType) -> Why | None:
     if made.terms * half.unit <= LOST:
         return None
     return Why(f"{what}; in {half.mode} it may be off by a quarter past {LOST / half.unit:g}", "data", SUMS, float(made.terms))
 
 
-def _unsound(ranges: Mapping[str, Range]) -> Iterator[str]:
+def _unsound(ranges: Mapping[str, ValueRange]) -> Iterator[str]:
     """What no type can mend: values that are not finite in float32 either."""
     broken = {name: each for name, each in ranges.items() if not each.finite}
     if broken:

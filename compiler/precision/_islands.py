@@ -15,7 +15,7 @@ import onnx
 import onnx_ir as ir
 
 from ..graph import Graph
-from ._evidence import Why, examine
+from ._evidence import Why, judge_values
 from ._plan import SUMS
 from ._value_ranges import Evidence
 
@@ -98,7 +98,7 @@ COUNTED = "it counts: a number of samples or tokens is too large for the type"
 
 
 @dataclasses.dataclass(frozen=True)
-class Decision:
+class IslandDecision:
     """Why each island is one, the constants that change (what they were, and why), and what a user should know beside."""
 
     islands: dict[ir.Node, Why]
@@ -106,7 +106,7 @@ class Decision:
     notes: tuple[str, ...] = ()
 
 
-def decide(graph: Graph, half: HalfType, evidence: Evidence | None = None) -> Decision:
+def decide_islands(graph: Graph, half: HalfType, evidence: Evidence | None = None) -> IslandDecision:
     """The nodes that must be islands by rule, each grown over its own arithmetic; then those that the evidence demands."""
     nodes = list(graph.model.graph.all_nodes())
     islands: dict[ir.Node, Why] = {}
@@ -115,7 +115,7 @@ def decide(graph: Graph, half: HalfType, evidence: Evidence | None = None) -> De
         if (why := _reason(node, graph, half, clamps)) is not None:
             islands[node] = why
     _count(nodes, islands)
-    found = None if evidence is None else examine(graph, _clamped(graph, clamps, half), half, evidence, _cuts(graph, half))
+    found = None if evidence is None else judge_values(graph, _clamped(graph, clamps, half), half, evidence, _cuts(graph, half))
     if found is not None:
         islands |= {node: why for node, why in found.sums.items() if node in islands}
         _spare(nodes, islands, found.demanded, half)
@@ -125,7 +125,7 @@ def decide(graph: Graph, half: HalfType, evidence: Evidence | None = None) -> De
     _tie(nodes, islands)
     _give_back(nodes, islands, half)
     notes = found.notes if found is not None else ()
-    return Decision({node: islands[node] for node in nodes if node in islands}, clamps, notes)
+    return IslandDecision({node: islands[node] for node in nodes if node in islands}, clamps, notes)
 
 
 def _spare(nodes: list[ir.Node], islands: dict[ir.Node, Why], demanded: Mapping[ir.Node, Why], half: HalfType) -> None:

@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from ..core import RecipeError, module_names, nearest
+from ..core import RecipeError, did_you_mean, module_names
 
 if TYPE_CHECKING:
     from ..graph import Graph
@@ -20,9 +20,9 @@ class Precision(Protocol):
     def apply(self, graph: Graph, evidence: Evidence | None = None) -> Typed: ...
 
 
-DATA = frozenset({"int8", "int8-static", "fp8"})  # modes whose scales come from data
+CALIBRATED = frozenset({"int8", "int8-static", "fp8"})  # modes whose scales come from data
 
-QUANTISED = DATA | {"int8-dynamic", "int8-weights"}  # modes whose graph is quantised before it is typed
+QUANTISED = CALIBRATED | {"int8-dynamic", "int8-weights"}  # modes whose graph is quantised before it is typed
 
 
 def names() -> tuple[str, ...]:
@@ -33,5 +33,5 @@ def names() -> tuple[str, ...]:
 def get(name: str) -> Precision:
     """The precision module of that name; RecipeError lists the known ones."""
     if name not in names():
-        raise RecipeError(f"unknown precision {name!r}{nearest(name, names())}")
+        raise RecipeError(f"unknown precision {name!r}{did_you_mean(name, names())}")
     return cast(Precision, importlib.import_module(f".{name.replace('-', '_')}", __package__))

@@ -15,25 +15,25 @@ from ..core import InputError
 from ..graph import Graph
 from ._evidence import Why
 from ._half import HalfType
-from ._islands import Decision, decide
+from ._islands import IslandDecision, decide_islands
 from ._plan import Clamp, Island, Plan, Typed
 from ._value_ranges import Evidence
 
 FLOAT = ir.DataType.FLOAT
 
 
-def rewrite(graph: Graph, half: HalfType, evidence: Evidence | None = None) -> Typed:
+def type_half(graph: Graph, half: HalfType, evidence: Evidence | None = None) -> Typed:
     """Type `graph` in `half`: inputs and outputs keep their types, weights of half nodes are stored in half.
 
     With evidence the float32 graph is run on its samples, and what they show decides as well. Raises InputError when a value has
     no known type (run shape inference first), DataError when the graph does not run on a sample.
     """
     _require_types(list(graph.model.graph.all_nodes()))
-    typed = write(graph, half, decide(graph, half, evidence))
+    typed = write_typed(graph, half, decide_islands(graph, half, evidence))
     return dataclasses.replace(typed, plan=dataclasses.replace(typed.plan, evidence=evidence.name if evidence else ""))
 
 
-def write(graph: Graph, half: HalfType, decided: Decision) -> Typed:
+def write_typed(graph: Graph, half: HalfType, decided: IslandDecision) -> Typed:
     """Type a copy of `graph` as it was decided for its nodes and constants."""
     copy = graph.copy()
     before, nodes = list(graph.model.graph.all_nodes()), list(copy.model.graph.all_nodes())

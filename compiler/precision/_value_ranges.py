@@ -53,7 +53,7 @@ class Sum:
 
 
 @dataclasses.dataclass(frozen=True)
-class Summed:
+class LargestSum:
     """The largest sum that was seen, its terms, and the sample it was seen on."""
 
     largest: float
@@ -62,7 +62,7 @@ class Summed:
 
 
 @dataclasses.dataclass
-class Range:
+class ValueRange:
     """What one value held over all samples. Values that a mask made stand apart, in `masked`.
 
     `largest` is the largest magnitude, reached on the sample `where`; `smallest` the smallest that is not zero. `faintest` is the
@@ -82,7 +82,7 @@ class Range:
     elements: int = 0
     nan: int = 0
     infinite: int = 0
-    sums: dict[Sum, Summed] = dataclasses.field(default_factory=dict)
+    sums: dict[Sum, LargestSum] = dataclasses.field(default_factory=dict)
 
     @property
     def finite(self) -> bool:
@@ -114,10 +114,10 @@ class Range:
         """Count what readers sum of it; a sum over what is not finite says nothing, and is left out."""
         for each in sums:
             largest, terms = each.of(array) if array.size else (0.0, 0)
-            before = self.sums.get(each, Summed(0.0, 0, ""))
+            before = self.sums.get(each, LargestSum(0.0, 0, ""))
             if np.isfinite(largest):
                 where = label if largest >= before.largest else before.where
-                self.sums[each] = Summed(max(largest, before.largest), max(terms, before.terms), where)
+                self.sums[each] = LargestSum(max(largest, before.largest), max(terms, before.terms), where)
 
     def _without(self, array: np.ndarray, cut: float | None) -> np.ndarray:
         """The numbers that are finite and no mask's; the others are counted."""
@@ -141,7 +141,7 @@ class Range:
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
+class RangeRequest:
     """What to count: `tiny` is the smallest positive number of the type in question.
 
     `cuts` gives, for values that a mask constant flows through, the number at or below which they are the mask's; `sums` what the
@@ -152,12 +152,12 @@ class Wanted:
     cuts: Mapping[str, float] = dataclasses.field(default_factory=dict)
     sums: Mapping[str, Sequence[Sum]] = dataclasses.field(default_factory=dict)
 
-    def count(self, found: Range, name: str, array: np.ndarray, label: str) -> None:
+    def count(self, found: ValueRange, name: str, array: np.ndarray, label: str) -> None:
         found.add(array, label, self.tiny, self.cuts.get(name))
         found.add_sums(array, label, self.sums.get(name, ()))
 
 
-def measure(graph: Graph, samples: Sequence[Sample], wanted: Wanted) -> dict[str, Range]:
+def measure_ranges(graph: Graph, samples: Sequence[Sample], wanted: RangeRequest) -> dict[str, ValueRange]:
     """The range of every float32 value that a node of the graph makes, by name, and of its float32 inputs.
 
     Values inside branches and loops are not measured. Raises DataError for no samples, or one that the graph does not run on.
@@ -165,7 +165,7 @@ def measure(graph: Graph, samples: Sequence[Sample], wanted: Wanted) -> dict[str
     if not samples:
         raise DataError("no samples to measure the graph's values on")
     parts = _parts(graph)
-    found: dict[str, Range] = collections.defaultdict(Range)
+    found: dict[str, ValueRange] = collections.defaultdict(ValueRange)
     for at in range(0, len(samples), TOGETHER):
         held = [(sample.label, dict(sample.feeds)) for sample in samples[at : at + TOGETHER]]
         for value in graph.model.graph.inputs:
@@ -176,7 +176,9 @@ def measure(graph: Graph, samples: Sequence[Sample], wanted: Wanted) -> dict[str
     return dict(found) | {moved: found[name] for moved, name in _moved(graph) if name in found and moved not in found}
 
 
-def _measure(part: _Part, held: Sequence[tuple[str, dict[str, np.ndarray]]], found: dict[str, Range], wanted: Wanted) -> None:
+def _measure(
+    part: _Part, held: Sequence[tuple[str, dict[str, np.ndarray]]], found: dict[str, ValueRange], wanted: RangeRequest
+) -> None:
     """Run one part on each sample, count what it makes, and leave in `held` what later parts read."""
     for label, values in held:
         made = part.run(values, label)
@@ -217,7 +219,7 @@ class _Part:
     `counted` are the names to measure, `kept` those that later parts read, `last` what no later part reads.
     """
 
-    def __init__(self, graph: Graph, part: tuple[int, int], wanted: Wanted) -> None:
+    def __init__(self, graph: Graph, part: tuple[int, int], wanted: RangeRequest) -> None:
         copy = graph.copy()
         inner = copy.model.graph
         nodes = list(inner)
@@ -238,7 +240,7 @@ class _Part:
         for name in [name for name, value in inner.initializers.items() if not value.uses()]:
             del inner.initializers[name]
         self._outputs = [str(v.name) for v in inner.outputs]
-        opened: tuple[Any, dict[str, np.ndarray]] = reference.session(copy) if self._outputs else (None, {})
+        opened: tuple[Any, dict[str, np.ndarray]] = reference.reference_session(copy) if self._outputs else (None, {})
         self._session, self._weights = opened
 
     def run(self, values: Mapping[str, np.ndarray], label: str) -> dict[str, np.ndarray]:

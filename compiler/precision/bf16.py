@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..graph import Graph
 from ._half import HalfType
 from ._plan import Typed
-from ._typed import rewrite
+from ._typed import type_half
 from ._value_ranges import Evidence
 
 # bfloat16 has float32's exponent, but its largest finite value is below float32's: -3.4028e38 (torch.finfo.min, the usual
@@ -18,7 +18,7 @@ HALF = HalfType("bf16", "BFLOAT16", max=3.3895e38, tiny=2.0**-133, mask=-1e30, n
 
 def apply(graph: Graph, evidence: Evidence | None = None) -> Typed:
     """A copy of `graph` typed bfloat16 where that is safe; casts at the borders. See `_typed.rewrite`."""
-    return rewrite(_with_convolutions(graph), HALF, evidence)
+    return type_half(_with_convolutions(graph), HALF, evidence)
 
 
 def _with_convolutions(graph: Graph) -> Graph:

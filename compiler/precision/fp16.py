@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..graph import Graph
 from ._half import HalfType
 from ._plan import Typed
-from ._typed import rewrite
+from ._typed import type_half
 from ._value_ranges import Evidence
 
 # A mask term is added to a score. -65504, the smallest finite float16, overflows to -inf as soon as the score is negative;
@@ -15,4 +15,4 @@ HALF = HalfType("fp16", "FLOAT16", max=65504.0, tiny=2.0**-24, mask=-3e4, normal
 
 def apply(graph: Graph, evidence: Evidence | None = None) -> Typed:
     """A copy of `graph` typed float16 where float16 is safe; casts at the borders. See `_typed.rewrite`."""
-    return rewrite(graph, HALF, evidence)
+    return type_half(graph, HALF, evidence)

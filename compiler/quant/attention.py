@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from ..core import Profile
-from ..graph import Graph, Shapes, module_path
+from ..graph import ConcreteShapes, Graph, module_path
 from ..targets import Int8Attention
 from .sites import ATTENTION, Groups, Site, Sites
 
@@ -24,7 +24,7 @@ class Attention:
 
     def __call__(self, graph: Graph, groups: Groups, flops: Mapping[str, float]) -> Sites:
         """The sites, and the reason for each product of an attention that is none."""
-        shapes = [Shapes(graph, {name: sizes.max for name, sizes in profile.items()}) for profile in self.profiles]
+        shapes = [ConcreteShapes(graph, {name: sizes.max for name, sizes in profile.items()}) for profile in self.profiles]
         found: list[Site] = []
         refused: dict[str, str] = {}
         for node in graph.model.graph:
@@ -37,7 +37,7 @@ class Attention:
                 found.append(site)
         return Sites(tuple(found), refused)
 
-    def _refusal(self, softmax: ir.Node, shapes: Sequence[Shapes]) -> str:
+    def _refusal(self, softmax: ir.Node, shapes: Sequence[ConcreteShapes]) -> str:
         """Why the kernel does not take an attention; "" where it does, or where its sizes are not known."""
         scores = _scores(softmax.inputs[0])
         queries = [dims for each in shapes if scores is not None and (dims := each.dims(scores.inputs[0])) is not None]

@@ -15,14 +15,14 @@ from pathlib import Path
 import onnx_ir as ir
 
 from ..core import Missing, RecipeError
-from ..graph import EXTERNAL_DATA_THRESHOLD, Graph, load, save
+from ..graph import EXTERNAL_DATA_THRESHOLD, Graph, load_graph, save_graph
 from .saturation import REDUCED
 
 OPS = ("MatMul", "Gemm")
 INTEGER = "MatMulInteger"
 
 
-def dynamic(graph: Graph, bits: int = 8) -> Graph:
+def dynamic_int8(graph: Graph, bits: int = 8) -> Graph:
     """A copy of a float32 graph whose GEMMs over constant weights run on integers: weights per output channel, of `bits` bits.
 
     Raises Missing without onnxruntime, RecipeError where no GEMM of the graph has constant weights.
@@ -34,17 +34,17 @@ def dynamic(graph: Graph, bits: int = 8) -> Graph:
     large = graph.initializer_bytes >= EXTERNAL_DATA_THRESHOLD
     with tempfile.TemporaryDirectory(prefix="bertc-") as folder, _quiet():
         given, made = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
-        save(graph, given)
+        save_graph(graph, given)
         quantize_dynamic(given, made, op_types_to_quantize=list(OPS), per_channel=True, reduce_range=bits == REDUCED,
                          weight_type=QuantType.QInt8, use_external_data_format=large)  # fmt: skip
-        quantised = load(made)
+        quantised = load_graph(made)
         ir.external_data.load_to_model(quantised.model)  # its file goes with the folder
-    if not integer_gemms(quantised):
+    if not count_integer_gemms(quantised):
         raise RecipeError("no GEMM of the graph can be quantised: none has constant weights")
     return quantised
 
 
-def integer_gemms(graph: Graph) -> int:
+def count_integer_gemms(graph: Graph) -> int:
     """GEMMs that multiply integers."""
     return sum(node.op_type == INTEGER for node in graph.model.graph)
 

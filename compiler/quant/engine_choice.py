@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from ..core import Profile, Shape
-from ..graph import Graph, save
-from ..targets import BuildRequest, tensorrt_rtx, work_at
+from ..graph import Graph, save_graph
+from ..targets import BuildRequest, graph_work, tensorrt_rtx
 
 if TYPE_CHECKING:
     from ..targets import Kernel, Tensor
@@ -29,7 +29,7 @@ KERNEL_US, BYTES_PER_US, FLOPS_PER_US, INT8_GAIN = 2.0, 300e3, 121e6, 2.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Engine:
+class EngineEstimate:
     """Kernels for the first profile; bytes that they move at that profile's best shape, FLOPs there, and those in int8.
 
     `unknown` counts tensors whose sizes not even the compiler knows before it runs: they are missing from the bytes.
@@ -56,11 +56,11 @@ class Engine:
 
 
 @dataclasses.dataclass(frozen=True)
-class Worth:
+class EngineChoice:
     """`name`: of the precision that int8 is weighed against. `kept`: int8, or that."""
 
-    int8: Engine
-    base: Engine
+    int8: EngineEstimate
+    base: EngineEstimate
     name: str
     profile: Profile
 
@@ -80,23 +80,23 @@ class Worth:
         return {"int8": self.int8.to_json(), self.name: self.base.to_json(), "kept": self.kept, "why": self.why}
 
 
-def engine(typed: Graph, facts: Mapping[str, Any], request: BuildRequest, share: float = 0.0) -> Engine:
+def estimate_engine(typed: Graph, facts: Mapping[str, Any], request: BuildRequest, share: float = 0.0) -> EngineEstimate:
     """Of an engine that `request` built. `facts` are its entries in the manifest, `share` the share of FLOPs in int8.
 
     Bytes come from the log of a second engine, for the profile's best shape alone: only there are all sizes numbers.
     """
     profile, rows = request.profiles[0], facts["kernels"]["rows"]
-    flops = float(work_at(typed, rows, _shape(profile), 0).total().flops)
-    fixed, path = at_opt(typed, profile), request.directory / "fixed.onnx"
-    written = save(fixed, path)
-    kernels = tensorrt_rtx.listed(dataclasses.replace(request, graph=fixed, graph_path=path, profiles=({},)))
+    flops = float(graph_work(typed, rows, _shape(profile), 0).total().flops)
+    fixed, path = graph_at_opt(typed, profile), request.directory / "fixed.onnx"
+    written = save_graph(fixed, path)
+    kernels = tensorrt_rtx.list_kernels(dataclasses.replace(request, graph=fixed, graph_path=path, profiles=({},)))
     for name in written:
         (request.directory / name).unlink()
     unknown = sum(-1 in tensor.dims for kernel in kernels if not kernel.host for tensor in _tensors(kernel))
-    return Engine(sum(not row["profile"] for row in rows), moved(kernels), flops, flops * share, unknown)
+    return EngineEstimate(sum(not row["profile"] for row in rows), bytes_moved(kernels), flops, flops * share, unknown)
 
 
-def moved(kernels: Sequence[Kernel]) -> int:
+def bytes_moved(kernels: Sequence[Kernel]) -> int:
     """Bytes that kernels of fixed sizes read and write: each tensor that a kernel lists once, of a table one row for each index.
 
     The count of `work` from the graph is a lower bound of it. A view is listed with its own dimensions: a kernel that reads k and
@@ -121,7 +121,7 @@ def _tensors(kernel: Kernel) -> Iterator[Tensor]:
     yield from (*kernel.inputs, *kernel.constants, *kernel.outputs)
 
 
-def at_opt(graph: Graph, profile: Profile) -> Graph:
+def graph_at_opt(graph: Graph, profile: Profile) -> Graph:
     """The graph for a profile's best shape alone; all other shapes are left to the compiler."""
     copy = graph.copy()
     for value in copy.model.graph.inputs:

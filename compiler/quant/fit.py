@@ -53,7 +53,7 @@ class Fitted:
     error: float = 0.0
 
 
-def fit(
+def fit_sites(
     graph: Graph, sites: Sites, seen: Observed, *, bits: int = 8, migrate: bool = True
 ) -> tuple[dict[str, Fitted], dict[str, str]]:
     """(the sites that can be quantised, the others with the reason). `bits`: of the weights, 7 where a CPU would saturate.
@@ -71,7 +71,7 @@ def fit(
         if bad:
             refused[site.name] = bad
         elif site.kind == ATTENTION:
-            made[site.name] = Fitted(site, tuple(half(_range(each) / QMAX) for each in stats))
+            made[site.name] = Fitted(site, tuple(float16_scale(_range(each) / QMAX) for each in stats))
         else:
             top = 2 ** (bits - 1) - 1
             made[site.name] = _fit_gemms(site, [nodes[n] for n in site.nodes], stats[0], top, migrate and site.name not in plain)
@@ -96,7 +96,7 @@ def _range(stats: Sampled) -> float:
     return stats.ranges()["mse"]
 
 
-def half(value: float) -> float:
+def float16_scale(value: float) -> float:
     """The float16 next to a scale: the graph may store it in half, and the integers must be those of the stored scale."""
     return float(np.float16(max(value, SMALLEST)))
 
@@ -129,7 +129,7 @@ class _Try:
 
 def _fit_gemms(site: Site, nodes: list[ir.Node], stats: Sampled, top: int, migrate: bool) -> Fitted:
     """All GEMMs that read one activation share what is done to it: their weights are fitted side by side."""
-    parts = [columns(node) for node in nodes]
+    parts = [weight_matrix(node) for node in nodes]
     weights = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
     few = stats.rows[:: max(1, len(stats.rows) // TRIED)]
     wanted = few @ weights
@@ -141,7 +141,7 @@ def _fit_gemms(site: Site, nodes: list[ir.Node], stats: Sampled, top: int, migra
     return Fitted(site, (best.scale,), way.mul, way.add, made, way.alpha, way.shift, float(np.sqrt(best.error)))
 
 
-def columns(node: ir.Node) -> np.ndarray:
+def weight_matrix(node: ir.Node) -> np.ndarray:
     """The weights of a GEMM as float32 [K,N]."""
     weight = weight_of(node)
     assert weight is not None and weight.const_value is not None
@@ -166,25 +166,27 @@ def _migrations(stats: Sampled, weights: np.ndarray) -> Iterator[_Way]:
 def _try(x: np.ndarray, w: np.ndarray, wanted: np.ndarray, stats: Sampled, way: _Way, clips: tuple[float, ...], top: int) -> _Try:
     """The best of the clips. x [rows,K], w [K,N], wanted = x w."""
     moved, spread = way(x), way.weights(w)
-    values, scales = quantise(spread, top)
+    values, scales = quantise_weights(spread, top)
     stored = values * scales
     exact = wanted if way.add is None else wanted + way.add @ spread
     reach = float(max(np.abs(way(end)).max() for end in (stats.lows, stats.highs)))
     size = float(np.square(wanted).mean()) or 1.0
     tried = []
     for clip in clips:
-        scale = half(reach * clip / QMAX)
-        lost = float(np.square(rounded(moved, scale) @ stored - exact).mean()) / size if np.isfinite(scale) else np.inf
+        scale = float16_scale(reach * clip / QMAX)
+        lost = (
+            float(np.square(quantise_dequantise(moved, scale) @ stored - exact).mean()) / size if np.isfinite(scale) else np.inf
+        )
         tried.append(_Try(way, scale, lost))
     return min(tried, key=lambda each: each.error)
 
 
-def rounded(x: np.ndarray, scale: float) -> np.ndarray:
+def quantise_dequantise(x: np.ndarray, scale: float) -> np.ndarray:
     """What Quantize and Dequantize leave of x."""
     return np.clip(np.rint(x / np.float32(scale)), -QMAX - 1, QMAX) * np.float32(scale)
 
 
-def quantise(weights: np.ndarray, top: int = QMAX) -> tuple[np.ndarray, np.ndarray]:
+def quantise_weights(weights: np.ndarray, top: int = QMAX) -> tuple[np.ndarray, np.ndarray]:
     """(integers as float32 [K,N], scale of each column [N]): symmetric, round half to even, the scale a float16.
 
     A column of zeros has the scale 1: one too small for float16 would keep the GEMM in float32.
@@ -196,13 +198,13 @@ def quantise(weights: np.ndarray, top: int = QMAX) -> tuple[np.ndarray, np.ndarr
 
 def _weights(node: ir.Node, w: np.ndarray, x: np.ndarray, best: _Try, top: int) -> Weights:
     """The stored integers, and a bias that takes back the shift and the mean error of what was stored."""
-    values, scales = quantise(best.way.weights(w), top)
+    values, scales = quantise_weights(best.way.weights(w), top)
     mean = x.mean(axis=0, dtype=np.float64)
-    left = rounded(best.way(x), best.scale).mean(axis=0, dtype=np.float64)
+    left = quantise_dequantise(best.way(x), best.scale).mean(axis=0, dtype=np.float64)
     bias = (mean @ w - left @ (values * scales).astype(np.float64)).astype(np.float32)
-    return Weights(laid_out(node, values.astype(np.int8)), scales, bias)
+    return Weights(stored_layout(node, values.astype(np.int8)), scales, bias)
 
 
-def laid_out(node: ir.Node, values: np.ndarray) -> np.ndarray:
+def stored_layout(node: ir.Node, values: np.ndarray) -> np.ndarray:
     """[K,N] as the GEMM wants it: [N,K] for a Gemm with transB."""
     return np.ascontiguousarray(values.T) if transposed(node) else values

@@ -13,14 +13,14 @@ import onnx_ir as ir
 
 from ..graph import Graph
 from .calibration.observe import Observed, Sampled
-from .fit import Fitted, Weights, columns, half, laid_out
+from .fit import Fitted, Weights, float16_scale, stored_layout, weight_matrix
 from .sites import Site, Sites
 
 TYPE = np.dtype(ml_dtypes.float8_e4m3fn)
 TOP = 448.0
 
 
-def fit(graph: Graph, sites: Sites, seen: Observed) -> tuple[dict[str, Fitted], dict[str, str]]:
+def fit_fp8_sites(graph: Graph, sites: Sites, seen: Observed) -> tuple[dict[str, Fitted], dict[str, str]]:
     """(the sites that can be FP8, the others with the reason)."""
     nodes = {str(node.name): node for node in graph.model.graph}
     made: dict[str, Fitted] = {}
@@ -36,29 +36,29 @@ def fit(graph: Graph, sites: Sites, seen: Observed) -> tuple[dict[str, Fitted], 
 
 def _fit_site(site: Site, nodes: list[ir.Node], stats: Sampled) -> Fitted:
     reach = float(max(np.abs(stats.lows).max(), np.abs(stats.highs).max()))
-    scale = half(reach / TOP)
+    scale = float16_scale(reach / TOP)
     x = stats.rows
-    read = rounded(x, np.float32(scale))
+    read = quantise_dequantise(x, np.float32(scale))
     made, lost, whole = {}, 0.0, 0.0
     for node in nodes:
-        w = columns(node)
-        values, scales = quantise(w)
+        w = weight_matrix(node)
+        values, scales = quantise_weights(w)
         kept = values.astype(np.float32) * scales
         bias = (x.mean(axis=0, dtype=np.float64) @ w - read.mean(axis=0, dtype=np.float64) @ kept).astype(np.float32)
-        made[str(node.name)] = Weights(laid_out(node, values), scales, bias)
+        made[str(node.name)] = Weights(stored_layout(node, values), scales, bias)
         wanted = x @ w
         lost += float(np.square(read @ kept - wanted).sum())
         whole += float(np.square(wanted).sum())
     return Fitted(site, (scale,), weights=made, error=float(np.sqrt(lost / (whole or 1.0))))
 
 
-def quantise(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def quantise_weights(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(float8_e4m3fn [K,N], float32 scale of each column [N], each a float16)."""
-    scales = np.array([half(reach / TOP) if reach else 1.0 for reach in np.abs(weights).max(axis=0)], np.float32)
+    scales = np.array([float16_scale(reach / TOP) if reach else 1.0 for reach in np.abs(weights).max(axis=0)], np.float32)
     return _stored(weights, scales), scales
 
 
-def rounded(x: np.ndarray, scale: np.ndarray | np.float32) -> np.ndarray:
+def quantise_dequantise(x: np.ndarray, scale: np.ndarray | np.float32) -> np.ndarray:
     """What Quantize and Dequantize leave of x."""
     return np.asarray(_stored(x, scale).astype(np.float32) * scale)
 

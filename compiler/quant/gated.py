@@ -14,9 +14,9 @@ import onnx_ir as ir
 
 from ..core import Feeds, Outputs
 from ..graph import Graph
-from ..runtime import session
+from ..runtime import reference_session
 from .fit import Fitted
-from .insert import Writer, insert
+from .insert import Writer, insert_qdq
 
 GATES = "bertc.gates"
 
@@ -27,7 +27,7 @@ class Gated:
     def __init__(self, graph: Graph, fitted: Mapping[str, Fitted]) -> None:
         self.names = tuple(fitted)
         self._outputs = [spec.name for spec in graph.outputs]
-        self._session, self._weights = session(_switched(graph, fitted))
+        self._session, self._weights = reference_session(_switched(graph, fitted))
 
     def run(self, feeds: Feeds, quantised: Collection[str]) -> Outputs:
         """Outputs with the sites of these names quantised and all others in float32."""
@@ -41,7 +41,7 @@ def _switched(graph: Graph, fitted: Mapping[str, Fitted]) -> Graph:
 
     An If runs one branch: a search that tries one site at a time pays for one site.
     """
-    made = insert(graph, fitted.values())
+    made = insert_qdq(graph, fitted.values())
     main, floats = made.model.graph, {str(node.name): node for node in graph.model.graph}
     nodes = {str(node.name): node for node in main}
     values = {str(v.name): v for v in (*main.inputs, *main.initializers.values(), *(o for n in main for o in n.outputs))}

@@ -20,7 +20,7 @@ OPSET = 21  # from here on scales may be float16
 FLOAT, INT8 = ir.DataType.FLOAT, np.dtype(np.int8)
 
 
-def insert(graph: Graph, chosen: Iterable[Fitted]) -> Graph:
+def insert_qdq(graph: Graph, chosen: Iterable[Fitted]) -> Graph:
     """A copy in which the chosen sites read quantised values; unused float weights are gone from it."""
     copy = graph.copy()
     copy.model.opset_imports[""] = copy.model.graph.opset_imports[""] = max(OPSET, graph.opset)

@@ -13,7 +13,7 @@ from ..data import Labels, Sample, preprocess
 from ..data import samples as samples_module
 from ..graph import Graph
 from ..source import Source
-from ..verification import Answer, Truth, decides
+from ..verification import RunSource, Truth, has_decisions
 
 JUDGED, JUDGED_MORE = 4, 2  # every so many batches of the data judge what the others calibrated; more, where a limit needs them
 MOST_JUDGED = 256  # rows, where no limit on decisions is to be shown
@@ -24,7 +24,7 @@ FEWEST = 64  # rows below which both are done on all of them
 
 
 @dataclasses.dataclass(frozen=True)
-class Judging:
+class JudgingRows:
     """The batches of a file with their rows counted, and which of them judge. `labels` is None where those have none."""
 
     name: str
@@ -47,9 +47,9 @@ class Judging:
         return self.meaning if any(sample.labels for sample in self.samples) else None
 
 
-def read(
+def read_judging_rows(
     path: Path, graph: Graph, source: Source, profiles: Sequence[Profile], *, apart: bool, limit: float | None = None
-) -> Judging:
+) -> JudgingRows:
     """Read a user's file. `apart`: some rows calibrate, so only the others judge; else nothing calibrates and all of them do.
 
     `limit`: the largest drop that the rows must be able to show.
@@ -59,11 +59,11 @@ def read(
     meaning = Labels.from_assets(source.task, source.assets, graph.outputs)
     found = preprocess.read_data(path, graph.inputs, source.dims, source.assets, profiles, meaning)
     sizes = tuple(_size(sample, graph, source) for sample in found.samples)
-    judges = chosen(sizes, _wanted(source.task, found.samples, limit)) if apart else (True,) * len(sizes)
-    return Judging(path.name, found.samples, sizes, judges, meaning, found.notes)
+    judges = choose_judging(sizes, _wanted(source.task, found.samples, limit)) if apart else (True,) * len(sizes)
+    return JudgingRows(path.name, found.samples, sizes, judges, meaning, found.notes)
 
 
-def truth(judging: Judging, answers: Sequence[Outputs] | Answer) -> Truth:
+def truth_of_rows(judging: JudgingRows, answers: Sequence[Outputs] | RunSource) -> Truth:
     """The rows that judge, with what the float32 graph answers, or how to ask it."""
     name = f"{judging.rows} rows of {judging.name}, against the float32 graph"
     return Truth(judging.samples, answers, name, synthetic=False, labels=judging.labels)
@@ -78,12 +78,12 @@ def _size(sample: Sample, graph: Graph, source: Source) -> int:
 def _wanted(task: str, samples: Sequence[Sample], limit: float | None) -> int:
     """Rows that should judge a limit."""
     labelled = any(sample.labels for sample in samples)
-    if limit is None or not (labelled or decides(task)):
+    if limit is None or not (labelled or has_decisions(task)):
         return MOST_JUDGED
-    return NEIGHBOURS if task == EMBEDDING and not labelled else enough(limit)
+    return NEIGHBOURS if task == EMBEDDING and not labelled else rows_needed(limit)
 
 
-def enough(limit: float | None) -> int:
+def rows_needed(limit: float | None) -> int:
     """Rows that can show that a share of decisions is within a limit.
 
     With 95 % intervals of Clopper and Pearson, n rows of which none changed show 1 - 0.025^(1/n).
@@ -93,7 +93,7 @@ def enough(limit: float | None) -> int:
     return max(MOST_JUDGED, math.ceil(SPARE * math.log(0.025) / math.log1p(-limit)))
 
 
-def chosen(sizes: Sequence[int], wanted: int = MOST_JUDGED) -> tuple[bool, ...]:
+def choose_judging(sizes: Sequence[int], wanted: int = MOST_JUDGED) -> tuple[bool, ...]:
     """Which batches judge: every fourth, up to 256 rows, or every second where more are wanted and a quarter is too few.
 
     All of them where there are few, and then they calibrate too.

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..core import Advance, Feeds, Outputs, VerifyFailed
 from ..data import Labels, Sample
-from ..verification import Comparison, Measure, Result, budgets
+from ..verification import Comparison, ComparisonResult, Metric, budgets
 from .fit import Fitted
 from .gated import Gated
 
@@ -28,14 +28,14 @@ CURVE = 96  # rows for the points of the curve; the one that is chosen is measur
 
 
 @dataclasses.dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """One step of the curve: the share of the GEMM FLOPs in int8, and what that does to the metric (in its own unit, with the
     95 % interval of the drop), to the closeness of the outputs, and to decisions."""
 
     share: float
     given_back: tuple[str, ...]
-    measure: Measure
-    result: Result
+    measure: Metric
+    result: ComparisonResult
 
     def to_json(self) -> dict[str, Any]:
         of = self.measure
@@ -51,11 +51,11 @@ def _told(value: float) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class Searched:
+class SearchResult:
     """The sites that stay int8, the curve that led there, and why it ends where it does."""
 
     chosen: tuple[str, ...]
-    curve: tuple[Point, ...]
+    curve: tuple[CurvePoint, ...]
     at: int
     sensitivity: Mapping[str, float]
     why: str
@@ -75,10 +75,10 @@ class Judge:
     def over(gated: Gated, samples: Sequence[Sample], task: str, labels: Labels | None) -> Judge:
         return Judge(gated, samples, [gated.run(sample.feeds, ()) for sample in samples], task, labels)
 
-    def __call__(self, quantised: Sequence[str], samples: int | None = None) -> Result:
+    def __call__(self, quantised: Sequence[str], samples: int | None = None) -> ComparisonResult:
         return self.compare(lambda feeds: self.gated.run(feeds, quantised), samples)
 
-    def compare(self, answer: Callable[[Feeds], Outputs], samples: int | None = None) -> Result:
+    def compare(self, answer: Callable[[Feeds], Outputs], samples: int | None = None) -> ComparisonResult:
         """Anything that answers feeds against float32, on the first samples or on all."""
         comparison = Comparison(self.task, labels=self.labels, intervals=True, blank=self.labels.blank if self.labels else 0)
         for sample, expected in list(zip(self.samples, self.truth, strict=True))[:samples]:
@@ -86,19 +86,21 @@ class Judge:
         return comparison.result()
 
 
-def search(judge: Judge, fitted: Mapping[str, Fitted], total: float, max_drop: float | None, advance: Advance) -> Searched:
+def search_int8(
+    judge: Judge, fitted: Mapping[str, Fitted], total: float, max_drop: float | None, advance: Advance
+) -> SearchResult:
     """The most int8 that the budget allows. `total`: FLOPs of all GEMMs of the graph.
 
     Without `max_drop` every site stays, and one point is measured. Raises VerifyFailed where the data has nothing to judge by.
     """
     shares = {name: each.site.flops / total for name, each in fitted.items()}
     if max_drop is None:
-        point = measure(judge, tuple(fitted), (), sum(shares.values()))
-        return Searched(tuple(fitted), (point,), 0, {}, "every GEMM that can be int8 is; no --max-drop was given")
+        point = measure_point(judge, tuple(fitted), (), sum(shares.values()))
+        return SearchResult(tuple(fitted), (point,), 0, {}, "every GEMM that can be int8 is; no --max-drop was given")
     rows = sum(size_of(sample) for sample in judge.samples)
-    nothing = measure(judge, (), tuple(fitted), 0.0, _first(judge, CURVE))
-    if not holds(nothing, max_drop, rows):
-        return Searched((), (nothing,), 0, {}, _nowhere(nothing, max_drop, rows))
+    nothing = measure_point(judge, (), tuple(fitted), 0.0, _first(judge, CURVE))
+    if not within_limit(nothing, max_drop, rows):
+        return SearchResult((), (nothing,), 0, {}, _nowhere(nothing, max_drop, rows))
     few = _first(judge, ALONE)
     alone = {}
     for done, name in enumerate(fitted):
@@ -106,22 +108,22 @@ def search(judge: Judge, fitted: Mapping[str, Fitted], total: float, max_drop: f
         advance(done, len(fitted) + len(SHARES))
     order = _order(fitted, alone)
     curve = _curve(judge, order, shares, len(fitted), advance)
-    at = next((index for index, point in enumerate(curve) if holds(point, max_drop, rows)), len(curve) - 1)
+    at = next((index for index, point in enumerate(curve) if within_limit(point, max_drop, rows)), len(curve) - 1)
     if at:
         curve, at = _refined(judge, order, shares, curve, at, max_drop)
     at = _confirmed(judge, order, shares, curve, at, max_drop)
     if at == len(curve):
-        return Searched((), tuple(curve), at - 1, alone, NOWHERE)
+        return SearchResult((), tuple(curve), at - 1, alone, NOWHERE)
     back = curve[at].given_back
     if len(back) == len(fitted):
-        return Searched((), tuple(curve), at, alone, NOWHERE)
+        return SearchResult((), tuple(curve), at, alone, NOWHERE)
     why = f"the most int8 whose drop of {curve[at].measure.name} stays within {max_drop:g}"
     why += f" and that keeps {100 * KEPT:g} % of the decisions beside it" if _beside(curve[at].result) else ""
-    return Searched(tuple(n for n in fitted if n not in back), tuple(curve), at, alone, why)
+    return SearchResult(tuple(n for n in fitted if n not in back), tuple(curve), at, alone, why)
 
 
 def _confirmed(
-    judge: Judge, order: Sequence[tuple[str, ...]], shares: Mapping[str, float], curve: list[Point], at: int, max_drop: float
+    judge: Judge, order: Sequence[tuple[str, ...]], shares: Mapping[str, float], curve: list[CurvePoint], at: int, max_drop: float
 ) -> int:
     """The first point from `at` on that holds on all rows, measured there in its place; past the end where none does."""
     while at < len(curve):
@@ -129,27 +131,29 @@ def _confirmed(
         stay = tuple(name for step in order for name in step if name not in back)
         if not stay:
             return len(curve)
-        curve[at] = measure(judge, stay, back, curve[at].share)
-        if holds(curve[at], max_drop):
+        curve[at] = measure_point(judge, stay, back, curve[at].share)
+        if within_limit(curve[at], max_drop):
             return at
         at += 1
     return at
 
 
-def measure(judge: Judge, quantised: Sequence[str], back: Sequence[str], share: float, samples: int | None = None) -> Point:
+def measure_point(
+    judge: Judge, quantised: Sequence[str], back: Sequence[str], share: float, samples: int | None = None
+) -> CurvePoint:
     return point_of(judge(quantised, samples), back, share)
 
 
-def point_of(result: Result, back: Sequence[str] = (), share: float = 1.0) -> Point:
+def point_of(result: ComparisonResult, back: Sequence[str] = (), share: float = 1.0) -> CurvePoint:
     """What a comparison says about the metric. Raises VerifyFailed where it could judge nothing."""
-    found = budgets.deciding(result)
+    found = budgets.judged_metrics(result)
     if not found:
-        raise VerifyFailed(budgets.unjudged(result))
+        raise VerifyFailed(budgets.why_no_drop(result))
     worst = max(found, key=lambda each: math.inf if each.high is None else each.high)  # the one that the budget hangs on
-    return Point(share, tuple(back), worst, result)
+    return CurvePoint(share, tuple(back), worst, result)
 
 
-def _nowhere(nothing: Point, max_drop: float, rows: int) -> str:
+def _nowhere(nothing: CurvePoint, max_drop: float, rows: int) -> str:
     """Why nothing can fit: the data cannot show the limit even of the graph that is float32 everywhere."""
     of = nothing.measure
     needed = of.needed(max_drop)
@@ -158,7 +162,7 @@ def _nowhere(nothing: Point, max_drop: float, rows: int) -> str:
     return f"{judged} a drop of {of.name} within {max_drop:g} even where nothing is int8{more}"
 
 
-def holds(point: Point, max_drop: float, rows: int | None = None) -> bool:
+def within_limit(point: CurvePoint, max_drop: float, rows: int | None = None) -> bool:
     """Whether the whole interval is within the limit, and as many decisions are kept as beside it must be.
 
     `rows`: all there are, where the point was measured on the first of them. What more of them would probably show counts then,
@@ -174,17 +178,17 @@ def holds(point: Point, max_drop: float, rows: int | None = None) -> bool:
     return all((1 - (each.low or 0.0) if few else _probably(each)) >= KEPT for each in _beside(point.result))
 
 
-def _probably(measure: Measure) -> float:
+def _probably(measure: Metric) -> float:
     """A share, less its standard error."""
     return measure.artifact - math.sqrt(measure.artifact * (1 - measure.artifact) / max(1, measure.rows))
 
 
-def _beside(result: Result) -> list[Measure]:
+def _beside(result: ComparisonResult) -> list[Metric]:
     """Decisions that are not what `max_drop` is about."""
-    return [m for m in result.measures if m not in budgets.deciding(result) and m.name.startswith("kept:")]
+    return [m for m in result.measures if m not in budgets.judged_metrics(result) and m.name.startswith("kept:")]
 
 
-def _noise(result: Result) -> float:
+def _noise(result: ComparisonResult) -> float:
     """Squared error of all outputs, relative to them."""
     return float(sum(10 ** (-output.sqnr_db / 10) for output in result.outputs))
 
@@ -205,9 +209,9 @@ def _order(fitted: Mapping[str, Fitted], alone: Mapping[str, float]) -> list[tup
 
 def _curve(
     judge: Judge, order: Sequence[tuple[str, ...]], shares: Mapping[str, float], count: int, advance: Advance
-) -> list[Point]:
+) -> list[CurvePoint]:
     """The first prefix of the order at or below each share, measured."""
-    points: list[Point] = []
+    points: list[CurvePoint] = []
     taken = -1
     for done, share in enumerate(SHARES):
         prefix = next((k for k in range(len(order) + 1) if _share(order[k:], shares) <= share + 1e-9), len(order))
@@ -222,15 +226,15 @@ def _share(steps: Sequence[tuple[str, ...]], shares: Mapping[str, float]) -> flo
     return sum(shares[name] for step in steps for name in step)
 
 
-def _point(judge: Judge, order: Sequence[tuple[str, ...]], prefix: int, shares: Mapping[str, float]) -> Point:
+def _point(judge: Judge, order: Sequence[tuple[str, ...]], prefix: int, shares: Mapping[str, float]) -> CurvePoint:
     back = tuple(name for step in order[:prefix] for name in step)
     stay = tuple(name for step in order[prefix:] for name in step)
-    return measure(judge, stay, back, _share(order[prefix:], shares), _first(judge, CURVE))
+    return measure_point(judge, stay, back, _share(order[prefix:], shares), _first(judge, CURVE))
 
 
 def _refined(
-    judge: Judge, order: Sequence[tuple[str, ...]], shares: Mapping[str, float], curve: list[Point], at: int, max_drop: float
-) -> tuple[list[Point], int]:
+    judge: Judge, order: Sequence[tuple[str, ...]], shares: Mapping[str, float], curve: list[CurvePoint], at: int, max_drop: float
+) -> tuple[list[CurvePoint], int]:
     """Halve the steps between the last point that does not hold and the first that does."""
     sizes = [len(step) for step in order]
     steps = {int(n): k for k, n in enumerate(np.cumsum([0, *sizes]))}
@@ -238,7 +242,7 @@ def _refined(
     while high - low > 1:
         middle = (low + high) // 2
         point = _point(judge, order, middle, shares)
-        fits = holds(point, max_drop, sum(size_of(sample) for sample in judge.samples))
+        fits = within_limit(point, max_drop, sum(size_of(sample) for sample in judge.samples))
         curve = sorted([*curve, point], key=lambda each: -each.share)
         low, high = (low, middle) if fits else (middle, high)
     chosen = next(i for i, point in enumerate(curve) if steps[len(point.given_back)] == high)

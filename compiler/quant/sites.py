@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from ..core import Feeds
 from ..graph import GEMM_OPS, Graph, module_path
-from ..runtime import session, with_outputs
+from ..runtime import reference_session, with_outputs
 
 THIN = (
     16  # a GEMM with fewer rows of weights or columns than this gains nothing from int8 kernels (reference: TensorRT, thin GEMMs)
@@ -49,7 +49,7 @@ Groups = Mapping[ir.Value, Sequence[ir.Node]]  # the GEMMs that read a value
 Products = Callable[[Graph, Groups, Mapping[str, float]], Sites]
 
 
-def find(graph: Graph, feeds: Feeds, products: Products | None = None) -> Sites:
+def find_sites(graph: Graph, feeds: Feeds, products: Products | None = None) -> Sites:
     """The sites of a lowered float32 graph, in its order, with the FLOPs they take at the sizes of `feeds`.
 
     `products`: which products of two activations the target has an int8 kernel for.
@@ -117,7 +117,7 @@ def count_flops(graph: Graph, nodes: list[ir.Node], feeds: Feeds) -> dict[str, f
     values = [v for node in nodes for v in (*node.inputs[:2], node.outputs[0]) if v is not None and v.const_value is None]
     fed = {spec.name for spec in graph.inputs}
     names = list(dict.fromkeys(str(v.name) for v in values if v.name not in fed))
-    opened, weights = session(with_outputs(graph, names))
+    opened, weights = reference_session(with_outputs(graph, names))
     known = {spec.name for spec in opened.get_inputs()}
     arrays = opened.run(names, {k: v for k, v in (weights | dict(feeds)).items() if k in known})
     shapes = {name: array.shape for name, array in zip(names, arrays, strict=True)} | {n: np.shape(a) for n, a in feeds.items()}

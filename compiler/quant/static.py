@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..core import Advance, Feeds, Profile, RecipeError
-from ..data import Rows, preprocess
+from ..data import UnpaddedSamples, preprocess
 from ..data import unpadded as rows
 from ..graph import Graph
 from ..source import Source
@@ -19,19 +19,19 @@ from ..targets import Int8Attention
 from ..verification import Truth
 from . import fp8, judging
 from .attention import Attention
-from .calibration.observe import BLOCK, Observed, merged, observe, require_some
-from .fit import Fitted, fit
+from .calibration.observe import BLOCK, Observed, merge_parts, observe_sites, require_samples
+from .fit import Fitted, fit_sites
 from .gated import Gated
-from .insert import insert
-from .judging import Judging
-from .search import Judge, Searched, search
-from .sites import Sites, find
+from .insert import insert_qdq
+from .judging import JudgingRows
+from .search import Judge, SearchResult, search_int8
+from .sites import Sites, find_sites
 
 MOST_CALIBRATED = 1000  # rows: more of them moved no figure of benchmarks/bench_int8.py
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class StaticRequest:
     """What to quantise for. `attention`: what the target has an int8 kernel for. `bits` of the weights: see `saturation`.
 
     `kind`: int8, or fp8, which is for GEMMs alone (with attention in it 16 kernels a layer, without 9).
@@ -46,7 +46,7 @@ class Request:
 
 
 @dataclasses.dataclass(frozen=True)
-class Quantised:
+class StaticGraph:
     """The graph with its Q/DQ pairs, what a report says of them, and the rows that judged with what float32 answered."""
 
     graph: Graph
@@ -58,62 +58,66 @@ class Quantised:
 
 
 @dataclasses.dataclass(frozen=True)
-class Calibration:
+class CalibrationRows:
     """What quantising a graph begins with: its sites, the rows that judge, and those that calibrate (`chosen` of `rows`)."""
 
     sites: Sites
-    judged: Judging
-    rows: Rows
+    judged: JudgingRows
+    rows: UnpaddedSamples
     chosen: tuple[int, ...]
 
 
-def calibration(graph: Graph, source: Source, request: Request) -> Calibration:
+def open_calibration(graph: Graph, source: Source, request: StaticRequest) -> CalibrationRows:
     """Find the sites and read the data. DataError for data that is missing or unfit, RecipeError for a graph without a site."""
     limits, encoder, audio = preprocess.preprocessors(graph.inputs, source.dims, source.assets, request.profiles)
-    samples = rows.open_rows(request.data, graph.inputs, limits, encoder, audio)
-    judged = judging.read(request.data, graph, source, request.profiles, apart=True, limit=request.max_drop)
+    samples = rows.open_unpadded(request.data, graph.inputs, limits, encoder, audio)
+    judged = judging.read_judging_rows(request.data, graph, source, request.profiles, apart=True, limit=request.max_drop)
     kernel = request.attention if request.kind == "int8" else None
     products = Attention(kernel, request.profiles) if kernel else None
-    sites = find(graph, opt_feeds(graph, source, request.profiles), products)
+    sites = find_sites(graph, opt_feeds(graph, source, request.profiles), products)
     if not sites.found:
         why = "; ".join(sorted(set(sites.refused.values()))) or "it has none"
         raise RecipeError(f"no GEMM of the graph can be quantised: {why}")
-    return Calibration(sites, judged, samples, _calibrating(judged))
+    return CalibrationRows(sites, judged, samples, _calibrating(judged))
 
 
-def calibrate(graph: Graph, begun: Calibration, advance: Advance, part: tuple[int, int] = (1, 1)) -> Observed:
+def observe_rows(graph: Graph, begun: CalibrationRows, advance: Advance, part: tuple[int, int] = (1, 1)) -> Observed:
     """Observe part (I, N) of the rows that calibrate: whole blocks, so that the parts merge exactly (see `observe`)."""
     number, parts = part
     blocks = -(-len(begun.chosen) // BLOCK)
     first, end = ((at * blocks) // parts for at in (number - 1, number))
     mine = set(begun.chosen[first * BLOCK : end * BLOCK])
     makers = (make for at, make in enumerate(begun.rows.open()) if at in mine)
-    return observe(graph, begun.sites, (make() for make in makers), len(begun.chosen), advance, first)
+    return observe_sites(graph, begun.sites, (make() for make in makers), len(begun.chosen), advance, first)
 
 
-def quantise(graph: Graph, source: Source, request: Request, advance: Advance, parts: Sequence[Observed] = ()) -> Quantised:
+def quantise_static(
+    graph: Graph, source: Source, request: StaticRequest, advance: Advance, parts: Sequence[Observed] = ()
+) -> StaticGraph:
     """Quantise a lowered float32 graph as far as the budget allows. `parts`: what was observed elsewhere, of all rows in order.
 
     Raises what `calibration` raises, and RecipeError where no GEMM of the graph can be quantised.
     """
-    begun = calibration(graph, source, request)
+    begun = open_calibration(graph, source, request)
     sites, judged = begun.sites, begun.judged
-    seen = require_some(merged(parts) if parts else calibrate(graph, begun, advance))
-    fitted, refused = fp8.fit(graph, sites, seen) if request.kind == "fp8" else fit(graph, sites, seen, bits=request.bits)
+    seen = require_samples(merge_parts(parts) if parts else observe_rows(graph, begun, advance))
+    fitted, refused = (
+        fp8.fit_fp8_sites(graph, sites, seen) if request.kind == "fp8" else fit_sites(graph, sites, seen, bits=request.bits)
+    )
     if not fitted:
         raise RecipeError(f"no GEMM of the graph can be quantised: {'; '.join(f'{n}: {why}' for n, why in refused.items())}")
     judge = Judge.over(Gated(graph, fitted), judged.samples, source.task, judged.labels)
-    searched = search(judge, fitted, sites.total, request.max_drop, advance)
+    searched = search_int8(judge, fitted, sites.total, request.max_drop, advance)
     chosen = tuple(fitted[name] for name in searched.chosen)
     of = {"name": begun.rows.name, "sha256": begun.rows.sha256, "calibrated": seen.samples, "tokens": seen.tokens,
           "judged": judged.rows, "apart": not all(judged.judges)}  # fmt: skip
     document = _document(request, sites, fitted, refused, searched, of)
-    made = insert(graph, chosen) if chosen else graph
+    made = insert_qdq(graph, chosen) if chosen else graph
     notes = _notes(document, refused, sites, begun.rows)
-    return Quantised(made, document, notes, judge, chosen, judging.truth(judged, judge.truth))
+    return StaticGraph(made, document, notes, judge, chosen, judging.truth_of_rows(judged, judge.truth))
 
 
-def _calibrating(judged: Judging) -> tuple[int, ...]:
+def _calibrating(judged: JudgingRows) -> tuple[int, ...]:
     """The rows that do not judge, spread over the file where it has more than are needed."""
     both = all(judged.judges)
     kept = [both or not judges for size, judges in zip(judged.sizes, judged.judges, strict=True) for _ in range(size)]
@@ -131,7 +135,7 @@ def opt_feeds(graph: Graph, source: Source, profiles: tuple[Profile, ...]) -> Fe
 
 
 def _document(
-    request: Request, sites: Sites, fitted: Mapping[str, Fitted], refused: Mapping[str, str], searched: Searched,
+    request: StaticRequest, sites: Sites, fitted: Mapping[str, Fitted], refused: Mapping[str, str], searched: SearchResult,
     of: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     point = searched.curve[searched.at]
@@ -150,7 +154,7 @@ def _document(
     }  # fmt: skip
 
 
-def _site(each: Fitted, searched: Searched, total: float) -> dict[str, Any]:
+def _site(each: Fitted, searched: SearchResult, total: float) -> dict[str, Any]:
     alone = searched.sensitivity.get(each.site.name)
     return {
         "name": each.site.name,
@@ -165,7 +169,7 @@ def _site(each: Fitted, searched: Searched, total: float) -> dict[str, Any]:
     }
 
 
-def _notes(document: Mapping[str, Any], refused: Mapping[str, str], sites: Sites, samples: Rows) -> tuple[str, ...]:
+def _notes(document: Mapping[str, Any], refused: Mapping[str, str], sites: Sites, samples: UnpaddedSamples) -> tuple[str, ...]:
     point = document["curve"][document["chosen"]]
     of = document["data"]
     span = "" if point["low"] is None else f" (95 % interval {point['low']:.5f} to {point['high']:.5f})"

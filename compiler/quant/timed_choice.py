@@ -17,29 +17,29 @@ from typing import Any
 import numpy as np
 
 from ..core import Feeds, Progress
-from ..graph import Graph, save
+from ..graph import Graph, save_graph
 from ..runtime import Runner
 from ..source import Source
 from ..targets import onnxruntime
 from ..verification import DEFAULT_BUDGETS
-from .dynamic import dynamic
-from .search import Point, holds, point_of
-from .static import Quantised, Request, opt_feeds
+from .dynamic import dynamic_int8
+from .search import CurvePoint, point_of, within_limit
+from .static import StaticGraph, StaticRequest, opt_feeds
 
-MARGIN = 1.05  # medians of one form on a busy machine differ by some percent: a gain below is none
+MIN_GAIN = 1.05  # medians of one form on a busy machine differ by some percent: a gain below is none
 SECONDS, FEWEST, MOST = 1.5, 5, 50  # of timing in all; rounds
 FLOAT, STATIC, DYNAMIC = "fp32", "static", "dynamic"
 
 
 @dataclasses.dataclass(frozen=True)
-class Contest:
+class TimedChoice:
     """`seconds`: the calls of each form. `points`: what each INT8 form did to the metric. `kept`: fp32, static or dynamic."""
 
     graph: Graph
     kept: str
     why: str
     seconds: Mapping[str, np.ndarray]
-    points: Mapping[str, Point]
+    points: Mapping[str, CurvePoint]
     within: frozenset[str]
     shape: str
 
@@ -64,44 +64,44 @@ class Contest:
             }
             for name, calls in self.seconds.items()
         }
-        shared = {"shape": self.shape, "rounds": len(self.seconds[FLOAT]), "margin": MARGIN}
+        shared = {"shape": self.shape, "rounds": len(self.seconds[FLOAT]), "margin": MIN_GAIN}
         return {"forms": rows, **shared, "kept": self.kept, "why": self.why}
 
 
-def compare(graph: Graph, source: Source, made: Quantised, request: Request, watch: Progress) -> Contest:
+def time_forms(graph: Graph, source: Source, made: StaticGraph, request: StaticRequest, watch: Progress) -> TimedChoice:
     """Time and judge float32, the static form where the budget left any, and the dynamic one. `graph` is float32.
 
     `times_fp32` in the JSON: how many times as fast as float32.
     """
-    graphs = {FLOAT: graph, **({STATIC: made.graph} if made.chosen else {}), DYNAMIC: dynamic(graph, request.bits)}
+    graphs = {FLOAT: graph, **({STATIC: made.graph} if made.chosen else {}), DYNAMIC: dynamic_int8(graph, request.bits)}
     feeds = opt_feeds(graph, source, request.profiles)
     with tempfile.TemporaryDirectory(prefix="bertc-") as folder:
         runners = {name: _runner(each, Path(folder) / f"{name}.onnx") for name, each in graphs.items()}
         seconds = timed(runners, feeds)
         points = {name: point_of(made.judge.compare(runner.run)) for name, runner in runners.items() if name != FLOAT}
-    within = frozenset(name for name, point in points.items() if allowed(point, request.max_drop))
-    kept, why = choose({name: median(calls) for name, calls in seconds.items()}, within)
+    within = frozenset(name for name, point in points.items() if within_budget(point, request.max_drop))
+    kept, why = choose_form({name: median(calls) for name, calls in seconds.items()}, within)
     shape = "x".join(map(str, next(iter(feeds.values())).shape))
-    return Contest(graphs[kept], kept, why, seconds, points, within, shape)
+    return TimedChoice(graphs[kept], kept, why, seconds, points, within, shape)
 
 
-def allowed(point: Point, max_drop: float | None) -> bool:
+def within_budget(point: CurvePoint, max_drop: float | None) -> bool:
     """Whether the limit is shown to be kept; without one, whether nothing collapsed."""
     if max_drop is not None:
-        return holds(point, max_drop)  # measured on all rows, as the form that was searched is
+        return within_limit(point, max_drop)  # measured on all rows, as the form that was searched is
     collapse = DEFAULT_BUDGETS["int8"].collapse
     return collapse is None or point.measure.low is None or point.measure.low <= collapse
 
 
-def choose(medians: Mapping[str, float], within: Collection[str]) -> tuple[str, str]:
+def choose_form(medians: Mapping[str, float], within: Collection[str]) -> tuple[str, str]:
     """(the form to build, why): the fastest of those within the budget, if it gains more than the margin over float32."""
     forms = [name for name in medians if name in within]
     if not forms:
         return FLOAT, "INT8 is within the budget in no form: fp32 is built (--int8 static or --int8 dynamic insists)"
     best = min(forms, key=lambda name: medians[name])
     gain = medians[FLOAT] / medians[best]
-    if gain < MARGIN:
-        why = f"INT8 is not worth it on this CPU: {best} is {gain:.2f} times as fast as fp32, wanted {MARGIN:g}"
+    if gain < MIN_GAIN:
+        why = f"INT8 is not worth it on this CPU: {best} is {gain:.2f} times as fast as fp32, wanted {MIN_GAIN:g}"
         return FLOAT, f"{why}; fp32 is built (--int8 static or --int8 dynamic insists)"
     return best, f"{best} int8 is built: {gain:.2f} times as fast as fp32, and the fastest within the budget"
 
@@ -128,6 +128,6 @@ def median(calls: np.ndarray) -> float:
 
 def _runner(graph: Graph, path: Path) -> Runner:
     """A session with the options that the artifact will record."""
-    save(graph, path)
+    save_graph(graph, path)
     described = {kind: [spec.to_json() for spec in getattr(graph, kind)] for kind in ("inputs", "outputs")}
     return onnxruntime.open_file(path, described)

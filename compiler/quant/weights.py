@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from ..core import RecipeError
 from ..graph import Graph
-from .fit import columns, laid_out, quantise
+from .fit import quantise_weights, stored_layout, weight_matrix
 from .insert import OPSET, dequantised, drop_unused
 from .sites import THIN, weight_of
 
@@ -30,8 +30,8 @@ def weight_only(graph: Graph) -> tuple[Graph, dict[str, str]]:
         why = "; ".join(sorted(set(refused.values()))) or "none has constant weights"
         raise RecipeError(f"no GEMM of the graph can be quantised: {why}")
     for node in chosen:
-        values, scales = quantise(columns(node))
-        node.replace_input_with(1, dequantised(copy.model.graph, node, laid_out(node, values.astype(np.int8)), scales))
+        values, scales = quantise_weights(weight_matrix(node))
+        node.replace_input_with(1, dequantised(copy.model.graph, node, stored_layout(node, values.astype(np.int8)), scales))
     drop_unused(copy.model.graph)
     return copy, refused
 

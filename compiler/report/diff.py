@@ -60,7 +60,7 @@ def compare(a: Path, b: Path) -> list[Difference]:
     if a.is_file() != b.is_file():
         raise InputError(f"{a} and {b} cannot be compared: one is a file, the other an artifact")
     if a.is_file():
-        return list(_differences("", _of_graph(inspection.examine(a)), _of_graph(inspection.examine(b))))
+        return list(_differences("", _of_graph(inspection.inspect_path(a)), _of_graph(inspection.inspect_path(b))))
     sides = [_found(path) for path in (a, b)]
     if len({("" in side) for side in sides}) > 1:
         names = ", ".join(name for side in sides for name in side if name)
@@ -72,7 +72,7 @@ def compare(a: Path, b: Path) -> list[Difference]:
             said = ["present" if each else None for each in (left, right)]
             found.append(Difference(name, "artifacts", name, *said))
             continue
-        found += _differences(name, facts(left), facts(right))
+        found += _differences(name, artifact_facts(left), artifact_facts(right))
     return found
 
 
@@ -89,7 +89,7 @@ def _differences(name: str, a: Facts, b: Facts) -> Iterator[Difference]:
             yield Difference(name, *key, a.get(key), b.get(key))
 
 
-def facts(found: artifact.Artifact) -> Facts:
+def artifact_facts(found: artifact.Artifact) -> Facts:
     """What is compared of an artifact."""
     manifest = found.manifest
     report = json.loads((found.path / artifact.REPORT).read_text("utf-8"))

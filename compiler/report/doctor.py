@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def examine() -> dict[str, Any]:
+def examine_machine() -> dict[str, Any]:
     """{"bertc", "machine", "gpus", "tools", "targets", "problems"}; imports nothing heavy."""
     found = {name: targets.get(name).available() for name in targets.names()}
     return {
@@ -33,11 +33,11 @@ def examine() -> dict[str, Any]:
 def _problems() -> list[str]:
     """Combinations of packages that break each other, and what is missing for `bertc export`."""
     problems = []
-    if packages.version("onnxruntime") and packages.version("onnxruntime-gpu"):
+    if packages.installed_version("onnxruntime") and packages.installed_version("onnxruntime-gpu"):
         problems.append(
             "onnxruntime and onnxruntime-gpu are both installed and share one folder: pip uninstall one, reinstall the other"
         )
-    missing = [name for name in ("torch", "transformers", "safetensors") if not packages.version(name)]
+    missing = [name for name in ("torch", "transformers", "safetensors") if not packages.installed_version(name)]
     if missing:
         problems.append(f"bertc export of PyTorch models needs {', '.join(missing)}: pip install 'bertc[export]'")
     return problems

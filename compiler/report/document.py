@@ -13,13 +13,18 @@ from ..core import environment
 if TYPE_CHECKING:
     from ..core import Progress
     from ..graph import Graph
-    from ..verification import Proof, Verdict
+    from ..verification import ExportCheck, Verdict
 
 BUILDER_ALONE = ", builder alone"
 
 
-def document(
-    facts: Mapping[str, Any], graphs: Mapping[str, Graph | None], proof: Proof, verdict: Verdict | None, log: Progress, size: Size
+def build_report(
+    facts: Mapping[str, Any],
+    graphs: Mapping[str, Graph | None],
+    proof: ExportCheck,
+    verdict: Verdict | None,
+    log: Progress,
+    size: ArtifactSize,
 ) -> dict[str, Any]:
     """The content of report.json, from which report.html is made: the facts of the manifest, and what was measured.
 
@@ -37,7 +42,7 @@ def document(
         "size": dataclasses.asdict(size),
         "environment": environment(),
     }
-    return made | {"summary": summary(made)}
+    return made | {"summary": summary_counts(made)}
 
 
 def _counted(graph: Graph) -> dict[str, Any]:
@@ -45,7 +50,7 @@ def _counted(graph: Graph) -> dict[str, Any]:
     return {"nodes": sum(ops.values()), "opset": graph.opset, "ops": ops, "initializer_bytes": graph.initializer_bytes}
 
 
-def summary(document: Mapping[str, Any]) -> dict[str, Any]:
+def summary_counts(document: Mapping[str, Any]) -> dict[str, Any]:
     """Sums and counts of what a report lists, so that whoever shows one has them from here and not from its own arithmetic."""
     stages, kernels = document["stages"], document["engine"].get("kernels", {})
     passes = document.get("passes") or {"refusals": ()}
@@ -59,7 +64,7 @@ def summary(document: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def why_precision(document: Mapping[str, Any]) -> str | None:
+def precision_reason(document: Mapping[str, Any]) -> str | None:
     """Why a low-bit build has the precision that it has, by the last measurement that had a say; None for any other build."""
     int8 = document.get("int8") or {}
     deciding = int8.get("worth") or int8.get("candidates") or int8
@@ -67,19 +72,19 @@ def why_precision(document: Mapping[str, Any]) -> str | None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Size:
+class ArtifactSize:
     """Bytes of each file, by its name, and of all together on the disk."""
 
     files: Mapping[str, int]
     total: int
 
     @classmethod
-    def of(cls, directory: Path) -> Size:
+    def of(cls, directory: Path) -> ArtifactSize:
         found = sorted(p for p in directory.rglob("*") if p.is_file())
-        return cls({p.relative_to(directory).as_posix(): p.stat().st_size for p in found}, size_of(directory))
+        return cls({p.relative_to(directory).as_posix(): p.stat().st_size for p in found}, directory_bytes(directory))
 
 
-def size_of(path: Path) -> int:
+def directory_bytes(path: Path) -> int:
     """Bytes of a directory; a file under two names (hard link) counts once."""
     stats = {s.st_ino: s.st_size for s in (p.stat() for p in path.rglob("*") if p.is_file())}
     return sum(stats.values())

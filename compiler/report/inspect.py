@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def examine(path: Path) -> dict[str, Any]:
+def inspect_path(path: Path) -> dict[str, Any]:
     """Everything `bertc inspect` shows, as plain data; hashes of an artifact are checked."""
     if path.is_file():
-        return {"path": str(path), "kind": "onnx", **describe(graph.load(path))}
+        return {"path": str(path), "kind": "onnx", **describe_graph(graph.load_graph(path))}
     found = [artifact.open_artifact(each) for each in artifact.find_artifacts(path)]
     if len(found) > 1:
-        return {"path": str(path), "kind": "artifacts", "artifacts": [examine(each.path) for each in found]}
+        return {"path": str(path), "kind": "artifacts", "artifacts": [inspect_path(each.path) for each in found]}
     if not found:
         raise ArtifactError(f"{path} holds no artifact")
     each = found[0]
-    return {"path": str(path), "kind": "artifact", **describe(each.graph()), "manifest": dict(each.manifest)}
+    return {"path": str(path), "kind": "artifact", **describe_graph(each.graph()), "manifest": dict(each.manifest)}
 
 
-def describe(model: Graph) -> dict[str, Any]:
+def describe_graph(model: Graph) -> dict[str, Any]:
     """Inputs, outputs, opset, op counts, dtypes by op, and bytes of weights of a graph."""
     return {
         "inputs": [spec.to_json() for spec in model.inputs],

@@ -46,7 +46,7 @@ class Plot:
     size: tuple[float, float] = SIZE
 
 
-def svg(plot: Plot) -> str:
+def render_svg(plot: Plot) -> str:
     """The plot as SVG text, its words as text. Missing where matplotlib is not installed; InputError for an empty plot."""
     if not any(len(series.ys) for series in plot.series):
         raise InputError(f"the plot {plot.title!r} has no point to show")
@@ -65,7 +65,7 @@ def svg(plot: Plot) -> str:
     return text.getvalue()
 
 
-def inline(plot: Plot, prefix: str) -> str:
+def inline_svg(plot: Plot, prefix: str) -> str:
     """The plot as an <svg> element for a page: as wide as its place, in the page's colours (light or dark), its title for a
     reader that does not see it. `prefix` is unlike that of any other plot of the page: ids of two plots would clash.
 
@@ -73,7 +73,7 @@ def inline(plot: Plot, prefix: str) -> str:
     """
     names = {INK: "currentColor", RULE: f"var(--rule, {RULE})"}
     names |= {colour: f"var(--series-{at}, {colour})" for at, colour in enumerate(COLOURS)}
-    root = ElementTree.fromstring(svg(plot))
+    root = ElementTree.fromstring(render_svg(plot))
     for parent in list(root.iter()):
         for child in list(parent):
             if child.tag in _NOT_INLINE or PAPER in child.get("style", ""):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..quant.calibration import METHODS
 from ..verification import FAILED
-from .document import size_of
+from .document import directory_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..quant.calibration import Ranges
     from ..serve import BucketPlan
     from ..targets import Work
-    from ..verification import Measure, Verdict
+    from ..verification import Metric, Verdict
     from ..verification.diagnose import Bisection, Drift
 
 
@@ -35,7 +35,7 @@ def artifacts_table(found: Iterable[Artifact]) -> Table:
         engine = each.manifest["engine"]
         kernels = str(engine["kernels"]["count"]) if "kernels" in engine else "-"
         target = ":".join(filter(None, (each.target, ",".join(each.manifest["target"]["sms"]))))
-        size = f"{size_of(each.path) / 2**20:.0f} MiB"
+        size = f"{directory_bytes(each.path) / 2**20:.0f} MiB"
         islands = str(len(each.manifest["precision"]["islands"]))
         add(rows, each.path.name, target, each.precision, size, kernels, islands, *_closeness(verdict))
     return rows
@@ -100,7 +100,7 @@ def curve_table(int8: Mapping[str, Any]) -> Table:
     return rows
 
 
-def _judged(verdict: Verdict, at: int, measure: Measure) -> str:
+def _judged(verdict: Verdict, at: int, measure: Metric) -> str:
     """What the budget makes of a metric: the first one where there are labels, else each."""
     budget, decisions = verdict.budget, not verdict.result.labelled
     limits = [budget.max_drop] if at == 0 or decisions else []
@@ -169,7 +169,7 @@ def drift_table(found: Drift) -> Table:
     return rows
 
 
-def guilty_table(found: Bisection) -> Table:
+def bisection_table(found: Bisection) -> Table:
     """One row a node, `SHOWN` at most."""
     rows = table("node", "operator", "module", "line", "largest", "type's largest")
     for node in found.nodes[:SHOWN]:

@@ -65,21 +65,21 @@ class ReferenceRunner(Runner):
 
     def __init__(self, graph: Graph, profiles: Sequence[Profile] = ()) -> None:
         super().__init__(graph.inputs, graph.outputs, profiles)
-        self._session, self._weights = session(emulated(graph))
+        self._session, self._weights = reference_session(emulate_rounding(graph))
 
     def _run(self, feeds: Feeds) -> Outputs:
         names = [spec.name for spec in self.outputs]
         return dict(zip(names, self._session.run(names, {**self._weights, **feeds}), strict=True))
 
 
-def session(graph: Graph, arena: bool = False) -> tuple[Any, dict[str, np.ndarray]]:
+def reference_session(graph: Graph, arena: bool = False) -> tuple[Any, dict[str, np.ndarray]]:
     """An ONNX Runtime CPU session over a graph, optimisations off, and the weights to feed it beside the inputs.
 
     Large weights are inputs of the session: ONNX Runtime reads a numpy array where it lies, and would copy an initializer, once
     to read it and once more to pack it. An `arena` keeps what the largest sample took; without one, many values of many sizes
     leave holes. Raises Missing without onnxruntime, BuildFailed when it refuses the graph.
     """
-    ort = onnxruntime()
+    ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4  # what it refuses is raised, and said once
@@ -101,7 +101,7 @@ def session(graph: Graph, arena: bool = False) -> tuple[Any, dict[str, np.ndarra
     return _opened(ir.to_proto(copy).SerializeToString(), options), weights
 
 
-def release(tensor: ir.TensorProtocol) -> None:
+def release_pages(tensor: ir.TensorProtocol) -> None:
     """Let go of the pages of a file that a tensor is read from; it can be read again."""
     if isinstance(tensor, ir.ExternalTensor):
         with contextlib.suppress(BufferError):  # somebody holds an array of it
@@ -114,7 +114,7 @@ def open_session(path: Path, options: Any) -> Any:
 
 
 def _opened(model: str | bytes, options: Any) -> Any:
-    ort = onnxruntime()
+    ort = import_onnxruntime()
     if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
         options.intra_op_num_threads = int(threads)  # PyTorch and numpy keep to it, ONNX Runtime takes all cores
     try:
@@ -123,7 +123,7 @@ def _opened(model: str | bytes, options: Any) -> Any:
         raise BuildFailed(f"ONNX Runtime refuses the graph: {error}") from error
 
 
-def onnxruntime() -> Any:
+def import_onnxruntime() -> Any:
     """The module, or Missing with the install line."""
     try:
         import onnxruntime as ort
@@ -134,7 +134,7 @@ def onnxruntime() -> Any:
     return ort
 
 
-def emulated(graph: Graph, rounded: bool = True) -> Graph:
+def emulate_rounding(graph: Graph, rounded: bool = True) -> Graph:
     """A float32 graph that rounds where `graph` does; `graph` itself when it holds no float16 or bfloat16.
 
     Not `rounded`: the same in float32 throughout, with the weights as they are stored.
@@ -146,7 +146,7 @@ def emulated(graph: Graph, rounded: bool = True) -> Graph:
         _emulate_node(node, rounded)
     for value in copy.model.graph.initializers.values():
         if value.dtype in HALVES and value.const_value is not None:
-            value.const_value = widened(value.const_value)
+            value.const_value = as_float32(value.const_value)
             value.type = ir.TensorType(FLOAT)
     _emulate_borders(copy.model.graph)
     return copy
@@ -157,12 +157,12 @@ def _values(graph: Graph) -> list[ir.Value]:
     return [*graph.model.graph.inputs, *graph.model.graph.initializers.values(), *made]
 
 
-def widened(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+def as_float32(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     """A half-precision tensor in float32, made when it is read."""
 
     def load() -> ir.TensorProtocol:
         array = tensor.numpy().astype("float32")
-        release(tensor)
+        release_pages(tensor)
         return ir.tensor(array, name=tensor.name)
 
     return ir.LazyTensor(load, dtype=FLOAT, shape=ir.Shape(tensor.shape.numpy()), name=tensor.name, cache=False)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core import DataError, Feeds, Outputs, Profile, TensorSpec, nearest
+from ..core import DataError, Feeds, Outputs, Profile, TensorSpec, did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,7 +93,7 @@ class Runner(abc.ABC):
         known = [spec.name for spec in self.inputs]
         for name in feeds:
             if name not in known:
-                raise DataError(f"unknown input {name!r}{nearest(name, known)}")
+                raise DataError(f"unknown input {name!r}{did_you_mean(name, known)}")
         sizes: dict[str, int] = {}
         checked = {spec.name: self._checked_input(spec, feeds, sizes) for spec in self.inputs}
         if not self.takes(checked):  # each size fits some profile, but no profile has them all

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..core import DataError
-from .reference import emulated, release, session
+from .reference import emulate_rounding, reference_session, release_pages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,14 +27,14 @@ def with_outputs(graph: Graph, names: Sequence[str]) -> Graph:
     return copy
 
 
-class Window:
+class TapSession:
     """A session with some values as its outputs, and no more of the graph than they need; weights are let go of."""
 
     def __init__(self, graph: Graph, names: Sequence[str]) -> None:
         self.graph, self.names = graph, list(names)
 
-    def __enter__(self) -> Window:
-        self._session, self._weights = session(emulated(with_outputs(self.graph, self.names)))
+    def __enter__(self) -> TapSession:
+        self._session, self._weights = reference_session(emulate_rounding(with_outputs(self.graph, self.names)))
         self._inputs = {each.name for each in self._session.get_inputs()}
         return self
 
@@ -42,7 +42,7 @@ class Window:
         del self._session, self._weights
         for value in self.graph.model.graph.initializers.values():
             if value.const_value is not None:
-                release(value.const_value)
+                release_pages(value.const_value)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         types = {spec.name: spec.dtype for spec in self.graph.inputs}

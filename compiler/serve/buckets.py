@@ -24,9 +24,9 @@ from .traffic import Traffic, TrafficModel
 if TYPE_CHECKING:
     pass
 
-WORTH = 0.05  # of the tokens; a profile more costs about as much of the plan's bytes, and its share of the build
+MIN_SAVING = 0.05  # of the tokens; a profile more costs about as much of the plan's bytes, and its share of the build
 NO_LIMIT = 2**31 - 1
-SEVERAL = (
+SEVERAL_PROFILES = (
     "every profile is compiled for itself: two profiles list the kernels twice and added 7 % to the bytes of a TensorRT-RTX plan",
     "Triton's TensorRT backend uses the first profile alone unless config.pbtxt lists them all: "
     "instance_group [{{ profile: [{listed}] }}]",
@@ -34,7 +34,7 @@ SEVERAL = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
+class BucketBounds:
     """The best bounds for one number of buckets, ascending, and the tokens that all requests compute with them."""
 
     bounds: tuple[int, ...]
@@ -45,12 +45,12 @@ class Choice:
 class BucketPlan:
     """The best choice for 1, 2, ... buckets; `tokens` are those without padding, `in_batches` the padding no bucket saves."""
 
-    choices: tuple[Choice, ...]
+    choices: tuple[BucketBounds, ...]
     tokens: int
     in_batches: int
     multiple: int
 
-    def waste(self, choice: Choice) -> float:
+    def waste(self, choice: BucketBounds) -> float:
         """The share of the computed tokens that is padding."""
         return 1 - self.tokens / choice.computed
 
@@ -61,7 +61,9 @@ class BucketPlan:
         return 1 - self.choices[at + 1].computed / self.choices[at].computed
 
 
-def plan(traffic: Traffic, most: int, multiple: int = 1, limit: int | None = None, reach: int | None = None) -> BucketPlan:
+def plan_buckets(
+    traffic: Traffic, most: int, multiple: int = 1, limit: int | None = None, reach: int | None = None
+) -> BucketPlan:
     """The best bounds for 1 to `most` buckets; fewer where there are not so many different bounds.
 
     `multiple`: bounds are multiples of it, or `limit`, the longest that the model takes. `reach`: the last bound is this one,
@@ -76,7 +78,7 @@ def plan(traffic: Traffic, most: int, multiple: int = 1, limit: int | None = Non
     bounds, group = np.unique(np.append(capped, reach or capped[-1]), return_inverse=True)
     rows = np.zeros(len(bounds), np.int64)
     np.add.at(rows, group[:-1], traffic.rows)
-    choices = tuple(Choice(found, _computed(found, bounds, rows)) for found in partitions(bounds, rows, most))
+    choices = tuple(BucketBounds(found, _computed(found, bounds, rows)) for found in best_partitions(bounds, rows, most))
     return BucketPlan(choices, int(traffic.tokens.sum()), traffic.padded_in_batches, multiple)
 
 
@@ -86,7 +88,7 @@ def _computed(chosen: Sequence[int], bounds: np.ndarray, rows: np.ndarray) -> in
     return int((picked * rows).sum())
 
 
-def partitions(bounds: np.ndarray, rows: np.ndarray, most: int) -> list[tuple[int, ...]]:
+def best_partitions(bounds: np.ndarray, rows: np.ndarray, most: int) -> list[tuple[int, ...]]:
     """The best bounds for 1, 2, ... min(most, n) buckets. int64 [n] each: bounds ascending, rows from 0 on.
 
     O(most * n^2) time and O(most * n) memory.
@@ -123,7 +125,7 @@ def _traced(bounds: np.ndarray, parents: Sequence[np.ndarray]) -> tuple[int, ...
     return tuple(reversed(chosen))
 
 
-def pick(found: BucketPlan, asked: int | None = None, worth: float = WORTH) -> tuple[int, str]:
+def choose_bucket_count(found: BucketPlan, asked: int | None = None, worth: float = MIN_SAVING) -> tuple[int, str]:
     """(index of a choice, why): the fewest buckets of which one more saves less than `worth` of the tokens computed.
 
     InputError for `asked` buckets where there are not so many different bounds.
@@ -140,7 +142,9 @@ def pick(found: BucketPlan, asked: int | None = None, worth: float = WORTH) -> t
     return last, f"each bucket up to here saves {worth:.1%} of the tokens or more, and this is the last that was looked at"
 
 
-def profiles(traffic: Traffic, bounds: Sequence[int], model: TrafficModel, max_batch: int | None = None) -> tuple[Profile, ...]:
+def bucket_profiles(
+    traffic: Traffic, bounds: Sequence[int], model: TrafficModel, max_batch: int | None = None
+) -> tuple[Profile, ...]:
     """An optimisation profile for each bucket.
 
     length: from behind the bucket before to the bound; opt is the bound, which every padded request has. batch: opt is the size
@@ -175,18 +179,18 @@ def _dims(model: TrafficModel) -> Mapping[str, Dim]:
     return dims | {model.length: Dim(model.length, model.shortest, model.longest)}
 
 
-def text(profile: Profile) -> str:
+def profile_text(profile: Profile) -> str:
     """A profile as `--profile` and a recipe take it."""
     return ",".join(f"{name}={sizes}" for name, sizes in profile.items())
 
 
-def notes(traffic: Traffic, made: Sequence[Profile], model: TrafficModel) -> tuple[str, ...]:
+def profile_notes(traffic: Traffic, made: Sequence[Profile], model: TrafficModel) -> tuple[str, ...]:
     """What a user of the profiles should know."""
     largest = ", ".join(f"{name} {max(p[name].max for p in made)}" for name in made[0])
     found = [*traffic.notes, f"requests beyond {largest} are refused by a TensorRT engine; --longest and --max-batch make room"]
     if len(made) > 1:
         listed = ", ".join(f'"{i}"' for i in range(len(made)))
-        found += [SEVERAL[0], SEVERAL[1].format(listed=listed)]
+        found += [SEVERAL_PROFILES[0], SEVERAL_PROFILES[1].format(listed=listed)]
     return tuple(found)
 
 
@@ -203,5 +207,5 @@ def to_json(traffic: Traffic, found: BucketPlan, chosen: int, why: str, made: Se
         ],
         "chosen": chosen + 1,
         "why": why,
-        "profiles": [text(profile) for profile in made],
+        "profiles": [profile_text(profile) for profile in made],
     }

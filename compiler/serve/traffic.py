@@ -56,7 +56,7 @@ class Traffic:
         return int((self.rows * self.longest).sum() - self.tokens.sum())
 
 
-def read(path: Path, limit: int | None = None, encode: Encoder | None = None) -> Traffic:
+def read_traffic(path: Path, limit: int | None = None, encode: Encoder | None = None) -> Traffic:
     """The requests of a file. `limit` is the model's longest length; texts need `encode` and are cut to what it allows.
 
     Raises DataError naming the line for one that is malformed, a length below 1 or over `limit`, or a text without `encode`;
@@ -208,7 +208,7 @@ class TrafficModel:
     encode: Encoder | None = None
 
 
-def model_of(reference: str, options: SourceOptions | None = None) -> TrafficModel:
+def traffic_model(reference: str, options: SourceOptions | None = None) -> TrafficModel:
     """The limits and the tokenizer of a source, which is exported for it, or of an artifact or an export, which is only read.
 
     Raises InputError for a model with more than one dimension beside the batch, and what opening it raises."""

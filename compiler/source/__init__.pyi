@@ -10,7 +10,7 @@ from .opening import open_module as open_module
 from .opening import open_reference as open_reference
 from .opening import open_source as open_source
 from .torch_export import quiet as quiet
-from .torch_export import reason as reason
+from .torch_export import root_cause as root_cause
 from .types import Reference as Reference
 from .types import Source as Source
 from .types import SourceOptions as SourceOptions

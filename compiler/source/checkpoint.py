@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..core import SourceError, hash_file, nearest
+from ..core import SourceError, did_you_mean, hash_file
 
 MODULE_KINDS = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
 ENCODER_KINDS = ("Transformer", "MLMTransformer")
@@ -59,7 +59,7 @@ class ModuleSpec:
         modes = ["mean_sqrt_len_tokens" if mode == "mean_sqrt_len" else mode for mode in modes]
         for mode in modes:
             if mode not in POOLING_KEYS.values():
-                raise SourceError(f"{self.folder}: unknown pooling mode {mode!r}{nearest(str(mode), POOLING_KEYS.values())}")
+                raise SourceError(f"{self.folder}: unknown pooling mode {mode!r}{did_you_mean(str(mode), POOLING_KEYS.values())}")
         return tuple(modes)
 
     def weights(self) -> Path:
@@ -116,7 +116,7 @@ def is_checkpoint(path: Path) -> bool:
     return (path / "config.json").is_file() or (path / "modules.json").is_file()
 
 
-def read(root: Path, allow_pickle: bool = False, trust_remote_code: bool = False) -> Checkpoint:
+def read_checkpoint(root: Path, allow_pickle: bool = False, trust_remote_code: bool = False) -> Checkpoint:
     """Check a directory and describe it.
 
     Raises SourceError for a missing or truncated config, no `architectures`, missing or truncated weights, weights that
@@ -264,7 +264,7 @@ def embedding_chain(checkpoint: Checkpoint) -> tuple[ModuleSpec, ...]:
         )
     for position, spec in enumerate(specs):
         if spec.kind not in MODULE_KINDS:
-            raise SourceError(f"{checkpoint.root}: bertc has no module {spec.kind!r}{nearest(spec.kind, MODULE_KINDS)}")
+            raise SourceError(f"{checkpoint.root}: bertc has no module {spec.kind!r}{did_you_mean(spec.kind, MODULE_KINDS)}")
         if (spec.kind == "Pooling") != (position == 0):
             names = " -> ".join(s.kind for s in checkpoint.chain)
             raise SourceError(f"{checkpoint.root}: modules.json has the order Transformer -> {names}; bertc wants Pooling second")

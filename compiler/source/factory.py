@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..core import Dim, SourceError, nearest
+from ..core import Dim, SourceError, did_you_mean
 
 PATTERN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 NAME = re.compile(r"[A-Za-z_]\w*")
@@ -49,14 +49,14 @@ def is_factory(reference: str) -> bool:
     return PATTERN.fullmatch(reference) is not None
 
 
-def directory(reference: str) -> Path | None:
+def named_folder(reference: str) -> Path | None:
     """The folder that `package.module:NAME` names, where NAME is a path: packages that carry a checkpoint do that."""
     name, _, attribute = reference.partition(":")
     value = getattr(_import(name, reference), attribute, None)
     return Path(value) if isinstance(value, str | os.PathLike) else None
 
 
-def call(reference: str, module_type: type, tensor_type: Any) -> FactoryModel:
+def call_factory(reference: str, module_type: type, tensor_type: Any) -> FactoryModel:
     """Import the factory (the current directory is searched first), call it, and check what it returns.
 
     The types are torch.nn.Module and torch.Tensor, handed in so that this file needs no torch.
@@ -67,7 +67,7 @@ def call(reference: str, module_type: type, tensor_type: Any) -> FactoryModel:
     function = getattr(module, function_name, None)
     if not callable(function):
         known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-        hint = nearest(function_name, known)
+        hint = did_you_mean(function_name, known)
         raise SourceError(f"factory {reference!r}: module {module_name!r} has no function {function_name!r}{hint}")
     try:
         result = function()
@@ -87,7 +87,7 @@ def _import(name: str, reference: str) -> Any:
         if not (error.name and (name == error.name or name.startswith(error.name + "."))):
             raise SourceError(f"factory {reference!r}: importing {name!r} failed: {_last_line(error)}") from error
         leaf = error.name.rpartition(".")[2]
-        hint = "; write module:function, without .py" if name.endswith(".py") else nearest(leaf, _siblings(error.name))
+        hint = "; write module:function, without .py" if name.endswith(".py") else did_you_mean(leaf, _siblings(error.name))
         raise SourceError(
             f"factory {reference!r}: no module {error.name!r} in {folder}, on PYTHONPATH or installed{hint}"
         ) from error
@@ -123,7 +123,7 @@ def _checked(reference: str, result: Any, module_type: type, tensor_type: Any) -
         raise SourceError(f"factory {reference!r}: inputs and dims must be non-empty dicts; {WANTED}")
     for name in made.dims:
         if name not in made.inputs:
-            raise SourceError(f"factory {reference!r}: dims name input {name!r}{nearest(str(name), map(str, made.inputs))}")
+            raise SourceError(f"factory {reference!r}: dims name input {name!r}{did_you_mean(str(name), map(str, made.inputs))}")
     for name, example in made.inputs.items():
         if not isinstance(example, tensor_type):
             raise SourceError(f"factory {reference!r}: example {name!r} is a {type(example).__name__}, not a tensor")
@@ -156,7 +156,7 @@ def _check_limits(reference: str, made: FactoryModel) -> None:
     sizes = {d: s for n, e in made.inputs.items() for d, s in zip(made.dims[n], e.shape, strict=True) if isinstance(d, str)}
     for name, (low, high) in (made.limits or {}).items():
         if name not in sizes:
-            raise SourceError(f"factory {reference!r}: limits name dimension {name!r}{nearest(name, sizes)}")
+            raise SourceError(f"factory {reference!r}: limits name dimension {name!r}{did_you_mean(name, sizes)}")
         if low < 1 or (high is not None and not low <= sizes[name] <= high) or sizes[name] < low:
             raise SourceError(f"factory {reference!r}: the example has {name}={sizes[name]}, outside its limits {low}..{high}")
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core import SourceError, nearest
+from ..core import SourceError, did_you_mean
 from .checkpoint import ModuleSpec
 
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -185,7 +185,7 @@ class Normalize(nn.Module):
         return nn.functional.normalize(x, p=2.0, dim=-1)
 
 
-def chain(specs: Sequence[ModuleSpec]) -> tuple[Pooling, list[nn.Module]]:
+def embedding_modules(specs: Sequence[ModuleSpec]) -> tuple[Pooling, list[nn.Module]]:
     """The modules after the encoder of a sentence-transformers directory, weights loaded as float32.
 
     Raises SourceError naming the module whose weights or activation cannot be used.
@@ -221,7 +221,7 @@ def _activation(spec: ModuleSpec) -> nn.Module:
     kind = getattr(nn, name, None) if path.startswith("torch.nn.") else None
     if not (inspect.isclass(kind) and issubclass(kind, nn.Module)):
         known = [*nn.modules.activation.__all__, "Identity"]
-        raise SourceError(f"{spec.folder}: activation_function {path!r} is not a module of torch.nn{nearest(name, known)}")
+        raise SourceError(f"{spec.folder}: activation_function {path!r} is not a module of torch.nn{did_you_mean(name, known)}")
     return kind()
 
 

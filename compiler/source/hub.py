@@ -22,7 +22,7 @@ def is_hub_id(reference: str) -> bool:
     return HUB_ID.fullmatch(reference) is not None and ".." not in reference and "--" not in reference
 
 
-def fetch(reference: str, revision: str | None, allow_pickle: bool, trust_remote_code: bool) -> tuple[Path, str]:
+def fetch_model(reference: str, revision: str | None, allow_pickle: bool, trust_remote_code: bool) -> tuple[Path, str]:
     """The local folder of a hub model and its commit. Downloads what is needed; works from the cache when offline.
 
     Raises Missing when the model is not in the cache and the hub cannot be reached, SourceError when the hub does not

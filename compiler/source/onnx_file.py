@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core import Dim, Feeds, Missing, Outputs, SourceError
-from ..graph import Graph, load, mark_origins
+from ..graph import Graph, load_graph, mark_origins
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -20,14 +20,14 @@ TIE_ROUNDS = 2  # what is equal by the first names more of what lies behind
 KNOWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "bertc"})
 
 
-def open_graph(path: Path, known: bool = False) -> tuple[Graph, dict[str, Dim], list[str]]:
+def read_onnx_file(path: Path, known: bool = False) -> tuple[Graph, dict[str, Dim], list[str]]:
     """Read a file: its graph with every input and output typed and every dynamic dimension named, those dims, and notes.
 
     Raises SourceError for what graph.load refuses, an opset below 11, an invalid graph, operators no runtime knows, NaN
     weights, and inputs or outputs whose type cannot be inferred. `known`: this very file was checked before, so its weights are
     not read: they stay in the file.
     """
-    graph = load(path, mapped=known)
+    graph = load_graph(path, mapped=known)
     _check_ops(path, graph)
     if not known:
         _check_weights(path, graph)

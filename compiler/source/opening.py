@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core import Dim, Missing, SourceError, hash_file, nearest
+from ..core import Dim, Missing, SourceError, did_you_mean, hash_file
 from ..data import tokenizer as text
 from ..graph import Graph, with_int32_ids
 from . import assets, checkpoint, factory, hub
 from .from_artifact import _open_export
 from .gc_pause import paused_gc
-from .types import FORMS, IDS, TASKS, Place, Reference, Source, SourceOptions
+from .types import FORMS, IDS, TASKS, Location, Reference, Source, SourceOptions
 
 
 @paused_gc()
@@ -30,7 +30,7 @@ def open_source(reference: str, options: SourceOptions | None = None) -> Source:
     (torch, ONNX Runtime, a network).
     """
     options = options or SourceOptions()
-    place = locate(reference, options)
+    place = resolve_reference(reference, options)
     if place.kind == "artifact":
         return _open_export(place.path, options)
     opener = {"huggingface": _open_checkpoint, "factory": _open_factory, "onnx": _open_onnx}[place.kind]
@@ -44,17 +44,17 @@ def open_reference(reference: str, options: SourceOptions | None = None) -> Refe
     Raises what open_source raises, and SourceError for an artifact, which has goldens but no computation of its own.
     """
     options = options or SourceOptions()
-    place = locate(reference, options)
+    place = resolve_reference(reference, options)
     if place.kind == "artifact":
         raise SourceError(f"{place.path} is an artifact; to compare with the truth, give the source it was built from")
     if place.kind == "onnx":
         from . import onnx_file as onnx_source
 
-        graph, _, _ = onnx_source.open_graph(place.path)
+        graph, _, _ = onnx_source.read_onnx_file(place.path)
         return Reference(_onnx_sha256(place.path, graph), onnx_source.reference_runner(place.path))
     made, sha256 = _module(reference, place, options)
     torch_export = _torch_export()
-    return Reference(sha256, torch_export.reference(made, torch_export.output_names(made)))
+    return Reference(sha256, torch_export.module_runner(made, torch_export.output_names(made)))
 
 
 def open_module(reference: str, options: SourceOptions | None = None) -> factory.FactoryModel | None:
@@ -63,18 +63,18 @@ def open_module(reference: str, options: SourceOptions | None = None) -> factory
     Raises what open_source raises.
     """
     options = options or SourceOptions()
-    place = locate(reference, options)
+    place = resolve_reference(reference, options)
     return None if place.kind in ("artifact", "onnx") else _module(reference, place, options)[0]
 
 
-def _module(reference: str, place: Place, options: SourceOptions) -> tuple[factory.FactoryModel, str]:
+def _module(reference: str, place: Location, options: SourceOptions) -> tuple[factory.FactoryModel, str]:
     """The module of a checkpoint or a factory, and the hash of what decides its numbers."""
     torch_export = _torch_export()
     if place.kind == "factory":
         made, _ = _call_factory(reference)
         return made, torch_export.state_sha256(made.module)
     found, task = _read_checkpoint(place.path, options)
-    made, _, _ = torch_export.load(found, task, options.trust_remote_code)
+    made, _, _ = torch_export.load_module(found, task, options.trust_remote_code)
     return made, found.sha256()
 
 
@@ -84,35 +84,35 @@ def open_graph(reference: str, options: SourceOptions | None = None) -> tuple[st
     Raises what open_source raises.
     """
     options = options or SourceOptions()
-    place = locate(reference, options)
+    place = resolve_reference(reference, options)
     if place.kind != "onnx":
         source = open_source(reference, options)
         return source.sha256, source.graph
     from . import onnx_file as onnx_source
 
-    graph, _, _ = onnx_source.open_graph(place.path, known=True)
+    graph, _, _ = onnx_source.read_onnx_file(place.path, known=True)
     return _onnx_sha256(place.path, graph), with_int32_ids(graph) if options.ids == "int32" else graph
 
 
-def locate(reference: str, options: SourceOptions) -> Place:
+def resolve_reference(reference: str, options: SourceOptions) -> Location:
     if options.task is not None and options.task not in TASKS:
-        raise SourceError(f"unknown task {options.task!r}{nearest(options.task, TASKS)}")
+        raise SourceError(f"unknown task {options.task!r}{did_you_mean(options.task, TASKS)}")
     if options.ids not in IDS:
-        raise SourceError(f"unknown integer type {options.ids!r} for ids{nearest(options.ids, IDS)}")
+        raise SourceError(f"unknown integer type {options.ids!r} for ids{did_you_mean(options.ids, IDS)}")
     path = Path(reference).expanduser()
     if path.is_dir():
         return _locate_directory(path)
     if path.is_file():
-        return Place("onnx", path)
+        return Location("onnx", path)
     if factory.is_factory(reference):
-        folder = factory.directory(reference)
-        return _locate_directory(folder) if folder is not None else Place("factory", path)
+        folder = factory.named_folder(reference)
+        return _locate_directory(folder) if folder is not None else Location("factory", path)
     if not _is_path(reference) and hub.is_hub_id(reference):
         try:
-            folder, commit = hub.fetch(reference, options.revision, options.allow_pickle, options.trust_remote_code)
+            folder, commit = hub.fetch_model(reference, options.revision, options.allow_pickle, options.trust_remote_code)
         except (Missing, SourceError) as error:
             raise type(error)(f"{error}{_neighbours(reference)}") from error
-        return Place("huggingface", folder, commit)
+        return Location("huggingface", folder, commit)
     raise SourceError(f"nothing at {reference!r}{_neighbours(reference)}; a source is {FORMS}")
 
 
@@ -128,17 +128,17 @@ def _neighbours(reference: str) -> str:
         return ""
     if not parent.is_dir():
         return f" (there is no folder {str(parent)!r})" if _is_path(reference) else ""
-    return f" (in {str(parent)!r}{nearest(path.name, [entry.name for entry in parent.iterdir()])})"
+    return f" (in {str(parent)!r}{did_you_mean(path.name, [entry.name for entry in parent.iterdir()])})"
 
 
-def _locate_directory(path: Path) -> Place:
+def _locate_directory(path: Path) -> Location:
     if (path / "manifest.json").is_file():
-        return Place("artifact", path)
+        return Location("artifact", path)
     if checkpoint.is_checkpoint(path):
-        return Place("huggingface", path)
+        return Location("huggingface", path)
     models = sorted(path.glob("*.onnx"))
     if len(models) == 1:
-        return Place("onnx", models[0])
+        return Location("onnx", models[0])
     found = sorted(entry.name for entry in path.iterdir())
     raise SourceError(
         f"{path} is no source: no config.json, modules.json or manifest.json, and {len(models)} .onnx files where one would do; "
@@ -147,7 +147,7 @@ def _locate_directory(path: Path) -> Place:
 
 
 def _read_checkpoint(path: Path, options: SourceOptions) -> tuple[checkpoint.Checkpoint, str]:
-    found = checkpoint.read(path, options.allow_pickle, options.trust_remote_code)
+    found = checkpoint.read_checkpoint(path, options.allow_pickle, options.trust_remote_code)
     task = options.task or checkpoint.task_of(found, TASKS)
     checkpoint.check_task(found, task)
     if task == "sentence-embedding":
@@ -155,11 +155,11 @@ def _read_checkpoint(path: Path, options: SourceOptions) -> tuple[checkpoint.Che
     return found, task
 
 
-def _open_checkpoint(reference: str, place: Place, options: SourceOptions) -> Source:
+def _open_checkpoint(reference: str, place: Location, options: SourceOptions) -> Source:
     found, task = _read_checkpoint(place.path, options)
     torch_export = _torch_export()
-    made, dims, notes = torch_export.load(found, task, options.trust_remote_code)
-    graph, outputs = torch_export.export(made, options.opset)
+    made, dims, notes = torch_export.load_module(found, task, options.trust_remote_code)
+    graph, outputs = torch_export.export_module(made, options.opset)
     files, asset_notes = assets.collect_assets(found.folder, found.root)
     return Source(
         reference=reference,
@@ -168,10 +168,10 @@ def _open_checkpoint(reference: str, place: Place, options: SourceOptions) -> So
         task=task,
         graph=graph,
         dims=dims,
-        run=torch_export.reference(made, outputs),
+        run=torch_export.module_runner(made, outputs),
         assets=files,
         revision=place.revision,
-        notes=(*found.notes, *notes, *_length_notes(found, dims), *text.baked_notes(files), *asset_notes),
+        notes=(*found.notes, *notes, *_length_notes(found, dims), *text.override_notes(files), *asset_notes),
         versions=_versions("torch", "transformers", "onnx-ir", "onnxscript"),
     )
 
@@ -189,17 +189,17 @@ def _length_notes(found: checkpoint.Checkpoint, dims: Mapping[str, Dim]) -> tupl
 
 def _call_factory(reference: str) -> tuple[factory.FactoryModel, tuple[str, ...]]:
     torch_export = _torch_export()
-    made = factory.call(reference, torch_export.nn.Module, torch_export.Tensor)
+    made = factory.call_factory(reference, torch_export.nn.Module, torch_export.Tensor)
     notes = ("the factory's module was in training mode; it is used in evaluation mode",) if made.module.training else ()
     made.module.eval()
     torch_export.check_finite(made.module, f"factory {reference!r}")
     return made, notes
 
 
-def _open_factory(reference: str, place: Place, options: SourceOptions) -> Source:
+def _open_factory(reference: str, place: Location, options: SourceOptions) -> Source:
     torch_export = _torch_export()
     made, notes = _call_factory(reference)
-    graph, outputs = torch_export.export(made, options.opset)
+    graph, outputs = torch_export.export_module(made, options.opset)
     files, asset_notes = assets.collect_assets(Path(made.assets), Path(made.assets)) if made.assets is not None else ((), [])
     return Source(
         reference=reference,
@@ -208,9 +208,9 @@ def _open_factory(reference: str, place: Place, options: SourceOptions) -> Sourc
         task=options.task or "custom",
         graph=graph,
         dims=factory.dims_of(made),
-        run=torch_export.reference(made, outputs),
+        run=torch_export.module_runner(made, outputs),
         assets=files,
-        notes=(*notes, *text.baked_notes(files), *asset_notes),
+        notes=(*notes, *text.override_notes(files), *asset_notes),
         versions=_versions("torch", "onnx-ir", "onnxscript"),
     )
 
@@ -224,12 +224,12 @@ def _onnx_sha256(path: Path, graph: Graph) -> str:
     return digest.hexdigest()
 
 
-def _open_onnx(reference: str, place: Place, options: SourceOptions) -> Source:
+def _open_onnx(reference: str, place: Location, options: SourceOptions) -> Source:
     from . import onnx_file as onnx_source
     from . import size_limits as limits
 
     path = place.path
-    graph, dims, notes = onnx_source.open_graph(path)
+    graph, dims, notes = onnx_source.read_onnx_file(path)
     run = onnx_source.reference_runner(path)
     dims, found = limits.measure_limits(graph, dims, run)
     files, asset_notes = assets.collect_assets(path.parent, path.parent)

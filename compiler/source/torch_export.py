@@ -82,7 +82,9 @@ def quiet() -> Iterator[None]:
 # ---- checkpoint -> module --------------------------------------------------------------------------------------------
 
 
-def load(checkpoint: Checkpoint, task: str, trust_remote_code: bool = False) -> tuple[FactoryModel, dict[str, Dim], list[str]]:
+def load_module(
+    checkpoint: Checkpoint, task: str, trust_remote_code: bool = False
+) -> tuple[FactoryModel, dict[str, Dim], list[str]]:
     """The module of a task with examples and output names, its dynamic dimensions, and notes on what a user may not expect.
 
     Raises SourceError when transformers does not know the model, when weights that the task needs are not in the
@@ -136,7 +138,7 @@ def _from_pretrained(checkpoint: Checkpoint, task: str, trust_remote_code: bool)
             model, info = build(str(checkpoint.folder), **arguments)
             notes.append(f"{type(model).__name__} has no eager attention; exported with {model.config._attn_implementation!r}")
     except Exception as error:  # transformers raises anything from KeyError to ImportError for a model it cannot build
-        raise SourceError(f"transformers cannot load {checkpoint.folder} as {name}: {reason(error)}") from error
+        raise SourceError(f"transformers cannot load {checkpoint.folder} as {name}: {root_cause(error)}") from error
     if info["mismatched_keys"] or info["error_msgs"]:
         wrong = [f"{name} is {list(found)}, the config says {list(wanted)}" for name, found, wanted in info["mismatched_keys"]]
         wrong = [*sorted(wrong), *map(str, info["error_msgs"])]
@@ -173,7 +175,7 @@ def _text(checkpoint: Checkpoint, model: nn.Module, task: str, with_pooler: bool
     length = min(EXAMPLE_LENGTH, limit or EXAMPLE_LENGTH)
     inputs = _text_example(names, int(getattr(model.config, "vocab_size", 2)), EXAMPLE_BATCH + (length == EXAMPLE_BATCH), length)
     if task == "sentence-embedding":
-        module: nn.Module = heads.SentenceEmbedding(model, *heads.chain(embedding_chain(checkpoint)))
+        module: nn.Module = heads.SentenceEmbedding(model, *heads.embedding_modules(embedding_chain(checkpoint)))
     elif task == "features":
         module = heads.Features(model, with_pooler and _has_pooler(model, inputs))
     else:
@@ -189,7 +191,7 @@ def _has_pooler(model: nn.Module, inputs: Mapping[str, Tensor]) -> bool:
         with torch.no_grad(), quiet():
             return model(**inputs, return_dict=True).get("pooler_output") is not None
     except Exception as error:  # whatever the model's code raises
-        raise SourceError(f"{type(model).__name__} does not run on a plain batch of token ids: {reason(error)}") from error
+        raise SourceError(f"{type(model).__name__} does not run on a plain batch of token ids: {root_cause(error)}") from error
 
 
 def _text_example(names: Sequence[str], vocabulary: int, batch: int, length: int) -> dict[str, Tensor]:
@@ -230,7 +232,7 @@ def _audio(checkpoint: Checkpoint, model: nn.Module, task: str) -> FactoryModel:
 # ---- module -> graph -------------------------------------------------------------------------------------------------
 
 
-def export(made: FactoryModel, opset: int) -> tuple[Graph, tuple[str, ...]]:
+def export_module(made: FactoryModel, opset: int) -> tuple[Graph, tuple[str, ...]]:
     """Export a module to a graph with the declared input names, output names and dimensions; also returns the output names.
 
     Weights are shared with the module. Raises SourceError naming input and dimension when the model's code does not work
@@ -266,7 +268,7 @@ def _to_onnx(made: FactoryModel, shapes: Mapping[str, dict[int, Any]], opset: in
     try:
         result = torch.onnx.export(program, dynamo=True, opset_version=opset, optimize=True, verbose=False)
     except Exception as error:
-        raise SourceError(f"{_name(made)} cannot be expressed in ONNX opset {opset}: {reason(error)}") from error
+        raise SourceError(f"{_name(made)} cannot be expressed in ONNX opset {opset}: {root_cause(error)}") from error
     assert result is not None
     return result.model
 
@@ -292,7 +294,7 @@ def output_names(made: FactoryModel) -> tuple[str, ...]:
         with torch.no_grad(), quiet():
             result = made.module(*args, **kwargs)
     except Exception as error:  # the user's own code
-        raise SourceError(f"{_name(made)} fails on its own example: {reason(error)}") from error
+        raise SourceError(f"{_name(made)} fails on its own example: {root_cause(error)}") from error
     names, tensors = _flat(result)
     for name, value in zip(names, tensors, strict=True):
         if not isinstance(value, Tensor):
@@ -317,23 +319,23 @@ def _flat(result: Any) -> tuple[list[str], list[Any]]:
     return ["output"], [result]
 
 
-def reference(made: FactoryModel, outputs: Sequence[str]) -> Callable[[Feeds], Outputs]:
+def module_runner(made: FactoryModel, outputs: Sequence[str]) -> Callable[[Feeds], Outputs]:
     """Runs the module itself: numpy in, numpy out (floats as float32) in the graph's order of outputs."""
 
     def run(feeds: Feeds) -> Outputs:
         with torch.inference_mode(), quiet():
-            args, kwargs = arguments(made, feeds)
-            return arrays(made.module(*args, **kwargs), outputs)
+            args, kwargs = module_arguments(made, feeds)
+            return outputs_to_arrays(made.module(*args, **kwargs), outputs)
 
     return run
 
 
-def arguments(made: FactoryModel, feeds: Feeds) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+def module_arguments(made: FactoryModel, feeds: Feeds) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
     """The module's positional and named arguments from numpy arrays, in the types of its examples."""
     return _arguments(made, {n: torch.from_numpy(np.ascontiguousarray(feeds[n])).to(e.dtype) for n, e in made.inputs.items()})
 
 
-def arrays(result: Any, outputs: Sequence[str]) -> Outputs:
+def outputs_to_arrays(result: Any, outputs: Sequence[str]) -> Outputs:
     """What the module returned as numpy arrays by name, floats as float32."""
     found = [value.float() if value.is_floating_point() else value for value in _flat(result)[1]]
     return {name: value.numpy() for name, value in zip(outputs, found, strict=True)}
@@ -362,7 +364,7 @@ def _explained(error: Exception, made: FactoryModel) -> SourceError:
     """The exporter's refusal as an error that names the dimension, where it is about one."""
     lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
     if not lines or "Constraints violated" not in lines[0]:
-        return SourceError(f"{_name(made)} cannot be exported: {reason(error)}")
+        return SourceError(f"{_name(made)} cannot be exported: {root_cause(error)}")
     detail = next((line for line in lines[1:] if line.startswith(("You marked", "Not all values"))), lines[0])
     violated = lines[0].partition("(")[2]
     ports = [(dim, name) for name in made.inputs for dim in made.dims[name] if isinstance(dim, str)]
@@ -378,7 +380,7 @@ def _explained(error: Exception, made: FactoryModel) -> SourceError:
     return SourceError(f"{_name(made)}: dimension {dim!r} of input {name!r} {what}: {detail}{hint}")
 
 
-def reason(error: BaseException) -> str:
+def root_cause(error: BaseException) -> str:
     """One line for an exception: the first meaningful line of its root cause."""
     root = error
     while root.__cause__ is not None:

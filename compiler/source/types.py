@@ -72,7 +72,7 @@ class Reference:
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class Location:
     """Where a reference leads: the kind of source, its path (none for a factory) and the commit of a hub model."""
 
     kind: str

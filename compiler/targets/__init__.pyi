@@ -12,7 +12,7 @@ from ._registry import parse_spec as parse_spec
 from ._registry import refusal as refusal
 from ._tensorrt.adapter import PLAN as PLAN
 from ._tensorrt.cost import Work as Work
-from ._tensorrt.cost import work_at as work_at
-from ._tensorrt.cost import work_of as work_of
+from ._tensorrt.cost import artifact_work as artifact_work
+from ._tensorrt.cost import graph_work as graph_work
 from ._tensorrt.kernel_log import Kernel as Kernel
 from ._tensorrt.kernel_log import Tensor as Tensor

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ..core import RecipeError, module_names, nearest
+from ..core import RecipeError, did_you_mean, module_names
 
 if TYPE_CHECKING:
     from ._protocol import Target
@@ -22,7 +22,7 @@ def names() -> tuple[str, ...]:
 def get(name: str) -> Target:
     """The target module of that name; RecipeError lists the known ones."""
     if name not in names():
-        raise RecipeError(f"unknown target {name!r}{nearest(name, names())}")
+        raise RecipeError(f"unknown target {name!r}{did_you_mean(name, names())}")
     return cast("Target", importlib.import_module(f".{name.replace('-', '_')}", __package__))
 
 
@@ -66,7 +66,7 @@ def parse_spec(text: str) -> TargetSpec:
         if not target.SMS:
             raise RecipeError(f"target {text!r}: {name} takes no SM")
         if sm not in target.SMS:
-            raise RecipeError(f"target {text!r}: {name} cannot build for {sm!r}{nearest(sm, target.SMS)}")
+            raise RecipeError(f"target {text!r}: {name} cannot build for {sm!r}{did_you_mean(sm, target.SMS)}")
     if len(set(sms)) != len(sms):
         raise RecipeError(f"target {text!r} names an SM twice")
     return TargetSpec(name, sms or target.DEFAULT_SMS, precision or None)

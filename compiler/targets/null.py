@@ -39,6 +39,6 @@ def build(request: BuildRequest) -> Built:
 def load(directory: Path, manifest: Mapping[str, Any]) -> Runner:
     """The reference runner, with emulated fp16 and bf16 rounding."""
     from ..artifact import GRAPH
-    from ..graph import load as load_graph
+    from ..graph import load_graph as load_graph
 
     return ReferenceRunner(load_graph(directory / GRAPH), profiles_from_json(manifest["profiles"]))

@@ -32,7 +32,7 @@ def available() -> Availability:
     found = packages.onnxruntime_version()
     if found is None:
         return Availability(False, False, "onnxruntime is not installed", "", "pip install 'bertc[cpu]'")
-    both = packages.version("onnxruntime") and packages.version("onnxruntime-gpu")
+    both = packages.installed_version("onnxruntime") and packages.installed_version("onnxruntime-gpu")
     reason = "onnxruntime and onnxruntime-gpu are both installed and own the same folder: uninstall one" if both else ""
     return Availability(not both, not both, reason, found, "pip install 'bertc[cpu]'")
 
@@ -91,9 +91,9 @@ class OnnxRuntimeRunner(Runner):
         inputs, outputs = ([TensorSpec.from_json(d) for d in manifest[kind]] for kind in ("inputs", "outputs"))
         super().__init__(inputs, outputs)
         self.buckets = profiles.profiles_from_json(manifest["profiles"])
-        from ..runtime import onnxruntime, open_session
+        from ..runtime import import_onnxruntime, open_session
 
-        ort = onnxruntime()
+        ort = import_onnxruntime()
         options = ort.SessionOptions()
         chosen = manifest["engine"]["session"]
         options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, chosen["graph_optimization_level"])

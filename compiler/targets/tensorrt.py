@@ -14,7 +14,7 @@ from ..graph import Graph
 from ..runtime import Runner
 from ._protocol import Availability, BuildRequest, Built
 from ._tensorrt import adapter as _trt
-from ._tensorrt import int8_check as _int8
+from ._tensorrt import quantised_check as _int8
 
 MODULE = "tensorrt"
 INSTALL = "pip install 'bertc[trt]'  (on a host with the GPU)"
@@ -39,7 +39,7 @@ def available() -> Availability:
     version, failure = _trt.try_import(MODULE)
     if failure:
         reason = f"the package {MODULE} is installed but its library does not load: {failure}"
-        return Availability(False, False, reason, packages.version(MODULE) or "", INSTALL)
+        return Availability(False, False, reason, packages.installed_version(MODULE) or "", INSTALL)
     if _numbers(version) < OLDEST:
         wanted = ".".join(map(str, OLDEST))
         return Availability(False, False, f"{MODULE} {version} is too old; bertc needs {wanted} or newer", version, INSTALL)
@@ -63,7 +63,7 @@ def lower(graph: Graph, sms: tuple[str, ...] = (), *, quantised: bool = False) -
 
 def lowerings(sms: tuple[str, ...] = (), *, quantised: bool = False) -> Mapping[str, Any]:
     """The table of lower(), for proofs."""
-    from ._tensorrt import lower_attention as _lower_trt
+    from ._tensorrt import lower_encoder as _lower_trt
 
     return _lower_trt.lowerings(sms, quantised)
 

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core import InputError, Missing, RecipeError, nearest
+from ..core import InputError, Missing, RecipeError, did_you_mean
 from ..core import machine as packages
 from ..graph import Graph
 from ..runtime import Runner
 from ._protocol import Availability, BuildRequest, Built
 from ._tensorrt import adapter as _trt
-from ._tensorrt import int8_check as _int8
 from ._tensorrt import kernel_log as _kernels
+from ._tensorrt import quantised_check as _int8
 
 MODULE = "tensorrt_rtx"
 INSTALL = "pip install 'bertc[rtx]'"
@@ -33,8 +33,8 @@ SM80_NOTE = (
 
 def available() -> Availability:
     """Builds anywhere the packages are installed; runs where an NVIDIA GPU of a supported SM is. Imports neither package."""
-    version = packages.version(MODULE) or ""
-    absent = [name for name in (MODULE, "polygraphy") if packages.version(name) is None]
+    version = packages.installed_version(MODULE) or ""
+    absent = [name for name in (MODULE, "polygraphy") if packages.installed_version(name) is None]
     if absent:
         return Availability(False, False, f"not installed: {', '.join(absent)}", version, INSTALL)
     found = packages.gpus()
@@ -57,7 +57,7 @@ def lower(graph: Graph, sms: tuple[str, ...] = (), *, quantised: bool = False) -
 
 def lowerings(sms: tuple[str, ...] = (), *, quantised: bool = False) -> Mapping[str, Any]:
     """The table of lower(), for proofs."""
-    from ._tensorrt import lower_attention as _lower_trt
+    from ._tensorrt import lower_encoder as _lower_trt
 
     return _lower_trt.lowerings(sms, quantised)
 
@@ -73,9 +73,9 @@ def build(request: BuildRequest) -> Built:
     return _trt.build(MODULE, dataclasses.replace(request, sms=sms), notes=notes)
 
 
-def listed(request: BuildRequest) -> tuple[_kernels.Kernel, ...]:
+def list_kernels(request: BuildRequest) -> tuple[_kernels.Kernel, ...]:
     """The kernels of an engine that is thrown away; for a graph of fixed sizes with every dimension."""
-    return _trt.listed(MODULE, request)
+    return _trt.list_kernels(MODULE, request)
 
 
 def refusal(sms: tuple[str, ...], precision: str) -> str | None:
@@ -99,7 +99,7 @@ def require_possible(sms: tuple[str, ...], precision: str) -> None:
     """RecipeError for an SM it does not know or SMs that cannot be one engine, InputError for a precision that they lack."""
     for sm in sms:
         if sm not in SMS:
-            raise RecipeError(f"tensorrt-rtx cannot build for {sm!r}{nearest(sm, SMS)}")
+            raise RecipeError(f"tensorrt-rtx cannot build for {sm!r}{did_you_mean(sm, SMS)}")
     if "sm75" in sms and len(sms) > 1:
         others = ", ".join(sm for sm in sms if sm != "sm75")
         raise RecipeError(f"asked for sm75 and {others} in one engine; Turing needs an engine of its own: build sm75 apart")

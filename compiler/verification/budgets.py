@@ -7,13 +7,13 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from . import intervals as confidence
-from .result import NARROW, Result, _plain
+from .result import MIN_COSINE_WIDTH, ComparisonResult, _plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from .closeness import OutputResult
-    from .intervals import Measure
+    from .intervals import Metric
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Budget:
 
     def without_decisions(self) -> Budget:
         """What is left of it on synthetic samples."""
-        return dataclasses.replace(self, **dict.fromkeys(DECIDING), alarm=None, collapse=None)
+        return dataclasses.replace(self, **dict.fromkeys(DECISION_LIMITS), alarm=None, collapse=None)
 
 
 # fp32: another order of float32 sums over a few hundred terms moves a result by about 1e-6 of its peak; 1e-5 leaves room for
@@ -61,7 +61,7 @@ DEFAULT_BUDGETS: Mapping[str, Budget] = {
     **dict.fromkeys(("fp8", "int8-dynamic", "int8-static", "int8"), Budget(cosine=0.3, collapse=0.05)),
 }
 
-DECIDING = ("agreement", "max_drop")  # limits that the data must show to be kept
+DECISION_LIMITS = ("agreement", "max_drop")  # limits that the data must show to be kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Violation:
         return {key: _plain(value) for key, value in dataclasses.asdict(self).items()}
 
 
-def judge(result: Result, budget: Budget) -> list[Violation]:
+def find_violations(result: ComparisonResult, budget: Budget) -> list[Violation]:
     """Every limit of the budget that the result breaks or, where it must be shown, leaves undecided.
 
     A value that is not finite where the source's is breaks any budget. A decision that could not be compared
@@ -97,20 +97,20 @@ def judge(result: Result, budget: Budget) -> list[Violation]:
     return broken + list(_judge_decisions(result, budget)) + list(_judge_drop(result, budget))
 
 
-def _judge_decisions(result: Result, budget: Budget) -> Iterator[Violation]:
+def _judge_decisions(result: ComparisonResult, budget: Budget) -> Iterator[Violation]:
     if budget.agreement is None and budget.alarm is None:
         return
     for each in result.decisions:
         if not each.total:
             continue
-        kept = confidence.rate(f"changed: {each.name}", each.total - each.agreed, each.total, each.units)
+        kept = confidence.changed_share(f"changed: {each.name}", each.total - each.agreed, each.total, each.units)
         if budget.agreement is not None:
             yield from _judge_measure("decision", kept, 1 - budget.agreement, each.worst)
         elif budget.alarm is not None and kept.verdict(budget.alarm) == confidence.FAILED:
             yield from _judge_measure("decision", kept, budget.alarm, each.worst)
 
 
-def _judge_drop(result: Result, budget: Budget) -> Iterator[Violation]:
+def _judge_drop(result: ComparisonResult, budget: Budget) -> Iterator[Violation]:
     """The first metric where there are labels, else the mean cosine of vectors, else every kind of decision."""
     if not result.outputs and budget.max_drop is None:
         why = "nothing was compared with the source, so nothing is verified"
@@ -119,31 +119,31 @@ def _judge_drop(result: Result, budget: Budget) -> Iterator[Violation]:
         yield from _judge_collapse(result, budget.collapse)
         return
     if not result.measures:
-        yield Violation("task", "max_drop", math.nan, budget.max_drop, "", True, unjudged(result))
-    for measure in deciding(result):
+        yield Violation("task", "max_drop", math.nan, budget.max_drop, "", True, why_no_drop(result))
+    for measure in judged_metrics(result):
         yield from _judge_measure("task", measure, budget.max_drop, "")
 
 
-def unjudged(result: Result) -> str:
+def why_no_drop(result: ComparisonResult) -> str:
     """Why no drop can be judged, and what to do."""
     if result.note:
         return f"nothing to judge a drop by: {result.note}; say what its outputs decide, as in --task sequence-classification"
     return "nothing to judge a drop by: no decision could be compared"
 
 
-def _judge_collapse(result: Result, limit: float | None) -> Iterator[Violation]:
-    for measure in deciding(result) if limit is not None else ():
+def _judge_collapse(result: ComparisonResult, limit: float | None) -> Iterator[Violation]:
+    for measure in judged_metrics(result) if limit is not None else ():
         if limit is not None and measure.verdict(limit) == confidence.FAILED:
             yield from _judge_measure("task", measure, limit, "")
 
 
-def deciding(result: Result) -> tuple[Measure, ...]:
+def judged_metrics(result: ComparisonResult) -> tuple[Metric, ...]:
     """The measures that `max_drop` is about."""
     first = result.labelled or (result.measures and result.measures[0].name == "mean cosine")
     return result.measures[: 1 if first else None]
 
 
-def _judge_measure(kind: str, measure: Measure, limit: float, worst: str) -> Iterator[Violation]:
+def _judge_measure(kind: str, measure: Metric, limit: float, worst: str) -> Iterator[Violation]:
     """At most one violation: failed or undecided."""
     said = measure.verdict(limit)
     if said == confidence.PASSED:
@@ -166,7 +166,7 @@ def _judge_output(output: OutputResult, budget: Budget) -> Iterator[Violation]:
         yield Violation(output.name, "values not finite", output.nonfinite, 0, output.worst)
     if budget.rel is not None and not output.relative <= budget.rel:  # so written, a NaN breaks the limit
         yield Violation(output.name, "relative error", output.relative, budget.rel, output.worst)
-    if budget.cosine is not None and output.width < NARROW:
+    if budget.cosine is not None and output.width < MIN_COSINE_WIDTH:
         # The angle between two short vectors is all noise where both are near zero (two logits of a token that is neither class).
         # The same allowance, sqrt(2 - 2 cos) of the length, is held against the largest value of the sample instead.
         allowed = math.sqrt(2 - 2 * budget.cosine)

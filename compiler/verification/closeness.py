@@ -34,7 +34,7 @@ class OutputResult:
     cosine_spread: float = 0.0  # standard deviation over rows
 
 
-class Output:
+class OutputSums:
     """Running sums of one output."""
 
     def __init__(self, name: str) -> None:

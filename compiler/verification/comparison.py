@@ -7,13 +7,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..core import DataError, VerifyFailed
-from ..data import Labels, Sample, masks
+from ..data import Labels, Sample, mask_feeds
 from . import intervals as confidence
 from . import task_metrics as scores
-from .closeness import Output, OutputResult
-from .decisions import Decision, for_task
-from .intervals import Measure
-from .result import NARROW, Result
+from .closeness import OutputResult, OutputSums
+from .decisions import Decision, decision_counters
+from .intervals import Metric
+from .result import MIN_COSINE_WIDTH, ComparisonResult
 
 
 class Comparison:
@@ -25,10 +25,10 @@ class Comparison:
 
     def __init__(self, task: str = "features", *, blank: int = 0, labels: Labels | None = None, intervals: bool = False) -> None:
         self.task = task
-        self._scorer = scores.for_labels(labels) if labels else None
+        self._scorer = scores.scorer_for(labels) if labels else None
         self._intervals = intervals
-        self._outputs: dict[str, Output] = {}
-        self._judges = for_task(task, blank)
+        self._outputs: dict[str, OutputSums] = {}
+        self._judges = decision_counters(task, blank)
         self._samples = self._rows = 0
 
     def add(self, expected: Mapping[str, np.ndarray] | None, got: Mapping[str, np.ndarray], sample: Sample) -> None:
@@ -47,7 +47,7 @@ class Comparison:
         self._check(expected, got, sample)
         batch = _batch(sample)
         for name, array in expected.items():
-            self._outputs.setdefault(name, Output(name)).add(array, got[name], sample, batch)
+            self._outputs.setdefault(name, OutputSums(name)).add(array, got[name], sample, batch)
         for judge in self._judges:
             judge.add(expected, got, sample)
 
@@ -69,7 +69,7 @@ class Comparison:
                     "look for broken weights, or for an input the model does not take"
                 )
 
-    def result(self) -> Result:
+    def result(self) -> ComparisonResult:
         """Raises DataError when no sample, or no live row, was compared: that would be a check that cannot fail."""
         if not self._samples:
             raise DataError("no samples were compared; give data with one row or more")
@@ -80,24 +80,24 @@ class Comparison:
         note = "" if self._judges else f"no decision for the task {self.task!r}: numbers only"
         outputs = tuple(output.result() for output in self._outputs.values())
         measures = self._scorer.result() if self._scorer else (*self._close(outputs), *self._kept(decided))
-        return Result(self.task, outputs, decided, self._samples, self._rows, note, measures, self._scorer is not None)
+        return ComparisonResult(self.task, outputs, decided, self._samples, self._rows, note, measures, self._scorer is not None)
 
-    def _close(self, outputs: tuple[OutputResult, ...]) -> tuple[Measure, ...]:
+    def _close(self, outputs: tuple[OutputResult, ...]) -> tuple[Metric, ...]:
         """The mean cosine of the first output of vectors, where the vectors themselves are what the task is for."""
-        vectors = [output for output in outputs if output.width >= NARROW and output.rows]
+        vectors = [output for output in outputs if output.width >= MIN_COSINE_WIDTH and output.rows]
         if not vectors or not self._intervals or (self._judges and self.task != "sentence-embedding"):
             return ()
         return (confidence.mean_cosine(vectors[0].cosine_of_rows, vectors[0].cosine_spread, vectors[0].rows),)
 
-    def _kept(self, decided: tuple[Decision, ...]) -> tuple[Measure, ...]:
+    def _kept(self, decided: tuple[Decision, ...]) -> tuple[Metric, ...]:
         """The share of each kind of decision that is kept, with its interval."""
         wanted = [decision for decision in decided if decision.total and self._intervals]
-        return tuple(confidence.rate(f"kept: {d.name}", d.total - d.agreed, d.total, d.units) for d in wanted)
+        return tuple(confidence.changed_share(f"kept: {d.name}", d.total - d.agreed, d.total, d.units) for d in wanted)
 
 
 def _batch(sample: Sample) -> int:
     """Rows of a sample: axis 0 of its masks, else of its first input of rank 1 or more."""
-    ranked = [array for array in masks(sample.feeds).values() if np.ndim(array) > 1]
+    ranked = [array for array in mask_feeds(sample.feeds).values() if np.ndim(array) > 1]
     ranked += [np.asarray(array) for array in sample.feeds.values() if np.ndim(array)]
     return len(ranked[0]) if ranked else 1
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..data import Sample, masks
+from ..data import Sample, mask_feeds
 
 Arrays = Mapping[str, np.ndarray]
 TIE = 1e-6  # two neighbours whose cosines in the source differ by less are one choice: copies of a text, within fp32 rounding
@@ -39,36 +39,36 @@ class Decision:
         return dataclasses.asdict(self) | {"agreement": self.value}
 
 
-class Judge(Protocol):
+class DecisionCounter(Protocol):
     """One kind of decision, fed batch by batch."""
 
     def add(self, expected: Arrays, got: Arrays, sample: Sample) -> None: ...
     def result(self) -> Decision | None: ...
 
 
-def for_task(task: str, blank: int = 0) -> tuple[Judge, ...]:
+def decision_counters(task: str, blank: int = 0) -> tuple[DecisionCounter, ...]:
     """The decisions of a task; () where it has none (features, audio-features, a custom model)."""
-    makers: dict[str, Callable[[], tuple[Judge, ...]]] = {
-        "sequence-classification": lambda: (Counted("class", _classes), PairOrder()),
-        "token-classification": lambda: (Counted("class of each position", _positions),),
-        "masked-lm": lambda: (Counted("token of each position", _positions),),
-        "question-answering": lambda: (Counted("answer span", _spans),),
+    makers: dict[str, Callable[[], tuple[DecisionCounter, ...]]] = {
+        "sequence-classification": lambda: (BatchDecisions("class", _classes), PairOrder()),
+        "token-classification": lambda: (BatchDecisions("class of each position", _positions),),
+        "masked-lm": lambda: (BatchDecisions("token of each position", _positions),),
+        "question-answering": lambda: (BatchDecisions("answer span", _spans),),
         "sentence-embedding": lambda: (Neighbours(),),
-        "ctc": lambda: (Counted("transcript", lambda e, g, s: _transcripts(e, g, s, blank)),),
+        "ctc": lambda: (BatchDecisions("transcript", lambda e, g, s: _transcripts(e, g, s, blank)),),
     }
     return makers[task]() if task in makers else ()
 
 
-def decides(task: str) -> bool:
+def has_decisions(task: str) -> bool:
     """Whether a task has decisions to compare."""
-    return bool(for_task(task))
+    return bool(decision_counters(task))
 
 
 # (agreement of each decision, row of each decision), or the reason why there is none
 Compared = tuple[np.ndarray, np.ndarray] | str
 
 
-class Counted:
+class BatchDecisions:
     """Decisions that each batch settles by itself."""
 
     def __init__(self, name: str, compare: Callable[[Arrays, Arrays, Sample], Compared]) -> None:
@@ -116,7 +116,7 @@ def _classes(expected: Arrays, got: Arrays, sample: Sample) -> Compared:
 
 def _unmasked(sample: Sample, shape: tuple[int, ...]) -> np.ndarray:
     """Live positions [batch, length] by the first mask of that shape; all of them where there is none."""
-    fitting = [mask for mask in masks(sample.feeds).values() if mask.shape == shape]
+    fitting = [mask for mask in mask_feeds(sample.feeds).values() if mask.shape == shape]
     return fitting[0] != 0 if fitting else np.ones(shape, bool)
 
 
@@ -148,14 +148,14 @@ def _transcripts(expected: Arrays, got: Arrays, sample: Sample, blank: int) -> C
     if isinstance(picked, str):
         return picked
     e, g = (array.argmax(-1) for array in picked)
-    frames = frames_of(sample, *e.shape)
-    agree = [collapse(a[:n], blank) == collapse(b[:n], blank) for a, b, n in zip(e, g, frames, strict=True)]
+    frames = live_frames(sample, *e.shape)
+    agree = [ctc_collapse(a[:n], blank) == ctc_collapse(b[:n], blank) for a, b, n in zip(e, g, frames, strict=True)]
     return np.array(agree, bool), np.arange(len(e))
 
 
-def frames_of(sample: Sample, rows: int, frames: int) -> list[int]:
+def live_frames(sample: Sample, rows: int, frames: int) -> list[int]:
     """How many frames of each row come from audio: as far into the frames as the last live sample is into the audio."""
-    found = [mask for mask in masks(sample.feeds).values() if mask.ndim == 2 and len(mask) == rows]
+    found = [mask for mask in mask_feeds(sample.feeds).values() if mask.ndim == 2 and len(mask) == rows]
     if not found:
         return [frames] * rows
     live = found[0] != 0
@@ -163,7 +163,7 @@ def frames_of(sample: Sample, rows: int, frames: int) -> list[int]:
     return [int(-(-frames * end // live.shape[1])) for end in ends]
 
 
-def collapse(ids: Sequence[int] | np.ndarray, blank: int = 0) -> tuple[int, ...]:
+def ctc_collapse(ids: Sequence[int] | np.ndarray, blank: int = 0) -> tuple[int, ...]:
     """Greedy CTC: repeated ids become one, then blanks go (Graves et al. 2006, section 3.1)."""
     ids = np.asarray(ids)
     kept = np.ones(len(ids), bool)
@@ -171,7 +171,7 @@ def collapse(ids: Sequence[int] | np.ndarray, blank: int = 0) -> tuple[int, ...]
     return tuple(int(i) for i in ids[kept & (ids != blank)])
 
 
-class Kept:
+class RowStore:
     """Rows of one output of the source and of the engine, kept in memory because the decision is between rows."""
 
     def __init__(self) -> None:
@@ -190,7 +190,7 @@ class Kept:
         return np.concatenate(self.expected), np.concatenate(self.got)
 
 
-class PairOrder(Kept):
+class PairOrder(RowStore):
     """The order of all pairs of scores, for models with a single logit (rankers); equal scores of the source do not count."""
 
     def add(self, expected: Arrays, got: Arrays, sample: Sample) -> None:
@@ -215,7 +215,7 @@ class PairOrder(Kept):
         return Decision("order of pairs", agreed, total, worst, note, min(total, len(e) // 2))
 
 
-class Neighbours(Kept):
+class Neighbours(RowStore):
     """The nearest other vector of each vector, by cosine."""
 
     def add(self, expected: Arrays, got: Arrays, sample: Sample) -> None:

@@ -17,13 +17,13 @@ LEVEL = 0.95
 RESAMPLES = 2000
 RESAMPLES_SLOW = 999  # where each one costs two calls of a library
 SEED = 0
-FEWEST = 20  # rows below which the bootstrap of a correlation or of a macro F1 says nothing
+MIN_ROWS = 20  # rows below which the bootstrap of a correlation or of a macro F1 says nothing
 PASSED, FAILED, UNDECIDED = "passed", "failed", "undecided"
-Quotient = tuple[np.ndarray, np.ndarray]  # numerator and denominator of each row, float64 [rows]
+RowRatio = tuple[np.ndarray, np.ndarray]  # numerator and denominator of each row, float64 [rows]
 
 
 @dataclasses.dataclass(frozen=True)
-class Measure:
+class Metric:
     """One metric of the source and of the artifact on the same rows.
 
     `drop` is how much worse the artifact is, in the metric's own unit, below 0 where it is better; `low` and `high` are the
@@ -75,7 +75,7 @@ def scipy_stats() -> Any:
     return stats
 
 
-def rate(name: str, changed: int, total: int, units: int) -> Measure:
+def changed_share(name: str, changed: int, total: int, units: int) -> Metric:
     """The share of decisions that changed, with the exact interval of Clopper and Pearson (Biometrika 26, 1934).
 
     `units` of the `total` decisions are independent; the counts are scaled to them and rounded outwards.
@@ -86,19 +86,19 @@ def rate(name: str, changed: int, total: int, units: int) -> Measure:
     low = exact(math.floor(scaled + 1e-9), units).proportion_ci(LEVEL, method="exact").low
     high = exact(math.ceil(scaled - 1e-9), units).proportion_ci(LEVEL, method="exact").high
     over = "" if units == total else f" over {units} independent units"
-    return Measure(name, 1.0, 1 - share, share, float(low), float(high), units, f"Clopper-Pearson{over}", not changed)
+    return Metric(name, 1.0, 1 - share, share, float(low), float(high), units, f"Clopper-Pearson{over}", not changed)
 
 
-def mean_cosine(mean: float, spread: float, rows: int) -> Measure:
+def mean_cosine(mean: float, spread: float, rows: int) -> Metric:
     """The mean over rows of their cosine to the source, with Student's t interval (Biometrika 6, 1908); none for a single row."""
     name, drop = "mean cosine", 1 - mean
     if rows < 2:
-        return Measure(name, 1.0, mean, drop, None, None, rows, "no interval: one row says nothing of the next")
+        return Metric(name, 1.0, mean, drop, None, None, rows, "no interval: one row says nothing of the next")
     reach = float(scipy_stats().t.ppf((1 + LEVEL) / 2, rows - 1)) * spread / math.sqrt(rows)
-    return Measure(name, 1.0, mean, drop, max(0.0, drop - reach), drop + reach, rows, "t interval over rows", spread == 0)
+    return Metric(name, 1.0, mean, drop, max(0.0, drop - reach), drop + reach, rows, "t interval over rows", spread == 0)
 
 
-def quotient(name: str, source: Quotient | None, artifact: Quotient, *, error: bool = False) -> Measure:
+def ratio_metric(name: str, source: RowRatio | None, artifact: RowRatio, *, error: bool = False) -> Metric:
     """A metric that is a sum over rows by a sum over rows: a mean, an F1 over all rows, an error rate (`error`: less is better).
 
     The paired percentile bootstrap, with two rows added, one that the artifact loses altogether and one that it wins: the
@@ -108,7 +108,7 @@ def quotient(name: str, source: Quotient | None, artifact: Quotient, *, error: b
     rows = len(artifact[0])
     value = float(_divided(*(part.sum() for part in artifact)))
     if source is None:
-        return unknown(name, value, rows)
+        return artifact_only_metric(name, value, rows)
     of_source = float(_divided(*(part.sum() for part in source)))
     sign = -1 if error else 1
     drop = value - of_source if error else of_source - value
@@ -120,10 +120,10 @@ def quotient(name: str, source: Quotient | None, artifact: Quotient, *, error: b
 
     low, high = bootstrap(statistic, rows + 2, RESAMPLES, vectorized=True)
     steady = all(np.array_equal(a, b) for a, b in zip(source, artifact, strict=True))
-    return Measure(name, of_source, value, drop, low, high, rows, "paired bootstrap over rows", steady)
+    return Metric(name, of_source, value, drop, low, high, rows, "paired bootstrap over rows", steady)
 
 
-def _ends(source: Quotient, error: bool) -> tuple[np.ndarray, ...]:
+def _ends(source: RowRatio, error: bool) -> tuple[np.ndarray, ...]:
     """(source numerators, denominators, artifact numerators, denominators) of the row that is lost and the row that is won."""
     size = float(source[1].mean())
     good, bad = (0.0, size) if error else (size, 0.0)
@@ -135,7 +135,9 @@ def _divided(top: Any, bottom: Any) -> Any:
     return np.divide(top, np.where(np.asarray(bottom) == 0, 1, bottom))
 
 
-def whole(name: str, score: Callable[[int, np.ndarray], float], rows: int, *, paired: bool, steady: bool = False) -> Measure:
+def all_rows_metric(
+    name: str, score: Callable[[int, np.ndarray], float], rows: int, *, paired: bool, steady: bool = False
+) -> Metric:
     """A metric of all rows at once: `score(0 for the source or 1 for the artifact, row numbers)`.
 
     The paired percentile bootstrap over the rows and over two more behind them, number `rows` that the artifact loses and
@@ -145,18 +147,18 @@ def whole(name: str, score: Callable[[int, np.ndarray], float], rows: int, *, pa
     everything = np.arange(rows)
     value = float(score(1, everything))
     if not paired:
-        return unknown(name, value, rows)
+        return artifact_only_metric(name, value, rows)
     of_source = float(score(0, everything))
     drop = of_source - value
-    if rows < FEWEST:
-        return Measure(name, of_source, value, drop, None, None, rows, f"no interval: {rows} rows, {FEWEST} needed")
+    if rows < MIN_ROWS:
+        return Metric(name, of_source, value, drop, None, None, rows, f"no interval: {rows} rows, {MIN_ROWS} needed")
     low, high = bootstrap(lambda index: score(0, index) - score(1, index), rows + 2, RESAMPLES_SLOW, vectorized=False)
-    return Measure(name, of_source, value, drop, low, high, rows, "paired bootstrap over rows", steady)
+    return Metric(name, of_source, value, drop, low, high, rows, "paired bootstrap over rows", steady)
 
 
-def unknown(name: str, value: float, rows: int) -> Measure:
+def artifact_only_metric(name: str, value: float, rows: int) -> Metric:
     """A metric of the artifact alone."""
-    return Measure(name, None, float(value), None, None, None, rows, "no interval: the source's own metric is not known")
+    return Metric(name, None, float(value), None, None, None, rows, "no interval: the source's own metric is not known")
 
 
 def bootstrap(statistic: Callable[..., Any], rows: int, resamples: int, *, vectorized: bool) -> tuple[float, float]:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .closeness import OutputResult
     from .decisions import Decision
-    from .intervals import Measure
+    from .intervals import Metric
 
-NARROW = 16  # elements: an output of shorter vectors is not judged by their cosine
+MIN_COSINE_WIDTH = 16  # elements: an output of shorter vectors is not judged by their cosine
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class ComparisonResult:
     """What a Comparison measured. `note` says so when the task has no decision.
 
     `measures` are the task's metrics where the rows have labels, else, if intervals were asked for, the mean cosine of an output
@@ -28,7 +28,7 @@ class Result:
     samples: int
     rows: int
     note: str = ""
-    measures: tuple[Measure, ...] = ()
+    measures: tuple[Metric, ...] = ()
     labelled: bool = False
 
     def to_json(self) -> dict[str, Any]:

@@ -16,29 +16,29 @@ from typing import Any
 import numpy as np
 
 from ..core import DataError, Missing
-from ..data import Answers, Half, Labels, Sample, Tags
+from ..data import Answers, Labels, PairText, Sample, Tags
 from . import intervals as confidence
-from .decisions import collapse, frames_of
-from .intervals import Measure
+from .decisions import ctc_collapse, live_frames
+from .intervals import Metric
 
 Arrays = Mapping[str, np.ndarray]
 CUT = 10  # NDCG@10 and MRR@10
 LONGEST_ANSWER = 30  # tokens, as in the BERT paper's SQuAD code
 
 
-def for_labels(labels: Labels) -> Scorer:
+def scorer_for(labels: Labels) -> Scorer:
     """The scorer of a task."""
     kinds: dict[str, type[Scorer]] = {
-        "sequence-classification": Scored if labels.classes == 1 else Classes,
-        "token-classification": Tagged,
-        "question-answering": Spans,
-        "sentence-embedding": Pairs,
-        "ctc": Transcripts,
+        "sequence-classification": ScalarScorer if labels.classes == 1 else ClassScorer,
+        "token-classification": TagScorer,
+        "question-answering": AnswerScorer,
+        "sentence-embedding": PairScorer,
+        "ctc": TranscriptScorer,
     }
     return kinds[labels.task](labels)
 
 
-def library(name: str) -> Any:
+def metrics_library(name: str) -> Any:
     """A module of a metrics package. Raises Missing with what to install."""
     try:
         return importlib.import_module(name)
@@ -68,11 +68,11 @@ class Scorer:
         """What one model says to each of the rows."""
         raise NotImplementedError
 
-    def result(self) -> tuple[Measure, ...]:
+    def result(self) -> tuple[Metric, ...]:
         """Raises DataError where the labels allow no metric."""
         raise NotImplementedError
 
-    def sides(self, count: Callable[[Any, Any], tuple[float, float]]) -> tuple[confidence.Quotient | None, confidence.Quotient]:
+    def sides(self, count: Callable[[Any, Any], tuple[float, float]]) -> tuple[confidence.RowRatio | None, confidence.RowRatio]:
         """Numerator and denominator of each row, for the source and for the artifact."""
         counted = [[count(g, said) for g, said in zip(self.gold, side, strict=True)] for side in self._said()]
         arrays = [tuple(np.array(side, np.float64).T) for side in counted]
@@ -81,9 +81,9 @@ class Scorer:
     def _said(self) -> list[list[Any]]:
         return [self.source, self.artifact] if self.source else [self.artifact]
 
-    def mean(self, name: str, value: Callable[[Any, Any], float]) -> Measure:
+    def mean(self, name: str, value: Callable[[Any, Any], float]) -> Metric:
         """A metric that is the mean over rows of `value(gold, said)`."""
-        return confidence.quotient(name, *self.sides(lambda gold, said: (float(value(gold, said)), 1.0)))
+        return confidence.ratio_metric(name, *self.sides(lambda gold, said: (float(value(gold, said)), 1.0)))
 
 
 def _output(outputs: Arrays, name: str, rank: int) -> np.ndarray:
@@ -93,7 +93,7 @@ def _output(outputs: Arrays, name: str, rank: int) -> np.ndarray:
     return outputs[name if name in ranked else ranked[0]]
 
 
-class Classes(Scorer):
+class ClassScorer(Scorer):
     """Accuracy, and F1: of class 1 where there are two, else the mean over the classes (macro)."""
 
     def read(self, outputs: Arrays, sample: Sample, rows: Sequence[int]) -> list[int]:
@@ -101,10 +101,10 @@ class Classes(Scorer):
         said = (logits[:, 0] > 0).astype(int) if logits.shape[1] == 1 else logits.argmax(-1)
         return [int(said[row]) for row in rows]
 
-    def result(self) -> tuple[Measure, ...]:
+    def result(self) -> tuple[Metric, ...]:
         return self.mean("accuracy", lambda gold, said: gold == said), self._f1()
 
-    def _f1(self) -> Measure:
+    def _f1(self) -> Metric:
         present = sorted({*self.gold, *self.source, *self.artifact})
         binary = set(present) <= {0, 1} and (self.labels.classes or 2) <= 2
         # Behind the rows, one that the artifact loses and one that it wins (confidence.quotient says why).
@@ -119,7 +119,9 @@ class Classes(Scorer):
             return f1(gold[index], said[which if self.source else 0][index], wanted)
 
         name = f"F1 of {self.labels.names.get(1, 'class 1')}" if binary else "F1 (macro)"
-        return confidence.whole(name, score, len(self.gold), paired=bool(self.source), steady=self.source == self.artifact)
+        return confidence.all_rows_metric(
+            name, score, len(self.gold), paired=bool(self.source), steady=self.source == self.artifact
+        )
 
 
 def f1(gold: np.ndarray, said: np.ndarray, classes: Sequence[int]) -> float:
@@ -130,14 +132,14 @@ def f1(gold: np.ndarray, said: np.ndarray, classes: Sequence[int]) -> float:
     return float(np.mean(2 * right / np.maximum(wanted + found, 1)))
 
 
-class Scored(Scorer):
+class ScalarScorer(Scorer):
     """One score a row. Queries with several passages are ranked, labels 0 and 1 without a query are classes, others correlate."""
 
     def read(self, outputs: Arrays, sample: Sample, rows: Sequence[int]) -> list[Any]:
         logits = _output(outputs, "logits", 2)
         return [float(logits[row, 0]) for row in rows]
 
-    def result(self) -> tuple[Measure, ...]:
+    def result(self) -> tuple[Metric, ...]:
         groups = self._groups()
         ranked = [at for at in groups.values() if len(at) > 1]
         if sum(map(len, ranked)) > len(self.gold) / 2 and all(g.value >= 0 and g.value.is_integer() for g in self.gold):
@@ -153,7 +155,7 @@ class Scored(Scorer):
                 groups.setdefault(graded.query, []).append(row)
         return groups
 
-    def _ranking(self, groups: Sequence[Sequence[int]]) -> tuple[Measure, ...]:
+    def _ranking(self, groups: Sequence[Sequence[int]]) -> tuple[Metric, ...]:
         """Over queries with two passages or more, of which one or more is relevant."""
         if not groups:
             raise DataError(f"no query has a passage with a label above 0 ({self.rows[0]} ...): nothing can be ranked")
@@ -164,8 +166,8 @@ class Scored(Scorer):
         )
         return inside.result()
 
-    def _correlation(self) -> Measure:
-        stats = library("scipy.stats")
+    def _correlation(self) -> Metric:
+        stats = metrics_library("scipy.stats")
         gold = np.array([graded.value for graded in self.gold])
         if len(set(gold)) < 2:
             raise DataError(f"all {len(gold)} labels are {gold[0]:g}: nothing to correlate with")
@@ -181,14 +183,14 @@ class Scored(Scorer):
             constant = any(array.min() == array.max() for array in pair)
             return 0.0 if constant else float(stats.spearmanr(*pair).statistic)
 
-        return confidence.whole("Spearman", score, len(self.gold), paired=bool(self.source), steady=steady)
+        return confidence.all_rows_metric("Spearman", score, len(self.gold), paired=bool(self.source), steady=steady)
 
 
 class _Queries(Scorer):
     """Relevances and scores [passages] of each query."""
 
-    def result(self) -> tuple[Measure, ...]:
-        ndcg = library("sklearn.metrics").ndcg_score
+    def result(self) -> tuple[Metric, ...]:
+        ndcg = metrics_library("sklearn.metrics").ndcg_score
         return (
             self.mean(f"NDCG@{CUT}", lambda gold, said: ndcg([gold], [said], k=CUT)),
             self.mean(f"MRR@{CUT}", reciprocal_rank),
@@ -200,20 +202,20 @@ def reciprocal_rank(gold: np.ndarray, said: np.ndarray) -> float:
 
     Of equal scores the relevant one stands last: that an engine tells two passages no longer apart must not be a gain.
     """
-    ranks = library("scipy.stats").rankdata(-said, "max")
+    ranks = metrics_library("scipy.stats").rankdata(-said, "max")
     first = ranks[gold > 0].min()
     return float(1 / first) if first <= CUT else 0.0
 
 
-class Pairs(Scored):
+class PairScorer(ScalarScorer):
     """The cosine of the two embeddings of a pair, as the score of `Scored`."""
 
     def read(self, outputs: Arrays, sample: Sample, rows: Sequence[int]) -> list[np.ndarray]:
         vectors = _output(outputs, "sentence_embedding", 2)
         return [vectors[row].astype(np.float32) for row in rows]
 
-    def result(self) -> tuple[Measure, ...]:
-        halves: list[Half] = self.gold
+    def result(self) -> tuple[Metric, ...]:
+        halves: list[PairText] = self.gold
         self.source, self.artifact = ([_cosine(*two) for two in _twos(halves, side)] for side in (self.source, self.artifact))
         self.gold = [first.graded for first, _ in _twos(halves, halves)]
         return super().result()
@@ -224,7 +226,7 @@ def _with_quantiles(values: np.ndarray, shares: tuple[float, float]) -> np.ndarr
     return np.concatenate([values, np.quantile(values, shares, method="nearest")])
 
 
-def _twos(halves: Sequence[Half], values: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+def _twos(halves: Sequence[PairText], values: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
     """The two values of each pair."""
     waiting: dict[int, Any] = {}
     for half, value in zip(halves, values, strict=False):
@@ -240,18 +242,18 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
     return round(float(a @ b) / max(float(np.linalg.norm(a) * np.linalg.norm(b)), float(np.finfo(np.float32).tiny)), 6)
 
 
-class Tagged(Scorer):
+class TagScorer(Scorer):
     """F1 of whole entities where the classes are B- and I-, and the accuracy over words."""
 
     def read(self, outputs: Arrays, sample: Sample, rows: Sequence[int]) -> list[tuple[int, ...]]:
         said = _output(outputs, "logits", 3).argmax(-1)
         return [tuple(int(said[row, at]) for at in sample.labels[row].positions) for row in rows]
 
-    def result(self) -> tuple[Measure, ...]:
-        words = confidence.quotient("accuracy of words", *self.sides(self._words))
+    def result(self) -> tuple[Metric, ...]:
+        words = confidence.ratio_metric("accuracy of words", *self.sides(self._words))
         if not any(name.startswith("B-") for name in self.labels.names.values()):
             return (words,)
-        return confidence.quotient("F1 of entities", *self.sides(self._entities)), words
+        return confidence.ratio_metric("F1 of entities", *self.sides(self._entities)), words
 
     def _words(self, gold: Tags, said: Sequence[int]) -> tuple[float, float]:
         return float(sum(a == b for a, b in zip(gold.ids, said, strict=True))), float(len(gold.ids))
@@ -260,11 +262,13 @@ class Tagged(Scorer):
         """F1 over all rows is 2 x right / (said + wanted); an entity is right when its class and both its ends are."""
         tags = [[self.labels.names.get(number, f"class {number}") for number in ids] for ids in (gold.ids, said)]
         kinds = sorted({tag[2:] for tag in self.labels.names.values() if tag[1:2] == "-"})
-        found = library("nervaluate").Evaluator(tags[:1], tags[1:], tags=kinds, loader="list").evaluate()["overall"]["strict"]
+        found = (
+            metrics_library("nervaluate").Evaluator(tags[:1], tags[1:], tags=kinds, loader="list").evaluate()["overall"]["strict"]
+        )
         return 2.0 * found.correct, float(found.actual + found.possible)
 
 
-class Spans(Scorer):
+class AnswerScorer(Scorer):
     """F1 and exact match of the answer, as SQuAD's evaluation script has them (Rajpurkar et al. 2016, section 6.1)."""
 
     def read(self, outputs: Arrays, sample: Sample, rows: Sequence[int]) -> list[str]:
@@ -273,10 +277,10 @@ class Spans(Scorer):
             raise DataError(f"the labels need the outputs start_logits and end_logits; the model has {', '.join(outputs)}")
         return [best_answer(outputs["start_logits"][row], outputs["end_logits"][row], sample.labels[row]) for row in rows]
 
-    def result(self) -> tuple[Measure, ...]:
+    def result(self) -> tuple[Metric, ...]:
         return (
             self.mean("F1 of answers", lambda gold, said: max(answer_f1(text, said) for text in gold.texts or ("",))),
-            self.mean("exact match", lambda gold, said: normal(said) in map(normal, gold.texts or ("",))),
+            self.mean("exact match", lambda gold, said: normalise_answer(said) in map(normalise_answer, gold.texts or ("",))),
         )
 
 
@@ -297,7 +301,7 @@ def best_answer(start: np.ndarray, end: np.ndarray, gold: Answers) -> str:
     return gold.context[ends[0][0] : ends[1][1]]
 
 
-def normal(text: str) -> str:
+def normalise_answer(text: str) -> str:
     """Lower case without punctuation, articles and spare spaces."""
     kept = "".join(letter for letter in text.lower() if letter not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
@@ -305,26 +309,28 @@ def normal(text: str) -> str:
 
 def answer_f1(gold: str, said: str) -> float:
     """F1 of the bags of words; 1 for two empty answers, 0 for one."""
-    wanted, found = normal(gold).split(), normal(said).split()
+    wanted, found = normalise_answer(gold).split(), normalise_answer(said).split()
     if not wanted or not found:
         return float(wanted == found)
     common = sum((collections.Counter(wanted) & collections.Counter(found)).values())
     return 2 * common / (len(wanted) + len(found))
 
 
-class Transcripts(Scorer):
+class TranscriptScorer(Scorer):
     """Word and character error rate of the greedy transcript, over all rows."""
 
     def read(self, outputs: Arrays, sample: Sample, rows: Sequence[int]) -> list[str]:
         ids = _output(outputs, "logits", 3).argmax(-1)
-        frames = frames_of(sample, *ids.shape)
-        return [self.labels.spell(collapse(ids[row][: frames[row]], self.labels.blank)) for row in rows]
+        frames = live_frames(sample, *ids.shape)
+        return [self.labels.spell(ctc_collapse(ids[row][: frames[row]], self.labels.blank)) for row in rows]
 
-    def result(self) -> tuple[Measure, ...]:
-        jiwer = library("jiwer")
+    def result(self) -> tuple[Metric, ...]:
+        jiwer = metrics_library("jiwer")
         return (
-            confidence.quotient("WER", *self.sides(lambda gold, said: _errors(jiwer.process_words(gold, said))), error=True),
-            confidence.quotient("CER", *self.sides(lambda gold, said: _errors(jiwer.process_characters(gold, said))), error=True),
+            confidence.ratio_metric("WER", *self.sides(lambda gold, said: _errors(jiwer.process_words(gold, said))), error=True),
+            confidence.ratio_metric(
+                "CER", *self.sides(lambda gold, said: _errors(jiwer.process_characters(gold, said))), error=True
+            ),
         )
 
 

@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Any
 from .. import targets
 from ..artifact import Artifact, goldens
 from ..artifact import manifest as artifact
-from ..core import Advance, DataError, Feeds, Missing, Outputs, Progress, RecipeError, SourceError, nearest
+from ..core import Advance, DataError, Feeds, Missing, Outputs, Progress, RecipeError, SourceError, did_you_mean
 from ..data import Labels, Sample, read_data
 from ..graph import Graph
 from ..runtime import HALVES, ReferenceRunner, Runner
 from . import budgets
-from .budgets import DECIDING, DEFAULT_BUDGETS, Budget, Violation
+from .budgets import DECISION_LIMITS, DEFAULT_BUDGETS, Budget, Violation
 from .comparison import Comparison
 from .intervals import FAILED, PASSED, UNDECIDED
-from .result import Result
+from .result import ComparisonResult
 
 if TYPE_CHECKING:
     from ..source import Reference
 
 WINDOW = 16  # samples whose outputs are held at a time
-Answer = Callable[[Feeds], Outputs]
+RunSource = Callable[[Feeds], Outputs]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Truth:
     """
 
     samples: Sequence[Sample]
-    outputs: Sequence[Outputs] | Answer | None
+    outputs: Sequence[Outputs] | RunSource | None
     name: str
     notes: tuple[str, ...] = ()
     synthetic: bool = True
@@ -62,9 +62,9 @@ class Verdict:
     precision: str
     data: str
     budget: Budget
-    engine: Result | None
+    engine: ComparisonResult | None
     engine_reason: str
-    graph: Result | None
+    graph: ComparisonResult | None
     violations: tuple[Violation, ...]
     notes: tuple[str, ...] = ()
     path: str = ""
@@ -85,7 +85,7 @@ class Verdict:
         return self.engine is not None
 
     @property
-    def result(self) -> Result:
+    def result(self) -> ComparisonResult:
         """The result that counts: the engine's where it ran."""
         found = self.engine or self.graph
         assert found is not None, "judge() runs one of the two"
@@ -127,7 +127,7 @@ def budget_for(precision: str, overrides: Mapping[str, float]) -> Budget:
     known = [f.name for f in dataclasses.fields(Budget)]
     for name in overrides:
         if name not in known:
-            raise RecipeError(f"unknown budget {name!r}{nearest(name, known)}")
+            raise RecipeError(f"unknown budget {name!r}{did_you_mean(name, known)}")
         if math.isnan(overrides[name]):  # every comparison with it is false: a check that cannot fail
             raise RecipeError(f"the budget {name} is not a number")
     return dataclasses.replace(DEFAULT_BUDGETS[precision], **overrides)
@@ -160,7 +160,7 @@ def verify(
             truth = find_truth(found, data_path, against, open_once)
             limits = {**recorded_limits(found), **(budget or {})}
             _check_asked(budget or {}, truth)
-            verdict = judge(each, found.manifest, found.graph(), truth, advance, budget_for(found.precision, limits))
+            verdict = run_and_judge(each, found.manifest, found.graph(), truth, advance, budget_for(found.precision, limits))
         if require_engine and not verdict.engine_executed:
             raise Missing(f"--require-engine: the engine of {each} cannot run here: {verdict.engine_reason}")
         verdicts.append(dataclasses.replace(verdict, path=str(each)))
@@ -169,7 +169,7 @@ def verify(
 
 def _check_asked(budget: Mapping[str, float], truth: Truth) -> None:
     """A limit that this run cannot judge is an error when this run was asked for it: a pass would say that it is kept."""
-    asked = [name for name in DECIDING if name in budget]
+    asked = [name for name in DECISION_LIMITS if name in budget]
     if asked and truth.synthetic:
         raise DataError(f"{asked[0]} cannot be judged on synthetic samples, which decide nothing; give --data FILE")
 
@@ -203,7 +203,7 @@ def _synthetic(found: Artifact) -> bool:
     return found.manifest.get("recipe", {}).get("goldens", "synthetic") == "synthetic"
 
 
-def _answer(found: Artifact, against: str | None, open_reference: Callable[..., Reference]) -> Answer:
+def _answer(found: Artifact, against: str | None, open_reference: Callable[..., Reference]) -> RunSource:
     from ..source import SourceOptions
 
     source = found.manifest["source"]
@@ -221,7 +221,7 @@ def _answer(found: Artifact, against: str | None, open_reference: Callable[..., 
     return open_reference(against, options).run
 
 
-def judge(
+def run_and_judge(
     directory: Path, facts: Mapping[str, Any], graph: Graph, truth: Truth, advance: Advance, budget: Budget | None = None
 ) -> Verdict:
     """Run the engine where this machine can, and the typed graph on the reference where it cannot or where that shows more.
@@ -240,15 +240,15 @@ def judge(
         runners["engine"] = target.load(directory, facts)
     if not runners or precision != "fp32" or _is_half(graph):
         runners["graph"] = ReferenceRunner(graph)
-    results = compare(runners, truth, task, advance)
-    found = tuple(v for result in results.values() for v in budgets.judge(result, budget))
+    results = compare_runners(runners, truth, task, advance)
+    found = tuple(v for result in results.values() for v in budgets.find_violations(result, budget))
     notes = (*truth.notes, *_left_out(runners, truth), *_not_judged(facts, truth))
     reason = "the null target has no engine" if name == "null" else ("" if ready.run else ready.reason)
     return Verdict(name, precision, truth.name, budget, results.get("engine"), reason, results.get("graph"), found, notes)
 
 
 def _not_judged(facts: Mapping[str, Any], truth: Truth) -> tuple[str, ...]:
-    asked = [name for name in DECIDING if truth.synthetic and facts.get("budget", {}).get(name) is not None]
+    asked = [name for name in DECISION_LIMITS if truth.synthetic and facts.get("budget", {}).get(name) is not None]
     return (f"{' and '.join(asked)} not judged: synthetic samples decide nothing (bertc verify --data FILE)",) if asked else ()
 
 
@@ -256,7 +256,7 @@ def _is_half(graph: Graph) -> bool:
     return any(v.dtype in HALVES for v in graph.model.graph.initializers.values())
 
 
-def compare(runners: Mapping[str, Runner], truth: Truth, task: str, advance: Advance) -> dict[str, Result]:
+def compare_runners(runners: Mapping[str, Runner], truth: Truth, task: str, advance: Advance) -> dict[str, ComparisonResult]:
     """Every runner on every sample, each sample's truth computed once. Memory is flat in the number of samples."""
     blank, sure = (truth.labels.blank if truth.labels else 0), not truth.synthetic
     comparisons = {name: Comparison(task, blank=blank, labels=truth.labels, intervals=sure) for name in runners}

@@ -14,7 +14,7 @@ import tiny
 from bertc.fleet import config, task
 from bertc.fleet.config import Fleet
 from bertc.fleet.plan import Task
-from bertc.fleet.run import Future, Outcome, run
+from bertc.fleet.run import Future, Outcome, run_fleet
 from bertc.fleet.store import Store
 
 MATRIX = 'targets = ["null"]\nprecisions = ["fp32", "bf16"]\n'
@@ -77,7 +77,7 @@ class Here:
 def build(path: Path, pool: Here | None = None, **options: Any) -> dict[str, Outcome]:
     """Every outcome by its slot."""
     fleet, store = opened(path)
-    return {o.task.slot: o for o in run(fleet, store, pool or Here(), lambda task, outcome: None, **options)}
+    return {o.task.slot: o for o in run_fleet(fleet, store, pool or Here(), lambda task, outcome: None, **options)}
 
 
 def states(outcomes: Mapping[str, Outcome]) -> dict[str, str]:

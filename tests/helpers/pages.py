@@ -65,7 +65,7 @@ def same_as(document: Report, numbers: list[Any]) -> None:
     for where, value, said in numbers:
         found = at(document, where)
         assert json.loads(value) == found, where
-        assert " ".join(said.split()) == marks.text(steps(where), found), where
+        assert " ".join(said.split()) == marks.shown_text(steps(where), found), where
 
 
 def words(document: Any) -> set[str]:

@@ -9,13 +9,13 @@ from graph_text import graph_of
 from models import session
 
 from bertc.core.profiles import Range
-from bertc.data.unpadded import Alive, Row
+from bertc.data.unpadded import RealPositions, UnpaddedSample
 from bertc.graph.model import Graph
 from bertc.quant.attention import Attention
-from bertc.quant.calibration.observe import Observed, observe, require_some
-from bertc.quant.fit import Fitted, fit
-from bertc.quant.sites import Sites, find
-from bertc.targets._tensorrt import int8_check as _int8
+from bertc.quant.calibration.observe import Observed, observe_sites, require_samples
+from bertc.quant.fit import Fitted, fit_sites
+from bertc.quant.sites import Sites, find_sites
+from bertc.targets._tensorrt import quantised_check as _int8
 
 WIDTH, INNER, BATCH, LENGTH = 32, 64, 2, 5
 PROFILES = ({"B": Range(1, BATCH, 8), "S": Range(1, LENGTH, 16)},)
@@ -45,30 +45,30 @@ def feeds(seed: int = 0, length: int = LENGTH, outlier: float = 1.0, batch: int 
     return {"x": x + np.float32(0.2), "mask": np.zeros((batch, 1, length), np.float32)}
 
 
-def rows(count: int, change: Callable[[np.ndarray], None] | None = None, outlier: float = 1.0) -> Iterator[Row]:
+def rows(count: int, change: Callable[[np.ndarray], None] | None = None, outlier: float = 1.0) -> Iterator[UnpaddedSample]:
     for seed in range(count):
         made = feeds(seed, 3 + seed % 7, outlier)
         if change:
             change(made["x"])
-        yield Row(made, f"row {seed}")
+        yield UnpaddedSample(made, f"row {seed}")
 
 
-def padded(seed: int, live: int, garbage: float) -> Row:
+def padded(seed: int, live: int, garbage: float) -> UnpaddedSample:
     """One row with two places of padding at its start, full of `garbage`."""
     made = feeds(seed, live + 2)
     made["x"][:, :2] = garbage
     made["mask"][..., :2] = -1e9
-    return Row(made, f"padded {seed}", Alive("S", np.array([False] * 2 + [True] * live)))
+    return UnpaddedSample(made, f"padded {seed}", RealPositions("S", np.array([False] * 2 + [True] * live)))
 
 
-def seen(graph: Graph, samples: Iterator[Row], count: int) -> tuple[Sites, Observed]:
-    sites = find(graph, feeds(batch=BATCH), Attention(_int8.ATTENTION, PROFILES))
-    return sites, require_some(observe(graph, sites, samples, count, lambda done, total: None))
+def seen(graph: Graph, samples: Iterator[UnpaddedSample], count: int) -> tuple[Sites, Observed]:
+    sites = find_sites(graph, feeds(batch=BATCH), Attention(_int8.ATTENTION, PROFILES))
+    return sites, require_samples(observe_sites(graph, sites, samples, count, lambda done, total: None))
 
 
 def fitted(graph: Graph, count: int = 24, outlier: float = 1.0, **how: object) -> dict[str, Fitted]:
     sites, observed = seen(graph, rows(count, outlier=outlier), count)
-    return fit(graph, sites, observed, **how)[0]  # type: ignore[arg-type]
+    return fit_sites(graph, sites, observed, **how)[0]  # type: ignore[arg-type]
 
 
 def fake(x: np.ndarray, scale: np.ndarray | float) -> np.ndarray:

@@ -37,7 +37,7 @@ def full(plain: dict[str, Any]) -> dict[str, Any]:
     made["passes"]["applied"][0]["error"] = None
     made["precision"]["islands"] = [{"node": LONG, "op": "Softmax", "reason": "sums in float32"}] * 3
     made["precision"]["clamps"] = [{"constant": "low", "was": -3.4e38, "now": -30000.0, "reason": "outside fp16"}]
-    made["summary"] = report.summary(made)
+    made["summary"] = report.summary_counts(made)
     verdict = made["verification"]
     verdict |= {"verdict": "failed", "data": f"{LONG}.txt", "violations": [_violation()], "drift": drift()}
     verdict["budget"] |= {"alarm": 0.01, "agreement": None}

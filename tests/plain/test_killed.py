@@ -46,7 +46,7 @@ MOMENTS = [
     ("pipeline", "prove", "after"),
     ("pipeline", "save", "after"),
     ("artifact.goldens", "_write", "after"),
-    ("verification.verdict", "judge", "before"),
+    ("verification.verdict", "run_and_judge", "before"),
     ("artifact.manifest", "write_manifest", "after"),
     ("Path", "rename", "before"),
     ("Path", "rename", "after"),

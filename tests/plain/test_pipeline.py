@@ -25,7 +25,7 @@ from bertc.runtime.reference import ReferenceRunner
 from bertc.source import opening as source
 from bertc.source import types
 from bertc.targets import Availability
-from bertc.verification import export as export_check
+from bertc.verification import export_check
 from bertc.verification import verdict as verification
 
 Capture = pytest.CaptureFixture[str]
@@ -100,10 +100,10 @@ def test_the_same_inputs_give_the_same_bytes(model: Path, built: Path, tmp_path:
 
 def test_no_verify_is_said(model: Path, tmp_path: Path, capsys: Capture) -> None:
     run("build", model, "--fp32", "--target", "onnxruntime", "--no-verify", "-o", tmp_path / "a")
-    assert "note onnxruntime-fp32 was not verified (--no-verify)" in (err := said(capsys))
+    assert "note onnxruntime-fp32: not verified (--no-verify)" in (err := said(capsys))
     assert "no (--no-verify)" in err
     report = json.loads((tmp_path / "a" / "report.json").read_text())
-    assert (report["verification"], "was not verified" in " ".join(report["notes"])) == (None, True)
+    assert (report["verification"], "not verified (--no-verify)" in " ".join(report["notes"])) == (None, True)
 
 
 # From an export
@@ -149,7 +149,7 @@ def altered(model: Path, breaks: Any) -> types.Source:
 
 def blamed(found: types.Source) -> str:
     with pytest.raises(ExportFailed) as caught:
-        export_check.prove(found, (), lambda *_: None)
+        export_check.check_export(found, (), lambda *_: None)
     return str(caught.value)
 
 
@@ -270,11 +270,13 @@ def test_samples_outside_the_profiles_are_said(model: Path) -> None:
     samples = tuple(export_check.Sample(label, f) for label, f in feeds.items())
     truth = verification.Truth(samples, found.run, "made up")
     engine = ReferenceRunner(found.graph, (small,))
-    assert verification.compare({"engine": engine}, truth, "custom", lambda *_: None)["engine"].samples == 1
+    assert verification.compare_runners({"engine": engine}, truth, "custom", lambda *_: None)["engine"].samples == 1
     (note,) = verification._left_out({"engine": engine}, truth)
     assert note == "2 samples lie outside the engine's profiles and were not run on it: long; many"
     with pytest.raises(DataError, match="no samples were compared"):
-        verification.compare({"engine": engine}, dataclasses.replace(truth, samples=samples[1:]), "custom", lambda *_: None)
+        verification.compare_runners(
+            {"engine": engine}, dataclasses.replace(truth, samples=samples[1:]), "custom", lambda *_: None
+        )
 
 
 # From Python

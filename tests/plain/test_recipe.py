@@ -135,7 +135,7 @@ def seen(monkeypatch: pytest.MonkeyPatch, *words: str) -> Recipe:
         found.append(given)
         raise click.Abort
 
-    monkeypatch.setattr(pipeline, "compile", stop)
+    monkeypatch.setattr(pipeline, "build_recipe", stop)
     assert cli.run(["build", *words, "-o", "out"]) == 130
     return found[0]
 
@@ -163,7 +163,7 @@ def test_budgets() -> None:
     refused(lambda: budget_for("fp16", {"cosin": 0.5}), "unknown budget 'cosin'", "did you mean 'cosine'?")
     refused(lambda: budget_for("fp32", {"rel": float("nan")}), "rel is not a number")
     unknown = Recipe("x", targets=("null",), budget={"cosin": 1.0})
-    refused(lambda: pipeline.plan(unknown), "unknown budget 'cosin'")
+    refused(lambda: pipeline.plan_builds(unknown), "unknown budget 'cosin'")
 
 
 # Targets
@@ -196,14 +196,16 @@ def test_targets() -> None:
 
 @pytest.mark.parametrize("pair", [("null", "null"), ("null=fp16", "null"), ("null", "onnxruntime", "null=fp16")])
 def test_a_target_asked_for_twice(pair: tuple[str, ...]) -> None:
-    refused(lambda: pipeline.plan(Recipe("x", targets=pair, precision="fp16")), "twice", "null-fp16")
+    refused(lambda: pipeline.plan_builds(Recipe("x", targets=pair, precision="fp16")), "twice", "null-fp16")
 
 
 def test_the_precision_of_a_target() -> None:
-    plan = pipeline.plan(Recipe("x", targets=("null", "null=fp16", "onnxruntime"), precision="bf16"))
+    plan = pipeline.plan_builds(Recipe("x", targets=("null", "null=fp16", "onnxruntime"), precision="bf16"))
     assert [build.name for build in plan] == ["null-bf16", "null-fp16", "onnxruntime-bf16"]
-    assert pipeline.plan(Recipe("x", targets=("null",)))[0].precision == "fp32"
-    refused(lambda: pipeline.plan(Recipe("x", targets=("null=fp6",))), "unknown precision 'fp6'", "known: bf16, fp16, fp32")
+    assert pipeline.plan_builds(Recipe("x", targets=("null",)))[0].precision == "fp32"
+    refused(
+        lambda: pipeline.plan_builds(Recipe("x", targets=("null=fp6",))), "unknown precision 'fp6'", "known: bf16, fp16, fp32"
+    )
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, **builds: bool) -> None:

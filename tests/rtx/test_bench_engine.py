@@ -26,7 +26,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_an_engine_has_to_do_is_told_without_a_time(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = open_artifact(engine)
-    if not bench.why_not(found):
+    if not bench.why_not_runnable(found):
         pytest.skip("this machine runs the engine")
     assert cli.run(["bench", str(engine), "--json", "--against", "m.onnx"]) == 0
     out, err = capsys.readouterr()
@@ -47,7 +47,7 @@ def test_what_an_engine_has_to_do_is_told_without_a_time(engine: Path, capsys: p
 
 
 def test_a_baseline_that_cannot_run_here_is_skipped_with_its_reason(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if not bench.why_not(open_artifact(engine)):
+    if not bench.why_not_runnable(open_artifact(engine)):
         pytest.skip("this machine runs the engine")
     cpu = engine.parent / "cpu"
     bertc.build(engine.parent / "m.onnx", cpu, targets=["onnxruntime=fp32"], profiles=PROFILES)

@@ -16,7 +16,7 @@ from bertc.artifact.manifest import Artifact
 from bertc.bench import interleaved as bench
 from bertc.cli import _main as cli
 from bertc.core.profiles import Shape
-from bertc.graph.model import save
+from bertc.graph.model import save_graph
 from bertc.quant import engine_choice as worth
 from bertc.targets import BuildRequest, tensorrt_rtx
 from bertc.targets._tensorrt import cost as work
@@ -59,10 +59,10 @@ def request(found: Artifact, folder: Path) -> BuildRequest:
 
 def listed(found: Artifact, folder: Path) -> list[Kernel]:
     """The kernels of an engine for SHAPE alone."""
-    fixed, path = worth.at_opt(found.graph(), found.profiles[0]), folder / "fixed.onnx"
-    save(fixed, path)
+    fixed, path = worth.graph_at_opt(found.graph(), found.profiles[0]), folder / "fixed.onnx"
+    save_graph(fixed, path)
     whole = dataclasses.replace(request(found, folder), graph=fixed, graph_path=path, profiles=({},))
-    return [kernel for kernel in tensorrt_rtx.listed(whole) if not kernel.host]
+    return [kernel for kernel in tensorrt_rtx.list_kernels(whole) if not kernel.host]
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
@@ -70,18 +70,18 @@ def test_the_graph_and_the_log_agree(
     precision: str, built: dict[str, Artifact], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = built[precision]
-    if not bench.why_not(found):
+    if not bench.why_not_runnable(found):
         pytest.skip("this machine runs the engine")
     assert cli.run(["bench", str(found.path), "--shapes", str(SHAPE), "--json"]) == 0
     out, err = capsys.readouterr()
     (document,) = json.loads(out)["shapes"]
-    engine = worth.engine(found.graph(), found.manifest["engine"], request(found, tmp_path))
+    engine = worth.estimate_engine(found.graph(), found.manifest["engine"], request(found, tmp_path))
     assert engine.unknown == document["unknown"] == 0
     # Kernels of the builder's own making, which copy and name no node, are in the log alone, and the table says so.
     nameless = [kernel for kernel in listed(found, tmp_path) if not kernel.onnx_nodes]
     assert document["nameless"] == len(nameless) > 0 and f"{len(nameless)} kernels name no node" in err
     moved = document["layers"][-1]["moved"]
-    assert 0.99 * (engine.nbytes - worth.moved(nameless)) < moved <= engine.nbytes - worth.moved(nameless)
+    assert 0.99 * (engine.nbytes - worth.bytes_moved(nameless)) < moved <= engine.nbytes - worth.bytes_moved(nameless)
     if precision == "fp16":
         assert moved == HALF
 
@@ -90,9 +90,9 @@ def test_the_graph_and_the_log_agree(
 def test_one_kernel_by_hand(precision: str, built: dict[str, Artifact], tmp_path: Path) -> None:
     found, name = built[precision], "linear.n_mixed/MatMul"
     kernel = next(kernel for kernel in listed(found, tmp_path) if name in kernel.onnx_nodes)
-    assert worth.moved([kernel]) == PROJECTION[precision] + SCALARS
+    assert worth.bytes_moved([kernel]) == PROJECTION[precision] + SCALARS
     rows = [{**row, "layer": ""} for row in found.manifest["engine"]["kernels"]["rows"]]
     next(row for row in rows if name in row["onnx_nodes"])["layer"] = "kernel.0"
-    counted = {layer.name: layer.moved for layer in work.work_at(found.graph(), rows, SHAPE, 0).layers}
+    counted = {layer.name: layer.moved for layer in work.graph_work(found.graph(), rows, SHAPE, 0).layers}
     scales = 2 * WIDTH if precision == "int8" else 0
     assert counted["kernel.0"] == PROJECTION[precision] + scales

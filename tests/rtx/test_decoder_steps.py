@@ -9,12 +9,12 @@ import onnx_ir as ir
 
 from bertc import precision
 from bertc.core.profiles import Range
-from bertc.graph.model import Graph, save
+from bertc.graph.model import Graph, save_graph
 from bertc.ops import expansion as canonical
 from bertc.ops.builder import Builder
 from bertc.targets import BuildRequest, tensorrt_rtx
 from bertc.targets._tensorrt import layout as _trt_graph
-from bertc.targets._tensorrt import lower_attention as _lower_trt
+from bertc.targets._tensorrt import lower_encoder as _lower_trt
 
 HEADS, SIZE, WIDTH = 4, 16, 64
 
@@ -53,7 +53,7 @@ def step() -> Graph:
 def test_a_layer_is_a_product_an_attention_with_its_cache_and_a_product(tmp_path: Path) -> None:
     lowered = _trt_graph.tidy(canonical.expand(step(), _lower_trt.lowerings(("sm89",))))
     typed = precision.get("fp16").apply(lowered).graph
-    save(typed, tmp_path / "graph.onnx")
+    save_graph(typed, tmp_path / "graph.onnx")
     ranges = {"batch": Range(1, 2, 4), "past": Range(1, 32, 64), "places": Range(2, 33, 65)}
     built = tensorrt_rtx.build(BuildRequest(typed, tmp_path / "graph.onnx", tmp_path, "fp16", ("sm89",), (ranges,)))
     names = [row["name"] for row in built.facts["kernels"]["rows"]]

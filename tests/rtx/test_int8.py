@@ -14,11 +14,11 @@ import pytest
 import bertc
 from bertc.cli._main import run
 from bertc.core.errors import BuildFailed
-from bertc.graph.model import load
+from bertc.graph.model import load_graph
 from bertc.targets import BuildRequest, Int8Attention, tensorrt_rtx
 from bertc.targets._tensorrt import adapter as _trt
-from bertc.targets._tensorrt import int8_check as _int8
 from bertc.targets._tensorrt import kernel_log as _kernels
+from bertc.targets._tensorrt import quantised_check as _int8
 
 TARGET = "tensorrt-rtx:sm89"
 
@@ -53,7 +53,7 @@ def log(built: bertc.Artifact, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("log")
     path = built.path / "graph.onnx"
     ranges = built.profiles
-    request = BuildRequest(load(path), path, folder, "int8", ("sm89",), ranges)
+    request = BuildRequest(load_graph(path), path, folder, "int8", ("sm89",), ranges)
     return _trt._compile("tensorrt_rtx", request, None, folder)[1]
 
 
@@ -80,7 +80,7 @@ def test_a_norm_is_written_in_half_for_its_residual_and_in_int8_for_its_gemm(bui
     norms = {_kernels.node_name(node) for node in map(_norm, scales) if node is not None}
     assert len(norms) == 4, "of the embeddings and three more; no GEMM reads the last"
     assert {v.dtype for node in scales for v in node.inputs if v is not None} == {ir.DataType.FLOAT16}
-    kernels = [kernel for kernel in _kernels.parse(log) if norms & set(kernel.onnx_nodes)]
+    kernels = [kernel for kernel in _kernels.parse_kernels(log) if norms & set(kernel.onnx_nodes)]
     assert [sorted(tensor.dtype for tensor in kernel.outputs) for kernel in kernels] == [["Half", "Int8"]] * 4
 
 
@@ -114,7 +114,7 @@ def test_a_gemm_that_is_not_int8_in_the_engine_fails_the_build(
     lines[at] = f"{changed}Outputs: {written}"
     said = f"asked for int8, {broken} of 12 quantised GEMMs do not read int8 in the engine: "
     with pytest.raises(BuildFailed, match=said) as failed:
-        _int8.check_quantised(graph, _kernels.parse("\n".join(lines)))
+        _int8.check_quantised(graph, _kernels.parse_kernels("\n".join(lines)))
     if kind == "gemm":
         assert name in str(failed.value)
 
@@ -123,7 +123,7 @@ def test_a_gemm_that_no_kernel_names_fails_the_build(built: bertc.Artifact, log:
     graph = built.graph()
     with pytest.raises(BuildFailed):
         _int8.check_quantised(graph, [])
-    some = [k for k in _kernels.parse(log) if not k.onnx_nodes]
+    some = [k for k in _kernels.parse_kernels(log) if not k.onnx_nodes]
     with pytest.raises(BuildFailed):
         _int8.check_quantised(graph, some)
 
@@ -133,7 +133,7 @@ def test_a_graph_without_pairs_asks_for_nothing(built: bertc.Artifact, log: str)
     for node in list(copy.model.graph):
         if node.op_type in ("MatMul", "Gemm"):
             copy.model.graph.remove(node, safe=False)
-    assert _int8.check_quantised(copy, _kernels.parse(log)) == {}
+    assert _int8.check_quantised(copy, _kernels.parse_kernels(log)) == {}
 
 
 def test_turing_is_refused(export: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

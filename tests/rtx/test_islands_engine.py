@@ -15,7 +15,7 @@ import bertc
 from bertc import precision
 from bertc.core.profiles import Range
 from bertc.data.samples import Sample
-from bertc.graph.model import Graph, save
+from bertc.graph.model import Graph, save_graph
 from bertc.precision._islands import TIED
 from bertc.precision._value_ranges import Evidence
 from bertc.targets import BuildRequest, tensorrt_rtx
@@ -72,7 +72,7 @@ def feeds(ids: np.ndarray) -> dict[str, np.ndarray]:
 def kernels(graph: Graph, folder: Path, evidence: Evidence | None) -> tuple[int, dict[str, Any]]:
     typed = precision.get("fp16").apply(graph, evidence)
     folder.mkdir()
-    save(typed.graph, folder / "graph.onnx")
+    save_graph(typed.graph, folder / "graph.onnx")
     sizes = {"B": Range(1, 8, 32), "S": Range(1, 64, 256)}
     built = tensorrt_rtx.build(BuildRequest(typed.graph, folder / "graph.onnx", folder, "fp16", ("sm89",), (sizes,)))
     return built.facts["kernels"]["count"], typed.plan.reasons()

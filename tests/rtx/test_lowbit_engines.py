@@ -13,9 +13,9 @@ import pytest
 from bertc.artifact.manifest import Artifact, open_artifact
 from bertc.cli import _main as cli
 from bertc.core.errors import BuildFailed
-from bertc.graph.model import save
+from bertc.graph.model import save_graph
 from bertc.targets import BuildRequest, tensorrt_rtx
-from bertc.targets._tensorrt import int8_check as _int8
+from bertc.targets._tensorrt import quantised_check as _int8
 
 SM89 = ("--target", "tensorrt-rtx:sm89")
 
@@ -43,9 +43,9 @@ def relisted(found: Artifact) -> Any:
     graph = found.graph()
     folder = found.path / "again"
     folder.mkdir(exist_ok=True)
-    save(graph, folder / "graph.onnx")
+    save_graph(graph, folder / "graph.onnx")
     request = BuildRequest(graph, folder / "graph.onnx", folder, found.precision, ("sm89",), tuple(found.profiles))
-    return tensorrt_rtx.listed(request)
+    return tensorrt_rtx.list_kernels(request)
 
 
 def test_fp8_gemms_read_fp8_and_attention_does_not(model: Path) -> None:

@@ -12,11 +12,11 @@ import pytest
 
 from bertc import precision
 from bertc.core.profiles import Range
-from bertc.graph.model import Graph, save
+from bertc.graph.model import Graph, save_graph
 from bertc.ops import expansion as canonical
 from bertc.targets import BuildRequest, tensorrt_rtx
 from bertc.targets._tensorrt import layout as _trt_graph
-from bertc.targets._tensorrt import lower_attention as _lower_trt
+from bertc.targets._tensorrt import lower_encoder as _lower_trt
 
 RANGES = {"batch": Range(1, 8, 32), "length": Range(1, 128, 256)}
 
@@ -24,7 +24,7 @@ RANGES = {"batch": Range(1, 8, 32), "length": Range(1, 128, 256)}
 def kernels(graph: Graph, mode: str, folder: Path, sm: str = "sm89") -> dict[str, Any]:
     lowered = _trt_graph.tidy(canonical.expand(graph, _lower_trt.lowerings((sm,))))
     typed = precision.get(mode).apply(lowered).graph
-    save(typed, folder / "graph.onnx")
+    save_graph(typed, folder / "graph.onnx")
     built = tensorrt_rtx.build(BuildRequest(typed, folder / "graph.onnx", folder, mode, (sm,), (RANGES,)))
     return dict(built.facts["kernels"])
 

@@ -10,12 +10,12 @@ import pytest
 
 from bertc import precision
 from bertc.core.profiles import Range
-from bertc.graph.model import Graph, save
+from bertc.graph.model import Graph, save_graph
 from bertc.ops import expansion as canonical
 from bertc.ops.builder import Body, Builder
 from bertc.targets import BuildRequest, tensorrt_rtx
 from bertc.targets._tensorrt import layout as _trt_graph
-from bertc.targets._tensorrt import lower_attention as _lower_trt
+from bertc.targets._tensorrt import lower_encoder as _lower_trt
 
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
 WIDTH = 32
@@ -58,7 +58,7 @@ def feature_encoder(norm: str) -> Graph:
 def kernels(graph: Graph, mode: str, folder: Path, table: dict[str, Body] | None = None) -> int:
     lowered = _trt_graph.tidy(canonical.expand(graph, _lower_trt.LOWERINGS if table is None else table))
     typed = precision.get(mode).apply(lowered).graph
-    save(typed, folder / "graph.onnx")
+    save_graph(typed, folder / "graph.onnx")
     built = tensorrt_rtx.build(BuildRequest(typed, folder / "graph.onnx", folder, mode, ("sm89",), (RANGES,)))
     return int(built.facts["kernels"]["count"])
 

@@ -23,7 +23,7 @@ from bertc.core.errors import DataError, Missing
 from bertc.core.files import hash_file
 from bertc.core.profiles import Shape
 from bertc.graph import provenance as origin
-from bertc.graph.model import save
+from bertc.graph.model import save_graph
 from bertc.quant import engine_choice as worth
 from bertc.targets import BuildRequest
 from bertc.targets._tensorrt import cost as work
@@ -84,14 +84,14 @@ def test_the_bytes_of_the_engine_are_those_of_its_kernels_by_hand(built: Path, t
     """In units of [8, 128, 384] in half, 20 a layer, and of its weights; the log of the engine for that shape alone agrees."""
     found = open_artifact(built / "tensorrt-rtx-sm89-fp16")
     rows, graph = found.manifest["engine"]["kernels"]["rows"], found.graph()
-    counted = work.work_at(graph, rows, Shape((("batch", 8), ("length", 128))), 0)
+    counted = work.graph_work(graph, rows, Shape((("batch", 8), ("length", 128))), 0)
     hidden, wide = 2 * 8 * 128 * 384, 2 * 8 * 128 * 1536
     # q k v 4, q's bias 2, attention 4, projection 2, sum and norm 3, up 1, down 1, sum and norm 3; between up and down `wide`.
     weights = 2 * (4 * 384 * 384 + 2 * 384 * 1536 + 3 * 384 + 1536) + 4 * 4 * 384
     mask = 2 * 8 * 128
     assert counted.layers[0].moved == 20 * hidden + 2 * wide + weights + mask
     request = BuildRequest(graph, found.path / "graph.onnx", tmp_path, "fp16", ("sm89",), found.profiles)
-    listed = worth.engine(graph, found.manifest["engine"], request)
+    listed = worth.estimate_engine(graph, found.manifest["engine"], request)
     assert 0.995 * listed.nbytes < (counted.total().moved or 0) <= listed.nbytes
 
 
@@ -124,7 +124,7 @@ def test_origins_do_not_change_the_engine(built: Path, tmp_path: Path) -> None:
     graph = found.graph()
     for node in graph.model.graph:
         node.metadata_props.clear()
-    save(graph, tmp_path / "graph.onnx")
+    save_graph(graph, tmp_path / "graph.onnx")
     assert (tmp_path / "graph.onnx").stat().st_size < (found.path / "graph.onnx").stat().st_size
     request = BuildRequest(graph, tmp_path / "graph.onnx", tmp_path, "fp16", ("sm89",), found.profiles)
     targets.get("tensorrt-rtx").build(request)

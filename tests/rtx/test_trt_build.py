@@ -65,7 +65,7 @@ def make(folder: Path, body: str, kind: str = "float", weights: int = 4) -> Path
 def request(path: Path, precision: str = "fp32", sms: tuple[str, ...] = ("sm89",), out: str = "out") -> BuildRequest:
     directory = path.parent / out
     directory.mkdir()
-    return BuildRequest(graph_.load(path), path, directory, precision, sms, (PROFILE,))
+    return BuildRequest(graph_.load_graph(path), path, directory, precision, sms, (PROFILE,))
 
 
 def test_builds_an_engine_and_says_what_is_in_it(tmp_path: Path) -> None:
@@ -114,14 +114,14 @@ def test_float_gemms_are_caught(tmp_path: Path) -> None:
     for folder in (single, half):
         folder.mkdir()
     log = log_of(request(make(single, ATTENTION)), tmp_path)
-    typed = graph_.load(make(half, ATTENTION, "float16"))
+    typed = graph_.load_graph(make(half, ATTENTION, "float16"))
     with pytest.raises(BuildFailed, match=r"asked for fp16, 6 of 6 GEMMs are Float: node_q0 \(MatMul\).* and 1 more"):
-        _kernels.check_gemms(typed, _kernels.parse(log), "fp16")
+        _kernels.check_gemms(typed, _kernels.parse_kernels(log), "fp16")
 
 
 def test_a_gemm_that_no_kernel_names_is_caught(tmp_path: Path) -> None:
     asked = request(make(tmp_path, MLP, "float16"), "fp16")
-    kernels = [k for k in _kernels.parse(log_of(asked, tmp_path)) if "node_y" not in k.onnx_nodes]
+    kernels = [k for k in _kernels.parse_kernels(log_of(asked, tmp_path)) if "node_y" not in k.onnx_nodes]
     with pytest.raises(BuildFailed, match=r"1 of 2 GEMMs are named by no engine layer.*node_y"):
         _kernels.check_gemms(asked.graph, kernels, "fp16")
 
@@ -150,7 +150,7 @@ def test_the_profile_reaches_the_builder(tmp_path: Path) -> None:
     log = log_of(dataclasses.replace(asked, profiles=(PROFILE, short)), tmp_path)
     assert "MinShape: [1,2,64], OptShape: [4,16,64], MaxShape: [8,64,64]" in log
     assert "MinShape: [1,4,64], OptShape: [1,8,64], MaxShape: [2,16,64]" in log
-    kernels = _kernels.parse(log)
+    kernels = _kernels.parse_kernels(log)
     assert {k.profile for k in kernels} == {0, 1}
     assert _weights.check_constants(asked.graph, kernels, 2**40)["constant_ratio"] < 1.01
 
@@ -232,7 +232,7 @@ def test_refuses_what_turing_cannot_do(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("target", [tensorrt_rtx, tensorrt])
 def test_refuses_nodes_that_the_parser_would_misread(tmp_path: Path, target: object) -> None:
-    graph = graph_.load(make(tmp_path, MLP))
+    graph = graph_.load_graph(make(tmp_path, MLP))
     lower: Callable[[Graph], Graph] = target.lower  # type: ignore[attr-defined]
     assert lower(graph) is graph
     foreign = graph.copy()

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from ...core import BertcError, DataError, Feeds
 from ...data import Sample, dead_rows
 from ...graph import Graph
-from ...runtime import session
+from ...runtime import reference_session
 
 ROWS, LENGTH = 2, 16
 LIMIT = 256 * 2**20  # bytes kept; BERT-large makes 115 MB
@@ -45,7 +45,7 @@ def _run(graph: Graph, names: Sequence[str], candidates: Iterator[Feeds]) -> tup
     """The first feeds that the graph runs on, and what it answers."""
     why = "no sample has a place to attend to in every row"
     try:
-        runner, weights = session(graph)
+        runner, weights = reference_session(graph)
     except BertcError as error:
         raise DataError(str(error)) from error
     for feeds in candidates:

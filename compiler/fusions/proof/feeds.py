@@ -10,9 +10,9 @@ import onnx_ir as ir
 
 from ...core import AUDIO_DIM, Dim, is_mask
 from ...data import AUDIO_MIN, DEFAULT_BOUND, index_bounds, mask_pattern
-from ...graph import DOMAIN, OPSET, Graph, Refused, evaluated, model_from_nodes
-from ...graph import LOW as REPLACED
-from ...ops import ADDED
+from ...graph import DOMAIN, OPSET, Graph, Refused, evaluate_dim, model_from_nodes
+from ...graph import MASK_LOW as REPLACED
+from ...ops import MASK_INPUTS
 from ...ops import expansion as canonical
 from ..rewrite import Match
 
@@ -154,7 +154,7 @@ class _Sizes:
             names = sorted(dim.free_symbols())
         except ValueError:  # not arithmetic
             return None
-        found = evaluated(dim, {name: self[ir.SymbolicDim(name)] for name in names})
+        found = evaluate_dim(dim, {name: self[ir.SymbolicDim(name)] for name in names})
         return found if found is not None and found > 0 else None
 
     def _free(self, text: str) -> int:
@@ -182,7 +182,7 @@ def _lows(graph: Graph) -> tuple[bool, float]:
         constant = ir.convenience.get_const_tensor(value)
         if constant is not None and constant.dtype.is_floating_point() and constant.size == 1:
             found.append(float(constant.numpy().reshape(-1)[0]))
-    finite = [evaluated for evaluated in found if np.isfinite(evaluated) and evaluated <= -1e4]
+    finite = [evaluate_dim for evaluate_dim in found if np.isfinite(evaluate_dim) and evaluate_dim <= -1e4]
     return -np.inf in found, min(finite, default=LOW)
 
 
@@ -201,7 +201,7 @@ def _masks(nodes: Sequence[ir.Node], values: Sequence[ir.Value], match: Match) -
     """What is added to scores: called a mask by the rule, or read as one by an operator, or of a score mask's shape."""
     found = {v for name, v in match.bindings.items() if "mask" in name and isinstance(v, ir.Value)}
     for node in (*nodes, *match.new_nodes):
-        position = ADDED.get(node.op_type) if node.domain == DOMAIN else None
+        position = MASK_INPUTS.get(node.op_type) if node.domain == DOMAIN else None
         if position is not None and len(node.inputs) > position:
             found.add(node.inputs[position])  # type: ignore[arg-type]
     found |= {v for v in values if v.shape is not None and len(v.shape) == 4 and v.shape[1] == 1 and _is_added(v, nodes)}

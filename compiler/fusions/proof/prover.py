@@ -16,10 +16,10 @@ import numpy as np
 import onnx_ir as ir
 
 from ...core import BertcError, Dim
-from ...graph import DOMAIN, OPSET, Graph, Refused, constant_of, grown, model_from_nodes, outer_values
+from ...graph import DOMAIN, OPSET, Graph, Refused, constant_of, extend_match, model_from_nodes, outer_values
 from ...ops import Body
 from ...ops import expansion as canonical
-from ...runtime import onnxruntime
+from ...runtime import import_onnxruntime
 from ..rewrite import Match
 from .feeds import ROWS, Case, Feeder
 
@@ -75,7 +75,7 @@ class Prover:
 
     def _prove(self, match: Match) -> float:
         read = outer_values(match.new_nodes)
-        nodes = grown(match.nodes, read)
+        nodes = extend_match(match.nodes, read)
         given = outer_values(nodes)
         unknown = [v for v in read if constant_of(v) is None and v not in given]
         if unknown:
@@ -157,7 +157,7 @@ def _unlike(sides: Sequence[_Side]) -> list[_Side]:
 
 
 def _open(data: bytes, what: str) -> Any:
-    ort = onnxruntime()
+    ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4

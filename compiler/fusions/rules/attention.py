@@ -115,7 +115,7 @@ class SelfAttention(pattern.RewriteRuleClassBase):
         return check_separate(m)
 
     def rewrite(self, op, **m):
-        weight = op.initializer(packed([m[f"w{name}"] for name in NAMES], axis=1))
+        weight = op.initializer(packed_weight([m[f"w{name}"] for name in NAMES], axis=1))
         bias = packed_bias(op, m, NAMES)
         count = m["wq"].const_value.shape[1] // m["split_q"].shape[3]
         inputs = (m["x"], m.get("mask"), weight, bias, m["wo"], m.get("bo"))
@@ -143,7 +143,7 @@ def packed_bias(op: Any, m: dict[str, Any], names: tuple[str, ...]) -> ir.Value 
     """The biases side by side, zeros for a missing one; None where all are missing."""
     if all(m.get(f"b{name}") is None for name in names):
         return None
-    return op.initializer(packed([m.get(f"b{name}") or _zeros(m[f"w{name}"]) for name in names], axis=0))
+    return op.initializer(packed_weight([m.get(f"b{name}") or _zeros(m[f"w{name}"]) for name in names], axis=0))
 
 
 def _zeros(w: ir.Value) -> ir.Value:
@@ -151,7 +151,7 @@ def _zeros(w: ir.Value) -> ir.Value:
     return ir.Value(name="0", const_value=ir.tensor(np.zeros(tensor.shape[1], tensor.dtype.numpy())))
 
 
-def packed(values: list[Any], axis: int) -> ir.TensorProtocol:
+def packed_weight(values: list[Any], axis: int) -> ir.TensorProtocol:
     """Concatenated when it is read: the parts are held by the source already. The name says the parts and their order."""
     tensors = [v.const_value for v in values]
     shape = list(tensors[0].shape.numpy())

@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
-from ...graph import DOMAIN, LOW, constant_number, same_dim
+from ...graph import DOMAIN, MASK_LOW, constant_number, same_dim
 
 OP = "FusedCausalMask"
 SEEN = 5
@@ -55,7 +55,7 @@ class Causal(pattern.RewriteRuleClassBase):
         return result
 
     def rewrite(self, op, out, low, **_):
-        lowest = LOW if constant_number(low) == -math.inf else constant_number(low)
+        lowest = MASK_LOW if constant_number(low) == -math.inf else constant_number(low)
         places = _places(out)
         if places is not None and out.shape[2] == 1:
             return op.FusedScoreMask(places, low=lowest, _domain=DOMAIN)

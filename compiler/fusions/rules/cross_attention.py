@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
 from ...graph import DOMAIN, same_dim
-from .attention import check_shapes, heads, merged, packed, packed_bias, projected, scale_of
+from .attention import check_shapes, heads, merged, packed_bias, packed_weight, projected, scale_of
 
 OP = "FusedCrossAttention"
 READ = ("k", "v")
@@ -40,7 +40,7 @@ class CrossAttention(pattern.RewriteRuleClassBase):
         return check_shapes({**m, "other": memory}, shapes.pop()[1])
 
     def rewrite(self, op, **m):
-        weight = op.initializer(packed([m[f"w{name}"] for name in READ], axis=1))
+        weight = op.initializer(packed_weight([m[f"w{name}"] for name in READ], axis=1))
         bias = packed_bias(op, m, READ)
         count = m["wq"].const_value.shape[1] // m["split_q"].shape[3]
         given: tuple[ir.Value | None, ...] = (m["x"], m["memory"], m.get("mask"), m["wq"], m.get("bq"), weight, bias)

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
 from ...graph import DOMAIN, constant_number
-from .attention import ANY, NAMES, check_shapes, packed, packed_bias
+from .attention import ANY, NAMES, check_shapes, packed_bias, packed_weight
 from .sdpa import _as_added
 
 OP = "FusedDisentangledAttention"
@@ -57,7 +57,7 @@ class DisentangledAttention(pattern.RewriteRuleClassBase):
         return check_shapes(m, shapes.pop()[1])
 
     def rewrite(self, op, x, s, drop, low, **m):
-        weight = op.initializer(packed([m[f"w{name}"] for name in NAMES], axis=1))
+        weight = op.initializer(packed_weight([m[f"w{name}"] for name in NAMES], axis=1))
         projections = (weight, packed_bias(op, m, NAMES), m["wo"], m.get("bo"))
         positions = (m["table_c2p"], _narrow(m["index_c2p"]), m["table_p2c"], _narrow(m["index_p2c"]))
         heads = m["wq"].const_value.shape[1] // m["split_q"].shape[3]

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
 from ...graph import DOMAIN, constant_number, same_dim
-from .attention import ANY, NAMES, packed, packed_bias
+from .attention import ANY, NAMES, packed_bias, packed_weight
 
 OP = "FusedAttention"
 SWAP = [1, 0, 2]
@@ -59,7 +59,7 @@ class FlatAttention(pattern.RewriteRuleClassBase):
 
     def rewrite(self, op, x, scale_q, added, **m):
         heads = m["wq"].const_value.shape[1] // m["split_q"].shape[2]
-        weight = op.initializer(packed([m[f"w{name}"] for name in NAMES], axis=1))
+        weight = op.initializer(packed_weight([m[f"w{name}"] for name in NAMES], axis=1))
         inputs = (x, _unfolded(op, x, added, heads), weight, packed_bias(op, m, NAMES), m["wo"], m.get("bo"))
         return op.FusedAttention(*inputs, num_heads=heads, scale=float(constant_number(scale_q) or 0.0), _domain=DOMAIN)
 

@@ -13,12 +13,12 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
-from ...graph import DOMAIN, same_dim, transposed
+from ...graph import DOMAIN, lazy_transpose, same_dim
 
 OP = "FusedLinear"
 
 
-def matrix(value: ir.Value | None) -> bool:
+def is_matrix(value: ir.Value | None) -> bool:
     """Whether a value is a constant [K,N]."""
     return value is not None and value.const_value is not None and len(value.const_value.shape) == 2
 
@@ -43,7 +43,7 @@ class WithBias(pattern.RewriteRuleClassBase):
 
     def check(self, context, x, w, b, swap, **_):
         result = pattern.MatchResult()
-        if not matrix(w):
+        if not is_matrix(w):
             return result.fail("the weight is not a constant matrix", w)
         if b.const_value is None:
             return result.fail("the bias is not constant", b)
@@ -63,7 +63,7 @@ class Plain(pattern.RewriteRuleClassBase):
 
     def check(self, context, w, **_):
         result = pattern.MatchResult()
-        return result if matrix(w) else result.fail("the weight is not a constant matrix", w)
+        return result if is_matrix(w) else result.fail("the weight is not a constant matrix", w)
 
     def rewrite(self, op, x, w, swap, **_):
         return op.FusedLinear(x, _weight(op, w, swap, 1.0), _domain=DOMAIN)
@@ -85,7 +85,7 @@ class Gemm(pattern.RewriteRuleClassBase):
 
     def check(self, context, x, w, gemm, b=None, flat=None, out=None, **_):
         result = pattern.MatchResult()
-        if not matrix(w):
+        if not is_matrix(w):
             return result.fail("the weight is not a constant matrix", w)
         rows, columns = w.const_value.shape
         if _attribute(gemm, "transB", 0):
@@ -134,7 +134,7 @@ def _attribute(value: ir.Value, name: str, default: float) -> float:
 def _weight(op: Any, w: ir.Value, swap: bool, factor: float) -> ir.Value:
     if not swap and factor == 1.0:
         return w
-    tensor = transposed(w) if swap else w.const_value
+    tensor = lazy_transpose(w) if swap else w.const_value
     return op.initializer(tensor if factor == 1.0 else _scaled(tensor, factor, str(tensor.name), tensor.shape.numpy()))  # type: ignore
 
 

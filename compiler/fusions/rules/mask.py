@@ -20,16 +20,16 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
-from ...graph import DOMAIN, LOW, Graph
+from ...graph import DOMAIN, MASK_LOW, Graph
 from ...graph import provenance as origin
-from ...ops import ADDED
+from ...ops import MASK_INPUTS
 from ..rewrite import RULE, Applied, Change, Match, Prove, Refusal
 from ._mask_run import Run, dims_of
 
 OP = "FusedScoreMask"
 RULES: list[pattern.RewriteRule] = []
 NAME = "mask"
-FUSED = {op: (position,) for op, position in ADDED.items()}
+FUSED = {op: (position,) for op, position in MASK_INPUTS.items()}
 READERS = {"Add": (0, 1), **FUSED}
 SHAPES = ((1, 1), (3, 1), (1, 5), (2, 8), (3, 7))
 LONGEST = 4096
@@ -180,7 +180,7 @@ def _meaning(value: ir.Value, nodes: list[ir.Node], depends: Mapping[ir.Value, f
             low = answer if answer is not None else low
     if low is None:
         return "nothing is ever masked"
-    return Score(source, LOW if np.isinf(low) else low)
+    return Score(source, MASK_LOW if np.isinf(low) else low)
 
 
 def _fixed(source: ir.Value, shape: tuple[int, int]) -> tuple[int, int]:

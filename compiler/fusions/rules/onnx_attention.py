@@ -13,7 +13,7 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
-from ...graph import DOMAIN, LOW, same_dim
+from ...graph import DOMAIN, MASK_LOW, same_dim
 
 OP = "Attention"
 
@@ -76,7 +76,7 @@ def _ordered(op: Any, q: ir.Value) -> ir.Value:
     """The causal mask of so many queries."""
     queries = op.Shape(q, start=2, end=3)
     queries.shape, queries.dtype = ir.Shape([1]), ir.DataType.INT64
-    made = op.FusedCausalMask(None, queries, low=LOW, _domain=DOMAIN)
+    made = op.FusedCausalMask(None, queries, low=MASK_LOW, _domain=DOMAIN)
     made.shape, made.dtype = ir.Shape([1, 1, q.shape[2], q.shape[2]]), ir.DataType.FLOAT
     return made
 

@@ -16,12 +16,12 @@ import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
 from ...graph import DOMAIN, same_dim
-from .attention import ANY, NAMES, check_packed, check_shapes, merged, packed, packed_bias, projected, scale_of
+from .attention import ANY, NAMES, check_packed, check_shapes, merged, packed_bias, packed_weight, projected, scale_of
 
 OP = "FusedPastAttention"
 
 
-def grown(op: Any, projection: Any, name: str) -> Any:
+def with_past(op: Any, projection: Any, name: str) -> Any:
     """The cache [B,h,P,d] with the heads of a projection behind it."""
     new = op.Transpose(op.Reshape(projection, ANY, _outputs=[f"split_{name}"]), perm=[0, 2, 1, 3])
     return op.Concat(pattern.Var(f"past_{name}"), new, _outputs=[f"present_{name}"])
@@ -41,7 +41,7 @@ class PastAttention(pattern.RewriteRuleClassBase):
         else:
             q, k, v = (projected(op, x, name) for name in NAMES)
         q = op.Transpose(op.Reshape(q, ANY, _outputs=["split_q"]), perm=[0, 2, 1, 3])
-        keys, values = grown(op, k, "k"), grown(op, v, "v")
+        keys, values = with_past(op, k, "k"), with_past(op, v, "v")
         return merged(op, q, op.Transpose(keys, perm=[0, 1, 3, 2]), values), keys, values
 
     def check(self, context, **m):
@@ -62,7 +62,7 @@ class PastAttention(pattern.RewriteRuleClassBase):
     def rewrite(self, op, **m):
         weight, bias = m.get("w"), m.get("b")
         if not self.one_weight:
-            weight = op.initializer(packed([m[f"w{name}"] for name in NAMES], axis=1))
+            weight = op.initializer(packed_weight([m[f"w{name}"] for name in NAMES], axis=1))
             bias = packed_bias(op, m, NAMES)
         count = weight.const_value.shape[1] // 3 // m["split_q"].shape[3]
         given: tuple[ir.Value | None, ...] = (m["x"], m.get("mask"), m["past_k"], m["past_v"], weight, bias, m["wo"], m.get("bo"))

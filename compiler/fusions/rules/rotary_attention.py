@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
 from ...graph import DOMAIN
-from .attention import ANY, NAMES, check_separate, check_shapes, merged, packed, packed_bias, scale_of
+from .attention import ANY, NAMES, check_separate, check_shapes, merged, packed_bias, packed_weight, scale_of
 from .rotary import cut
 
 OP = "FusedRotaryAttention"
@@ -72,7 +72,7 @@ class RotaryAttention(pattern.RewriteRuleClassBase):
         return check_separate(m)
 
     def rewrite(self, op, **m):
-        weight = op.initializer(packed([m[f"w{name}"] for name in NAMES], axis=1))
+        weight = op.initializer(packed_weight([m[f"w{name}"] for name in NAMES], axis=1))
         return _made(op, m, weight, packed_bias(op, m, NAMES), m["wq"].const_value.shape[1])
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
-from ...graph import DOMAIN, LOW, constant_number, same_dim
+from ...graph import DOMAIN, MASK_LOW, constant_number, same_dim
 
 OP = "FusedSdpa"
 
@@ -86,7 +86,7 @@ class Sdpa(pattern.RewriteRuleClassBase):
         if rest["kind"] in ("keep", "drop"):
             mask = _as_added(op, keep, low, rest["kind"] == "keep")
         elif rest["tail"] and mask is not None and any(may_be_infinite(m) for m in (mask, bias) if m is not None):
-            mask = op.Max(mask, _constant(op, LOW, q.dtype))
+            mask = op.Max(mask, _constant(op, MASK_LOW, q.dtype))
         return op.FusedSdpa(q, k_t, v, mask, scale=scale, _domain=DOMAIN)
 
 
@@ -118,7 +118,7 @@ def _as_added(op: Any, keep: ir.Value, low: ir.Value | float, kept: bool, dtype:
     """A bool mask as one that is added: 0 where `keep` is as `kept` says, low elsewhere; -inf becomes LOW."""
     lowest = low if isinstance(low, float) else constant_number(low)
     dtype = dtype if isinstance(low, float) else low.dtype
-    bottom = _constant(op, LOW if lowest == -math.inf else lowest, dtype)
+    bottom = _constant(op, MASK_LOW if lowest == -math.inf else lowest, dtype)
     zero = _constant(op, 0.0, dtype)
     return op.Where(keep, *((zero, bottom) if kept else (bottom, zero)))
 

@@ -13,14 +13,14 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ...core import InputError, nearest
-from ..builder import EPSILON, gelu, inputs, layer_norm
+from ...core import InputError, did_you_mean
+from ..builder import EPSILON, gelu, layer_norm, padded_inputs
 
 OP = "FusedConv1dGelu"
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    x, w, b, gamma, beta = inputs(node, 5)
+    x, w, b, gamma, beta = padded_inputs(node, 5)
     get = node.attributes
     made = op.Conv(
         *([x, w] if b is None else [x, w, b]),
@@ -35,5 +35,5 @@ def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     elif norm == "layer":
         made = op.Transpose(layer_norm(op, op.Transpose(made, perm=[0, 2, 1]), gamma, beta, epsilon), perm=[0, 2, 1])
     elif norm != "none":
-        raise InputError(f"FusedConv1dGelu {node.name!r} has norm {norm!r}{nearest(norm, ['none', 'group', 'layer'])}")
+        raise InputError(f"FusedConv1dGelu {node.name!r} has norm {norm!r}{did_you_mean(norm, ['none', 'group', 'layer'])}")
     return [gelu(op, made, get.get_string("form", "erf"))]

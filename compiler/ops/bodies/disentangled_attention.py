@@ -15,14 +15,14 @@ import numpy as np
 import onnx_ir as ir
 
 from ...core import InputError
-from ..builder import add_all, constant, inputs
+from ..builder import add_all, constant, padded_inputs
 
 OP = "FusedDisentangledAttention"
 ADDED = 1  # the input that is added to the scores
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    x, mask, wqkv, bqkv, wo, bo, pos_k, c2p, pos_q, p2c = inputs(node, 10)
+    x, mask, wqkv, bqkv, wo, bo, pos_k, c2p, pos_q, p2c = padded_inputs(node, 10)
     heads = node.attributes.get_int("num_heads")
     if not heads:
         raise InputError(f"FusedDisentangledAttention {node.name!r} has no attribute num_heads")

@@ -10,11 +10,11 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ..builder import add_all, inputs
+from ..builder import add_all, padded_inputs
 
 OP = "FusedLinear"
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    x, w, b = inputs(node, 3)
+    x, w, b = padded_inputs(node, 3)
     return [add_all(op, op.MatMul(x, w), b)]

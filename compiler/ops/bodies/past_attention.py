@@ -13,14 +13,14 @@ import numpy as np
 import onnx_ir as ir
 
 from ...core import InputError
-from ..builder import add_all, attend, constant, inputs
+from ..builder import add_all, constant, padded_inputs, scaled_dot_product
 
 OP = "FusedPastAttention"
 ADDED = 1  # the input that is added to the scores
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    x, mask, past_k, past_v, wqkv, bqkv, wo, bo = inputs(node, 8)
+    x, mask, past_k, past_v, wqkv, bqkv, wo, bo = padded_inputs(node, 8)
     heads = node.attributes.get_int("num_heads")
     if not heads:
         raise InputError(f"FusedPastAttention {node.name!r} has no attribute num_heads")
@@ -28,6 +28,8 @@ def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     q, k, v = (op.Transpose(t, perm=[0, 2, 1, 3]) for t in op.Split(packed, axis=2, num_outputs=3, _outputs=3))
     keys, values = op.Concat(past_k, k, axis=2), op.Concat(past_v, v, axis=2)
     k_t = op.Transpose(keys, perm=[0, 1, 3, 2])
-    context = op.Transpose(attend(op, q, k_t, values, mask, node.attributes.get_float("scale", 1.0)), perm=[0, 2, 1, 3])
+    context = op.Transpose(
+        scaled_dot_product(op, q, k_t, values, mask, node.attributes.get_float("scale", 1.0)), perm=[0, 2, 1, 3]
+    )
     merged = op.Reshape(context, constant(op, [0, 0, -1], np.int64))
     return [add_all(op, op.MatMul(merged, wo), bo), keys, values]

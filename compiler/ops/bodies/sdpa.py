@@ -10,12 +10,12 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ..builder import attend, inputs
+from ..builder import padded_inputs, scaled_dot_product
 
 OP = "FusedSdpa"
 ADDED = 3  # the input that is added to the scores
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    q, k_t, v, mask = inputs(node, 4)
-    return [attend(op, q, k_t, v, mask, node.attributes.get_float("scale", 1.0))]
+    q, k_t, v, mask = padded_inputs(node, 4)
+    return [scaled_dot_product(op, q, k_t, v, mask, node.attributes.get_float("scale", 1.0))]

@@ -10,12 +10,12 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ..builder import EPSILON, add_all, inputs, layer_norm
+from ..builder import EPSILON, add_all, layer_norm, padded_inputs
 
 OP = "FusedSkipLayerNorm"
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    x, skip, b, gamma, beta = inputs(node, 5)
+    x, skip, b, gamma, beta = padded_inputs(node, 5)
     total = add_all(op, x, b, skip)
     return [layer_norm(op, total, gamma, beta, node.attributes.get_float("epsilon", EPSILON)), total][: len(node.outputs)]

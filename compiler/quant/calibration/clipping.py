@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core import DataError, nearest
+from ...core import DataError, did_you_mean
 from .histogram import Histogram
 
 LEVELS = 128  # 0 to 127: what INT8 holds of magnitudes
@@ -86,15 +86,15 @@ def mse(counts: np.ndarray, width: float, largest: float, percentile: float = PE
 METHODS: Mapping[str, Callable[..., float]] = {"minmax": minmax, "percentile": percentile, "entropy": entropy, "mse": mse}
 
 
-def check(method: str, percentile: float) -> None:
+def check_method(method: str, percentile: float) -> None:
     """DataError for a method that does not exist or a percentile that is none."""
     if method not in METHODS:
-        raise DataError(f"unknown method {method!r}{nearest(method, METHODS)}")
+        raise DataError(f"unknown method {method!r}{did_you_mean(method, METHODS)}")
     if not 50 < percentile <= 100:  # false for NaN too
         raise DataError(f"a percentile of {percentile} was asked for; it is above 50, and 100 at most: 99.99")
 
 
-def of(histogram: Histogram, largest: np.ndarray, method: str, percentile: float = PERCENTILE) -> np.ndarray:
+def clipping_magnitudes(histogram: Histogram, largest: np.ndarray, method: str, percentile: float = PERCENTILE) -> np.ndarray:
     """The clipping magnitude of each group, float64 [groups], by one of METHODS. `largest` are the magnitudes' maxima."""
     rows: Any = zip(histogram.counts, histogram.widths, largest, strict=True)
     return np.array([METHODS[method](c, float(w), float(m), percentile) for c, w, m in rows])

@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from ... import targets
 from ...core import VERSION, Advance, ArtifactError, DataError, NotFused, Progress, SourceError, machine
-from ...data import Rows, preprocess
+from ...data import UnpaddedSamples, preprocess
 from ...data import unpadded as rows
 from ...fusions import engine as fuse
 from ...graph import GEMM_OPS, OPSET, Graph, normalize
@@ -28,8 +28,8 @@ from . import ranges_file as ranges
 from . import statistics as tensor_stats
 from .meter import Arrays, Meter
 from .ranges_file import Ranges
-from .statistics import Place, Settings, Statistics
-from .tensors import places, untyped
+from .statistics import MeasuredTensor, Settings, Statistics
+from .tensors import tensors_to_measure, untyped_tensors
 
 if TYPE_CHECKING:
     pass
@@ -44,7 +44,7 @@ LEFT_OUT = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class CalibrationRequest:
     """What to measure. `target` names the target whose lowered graph is meant (NAME[:SM...]); None is the source's own, cleaned.
 
     `part` is `INDEX/COUNT`; `also` and `by_channel` are patterns, see `places.places`; `checkpoint` is in seconds.
@@ -59,14 +59,14 @@ class Request:
     checkpoint: float = 30.0
 
 
-def request(data: Path, *, method: str, percentile: float, outlier: float, **options: Any) -> Request:
+def request_from_options(data: Path, *, method: str, percentile: float, outlier: float, **options: Any) -> CalibrationRequest:
     """A Request of the command line's options."""
-    return Request(data, Settings(method, percentile, outlier), **options)
+    return CalibrationRequest(data, Settings(method, percentile, outlier), **options)
 
 
 def calibrate(
     source: str,
-    request: Request,
+    request: CalibrationRequest,
     out: Path,
     *,
     options: SourceOptions | None = None,
@@ -84,17 +84,17 @@ def calibrate(
     with log.stage("export"):
         opened = open_source(source, options)
     with log.stage("graph"):
-        graph, form = graph_of(opened, request.target)
-        found = places(graph, request.also, request.by_channel)
+        graph, form = graph_to_measure(opened, request.target)
+        found = tensors_to_measure(graph, request.also, request.by_channel)
     with log.stage("read data"):
         limits, encoder, audio = preprocess.preprocessors(graph.inputs, opened.dims, opened.assets)
-        samples = rows.open_rows(request.data, graph.inputs, limits, encoder, audio)
+        samples = rows.open_unpadded(request.data, graph.inputs, limits, encoder, audio)
     for note in (*opened.notes, *_unseen(graph, found), *samples.notes):
         log.note(note)
     if not samples.size(*part):
         raise DataError(f"part {request.part} of {samples.name} is empty: it has {samples.count} samples")
-    run = Run(Meter(graph, found), samples, part, out.with_name(out.name + PARTIAL), request.checkpoint)
-    made, done = run.begin(empty(opened, graph, form, found, samples, request), restart, log)
+    run = CalibrationRun(Meter(graph, found), samples, part, out.with_name(out.name + PARTIAL), request.checkpoint)
+    made, done = run.begin(empty_ranges(opened, graph, form, found, samples, request), restart, log)
     with log.stage("calibrate") as advance:
         run.go(made, done, advance)
     _check_measured(made)
@@ -103,9 +103,9 @@ def calibrate(
     return made
 
 
-def _check(request: Request, out: Path, force: bool) -> tuple[int, int]:
+def _check(request: CalibrationRequest, out: Path, force: bool) -> tuple[int, int]:
     """Refuse what cannot be before any work is done; returns the part asked for."""
-    tensor_stats.check(request.settings)
+    tensor_stats.check_settings(request.settings)
     rows.check_path(request.data)
     if request.target is not None:
         targets.get(targets.parse_spec(request.target).name)
@@ -122,7 +122,7 @@ def _check_out(out: Path, force: bool) -> None:
         raise ArtifactError(f"there is no directory {out.parent} to write {out.name} in")
 
 
-def graph_of(source: Source, target: str | None) -> tuple[Graph, str]:
+def graph_to_measure(source: Source, target: str | None) -> tuple[Graph, str]:
     """The float32 graph to measure and what to call it: cleaned, or fused (each match proven) and lowered for a target."""
     if target is not None:
         spec = targets.parse_spec(target)
@@ -139,7 +139,14 @@ def graph_of(source: Source, target: str | None) -> tuple[Graph, str]:
     return normalize(source.graph), "cleaned"
 
 
-def empty(source: Source, graph: Graph, form: str, found: Sequence[Place], samples: Rows, request: Request) -> Ranges:
+def empty_ranges(
+    source: Source,
+    graph: Graph,
+    form: str,
+    found: Sequence[MeasuredTensor],
+    samples: UnpaddedSamples,
+    request: CalibrationRequest,
+) -> Ranges:
     """Ranges of nothing yet, with the head of the file."""
     facts = {
         "bertc": VERSION,
@@ -169,10 +176,10 @@ def _attribute(attribute: ir.Attr) -> str:
     return repr(attribute.value)
 
 
-def _unseen(graph: Graph, found: Sequence[Place]) -> Iterator[str]:
+def _unseen(graph: Graph, found: Sequence[MeasuredTensor]) -> Iterator[str]:
     if not found:
         raise SourceError("the graph has no MatMul, convolution, softmax or normalisation over activations: nothing to calibrate")
-    unknown = untyped(graph)
+    unknown = untyped_tensors(graph)
     if unknown:
         yield f"{len(unknown)} tensors are not measured, their type is not known: {', '.join(unknown[:3])}"
     top = {id(node) for node in graph.model.graph}
@@ -184,11 +191,11 @@ def _unseen(graph: Graph, found: Sequence[Place]) -> Iterator[str]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class CalibrationRun:
     """One pass over one part of the data, with its checkpoint."""
 
     meter: Meter
-    samples: Rows
+    samples: UnpaddedSamples
     part: tuple[int, int]
     checkpoint: Path
     seconds: float
@@ -240,7 +247,7 @@ class Run:
             return "nothing was written"
         return f"{self.checkpoint} keeps what was counted; the same command goes on from there"
 
-    def _count(self, some: Sequence[tuple[rows.Row, Arrays]], made: Ranges) -> None:
+    def _count(self, some: Sequence[tuple[rows.UnpaddedSample, Arrays]], made: Ranges) -> None:
         live = [each for each in some if not each[0].dead]
         self.meter.count(live, made.tensors)
         made.totals["dead"] += len(some) - len(live)

@@ -9,10 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from ...core import DataError
-from ...data import Alive, Row
+from ...data import RealPositions, UnpaddedSample
 from ...graph import Graph
 from ...runtime import reference, with_outputs
-from .statistics import Place, Statistics
+from .statistics import MeasuredTensor, Statistics
 
 Arrays = dict[str, np.ndarray]
 TOGETHER = 256  # tokens that are counted at once: enough that numpy counts and does not wait, and little memory
@@ -21,14 +21,14 @@ TOGETHER = 256  # tokens that are counted at once: enough that numpy counts and 
 class Meter:
     """Runs a graph with the wanted tensors as its outputs, and counts what they hold."""
 
-    def __init__(self, graph: Graph, found: Sequence[Place]) -> None:
+    def __init__(self, graph: Graph, found: Sequence[MeasuredTensor]) -> None:
         self._fed = {place.name for place in found} & {spec.name for spec in graph.inputs}
         self._run = [place.name for place in found if place.name not in self._fed]
         self._names = {str(dim) for spec in graph.inputs for dim in spec.dims if isinstance(dim, str)}
         if self._run:  # ONNX Runtime opens no graph without an output
-            self._session, self._weights = reference.session(reference.emulated(with_outputs(graph, self._run)))
+            self._session, self._weights = reference.reference_session(reference.emulate_rounding(with_outputs(graph, self._run)))
 
-    def run(self, row: Row) -> Arrays:
+    def run(self, row: UnpaddedSample) -> Arrays:
         """The wanted tensors of one sample, by name; none of a sample that is all padding."""
         if row.dead:
             return {}
@@ -40,11 +40,11 @@ class Meter:
         except Exception as error:  # onnxruntime's exceptions share no public base class
             raise DataError(f"the model does not run on {row.label}: {str(error).strip().splitlines()[0]}") from error
 
-    def ahead(self, samples: Iterator[Row]) -> Iterator[list[tuple[Row, Arrays]]]:
+    def ahead(self, samples: Iterator[UnpaddedSample]) -> Iterator[list[tuple[UnpaddedSample, Arrays]]]:
         """Samples with their tensors, some short ones at a time; the next one runs while these are counted."""
         with ThreadPoolExecutor(1) as pool:
-            made: list[tuple[Row, Arrays]] = []
-            running: list[tuple[Row, Future[Arrays]]] = []
+            made: list[tuple[UnpaddedSample, Arrays]] = []
+            running: list[tuple[UnpaddedSample, Future[Arrays]]] = []
             for row in samples:
                 running.append((row, pool.submit(self.run, row)))
                 if len(running) > 1:
@@ -55,7 +55,7 @@ class Meter:
                     made = []
             yield made + [(row, arrays.result()) for row, arrays in running]
 
-    def count(self, samples: Sequence[tuple[Row, Arrays]], tensors: Mapping[str, Statistics]) -> None:
+    def count(self, samples: Sequence[tuple[UnpaddedSample, Arrays]], tensors: Mapping[str, Statistics]) -> None:
         """Count what the tensors of some samples hold."""
         for name, statistics in tensors.items():
             found = [a[name] if r.alive is None else self._live(a[name], statistics.place, r.alive) for r, a in samples]
@@ -63,7 +63,7 @@ class Meter:
             statistics.skipped += len(found) - len(kept)
             statistics.add(*kept)
 
-    def _live(self, array: np.ndarray, place: Place, alive: Alive) -> np.ndarray | None:
+    def _live(self, array: np.ndarray, place: MeasuredTensor, alive: RealPositions) -> np.ndarray | None:
         """The values at places that are not padding; None where the tensor's dims do not tell which these are."""
         if len(place.dims) != array.ndim:
             return None

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from ...core import Advance, DataError
-from ...data import Row
+from ...data import UnpaddedSample
 from ...graph import Graph
 from ..sites import GEMM, Sites
 from .meter import Meter
-from .statistics import COUNTS, Place, Statistics
-from .tensors import places
+from .statistics import COUNTS, MeasuredTensor, Statistics
+from .tensors import tensors_to_measure
 
 ROWS = 1024  # kept of each GEMM's input
 BYTES = 192 * 2**20  # and no more than this of all of them
@@ -39,7 +39,7 @@ class Sampled(Statistics):
     floats depends on its order. `keep`: rows in all; `each`: of one sample.
     """
 
-    def __init__(self, place: Place, keep: int, each: int, block: int = 0) -> None:
+    def __init__(self, place: MeasuredTensor, keep: int, each: int, block: int = 0) -> None:
         super().__init__(place)
         self._random = np.random.default_rng((SEED, block))
         self.keep, self.each = keep, each
@@ -103,7 +103,7 @@ class Sampled(Statistics):
     @staticmethod
     def read(numbers: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Sampled:
         """What `numbers` and `arrays` gave. KeyError, TypeError or ValueError for others."""
-        place = Place(**numbers["place"] | {"dims": tuple(numbers["place"]["dims"])})
+        place = MeasuredTensor(**numbers["place"] | {"dims": tuple(numbers["place"]["dims"])})
         made = Sampled(place, int(numbers["keep"]), int(numbers["each"]))
         for name in (*COUNTS, "low", "high", "seen"):
             setattr(made, name, numbers[name])
@@ -122,14 +122,16 @@ class Observed:
     tokens: int
 
 
-def observe(graph: Graph, sites: Sites, samples: Iterator[Row], count: int, advance: Advance, first: int = 0) -> Observed:
+def observe_sites(
+    graph: Graph, sites: Sites, samples: Iterator[UnpaddedSample], count: int, advance: Advance, first: int = 0
+) -> Observed:
     """Run the graph over the samples, one at a time and unpadded.
 
     `count`: samples of all parts together. `first`: the block that these samples begin with.
     """
     gemms = {name for site in sites.found if site.kind == GEMM for name in site.inputs}
     wanted = list(dict.fromkeys(name for site in sites.found for name in site.inputs))
-    found = {p.name: p for p in places(graph, also=wanted) if p.name in set(wanted)}
+    found = {p.name: p for p in tensors_to_measure(graph, also=wanted) if p.name in set(wanted)}
     width = sum(found[name].channels for name in gemms) or 1
     keep = max(64, min(ROWS, BYTES // (4 * width)))
     each = max(1, -(-keep // max(1, count)))
@@ -143,12 +145,12 @@ def observe(graph: Graph, sites: Sites, samples: Iterator[Row], count: int, adva
         seen, ran = _block(meter, itertools.islice(samples, BLOCK), fresh(block), (block - first) * BLOCK, count, advance)
         if not ran:
             break
-        parts = [merged([*parts, seen])] if block > first else [seen]
+        parts = [merge_parts([*parts, seen])] if block > first else [seen]
     return parts[0]
 
 
 def _block(
-    meter: Meter, samples: Iterator[Row], into: Observed, before: int, count: int, advance: Advance
+    meter: Meter, samples: Iterator[UnpaddedSample], into: Observed, before: int, count: int, advance: Advance
 ) -> tuple[Observed, int]:
     """(`into` with what the samples hold, how many there were)."""
     live = tokens = done = 0
@@ -161,7 +163,7 @@ def _block(
     return Observed(into.tensors, live, tokens), done
 
 
-def merged(parts: Sequence[Observed]) -> Observed:
+def merge_parts(parts: Sequence[Observed]) -> Observed:
     """What one pass over the data of all parts, in this order, would have given. The first is changed in place."""
     whole, *rest = parts
     for part in rest:
@@ -170,7 +172,7 @@ def merged(parts: Sequence[Observed]) -> Observed:
     return Observed(whole.tensors, sum(part.samples for part in parts), sum(part.tokens for part in parts))
 
 
-def require_some(seen: Observed) -> Observed:
+def require_samples(seen: Observed) -> Observed:
     """DataError where not one sample holds a place that counts."""
     if seen.tensors and not seen.samples:
         raise DataError("nothing was measured: every sample is padding only")

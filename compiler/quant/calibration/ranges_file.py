@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core import DataError, disk_errors
-from .statistics import Settings, Statistics, check
+from .statistics import Settings, Statistics, check_settings
 
 FORMAT = 1
 TOTALS = ("samples", "tokens", "truncated", "dead")
@@ -131,7 +131,7 @@ def parse(data: Mapping[str, Any], path: Path) -> Ranges:
         settings = Settings(**data["settings"])
         facts = {key: data[key] for key in HEAD if key not in ("settings", "tensors", *TOTALS)}
         _ = [_part(part) for each in facts["data"] for part in each["parts"]]
-        check(settings)
+        check_settings(settings)
         return Ranges(facts, settings, tensors, {key: int(data[key]) for key in TOTALS})
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise DataError(f"{path} is damaged ({type(error).__name__}: {error}); calibrate again") from error

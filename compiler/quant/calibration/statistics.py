@@ -17,7 +17,7 @@ COUNTS = ("values", "nan", "infinite", "masked", "skipped")
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class MeasuredTensor:
     """A tensor to measure, by its name in the graph, and what to know of it.
 
     `dims` are its axes: sizes, or names of dynamic ones. `axis` is the one of its channels, None where that is dynamic. `cut`: in
@@ -50,7 +50,7 @@ class Settings:
 class Statistics:
     """Counts of one tensor. Only finite values that no mask made are in `histogram`, `low`, `high` and `channels`."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: MeasuredTensor) -> None:
         self.place = place
         self.values = self.nan = self.infinite = self.masked = self.skipped = 0
         self.low, self.high = np.inf, -np.inf
@@ -141,7 +141,10 @@ class Statistics:
         asked = (self.values, percentile)  # whatever is counted changes `values`
         if self._known[0] != asked:
             top = np.array([self.largest])
-            found = {name: float(thresholds.of(self.histogram, top, name, percentile)[0]) for name in thresholds.METHODS}
+            found = {
+                name: float(thresholds.clipping_magnitudes(self.histogram, top, name, percentile)[0])
+                for name in thresholds.METHODS
+            }
             self._known = (asked, found)
         return self._known[1]
 
@@ -149,7 +152,7 @@ class Statistics:
         """The clipping magnitude of each channel by the method asked for, float64 [channels]; empty where nobody asked for it."""
         if self.status != "ok" or self.by_channel is None:
             return np.zeros(0)
-        return thresholds.of(self.by_channel, self.channels, settings.method, settings.percentile)
+        return thresholds.clipping_magnitudes(self.by_channel, self.channels, settings.method, settings.percentile)
 
     def outliers(self, times: float) -> dict[int, float]:
         """Channels whose largest magnitude is above `times` the median of all channels' largest, with that ratio."""
@@ -180,8 +183,8 @@ class Statistics:
     @staticmethod
     def from_json(name: str, data: Mapping[str, Any]) -> Statistics:
         """What to_json wrote. Raises ValueError, KeyError or TypeError for others."""
-        known = {f.name: data[f.name] for f in dataclasses.fields(Place) if f.name != "name"}
-        made = Statistics(Place(name, **known | {"dims": tuple(data["dims"])}))
+        known = {f.name: data[f.name] for f in dataclasses.fields(MeasuredTensor) if f.name != "name"}
+        made = Statistics(MeasuredTensor(name, **known | {"dims": tuple(data["dims"])}))
         for count in COUNTS:
             setattr(made, count, int(data[count]))
         if made.values:
@@ -242,8 +245,8 @@ def _read_histogram(histogram: Histogram, data: Iterable[Mapping[str, Any]]) -> 
         histogram.counts[group] = _read_runs(each["counts"], histogram.bins)
 
 
-def check(settings: Settings) -> None:
+def check_settings(settings: Settings) -> None:
     """DataError for settings that make no sense."""
-    thresholds.check(settings.method, settings.percentile)
+    thresholds.check_method(settings.method, settings.percentile)
     if not settings.outlier > 1:
         raise DataError(f"an outlier is a channel above {settings.outlier} times the median one; wanted a number above 1")

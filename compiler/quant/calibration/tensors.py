@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ...core import DataError, nearest
+from ...core import DataError, did_you_mean
 from ...graph import GEMM_OPS, Graph, module_path
-from .statistics import Place
+from .statistics import MeasuredTensor
 
 # Readers whose first two inputs are quantised, and makers whose first output is worth quantising where it is made.
 READERS = GEMM_OPS | {"FusedMatMul", "MultiHeadAttention"}
@@ -30,7 +30,7 @@ CARRIES_MASK = frozenset(
 )
 
 
-def places(graph: Graph, also: Sequence[str] = (), by_channel: Sequence[str] = ()) -> tuple[Place, ...]:
+def tensors_to_measure(graph: Graph, also: Sequence[str] = (), by_channel: Sequence[str] = ()) -> tuple[MeasuredTensor, ...]:
     """The tensors to measure, in the graph's order: activations that a GEMM or convolution reads, outputs of softmax,
     normalisation and GELU, both sides of a residual sum; and what the patterns of `also` name.
 
@@ -43,14 +43,14 @@ def places(graph: Graph, also: Sequence[str] = (), by_channel: Sequence[str] = (
     for pattern in also:
         found = [v for v in floats if fnmatch.fnmatchcase(str(v.name), pattern)]
         if not found:
-            raise DataError(f"no tensor is called {pattern!r}{nearest(pattern, [str(v.name) for v in floats[:200]])}")
+            raise DataError(f"no tensor is called {pattern!r}{did_you_mean(pattern, [str(v.name) for v in floats[:200]])}")
         wanted |= dict.fromkeys(found)
     cuts = _cuts(graph)
     made = [_place(value, cuts.get(value)) for value in floats if value in wanted]
     return _with_channels(made, by_channel)
 
 
-def untyped(graph: Graph) -> list[str]:
+def untyped_tensors(graph: Graph) -> list[str]:
     """Tensors that would be measured if their type were known; behind operators of other domains it is not."""
     return [str(v.name) for v in dict.fromkeys(v for node in graph.model.graph for v in _wanted(node)) if v.dtype is None]
 
@@ -80,21 +80,21 @@ def _dims(value: Any) -> tuple[int | str, ...]:
     return tuple(d if isinstance(d, int) else str(d.value or "?") for d in shape)
 
 
-def _place(value: ir.Value, cut: float | None) -> Place:
+def _place(value: ir.Value, cut: float | None) -> MeasuredTensor:
     node = value.producer()
     dims = _dims(value)
     last = 1 if any(user.op_type in CONVOLUTIONS for user, _ in value.uses()) else len(dims) - 1
     axis = last if 0 < last < len(dims) and isinstance(dims[last], int) and int(dims[last]) > 1 else None
     op, module = (node.op_type, module_path(node)) if node is not None else ("input", "")
-    return Place(str(value.name), op, module, dims, axis, cut)
+    return MeasuredTensor(str(value.name), op, module, dims, axis, cut)
 
 
-def _with_channels(made: Sequence[Place], patterns: Sequence[str]) -> tuple[Place, ...]:
+def _with_channels(made: Sequence[MeasuredTensor], patterns: Sequence[str]) -> tuple[MeasuredTensor, ...]:
     chosen = set()
     for pattern in patterns:
         found = {p.name for p in made if any(fnmatch.fnmatchcase(text, pattern) for text in (p.name, p.module))}
         if not found:
-            raise DataError(f"no measured tensor or module is called {pattern!r}{nearest(pattern, [p.name for p in made])}")
+            raise DataError(f"no measured tensor or module is called {pattern!r}{did_you_mean(pattern, [p.name for p in made])}")
         if not any(p.channels for p in made if p.name in found):
             raise DataError(f"ranges per channel of {pattern!r}: the last axis of these tensors has no fixed size")
         chosen |= found

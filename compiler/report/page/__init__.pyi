@@ -1,5 +1,5 @@
 from .pages import artifact_page as artifact_page
 from .pages import fleet_page as fleet_page
-from .pages import save as save
-from .pages import unavailable as unavailable
-from .pages import write as write
+from .pages import save_page as save_page
+from .pages import why_no_page as why_no_page
+from .pages import write_report as write_report

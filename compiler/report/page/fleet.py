@@ -8,9 +8,9 @@ from typing import Any
 
 from ...core import InputError
 from .. import document as report
-from . import drawn
-from .marks import Document
-from .single import verdict
+from . import page_plots as drawn
+from .marks import ReportView
+from .single import verdict_words
 from .templates import environment
 
 LISTS = ("gpu", "sm", "reason")  # fields that a fleet's status may write as lists: gpus, sms, reasons
@@ -25,8 +25,8 @@ GOOD, BAD = (
 
 def render(status: Mapping[str, Any], documents: Sequence[Mapping[str, Any] | None]) -> str:
     """The page as HTML text. InputError for a status that lists nothing, or whose entries say neither GPU nor target."""
-    data = document(status, documents)
-    doc = Document(data)
+    data = fleet_document(status, documents)
+    doc = ReportView(data)
     models = {name: _model(doc, places) for name, places in _grouped(data["entries"]).items()}
     return (
         environment()
@@ -38,15 +38,15 @@ def render(status: Mapping[str, Any], documents: Sequence[Mapping[str, Any] | No
             entries=data["entries"],
             models=models,
             rest=[key for key in data if key not in NOT_SHOWN],
-            tone=tone,
-            verdict=lambda at: verdict(doc.get("reports", at)),
+            tone=state_colour,
+            verdict=lambda at: verdict_words(doc.get("reports", at)),
             worst=lambda at: worst(doc, at),
             fact=lambda at, key: fact(doc, at, key),
         )
     )
 
 
-def document(status: Mapping[str, Any], documents: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
+def fleet_document(status: Mapping[str, Any], documents: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
     """What the page is made from: {"entries", "reports", "summary"}; each number on the page has its place here."""
     entries = status.get("entries")
     if not isinstance(entries, Sequence) or isinstance(entries, str) or not entries:
@@ -66,7 +66,7 @@ def document(status: Mapping[str, Any], documents: Sequence[Mapping[str, Any] | 
 def _filled(entry: Mapping[str, Any], found: Mapping[str, Any] | None) -> dict[str, Any]:
     """An entry with its state, and what was built in the place of the precision that was asked for, as a sentence."""
     built = found["precision"]["mode"] if found else entry.get("built_precision")
-    why = report.why_precision(found) if found else entry.get("precision_why")
+    why = report.precision_reason(found) if found else entry.get("precision_why")
     other = f"is {built}: {why or 'see its own page'}" if built and built != entry.get("precision", built) else ""
     return {**entry, "state": _state(entry, found), "built_precision": built, "built_instead": other}
 
@@ -81,7 +81,7 @@ def _state(entry: Mapping[str, Any], found: Mapping[str, Any] | None) -> str:
     return str(entry.get("state") or ("built" if found else "unknown"))
 
 
-def tone(state: str) -> str:
+def state_colour(state: str) -> str:
     """good, fair or bad: the colour of a state."""
     return "good" if state in GOOD else "bad" if state in BAD else "fair"
 
@@ -93,7 +93,7 @@ def _grouped(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
     return found
 
 
-def _model(doc: Document, places: list[int]) -> dict[str, Any]:
+def _model(doc: ReportView, places: list[int]) -> dict[str, Any]:
     """The entries of one model as a grid: rows are GPUs (and targets, where there are several), columns precisions."""
     entries = doc.get("entries")
     several = len({entries[at].get("target") for at in places}) > 1
@@ -103,23 +103,25 @@ def _model(doc: Document, places: list[int]) -> dict[str, Any]:
         key = (str(entry.get("gpu") or entry.get("sm") or "any"), str(entry.get("target") or "") if several else "")
         rows.setdefault(key, {}).setdefault(str(entry.get("precision") or ""), []).append(at)
     precisions = list(dict.fromkeys(str(entries[at].get("precision") or "") for at in places))
-    measured = [(place(entries[at]), str(entries[at].get("precision")), error) for at in places if (error := _error(doc, at))]
-    plot = drawn.inline({f"m{places[0]}": drawn.errors(measured)}) if len(measured) > 1 else {}
+    measured = [
+        (entry_label(entries[at]), str(entries[at].get("precision")), error) for at in places if (error := _error(doc, at))
+    ]
+    plot = drawn.inline({f"m{places[0]}": drawn.error_plot(measured)}) if len(measured) > 1 else {}
     return {"rows": rows, "precisions": precisions, "places": places, "plot": next(iter(plot.values()), None)}
 
 
-def place(entry: Mapping[str, Any]) -> str:
+def entry_label(entry: Mapping[str, Any]) -> str:
     """The GPU, else the SM, else the target of an entry."""
     return str(next((entry[key] for key in PLACE if entry.get(key)), "any"))
 
 
-def _error(doc: Document, at: int) -> float | None:
+def _error(doc: ReportView, at: int) -> float | None:
     output = worst(doc, at)
     value = doc.get(*output, "relative") if output else None
     return value if isinstance(value, float) else None
 
 
-def worst(doc: Document, at: int) -> tuple[str | int, ...]:
+def worst(doc: ReportView, at: int) -> tuple[str | int, ...]:
     """The path of the output that is furthest off in an entry's report, the engine's where it ran, else what
     the status says of it; () where neither does."""
     for kind in ("engine", "graph"):
@@ -130,7 +132,7 @@ def worst(doc: Document, at: int) -> tuple[str | int, ...]:
     return ("entries", at, "accuracy") if doc.get("entries", at, "accuracy") else ()
 
 
-def fact(doc: Document, at: int, key: str) -> tuple[str | int, ...]:
+def fact(doc: ReportView, at: int, key: str) -> tuple[str | int, ...]:
     """The path of an entry's bytes, kernels or seconds: in the status, else in the report, () where neither says it."""
     if isinstance(doc.get("entries", at, key), int | float):
         return ("entries", at, key)

@@ -39,7 +39,7 @@ NAMED: Mapping[Path, str] = {
 }
 
 
-def text(path: Path, value: Any) -> str:
+def shown_text(path: Path, value: Any) -> str:
     """How the page shows the value at a path of report.json. Times in s or ms, sizes in binary units, cosines to 7 digits."""
     if value is None:
         return "none"
@@ -89,30 +89,30 @@ def _share(value: float) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def pointer(path: Path) -> str:
+def json_pointer(path: Path) -> str:
     """The path as a JSON Pointer (RFC 6901)."""
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
 
 
-def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+def json_leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
     """Every value of a JSON document that is no list or object, with its path."""
     inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else None
     if inner is None:
         yield path, value
         return
     for key, each in inner:
-        yield from leaves(each, (*path, key))
+        yield from json_leaves(each, (*path, key))
 
 
-class Document:
+class ReportView:
     """A report as a page reads it, or the part of it below `base`. `root` goes before every pointer."""
 
     def __init__(self, data: Mapping[str, Any], root: Path = (), base: Path = ()) -> None:
         self.data, self.root, self.base = data, root, base
 
-    def below(self, *path: str | int) -> Document:
+    def below(self, *path: str | int) -> ReportView:
         """The part below a path: its paths begin there."""
-        return Document(self.data, self.root, (*self.base, *path))
+        return ReportView(self.data, self.root, (*self.base, *path))
 
     def get(self, *path: str | int) -> Any:
         """What lies at a path, None where there is nothing: a section whose data is missing says so."""
@@ -129,10 +129,10 @@ class Document:
     def mark(self, *path: str | int) -> Markup:
         """The value at a path, shown by `text`: a number with its mark, a word as it is."""
         value, whole = self.get(*path), (*self.base, *path)
-        said = text(whole, value)
+        said = shown_text(whole, value)
         if isinstance(value, bool) or not isinstance(value, int | float):
             return Markup("<span>{}</span>").format(said)
-        where = pointer((*self.root, *whole))
+        where = json_pointer((*self.root, *whole))
         return Markup('<data value="{}" data-json="{}">{}</data>').format(json.dumps(value), where, said)
 
     def tree(self, *path: str | int) -> Markup:

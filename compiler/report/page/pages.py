@@ -11,16 +11,16 @@ from ...artifact import manifest as artifact
 from ...core import InputError, Missing, files, write_hashed
 
 
-def unavailable() -> str:
+def why_no_page() -> str:
     """Why this machine cannot write a page, '' where it can."""
     lacking = [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]
     return f"{artifact.PAGE} was not written, {' and '.join(lacking)} missing: pip install 'bertc[report]'" if lacking else ""
 
 
-def write(directory: Path, document: Mapping[str, Any]) -> dict[str, str]:
+def write_report(directory: Path, document: Mapping[str, Any]) -> dict[str, str]:
     """Write report.json into an artifact, and report.html where this machine can; {file name: sha256}."""
     hashes = {artifact.REPORT: files.write_json(directory / artifact.REPORT, document)}
-    if not unavailable():
+    if not why_no_page():
         hashes[artifact.PAGE] = write_hashed(directory / artifact.PAGE, artifact_page(document).encode())
     return hashes
 
@@ -48,7 +48,7 @@ def fleet_page(status: Mapping[str, Any], documents: Sequence[Mapping[str, Any] 
     return fleet.render(status, documents)
 
 
-def save(
+def save_page(
     path: Path,
     out: Path,
     *,
@@ -77,8 +77,8 @@ def save(
             document = sources.with_verdict(document, path, file)
         html = artifact_page(document)
     else:
-        status, reports = sources.fleet(path, status)
-        document, html = fleet.document(status, reports), fleet_page(status, reports)
+        status, reports = sources.fleet_documents(path, status)
+        document, html = fleet.fleet_document(status, reports), fleet_page(status, reports)
     with files.disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(html, "utf-8")
@@ -94,5 +94,5 @@ def _check_out(out: Path, force: bool) -> None:
 
 
 def _require() -> None:
-    if why := unavailable():
+    if why := why_no_page():
         raise Missing(why)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..plots import Plot
-from . import drawn
-from .marks import Document, Path, leaves, pointer
+from . import page_plots as drawn
+from .marks import Path, ReportView, json_leaves, json_pointer
 from .templates import environment
 
 # Numbers of report.json that are not on the page, and why. `*` stands for one name or number.
@@ -37,13 +37,13 @@ PLAN = frozenset("mode typed_nodes islands clamps casts".split())
 
 def render(data: Mapping[str, Any]) -> str:
     """The page as HTML text; a pure function of the report."""
-    doc = Document(data)
+    doc = ReportView(data)
     page = environment().get_template("artifact.html")
     return page.render(
         doc=doc,
         n=doc.mark,
         tree=doc.tree,
-        verdict=verdict(data),
+        verdict=verdict_words(data),
         ops=ops(doc),
         fusions=fusions(doc),
         layers=layers(doc),
@@ -65,7 +65,7 @@ def render(data: Mapping[str, Any]) -> str:
     )
 
 
-def verdict(data: Mapping[str, Any]) -> tuple[str, str]:
+def verdict_words(data: Mapping[str, Any]) -> tuple[str, str]:
     """(good, fair or bad; the verdict in words)."""
     found = data.get("verification")
     if not found:
@@ -79,13 +79,13 @@ def verdict(data: Mapping[str, Any]) -> tuple[str, str]:
     return "fair", f"The graph is verified. The engine was NOT RUN: {found['engine_reason']}."
 
 
-def ops(doc: Document) -> list[str]:
+def ops(doc: ReportView) -> list[str]:
     """All operators of the graphs, those of the source first, in their order."""
     graphs = doc.get("graphs") or {"artifact": doc.get("graph") or {"ops": {}}}
     return list(dict.fromkeys(name for graph in graphs.values() for name in graph["ops"]))
 
 
-def fusions(doc: Document) -> list[dict[str, Any]]:
+def fusions(doc: ReportView) -> list[dict[str, Any]]:
     """A row a rule: its matches and near-misses by their place in the lists, and the match with the largest error of a proof."""
     applied, refusals = doc.get("passes", "applied") or [], doc.get("passes", "refusals") or []
     rows = []
@@ -104,7 +104,7 @@ def _general(reason: str) -> str:
     return reason.rpartition(" (")[0] or reason
 
 
-def layers(doc: Document) -> list[tuple[str, list[int]]]:
+def layers(doc: ReportView) -> list[tuple[str, list[int]]]:
     """(layer, places of its kernels in the list), for the first profile, in the order they run."""
     found: dict[str, list[int]] = {}
     for at, row in enumerate(doc.get("engine", "kernels", "rows") or ()):
@@ -113,19 +113,19 @@ def layers(doc: Document) -> list[tuple[str, list[int]]]:
     return list(found.items())
 
 
-def plots(doc: Document) -> dict[str, Plot]:
+def plots(doc: ReportView) -> dict[str, Plot]:
     """The plots that the report has numbers for."""
     found = {}
     for _, each in (("verification", e) for e in ("engine", "graph")):
         measures = [m for m in doc.get("verification", each, "metrics") or () if m["low"] is not None]
         if measures:
-            found[f"decisions-{each}"] = drawn.decisions(measures, doc.get("verification", "budget") or {})
+            found[f"decisions-{each}"] = drawn.decisions_plot(measures, doc.get("verification", "budget") or {})
     drift = doc.get("verification", "drift", "layers") or ()
     errors = [layer.get(named(layer, "rel", "relative")) for layer in drift]
     if any(isinstance(error, int | float) for error in errors):
-        found["drift"] = drawn.drift(errors)
+        found["drift"] = drawn.drift_plot(errors)
     if doc.get("int8", "curve"):
-        found["int8"] = drawn.trade_off(doc.get("int8"))
+        found["int8"] = drawn.int8_plot(doc.get("int8"))
     return found
 
 
@@ -134,18 +134,18 @@ def named(layer: Mapping[str, Any], *names: str) -> str:
     return next((name for name in names if name in layer), names[0])
 
 
-def _width(doc: Document, path: Path) -> float:
+def _width(doc: ReportView, path: Path) -> float:
     """The length of a bar in per cent: the value at a path beside the largest of its list."""
     values = doc.get(*path[:-1])
     numbers = values.values() if isinstance(values, Mapping) else values
     return round(100 * (doc.get(*path) or 0) / (max(numbers, default=0) or 1), 1)
 
 
-def unshown(data: Mapping[str, Any]) -> list[str]:
+def numbers_left_out(data: Mapping[str, Any]) -> list[str]:
     """Numbers that `LEFT_OUT` says are not on the page, as JSON Pointers: what a check of the page may miss."""
     patterns = [path.split("/") for path in LEFT_OUT]
-    numbers = [p for p, v in leaves(data) if isinstance(v, int | float) and not isinstance(v, bool)]
-    return [pointer(p) for p in numbers if any(_matches(pattern, pointer(p).split("/")) for pattern in patterns)]
+    numbers = [p for p, v in json_leaves(data) if isinstance(v, int | float) and not isinstance(v, bool)]
+    return [json_pointer(p) for p in numbers if any(_matches(pattern, json_pointer(p).split("/")) for pattern in patterns)]
 
 
 def _matches(pattern: list[str], path: list[str]) -> bool:
@@ -153,4 +153,4 @@ def _matches(pattern: list[str], path: list[str]) -> bool:
 
 
 def _has(data: Mapping[str, Any], path: str) -> bool:
-    return any(_matches(path.split("/"), pointer(p).split("/")) for p, _ in leaves(data))
+    return any(_matches(path.split("/"), json_pointer(p).split("/")) for p, _ in json_leaves(data))

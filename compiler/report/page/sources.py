@@ -20,7 +20,7 @@ def artifact_document(path: Path) -> dict[str, Any]:
     facts = {key: value for key, value in found.manifest.items() if key not in NOT_FACTS}
     merged = facts | _json(path / artifact.REPORT)
     sizes = {name: entry["bytes"] for name, entry in found.manifest["files"].items() if not name.startswith("report.")}
-    older = {"size": {"files": sizes, "total": report.size_of(path)}, "summary": report.summary(merged)}
+    older = {"size": {"files": sizes, "total": report.directory_bytes(path)}, "summary": report.summary_counts(merged)}
     return older | merged
 
 
@@ -43,7 +43,7 @@ def with_verdict(document: Mapping[str, Any], path: Path, file: Path) -> dict[st
     return {**document, "verification": {**before, "drift": told}}
 
 
-def fleet(path: Path, status: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], list[dict[str, Any] | None]]:
+def fleet_documents(path: Path, status: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], list[dict[str, Any] | None]]:
     """(status, reports of its entries) of a folder of artifacts, what `bertc fleet status --json` printed, a fleet.lock.json, or
     a fleet.toml with its `status`; paths are relative to that file.
 

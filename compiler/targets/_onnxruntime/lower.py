@@ -22,7 +22,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ...graph import DOMAIN, Graph
-from ...ops import EPSILON, Body, expand, inputs
+from ...ops import EPSILON, Body, expand, padded_inputs
 from ...ops.bodies import looked_up
 from .._tensorrt.lower_common import Parts, constant
 
@@ -38,7 +38,7 @@ def lower(graph: Graph) -> Graph:
 
 def attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     """FusedAttention: three projections; the query's bias only, the value's folded into the output's, the scale into Wq."""
-    x, mask, *_ = inputs(node, 6)
+    x, mask, *_ = padded_inputs(node, 6)
     parts = Parts(node)
     split = constant(op, node, "split", np.array([0, 0, parts.heads, parts.size], np.int64))
     linear = {name: op.MatMul(x, parts.weight(op, name)) for name in ("q", "k", "v")}
@@ -57,7 +57,7 @@ def attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
 
 def skip_layernorm(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     """FusedSkipLayerNorm: the sum has one dimension more, so that it stays a sum."""
-    x, skip, b, gamma, beta = inputs(node, 5)
+    x, skip, b, gamma, beta = padded_inputs(node, 5)
     first = constant(op, node, "first", np.array([0], np.int64))
     total = op.Add(x if b is None else op.Add(x, b), op.Unsqueeze(skip, first))
     made = _norm(op, total, gamma, beta, node)
@@ -66,7 +66,7 @@ def skip_layernorm(op: Any, node: ir.Node) -> Sequence[ir.Value]:
 
 def embeddings(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     """FusedEmbeddings: the canonical sum, normalised with one dimension more."""
-    *_, gamma, beta = inputs(node, 8)
+    *_, gamma, beta = padded_inputs(node, 8)
     first = constant(op, node, "first", np.array([0], np.int64))
     return [op.Squeeze(_norm(op, op.Unsqueeze(looked_up(op, node), first), gamma, beta, node), first)]
 

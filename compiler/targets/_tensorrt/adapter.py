@@ -25,8 +25,8 @@ from ...core import profiles as profiles_
 from ...graph import DOMAIN, Graph, module_path
 from ...runtime import Runner
 from .._protocol import BuildRequest, Built
-from . import int8_check as _int8
 from . import kernel_log as _kernels
+from . import quantised_check as _int8
 from . import weight_check as _weights
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def lower(graph: Graph, sms: tuple[str, ...], quantised: bool = False) -> Graph:
         return graph
     from ...ops import expand
     from . import layout as _trt_graph
-    from . import lower_attention as _lower_trt
+    from . import lower_encoder as _lower_trt
 
     lowered = _trt_graph.tidy(expand(graph, _lower_trt.lowerings(sms, quantised)))
     require_plain(lowered)
@@ -134,7 +134,7 @@ def build(module: str, request: BuildRequest, workspace: int | None = None, note
     with tempfile.TemporaryDirectory(prefix="bertc-") as folder:
         try:
             result, log = _compile(module, request, workspace, Path(folder))
-            kernels = _kernels.parse(log)
+            kernels = _kernels.parse_kernels(log)
             facts = _facts(request, result, log, kernels)
         except BaseException:
             plan.unlink(missing_ok=True)
@@ -142,25 +142,25 @@ def build(module: str, request: BuildRequest, workspace: int | None = None, note
     return Built({PLAN: result["sha256"]}, facts, notes, result["seconds"])
 
 
-def listed(module: str, request: BuildRequest) -> tuple[_kernels.Kernel, ...]:
+def list_kernels(module: str, request: BuildRequest) -> tuple[_kernels.Kernel, ...]:
     """The kernels of an engine that is thrown away; for a graph of fixed sizes with every dimension. Raises as build."""
     with tempfile.TemporaryDirectory(prefix="bertc-") as folder:
         _, log = _compile(module, dataclasses.replace(request, directory=Path(folder)), None, Path(folder))
-    return _kernels.parse(log)
+    return _kernels.parse_kernels(log)
 
 
 def _facts(request: BuildRequest, result: Mapping[str, Any], log: str, kernels: Sequence[_kernels.Kernel]) -> dict[str, Any]:
     modules = {_kernels.node_name(n): module_path(n) for n in request.graph.model.graph.all_nodes()}
     first = [k for k in kernels if k.profile == 0]
     on_gpu = [k for k in first if not k.host]
-    rows = _kernels.to_json(kernels, modules)
+    rows = _kernels.kernel_rows(kernels, modules)
     return {
         "sms": list(request.sms),
         "tf32": result["tf32"],
         "kernels": {
             "count": len(on_gpu),
             "host": len(first) - len(on_gpu),
-            **_kernels.per_layer(first, modules),
+            **_kernels.kernels_per_layer(first, modules),
             "rows": rows,
         },
         "gemms": _kernels.check_gemms(request.graph, kernels, request.precision) | _int8.check_quantised(request.graph, kernels),
@@ -295,8 +295,8 @@ def load(module: str, directory: Path, manifest: Mapping[str, Any]) -> Runner:
         return TrtRunner(plan, manifest)
     except PolygraphyException as error:
         raise Missing(
-            f"{plan} does not load on {_names(packages.gpus())} with {module} {packages.version(module)}: {error}. It runs "
-            "only on the GPUs and the builder version it was built for; build it again here, or install its version"
+            f"{plan} does not load on {_names(packages.gpus())} with {module} {packages.installed_version(module)}: {error}. "
+            "It runs only on the GPUs and the builder version it was built for; build it again here, or install its version"
         ) from error
 
 

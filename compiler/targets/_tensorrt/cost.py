@@ -23,7 +23,7 @@ import onnx_ir as ir
 
 from ...artifact import Artifact
 from ...core import DataError, Shape
-from ...graph import GEMM_OPS, Graph, Shapes, module_path
+from ...graph import GEMM_OPS, ConcreteShapes, Graph, module_path
 from . import kernel_log as _kernels
 from . import weight_check as _weights
 
@@ -77,11 +77,11 @@ class Work:
         }
 
 
-def work_of(found: Artifact, shapes: Sequence[Shape]) -> tuple[Work, ...]:
+def artifact_work(found: Artifact, shapes: Sequence[Shape]) -> tuple[Work, ...]:
     """The work of an artifact at each shape. DataError for a shape that no profile takes."""
     graph = found.graph()
     rows = found.manifest["engine"].get("kernels", {}).get("rows")
-    return tuple(work_at(graph, rows, shape, _profile(found, shape)) for shape in shapes)
+    return tuple(graph_work(graph, rows, shape, _profile(found, shape)) for shape in shapes)
 
 
 def _profile(found: Artifact, shape: Shape) -> int:
@@ -93,7 +93,7 @@ def _profile(found: Artifact, shape: Shape) -> int:
     raise DataError(f"{found.path.name} takes no {shape}: its profiles are {known}")
 
 
-def work_at(graph: Graph, rows: Sequence[Mapping[str, Any]] | None, shape: Shape, profile: int) -> Work:
+def graph_work(graph: Graph, rows: Sequence[Mapping[str, Any]] | None, shape: Shape, profile: int) -> Work:
     """The work of a graph at one shape; `rows` are the kernels of its build log (`_kernels.to_json`), None without one."""
     sizes = _Sizes(graph, dict(shape.sizes))
     kernels = [row for row in rows or () if row["profile"] == profile]
@@ -207,7 +207,7 @@ def _folded(value: ir.Value) -> bool:
     return tensor is not None and (tensor.dtype in INDICES or _weights.is_uniform(tensor))
 
 
-class _Sizes(Shapes):
+class _Sizes(ConcreteShapes):
     """What follows from shapes. `unknown` counts the values that have none."""
 
     def __init__(self, graph: Graph, named: Mapping[str, int]) -> None:

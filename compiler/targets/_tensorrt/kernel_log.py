@@ -100,7 +100,7 @@ class Kernel:
         return next(iter(floating or written), "")
 
 
-def parse(log: str) -> tuple[Kernel, ...]:
+def parse_kernels(log: str) -> tuple[Kernel, ...]:
     """The layers listed in a builder log, of every profile, in the order they run.
 
     Raises BuildFailed when the log lists none: an empty list would let every check on it pass.
@@ -163,7 +163,7 @@ def _layer(kernel: Kernel, node_module: Mapping[str, str]) -> tuple[str, int] | 
     return max(votes, key=votes.__getitem__) if votes else None
 
 
-def per_layer(kernels: Sequence[Kernel], node_module: Mapping[str, str]) -> dict[str, Any]:
+def kernels_per_layer(kernels: Sequence[Kernel], node_module: Mapping[str, str]) -> dict[str, Any]:
     """{"layers": kernels of each transformer layer, "rest": kernels outside them}, host work left out.
 
     node_module: ONNX node name -> PyTorch module path. Give it the kernels of one profile. Layers are numbered within their own
@@ -178,7 +178,7 @@ def per_layer(kernels: Sequence[Kernel], node_module: Mapping[str, str]) -> dict
     return {"layers": layers, "rest": homes.count(None)}
 
 
-def to_json(kernels: Sequence[Kernel], node_module: Mapping[str, str]) -> list[dict[str, Any]]:
+def kernel_rows(kernels: Sequence[Kernel], node_module: Mapping[str, str]) -> list[dict[str, Any]]:
     """One row a kernel that runs on the GPU; `layer` is `m.encoder.layer.3`, or '' outside a stack of layers."""
     rows = []
     for kernel in (k for k in kernels if not k.host):
@@ -209,17 +209,17 @@ def check_gemms(graph: Graph, kernels: Sequence[Kernel], precision: str) -> dict
     unnamed: list[ir.Node] = []
     floats: list[ir.Node] = []
     for node, allowed in wanted:
-        verdicts = [runs_in(node, allowed, named) for named in naming(node, kernels)]
+        verdicts = [runs_in(node, allowed, named) for named in kernels_naming(node, kernels)]
         if None in verdicts:
             unnamed.append(node)
         elif False in verdicts:
             floats.append(node)
     if floats:
-        raise BuildFailed(f"asked for {precision}, {len(floats)} of {len(wanted)} GEMMs are Float: {listed(floats)}")
+        raise BuildFailed(f"asked for {precision}, {len(floats)} of {len(wanted)} GEMMs are Float: {shown_nodes(floats)}")
     if unnamed:
         raise BuildFailed(
             f"asked for {precision}, {len(unnamed)} of {len(wanted)} GEMMs are named by no engine layer, so their type cannot be "
-            f"proven: {listed(unnamed)}"
+            f"proven: {shown_nodes(unnamed)}"
         )
     return {"total": len(gemms), "half": len(wanted)}
 
@@ -236,7 +236,7 @@ def node_name(node: ir.Node) -> str:
     return node.name or f"node_of_{node.outputs[0].name}"
 
 
-def naming(node: ir.Node, kernels: Sequence[Kernel]) -> Iterator[list[Kernel]]:
+def kernels_naming(node: ir.Node, kernels: Sequence[Kernel]) -> Iterator[list[Kernel]]:
     """For every profile, the layers that name a node."""
     name = node_name(node)
     for profile in sorted({k.profile for k in kernels}):
@@ -251,13 +251,13 @@ def runs_in(node: ir.Node, allowed: frozenset[str], named: Sequence[Kernel]) -> 
     """
     if not named:
         return None
-    gemms = computing(node, named)
+    gemms = gemm_kernels(node, named)
     if gemms:
         return all(_reads(node, kernel, allowed) for kernel in gemms)
     return any(_reads(node, kernel, allowed) for kernel in named)
 
 
-def computing(node: ir.Node, named: Sequence[Kernel]) -> list[Kernel]:
+def gemm_kernels(node: ir.Node, named: Sequence[Kernel]) -> list[Kernel]:
     """Of the layers that name a GEMM those that are GEMM kernels; of these the ones of its name, where there are any."""
     gemms = [k for k in named if k.type in _GEMM_TYPES or any(mark in k.name for mark in _GEMM_MARKS)]
     own = [k for k in gemms if node_name(node) in re.split(r"\+|_myl\d+_\d+$", k.name)]
@@ -291,6 +291,6 @@ def is_matrix(constant: Tensor) -> bool:
     return math.prod(constant.dims) > constant.dims[-1] if constant.dims else False
 
 
-def listed(nodes: Sequence[ir.Node]) -> str:
+def shown_nodes(nodes: Sequence[ir.Node]) -> str:
     shown = [f"{node_name(n)} ({module_path(n) or n.op_type})" for n in nodes[:5]]
     return ", ".join(shown) + (f" and {len(nodes) - 5} more" if len(nodes) > 5 else "")

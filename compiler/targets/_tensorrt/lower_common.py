@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ...ops import inputs
+from ...ops import padded_inputs
 
 SWAP = (1, 0, 2)  # [B,S,H] <-> [S,B,H]
 
@@ -42,7 +42,7 @@ class Parts:
     """
 
     def __init__(self, node: ir.Node, widths: Iterable[int] = ()) -> None:
-        _, _, w, b, wo, bo = inputs(node, 6)[:6]
+        _, _, w, b, wo, bo = padded_inputs(node, 6)[:6]
         self.w, self.b, self.wo, self.bo, self.prefix = w, b, wo, bo, str(node.name)
         self.heads = node.attributes["num_heads"].as_int()
         self.scale = np.float32(node.attributes.get_float("scale", 1.0))

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ...ops import EPSILON, gelu, inputs
+from ...ops import EPSILON, gelu, padded_inputs
 
 CHANNELS, TIME = 1, 2
 
 
 def conv1d_gelu(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     """FusedConv1dGelu [B,C,T] -> [B,C2,T2]."""
-    x, w, b, gamma, beta = inputs(node, 5)
+    x, w, b, gamma, beta = padded_inputs(node, 5)
     get = node.attributes
     norm = get.get_string("norm", "none")
     made = op.Conv(

@@ -22,12 +22,12 @@ from ...core import Advance, Outputs
 from ...data import Sample
 from ...graph import Graph, Origin
 from ...graph import provenance as origin
-from ...runtime import emulated, session, with_outputs
+from ...runtime import emulate_rounding, reference_session, with_outputs
 from .. import budgets
 from ..budgets import Budget, Violation
 from ..comparison import Comparison
-from .source_weights import Originals
-from .switchable import PutBack
+from .float32_switch import Float32SwitchRunner
+from .unrounded_weights import UnroundedWeights
 
 RUNS = 200  # of one sample each
 TOGETHER = 1024  # tokens that are run at once
@@ -38,7 +38,7 @@ Group = tuple[ir.Node, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Guilty:
+class Float32Node:
     """One node of the set. `largest` is its largest magnitude in float32, `limit` the largest of its type (None: float32)."""
 
     node: str
@@ -70,7 +70,7 @@ class Bisection:
     path: str
     verdict: str
     violations: tuple[Violation, ...]  # as it is; of `not precision`, with every node put back
-    nodes: tuple[Guilty, ...] = ()
+    nodes: tuple[Float32Node, ...] = ()
     candidates: int = 0
     runs: int = 0
     samples: int = 0
@@ -94,11 +94,11 @@ class _Enough(Exception):
     """The runs ran out."""
 
 
-class Judge:
+class BudgetTest:
     """Whether the budget holds with some nodes put back, each question asked once. Only closeness is judged: decisions and
     metrics are about all of the data."""
 
-    def __init__(self, runner: PutBack, task: str, budget: Budget, samples: Sequence[tuple[Sample, Outputs]]) -> None:
+    def __init__(self, runner: Float32SwitchRunner, task: str, budget: Budget, samples: Sequence[tuple[Sample, Outputs]]) -> None:
         self.runner, self.task, self.budget, self.samples = runner, task, budget.without_decisions(), samples
         self.runs = 0
         self._known: dict[tuple[frozenset[ir.Node], int], tuple[Violation, ...]] = {}
@@ -113,7 +113,7 @@ class Judge:
                 self.runner.back = back
                 comparison = Comparison(self.task)
                 comparison.add(expected, self._run(sample), sample)
-                self._known[key] = tuple(budgets.judge(comparison.result(), self.budget))
+                self._known[key] = tuple(budgets.find_violations(comparison.result(), self.budget))
             yield index, self._known[key]
 
     def _run(self, sample: Sample) -> Outputs:
@@ -135,13 +135,13 @@ class Judge:
         return {i: v for i, v in self.violations(frozenset(back), range(len(self.samples))) if v}
 
 
-def bisect(
+def bisect_graph(
     path: Path,
     graph: Graph,
     task: str,
     budget: Budget,
     samples: Sequence[tuple[Sample, Outputs]],
-    originals: Originals | None = None,
+    originals: UnroundedWeights | None = None,
     advance: Advance | None = None,
     notes: tuple[str, ...] = (),
 ) -> Bisection:
@@ -150,7 +150,7 @@ def bisect(
     Memory: the graph's weights in float32 and the activations of `TOGETHER` tokens, or of one row. Raises DataError where the
     graph does not run.
     """
-    judge = Judge(PutBack(graph, originals), task, budget, samples)
+    judge = BudgetTest(Float32SwitchRunner(graph, originals), task, budget, samples)
     tell = advance or (lambda done, total: None)
     items = judge.runner.items
     fixed = judge.runner.fixed
@@ -181,7 +181,7 @@ def _worst(violations: Sequence[Violation]) -> tuple[Violation, ...]:
     return tuple({(v.output, v.metric): v for v in reversed(violations)}.values())
 
 
-def _search(judge: Judge, items: Group, failing: Sequence[int], tell: Advance) -> tuple[Group, bool]:
+def _search(judge: BudgetTest, items: Group, failing: Sequence[int], tell: Advance) -> tuple[Group, bool]:
     """(the set, whether no node of it can be left out): on the smallest failing sample, then with one that its answer does not do
     for, then on all of them."""
     asked, everything = [failing[0]], list(range(len(judge.samples)))
@@ -201,7 +201,7 @@ def _search(judge: Judge, items: Group, failing: Sequence[int], tell: Advance) -
 class _Attempt:
     """A search on some samples. `best` is the smallest set so far that restores the budget on them."""
 
-    judge: Judge
+    judge: BudgetTest
     asked: Sequence[int]
     best: Group
     tell: Advance
@@ -209,7 +209,7 @@ class _Attempt:
     def run(self) -> bool:
         """False where the runs ran out."""
         try:
-            self.best = reduced(self.best, self.holds)
+            self.best = minimal_nodes(self.best, self.holds)
         except _Enough:
             return False
         return True
@@ -223,7 +223,7 @@ class _Attempt:
         return held
 
 
-def reduced(items: Group, test: Callable[[Sequence[ir.Node]], bool]) -> Group:
+def minimal_nodes(items: Group, test: Callable[[Sequence[ir.Node]], bool]) -> Group:
     """A 1-minimal part of `items` for which `test` holds, as it does for all of them: by layer, by module, by node."""
     left = items
     for key in (layer_of, lambda node: origin.origin_of(node).module or str(node.name), lambda node: str(node.name)):
@@ -269,11 +269,11 @@ def ddmin(groups: Sequence[Group], test: Callable[[Sequence[Group]], bool]) -> S
     return groups
 
 
-def _guilty(graph: Graph, nodes: Group, sample: Sample) -> Iterator[Guilty]:
+def _guilty(graph: Graph, nodes: Group, sample: Sample) -> Iterator[Float32Node]:
     """The nodes with what they reach when all of the graph is in float32."""
     values = {node: value for node in nodes for value in node.outputs if value.name and value.dtype is not None}
     names = [str(value.name) for value in values.values()]
-    made, weights = session(emulated(with_outputs(graph, names), rounded=False))
+    made, weights = reference_session(emulate_rounding(with_outputs(graph, names), rounded=False))
     wanted = {each.name for each in made.get_inputs()}
     feeds = {name: array for name, array in _cast(graph, sample.feeds).items() if name in wanted}
     found = dict(zip(names, made.run(names, {**weights, **feeds}), strict=True))
@@ -282,7 +282,7 @@ def _guilty(graph: Graph, nodes: Group, sample: Sample) -> Iterator[Guilty]:
         array = found[str(value.name)]
         largest = float(np.abs(array).max(initial=0)) if array.dtype.kind == "f" else 0.0
         limit = LARGEST.get(value.dtype) if value.dtype is not None else None
-        yield Guilty(str(node.name), node.op_type, origin.origin_of(node), largest, limit)
+        yield Float32Node(str(node.name), node.op_type, origin.origin_of(node), largest, limit)
 
 
 def _cast(graph: Graph, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ from ...data import Sample
 from ...fusions.proof import small_feeds
 from ...graph import Graph, Origin
 from ...graph import provenance as origin
-from ...runtime import FLOAT, HALVES, Window, emulated
+from ...runtime import FLOAT, HALVES, TapSession, emulate_rounding
 
 SAME = 0.02  # relative error of two float32 runs, one with rounded weights; different values differ by about 1
 CERTAIN = frozenset("LayerNormalization RMSNormalization Softmax Gelu Relu Tanh Sigmoid Erf".split())
@@ -40,7 +40,7 @@ class Boundary:
     dims: tuple[int | str, ...]
 
 
-def boundaries(source: Graph) -> Iterator[tuple[str, ir.Value]]:
+def module_boundaries(source: Graph) -> Iterator[tuple[str, ir.Value]]:
     """(module, value) of every float value that alone leaves a module, in the order of the graph.
 
     The module is the innermost one that is numbered (a layer), else the outermost. A graph without modules: every float value.
@@ -78,14 +78,14 @@ def _left(value: ir.Value, path: str) -> Iterator[str]:
             yield module
 
 
-def match(source: Graph, artifact: Graph, samples: Sequence[Sample]) -> tuple[tuple[Boundary, ...], tuple[str, ...]]:
+def match_boundaries(source: Graph, artifact: Graph, samples: Sequence[Sample]) -> tuple[tuple[Boundary, ...], tuple[str, ...]]:
     """(boundaries that both graphs have, modules whose output the artifact's graph does not have)."""
     makers: dict[str | None, list[ir.Node]] = {}
     for node in artifact.model.graph:
         if node.op_type != "Cast" and node.outputs[0].dtype in FLOATS:
             for name in origin.origin_of(node).nodes:
                 makers.setdefault(name, []).append(node)
-    wanted = list(boundaries(source))
+    wanted = list(module_boundaries(source))
     candidates = {value: makers.get(_name(value), []) for _, value in wanted}
     check = _Check(source, artifact, candidates, samples)
     found, missing = [], []
@@ -117,7 +117,7 @@ class _Check:
         feeds = small_feeds(source, samples)
         self.wanted = _values(source, [str(v.name) for v, nodes in candidates.items() if nodes], feeds)
         names = dict.fromkeys(str(node.outputs[0].name) for nodes in candidates.values() for node in nodes)
-        self.found = _values(emulated(artifact, rounded=False), list(names), feeds)
+        self.found = _values(emulate_rounding(artifact, rounded=False), list(names), feeds)
 
     def twin(self, value: ir.Value, nodes: Sequence[ir.Node]) -> tuple[ir.Node, bool] | None:
         """(the node, whether its first two axes are swapped), or None."""
@@ -149,5 +149,5 @@ class _Check:
 
 
 def _values(graph: Graph, names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    with Window(graph, names) as window:
+    with TapSession(graph, names) as window:
         return window.run(feeds)

@@ -15,11 +15,11 @@ import numpy as np
 import onnx_ir as ir
 
 from ...core import Advance, DataError
-from ...data import Sample, masks
+from ...data import Sample, mask_feeds
 from ...graph import Graph, Origin
 from ...graph import provenance as origin
-from ...runtime import Window, emulated
-from .boundaries import FLOATS, SWAP, Boundary, match
+from ...runtime import TapSession, emulate_rounding
+from .boundaries import FLOATS, SWAP, Boundary, match_boundaries
 
 WINDOW = 64 * 2**20  # bytes of values held
 TOKENS = 1024  # in the samples that are compared: layers drift alike on more
@@ -27,7 +27,7 @@ PADDING = ("none", "left out", "counted")
 
 
 @dataclasses.dataclass(frozen=True)
-class Layer:
+class LayerDrift:
     """Drift at a boundary. `relative`: rms of the difference / rms of the source's values; `growth` over the boundary before.
 
     `nonfinite` counts values that are NaN or infinite where the source's are not.
@@ -54,7 +54,7 @@ class Layer:
 class Drift:
     """Drift after every layer. `against` says what was compared with, `first` names the first node whose output is not finite."""
 
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerDrift, ...]
     against: str
     unmatched: tuple[str, ...]
     samples: int
@@ -117,7 +117,7 @@ class _Sums:
         return math.sqrt(self.noise / self.signal) if self.signal else (math.inf if self.noise else 0.0)
 
 
-def measure(
+def measure_drift(
     source: Graph,
     artifact: Graph,
     samples: Sequence[Sample],
@@ -129,7 +129,7 @@ def measure(
 
     Raises DataError where no boundary is found in both, or a graph does not run.
     """
-    found, missing = match(source, artifact, samples)
+    found, missing = match_boundaries(source, artifact, samples)
     if not found:
         raise DataError("no value that leaves a module is in both graphs: nothing to compare (was it built by an older bertc?)")
     chosen = _some(samples)
@@ -184,24 +184,24 @@ def _bytes(boundary: Boundary, sample: Sample) -> int:
 def _compare(
     source: Graph, artifact: Graph, window: Sequence[Boundary], samples: Sequence[Sample], sums: Mapping[Boundary, _Sums]
 ) -> None:
-    with Window(source, [b.source for b in window]) as run:
+    with TapSession(source, [b.source for b in window]) as run:
         wanted = [run.run(sample.feeds) for sample in samples]
-    with Window(artifact, list(dict.fromkeys(b.artifact for b in window))) as run:
+    with TapSession(artifact, list(dict.fromkeys(b.artifact for b in window))) as run:
         for sample, truth in zip(samples, wanted, strict=True):
             got = run.run(sample.feeds)
             for boundary in window:
                 a, b = truth[boundary.source], got[boundary.artifact]
                 b = np.swapaxes(b, *SWAP) if boundary.swapped else b
-                *both, padding = live(source, boundary.dims, sample, a, b)
+                *both, padding = drop_padding(source, boundary.dims, sample, a, b)
                 sums[boundary].add(both[0], both[1], padding, sample)
 
 
-def live(source: Graph, dims: Sequence[int | str], sample: Sample, *arrays: np.ndarray) -> tuple[Any, ...]:
+def drop_padding(source: Graph, dims: Sequence[int | str], sample: Sample, *arrays: np.ndarray) -> tuple[Any, ...]:
     """The arrays at places that are not padding, and whether that was `left out`, is `counted` or `none`."""
-    mask = next(iter(masks(sample.feeds).values()), None)
+    mask = next(iter(mask_feeds(sample.feeds).values()), None)
     if mask is None or mask.ndim != 2 or mask.all():
         return (*arrays, "none")
-    name = next(name for name in masks(sample.feeds))
+    name = next(name for name in mask_feeds(sample.feeds))
     spec = next(spec for spec in source.inputs if spec.name == name)
     rows, places = (dims.index(dim) if dim in dims else None for dim in spec.dims)
     chosen = np.asarray(mask) != 0
@@ -214,12 +214,12 @@ def live(source: Graph, dims: Sequence[int | str], sample: Sample, *arrays: np.n
     return (*(array.compress(kept, axis) for array in arrays), "left out")
 
 
-def _layers(sums: Mapping[Boundary, _Sums]) -> Iterator[Layer]:
+def _layers(sums: Mapping[Boundary, _Sums]) -> Iterator[LayerDrift]:
     before = 0.0
     for b, s in sums.items():
         growth = s.relative / before if before else math.nan
         before = s.relative
-        yield Layer(
+        yield LayerDrift(
             b.module, b.origin, b.op, b.artifact, s.relative, growth, s.max_abs, s.cosine_min, s.nonfinite, s.values, s.padding
         )
 
@@ -231,7 +231,7 @@ def _first(artifact: Graph, found: Sequence[Boundary], boundary: Boundary, sampl
     finite: dict[ir.Value, bool] = {}
     for at in range(0, end + 1, 16):
         some = nodes[at : min(at + 16, end + 1)]
-        with Window(artifact, [str(n.outputs[0].name) for n in some]) as run:
+        with TapSession(artifact, [str(n.outputs[0].name) for n in some]) as run:
             values = run.run(sample.feeds)
         for node in some:
             finite[node.outputs[0]] = bool(np.isfinite(values[str(node.outputs[0].name)]).all())
@@ -241,6 +241,6 @@ def _first(artifact: Graph, found: Sequence[Boundary], boundary: Boundary, sampl
     return f"before {boundary.module}, on {sample.label}"
 
 
-def floats_of(artifact: Graph) -> Graph:
+def float32_graph(artifact: Graph) -> Graph:
     """The artifact's own graph in float32 throughout: what stands for the source's where that is not at hand."""
-    return emulated(artifact, rounded=False)
+    return emulate_rounding(artifact, rounded=False)

@@ -44,11 +44,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_shapes_are_read_in_both_forms() -> None:
-    assert bench.shapes_of(["1x16,2x8", "length=9,batch=3", "1x16"], DIMS) == (shape(1, 16), shape(2, 8), shape(3, 9))
+    assert bench.parse_shapes(["1x16,2x8", "length=9,batch=3", "1x16"], DIMS) == (shape(1, 16), shape(2, 8), shape(3, 9))
     assert str(shape(2, 8)) == "2x8" and shape(2, 8).tokens == 16 and shape(2, 8).rows == 2
     for wrong in ("8", "1x2x3", "ax2", "batch=1", "batch=1,width=3", "1x", "batch=1,batch=2"):
         with pytest.raises(InputError, match="is not batchxlength, as in 8x128"):
-            bench.shapes_of([wrong], DIMS)
+            bench.parse_shapes([wrong], DIMS)
 
 
 def test_shapes_of_profiles_and_of_traffic(built: Path, tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_shapes_of_profiles_and_of_traffic(built: Path, tmp_path: Path) -> None:
     requests = tmp_path / "r.jsonl"
     rows = [{"length": 7, "count": 60}, {"lengths": [3, 8], "count": 20}, {"length": 30, "count": 5}]
     requests.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    shapes, note = bench.shapes_of_traffic(requests, found)
+    shapes, note = bench.traffic_shapes(requests, found)
     assert shapes == (shape(1, 8, 60), shape(2, 8, 20), shape(1, 32, 5))
     assert "padded to lengths 8, 32; 3 of 3 shapes, 100% of the tokens" in note
 
@@ -80,9 +80,9 @@ def test_the_interval_of_a_ratio_holds_the_true_one_and_not_one() -> None:
     noise = rng.lognormal(0, 0.3, 200)
     subject = Timing("a", shape(1, 8, 3), 0.01 * noise * rng.lognormal(0, 0.02, 200))
     other = Timing("b", shape(1, 8, 3), 0.015 * noise * rng.lognormal(0, 0.02, 200))
-    found = timings.ratio(subject, other)
+    found = timings.time_ratio(subject, other)
     assert 1.0 < found.low < 1.5 < found.high and found.high - found.low < 0.1
-    assert timings.ratio(subject, subject).ratio == 1.0
+    assert timings.time_ratio(subject, subject).ratio == 1.0
 
 
 def test_the_interval_of_a_ratio_of_few_rounds_holds_the_ratio_to_the_last_bit() -> None:
@@ -90,9 +90,11 @@ def test_the_interval_of_a_ratio_of_few_rounds_holds_the_ratio_to_the_last_bit()
     ours, theirs = np.array([0.000429, 0.000159, 0.000661]), np.array([0.00021, 0.000141, 0.000362])
     rng = np.random.default_rng(1)
     for _ in range(300):
-        found = timings.ratio(Timing("a", shape(1, 8), ours), Timing("b", shape(1, 8), theirs))
+        found = timings.time_ratio(Timing("a", shape(1, 8), ours), Timing("b", shape(1, 8), theirs))
         assert found.low <= found.ratio <= found.high
-        both = timings.weighted([Timing("a", shape(1, n, n), ours * n) for n in (8, 9)], [Timing("b", shape(1, 8), theirs)] * 2)
+        both = timings.traffic_ratio(
+            [Timing("a", shape(1, n, n), ours * n) for n in (8, 9)], [Timing("b", shape(1, 8), theirs)] * 2
+        )
         assert both.low <= both.ratio <= both.high
         ours, theirs = rng.lognormal(-8, 1, (2, 3))
 
@@ -101,7 +103,7 @@ def test_traffic_weighs_shapes_by_their_requests() -> None:
     def side(short: float, long: float) -> list[Timing]:
         return [Timing("x", shape(1, 8, 9), np.full(5, short)), Timing("x", shape(1, 32, 1), np.full(5, long))]
 
-    found = timings.weighted(side(0.01, 0.10), side(0.02, 0.10))
+    found = timings.traffic_ratio(side(0.01, 0.10), side(0.02, 0.10))
     assert found.ratio == pytest.approx((9 * 0.02 + 0.10) / (9 * 0.01 + 0.10)) == found.low == found.high
 
 
@@ -142,7 +144,7 @@ def test_a_wrong_answer_is_not_timed(built: Path, capsys: Capture) -> None:
 def test_each_pair_is_judged_by_the_coarser_precision(built: Path) -> None:
     """fp16 differs from fp32 by more than fp32's budget, which is no fault."""
     found = artifact.open_artifact(built / "half")
-    result = bench.run(found, bench.Request((str(built / "cpu"),), (shape(2, 8),), rounds=2))
+    result = bench.time_artifact(found, bench.BenchRequest((str(built / "cpu"),), (shape(2, 8),), rounds=2))
     assert 1e-5 < max(result.agreement.values()) < 1e-2
 
 
@@ -163,7 +165,7 @@ def test_threads_are_those_that_were_asked_for(built: Path) -> None:
     assert baselines.with_threads(found.manifest, 3)["engine"]["session"]["intra_op_num_threads"] == 3
     assert "intra_op_num_threads" not in found.manifest["engine"]["session"]
     before = torch.get_num_threads()
-    with baselines.threads(before + 2):
+    with baselines.torch_threads(before + 2):
         assert torch.get_num_threads() == before + 2
     assert torch.get_num_threads() == before
 
@@ -198,7 +200,7 @@ def test_an_artifact_without_an_engine_gets_no_time(built: Path, capsys: Capture
     assert cli.run(["bench", str(built / "null"), "--require-engine"]) == 3
     assert "--require-engine" in capsys.readouterr().err
     with pytest.raises(Missing, match="cannot run here"):
-        bench.run(artifact.open_artifact(built / "null"), bench.Request(shapes=(shape(1, 4),)))
+        bench.time_artifact(artifact.open_artifact(built / "null"), bench.BenchRequest(shapes=(shape(1, 4),)))
 
 
 ERRORS = [
@@ -224,9 +226,9 @@ def test_errors_of_bench(line: str, said: str, built: Path, capsys: Capture) -> 
 def test_outputs_that_are_missing_are_no_agreement(built: Path) -> None:
     """A contender that answers another question is refused, not compared on what is left."""
     found = artifact.open_artifact(built / "cpu")
-    good = baselines.of_artifact(found, 1)
+    good = baselines.artifact_contender(found, 1)
     bad = baselines.Contender("bad", "fp32", good.prepare, lambda result: {"other": result["last_hidden_state"]})
-    samples = bench._samples(found, bench.Request(shapes=(shape(1, 4),)))
+    samples = bench._samples(found, bench.BenchRequest(shapes=(shape(1, 4),)))
     calls = {c.name: [c.prepare(s.feeds) for s in samples] for c in (good, bad)}
     with pytest.raises(VerifyFailed, match="outputs last_hidden_state wanted"):
         bench._agree([good, bad], samples, calls, "features")

@@ -193,7 +193,7 @@ def test_no_room_for_temporary_files(monkeypatch: pytest.MonkeyPatch, capsys: Ca
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("bertc.report.inspect.examine", full)
+    monkeypatch.setattr("bertc.report.inspect.inspect_path", full)
     assert cli.run(["inspect", "anything"]) == 3
     said = capsys.readouterr().err.splitlines()[-1]
     assert "no room for temporary files" in said and "TMPDIR" in said

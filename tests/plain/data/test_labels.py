@@ -11,10 +11,10 @@ import pytest
 from bertc.core.errors import ArtifactError, DataError
 from bertc.core.profiles import Dim
 from bertc.core.tensors import TensorSpec
-from bertc.data.files import from_file
-from bertc.data.labels import Graded, Half, Labels, Tags
+from bertc.data.files import samples_from_file
+from bertc.data.labels import GoldScore, Labels, PairText, Tags
 from bertc.data.readers import Audio
-from bertc.data.tables import rows as rows_of
+from bertc.data.tables import table_rows as rows_of
 from bertc.data.tokenizer import Encoder
 from bertc.verification.task_metrics import best_answer
 
@@ -35,7 +35,7 @@ def write(path: Path, *lines: dict) -> Path:
 
 def read(path: Path, labels: Labels, encode: Encoder, longest: int = 32, **options):
     dims = {"batch": Dim("batch"), "length": Dim("length", 1, longest)}
-    return from_file(path, inputs=INPUTS, dims=dims, encode=encode, labels=labels, **options)
+    return samples_from_file(path, inputs=INPUTS, dims=dims, encode=encode, labels=labels, **options)
 
 
 # Classes
@@ -156,7 +156,8 @@ def test_each_text_of_a_pair_is_embedded_alone(tmp_path, encoder):
     first, second = read(write(tmp_path / "p.jsonl", *rows), Labels("sentence-embedding"), encoder, batch=3).samples
     np.testing.assert_array_equal(first.feeds["input_ids"], encoder.encode(["a b", "c", "d"])["input_ids"])
     assert first.labels + second.labels == tuple(
-        Half(pair, Graded(value, text)) for pair, value, text in ((0, 3.0, "a b"), (0, 3.0, "a b"), (1, 0.5, "d"), (1, 0.5, "d"))
+        PairText(pair, GoldScore(value, text))
+        for pair, value, text in ((0, 3.0, "a b"), (0, 3.0, "a b"), (1, 0.5, "d"), (1, 0.5, "d"))
     )
     assert second.where(0) == "p.jsonl:2"
     bare = read(write(tmp_path / "p.jsonl", {"text": "a", "text_pair": "b"}), Labels("sentence-embedding"), encoder)
@@ -174,7 +175,7 @@ def test_a_ranker_reads_relevance_by_query(tmp_path, encoder):
     path = tmp_path / "r.tsv"
     path.write_text("text\ttext_pair\tlabel\nq\tgood\t1\nq\tbad\t0\n")
     (sample,) = read(path, Labels("sequence-classification", classes=1), encoder).samples
-    assert sample.labels == (Graded(1.0, "q"), Graded(0.0, "q"))
+    assert sample.labels == (GoldScore(1.0, "q"), GoldScore(0.0, "q"))
 
 
 # Transcripts
@@ -185,7 +186,7 @@ CTC = Labels("ctc", symbols=dict(enumerate(["<pad>", "|", "A", "B", "'"])))
 def hear(path: Path, labels: Labels):
     inputs = (TensorSpec("input_values", "float32", ("batch", "samples")),)
     dims = {"batch": Dim("batch"), "samples": Dim("samples", 400, 2000)}
-    return from_file(path, inputs=inputs, dims=dims, audio=Audio(16000), labels=labels)
+    return samples_from_file(path, inputs=inputs, dims=dims, audio=Audio(16000), labels=labels)
 
 
 def test_recordings_with_transcripts(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from bertc.core.errors import ArtifactError, DataError, Missing
 from bertc.core.profiles import Dim
 from bertc.core.tensors import TensorSpec
-from bertc.data.files import from_file
+from bertc.data.files import samples_from_file
 from bertc.data.readers import Audio
 from bertc.data.tokenizer import Encoder
 
@@ -27,7 +27,7 @@ def encoder():
 
 
 def read(path, inputs=(IDS, MASK, TYPES), dims=DIMS, **options):
-    return from_file(path, inputs=inputs, dims=dims, **options)
+    return samples_from_file(path, inputs=inputs, dims=dims, **options)
 
 
 def write(path, content):

@@ -15,11 +15,12 @@ from bertc.cli import _main as cli
 from bertc.core import machine
 from bertc.core.errors import CheckFailed, InputError, Missing
 from bertc.core.files import hash_file
-from bertc.fleet import code, config, keys, lock, order, outputs, plan, status
+from bertc.fleet import code, config, keys, lock, outputs, plan, status
+from bertc.fleet import critical_path as order
 from bertc.fleet.local import LocalPool
 from bertc.fleet.plan import Step
 from bertc.fleet.ray import RayPool
-from bertc.fleet.run import worst_of
+from bertc.fleet.run import worst_exit_code
 
 Capture = pytest.CaptureFixture[str]
 
@@ -34,7 +35,7 @@ HELPERS = Path(fleets.__file__).parent
 
 def steps(path: Path) -> dict[str, Step]:
     fleet, store = fleets.opened(path)
-    return {step.task.slot: step for step in plan.plan(fleet, store)}
+    return {step.task.slot: step for step in plan.plan_fleet(fleet, store)}
 
 
 def place(path: Path) -> config.Fleet:
@@ -205,7 +206,7 @@ def test_over_its_budget_is_exit_code_1_and_the_others_are_built(tmp_path: Path)
     assert fleets.states(outcomes) == {"a/export": "made", "a/null-fp32": "made", "a/null-bf16": "failed"}
     assert outcomes["a/null-bf16"].exit_code == 1
     assert "over its budget" in outcomes["a/null-bf16"].reason
-    assert [worst_of(codes) for codes in ([0, 3], [3, 1, 2], [1, 4], [2, 3], [])] == [3, 1, 4, 2, 0]
+    assert [worst_exit_code(codes) for codes in ([0, 3], [3, 1, 2], [1, 4], [2, 3], [])] == [3, 1, 4, 2, 0]
 
 
 def test_fail_fast_leaves_the_rest(tmp_path: Path) -> None:
@@ -246,7 +247,7 @@ def test_what_another_host_builds_is_said_and_no_failure(tmp_path: Path, capsys:
     outcomes = fleets.build(path)
     assert outcomes["a/h100-fp16"].state == "elsewhere"
     assert "needs a host with h100" in outcomes["a/h100-fp16"].reason
-    assert worst_of(o.exit_code for o in outcomes.values()) == 0
+    assert worst_exit_code(o.exit_code for o in outcomes.values()) == 0
 
 
 def test_a_source_that_is_not_there_fails_its_model_alone(tmp_path: Path) -> None:
@@ -338,7 +339,9 @@ def test_verify_finds_what_is_not_what_was_locked(file: Path, capsys: Capture) -
     assert cli.run(["fleet", "verify", str(file)]) == 2
     assert "a/null-fp32: FAILED" in capsys.readouterr().err
     assert place(file)
-    assert status.document(*fleets.opened(file))["counts"] == {"built": 2}, "what is not as in the store is put in place again"
+    assert status.status_document(*fleets.opened(file))["counts"] == {"built": 2}, (
+        "what is not as in the store is put in place again"
+    )
 
 
 def test_two_folders_and_two_stores_give_the_same_digests(tmp_path: Path) -> None:
@@ -356,12 +359,12 @@ def test_the_longest_way_to_the_end_begins_first(tmp_path: Path) -> None:
     (tmp_path / "b" / "more.bin").write_bytes(bytes(10**6))
     fleet, store = fleets.opened(path)
     tasks = plan.tasks(fleet)
-    slots = [task.slot for task in order.by_rank(tasks, store)]
+    slots = [task.slot for task in order.longest_path_first(tasks, store)]
     assert slots.index("b/export") < slots.index("a/export")
     assert all(slots.index(need) < slots.index(task.slot) for task in tasks for need in task.needs.values())
     assert sorted(slots) == sorted(task.slot for task in tasks)
     fleets.build(path)
-    spent = {task.slot: order.seconds(task, store) for task in tasks}
+    spent = {task.slot: order.expected_seconds(task, store) for task in tasks}
     known = {slot: store.record(str(step.key))["seconds"] for slot, step in steps(path).items()}
     assert spent == known, "the next time by what it took"
 
@@ -370,4 +373,4 @@ def test_a_source_that_is_not_there_has_a_place_in_the_order(tmp_path: Path) -> 
     path = fleets.write(tmp_path, "a", 'targets = ["null"]\nprecisions = ["fp32"]\n')
     path.write_text(path.read_text("utf-8").replace("a/m.onnx", "a/absent.onnx"))
     fleet, store = fleets.opened(path)
-    assert [task.slot for task in order.by_rank(plan.tasks(fleet), store)] == ["a/export", "a/null-fp32"]
+    assert [task.slot for task in order.longest_path_first(plan.tasks(fleet), store)] == ["a/export", "a/null-fp32"]

@@ -43,7 +43,7 @@ def test_a_plan_for_each_sm_and_a_target_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", "l4 a10 l40s rtx-4090 rtx-pro-6000 a100 h100 h200 b200 t4".split())
 def test_every_gpu_model_has_a_target_that_knows_its_sm(name: str) -> None:
     gpu = gpus.get(name)
-    spec = gpus.spec_of(gpu)
+    spec = gpus.target_for(gpu)
     assert spec.name == ("tensorrt-rtx" if gpu.sm in ("sm75", "sm86", "sm89", "sm120", "sm121") else "tensorrt")
     assert not spec.sms or gpu.sm in spec.sms
 
@@ -141,4 +141,4 @@ def test_ci_jobs_build_exactly_their_entry_on_a_runner_that_can(tmp_path: Path) 
 
 
 def test_one_default_plan_is_what_the_target_says() -> None:
-    assert gpus.spec_of(gpus.get("l4")) == targets.parse_spec("tensorrt-rtx")
+    assert gpus.target_for(gpus.get("l4")) == targets.parse_spec("tensorrt-rtx")

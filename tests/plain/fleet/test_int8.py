@@ -16,7 +16,7 @@ from bertc.core.errors import RecipeError
 from bertc.core.files import hash_file
 from bertc.core.progress import Progress
 from bertc.fleet import config, keys, plan, stages
-from bertc.graph.model import load
+from bertc.graph.model import load_graph
 
 MATRIX = 'targets = ["onnxruntime", "null"]\nprecisions = ["int8-static"]\n'
 
@@ -30,12 +30,12 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def stale(path: Path) -> dict[str, tuple[str, ...]]:
     fleet, store = fleets.opened(path)
-    return {step.task.slot: step.reasons for step in plan.plan(fleet, store) if step.state != "cached"}
+    return {step.task.slot: step.reasons for step in plan.plan_fleet(fleet, store) if step.state != "cached"}
 
 
 def test_the_artifact_is_that_of_a_single_build(path: Path, tmp_path: Path) -> None:
     fleet, store = fleets.opened(path)
-    built = {step.task.slot: store.folder(str(step.key)) for step in plan.plan(fleet, store)}
+    built = {step.task.slot: store.folder(str(step.key)) for step in plan.plan_fleet(fleet, store)}
     source, data = path.parent / "a" / "m.onnx", path.parent / "texts.txt"
     alone = tmp_path / "alone"
     bertc.build(source, alone, targets=["onnxruntime=int8-static"], data=data)
@@ -137,15 +137,15 @@ def test_the_fused_graph_is_proven_for_quantised_lowerings_too() -> None:
 def test_the_same_on_any_number_of_cores(tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a task of two cores quantises is what one of a single core does."""
     fleet, store = fleets.opened(path)
-    steps = {step.task.slot: step for step in plan.plan(fleet, store)}
+    steps = {step.task.slot: step for step in plan.plan_fleet(fleet, store)}
     step = steps["a/quantise-null-int8-static"]
     before = {stage: store.folder(str(steps[slot].key)) for stage, slot in step.task.needs.items()}
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    work = stages.Work("quantise", dataclasses.replace(step.task.recipe), before)
+    work = stages.StageJob("quantise", dataclasses.replace(step.task.recipe), before)
     stages.run(work, tmp_path, Progress())
     made = store.folder(str(step.key))
     assert hash_file(tmp_path / "graph.onnx") == hash_file(made / "graph.onnx")
-    assert load(tmp_path / "graph.onnx").op_counts()["QuantizeLinear"] > 0
+    assert load_graph(tmp_path / "graph.onnx").op_counts()["QuantizeLinear"] > 0
 
 
 def test_what_was_built_in_its_place_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

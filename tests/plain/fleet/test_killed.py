@@ -16,7 +16,8 @@ import fleets
 import pytest
 
 from benchmarks.fleet_processes import below, kill, start
-from bertc.fleet import cleaning, config, lock, outputs
+from bertc.fleet import config, lock, outputs
+from bertc.fleet import store_cleaning as cleaning
 from bertc.fleet.store import Store
 
 MATRIX = 'targets = ["null"]\nprecisions = ["fp32", "bf16"]\n'
@@ -47,12 +48,12 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
         process = start(path)
         time.sleep(rng.uniform(0.5, 2.5))
         kill(process)
-        assert list(cleaning.damaged(Store(tmp_path / "killed" / ".bertc-store"))) == []
+        assert list(cleaning.damaged_stages(Store(tmp_path / "killed" / ".bertc-store"))) == []
     assert start(path).wait(60) == 0
     fleet, store = fleets.opened(path)
     assert lock.read(fleet) == lock.read(calm)
     for entry, told in lock.read(fleet)["entries"].items():
-        assert outputs.same(store.folder(told["key"]), fleet.out / entry)
+        assert outputs.holds_stage(store.folder(told["key"]), fleet.out / entry)
     made = [line["key"] for line in store.journal()]
     assert len(made) == len(set(made)), "nothing was made twice to the end"
     assert [name for name in os.listdir(store.path / "tmp") if not name.endswith(".lock")] == []

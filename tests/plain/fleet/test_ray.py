@@ -17,7 +17,8 @@ import fleets
 import pytest
 
 from benchmarks.fleet_processes import below
-from bertc.fleet import cleaning, lock, run
+from bertc.fleet import lock, run
+from bertc.fleet import store_cleaning as cleaning
 from bertc.fleet.ray import RayPool
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'bertc[fleet]'")
@@ -97,7 +98,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(tmp_path: Path, cluster
     killer = threading.Thread(target=kill_once, args=(head, killed))
     killer.start()
     try:
-        outcomes = run.run(fleet, store, pool, lambda task, outcome: None)
+        outcomes = run.run_fleet(fleet, store, pool, lambda task, outcome: None)
     finally:
         killer.join()
         pool.stop()
@@ -109,7 +110,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(tmp_path: Path, cluster
     assert lock.read(fleet) == lock.read(fleets.opened(calm)[0])
     made = [line["key"] for line in store.journal()]
     assert sorted(made) == store.finished(), "nothing was made twice to the end"
-    assert list(cleaning.damaged(store)) == []
+    assert list(cleaning.damaged_stages(store)) == []
 
 
 def test_calibration_in_parts_on_the_cluster_gives_the_same_bytes(tmp_path: Path, cluster: tuple[str, int]) -> None:
@@ -120,7 +121,7 @@ def test_calibration_in_parts_on_the_cluster_gives_the_same_bytes(tmp_path: Path
     fleet, store = fleets.opened(fleets.low_bit(tmp_path / "ray", f"shards = 2\n{matrix}"))
     pool = RayPool(cluster[0])
     try:
-        found = {o.task.slot: o for o in run.run(fleet, store, pool, lambda task, outcome: None)}
+        found = {o.task.slot: o for o in run.run_fleet(fleet, store, pool, lambda task, outcome: None)}
     finally:
         pool.stop()
     assert set(fleets.states(found).values()) == {"made"}

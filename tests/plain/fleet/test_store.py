@@ -13,7 +13,7 @@ import pytest
 from benchmarks.fleet_processes import writers
 from bertc.cli import _main as cli
 from bertc.core.errors import ArtifactError
-from bertc.fleet import cleaning
+from bertc.fleet import store_cleaning as cleaning
 from bertc.fleet.store import Store
 
 WRITERS, ENTRIES = 8, 60
@@ -32,7 +32,7 @@ def test_many_writers_lose_and_damage_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path)
     found = store.finished()
     assert len(found) == ENTRIES
-    assert list(cleaning.damaged(store)) == []
+    assert list(cleaning.damaged_stages(store)) == []
     assert sorted(line["key"] for line in store.journal()) == found, "each was made once"
     assert all((store.folder(key) / "a" / "file").read_text() == key * 50 for key in found)
     assert os.listdir(tmp_path / "tmp") == []
@@ -48,7 +48,7 @@ def test_a_killed_writer_leaves_nothing_but_a_folder_to_sweep(tmp_path: Path) ->
     process.communicate()
     store = Store(tmp_path)
     assert 0 < len(store.finished()) < 3000, "it was killed on the way"
-    assert list(cleaning.damaged(store)) == []
+    assert list(cleaning.damaged_stages(store)) == []
     with store.staging() as mine:
         store.sweep()
         assert mine.is_dir(), "a folder in use stays"
@@ -102,10 +102,10 @@ def test_what_may_go_and_why(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         put(store, key, "x" * 1000)
     lock = tmp_path / "fleet.lock.json"
     lock.write_text(json.dumps({"stages": {"m/s": {"key": "k2"}}}))
-    assert cleaning.to_remove(store, {"k2"}, None, None) == {"k1": "no lock names it", "k3": "no lock names it"}
-    assert cleaning.to_remove(store, None, 1, None) == {}
-    assert set(cleaning.to_remove(store, None, -1, None)) == {"k1", "k2", "k3"}
-    assert set(cleaning.to_remove(store, None, None, 2000)) == {"k1"}, "the oldest first"
+    assert cleaning.stages_to_remove(store, {"k2"}, None, None) == {"k1": "no lock names it", "k3": "no lock names it"}
+    assert cleaning.stages_to_remove(store, None, 1, None) == {}
+    assert set(cleaning.stages_to_remove(store, None, -1, None)) == {"k1", "k2", "k3"}
+    assert set(cleaning.stages_to_remove(store, None, None, 2000)) == {"k1"}, "the oldest first"
     assert cli.run(["cache", "gc", str(store.path), "--lock", str(lock), "--dry-run"]) == 0
     assert "2 of 3 stages" in capsys.readouterr().err
     assert len(store.finished()) == 3

@@ -22,7 +22,7 @@ from bertc.graph import normalization as cleanup
 from bertc.graph.model import Graph
 from bertc.recipe import Recipe
 from bertc.source import onnx_file as onnx_source
-from bertc.verification import export as export_check
+from bertc.verification import export_check
 
 DIMS = {"batch": Dim("batch"), "length": Dim("length", 1, 40)}
 OUTLIERS = """
@@ -93,7 +93,7 @@ def test_a_graph_that_cannot_be_run_is_said() -> None:
 def test_weights_beside_the_file_are_found_from_anywhere(tmp_path: Path) -> None:
     for name, external in (("one.onnx", False), ("two.onnx", True)):
         tiny.encoder(tmp_path / name, external=external)
-    inside, beside = (onnx_source.open_graph(tmp_path / name)[:2] for name in ("one.onnx", "two.onnx"))
+    inside, beside = (onnx_source.read_onnx_file(tmp_path / name)[:2] for name in ("one.onnx", "two.onnx"))
     wanted = activations.capture_activations(inside[0], data.synthetic_samples(*inside))
     found = activations.capture_activations(beside[0], data.synthetic_samples(*beside))
     assert set(found) == set(wanted) and all(np.array_equal(found[name], wanted[name]) for name in wanted)
@@ -103,8 +103,8 @@ def test_weights_beside_the_file_are_found_from_anywhere(tmp_path: Path) -> None
 def test_a_build_without_proof_says_so(prove: bool) -> None:
     made, log = models.opened("features"), Progress()
     asked = Recipe("features", prove=prove, targets=("tensorrt-rtx:sm89=fp16",))
-    proof = export_check.prove(made, [], lambda *_: None, seed=asked.seed)
+    proof = export_check.check_export(made, [], lambda *_: None, seed=asked.seed)
     found = pipeline.fuse_graph(asked, made, [pipeline.Build(targets.parse_spec(asked.targets[0]), "fp16")], proof, log)
     assert found is not None and found.change.counts()["attention"] == 2
     assert all((applied.error is not None) == prove for applied in found.change.applied)
-    assert any("no fusion was proven (--no-prove)" in note for note in log.notes) != prove
+    assert any("not proven one by one (--no-prove)" in note for note in log.notes) != prove

@@ -11,7 +11,7 @@ from fusing import fused, ops, parsed, run, softmax
 
 from bertc.fusions.rules import attention, sdpa
 from bertc.graph.model import Graph
-from bertc.graph.normalization import LOW
+from bertc.graph.normalization import MASK_LOW
 
 TOLERANCE = 2e-6  # fp32, sums of at most 9 terms of size 1 to 10
 # The scale and the mask term of each of sdpa.EXAMPLES.
@@ -42,7 +42,7 @@ def feeds_of(batch: int, length: int, keep: np.ndarray) -> dict[str, np.ndarray]
     }
     feeds = {name: (2 * array).astype(np.float32) for name, array in made.items()}
     keep = keep[:, None, None, :]
-    mask = np.where(keep, 0, LOW).astype(np.float32)
+    mask = np.where(keep, 0, MASK_LOW).astype(np.float32)
     return {**feeds, "k": k, "k_t": k.transpose(0, 1, 3, 2).copy(), "keep": keep, "mask": mask, "f": np.array(1, np.float32)}
 
 
@@ -56,7 +56,7 @@ def test_sdpa_has_the_numbers_of_numpy(index: int) -> None:
             feeds = feeds_of(batch, length, keep)
             allowed = ~feeds["keep"] if TERMS[index] == "drop" else feeds["keep"]
             term = {"": 0, "mask": feeds["mask"], "both": feeds["mask"] + feeds["bias"]}.get(TERMS[index])
-            term = np.where(allowed, 0, LOW) if term is None else term
+            term = np.where(allowed, 0, MASK_LOW) if term is None else term
             scores = SCALES[index] * feeds["q"].astype(np.float64) @ feeds["k_t"] + term
             got = run(graph, feeds)
             assert np.isfinite(got).all(), name
@@ -145,7 +145,7 @@ def test_attention_has_the_numbers_of_numpy(index: int, biases: tuple[str, ...],
         for name, keep in keeps(batch, length).items():
             if name == "none":
                 continue  # what a row of nothing gives is `sdpa`'s, tested above
-            mask = np.where(keep, 0, LOW).astype(np.float32)[:, None, None]
+            mask = np.where(keep, 0, MASK_LOW).astype(np.float32)[:, None, None]
             wanted = oracle(x, mask, biases, scale)
             got = run(graph, {"x": x, "other": x, "mask": mask})
             np.testing.assert_allclose(got, wanted, atol=3e-5, err_msg=name)  # values of up to 20 behind three products

@@ -18,7 +18,7 @@ from bertc.ops import expansion as canonical
 from bertc.plugins import conv1d_gelu as oracle
 from bertc.runtime.reference import ReferenceRunner
 from bertc.targets._tensorrt import layout as _trt_graph
-from bertc.targets._tensorrt import lower_attention as _lower_trt
+from bertc.targets._tensorrt import lower_encoder as _lower_trt
 
 FILES = ("conv1d_gelu", "weight_norm")
 EXAMPLES = [(name, index) for name in FILES for index in range(len(rules(name).EXAMPLES))]

@@ -15,7 +15,7 @@ from bertc.fusions.proof.prover import Prover
 from bertc.graph.model import Graph
 from bertc.ops import expansion as canonical
 from bertc.plugins import causal_mask, cross_attention, past_attention
-from bertc.targets._tensorrt import lower_attention as _lower_trt
+from bertc.targets._tensorrt import lower_encoder as _lower_trt
 
 RULES = ("past_attention", "cross_attention", "causal", "onnx_attention")
 MODULES: dict[str, Any] = {name: importlib.import_module(f"bertc.fusions.rules.{name}") for name in RULES}

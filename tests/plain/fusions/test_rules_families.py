@@ -19,7 +19,7 @@ from bertc.fusions.proof.prover import Prover
 from bertc.graph.model import Graph
 from bertc.source.opening import open_source
 from bertc.source.types import Source
-from bertc.targets._tensorrt import lower_attention as _lower_trt
+from bertc.targets._tensorrt import lower_encoder as _lower_trt
 
 FILES = ("rotary", "rotary_attention", "disentangled_attention", "flat_attention")
 EXAMPLES = [(name, index) for name in FILES for index in range(len(rules(name).EXAMPLES))]

@@ -11,7 +11,7 @@ from rules import captured, fuse, lines, parse, rules
 from bertc.core.profiles import Dim
 from bertc.fusions.proof.prover import Prover
 from bertc.graph.model import Graph
-from bertc.graph.normalization import LOW
+from bertc.graph.normalization import MASK_LOW
 from bertc.ops.registry import BODIES
 
 MODULE = rules("mask")
@@ -80,7 +80,7 @@ def test_a_low_of_minus_infinity_becomes_finite() -> None:
     low.CopyFrom(onnx.numpy_helper.from_array(np.array(-np.inf, np.float32), "inf"))
     after, change = MODULE.apply(Graph(ir.from_proto(proto)))
     assert change.counts() == {"mask": 1}
-    assert next(iter(after.model.graph)).attributes["low"].value == LOW
+    assert next(iter(after.model.graph)).attributes["low"].value == MASK_LOW
 
 
 def test_the_mask_in_a_sum_with_a_bias_is_found_and_the_bias_stays() -> None:

@@ -59,7 +59,7 @@ def pointing(path: Path, where: str = "initializer", **info: str | None) -> Path
 
 def refused(path: Path, *words: str) -> None:
     with pytest.raises(SourceError) as caught:
-        graph.load(path)
+        graph.load_graph(path)
     for word in (str(path), *words):
         assert word in str(caught.value), str(caught.value)
 
@@ -79,11 +79,11 @@ PLACES = ["initializer", "attribute", "subgraph", "function"]
 
 @pytest.mark.parametrize("where", PLACES)
 def test_healthy_external_data(model: Path, where: str) -> None:
-    found = graph.load(pointing(model, where))
+    found = graph.load_graph(pointing(model, where))
     assert found.outputs[0].dims == (4, 4)
     folder = model.parent / "elsewhere"
     folder.mkdir()
-    assert graph.save(found, folder / "graph.onnx") == digests(folder)
+    assert graph.save_graph(found, folder / "graph.onnx") == digests(folder)
     again = onnx.load(folder / "graph.onnx")  # finds nothing beside it, and needs nothing
     got = onnx.reference.ReferenceEvaluator(again).run(None, {"x": np.eye(4, dtype=np.float32)})[0]
     np.testing.assert_array_equal(got, np.arange(16, dtype=np.float32).reshape(4, 4))
@@ -157,27 +157,27 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def test_save_below_the_threshold_is_one_file(tmp_path: Path) -> None:
-    first = graph.load(tiny.encoder(tmp_path / "m.onnx", external=True))
+    first = graph.load_graph(tiny.encoder(tmp_path / "m.onnx", external=True))
     (tmp_path / "out").mkdir()
-    hashes = graph.save(first, tmp_path / "out" / "graph.onnx")
+    hashes = graph.save_graph(first, tmp_path / "out" / "graph.onnx")
     assert list(hashes) == ["graph.onnx"]
     assert hashes == digests(tmp_path / "out")
-    same(first, graph.load(tmp_path / "out" / "graph.onnx"))
+    same(first, graph.load_graph(tmp_path / "out" / "graph.onnx"))
 
 
 def test_save_above_the_threshold_keeps_external_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = graph.load(tiny.encoder(tmp_path / "m.onnx"))
+    first = graph.load_graph(tiny.encoder(tmp_path / "m.onnx"))
     monkeypatch.setattr(graph, "EXTERNAL_DATA_THRESHOLD", first.initializer_bytes)
     out = tmp_path / "out"
     out.mkdir()
-    hashes = graph.save(first, out / "graph.onnx")
+    hashes = graph.save_graph(first, out / "graph.onnx")
     assert set(hashes) == {"graph.onnx", "graph.onnx.data"}
     assert hashes == digests(out)
-    assert all(t.nbytes < 256 or isinstance(t, ir.ExternalTensor) for t in tensors(graph.load(out / "graph.onnx")))
-    again = graph.load(out / "graph.onnx")
+    assert all(t.nbytes < 256 or isinstance(t, ir.ExternalTensor) for t in tensors(graph.load_graph(out / "graph.onnx")))
+    again = graph.load_graph(out / "graph.onnx")
     same(first, again)
     (tmp_path / "twice").mkdir()
-    assert graph.save(again, tmp_path / "twice" / "graph.onnx") == hashes
+    assert graph.save_graph(again, tmp_path / "twice" / "graph.onnx") == hashes
 
 
 @pytest.mark.parametrize("threshold", [1, 2**30])

@@ -87,7 +87,7 @@ def test_a_mask_of_minus_infinity_becomes_finite_before_a_softmax_only() -> None
       y = Softmax (a)
       {body} }}"""
     low = ir.Value(name="low")
-    for more, body, expected in (("", "", cleanup.LOW), (", float[S] z", "z = Exp (m)", -np.inf)):
+    for more, body, expected in (("", "", cleanup.MASK_LOW), (", float[S] z", "z = Exp (m)", -np.inf)):
         model = ir.from_onnx_text(HEAD + text.format(more=more, body=body).replace("-inf", "-3"))
         low = model.graph.initializers["low"]
         low.const_value = ir.tensor(np.array(-np.inf, np.float32), name="low")
@@ -121,7 +121,7 @@ def test_equal_weights_are_stored_once() -> None:
     values = [ir.Value(name=n, const_value=ir.tensor(a, name=n)) for n, a in (("a", array), ("b", array.copy()), ("c", other))]
     node = ir.node("Concat", values, {"axis": 0})
     model = ir.Model(ir.Graph([], list(node.outputs), nodes=[node], initializers=values, opset_imports={"": 20}), ir_version=10)
-    assert cleanup.deduplicate(model) == 1
+    assert cleanup.deduplicate_initializers(model) == 1
     assert [value.name for value in node.inputs] == ["a", "a", "c"]
 
 

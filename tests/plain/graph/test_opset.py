@@ -28,7 +28,7 @@ from bertc.ops import expansion as canonical
 from bertc.recipe import Recipe
 from bertc.source import onnx_file as onnx_source
 from bertc.source.opening import open_source
-from bertc.verification import export as export_check
+from bertc.verification import export_check
 
 
 def original(path: Path, feeds: dict[str, np.ndarray]) -> np.ndarray:
@@ -41,7 +41,7 @@ def original(path: Path, feeds: dict[str, np.ndarray]) -> np.ndarray:
 @pytest.mark.parametrize("name", jit.NAMES)
 def test_a_graph_by_torch_jit_fuses_whole(name: str, tmp_path: Path) -> None:
     path = jit.saved(name, tmp_path)
-    graph, dims, _ = onnx_source.open_graph(path)
+    graph, dims, _ = onnx_source.read_onnx_file(path)
     tables = {text: targets.lowerings(targets.parse_spec(text)) for text in ("tensorrt-rtx:sm89=fp16", "onnxruntime")}
     fused = fuse.fuse(graph, dims, lowerings=tables)
     family = name.split("_")[0]
@@ -62,7 +62,7 @@ def test_a_graph_by_torch_jit_fuses_whole(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", jit.NAMES)
 def test_conversion_alone_changes_no_bit_and_no_weight(name: str, tmp_path: Path) -> None:
     path = jit.saved(name, tmp_path)
-    graph, dims, _ = onnx_source.open_graph(path)
+    graph, dims, _ = onnx_source.read_onnx_file(path)
     weights = {key: value.const_value for key, value in graph.model.graph.initializers.items()}
     upgraded = opset.upgrade_opset(graph)
     assert upgraded.graph.opset == 20
@@ -168,7 +168,7 @@ def test_a_layer_as_other_tools_write_it(version: int, form: dict[str, str], tmp
     made = jit.with_weights(onnx.parser.parse_model(OTHER.format(opset=version, **form)))
     path = tmp_path / "other.onnx"
     onnx.save(made, path)
-    graph, dims, _ = onnx_source.open_graph(path)
+    graph, dims, _ = onnx_source.read_onnx_file(path)
     fused = fuse.fuse(graph, dims)
     wanted = {"layernorm": 1, "gelu": 1, "bias_gelu": 1, "linear": 4, "sdpa": 1, "attention": 1, "mask": 1, "skip_layernorm": 1}
     assert fused.change.counts() == wanted, [str(each) for each in fused.change.refusals]
@@ -208,13 +208,11 @@ def test_a_target_that_fuses_builds_on_with_the_reason(tmp_path: Path) -> None:
     onnx.save(onnx.parser.parse_model(TRAINED), tmp_path / "old.onnx")
     recipe = Recipe(str(tmp_path / "old.onnx"), targets=("tensorrt-rtx:sm89",))
     source, log = open_source(recipe.source, recipe.source_options), Progress()
-    proof = export_check.prove(source, pipeline.choose_profiles(recipe, source), lambda done, of: None)
+    proof = export_check.check_export(source, pipeline.choose_profiles(recipe, source), lambda done, of: None)
     builds = [pipeline.Build(targets.parse_spec(text), "fp32") for text in recipe.targets]
     assert pipeline.fuse_graph(recipe, source, builds, proof, log) is None
     (note,) = log.notes
-    assert note.startswith(
-        "nothing was fused: the graph of opset 11 cannot be converted to opset 20: BatchNormalization 'batch_norm'"
-    )
+    assert note.startswith("no fusions: the graph of opset 11 cannot be converted to opset 20: BatchNormalization 'batch_norm'")
 
 
 def test_the_command_says_what_it_converted_and_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,13 +222,13 @@ def test_the_command_says_what_it_converted_and_checked(tmp_path: Path, capsys: 
     assert converted == "the graph was converted from opset 11 to 20 to be fused"
     assert checked.startswith("the converted graph was run against the original at 1")
     session = onnxruntime.InferenceSession(tmp_path / "out.onnx", providers=["CPUExecutionProvider"])
-    graph = onnx_source.open_graph(path)[0]
+    graph = onnx_source.read_onnx_file(path)[0]
     feeds = jit.feeds(graph.inputs, "left")
     assert relative_error(session.run(None, feeds)[0], original(path, feeds)) < 1e-5
 
 
 def test_a_wrong_conversion_is_refused(tmp_path: Path) -> None:
-    graph, dims, _ = onnx_source.open_graph(jit.saved("distilbert_eager_13", tmp_path))
+    graph, dims, _ = onnx_source.read_onnx_file(jit.saved("distilbert_eager_13", tmp_path))
     wrong = opset.upgrade_opset(graph).graph
     softmax = next(node for node in wrong.model.graph if node.op_type == "Softmax")
     softmax.attributes["axis"] = ir.AttrInt64("axis", 1)
@@ -239,7 +237,7 @@ def test_a_wrong_conversion_is_refused(tmp_path: Path) -> None:
 
 
 def test_dims_that_nobody_named_are_one_where_the_graph_adds_them(tmp_path: Path) -> None:
-    graph, dims, notes = onnx_source.open_graph(jit.saved("bert_sdpa_17_unnamed", tmp_path))
+    graph, dims, notes = onnx_source.read_onnx_file(jit.saved("bert_sdpa_17_unnamed", tmp_path))
     assert [spec.dims for spec in graph.inputs] == [("input_ids_dynamic_axes_1", "input_ids_dynamic_axes_2")] * 3
     assert len(dims) == 2
     assert "attention_mask_dynamic_axes_2 is input_ids_dynamic_axes_2" in notes[-1]
@@ -250,7 +248,7 @@ def test_dims_that_somebody_named_stay_apart(tmp_path: Path) -> None:
     { d = Add(a, b)
       y = Add(d, c) }"""
     onnx.save(onnx.parser.parse_model(text), tmp_path / "named.onnx")
-    graph, _, notes = onnx_source.open_graph(tmp_path / "named.onnx")
+    graph, _, notes = onnx_source.read_onnx_file(tmp_path / "named.onnx")
     assert [spec.dims[0] for spec in graph.inputs] == ["N", "M", "c_d0"]
     assert not notes
 

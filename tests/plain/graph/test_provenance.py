@@ -152,7 +152,7 @@ def test_an_expanded_attention_knows_its_projections(target: str, mode: str) -> 
         "m.att.self",
         "m.norm",
     ]
-    assert not any(origin.WEIGHTS in n.metadata_props for n in graph.model.graph)
+    assert not any(origin.WEIGHT_ORIGINS in n.metadata_props for n in graph.model.graph)
 
 
 def test_twins_that_become_one_node_keep_both_origins() -> None:

@@ -19,8 +19,8 @@ from bertc.core.errors import DataError
 from bertc.data import synthetic as data
 from bertc.fusions import engine as fuse
 from bertc.graph.model import Graph
-from bertc.precision._value_ranges import PART, Evidence, Range, Sum, Wanted, measure
-from bertc.runtime.reference import ReferenceRunner, session
+from bertc.precision._value_ranges import PART, Evidence, RangeRequest, Sum, ValueRange, measure_ranges
+from bertc.runtime.reference import ReferenceRunner, reference_session
 from bertc.runtime.taps import with_outputs
 from bertc.source import onnx_file as onnx_source
 from bertc.verification import budgets
@@ -34,7 +34,7 @@ class Overflowing:
     """The model built to overflow, fused and lowered for TensorRT, with samples of every mask and what the source answers."""
 
     def __init__(self, folder: Path, pre_norm: bool) -> None:
-        source, dims, _ = onnx_source.open_graph(overflowing.encoder(folder / "model.onnx", pre_norm=pre_norm))
+        source, dims, _ = onnx_source.read_onnx_file(overflowing.encoder(folder / "model.onnx", pre_norm=pre_norm))
         fused = fuse.fuse(source, dims, prove=False).graph
         self.lowered = targets.get(RTX.name).lower(fused, RTX.sms)
         self.samples = data.synthetic_samples(source, dims)
@@ -53,7 +53,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_the_model_overflows_as_it_says(model: Overflowing) -> None:
-    found = measure(model.lowered, model.samples, Wanted(TINY))
+    found = measure_ranges(model.lowered, model.samples, RangeRequest(TINY))
     assert max(r.largest for name, r in found.items() if name.endswith("f/MatMul")) == pytest.approx(overflowing.LARGE, rel=0.3)
     logits = [np.abs(answer["logits"]) for answer in model.outputs]
     assert max(each.max() for each in logits) == pytest.approx(overflowing.LOGIT, rel=0.1)
@@ -78,7 +78,7 @@ def test_with_data_it_is_finite_and_close_for_every_mask_with_few_islands(model:
         small = np.arange(overflowing.CLASSES) != 3  # beside 70,000 the others are nothing to a cosine
         wanted = expected["logits"][:, small]
         np.testing.assert_allclose(got[:, small], wanted, atol=0.02 * np.sqrt((wanted**2).mean()))
-    assert not budgets.judge(comparison.result(), budgets.DEFAULT_BUDGETS["fp16"])
+    assert not budgets.find_violations(comparison.result(), budgets.DEFAULT_BUDGETS["fp16"])
     past = [island for island in typed.plan.islands if island.kind == "past the range of fp16"]
     demanded = [island for island in typed.plan.islands if island.by == "data"]
     pre_norm = len(demanded) > 6  # the residual stream carries it to the end: an Add and a norm more for each sum on the way
@@ -111,11 +111,11 @@ def test_bfloat16_needs_none_of_them(model: Overflowing) -> None:
 
 def test_what_is_measured_part_by_part_is_what_a_whole_run_shows(model: Overflowing) -> None:
     assert len(list(model.lowered.model.graph)) > PART, "more than one part, or nothing is handed over"
-    found = measure(model.lowered, model.samples, Wanted(TINY))
+    found = measure_ranges(model.lowered, model.samples, RangeRequest(TINY))
     made = [v for n in model.lowered.model.graph for v in n.outputs if v.dtype == ir.DataType.FLOAT]
     assert set(found) == {str(v.name) for v in made}
     names = [str(v.name) for v in made]
-    runner, weights = session(with_outputs(model.lowered, names))
+    runner, weights = reference_session(with_outputs(model.lowered, names))
     largest = dict.fromkeys(names, 0.0)
     for sample in model.samples:
         for name, array in zip(names, runner.run(names, {**weights, **sample.feeds}), strict=True):
@@ -125,7 +125,7 @@ def test_what_is_measured_part_by_part_is_what_a_whole_run_shows(model: Overflow
 
 
 def test_a_range_counts_what_is_there() -> None:
-    found = Range()
+    found = ValueRange()
     found.add(np.array([[1e-9, -3.0, 0.0, np.nan, -np.inf, -2e4]], np.float32), "a", TINY, cut=-1e4)
     found.add(np.array([[2e-9, 7.0]], np.float32), "b", TINY)
     found.add(np.zeros((0, 4), np.float32), "empty", TINY)
@@ -300,7 +300,7 @@ def test_branches_and_their_outer_values_are_handed_over() -> None:
         f"else_branch = e () => (float[2,4] v) {{ v = Neg (v2) }}> y = Mul (b, v{PART})",
         "float[2,4] x, bool c", "float[2,4] y", "float[4] w", w=np.ones(4, np.float32),
     )  # fmt: skip
-    found = measure(source, evidence({"x": np.ones((2, 4), np.float32), "c": np.array(True)}).samples, Wanted(TINY))
+    found = measure_ranges(source, evidence({"x": np.ones((2, 4), np.float32), "c": np.array(True)}).samples, RangeRequest(TINY))
     assert (found["b"].largest, found["x"].largest, found[f"v{PART}"].largest) == (5.0, 1.0, PART + 1.0)
 
 

@@ -199,19 +199,19 @@ def test_arrays_are_split_into_what_calibrates_and_what_judges(model: Path, tmp_
 )
 def test_who_judges(sizes: list[int], rows: int) -> None:
     """A quarter of the batches, at most 256 rows; all of them where there are under 64 rows or under four batches."""
-    found = judging.chosen(sizes)
+    found = judging.choose_judging(sizes)
     assert sum(size for size, judges in zip(sizes, found, strict=True) if judges) == rows
 
 
 @pytest.mark.parametrize(("limit", "rows"), [(None, 256), (0.005, 2944), (0.01, 1469), (0.1, 256), (0.0, 256)])
 def test_as_many_judge_as_a_limit_on_decisions_needs(limit: float | None, rows: int) -> None:
-    wanted = judging.enough(limit)
+    wanted = judging.rows_needed(limit)
     assert wanted == rows
-    plenty = judging.chosen([8] * 4000, wanted)
+    plenty = judging.choose_judging([8] * 4000, wanted)
     assert wanted <= 8 * sum(plenty) < wanted + 8
-    few = judging.chosen([8] * 100, wanted)
+    few = judging.choose_judging([8] * 100, wanted)
     assert sum(few) == (50 if wanted > 256 else 25)
-    assert confidence.rate("", 0, wanted, wanted).high < (limit or 1)
+    assert confidence.changed_share("", 0, wanted, wanted).high < (limit or 1)
 
 
 def test_seven_bits_only_for_a_cpu_that_saturates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

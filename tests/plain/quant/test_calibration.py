@@ -21,7 +21,7 @@ import tiny
 from bertc.cli import _main as cli
 from bertc.core.errors import DataError
 from bertc.data.tokenizer import Encoder
-from bertc.graph.model import load
+from bertc.graph.model import load_graph
 from bertc.quant.calibration import command as calibrate
 from bertc.quant.calibration import ranges_file as ranges
 from bertc.runtime import reference, taps
@@ -211,7 +211,7 @@ def test_per_channel_ranges_where_asked(model: Path, tmp_path: Path) -> None:
 def test_tensors_of_a_targets_graph(model: Path, tmp_path: Path) -> None:
     """With --target the names are those of the graph that INT8 would be written into."""
     found = run(model, texts(tmp_path / "t.txt", 3), tmp_path / "r.json", "--target", "tensorrt-rtx")
-    graph, form = calibrate.graph_of(calibrate.open_source(str(model)), "tensorrt-rtx")
+    graph, form = calibrate.graph_to_measure(calibrate.open_source(str(model)), "tensorrt-rtx")
     names = {str(v.name) for node in graph.model.graph for v in node.outputs}
     assert set(found.tensors) <= names and form == "lowered for tensorrt-rtx"
     assert {node.domain for node in graph.model.graph} == {""}
@@ -364,16 +364,16 @@ def test_one_json_document(model: Path, tmp_path: Path, capsys: Capture) -> None
 
 
 def test_the_copy_shares_weights(model: Path) -> None:
-    graph = load(model)
+    graph = load_graph(model)
     copy = taps.with_outputs(graph, ["q"])
     assert [spec.name for spec in copy.outputs] == ["q"] and len(graph.outputs) == 1
     assert copy.model.graph.initializers["wq"].const_value is graph.model.graph.initializers["wq"].const_value
     assert "wo" not in copy.model.graph.initializers
-    assert reference.session(copy)[0].get_outputs()[0].name == "q"
+    assert reference.reference_session(copy)[0].get_outputs()[0].name == "q"
 
 
 def test_ids_outside_the_table_are_the_datas_fault(model: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", input_ids=np.array([[1, 4000]]), attention_mask=np.ones((1, 2), np.int64))
     with pytest.raises(DataError, match=r"does not run on d.npz, row 0"):
-        calibrate.calibrate(str(model), calibrate.Request(tmp_path / "d.npz"), tmp_path / "r.json")
+        calibrate.calibrate(str(model), calibrate.CalibrationRequest(tmp_path / "d.npz"), tmp_path / "r.json")
     assert os.listdir(tmp_path) == ["d.npz"]

@@ -9,16 +9,16 @@ import pytest
 import tiny
 
 from bertc.core.profiles import Range
-from bertc.graph.model import load
-from bertc.quant.engine_choice import Engine, Worth, at_opt, moved
+from bertc.graph.model import load_graph
+from bertc.quant.engine_choice import EngineChoice, EngineEstimate, bytes_moved, graph_at_opt
 from bertc.targets._tensorrt.kernel_log import Kernel, Tensor
 
 PROFILE = {"batch": Range(1, 8, 32), "length": Range(8, 128, 256)}
-HALF = Engine(52, 90_000_000, 24e9)
+HALF = EngineEstimate(52, 90_000_000, 24e9)
 
 
-def worth(int8: Engine, base: Engine = HALF) -> Worth:
-    return Worth(int8, base, "fp16", PROFILE)
+def worth(int8: EngineEstimate, base: EngineEstimate = HALF) -> EngineChoice:
+    return EngineChoice(int8, base, "fp16", PROFILE)
 
 
 def test_the_estimate_is_the_sum_of_its_parts() -> None:
@@ -30,14 +30,14 @@ def test_the_estimate_is_the_sum_of_its_parts() -> None:
 @pytest.mark.parametrize(
     ("int8", "kept"),
     [
-        (Engine(58, 90_000_000, 24e9, 24e9), "int8"),
-        (Engine(58, 90_000_000, 24e9, 0.0), "fp16"),
-        (Engine(52, 89_000_000, 24e9, 0.0), "int8"),
+        (EngineEstimate(58, 90_000_000, 24e9, 24e9), "int8"),
+        (EngineEstimate(58, 90_000_000, 24e9, 0.0), "fp16"),
+        (EngineEstimate(52, 89_000_000, 24e9, 0.0), "int8"),
         (HALF, "fp16"),
-        (Engine(200, 60_000_000, 24e9, 24e9), "fp16"),
+        (EngineEstimate(200, 60_000_000, 24e9, 24e9), "fp16"),
     ],
 )
-def test_the_smaller_estimate_is_kept(int8: Engine, kept: str) -> None:
+def test_the_smaller_estimate_is_kept(int8: EngineEstimate, kept: str) -> None:
     found = worth(int8)
     assert found.kept == found.to_json()["kept"] == kept
     assert ("--int8 static" in found.said()) == (kept == "fp16")
@@ -52,17 +52,17 @@ def test_bytes_are_what_kernels_read_and_write() -> None:
     gemm = Kernel("gemm", "gemm", (x,), (y,), (tensor("w", 8, 16, dtype="Int8"),), "", ())
     table = Kernel("__myl_GathAdd", "kgen", (ids,), (x,), (tensor("table", 1000, 8),), "", ())
     host = Kernel("shape", "shape_call", (ids,), (ids,), (), "", ())
-    assert moved([gemm]) == 64 + 128 + 128
-    assert moved([table, host]) == 32 + 4 * 16 + 64, "of the table a row for each index"
+    assert bytes_moved([gemm]) == 64 + 128 + 128
+    assert bytes_moved([table, host]) == 32 + 4 * 16 + 64, "of the table a row for each index"
     narrow = dataclasses.replace(table, constants=(tensor("table", 3, 8), tensor("gamma", 1, 8)))
-    assert moved([narrow]) == 32 + 3 * 16 + 16 + 64, "no more than there is of it"
+    assert bytes_moved([narrow]) == 32 + 3 * 16 + 16 + 64, "no more than there is of it"
 
 
 def test_a_view_of_a_buffer_is_the_part_of_it() -> None:
     """As listed by the builder: k and v are read out of the buffer that one product wrote for q, k and v."""
     parts = tuple(Tensor("qkv", dims, "Half") for dims in ((96, 32, 128), (96, 128, 32)))
     attention = Kernel("mha", "kgen", parts, (Tensor("out", (96, 128, 32), "Half"),), (), "", ())
-    assert moved([attention]) == 3 * 8 * 128 * 384 * 2
+    assert bytes_moved([attention]) == 3 * 8 * 128 * 384 * 2
 
 
 def test_what_has_no_size_is_said() -> None:
@@ -72,7 +72,7 @@ def test_what_has_no_size_is_said() -> None:
 
 
 def test_the_graph_for_one_shape_has_no_named_size(tmp_path: Path) -> None:
-    graph = load(tiny.encoder(tmp_path / "m.onnx"))
-    fixed = at_opt(graph, PROFILE)
+    graph = load_graph(tiny.encoder(tmp_path / "m.onnx"))
+    fixed = graph_at_opt(graph, PROFILE)
     assert [tuple(spec.dims) for spec in fixed.inputs] == [(8, 128)] * 2
     assert [tuple(spec.dims) for spec in graph.inputs] == [("batch", "length")] * 2, "the graph itself is as it was"

@@ -12,12 +12,12 @@ from quantising import fake, fitted, layer, rows, seen
 from bertc.quant import fit as fitting
 from bertc.quant import fp8
 from bertc.quant.calibration.observe import Sampled
-from bertc.quant.calibration.statistics import Place
+from bertc.quant.calibration.statistics import MeasuredTensor
 from bertc.quant.sites import GEMM
 
 
 def sampled(x: np.ndarray) -> Sampled:
-    made = Sampled(Place("x", "Add", dims=("S", x.shape[1]), axis=1), len(x), len(x))
+    made = Sampled(MeasuredTensor("x", "Add", dims=("S", x.shape[1]), axis=1), len(x), len(x))
     made.add(x)
     return made
 
@@ -46,7 +46,7 @@ def test_weights_stay_within_their_bits_and_scales_are_halves(seed: int, bits: i
     rng = np.random.default_rng(seed)
     w = (rng.standard_normal((16, 6)) * 10.0 ** (size + rng.uniform(-2, 2, 6))).astype(np.float32)
     top = 2 ** (bits - 1) - 1
-    values, scales = fitting.quantise(w, top)
+    values, scales = fitting.quantise_weights(w, top)
     assert np.array_equal(values, np.rint(values))
     assert np.abs(values).max() <= top
     assert np.array_equal(scales, scales.astype(np.float16).astype(np.float32))
@@ -58,7 +58,7 @@ def test_weights_stay_within_their_bits_and_scales_are_halves(seed: int, bits: i
 
 def test_a_column_of_zeros_has_a_scale_that_float16_holds() -> None:
     weights = np.array([[0.5, 0, -2], [1, 0, 1]], np.float32)
-    for values, scales in (fitting.quantise(weights), fp8.quantise(weights)):
+    for values, scales in (fitting.quantise_weights(weights), fp8.quantise_weights(weights)):
         assert scales[1] == 1 and not values[:, 1].astype(np.float32).any()
         np.testing.assert_allclose(values.astype(np.float32) * scales, weights, rtol=0.07)
 
@@ -109,7 +109,7 @@ def test_what_an_int8_attention_writes_is_taken_as_it_is() -> None:
 def test_the_mean_error_is_taken_back_by_the_bias() -> None:
     graph = layer()
     sites, observed = seen(graph, rows(24), 24)
-    for name, each in fitting.fit(graph, sites, observed)[0].items():
+    for name, each in fitting.fit_sites(graph, sites, observed)[0].items():
         for node_name, weights in each.weights.items():
             node = next(n for n in graph.model.graph if n.name == node_name)
             x = observed.tensors[each.site.inputs[0]].rows
@@ -137,7 +137,7 @@ def test_scales_of_extreme_activations_are_positive_and_finite(size: float) -> N
 def test_what_no_float16_scale_can_hold_is_refused() -> None:
     graph = layer()
     sites, observed = seen(graph, rows(8, lambda x: np.multiply(x, 1e10, out=x)), 8)
-    made, refused = fitting.fit(graph, sites, observed)
+    made, refused = fitting.fit_sites(graph, sites, observed)
     reads_x = next(site for site in sites.found if site.inputs == ("x",))
     assert reads_x.name not in made
     assert refused[reads_x.name].startswith("x reaches ")

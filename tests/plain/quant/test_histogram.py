@@ -14,7 +14,7 @@ from bertc.core.errors import DataError
 from bertc.quant.calibration import clipping as thresholds
 from bertc.quant.calibration import ranges_file as ranges
 from bertc.quant.calibration.histogram import NARROWEST, Histogram
-from bertc.quant.calibration.statistics import Place, Statistics
+from bertc.quant.calibration.statistics import MeasuredTensor, Statistics
 
 BINS = 64
 FLOATS = st.floats(0, 2.0**100, width=32) | st.sampled_from([0.0, 1.0, 2.0**-90, 2.0**-140, 63.999996, 64.0])
@@ -79,8 +79,8 @@ def test_memory_does_not_grow_with_the_range() -> None:
 # Statistics of a tensor
 
 
-def measured(array: np.ndarray, place: Place | None = None) -> Statistics:
-    made = Statistics(place or Place("t", "MatMul", dims=("batch", array.shape[-1]), axis=1))
+def measured(array: np.ndarray, place: MeasuredTensor | None = None) -> Statistics:
+    made = Statistics(place or MeasuredTensor("t", "MatMul", dims=("batch", array.shape[-1]), axis=1))
     made.add(array)
     return made
 
@@ -90,7 +90,7 @@ def test_what_is_not_finite_never_enters() -> None:
     dirty = np.concatenate([clean, np.array([[np.nan, np.inf, -np.inf, 0.25]], np.float32)])
     found, wanted = (
         measured(dirty),
-        measured(np.concatenate([clean.reshape(-1), [0.25]]).astype(np.float32)[None], Place("t", "M")),
+        measured(np.concatenate([clean.reshape(-1), [0.25]]).astype(np.float32)[None], MeasuredTensor("t", "M")),
     )
     assert (found.values, found.nan, found.infinite, found.masked) == (201, 1, 2, 0)
     assert (found.low, found.high) == (wanted.low, wanted.high)
@@ -103,9 +103,9 @@ def test_what_is_not_finite_never_enters() -> None:
 def test_mask_constants_never_enter(low: float) -> None:
     scores = VALUES.standard_normal((6, 8)).astype(np.float32)
     masked = np.triu(np.ones((6, 8)), 3) > 0
-    place = Place("t", "Add", dims=("batch", 8), axis=1, cut=max(low / 2, -1e30), by_channel=True)
+    place = MeasuredTensor("t", "Add", dims=("batch", 8), axis=1, cut=max(low / 2, -1e30), by_channel=True)
     found = measured(scores + np.where(masked, np.float32(low), np.float32(0)), place)
-    wanted = measured(scores[~masked][None], Place("t", "M"))
+    wanted = measured(scores[~masked][None], MeasuredTensor("t", "M"))
     assert (found.masked, found.values, found.status) == (int(masked.sum()), int((~masked).sum()), "ok")
     assert same(found.histogram, wanted.histogram) and found.low == wanted.low
     assert found.by_channel is not None
@@ -115,7 +115,7 @@ def test_mask_constants_never_enter(low: float) -> None:
 
 def test_states() -> None:
     assert measured(np.full((3, 2), 7.5)).status == "constant"
-    assert Statistics(Place("t", "M")).status == "unmeasured"
+    assert Statistics(MeasuredTensor("t", "M")).status == "unmeasured"
     assert measured(np.full((1, 2), np.inf)).status == "not finite"
     assert measured(np.array([[1.0, 2.0]])).status == "ok"
 
@@ -138,7 +138,7 @@ def test_outlier_channels() -> None:
 @pytest.mark.parametrize("by_channel", [False, True])
 def test_statistics_read_back_as_they_were(by_channel: bool) -> None:
     array = (VALUES.standard_normal((40, 5)) * 10.0 ** VALUES.integers(-20, 20, 5)).astype(np.float32)
-    place = Place("t", "Conv", "a.b", ("batch", 5), 1, -1e30, by_channel)
+    place = MeasuredTensor("t", "Conv", "a.b", ("batch", 5), 1, -1e30, by_channel)
     made = measured(array, place)
     data = made.to_json()
     found = Statistics.from_json("t", data)
@@ -180,10 +180,10 @@ def counted(name: str) -> tuple[np.ndarray, Histogram, np.ndarray]:
 @pytest.mark.parametrize("name", SHAPES)
 def test_minmax_and_percentile(name: str) -> None:
     raw, made, top = counted(name)
-    assert thresholds.of(made, top, "minmax")[0] == raw.max()
+    assert thresholds.clipping_magnitudes(made, top, "minmax")[0] == raw.max()
     for percentile in (90.0, 99.0, 99.99, 100.0):
         wanted = np.quantile(raw, percentile / 100, method="inverted_cdf")
-        found = thresholds.of(made, top, "percentile", percentile)[0]
+        found = thresholds.clipping_magnitudes(made, top, "percentile", percentile)[0]
         assert wanted <= found <= wanted + made.widths[0], (percentile, wanted, found)
 
 
@@ -212,7 +212,7 @@ def migacz(counts: np.ndarray, levels: int = 128) -> int:
 def test_entropy_is_that_of_the_slides(name: str) -> None:
     raw = np.abs(SHAPES[name].astype(np.float32))
     made = histogram(raw, bins=1024)
-    found = thresholds.of(made, np.array([raw.max()], np.float64), "entropy")[0]
+    found = thresholds.clipping_magnitudes(made, np.array([raw.max()], np.float64), "entropy")[0]
     assert found == min(migacz(made.counts[0]) * made.widths[0], raw.max())
 
 
@@ -224,7 +224,7 @@ def test_mse_is_near_the_least_of_the_raw_values(name: str) -> None:
         step = threshold / 127
         return float(((raw - np.minimum(np.rint(raw / step), 127) * step) ** 2).mean())
 
-    found = thresholds.of(made, top, "mse")[0]
+    found = thresholds.clipping_magnitudes(made, top, "mse")[0]
     least = min(error(t) for t in np.linspace(raw.max() / 400, raw.max(), 400))
     assert error(found) <= 1.03 * least
     assert error(found) <= error(raw.max())
@@ -232,7 +232,7 @@ def test_mse_is_near_the_least_of_the_raw_values(name: str) -> None:
 
 def test_an_unknown_method_or_percentile() -> None:
     with pytest.raises(DataError, match="did you mean 'entropy'"):
-        thresholds.check("entropie", 99.9)
+        thresholds.check_method("entropie", 99.9)
     for percentile in (0.9999, 101.0, math.nan):
         with pytest.raises(DataError, match="percentile of"):
-            thresholds.check("minmax", percentile)
+            thresholds.check_method("minmax", percentile)

@@ -8,10 +8,10 @@ from graph_text import graph_of, valid
 from quantising import fake, feeds, fitted, layer, rows, run
 
 from bertc.graph.model import Graph
-from bertc.quant.calibration.observe import observe
-from bertc.quant.fit import Fitted, fit
+from bertc.quant.calibration.observe import observe_sites
+from bertc.quant.fit import Fitted, fit_sites
 from bertc.quant.gated import Gated
-from bertc.quant.insert import insert
+from bertc.quant.insert import insert_qdq
 from bertc.quant.sites import ATTENTION, GEMM, Site, Sites
 
 HEAD = '<ir_version: 10, opset_import: ["" : 20]> g (float[B,S,32] x, float[B,1,S] mask) => (float[B,S,48] y, float[B,1,S] n)'
@@ -38,14 +38,14 @@ def only(form: str) -> tuple[Graph, Fitted, bool]:
     data = list(rows(24))
     for row in data if flat else ():
         row.feeds["x"] = row.feeds["x"][0]
-    (made,) = fit(graph, sites, observe(graph, sites, iter(data), 24, lambda done, total: None))[0].values()
+    (made,) = fit_sites(graph, sites, observe_sites(graph, sites, iter(data), 24, lambda done, total: None))[0].values()
     return graph, made, flat
 
 
 @pytest.mark.parametrize("form", [*FORMS, *GEMMS])
 def test_the_graph_computes_what_the_pairs_say(form: str) -> None:
     graph, made, flat = only(form)
-    quantised = insert(graph, [made])
+    quantised = insert_qdq(graph, [made])
     valid(quantised)
     given = feeds(99, 6)
     given["x"] = given["x"][0] if flat else given["x"]
@@ -66,7 +66,7 @@ def test_the_graph_computes_what_the_pairs_say(form: str) -> None:
 @pytest.mark.parametrize("form", [*FORMS, *GEMMS])
 def test_weights_are_int8_by_output_channel_and_zero_points_are_zero(form: str) -> None:
     graph, made, _ = only(form)
-    quantised = insert(graph, [made]).model.graph
+    quantised = insert_qdq(graph, [made]).model.graph
     (node,) = [n for n in quantised if n.op_type in ("MatMul", "Gemm")]
     activation, weight = (value.producer() for value in node.inputs[:2])
     assert weight.op_type == activation.op_type == "DequantizeLinear"
@@ -87,7 +87,7 @@ def test_pairs_stand_in_front_of_the_chosen_gemms_and_nowhere_else() -> None:
     graph, made = layer(), fitted(layer())
     chosen = [each for each in made.values() if each.site.inputs in {("s",), ("context",)}]
     names = {name for each in chosen for name in each.site.nodes}
-    quantised = insert(graph, chosen)
+    quantised = insert_qdq(graph, chosen)
     valid(quantised)
     for node in quantised.model.graph:
         made_by = [v.producer().op_type for v in node.inputs if v is not None and v.producer() is not None]
@@ -102,7 +102,7 @@ def test_pairs_stand_in_front_of_the_chosen_gemms_and_nowhere_else() -> None:
 def test_gemms_of_one_activation_share_its_pair() -> None:
     made = fitted(layer())
     reads_x = [each for each in made.values() if each.site.inputs == ("x",)]
-    quantised = insert(layer(), reads_x).model.graph
+    quantised = insert_qdq(layer(), reads_x).model.graph
     assert sum(n.op_type == "QuantizeLinear" for n in quantised) == 1
     assert sum(n.op_type == "DequantizeLinear" for n in quantised) == 4
 
@@ -117,7 +117,7 @@ def test_attention_reads_four_quantised_values() -> None:
     )
     scores = np.exp(q @ k - (q @ k).max(-1, keepdims=True))
     context = fake(scores / scores.sum(-1, keepdims=True), attention.scales[2]) @ v
-    np.testing.assert_allclose(run(named(insert(graph, [attention]), "context"), given, "context"), context, atol=2e-5)
+    np.testing.assert_allclose(run(named(insert_qdq(graph, [attention]), "context"), given, "context"), context, atol=2e-5)
 
 
 def named(graph: Graph, name: str) -> Graph:
@@ -146,7 +146,7 @@ def test_each_switch_is_what_insert_makes_of_that_site_and_all_are_all() -> None
     plain, found = run(graph, given), []
     for names in [*([name] for name in made), list(made), list(made)[1:3]]:
         got = gated.run(given, names)["y"]
-        wanted = unoptimised(insert(graph, [made[name] for name in names]), given)
+        wanted = unoptimised(insert_qdq(graph, [made[name] for name in names]), given)
         if len(names) == len(made):
             np.testing.assert_array_equal(got, wanted)
         np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6 * np.abs(wanted).max())  # a bias is subtracted where one is off
@@ -156,12 +156,12 @@ def test_each_switch_is_what_insert_makes_of_that_site_and_all_are_all() -> None
 
 
 def unoptimised(graph: Graph, given: dict[str, np.ndarray]) -> np.ndarray:
-    from bertc.runtime.reference import session
+    from bertc.runtime.reference import reference_session
 
-    opened, weights = session(graph)
+    opened, weights = reference_session(graph)
     return np.asarray(opened.run(["y"], {**weights, **given})[0])
 
 
 def test_nothing_to_quantise_leaves_the_graph() -> None:
     given = feeds(1, 4)
-    np.testing.assert_array_equal(run(insert(layer(), []), given), run(layer(), given))
+    np.testing.assert_array_equal(run(insert_qdq(layer(), []), given), run(layer(), given))

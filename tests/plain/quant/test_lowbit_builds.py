@@ -17,13 +17,13 @@ from bertc.cli import _main as cli
 from bertc.cli import build as command
 from bertc.core.errors import BertcError, InputError
 from bertc.data.samples import Sample
-from bertc.graph.model import load
-from bertc.precision import DATA, QUANTISED
+from bertc.graph.model import load_graph
+from bertc.precision import CALIBRATED, QUANTISED
 from bertc.precision import _value_ranges as value_ranges
-from bertc.precision._value_ranges import Wanted
+from bertc.precision._value_ranges import RangeRequest
 from bertc.quant import fp8
 from bertc.quant import timed_choice as contest
-from bertc.quant.dynamic import dynamic, integer_gemms
+from bertc.quant.dynamic import count_integer_gemms, dynamic_int8
 from bertc.quant.weights import weight_only
 from bertc.recipe import Recipe, check
 
@@ -74,13 +74,13 @@ def test_one_precision_an_artifact(model: Path, tmp_path: Path, capsys: Capture)
     assert "asked for --fp16 and for --int8" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("mode", sorted(DATA))
+@pytest.mark.parametrize("mode", sorted(CALIBRATED))
 def test_scales_need_data(mode: str) -> None:
     with pytest.raises(BertcError, match=rf"{mode} needs data"):
         check(Recipe("x", precision=mode))
 
 
-@pytest.mark.parametrize("mode", sorted(QUANTISED - DATA))
+@pytest.mark.parametrize("mode", sorted(QUANTISED - CALIBRATED))
 def test_other_forms_need_none(mode: str) -> None:
     check(Recipe("x", precision=mode))
 
@@ -121,7 +121,7 @@ def test_dynamic_multiplies_integers_and_is_close(model: Path, tmp_path: Path) -
 
 def test_seven_bits_leave_room_for_saturation(model: Path) -> None:
     def largest(bits: int) -> int:
-        held = dynamic(load(model), bits).model.graph.initializers.values()
+        held = dynamic_int8(load_graph(model), bits).model.graph.initializers.values()
         arrays = [v.const_value.numpy() for v in held if v.const_value is not None and v.dtype is not None]
         return max(int(np.abs(a.astype(int)).max()) for a in arrays if a.dtype == np.int8 and a.size > 1000)
 
@@ -131,14 +131,14 @@ def test_seven_bits_leave_room_for_saturation(model: Path) -> None:
 def test_each_mode_refuses_a_graph_that_is_not_its_own(model: Path) -> None:
     for mode in QUANTISED:
         with pytest.raises(InputError, match="bertc build"):
-            precision.get(mode).apply(load(model))
+            precision.get(mode).apply(load_graph(model))
 
 
 # Weights alone
 
 
 def test_weights_are_rounded_to_the_nearest_step_of_their_channel(model: Path) -> None:
-    graph = load(model)
+    graph = load_graph(model)
     made, refused = weight_only(graph)
     assert not refused
     held = {name: v.const_value.numpy() for name, v in made.model.graph.initializers.items() if v.const_value is not None}
@@ -173,12 +173,12 @@ def test_fp8_rounds_to_the_nearest_number_of_the_type() -> None:
     assert numbers.max() == fp8.TOP and len(numbers) == 127
     x = np.random.default_rng(0).standard_normal(4000).astype(np.float32) * np.logspace(-4, 3, 4000, dtype=np.float32)
     nearest = numbers[np.abs(np.abs(x)[:, None] - numbers).argmin(axis=1)] * np.sign(x)
-    assert np.array_equal(fp8.rounded(x, np.float32(1)), nearest.astype(np.float32))
+    assert np.array_equal(fp8.quantise_dequantise(x, np.float32(1)), nearest.astype(np.float32))
 
 
 def test_a_scale_that_is_rounded_down_makes_no_nan() -> None:
     reach = np.float32(1.0001) * np.float32(fp8.TOP) * np.float32(np.float16(0.1))
-    values, scales = fp8.quantise(np.full((4, 2), reach, np.float32))
+    values, scales = fp8.quantise_weights(np.full((4, 2), reach, np.float32))
     assert np.isfinite(values.astype(np.float32)).all() and np.isfinite(scales).all()
     assert values.astype(np.float32) * scales == pytest.approx(np.full((4, 2), reach), rel=1e-3)
 
@@ -194,7 +194,7 @@ def test_fp8_is_for_gemms_alone_and_is_close(model: Path, texts: Path, tmp_path:
     assert 1e-3 < lowbit.relative(tmp_path / "out", model) < 0.1
     monkeypatch.setattr(value_ranges, "PART", 1)  # a float8 cannot be handed from one session to the next
     sample = Sample("one", {name: np.ones((1, 3), np.int64) for name in ("input_ids", "attention_mask")})
-    assert "last_hidden_state" in value_ranges.measure(graph, [sample], Wanted(2.0**-24))
+    assert "last_hidden_state" in value_ranges.measure_ranges(graph, [sample], RangeRequest(2.0**-24))
 
 
 # Which form is kept
@@ -211,7 +211,7 @@ def test_fp8_is_for_gemms_alone_and_is_close(model: Path, texts: Path, tmp_path:
     ],
 )
 def test_the_fastest_within_the_budget_is_kept(medians: dict[str, float], within: set[str], kept: str) -> None:
-    found, why = contest.choose(medians, within)
+    found, why = contest.choose_form(medians, within)
     assert found == kept
     assert ("insists" in why) == (kept == "fp32")
 
@@ -226,7 +226,7 @@ def test_both_forms_are_timed_and_judged(model: Path, texts: Path, tmp_path: Pat
     assert open_artifact(tmp_path / "out").precision == kept
     fastest = min((name for name in forms if name == "fp32" or forms[name]["within"]), key=lambda name: forms[name]["ms"])
     gain = forms["fp32"]["ms"] / forms[fastest]["ms"]
-    assert found["kept"] == (fastest if gain >= contest.MARGIN else "fp32")
+    assert found["kept"] == (fastest if gain >= contest.MIN_GAIN else "fp32")
     assert "medians of" in " ".join(capsys.readouterr().err.split())
     assert "candidates" not in open_artifact(tmp_path / "out").manifest["int8"], "no fact depends on the time of a build"
 
@@ -236,4 +236,4 @@ def test_static_is_built_where_it_is_asked_for(model: Path, texts: Path, tmp_pat
     assert cli.run([*words, "-o", str(tmp_path / "out")]) == 0
     found = open_artifact(tmp_path / "out")
     assert found.precision == "int8-static" and "candidates" not in report(tmp_path / "out")
-    assert found.graph().op_counts()["QuantizeLinear"] == 2 and integer_gemms(found.graph()) == 0
+    assert found.graph().op_counts()["QuantizeLinear"] == 2 and count_integer_gemms(found.graph()) == 0

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from quantising import feeds, fitted, layer, padded, rows, seen
 
 from bertc.core.errors import DataError
-from bertc.data.unpadded import Row
-from bertc.quant.calibration.observe import BLOCK, ROWS, load, merged, observe, save
-from bertc.quant.fit import fit
+from bertc.data.unpadded import UnpaddedSample
+from bertc.quant.calibration.observe import BLOCK, ROWS, load, merge_parts, observe_sites, save
+from bertc.quant.fit import fit_sites
 
 
 def test_extremes_and_means_are_those_of_all_rows() -> None:
@@ -65,7 +65,7 @@ def test_padding_never_enters() -> None:
 
 
 def test_nothing_but_padding_is_an_error() -> None:
-    dead = (Row(feeds(seed), f"{seed}", dead=True) for seed in range(3))
+    dead = (UnpaddedSample(feeds(seed), f"{seed}", dead=True) for seed in range(3))
     with pytest.raises(DataError, match="every sample is padding only"):
         seen(layer(), dead, 3)
 
@@ -81,7 +81,7 @@ def set_to(value: float):
 def test_what_is_not_finite_is_refused_with_the_reason(value: float) -> None:
     graph = layer()
     sites, observed = seen(graph, rows(8, set_to(value)), 8)
-    made, refused = fit(graph, sites, observed)
+    made, refused = fit_sites(graph, sites, observed)
     reads_x = next(site for site in sites.found if site.inputs == ("x",))
     assert refused[reads_x.name] == "x is not finite"
     assert reads_x.name not in made
@@ -94,7 +94,7 @@ def test_a_constant_tensor_is_refused() -> None:
         x[...] = 1
 
     sites, observed = seen(graph, rows(8, flat), 8)
-    made, refused = fit(graph, sites, observed)
+    made, refused = fit_sites(graph, sites, observed)
     reads_x = next(site for site in sites.found if site.inputs == ("x",))
     assert refused[reads_x.name] == "x is constant"
     assert reads_x.name not in made
@@ -106,7 +106,7 @@ def test_attention_goes_when_its_projection_cannot_be_quantised() -> None:
     attention = next(site for site in sites.found if site.kind == "attention")
     context = observed.tensors["context"]
     context.nan += 1
-    made, refused = fit(graph, sites, observed)
+    made, refused = fit_sites(graph, sites, observed)
     assert attention.name not in made
     assert refused[attention.name] == "its output's projection is not quantised: context is not finite"
     assert attention.name in fitted(graph)
@@ -119,10 +119,10 @@ def test_parts_merge_into_what_one_pass_gives_bit_for_bit(blocks: list[int]) -> 
     sites, whole = seen(graph, rows(count), count)
     data, edges = list(rows(count)), [0, *sorted(blocks), 4]
     parts = [
-        observe(graph, sites, iter(data[first * BLOCK : end * BLOCK]), count, lambda done, total: None, first)
+        observe_sites(graph, sites, iter(data[first * BLOCK : end * BLOCK]), count, lambda done, total: None, first)
         for first, end in itertools.pairwise(edges)
     ]
-    made = merged(parts)
+    made = merge_parts(parts)
     assert (made.samples, made.tokens) == (count, whole.tokens)
     for name, stats in whole.tensors.items():
         assert made.tensors[name].numbers() == stats.numbers()

@@ -19,7 +19,7 @@ from bertc.quant.fit import Fitted
 from bertc.quant.sites import ATTENTION, GEMM, Site
 from bertc.verification import intervals as confidence
 from bertc.verification.closeness import OutputResult
-from bertc.verification.result import Result
+from bertc.verification.result import ComparisonResult
 
 ROWS = 400
 SAMPLES = tuple(Sample(f"{at}", {"x": np.zeros((8, 2))}, (), tuple(f"{at}.{row}" for row in range(8))) for at in range(ROWS // 8))
@@ -31,20 +31,20 @@ class Judge:
     def __init__(self, cost: Mapping[str, float], kept: Callable[[Collection[str]], float] = lambda names: 1.0) -> None:
         self.cost, self.kept, self.samples, self.asked = cost, kept, SAMPLES, []
 
-    def __call__(self, quantised: Collection[str], samples: int | None = None) -> Result:
+    def __call__(self, quantised: Collection[str], samples: int | None = None) -> ComparisonResult:
         self.asked.append((tuple(quantised), samples))
         lost = sum(self.cost[name] for name in quantised)
         sqnr = -10 * math.log10(lost) if lost else math.inf
         out = OutputResult(**{**dict.fromkeys(OutputResult.__dataclass_fields__, 0), "name": "y", "sqnr_db": sqnr, "rows": ROWS})
         close = confidence.mean_cosine(1 - lost, lost / 10, ROWS)
         changed = round(ROWS * (1 - self.kept(quantised)))
-        return Result(
+        return ComparisonResult(
             "sentence-embedding",
             (out,),
             (),
             len(SAMPLES),
             ROWS,
-            measures=(close, confidence.rate("kept: nearest", changed, ROWS, ROWS)),
+            measures=(close, confidence.changed_share("kept: nearest", changed, ROWS, ROWS)),
         )
 
 
@@ -54,9 +54,9 @@ def sites(sizes: Mapping[str, float], needs: Mapping[str, str] | None = None) ->
     return {n: Fitted(Site(n, kinds[n], (n,), (f"{n}.in",), "", flops, needs.get(n, "")), (1.0,)) for n, flops in sizes.items()}
 
 
-def search(judge: Any, fitted: Mapping[str, Fitted], limit: float | None, total: float | None = None) -> searching.Searched:
+def search(judge: Any, fitted: Mapping[str, Fitted], limit: float | None, total: float | None = None) -> searching.SearchResult:
     total = total or sum(each.site.flops for each in fitted.values())
-    return searching.search(judge, fitted, total, limit, lambda done, of: None)
+    return searching.search_int8(judge, fitted, total, limit, lambda done, of: None)
 
 
 def test_without_a_limit_all_stay_and_one_point_is_measured() -> None:
@@ -85,12 +85,12 @@ def test_what_is_chosen_is_within_the_limit_and_one_step_more_is_not(drawn: list
     fitted = sites({f"s{at}": flops for at, (_, flops) in enumerate(drawn)})
     judge = Judge(cost)
     found = search(judge, fitted, limit)
-    point = searching.measure(judge, found.chosen, (), 0.0)
-    assert searching.holds(point, limit)
+    point = searching.measure_point(judge, found.chosen, (), 0.0)
+    assert searching.within_limit(point, limit)
     back = [name for name in sorted(fitted, key=lambda n: -cost[n] / fitted[n].site.flops) if name not in found.chosen]
     if back:
-        more = searching.measure(judge, (*found.chosen, back[-1]), (), 0.0)
-        assert not searching.holds(more, limit)
+        more = searching.measure_point(judge, (*found.chosen, back[-1]), (), 0.0)
+        assert not searching.within_limit(more, limit)
     chosen = found.curve[found.at]
     assert set(chosen.given_back) == set(fitted) - set(found.chosen)
     assert chosen.share == pytest.approx(
@@ -126,9 +126,9 @@ def test_nothing_fits_an_impossible_limit(limit: float) -> None:
 def test_too_few_rows_to_show_a_drop_say_so() -> None:
     """A rate over 400 rows of which none changed may still be 0.9 %: no int8 is to blame for that."""
 
-    def judge(quantised: Collection[str], samples: int | None = None) -> Result:
-        kept = confidence.rate("kept: class", 0, ROWS, ROWS)
-        return Result("sequence-classification", (), (), 1, ROWS, measures=(kept,))
+    def judge(quantised: Collection[str], samples: int | None = None) -> ComparisonResult:
+        kept = confidence.changed_share("kept: class", 0, ROWS, ROWS)
+        return ComparisonResult("sequence-classification", (), (), 1, ROWS, measures=(kept,))
 
     judge.samples = SAMPLES  # type: ignore[attr-defined]
     found = search(judge, sites({"a": 1, "b": 1}), 0.005)
@@ -142,12 +142,12 @@ def test_decisions_that_the_rows_of_the_curve_cannot_show_are_shown_by_all_of_th
     """96 rows of which none changed leave 3.8 % possible, 1,600 leave 0.23 %."""
     many = tuple(Sample(f"{at}", {"x": np.zeros((8, 2))}, (), ("",) * 8) for at in range(200))
 
-    def judge(quantised: Collection[str], samples: int | None = None) -> Result:
+    def judge(quantised: Collection[str], samples: int | None = None) -> ComparisonResult:
         rows = 8 * (len(many) if samples is None else samples)
         changed = round(0.03 * rows) if "b" in quantised else 0
         out = dataclasses.replace(Judge({})((), 1).outputs[0], sqnr_db=20.0 if changed else 60.0)
-        kept = confidence.rate("kept: class", changed, rows, rows)
-        return Result("sequence-classification", (out,), (), rows // 8, rows, measures=(kept,))
+        kept = confidence.changed_share("kept: class", changed, rows, rows)
+        return ComparisonResult("sequence-classification", (out,), (), rows // 8, rows, measures=(kept,))
 
     judge.samples = many  # type: ignore[attr-defined]
     found = search(judge, sites({"a": 1, "b": 1}), 0.005)
@@ -162,8 +162,8 @@ def test_the_share_is_of_all_gemms_and_half_of_them_is_on_the_curve() -> None:
 
 
 def test_nothing_to_judge_by_is_an_error() -> None:
-    def judge(quantised: Collection[str], samples: int | None = None) -> Result:
-        return Result("custom", (), (), 1, ROWS, "no decision for the task 'custom': numbers only")
+    def judge(quantised: Collection[str], samples: int | None = None) -> ComparisonResult:
+        return ComparisonResult("custom", (), (), 1, ROWS, "no decision for the task 'custom': numbers only")
 
     judge.samples = SAMPLES  # type: ignore[attr-defined]
     with pytest.raises(VerifyFailed, match=r"no decision for the task 'custom': numbers only; say what its.*--task"):

@@ -11,13 +11,13 @@ from bertc.core.profiles import Range
 from bertc.quant import sites
 from bertc.quant.attention import Attention
 from bertc.targets import Int8Attention
-from bertc.targets._tensorrt import int8_check as _int8
+from bertc.targets._tensorrt import quantised_check as _int8
 
 TOKENS = BATCH * LENGTH
 
 
 def test_gemms_that_read_one_activation_are_one_site_and_attention_needs_its_projection() -> None:
-    found = sites.find(layer(), feeds(batch=BATCH), Attention(_int8.ATTENTION, PROFILES))
+    found = sites.find_sites(layer(), feeds(batch=BATCH), Attention(_int8.ATTENTION, PROFILES))
     by_input = {site.inputs: site for site in found.found}
     assert len(by_input["x",].nodes) == 3
     (attention,) = [site for site in found.found if site.kind == sites.ATTENTION]
@@ -27,7 +27,7 @@ def test_gemms_that_read_one_activation_are_one_site_and_attention_needs_its_pro
 
 
 def test_flops_are_those_counted_by_hand() -> None:
-    found = sites.find(layer(), feeds(batch=BATCH), Attention(_int8.ATTENTION, PROFILES))
+    found = sites.find_sites(layer(), feeds(batch=BATCH), Attention(_int8.ATTENTION, PROFILES))
     by_input = {site.inputs[0] if site.kind == sites.GEMM else "attention": site.flops for site in found.found}
     square = 2 * TOKENS * WIDTH * WIDTH
     inner = 2 * TOKENS * WIDTH * INNER
@@ -38,12 +38,12 @@ def test_flops_are_those_counted_by_hand() -> None:
 
 
 def test_what_cannot_be_int8_says_why() -> None:
-    found = sites.find(layer(), feeds(batch=BATCH), Attention(_int8.ATTENTION, PROFILES))
+    found = sites.find_sites(layer(), feeds(batch=BATCH), Attention(_int8.ATTENTION, PROFILES))
     assert sorted(found.refused.values()) == [
         "its weights are 32x4, too thin for an int8 kernel",
         "its weights are 4x32, too thin for an int8 kernel",
     ]
-    without = sites.find(layer(), feeds(batch=BATCH))
+    without = sites.find_sites(layer(), feeds(batch=BATCH))
     assert list(without.refused.values()).count("both operands are activations") == 2
     assert not [site for site in without.found if site.kind == sites.ATTENTION]
     assert without.total == found.total, "the share of int8 is of all GEMMs, whether or not they can be int8"
@@ -60,7 +60,7 @@ def test_what_cannot_be_int8_says_why() -> None:
 def test_attention_that_no_kernel_is_made_for_is_left(sizes: tuple[int, ...], longest: int, length: int, why: str) -> None:
     """The layer's own length is `S`; of two profiles the longer one counts."""
     profiles = [{"B": Range(1, 2, 4), "S": Range(1, 8, top)} for top in (16, length)]
-    found = sites.find(layer(), feeds(batch=BATCH), Attention(Int8Attention(longest, sizes), profiles))
+    found = sites.find_sites(layer(), feeds(batch=BATCH), Attention(Int8Attention(longest, sizes), profiles))
     assert [site.kind for site in found.found].count(sites.ATTENTION) == (not why)
     assert [reason for reason in found.refused.values() if "attention" in reason] == [why] * (2 if why else 0)
 
@@ -78,7 +78,11 @@ def test_the_length_of_speech_is_computed_from_its_samples() -> None:
 
     def refused(top: int) -> set[str]:
         profiles = [{"B": Range(1, 1, 1), "T": Range(4, 64, top)}]
-        return {why for why in sites.find(graph, given, Attention(_int8.ATTENTION, profiles)).refused.values() if "places" in why}
+        return {
+            why
+            for why in sites.find_sites(graph, given, Attention(_int8.ATTENTION, profiles)).refused.values()
+            if "places" in why
+        }
 
     assert refused(2051) == set()
     assert refused(2052) == {"no int8 kernel for attention over 513 places, only up to 512: see --profile"}
@@ -92,7 +96,7 @@ def test_convolutions_pooled_vectors_and_scaled_gemms_are_left() -> None:
         { c = Conv (x, w) d = MatMul (z, u) e = Gemm <beta = 0.5> (z, g, b) }"""
     )
     given = {"x": np.ones((2, 32, 5), np.float32), "z": np.ones((2, 32), np.float32)}
-    found = sites.find(graph, given)
+    found = sites.find_sites(graph, given)
     assert not found.found
     assert sorted(found.refused.values()) == [
         "Conv is left in floating point",

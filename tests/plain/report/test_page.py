@@ -49,8 +49,10 @@ def part_of(text: str, known: set[str]) -> bool:
 def test_no_number_of_the_report_is_missing(name: str, request: pytest.FixtureRequest) -> None:
     document: Report = request.getfixturevalue(name)
     read = Read(page.artifact_page(document))
-    numbers = [marks.pointer(p) for p, v in marks.leaves(document) if isinstance(v, int | float) and not isinstance(v, bool)]
-    left_out = single.unshown(document)
+    numbers = [
+        marks.json_pointer(p) for p, v in marks.json_leaves(document) if isinstance(v, int | float) and not isinstance(v, bool)
+    ]
+    left_out = single.numbers_left_out(document)
     assert sorted({*numbers} - {where for where, _, _ in read.numbers}) == sorted(left_out)
     assert len(left_out) < len(numbers) / 3
 
@@ -59,7 +61,7 @@ def test_no_word_of_the_report_is_missing(full: Report) -> None:
     """Reasons, names, notes: what a report says in words is on its page."""
     html = " ".join(Read(page.artifact_page(full)).texts)
     silent = {"verdict", "profile", "artifact", "undecided"}  # said in the page's own words, or of another place
-    for path, value in marks.leaves(full):
+    for path, value in marks.json_leaves(full):
         told = isinstance(value, str) and value and not silent & set(path) and path[:2] != ("export_check", "task")
         if told and path[0] not in ("graph",):
             assert " ".join(value.split()) in html, path
@@ -89,13 +91,13 @@ def test_the_leaving_out_is_said(full: Report) -> None:
     ],
 )
 def test_how_a_number_is_shown(path: marks.Path, value: Any, said: str) -> None:
-    assert marks.text(path, value) == said
+    assert marks.shown_text(path, value) == said
 
 
 def test_a_pointer_is_read_back() -> None:
     path: marks.Path = ("stages", "a/b~c", 0)
-    assert marks.pointer(path) == "/stages/a~1b~0c/0"
-    assert steps(marks.pointer(path)) == path
+    assert marks.json_pointer(path) == "/stages/a~1b~0c/0"
+    assert steps(marks.json_pointer(path)) == path
 
 
 # What is said
@@ -112,7 +114,7 @@ def test_a_pointer_is_read_back() -> None:
 )
 def test_the_verdict_in_words(plain: Report, changed: Report, tone: str, said: str) -> None:
     document = {**plain, "verification": {**plain["verification"], "engine_reason": "no GPU found", **changed}}
-    found, text = single.verdict(document)
+    found, text = single.verdict_words(document)
     assert (found, said in text) == (tone, True)
     assert f'class="verdict {tone}"><span>{text}' in page.artifact_page(document)
 
@@ -188,7 +190,7 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, built_pages: Path, t
     assert said in reports.of(tmp_path / "o")["notes"]
     assert not (tmp_path / "o" / "report.html").exists()
     with pytest.raises(Missing, match="matplotlib missing: pip install"):
-        page.save(built_pages / "onnxruntime-fp32", tmp_path / "x.html")
+        page.save_page(built_pages / "onnxruntime-fp32", tmp_path / "x.html")
 
 
 COLOURS = re.findall(r":root \{(.*?)\n\s*\}", (Path(page.__file__).parent / "page.css").read_text(), re.DOTALL)

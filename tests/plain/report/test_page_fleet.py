@@ -27,11 +27,11 @@ BROWSER = pytest.mark.skipif(chromium.program() is None, reason="no Chromium on 
 def test_a_fleet_side_by_side(whole_fleet: Any) -> None:
     status, documents = whole_fleet
     read = Read(page.fleet_page(status, documents))
-    document = fleet.document(status, documents)
+    document = fleet.fleet_document(status, documents)
     assert len(read.numbers) > 15
     same_as(document, read.numbers)
     shown = {where for where, _, _ in read.numbers}
-    numbers = {marks.pointer(p) for p, v in marks.leaves(status) if isinstance(v, int | float)}
+    numbers = {marks.json_pointer(p) for p, v in marks.json_leaves(status) if isinstance(v, int | float)}
     assert numbers <= shown
     text = " ".join(read.texts)
     for word in ("fp16 bf16 int8", "NVIDIA RTX 6000 Ada Generation", "no machine with an H100 has taken it", "waiting"):
@@ -60,10 +60,15 @@ def test_a_lock_file(built_pages: Path, tmp_path: Path) -> None:
     entries = [{"gpu": "L4", "precision": "fp16", "path": str(place) if place else None} for place in places]
     lock = tmp_path / "fleet.lock.json"
     lock.write_text(json.dumps({"entries": entries}))
-    status, documents = sources.fleet(lock)
+    status, documents = sources.fleet_documents(lock)
     assert [document is not None for document in documents] == [True, False, False, False]
     assert [each["reason"].partition(" at ")[0][:14] for each in status["entries"]] == ["", "no artifact", str(broken)[:14], ""]
-    assert [each["state"] for each in fleet.document(status, documents)["entries"]] == ["built", "unknown", "unknown", "unknown"]
+    assert [each["state"] for each in fleet.fleet_document(status, documents)["entries"]] == [
+        "built",
+        "unknown",
+        "unknown",
+        "unknown",
+    ]
 
 
 def test_lists_and_accuracy_of_a_status(tmp_path: Path) -> None:
@@ -81,8 +86,8 @@ def test_lists_and_accuracy_of_a_status(tmp_path: Path) -> None:
     status = {"entries": [entry | {"accuracy": accuracy}], "tools": {"onnx": "1"}, "stages": [{"key": "0123"}]}
     file = tmp_path / "status.json"
     file.write_text(json.dumps(status))
-    read = Read(page.fleet_page(*sources.fleet(file)))
-    same_as(fleet.document(*sources.fleet(file)), read.numbers)
+    read = Read(page.fleet_page(*sources.fleet_documents(file)))
+    same_as(fleet.fleet_document(*sources.fleet_documents(file)), read.numbers)
     assert {"/entries/0/accuracy/relative", "/entries/0/accuracy/cosine_min", "/entries/0/bytes"} <= {n[0] for n in read.numbers}
     text = " ".join(read.texts)
     assert "L4, RTX 4090" in text and "weights changed; bertc changed" in text and "0123" not in text
@@ -93,7 +98,7 @@ def test_the_entries_of_a_lock_by_name(built_pages: Path, tmp_path: Path) -> Non
     (tmp_path / "out" / "m-fp16").symlink_to(built_pages / "onnxruntime-fp16")
     entry = {"model": "m", "target": "onnxruntime", "sms": [], "precision": "fp16", "gpus": []}
     (tmp_path / "fleet.lock.json").write_text(json.dumps({"entries": {"m-fp16": entry, "m-fp32": entry}}))
-    status, documents = sources.fleet(tmp_path / "fleet.lock.json")
+    status, documents = sources.fleet_documents(tmp_path / "fleet.lock.json")
     assert [document is not None for document in documents] == [True, False]
     assert [each["reason"] for each in status["entries"]] == ["", "no artifact at out/m-fp32 here"]
 
@@ -103,9 +108,9 @@ def test_a_lock_says_where_its_artifacts_lie(built_pages: Path, tmp_path: Path) 
     (tmp_path / "engines" / "m-fp16").symlink_to(built_pages / "onnxruntime-fp16")
     entry = {"model": "m", "target": "onnxruntime", "sms": [], "precision": "fp16", "gpus": []}
     (tmp_path / "fleet.lock.json").write_text(json.dumps({"out": "engines", "entries": {"m-fp16": entry}}))
-    status, documents = sources.fleet(tmp_path / "fleet.lock.json")
+    status, documents = sources.fleet_documents(tmp_path / "fleet.lock.json")
     assert [document is not None for document in documents] == [True]
-    assert fleet.document(status, documents)["entries"][0]["state"] == "built"
+    assert fleet.fleet_document(status, documents)["entries"][0]["state"] == "built"
 
 
 def test_what_was_built_in_the_place_of_what_was_asked_for_is_shown(built_pages: Path) -> None:
@@ -124,10 +129,10 @@ def test_a_fleet_file_and_its_lock(tmp_path: Path, capsys: Capture) -> None:
     path = fleets.write(tmp_path, "a", 'out = "engines"\n' + fleets.MATRIX)
     run("fleet", "build", path)
     for file in (path, path.with_suffix(".lock.json")):
-        status, documents = sources.fleet(file)
+        status, documents = sources.fleet_documents(file)
         assert len(documents) == 2
         assert all(document is not None for document in documents)
-        shown = fleet.document(status, documents)
+        shown = fleet.fleet_document(status, documents)
         assert [each["state"] for each in shown["entries"]] == ["built", "built"]
         same_as(shown, Read(page.fleet_page(status, documents)).numbers)
 
@@ -217,7 +222,7 @@ WIDTHS = [(390, "light"), (390, "dark"), (700, "light"), (1280, "light")]
 def test_in_chromium(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     if name == "fleet":
         status, documents = request.getfixturevalue("whole_fleet")
-        html, document = page.fleet_page(status, documents), fleet.document(status, documents)
+        html, document = page.fleet_page(status, documents), fleet.fleet_document(status, documents)
     else:
         document = request.getfixturevalue(name)
         html = page.artifact_page(document)

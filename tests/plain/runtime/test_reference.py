@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from bertc.graph.model import Graph
-from bertc.runtime.reference import ReferenceRunner, emulated
+from bertc.runtime.reference import ReferenceRunner, emulate_rounding
 
 
 def typed(text: str) -> Graph:
@@ -72,11 +72,11 @@ def test_every_result_is_rounded_as_numpy_rounds(code: int, dtype: type) -> None
 
 def test_float32_graph_is_run_as_it_is() -> None:
     graph = typed(HEAD + " g (float[N] x) => (float[N] y) { y = Mul (x, x) }")
-    assert emulated(graph) is graph
+    assert emulate_rounding(graph) is graph
 
 
 def test_emulation_does_not_change_the_typed_graph() -> None:
     graph = typed(HEAD + " g (float16[N] x) => (float16[N] y) { y = Mul (x, x) }")
     before = ir.to_proto(graph.model).SerializeToString()
-    emulated(graph)
+    emulate_rounding(graph)
     assert ir.to_proto(graph.model).SerializeToString() == before

@@ -45,14 +45,14 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
 
 
 def test_lengths_with_and_without_counts(tmp_path: Path) -> None:
-    found = traffic.read(write(tmp_path / "l.txt", "5", "7 10", "", "5 2"))
+    found = traffic.read_traffic(write(tmp_path / "l.txt", "5", "7 10", "", "5 2"))
     assert found.longest.tolist() == [5, 7] and found.count.tolist() == [3, 10]
     assert found.batch.tolist() == [1, 1] and found.tokens.tolist() == [15, 70]
 
 
 def test_batches_keep_their_size_their_longest_and_their_tokens(tmp_path: Path) -> None:
     lines = [{"lengths": [3, 9], "at": "12:00"}, {"lengths": [9, 1], "count": 2}, {"length": 9}]
-    found = traffic.read(write(tmp_path / "r.jsonl", *lines))
+    found = traffic.read_traffic(write(tmp_path / "r.jsonl", *lines))
     shapes = list(zip(found.batch.tolist(), found.longest.tolist(), found.count.tolist(), found.tokens.tolist(), strict=True))
     assert shapes == [(1, 9, 1, 9), (2, 9, 3, 32)]
     assert found.padded_in_batches == 3 * 18 - 32
@@ -61,7 +61,7 @@ def test_batches_keep_their_size_their_longest_and_their_tokens(tmp_path: Path) 
 def test_texts_are_tokenized_and_cut_texts_are_said(tmp_path: Path, encoder: Encoder) -> None:
     """[CLS] and [SEP] are added; six tokens fit."""
     lines = [{"text": "two words"}, {"texts": ["two", "two words and"], "count": 3}, {"text": "two", "text_pair": "and"}]
-    found = traffic.read(write(tmp_path / "r.jsonl", *lines, {"text": "two words and more words"}), None, encoder)
+    found = traffic.read_traffic(write(tmp_path / "r.jsonl", *lines, {"text": "two words and more words"}), None, encoder)
     shapes = dict(zip(zip(found.batch.tolist(), found.longest.tolist(), strict=True), found.tokens.tolist(), strict=True))
     assert shapes == {(1, 4): 4, (2, 5): 3 * 8, (1, 5): 5, (1, 6): 6}
     assert any("1 of 5 texts were longer than 6 tokens" in note for note in found.notes)
@@ -69,7 +69,7 @@ def test_texts_are_tokenized_and_cut_texts_are_said(tmp_path: Path, encoder: Enc
 
 def test_more_texts_than_are_tokenized_at_once_keep_their_requests(tmp_path: Path, encoder: Encoder) -> None:
     lines = [{"texts": ["two"] * (i % 3 + 1)} for i in range(traffic.TOGETHER)]
-    found = traffic.read(write(tmp_path / "r.jsonl", *lines), None, encoder)
+    found = traffic.read_traffic(write(tmp_path / "r.jsonl", *lines), None, encoder)
     assert dict(zip(found.batch.tolist(), found.count.tolist(), strict=True)) == {1: 86, 2: 85, 3: 85}
     assert found.tokens.sum() == 3 * (86 + 2 * 85 + 3 * 85)
 
@@ -98,15 +98,15 @@ BROKEN = [
 def test_a_broken_line_is_named(name: str, line: str, said: str, tmp_path: Path) -> None:
     first = "5" if name.endswith("txt") else '{"length": 5}'
     with pytest.raises(DataError) as error:
-        traffic.read(write(tmp_path / name, first, line), 64)
+        traffic.read_traffic(write(tmp_path / name, first, line), 64)
     assert said in str(error.value)
 
 
 def test_nothing_to_choose_by_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no request"):
-        traffic.read(write(tmp_path / "l.txt", "", " "))
+        traffic.read_traffic(write(tmp_path / "l.txt", "", " "))
     with pytest.raises(DataError, match="divide them by a common number"):
-        traffic.read(write(tmp_path / "l.txt", f"512 {2**52}"))
+        traffic.read_traffic(write(tmp_path / "l.txt", f"512 {2**52}"))
 
 
 # A recipe

@@ -11,7 +11,7 @@ import models
 import pytest
 
 from bertc.core.errors import SourceError
-from bertc.source.checkpoint import read, safetensors_header
+from bertc.source.checkpoint import read_checkpoint, safetensors_header
 from bertc.source.opening import open_source
 from bertc.source.types import SourceOptions
 
@@ -86,9 +86,9 @@ def test_pickle_needs_permission(directory):
     (directory / "model.safetensors").unlink()
     refused(directory, "pickle", "--allow-pickle", "safetensors")
     assert [f.name for f in find_weights(directory, allow_pickle=True)] == ["pytorch_model.bin"]
-    from bertc.source.torch_export import load
+    from bertc.source.torch_export import load_module
 
-    made, _, _ = load(read(directory, allow_pickle=True), "features")
+    made, _, _ = load_module(read_checkpoint(directory, allow_pickle=True), "features")
     assert torch.equal(made.module.model.embeddings.LayerNorm.weight, open_torch_weight())
 
 
@@ -131,14 +131,14 @@ def test_a_head_that_is_not_in_the_checkpoint_is_refused(directory):
 def test_a_missing_pooler_is_dropped_and_said(directory):
     from safetensors.torch import load_file, save_file
 
-    from bertc.source.torch_export import load
+    from bertc.source.torch_export import load_module
 
     weights = load_file(directory / "model.safetensors")
     kept = {name: value.half() for name, value in weights.items() if "pooler" not in name}
     save_file(kept, directory / "model.safetensors", metadata={"format": "pt"})
-    found = read(directory)
+    found = read_checkpoint(directory)
     assert "F16" in found.notes[0]
-    made, _, notes = load(found, "features")
+    made, _, notes = load_module(found, "features")
     assert made.outputs == ("last_hidden_state",) and "pooler" in notes[0]
     assert {str(p.dtype) for p in made.module.parameters()} == {"torch.float32"}
 
@@ -177,11 +177,11 @@ def test_bad_directories_cost_no_torch(directory):
 
 
 def test_sha256_follows_what_the_model_computes(directory):
-    first = read(directory).sha256()
+    first = read_checkpoint(directory).sha256()
     (directory / "README.md").write_text("words")
-    assert read(directory).sha256() == first
+    assert read_checkpoint(directory).sha256() == first
     edit_config(directory, layer_norm_eps=1e-5)
-    assert read(directory).sha256() != first
+    assert read_checkpoint(directory).sha256() != first
 
 
 def test_a_slow_tokenizer_is_converted(directory):

@@ -28,9 +28,9 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_cached_model_is_found_offline_with_its_commit(cache, capfd):
-    folder, commit = hub.fetch("tiny/bert", None, False, False)
+    folder, commit = hub.fetch_model("tiny/bert", None, False, False)
     assert commit == COMMIT and (folder / "config.json").is_file()
-    assert hub.fetch("tiny/bert", COMMIT, False, False)[1] == COMMIT
+    assert hub.fetch_model("tiny/bert", COMMIT, False, False)[1] == COMMIT
     assert capfd.readouterr() == ("", "")
 
 
@@ -44,7 +44,7 @@ def test_offline_and_not_cached_says_what_to_do(cache):
         open_source("tiny/other")
     assert caught.value.exit_code == 3
     with pytest.raises(Missing, match="at revision 'v9'"):
-        hub.fetch("tiny/bert", "v9", False, False)
+        hub.fetch_model("tiny/bert", "v9", False, False)
 
 
 def test_a_partly_cached_model_is_not_taken_for_whole(cache):
@@ -63,7 +63,7 @@ def test_permissions_decide_what_is_downloaded(monkeypatch, tmp_path):
 
     asked = {}
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: asked.update(k) or str(tmp_path))
-    hub.fetch("a/b", "main", False, False)
+    hub.fetch_model("a/b", "main", False, False)
     assert asked["revision"] == "main" and not any(p.endswith((".bin", ".py")) for p in asked["allow_patterns"])
-    hub.fetch("a/b", None, True, True)
+    hub.fetch_model("a/b", None, True, True)
     assert any(p.endswith(".bin") for p in asked["allow_patterns"]) and "*.py" in asked["allow_patterns"]

@@ -50,7 +50,7 @@ def counted(path: Path) -> tuple[Callable[[Feeds], Outputs], list[int]]:
 @pytest.mark.parametrize("end", [19, 40, 128, 511])
 def test_the_end_of_a_table_is_the_limit(end: int, tmp_path: Path) -> None:
     path = write(tmp_path / "m.onnx", end)
-    graph, dims, _ = onnx_source.open_graph(path)
+    graph, dims, _ = onnx_source.read_onnx_file(path)
     run, lengths = counted(path)
     found, notes = limits.measure_limits(graph, dims, run)
     assert found == {"batch": Dim("batch"), "length": Dim("length", max=end)}
@@ -62,7 +62,7 @@ def test_the_end_of_a_table_is_the_limit(end: int, tmp_path: Path) -> None:
 
 def test_what_takes_every_size_has_no_limit_and_is_run_twice(tmp_path: Path) -> None:
     path = write(tmp_path / "m.onnx", 512)
-    graph, dims, _ = onnx_source.open_graph(path)
+    graph, dims, _ = onnx_source.read_onnx_file(path)
     run, lengths = counted(path)
     assert limits.measure_limits(graph, dims, run) == (dims, [])
     assert lengths == [1, 512]
@@ -89,12 +89,12 @@ def test_a_frame_takes_some_samples(tmp_path: Path) -> None:
 def test_what_runs_at_one_size_alone_has_no_limit(tmp_path: Path) -> None:
     """Its length was baked in: that is for the check of the export to tell."""
     path = write(tmp_path / "m.onnx", 512, "fixed = Constant <value_ints = [1, 30, 4]> () y = Reshape (s, fixed)")
-    graph, dims, _ = onnx_source.open_graph(path)
+    graph, dims, _ = onnx_source.read_onnx_file(path)
     assert limits.measure_limits(graph, dims, onnx_source.reference_runner(path)) == (dims, [])
 
 
 def test_a_crash_that_is_none_of_the_runtime_is_not_hidden(tmp_path: Path) -> None:
-    graph, dims, _ = onnx_source.open_graph(write(tmp_path / "m.onnx", 40))
+    graph, dims, _ = onnx_source.read_onnx_file(write(tmp_path / "m.onnx", 40))
 
     def full(feeds: Feeds) -> Outputs:
         raise MemoryError("no memory")
@@ -105,7 +105,7 @@ def test_a_crash_that_is_none_of_the_runtime_is_not_hidden(tmp_path: Path) -> No
 
 def test_what_there_is_no_memory_for_is_no_limit_of_the_model(tmp_path: Path) -> None:
     path = write(tmp_path / "m.onnx", 512)
-    graph, dims, _ = onnx_source.open_graph(path)
+    graph, dims, _ = onnx_source.read_onnx_file(path)
     run = onnx_source.reference_runner(path)
 
     def small(feeds: Feeds) -> Outputs:

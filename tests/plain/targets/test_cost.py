@@ -15,7 +15,7 @@ from onnx import TensorProto, numpy_helper
 
 from bertc.core.profiles import Shape
 from bertc.graph import concrete_shapes as shapes
-from bertc.graph.model import Graph, load
+from bertc.graph.model import Graph, load_graph
 from bertc.targets._tensorrt import cost as work
 
 BATCH, LENGTH, WIDTH = 3, 5, tiny.WIDTH
@@ -32,7 +32,7 @@ KERNELS.append(["n_mixed", "n_sum", "n_last_hidden_state"])
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Graph:
-    return load(tiny.encoder(tmp_path_factory.mktemp("work") / "m.onnx"))
+    return load_graph(tiny.encoder(tmp_path_factory.mktemp("work") / "m.onnx"))
 
 
 def rows(kernels: list[list[str]], layers: list[str]) -> list[dict[str, Any]]:
@@ -40,14 +40,14 @@ def rows(kernels: list[list[str]], layers: list[str]) -> list[dict[str, Any]]:
 
 
 def test_flops_are_two_for_each_multiply_and_add(graph: Graph) -> None:
-    found = work.work_at(graph, None, SHAPE, 0)
+    found = work.graph_work(graph, None, SHAPE, 0)
     by_hand = 2 * (4 * TOKENS * WIDTH * WIDTH + 2 * BATCH * LENGTH * LENGTH * WIDTH)
     assert [(x.name, x.flops, x.moved) for x in found.layers] == [("outside layers", by_hand, None)]
     assert found.total().flops == by_hand and found.unknown == 0
 
 
 def test_bytes_are_what_crosses_from_kernel_to_kernel(graph: Graph) -> None:
-    found = work.work_at(graph, rows(KERNELS, ["", "m.layer.0", "m.layer.0", "m.layer.10", "m.layer.2"]), SHAPE, 0)
+    found = work.graph_work(graph, rows(KERNELS, ["", "m.layer.0", "m.layer.0", "m.layer.10", "m.layer.2"]), SHAPE, 0)
     ids, mask = 8 * TOKENS, 8 * TOKENS
     embedding = ids + HIDDEN + HIDDEN  # ids and the rows of the table read, x written
     qkv = HIDDEN + 3 * SQUARE + 3 * HIDDEN  # x and three weights read; q, k transposed and v written
@@ -66,7 +66,7 @@ def test_bytes_are_what_crosses_from_kernel_to_kernel(graph: Graph) -> None:
 
 def test_one_kernel_for_all_moves_only_inputs_weights_and_outputs(graph: Graph) -> None:
     every = [node.name or "" for node in graph.model.graph]
-    found = work.work_at(graph, rows([every], [""]), SHAPE, 0)
+    found = work.graph_work(graph, rows([every], [""]), SHAPE, 0)
     assert (
         found.total().moved == 2 * 8 * TOKENS + HIDDEN + 4 * SQUARE + HIDDEN
     )  # the inputs, rows of the table, weights, the output
@@ -75,7 +75,7 @@ def test_one_kernel_for_all_moves_only_inputs_weights_and_outputs(graph: Graph) 
 def test_kernels_of_another_profile_are_not_counted(graph: Graph) -> None:
     listed = rows(KERNELS, [""] * 5)
     again = [row | {"profile": 1} for row in listed]
-    assert work.work_at(graph, listed + again, SHAPE, 1).total() == work.work_at(graph, listed, SHAPE, 0).total()
+    assert work.graph_work(graph, listed + again, SHAPE, 1).total() == work.graph_work(graph, listed, SHAPE, 0).total()
 
 
 PACKED = """<ir_version: 10, opset_import: ["": 20]> g (float[batch, length, 16] x) => (float y, float16 z) <float[16, 48] w> {
@@ -118,7 +118,7 @@ def test_a_kernel_reads_no_more_than_the_parts_it_takes(kernels: list[list[str]]
     if not any("n_z" in names for names in kernels):
         graph.model.graph.outputs.pop()
         graph.model.graph.remove([node for node in graph.model.graph if node.name in ("n_z", "n_small")])
-    found = work.work_at(graph, rows(kernels, [f"m.layer.{at}" for at in range(3)]), SHAPE, 0)
+    found = work.graph_work(graph, rows(kernels, [f"m.layer.{at}" for at in range(3)]), SHAPE, 0)
     assert [layer.moved for layer in found.layers[:3]] == wanted
 
 
@@ -132,15 +132,15 @@ def test_products_of_other_operators(tmp_path: Path) -> None:
     values = [oh.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items()]
     ends = [oh.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("d", "f")]
     model = Graph(ir.from_proto(oh.make_model(oh.make_graph(nodes, "g", values, ends), opset_imports=[oh.make_opsetid("", 20)])))
-    found = work.work_at(model, None, SHAPE, 0)
+    found = work.graph_work(model, None, SHAPE, 0)
     frames = LENGTH - 2
     assert found.total().flops == 2 * (BATCH * 6 * frames * 2 * 3 + 7 * 5 * LENGTH + BATCH * frames * 6 * 9)
     assert found.unknown == 0
 
 
 def test_a_dim_that_nothing_tells_is_counted_as_unknown() -> None:
-    assert shapes.evaluated(ir.SymbolicDim("((((samples//80)) - 3)//2) + 1"), {"samples": 16000}) == 99
-    assert shapes.evaluated(ir.SymbolicDim("Min(40, 2*length)"), {"length": 7}) == 14
-    assert shapes.evaluated(ir.SymbolicDim("length**2"), {"length": 7}) == 49
+    assert shapes.evaluate_dim(ir.SymbolicDim("((((samples//80)) - 3)//2) + 1"), {"samples": 16000}) == 99
+    assert shapes.evaluate_dim(ir.SymbolicDim("Min(40, 2*length)"), {"length": 7}) == 14
+    assert shapes.evaluate_dim(ir.SymbolicDim("length**2"), {"length": 7}) == 49
     for unknown in ("unk__0", "length +", "open(length)", "length//0"):
-        assert shapes.evaluated(ir.SymbolicDim(unknown), {"length": 7}) is None
+        assert shapes.evaluate_dim(ir.SymbolicDim(unknown), {"length": 7}) is None

@@ -59,7 +59,7 @@ def encoder(kind: str = "float16") -> Graph:
 
 
 def kernels(profile: int | None = None) -> tuple[Kernel, ...]:
-    return tuple(k for k in _kernels.parse(LOG) if profile is None or k.profile == profile)
+    return tuple(k for k in _kernels.parse_kernels(LOG) if profile is None or k.profile == profile)
 
 
 def modules(graph: Graph) -> dict[str, str]:
@@ -93,7 +93,7 @@ def test_reads_the_spelling_of_the_engine_inspector() -> None:
         "Outputs: [ { Name: b, Dimensions: [1,2], Format/Datatype: Row major linear FP32 }], TacticName: t, StreamId: 0, "
         "Metadata: [ONNX Layer: n[0]]\x1e[ONNX Layer: m]"
     )
-    (kernel,) = _kernels.parse(line)
+    (kernel,) = _kernels.parse_kernels(line)
     assert kernel.inputs == (Tensor("a", (1, 2), "Half"),)
     assert [(tensor.name, tensor.dims) for tensor in kernel.outputs] == [("b", (1, 2))]
     assert kernel.onnx_nodes == ("n[0]", "m")
@@ -102,7 +102,7 @@ def test_reads_the_spelling_of_the_engine_inspector() -> None:
 def test_a_kernel_has_the_type_it_writes() -> None:
     line = next(line for line in LOG.splitlines() if line.startswith("Name: __myl_FcAdd_myl0_8"))
     before, after = line.split("Outputs: ")
-    (kernel,) = _kernels.parse(f"{before}Outputs: {after.replace('Datatype: Half', 'Datatype: Float')}")
+    (kernel,) = _kernels.parse_kernels(f"{before}Outputs: {after.replace('Datatype: Half', 'Datatype: Float')}")
     assert {tensor.dtype for tensor in kernel.inputs} == {"Half"} and kernel.dtype == "Float"
 
 
@@ -112,12 +112,12 @@ def test_a_tensor_that_cannot_be_read_is_an_error() -> None:
     at = next(at for at, line in enumerate(lines) if line.startswith("Name: _gemm_mha_v2_myl0_7"))
     lines[at] = lines[at].replace("Datatype: Float", "Precision: Float")
     with pytest.raises(BuildFailed, match=r"read 3 of the 4 tensors that the builder's log lists in: .*Name: __mye15785_myl0"):
-        _kernels.parse("\n".join(lines))
+        _kernels.parse_kernels("\n".join(lines))
 
 
 def test_an_empty_list_is_an_error() -> None:
     with pytest.raises(BuildFailed, match="lists no engine layers"):
-        _kernels.parse("[INFO] Engine generation completed in 1.2 seconds.\n")
+        _kernels.parse_kernels("[INFO] Engine generation completed in 1.2 seconds.\n")
 
 
 def test_host_work_is_not_a_kernel() -> None:
@@ -135,9 +135,9 @@ def test_layers_of_one_region_serve_one_profile() -> None:
 
 
 def test_counts_kernels_by_transformer_layer() -> None:
-    counts = _kernels.per_layer(kernels(0), modules(encoder()))
+    counts = _kernels.kernels_per_layer(kernels(0), modules(encoder()))
     assert counts == {"layers": [5, 5], "rest": 2}  # the rest: a transpose before and one after
-    rows = _kernels.to_json(kernels(0), modules(encoder()))
+    rows = _kernels.kernel_rows(kernels(0), modules(encoder()))
     assert len(rows) == 12
     assert [r["layer"] for r in rows].count("m.encoder.layer.1") == 5
     assert rows[2]["name"].startswith("_gemm_mha_v2")

@@ -12,13 +12,13 @@ import onnxruntime
 import pytest
 
 from bertc import precision
-from bertc.graph.model import Graph, save
+from bertc.graph.model import Graph, save_graph
 from bertc.graph.provenance import module_path
 from bertc.ops import expansion as canonical
 from bertc.runtime.reference import ReferenceRunner
 from bertc.targets._onnxruntime import lower as _lower_ort
 from bertc.targets._tensorrt import layout as _trt_graph
-from bertc.targets._tensorrt import lower_attention as _lower_trt
+from bertc.targets._tensorrt import lower_encoder as _lower_trt
 
 TABLES = {
     "ort": _lower_ort.LOWERINGS,
@@ -100,7 +100,7 @@ def test_onnx_runtime_leaves_the_norms_of_its_graph_alone(tmp_path: Path) -> Non
     """Its SkipLayerNormalization kernel takes several times as long as the Add and the norm it stands for."""
     made = {}
     for name, graph in (("canonical", canonical.expand(fused.encoder())), ("lowered", _lower_ort.lower(fused.encoder()))):
-        save(graph, tmp_path / f"{name}.onnx")
+        save_graph(graph, tmp_path / f"{name}.onnx")
         options = onnxruntime.SessionOptions()
         options.optimized_model_filepath, options.log_severity_level = str(tmp_path / f"{name}.ort.onnx"), 3
         onnxruntime.InferenceSession(str(tmp_path / f"{name}.onnx"), options, providers=["CPUExecutionProvider"])

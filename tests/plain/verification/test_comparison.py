@@ -12,9 +12,9 @@ from hypothesis.extra import numpy as hnp
 
 from bertc.core.errors import DataError, VerifyFailed
 from bertc.data.samples import Sample
-from bertc.verification.budgets import DEFAULT_BUDGETS, Budget, judge
+from bertc.verification.budgets import DEFAULT_BUDGETS, Budget, find_violations
 from bertc.verification.comparison import Comparison
-from bertc.verification.decisions import Decision, collapse
+from bertc.verification.decisions import Decision, ctc_collapse
 
 
 def sample(rows=1, length=1, label="s", dead=(), mask=None, origins=()):
@@ -103,12 +103,12 @@ def test_values_that_are_not_finite_break_any_budget(bad, budget):
     result = compared([[1.0, 2.0], [3.0, 4.0]], [[1.0, 2.0], [3.0, bad]])
     out = result.outputs[0]
     assert (out.relative, out.max_abs, out.cosine_min, out.sqnr_db, out.nonfinite) == (math.inf, math.inf, -1.0, -math.inf, 1)
-    violation = judge(result, budget)[0]
+    violation = find_violations(result, budget)[0]
     assert (violation.metric, violation.found, violation.worst) == ("values not finite", 1, "s, row 1")
 
 
 def test_infinities_of_the_source_must_be_met():
-    assert judge(compared([[1.0, -np.inf]], [[1.0, -np.inf]]), Budget(rel=0)) == []
+    assert find_violations(compared([[1.0, -np.inf]], [[1.0, -np.inf]]), Budget(rel=0)) == []
     assert compared([[1.0, -np.inf]], [[1.0, -1e30]]).outputs[0].relative == math.inf
     assert compared([[1.0, -np.inf]], [[1.0, np.inf]]).outputs[0].nonfinite == 1
 
@@ -122,9 +122,11 @@ def test_dead_rows_are_not_compared_but_must_be_finite():
     expected, got = [[1.0, 1.0], [np.nan, 0.0]], [[1.0, 1.0], [5.0, 7.0]]
     result = compared(expected, got, dead=(1,))
     assert (result.rows, result.outputs[0].vectors, result.outputs[0].relative) == (1, 1, 0.0)
-    assert not judge(compared(expected, [[1.0, 1.0], [np.nan, 7.0]], dead=(1,)), Budget()), "the source gives NaN there, too"
+    assert not find_violations(compared(expected, [[1.0, 1.0], [np.nan, 7.0]], dead=(1,)), Budget()), (
+        "the source gives NaN there, too"
+    )
     broken = compared([[1.0, 1.0], [2.0, 0.0]], [[1.0, 1.0], [np.nan, 7.0]], dead=(1,))
-    assert judge(broken, Budget())[0].worst == "s, row 1 (all masked)"
+    assert find_violations(broken, Budget())[0].worst == "s, row 1 (all masked)"
 
 
 def test_dead_rows_of_an_output_without_rows():
@@ -274,14 +276,14 @@ def test_a_vector_that_is_not_finite_has_no_neighbour():
 def test_two_vectors_are_not_enough():
     decision = compared(np.eye(2), np.eye(2), "sentence-embedding").decisions[0]
     assert decision == Decision("nearest neighbour", 0, 0, note="not enough: 2 vectors, 3 needed")
-    assert judge(compared(np.eye(2), np.eye(2), "sentence-embedding"), DEFAULT_BUDGETS["fp16"]) == []
+    assert find_violations(compared(np.eye(2), np.eye(2), "sentence-embedding"), DEFAULT_BUDGETS["fp16"]) == []
 
 
 @pytest.mark.parametrize(
     ("ids", "blank", "wanted"), [([], 0, ()), ([0, 0], 0, ()), ([1, 1, 0, 1, 2, 2], 0, (1, 1, 2)), ([0, 3, 0, 0], 3, (0, 0))]
 )
 def test_collapse(ids, blank, wanted):
-    assert collapse(ids, blank) == wanted
+    assert ctc_collapse(ids, blank) == wanted
 
 
 def test_transcripts():
@@ -320,22 +322,22 @@ def test_every_limit_is_judged():
     result = compared(
         [[1.0, 2.0], [2.0, 1.0], [1.0, 2.0]], [[1.0, 2.0], [1.0, 2.0], [2.0, 1.0]], "sequence-classification", "logits"
     )
-    broken = judge(result, Budget(rel=0.1, cosine=0.9, sqnr_db=30, agreement=0.95))
+    broken = find_violations(result, Budget(rel=0.1, cosine=0.9, sqnr_db=30, agreement=0.95))
     assert [v.metric for v in broken] == ["relative error", "relative error", "SQNR (dB)", "changed: class"]
     assert {v.worst for v in broken} == {"s, row 1"}
     assert str(broken[0]) == "logits: relative error 0.5, wanted at most 0.1; worst: s, row 1"
-    assert judge(result, Budget(rel=0.5, cosine=0.7, sqnr_db=3, agreement=0.0)) == []
+    assert find_violations(result, Budget(rel=0.5, cosine=0.7, sqnr_db=3, agreement=0.0)) == []
 
 
 def test_short_vectors_are_judged_by_their_length_and_long_ones_by_their_angle():
     """Two logits near zero turn by any angle; a token that says something must stay where it is."""
     quiet, loud = [0.001, 0.001], [5.0, -5.0]
-    assert judge(compared([quiet, loud], [[0.001, -0.001], loud]), Budget(cosine=0.9999)) == []
-    (broken,) = judge(compared([quiet, loud], [quiet, [5.0, -4.9]]), Budget(cosine=0.9999))
+    assert find_violations(compared([quiet, loud], [[0.001, -0.001], loud]), Budget(cosine=0.9999)) == []
+    (broken,) = find_violations(compared([quiet, loud], [quiet, [5.0, -4.9]]), Budget(cosine=0.9999))
     assert (broken.metric, round(broken.wanted, 4)) == ("relative error", 0.0141)
     wide = np.full((2, 16), 0.001)
     turned = wide * np.where(np.arange(16) < 1, -1, 1)
-    assert judge(compared(wide, turned), Budget(cosine=0.9999))[0].metric == "cosine"
+    assert find_violations(compared(wide, turned), Budget(cosine=0.9999))[0].metric == "cosine"
 
 
 @pytest.mark.parametrize(
@@ -358,13 +360,13 @@ def test_decisions_are_judged_by_their_interval(total, wrong, budget, said):
     g[:wrong] = g[:wrong, ::-1]
     comparison = Comparison("sequence-classification", intervals=True)
     comparison.add({"logits": e}, {"logits": g}, sample(total))
-    broken = judge(comparison.result(), Budget(**budget))
+    broken = find_violations(comparison.result(), Budget(**budget))
     assert [violation.undecided for violation in broken] == {"passed": [], "failed": [False], "undecided": [True]}[said]
 
 
 def test_an_undecided_budget_says_how_many_rows_would_decide():
     e = np.tile([[1.0, 2.0]], (64, 1))
-    (broken,) = judge(compared(e, e, "sequence-classification", "logits"), Budget(agreement=0.99))
+    (broken,) = find_violations(compared(e, e, "sequence-classification", "logits"), Budget(agreement=0.99))
     assert str(broken) == (
         "decision: changed: class 0 (95 % interval 0 to 0.0560091): 64 rows do not decide, about 360 would, wanted at most 0.01"
     )
@@ -382,13 +384,13 @@ def test_what_is_not_independent_is_not_counted_as_evidence(task, shape, units):
 @pytest.mark.parametrize(("dtype", "precision"), [(np.float32, "fp32"), (np.float16, "fp16")])
 def test_default_budgets_hold_for_their_own_rounding(dtype, precision):
     b = np.random.default_rng(5).standard_normal((20, 64)).astype(np.float32)
-    assert judge(compared(b, b.astype(dtype)), DEFAULT_BUDGETS[precision]) == []
-    assert judge(compared(b, b.astype(np.float16)), DEFAULT_BUDGETS["fp32"])
-    assert judge(compared(b, b * np.linspace(0.9, 1.1, 64)), DEFAULT_BUDGETS[precision])
+    assert find_violations(compared(b, b.astype(dtype)), DEFAULT_BUDGETS[precision]) == []
+    assert find_violations(compared(b, b.astype(np.float16)), DEFAULT_BUDGETS["fp32"])
+    assert find_violations(compared(b, b * np.linspace(0.9, 1.1, 64)), DEFAULT_BUDGETS[precision])
 
 
 def test_infinity_is_a_string_in_json():
     result = compared([[1.0]], [[1.0]])
     assert result.to_json()["outputs"]["x"]["sqnr_db"] == "inf"
-    violation = judge(compared([[0.0]], [[1.0]]), Budget(rel=1))[0]
+    violation = find_violations(compared([[0.0]], [[1.0]]), Budget(rel=1))[0]
     assert json.loads(json.dumps(violation.to_json(), allow_nan=False))["found"] == "inf"

@@ -24,11 +24,11 @@ from bertc.graph.model import Graph
 from bertc.runtime.reference import ReferenceRunner
 from bertc.verification.budgets import Budget
 from bertc.verification.diagnose import bisect as bisection
-from bertc.verification.diagnose import commands as explaining
 from bertc.verification.diagnose import drift
+from bertc.verification.diagnose import run_diagnosis as explaining
 from bertc.verification.diagnose.bisect import ddmin
-from bertc.verification.diagnose.boundaries import match
-from bertc.verification.diagnose.switchable import PutBack
+from bertc.verification.diagnose.boundaries import match_boundaries
+from bertc.verification.diagnose.float32_switch import Float32SwitchRunner
 
 LAYERS, WIDTH = 4, 16
 HUGE = 2e4  # fits float16 itself; sums of products with it do not
@@ -84,7 +84,7 @@ def overflowing(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_drift_after_every_layer(sound: Path) -> None:
-    found = explaining.layers(sound)
+    found = explaining.measure_artifact_drift(sound)
     assert found.against.startswith("the graph of ")
     assert [f"enc.layer.{at}" for at in range(LAYERS)] == [x.module for x in found.layers if x.op == "LayerNormalization"]
     assert not found.unmatched
@@ -97,9 +97,9 @@ def test_drift_after_every_layer(sound: Path) -> None:
 
 def test_windows_do_not_change_what_is_found(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drift, "TOKENS", 20)
-    whole = explaining.layers(sound)
+    whole = explaining.measure_artifact_drift(sound)
     monkeypatch.setattr(drift, "WINDOW", 1)
-    small = explaining.layers(sound)
+    small = explaining.measure_artifact_drift(sound)
     assert (whole.windows, small.windows) == (1, len(whole.layers))
     assert small.layers == whole.layers
 
@@ -110,21 +110,21 @@ def test_padding_is_no_drift() -> None:
     inputs = [ir.Value(name=name, shape=shape, type=ir.TensorType(ir.DataType.INT64)) for name in feeds]
     source = Graph(ir.Model(ir.Graph(inputs, [], nodes=[], opset_imports={"": 20}), ir_version=10))
     sample, array = Sample("s", feeds), np.arange(12.0).reshape(2, 3, 2)
-    kept, said = drift.live(source, ("batch", "length", 2), sample, array)
+    kept, said = drift.drop_padding(source, ("batch", "length", 2), sample, array)
     assert (kept.tolist(), said) == ([[0, 1], [2, 3], [6, 7]], "left out")
-    assert drift.live(source, ("batch", 4), sample, array[:, 0])[1] == "left out"
-    assert drift.live(source, ("places", "length", 2), sample, array)[1] == "counted"
-    assert drift.live(source, (1, "length", 2), sample, array[:1])[0].tolist() == [[[0, 1], [2, 3]]]
+    assert drift.drop_padding(source, ("batch", 4), sample, array[:, 0])[1] == "left out"
+    assert drift.drop_padding(source, ("places", "length", 2), sample, array)[1] == "counted"
+    assert drift.drop_padding(source, (1, "length", 2), sample, array[:1])[0].tolist() == [[[0, 1], [2, 3]]]
 
 
 def test_a_value_of_another_meaning_is_not_matched(tmp_path: Path) -> None:
     """The same node by its origin, with another weight: the product is not compared, the norm behind it is."""
-    source = graph.load(model(tmp_path / "a.onnx"))
+    source = graph.load_graph(model(tmp_path / "a.onnx"))
     changed = source.copy()
     weight = changed.model.graph.initializers["w1"]
     weight.const_value = ir.tensor(-3 * weight.const_value.numpy(), name="w1")  # type: ignore[union-attr]
     sample = Sample("s", {"input_ids": np.ones((2, 5), np.int64), "attention_mask": np.ones((2, 5), np.int64)})
-    found, missing = match(source, changed, [sample])
+    found, missing = match_boundaries(source, changed, [sample])
     assert "enc.layer.1.dense" in missing
     assert "enc.layer.0.dense" in [b.module for b in found]
     assert "enc.layer.1" in [b.module for b in found]
@@ -145,7 +145,7 @@ def test_the_first_value_that_is_not_finite_has_a_name(overflowing: Path, capsys
 def test_without_its_source_it_is_compared_with_itself_and_says_so(tmp_path: Path) -> None:
     made = artifact(tmp_path)
     (tmp_path / "model.onnx").unlink()
-    found = explaining.layers(made)
+    found = explaining.measure_artifact_drift(made)
     assert found.against == explaining.OWN
     assert any("the source is not at hand" in note for note in found.notes)
     assert found.layers[-1].relative < 1e-2
@@ -211,20 +211,20 @@ def test_bisect_of_what_is_no_matter_of_precision(sound: Path, capsys: pytest.Ca
 
 def test_weights_of_the_source_are_put_back_too(sound: Path) -> None:
     """All back is the source, to the last digits of float32: no rounding of a weight is left."""
-    found = explaining.bisect(sound, budget={"rel": 1e-5, "cosine": 0.0})
+    found = explaining.bisect_artifact(sound, budget={"rel": 1e-5, "cosine": 0.0})
     assert found.verdict in ("found", "not minimal")
     assert len(found.nodes) > LAYERS
     assert not [note for note in found.notes if "weights" in note]
 
 
 def test_nothing_put_back_is_the_emulated_graph(tmp_path: Path) -> None:
-    typed = precision.get("fp16").apply(graph.load(model(tmp_path / "a.onnx"))).graph
+    typed = precision.get("fp16").apply(graph.load_graph(model(tmp_path / "a.onnx"))).graph
     feeds = {"input_ids": np.arange(8).reshape(2, 4), "attention_mask": np.ones((2, 4), np.int64)}
-    switched = PutBack(typed)
+    switched = Float32SwitchRunner(typed)
     wanted = ReferenceRunner(typed).run(feeds)["last"]
     assert np.array_equal(switched.run(feeds)["last"], wanted)
     switched.back = frozenset(switched.items)
-    whole = ReferenceRunner(graph.load(tmp_path / "a.onnx")).run(feeds)["last"]
+    whole = ReferenceRunner(graph.load_graph(tmp_path / "a.onnx")).run(feeds)["last"]
     off = [float(np.abs(array - whole).max()) for array in (switched.run(feeds)["last"], wanted)]
     assert 0 < off[0] < off[1], "what is left of the error is the weights'"
 
@@ -271,7 +271,7 @@ def test_of_a_quantised_graph_the_product_with_coarse_inputs_is_named() -> None:
     samples = [Sample(f"s{i}", {"x": np.float32(np.random.default_rng(i).uniform(-1, 1, (4, 8)))}) for i in range(3)]
     truth = ReferenceRunner(plain)
     pairs = [(sample, truth.run(sample.feeds)) for sample in samples]
-    found = bisection.bisect(Path("q"), graph, "custom", Budget(rel=0.05), pairs)
+    found = bisection.bisect_graph(Path("q"), graph, "custom", Budget(rel=0.05), pairs)
     assert [node.node for node in found.nodes] == ["make_k"]
     assert found.candidates == 2
     assert found.notes == ("1 weights are stored in INT8 alone and stay so",)
@@ -293,13 +293,15 @@ def test_a_mapped_file_is_the_same_graph(tmp_path: Path) -> None:
     weight = rng.standard_normal((90, 70)).astype(np.float32)
     proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
     onnx.save(proto, tmp_path / "m.onnx")
-    found = graph.load(tmp_path / "m.onnx", mapped=True)
+    found = graph.load_graph(tmp_path / "m.onnx", mapped=True)
     tensor = found.model.graph.initializers["w"].const_value
     assert isinstance(tensor, ir.LazyTensor)
     assert np.array_equal(tensor.numpy(), weight)
-    assert graph.save(found, tmp_path / "again.onnx") == graph.save(graph.load(tmp_path / "m.onnx"), tmp_path / "again.onnx")
+    assert graph.save_graph(found, tmp_path / "again.onnx") == graph.save_graph(
+        graph.load_graph(tmp_path / "m.onnx"), tmp_path / "again.onnx"
+    )
     data = (tmp_path / "m.onnx").read_bytes()
     for size in (0, 7, len(data) - 5):
         (tmp_path / "cut.onnx").write_bytes(data[:size])
         with pytest.raises(bertc.errors.SourceError):
-            graph.load(tmp_path / "cut.onnx", mapped=True)
+            graph.load_graph(tmp_path / "cut.onnx", mapped=True)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertc.verification import intervals as confidence
-from bertc.verification.intervals import FAILED, PASSED, UNDECIDED, Measure, quotient, rate, whole
+from bertc.verification.intervals import FAILED, PASSED, UNDECIDED, Metric, all_rows_metric, changed_share, ratio_metric
 
 
 def right(rng, rows, lost, won, base=0.9):
@@ -26,28 +26,28 @@ def right(rng, rows, lost, won, base=0.9):
 
 def accuracy(source, artifact):
     ones = np.ones(len(artifact))
-    return quotient("accuracy", (source, ones), (artifact, ones))
+    return ratio_metric("accuracy", (source, ones), (artifact, ones))
 
 
 def test_no_change_has_the_closed_form_of_clopper_and_pearson():
     for rows in (8, 64, 1000):
-        found = rate("class", 0, rows, rows)
+        found = changed_share("class", 0, rows, rows)
         assert (found.source, found.artifact, found.drop, found.low) == (1.0, 1.0, 0.0, 0.0)
         assert found.high == pytest.approx(1 - 0.025 ** (1 / rows), rel=1e-4)
 
 
 def test_the_textbook_interval():
     """Brown, Cai and DasGupta (2001): 10 of 100, exact: 0.0490 to 0.1762."""
-    found = rate("class", 10, 100, 100)
+    found = changed_share("class", 10, 100, 100)
     assert (found.low, found.high) == pytest.approx((0.0490, 0.1762), abs=1e-4)
 
 
 def test_dependent_decisions_count_as_their_units():
-    few = rate("token", 10, 1000, 100)
-    assert few.high == pytest.approx(rate("token", 1, 100, 100).high)
+    few = changed_share("token", 10, 1000, 100)
+    assert few.high == pytest.approx(changed_share("token", 1, 100, 100).high)
     assert few.drop == 0.01
     assert few.low <= 0.01 <= few.high
-    rare = rate("token", 1, 1000, 100)  # a tenth of a unit: rounded outwards
+    rare = changed_share("token", 1, 1000, 100)  # a tenth of a unit: rounded outwards
     assert (rare.low, rare.high) == (0.0, few.high)
     assert "100 independent units" in rare.method
 
@@ -56,7 +56,7 @@ def test_a_drop_by_hand():
     source, artifact = np.array([1.0, 1, 1, 0]), np.array([1.0, 0, 1, 0])
     found = accuracy(source, artifact)
     assert (found.source, found.artifact, found.drop, found.rows, found.steady) == (0.75, 0.5, 0.25, 4, False)
-    rates = quotient("WER", (np.array([1.0, 0]), np.array([4.0, 6])), (np.array([2.0, 1]), np.array([4.0, 6])), error=True)
+    rates = ratio_metric("WER", (np.array([1.0, 0]), np.array([4.0, 6])), (np.array([2.0, 1]), np.array([4.0, 6])), error=True)
     assert (rates.source, rates.artifact) == pytest.approx((0.1, 0.3))
     assert rates.drop == pytest.approx(0.2), "more errors are a drop"
     assert rates.low < 0.2 < rates.high
@@ -72,7 +72,7 @@ def test_no_difference_is_no_certainty():
 
 
 def test_the_source_not_at_hand():
-    found = quotient("accuracy", None, (np.array([1.0, 0.0]), np.ones(2)))
+    found = ratio_metric("accuracy", None, (np.array([1.0, 0.0]), np.ones(2)))
     assert (found.artifact, found.source, found.drop, found.low) == (0.5, None, None, None)
     assert (found.verdict(1.0), found.needed(1.0)) == (UNDECIDED, None)
 
@@ -102,7 +102,7 @@ def test_the_same_rows_give_the_same_interval():
 
 
 def measure(low, drop, high, rows=100, steady=False):
-    return Measure("m", 0.9, 0.9 - drop, drop, low, high, rows, "by hand", steady)
+    return Metric("m", 0.9, 0.9 - drop, drop, low, high, rows, "by hand", steady)
 
 
 @pytest.mark.parametrize(
@@ -142,10 +142,10 @@ def test_a_metric_of_all_rows_at_once():
     gold = np.arange(42.0)
     noisy = gold + np.random.default_rng(2).standard_normal(42) * 20
     sides = [gold, noisy]
-    found = whole("r", lambda which, index: float(np.corrcoef(gold[index], sides[which][index])[0, 1]), 40, paired=True)
+    found = all_rows_metric("r", lambda which, index: float(np.corrcoef(gold[index], sides[which][index])[0, 1]), 40, paired=True)
     assert found.source == pytest.approx(1)
     assert 0 < found.low < found.drop < found.high
-    few = whole("r", lambda which, index: 1.0, 19, paired=True)
+    few = all_rows_metric("r", lambda which, index: 1.0, 19, paired=True)
     assert (few.low, few.verdict(1.0)) == (None, UNDECIDED)
     assert few.method == "no interval: 19 rows, 20 needed"
 

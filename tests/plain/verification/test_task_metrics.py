@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bertc.core.errors import DataError, Missing
-from bertc.data.labels import Answers, Graded, Half, Labels, Tags
+from bertc.data.labels import Answers, GoldScore, Labels, PairText, Tags
 from bertc.data.samples import Sample
 from bertc.verification import task_metrics as scores
 
@@ -19,7 +19,7 @@ RNG = np.random.default_rng(11)
 
 def scored(labels, gold, artifact, source=None):
     """Measures by name; outputs in two samples, as they come in batches."""
-    scorer = scores.for_labels(labels)
+    scorer = scores.scorer_for(labels)
     count = len(gold)
     for rows in (slice(0, count // 2), slice(count // 2, count)):
         if not gold[rows]:
@@ -63,7 +63,7 @@ def test_the_same_answers_are_no_certainty_for_f1():
 def test_ranking_equals_sklearn_and_the_ranks():
     """Scores 0.9 0.8 0.7; the relevant passage is second: 1/2, and NDCG 1 / log2(3)."""
     labels = Labels("sequence-classification", classes=1)
-    gold = [Graded(value, query) for query in "ab" for value in (0.0, 1.0, 0.0)]
+    gold = [GoldScore(value, query) for query in "ab" for value in (0.0, 1.0, 0.0)]
     artifact = {"logits": np.array([[0.9], [0.8], [0.7], [0.1], [0.9], [0.5]])}
     source = {"logits": np.array([[0.1], [0.8], [0.7], [0.1], [0.9], [0.5]])}
     found = scored(labels, gold, artifact, source)
@@ -82,7 +82,7 @@ def test_reciprocal_rank():
 
 def test_queries_without_a_relevant_passage():
     labels = Labels("sequence-classification", classes=1)
-    gold = [Graded(0.0, "a"), Graded(0.0, "a")]
+    gold = [GoldScore(0.0, "a"), GoldScore(0.0, "a")]
     with pytest.raises(DataError, match="no query has a passage with a label above 0"):
         scored(labels, gold, {"logits": np.zeros((2, 1))})
 
@@ -92,7 +92,7 @@ def test_spearman_of_embedded_pairs_equals_scipy():
     vectors = RNG.standard_normal((60, 5)).astype(np.float32)
     near = vectors + 0.3 * RNG.standard_normal((60, 5)).astype(np.float32)
     values = RNG.random(30)
-    gold = [Half(row // 2, Graded(float(values[row // 2]), f"text {row // 2}")) for row in range(60)]
+    gold = [PairText(row // 2, GoldScore(float(values[row // 2]), f"text {row // 2}")) for row in range(60)]
     found = scored(Labels("sentence-embedding"), gold, {"sentence_embedding": near}, {"sentence_embedding": vectors})
     (spearman,) = found.values()
     for got, side in ((spearman.source, vectors), (spearman.artifact, near)):
@@ -107,7 +107,7 @@ def test_copies_of_a_text_are_not_ranked_by_rounding():
     vectors = RNG.standard_normal((60, 5)).astype(np.float32)
     vectors[1:21:2] = vectors[:20:2]
     rounded = vectors * (1 + 1e-7 * RNG.standard_normal((60, 1))).astype(np.float32)
-    gold = [Half(row // 2, Graded(row // 2 + 0.5, str(row // 2))) for row in range(60)]
+    gold = [PairText(row // 2, GoldScore(row // 2 + 0.5, str(row // 2))) for row in range(60)]
     sides = ({"sentence_embedding": side} for side in (rounded, vectors))
     (spearman,) = scored(Labels("sentence-embedding"), gold, *sides).values()
     assert (spearman.drop, spearman.steady) == (0, True)
@@ -115,13 +115,13 @@ def test_copies_of_a_text_are_not_ranked_by_rounding():
 
 
 def test_labels_that_are_all_equal():
-    gold = [Graded(0.5, str(row)) for row in range(4)]
+    gold = [GoldScore(0.5, str(row)) for row in range(4)]
     with pytest.raises(DataError, match=r"all 4 labels are 0\.5"):
         scored(Labels("sequence-classification", classes=1), gold, {"logits": np.zeros((4, 1))})
 
 
 def test_zero_and_one_without_a_query_are_classes():
-    gold = [Graded(value) for value in (0.0, 1.0, 1.0)]
+    gold = [GoldScore(value) for value in (0.0, 1.0, 1.0)]
     (accuracy,) = scored(Labels("sequence-classification", classes=1), gold, {"logits": np.array([[-1.0], [2], [-3]])}).values()
     assert (accuracy.name, accuracy.artifact) == ("accuracy", pytest.approx(2 / 3))
 
@@ -205,7 +205,7 @@ def test_transcripts_equal_jiwer_over_all_rows():
 
 
 def test_dead_rows_and_rows_without_a_label_do_not_count():
-    scorer = scores.for_labels(Labels("sequence-classification", classes=2))
+    scorer = scores.scorer_for(Labels("sequence-classification", classes=2))
     sample = Sample("s", {"x": np.zeros((3, 1))}, (1,), labels=(1, 1, None))
     scorer.add(None, {"logits": np.array([[0.0, 1], [1, 0], [1, 0]])}, sample)
     accuracy = scorer.result()[0]

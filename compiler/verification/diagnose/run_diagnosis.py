@@ -17,7 +17,7 @@ from ...source import opening as source
 from .. import verdict as verification
 from . import bisect as bisection
 from . import drift
-from . import source_weights as originals
+from . import unrounded_weights as originals
 from .bisect import Bisection
 from .drift import Drift
 
@@ -29,7 +29,9 @@ SAMPLES = 64  # of data that a search runs on; goldens are fewer
 OWN = "its own graph in float32"
 
 
-def layers(path: Path, *, data_path: Path | None = None, against: str | None = None, progress: Progress | None = None) -> Drift:
+def measure_artifact_drift(
+    path: Path, *, data_path: Path | None = None, against: str | None = None, progress: Progress | None = None
+) -> Drift:
     """Drift of one artifact after every layer, on its goldens' inputs or on a file of data.
 
     Compared with the graph of `against`, else of the artifact's source; where that is not at hand, with the artifact's own graph
@@ -42,7 +44,7 @@ def layers(path: Path, *, data_path: Path | None = None, against: str | None = N
     with log.stage("open the source"):
         plain, name, more = _plain(found, graph, against)
     with log.stage(f"drift of {path.name}") as advance:
-        return drift.measure(plain, graph, samples, name, advance, (*notes, *more))
+        return drift.measure_drift(plain, graph, samples, name, advance, (*notes, *more))
 
 
 def _samples(found: Artifact, data_path: Path | None) -> tuple[Sequence[Sample], tuple[str, ...]]:
@@ -68,10 +70,10 @@ def _plain(found: Artifact, graph: Graph, against: str | None) -> tuple[Graph, s
         why = f"the source {facts['reference']} is not what the artifact was built from: its sha256 differs"
     if found.precision == "fp32":
         raise DataError(f"{why}; say --against SOURCE: an artifact in float32 has nothing else to be compared with")
-    return drift.floats_of(graph), OWN, (f"{why}. Compared with {OWN}, weights as they are stored: fusions do not show",)
+    return drift.float32_graph(graph), OWN, (f"{why}. Compared with {OWN}, weights as they are stored: fusions do not show",)
 
 
-def bisect(
+def bisect_artifact(
     path: Path,
     *,
     data_path: Path | None = None,
@@ -93,12 +95,12 @@ def bisect(
     limits = {**verification.recorded_limits(found), **(budget or {})}
     graph = found.graph(mapped=True)
     with log.stage("open the source"):
-        weights, note = originals.of(found, graph)
+        weights, note = originals.find_unrounded_weights(found, graph)
     notes = [note] if note else []
     notes += [f"{len(pairs)} of {len(truth.samples)} samples were used"] if len(pairs) < len(truth.samples) else []
     allowed = verification.budget_for(found.precision, limits)
     with log.stage(f"bisect {path.name}") as advance:
-        return bisection.bisect(path, graph, found.task, allowed, pairs, weights, advance, tuple(notes))
+        return bisection.bisect_graph(path, graph, found.task, allowed, pairs, weights, advance, tuple(notes))
 
 
 # ---- what a person reads ---------------------------------------------------------------------------------------------

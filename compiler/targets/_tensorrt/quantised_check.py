@@ -11,7 +11,7 @@ import onnx_ir as ir
 from ...core import BuildFailed
 from ...graph import Graph
 from .._protocol import Int8Attention
-from .kernel_log import Kernel, computing, is_matrix, listed, made_in, naming, node_name
+from .kernel_log import Kernel, gemm_kernels, is_matrix, kernels_naming, made_in, node_name, shown_nodes
 
 # Type of what a DequantizeLinear reads -> its name here, and the builder's spellings of it.
 TYPES: Mapping[ir.DataType, tuple[str, frozenset[str]]] = {
@@ -45,7 +45,7 @@ def check_quantised(graph: Graph, kernels: Sequence[Kernel]) -> dict[str, int]:
 
 def _refuse(wrong: Sequence[ir.Node], why: str) -> None:
     if wrong:
-        raise BuildFailed(f"{why}: {listed(wrong)}")
+        raise BuildFailed(f"{why}: {shown_nodes(wrong)}")
 
 
 def _types(node: ir.Node) -> list[ir.DataType | None]:
@@ -62,8 +62,8 @@ def _stored(value: ir.Value | None) -> ir.Value | None:
 
 def _is_proven(node: ir.Node, gemms: Sequence[ir.Node], kernels: Sequence[Kernel], spelt: frozenset[str]) -> bool:
     """Whether in every profile kernels compute a GEMM, and each of them reads the type."""
-    profiles = list(naming(node, kernels))
-    computed = [computing(node, named) or named for named in profiles]
+    profiles = list(kernels_naming(node, kernels))
+    computed = [gemm_kernels(node, named) or named for named in profiles]
     return bool(profiles) and all(named and all(_reads(each, gemms, spelt) for each in named) for named in computed)
 
 
@@ -91,6 +91,6 @@ def _made_whole(stored: ir.Value, kernel: Kernel) -> bool:
 
 def _are_stored(node: ir.Node, kernels: Sequence[Kernel], spelt: frozenset[str]) -> bool:
     """Whether in every profile a kernel that names a GEMM reads a matrix of the type from the engine's weights."""
-    profiles = list(naming(node, kernels))
+    profiles = list(kernels_naming(node, kernels))
     constants = [[c for kernel in named for c in filter(is_matrix, kernel.constants)] for named in profiles]
     return bool(profiles) and all(any(c.dtype in spelt for c in each) for each in constants)

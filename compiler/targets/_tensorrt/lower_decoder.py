@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ...ops import Body, inputs
+from ...ops import Body, padded_inputs
 from .lower_common import SWAP, constant
 
 
 def causal_mask(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     """FusedCausalMask: built once for the network. `low` is an initializer: the typing pass gives it a stand-in."""
-    mask, queries = inputs(node, 2)
+    mask, queries = padded_inputs(node, 2)
     zero, one = (constant(op, node, name, np.int64(n)) for name, n in (("zero", 0), ("one", 1)))
     scalar = constant(op, node, "scalar", np.array([], np.int64))
     places = queries if mask is None else op.Shape(mask, start=1, end=2)
@@ -39,7 +39,7 @@ def causal_mask(op: Any, node: ir.Node) -> Sequence[ir.Value]:
 
 def past_attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     """FusedPastAttention: one projection, one Split of its heads."""
-    x, mask, past_k, past_v, w, b, wo, bo = inputs(node, 8)
+    x, mask, past_k, past_v, w, b, wo, bo = padded_inputs(node, 8)
     heads = node.attributes["num_heads"].as_int()
     width = int(w.shape[1]) // 3
     y = op.MatMul(x, _scaled(op, node, w, width))
@@ -73,7 +73,7 @@ def _scaled(op: Any, node: ir.Node, w: Any, width: int) -> ir.Value:
 
 def cross_attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     """FusedCrossAttention: as self-attention, the key's bias dropped and the value's passed on to the output's."""
-    x, memory, mask, wq, bq, wkv, bkv, wo, bo = inputs(node, 9)
+    x, memory, mask, wq, bq, wkv, bkv, wo, bo = padded_inputs(node, 9)
     heads = node.attributes["num_heads"].as_int()
     width = int(wq.shape[1])
     scale = np.float32(node.attributes.get_float("scale", 1.0))

@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ...ops import Body, inputs
+from ...ops import Body, padded_inputs
 from ...ops.bodies import disentangled_attention as canonical
 from .lower_common import SWAP, Parts, _finish, constant
 
 
 def disentangled_attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     """FusedDisentangledAttention: one projection, one copy, one product with all position vectors."""
-    x, mask, _, bias, _, out_bias, pos_k, c2p, pos_q, p2c = inputs(node, 10)
+    x, mask, _, bias, _, out_bias, pos_k, c2p, pos_q, p2c = padded_inputs(node, 10)
     if len(x.shape) != 3:
         return canonical.body(op, node)
     parts = Parts(node)

@@ -16,7 +16,7 @@ DAY = 86400.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Held:
+class StoredStage:
     """One finished stage. `made` is a time in seconds since 1970; `bytes` counts files that artifacts link to as well."""
 
     key: str
@@ -29,7 +29,7 @@ class Held:
         return dataclasses.asdict(self)
 
 
-def listed(store: Store) -> list[Held]:
+def list_stages(store: Store) -> list[StoredStage]:
     """Everything in the store, oldest first; what cannot be read is left to `verify`."""
     found = []
     for key in store.finished():
@@ -38,7 +38,7 @@ def listed(store: Store) -> list[Held]:
         except ArtifactError:
             continue
         size = sum(entry["bytes"] for entry in record["files"].values())
-        found.append(Held(key, record["slot"], record["inputs"]["stage"], size, record["made"]))
+        found.append(StoredStage(key, record["slot"], record["inputs"]["stage"], size, record["made"]))
     return sorted(found, key=lambda held: held.made)
 
 
@@ -54,11 +54,11 @@ def locked_keys(locks: Sequence[Path]) -> set[str]:
     return found
 
 
-def to_remove(store: Store, keep: set[str] | None, older: float | None, most: int | None) -> dict[str, str]:
+def stages_to_remove(store: Store, keep: set[str] | None, older: float | None, most: int | None) -> dict[str, str]:
     """{key: why} of what goes: what no lock names (where locks are given), what is older than so many days, and the oldest of the
     rest until at most so many bytes are left. A stage that a lock names goes for no other reason."""
     gone: dict[str, str] = {}
-    held, kept = listed(store), keep or set()
+    held, kept = list_stages(store), keep or set()
     for each in held:
         days = (time.time() - each.made) / DAY
         if each.key in kept:
@@ -86,7 +86,7 @@ def remove(store: Store, keys: Sequence[str]) -> int:
     return len(going)
 
 
-def damaged(store: Store) -> Iterator[tuple[str, str, str]]:
+def damaged_stages(store: Store) -> Iterator[tuple[str, str, str]]:
     """(key, slot or '?', what is wrong) of every stage that is not what was made; every file is hashed."""
     for key in store.finished():
         if why := store.damage(key):

@@ -16,10 +16,10 @@ SIZE = (4.6, 2.9)  # inches: on a phone its text is as large as that of the page
 
 def inline(drawings: Mapping[str, Plot]) -> dict[str, Markup]:
     """Each plot as an <svg> element. Raises Missing without matplotlib, which is asked for only where there is a plot."""
-    return {name: Markup(plots.inline(plot, f"{name}-")) for name, plot in drawings.items()}
+    return {name: Markup(plots.inline_svg(plot, f"{name}-")) for name, plot in drawings.items()}
 
 
-def decisions(measures: Sequence[Mapping[str, Any]], budget: Mapping[str, Any]) -> Plot:
+def decisions_plot(measures: Sequence[Mapping[str, Any]], budget: Mapping[str, Any]) -> Plot:
     """How much worse than the source each metric is, with its 95 % interval, beside the limit that was set for it."""
     columns = [[m[key] for m in measures] for key in ("drop", "low", "high")]
     agreement = budget.get("agreement")
@@ -31,7 +31,7 @@ def decisions(measures: Sequence[Mapping[str, Any]], budget: Mapping[str, Any]) 
     return Plot(title, "", f"{y}, 95 % interval", series, "dots", limit, size=SIZE)
 
 
-def drift(relative: Sequence[Any]) -> Plot:
+def drift_plot(relative: Sequence[Any]) -> Plot:
     """The relative error after each layer, in the order they run; one that is no number ("inf") is left out."""
     found = [(place, error) for place, error in enumerate(relative, 1) if isinstance(error, int | float)]
     places, errors = zip(*found, strict=True)
@@ -39,7 +39,7 @@ def drift(relative: Sequence[Any]) -> Plot:
     return Plot("Drift by layer", "place in the table", "relative error", series, log=min(errors) > 0, size=SIZE)
 
 
-def trade_off(int8: Mapping[str, Any]) -> Plot:
+def int8_plot(int8: Mapping[str, Any]) -> Plot:
     """The metric over the share of GEMM work in int8."""
     curve = sorted(int8["curve"], key=lambda point: point["share"])
     shares, values = ([point[key] for point in curve] for key in ("share", "value"))
@@ -55,7 +55,7 @@ def trade_off(int8: Mapping[str, Any]) -> Plot:
     )
 
 
-def errors(rows: Sequence[tuple[str, str, float]]) -> Plot:
+def error_plot(rows: Sequence[tuple[str, str, float]]) -> Plot:
     """The relative error of (place, precision, error), side by side."""
     places = list(dict.fromkeys(place for place, _, _ in rows))
     found = {(place, precision): error for place, precision, error in rows}

@@ -25,7 +25,7 @@ COLOURS = {
 }
 
 
-class Board:
+class ProgressTable:
     """Told of every event; `events` counts the ends."""
 
     def __init__(self, console: Console, tasks: Sequence[Task]) -> None:

@@ -22,13 +22,13 @@ QUANTISED = 3.0  # times: the engine of the base precision is built beside it, a
 DOUBLES = 200e6  # bytes
 
 
-def by_rank(tasks: Sequence[Task], store: Store) -> list[Task]:
+def longest_path_first(tasks: Sequence[Task], store: Store) -> list[Task]:
     """The tasks, the highest priority first; equals stay in their order."""
     after: dict[str, list[Task]] = {}
     for task in tasks:
         for slot in task.needs.values():
             after.setdefault(slot, []).append(task)
-    spent = {task.slot: seconds(task, store) for task in tasks}
+    spent = {task.slot: expected_seconds(task, store) for task in tasks}
 
     @functools.cache
     def rank(slot: str) -> float:
@@ -37,7 +37,7 @@ def by_rank(tasks: Sequence[Task], store: Store) -> list[Task]:
     return sorted(tasks, key=lambda task: -rank(task.slot))
 
 
-def seconds(task: Task, store: Store) -> float:
+def expected_seconds(task: Task, store: Store) -> float:
     """What a task took last time, or may take."""
     known = store.slot(task.slot)
     if "key" in known and store.has(known["key"]):

@@ -19,8 +19,8 @@ import onnx_ir as ir
 
 from ...core import DataError, Feeds, Outputs
 from ...graph import Graph
-from ...runtime import EXACT, FLOAT, HALVES, Runner, onnxruntime, session, widened
-from .source_weights import Originals
+from ...runtime import EXACT, FLOAT, HALVES, Runner, as_float32, import_onnxruntime, reference_session
+from .unrounded_weights import UnroundedWeights
 
 FLOATS = (FLOAT, *HALVES)
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
@@ -30,7 +30,7 @@ Maybe = ir.Node | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Edge:
+class RoundingChoice:
     """A choice in the session: exact where both nodes are put back (None stands for what is in float32 anyway)."""
 
     maker: Maybe
@@ -40,18 +40,18 @@ class Edge:
         return all(node is None or node in back for node in (self.maker, self.reader))
 
 
-class PutBack(Runner):
+class Float32SwitchRunner(Runner):
     """The session. `items` are the nodes that can be put back, in the order of the graph; `fixed` counts the weights that are
     stored in INT8 alone, which cannot be."""
 
-    def __init__(self, graph: Graph, originals: Originals | None = None) -> None:
+    def __init__(self, graph: Graph, originals: UnroundedWeights | None = None) -> None:
         super().__init__(graph.inputs, graph.outputs)
         made = _Made(graph, originals)
         self.items, self.fixed, self._edges, self._readers = made.items, made.fixed, made.edges, made.readers
         self.back: frozenset[ir.Node] = frozenset()  # what is put back in the next run
         self._stored, self._originals = made.stored, originals
-        self._session, self._weights = session(Graph(made.model), arena=True)
-        self._settings = onnxruntime().RunOptions()
+        self._session, self._weights = reference_session(Graph(made.model), arena=True)
+        self._settings = import_onnxruntime().RunOptions()
         # What one sample took is given back before the next, of another shape.
         self._settings.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         self._whole: dict[str, bool] = {}  # which of the weights that have an original are fed as it
@@ -73,22 +73,22 @@ class PutBack(Runner):
             if self._whole.get(name) is not whole:
                 assert self._originals is not None
                 self._weights.pop(name, None)  # before the other one is read
-                self._weights[name] = self._originals.read(name) if whole else widened(tensor).numpy()
+                self._weights[name] = self._originals.read(name) if whole else as_float32(tensor).numpy()
                 self._whole[name] = whole
 
 
 class _Made:
     """The graph of the session, made of a copy. Items are nodes of the graph that was given."""
 
-    def __init__(self, graph: Graph, originals: Originals | None) -> None:
+    def __init__(self, graph: Graph, originals: UnroundedWeights | None) -> None:
         self.model = graph.copy().model
         self.graph = self.model.graph
         nodes = list(self.graph)
         self.given = dict(zip(nodes, graph.model.graph, strict=True))
         self.half = {v: v.dtype for node in nodes for v in (*node.inputs, *node.outputs) if v is not None and v.dtype in HALVES}
-        self.flags: dict[Edge, ir.Value] = {}
+        self.flags: dict[RoundingChoice, ir.Value] = {}
         self.rounded: dict[ir.Value, ir.Value] = {}
-        self.chosen: dict[tuple[ir.Value, Edge], ir.Value] = {}
+        self.chosen: dict[tuple[ir.Value, RoundingChoice], ir.Value] = {}
         self.stored: dict[str, ir.TensorProtocol] = {}
         self.readers: dict[str, set[ir.Node]] = {}
         self.count, self.reader = 0, nodes[0] if nodes else None
@@ -109,11 +109,11 @@ class _Made:
         self._feed_weights(originals)
         for value in (*self.graph.inputs, *self.graph.initializers.values()):
             if value.dtype in HALVES:
-                value.const_value = widened(value.const_value) if value.const_value is not None else None
+                value.const_value = as_float32(value.const_value) if value.const_value is not None else None
                 value.type = ir.TensorType(FLOAT)
         self.edges = {edge: str(flag.name) for edge, flag in self.flags.items()}
 
-    def _feed_weights(self, originals: Originals | None) -> None:
+    def _feed_weights(self, originals: UnroundedWeights | None) -> None:
         """Weights that have an original are fed, so that each run can choose."""
         for name, value in list(self.graph.initializers.items()):
             readers = self.readers.get(name, set())
@@ -161,7 +161,7 @@ class _Made:
             source = _quantised(value) if node in self._own else None
             if source is not None:
                 plain = self._edge(source, node, self.half.get(source))
-                switch = self._flag(Edge(None, self.given[node]))
+                switch = self._flag(RoundingChoice(None, self.given[node]))
                 chosen = self._where(value, switch, plain, self._round(value, self.half[value]) if value in self.half else value)
                 node.replace_input_with(index, chosen)
             else:
@@ -180,7 +180,7 @@ class _Made:
         if passed is not None:  # from float32 to float32, by way of a node in half
             node, half = passed
             self._passing.add(node)
-            return self._choice(value, half, Edge(self.given[node], None))
+            return self._choice(value, half, RoundingChoice(self.given[node], None))
         return value if half is None else self._exact_or_not(value, half, maker, reader)
 
     def _passed(self, value: ir.Value | None) -> tuple[ir.Node, ir.DataType] | None:
@@ -203,15 +203,15 @@ class _Made:
         items = [self.given[node] if node is not None and node in self._own else None for node in (maker, reader)]
         if items == [None, None]:
             return value
-        return self._choice(value, half, Edge(*items))
+        return self._choice(value, half, RoundingChoice(*items))
 
-    def _choice(self, value: ir.Value, half: ir.DataType, edge: Edge) -> ir.Value:
+    def _choice(self, value: ir.Value, half: ir.DataType, edge: RoundingChoice) -> ir.Value:
         key = (value, edge)
         if key not in self.chosen:
             self.chosen[key] = self._where(value, self._flag(edge), value, self._round(value, half))
         return self.chosen[key]
 
-    def _flag(self, edge: Edge) -> ir.Value:
+    def _flag(self, edge: RoundingChoice) -> ir.Value:
         if edge not in self.flags:
             flag = ir.Value(name=f"{FLAG}.{len(self.flags)}", shape=ir.Shape([]), type=ir.TensorType(ir.DataType.BOOL))
             self.graph.inputs.append(flag)

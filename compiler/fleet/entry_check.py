@@ -8,12 +8,13 @@ from typing import Any
 
 from ..core import BertcError, CheckFailed
 from ..verification import verdict as verification
-from . import contents, gpus, lock
+from . import content_digest as contents
+from . import gpus, lock
 from .config import Entry, Fleet
 
 
 @dataclasses.dataclass(frozen=True)
-class Check:
+class EntryCheck:
     """What became of one entry. exit_code 0: as it should be."""
 
     name: str
@@ -25,21 +26,21 @@ class Check:
         return dataclasses.asdict(self)
 
 
-def verify(fleet: Fleet, require_engine: bool = False) -> Iterator[Check]:
+def verify_fleet(fleet: Fleet, require_engine: bool = False) -> Iterator[EntryCheck]:
     """One check an entry, as it is done. One that is not here because only another host can build it is said, and no failure."""
     locked = lock.read(fleet).get("entries", {})
-    here = gpus.here()
+    here = gpus.local_gpus()
     for entry in fleet.entries:
         if not (fleet.out / entry.name).exists() and entry.host and entry.host not in here:
-            yield Check(entry.name, f"not here: it is built on a host with {entry.host}", 0)
+            yield EntryCheck(entry.name, f"not here: it is built on a host with {entry.host}", 0)
             continue
         try:
             yield _checked(entry, fleet, locked, require_engine)
         except BertcError as error:
-            yield Check(entry.name, f"FAILED: {error}", error.exit_code)
+            yield EntryCheck(entry.name, f"FAILED: {error}", error.exit_code)
 
 
-def _checked(entry: Entry, fleet: Fleet, locked: dict[str, Any], require_engine: bool) -> Check:
+def _checked(entry: Entry, fleet: Fleet, locked: dict[str, Any], require_engine: bool) -> EntryCheck:
     path = fleet.out / entry.name
     if not path.exists():
         raise CheckFailed(f"not built: there is no {path}")
@@ -50,5 +51,7 @@ def _checked(entry: Entry, fleet: Fleet, locked: dict[str, Any], require_engine:
         raise CheckFailed(f"{path} is whole, but not what {fleet.lock.name} says; build again")
     said = verdict.summary() + ("" if wanted else "; it is not in the lock")
     if not verdict.passed:
-        return Check(entry.name, f"{said}: {verdict.shortfall()}: {verdict.reasons()}", CheckFailed.exit_code, verdict.to_json())
-    return Check(entry.name, said, 0, verdict.to_json())
+        return EntryCheck(
+            entry.name, f"{said}: {verdict.shortfall()}: {verdict.reasons()}", CheckFailed.exit_code, verdict.to_json()
+        )
+    return EntryCheck(entry.name, said, 0, verdict.to_json())

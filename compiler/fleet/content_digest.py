@@ -16,7 +16,7 @@ from ..core import hash_file
 
 RECORD = "record.json"
 NOTES = "notes.json"  # of a fused graph: what was said, and how long it took
-MATTERS = ("target", "precision", "inputs", "outputs", "dims", "profiles", "budget")
+DIGESTED_FIELDS = ("target", "precision", "inputs", "outputs", "dims", "profiles", "budget")
 
 
 def digest(directory: Path) -> str:
@@ -26,6 +26,6 @@ def digest(directory: Path) -> str:
     found: dict[str, Any] = {p.relative_to(directory).as_posix(): hash_file(p) for p in files if p.name not in told}
     if (directory / MANIFEST).is_file():
         manifest = json.loads((directory / MANIFEST).read_text("utf-8"))
-        found["manifest"] = {name: manifest.get(name) for name in MATTERS}
+        found["manifest"] = {name: manifest.get(name) for name in DIGESTED_FIELDS}
         found["source"] = {name: manifest["source"].get(name) for name in ("sha256", "task", "options")}
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from ..fusions import Fused
 
 # float32 on both sides, in another order of summation: 1e-5 is ten times what is seen on BERT, and far below any real fault.
-BUDGET = Budget(rel=1e-5)
+EXPORT_BUDGET = Budget(rel=1e-5)
 GOLDEN_BYTES = 64 * 2**20  # outputs kept in an artifact; a masked-LM head at length 512 alone makes 62 MB a text
 
 
 @dataclasses.dataclass(frozen=True)
-class Proof:
+class ExportCheck:
     """The samples that were run, what the source answered, and how close the graph came."""
 
     samples: tuple[Sample, ...]
@@ -47,9 +47,9 @@ class Proof:
         return f"export: {len(self.samples)} shapes and masks never seen by the exporter, relative error at most {worst:.1e}"
 
 
-def prove(
+def check_export(
     source: Source, profiles: Sequence[Profile], advance: Advance, *, seed: int = 0, golden_data: Path | None = None
-) -> Proof:
+) -> ExportCheck:
     """Compare the graph with its source at seeded synthetic feeds. With `golden_data` the goldens are samples of that file.
 
     Raises ExportFailed naming output, sample and the dimension that breaks it."""
@@ -73,10 +73,10 @@ def prove(
     if len(kept) < wanted:
         notes = (*notes, f"goldens keep {len(kept)} of {wanted} samples: the outputs of all pass {GOLDEN_BYTES >> 20} MiB")
     notes = (*notes, *_dead_notes(kept))
-    return Proof(tuple(s for s, _ in kept), tuple(o for _, o in kept), comparison, notes)
+    return ExportCheck(tuple(s for s, _ in kept), tuple(o for _, o in kept), comparison, notes)
 
 
-def check_fused(fused: Fused, source: Source, proof: Proof) -> None:
+def check_fused(fused: Fused, source: Source, proof: ExportCheck) -> None:
     """The whole fused graph against the source on the same feeds; ExportFailed naming the output and the sample."""
     from ..ops import expand
 
@@ -84,7 +84,7 @@ def check_fused(fused: Fused, source: Source, proof: Proof) -> None:
     comparison = Comparison(source.task)
     for sample, expected in zip(proof.samples, proof.outputs, strict=True):
         comparison.add(expected, runner.run(sample.feeds), sample)
-    violations = budgets.judge(comparison.result(), BUDGET)
+    violations = budgets.find_violations(comparison.result(), EXPORT_BUDGET)
     if violations:
         raise ExportFailed(
             f"the fused graph is not the model: {violations[0]}. --no-fuse builds without fusions; please report this"
@@ -169,7 +169,7 @@ def _difference(runner: Runner, sample: Sample, expected: Outputs, comparison: C
         comparison.add(expected, got, sample)
     except BertcError as error:
         return str(error)
-    violations = budgets.judge(one.result(), BUDGET)
+    violations = budgets.find_violations(one.result(), EXPORT_BUDGET)
     return str(violations[0]) if violations else None
 
 

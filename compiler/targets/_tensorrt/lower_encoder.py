@@ -20,18 +20,19 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ...ops import Body, inputs
+from ...ops import Body, padded_inputs
 from ...ops.bodies import attention as packed
 from ...ops.bodies import embeddings as lookups
-from . import lower_past, lower_positions
-from .int8_check import ATTENTION
+from . import lower_decoder as lower_past
+from . import lower_disentangled as lower_positions
 from .lower_common import ALIGNED, LARGEST, SWAP, TURING, Parts, _finish, _given, _turn, constant
 from .lower_conv import conv1d_gelu
+from .quantised_check import ATTENTION
 
 
 def linear(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     """FusedLinear: MatMul and Add, which fuse into one kernel (Gemm and MatMul count the same)."""
-    x, w, b = inputs(node, 3)
+    x, w, b = padded_inputs(node, 3)
     turn = _turn(op, x)
     y = op.MatMul(turn(x), w)
     return [turn(y if b is None else op.Add(y, b))]
@@ -39,7 +40,7 @@ def linear(op: Any, node: ir.Node) -> Sequence[ir.Value]:
 
 def bias_gelu(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     """FusedBiasGelu: becomes the tail of the projection before it; how GELU is spelled is indifferent."""
-    x, b = inputs(node, 2)
+    x, b = padded_inputs(node, 2)
     turn = _turn(op, x)
     form = node.attributes.get_string("form", "erf")
     y = op.Add(turn(x), b)
@@ -50,7 +51,7 @@ def bias_gelu(op: Any, node: ir.Node) -> Sequence[ir.Value]:
 
 def skip_layernorm(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     """FusedSkipLayerNorm: bias, residual and norm are one kernel in any order; the sum is a second output of it."""
-    x, skip, b, gamma, beta = inputs(node, 5)
+    x, skip, b, gamma, beta = padded_inputs(node, 5)
     turn = _turn(op, x, skip)
     y = turn(x) if b is None else op.Add(turn(x), b)
     total = op.Add(y, turn(skip))
@@ -60,7 +61,7 @@ def skip_layernorm(op: Any, node: ir.Node) -> Sequence[ir.Value]:
 
 def embeddings(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     """FusedEmbeddings: ids are transposed, not vectors: then the lookups, sums and norm stay one kernel."""
-    ids, positions, types, word, position, kind, gamma, beta = inputs(node, 8)
+    ids, positions, types, word, position, kind, gamma, beta = padded_inputs(node, 8)
     if len(ids.shape) != 2:
         return lookups.body(op, node)
     total = op.Gather(word, op.Transpose(ids, perm=[1, 0]), axis=0)
@@ -99,7 +100,7 @@ def score_mask(op: Any, node: ir.Node) -> Sequence[ir.Value]:
 
 def attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     """FusedAttention: three projections without bias become one batched kernel; the query's bias stands behind its Transpose."""
-    x, mask, *_ = inputs(node, 6)
+    x, mask, *_ = padded_inputs(node, 6)
     parts = Parts(node, range(ALIGNED, LARGEST, ALIGNED))
     if parts.width % ALIGNED or len(x.shape) != 3:
         return packed_attention(op, node)
@@ -125,7 +126,7 @@ def quantised_attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
 
 
 def _packed(op: Any, node: ir.Node, widths: Iterable[int]) -> Sequence[ir.Value]:
-    x, mask, _, bias, _, out_bias = inputs(node, 6)
+    x, mask, _, bias, _, out_bias = padded_inputs(node, 6)
     if len(x.shape) != 3:
         return packed.body(op, node)
     parts = Parts(node, widths)

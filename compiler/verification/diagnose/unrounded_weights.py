@@ -12,7 +12,7 @@ from ... import targets
 from ...core import BertcError
 from ...fusions import engine as fusing
 from ...graph import Graph
-from ...runtime import HALVES, release
+from ...runtime import HALVES, release_pages
 from ...source import opening as source
 from ...source import types
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ...artifact import Artifact
 
 
-class Originals:
+class UnroundedWeights:
     """Weights by the name that the artifact's graph has for them; read when they are asked for."""
 
     def __init__(self, tensors: Mapping[str, ir.TensorProtocol], mapped: Graph) -> None:
@@ -32,11 +32,11 @@ class Originals:
         """float32."""
         array = np.ascontiguousarray(self._tensors[name].numpy(), np.float32)
         for tensor in self._mapped:
-            release(tensor)
+            release_pages(tensor)
         return array
 
 
-def of(found: Artifact, graph: Graph) -> tuple[Originals | None, str]:
+def find_unrounded_weights(found: Artifact, graph: Graph) -> tuple[UnroundedWeights | None, str]:
     """The originals of a graph's half-precision weights, and a sentence where there are none, or not of all.
 
     A weight is taken for another's original only if it becomes that one, bit for bit, when it is rounded.
@@ -59,10 +59,10 @@ def of(found: Artifact, graph: Graph) -> tuple[Originals | None, str]:
         original = lowered.get(name.rpartition(".")[0])
         if original is not None and _rounds_to(original, tensor):
             known[name] = original
-        release(tensor)
+        release_pages(tensor)
     missing = [name for name in halves if name not in known]
     said = f"{len(missing)} of {len(halves)} weights stay as the artifact stores them: {', '.join(missing[:3])} became another"
-    return Originals(known, plain), said + " number, or were not found in the source" if missing else ""
+    return UnroundedWeights(known, plain), said + " number, or were not found in the source" if missing else ""
 
 
 def _lowered(found: Artifact, graph: Graph) -> dict[str, ir.TensorProtocol]:
