@@ -69,6 +69,10 @@ class Progress:
         """A line of plain progress."""
         self._print("", text)
 
+    def detail(self, text: str) -> None:
+        """A fact for who looks for a fault: logged at level DEBUG, never shown otherwise."""
+        LOG.debug("%s", text)
+
     def show(self, table: Table) -> None:
         """A table, where there is somebody to see it."""
         if self.console:
