@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 import click
 
 from ..core import BertcError
+from . import _completion as _completion
 from ._group import Commands
 from ._output import print_json
 

@@ -144,7 +144,8 @@ class Entry(TextType):
         from ..fleet import config
 
         try:
-            fleet = config.read(Path(ctx.params.get("file") or "fleet.toml"))
+            # An option without its value stops click before it tells arguments apart: they are still `args`.
+            fleet = config.read(Path(next(iter(ctx.args), "fleet.toml")))
         except BertcError:
             return []  # the command itself will say what is wrong with the file
         return matching([*fleet.models, *(entry.name for entry in fleet.entries)], incomplete)

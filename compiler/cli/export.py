@@ -15,7 +15,7 @@ from ._types import Source
 SECTION = "Build"
 EXAMPLES = (
     "bertc export minilm -o out/export",
-    "bertc export CHECKPOINT --task sequence-classification --data texts.txt -o out/export",
+    "bertc export CHECKPOINT --task token-classification -o out/export",
 )
 
 

@@ -65,7 +65,9 @@ def show(kind: str, rows: Rows) -> None:
     """A heading and one line a name."""
     from rich.table import Table
 
-    table = Table(*COLUMNS[kind], box=None, pad_edge=False, header_style="dim")
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in COLUMNS[kind]:
+        table.add_column(column, no_wrap=column != COLUMNS[kind][-1])  # a name that is cut is no name
     for name, row in rows.items():
         table.add_row(name, *CELLS[kind](row))
     print_result(f"{kind} ({len(rows)})")

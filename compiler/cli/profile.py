@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SECTION = "Build"
 EXAMPLES = (
     "bertc profile lengths.txt --plot waste.svg",
-    "bertc profile requests.jsonl --source out/minilm --longest 256 --recipe mine.toml",
+    "bertc profile requests.jsonl --source out/minilm --recipe mine.toml",
 )
 
 

@@ -20,7 +20,7 @@ from bertc.cli import _group as commands
 from bertc.cli import _main as cli
 from bertc.core.errors import ArtifactError, BertcError, BuildFailed, Missing
 
-HEAVY = ("numpy", "torch", "onnxruntime", "tensorrt", "tensorrt_rtx", "onnx", "onnx_ir", "onnxscript", "transformers", "tokenizers")
+HEAVY = tuple("numpy torch onnxruntime tensorrt tensorrt_rtx onnx onnx_ir onnxscript transformers tokenizers".split())
 Capture = pytest.CaptureFixture[str]
 
 
