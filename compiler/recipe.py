@@ -82,7 +82,7 @@ def check(recipe: Recipe) -> None:
     requested = {recipe.precision, *(targets.parse_spec(text).precision for text in recipe.targets)}
     from_data = sorted(str(mode) for mode in requested & precisions.CALIBRATED)
     if from_data and not recipe.data:
-        raise RecipeError(f"{', '.join(from_data)} takes its scales from data like what the model will see: --data texts.txt")
+        raise RecipeError(f"{', '.join(from_data)} needs data like what the model will see: --data texts.txt")
 
 
 def read(path: Path) -> Recipe:
@@ -184,5 +184,5 @@ def choose_targets(recipe: Recipe) -> tuple[Recipe, str | None]:
         return dataclasses.replace(recipe, targets=("onnxruntime",), precision="fp32"), why
     raise Missing(
         f"{recipe.precision} needs TensorRT or TensorRT-RTX, and neither builds here. tensorrt: {tensorrt.reason}; "
-        f"tensorrt-rtx: {rtx.reason}. {rtx.install} (it builds without a GPU)"
+        f"tensorrt-rtx: {rtx.reason}. {rtx.install} (builds without a GPU)"
     )

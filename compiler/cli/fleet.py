@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from ..fleet import Fleet, Outcome, Pool, Step, Store
 
+LOG = logging.getLogger("bertc")
 SECTION = "Fleet"
 FLEET_TOML = click.argument("file", type=FILE, metavar="[FLEET.TOML]", default="fleet.toml")
 ENTRIES = click.option(
@@ -123,22 +125,13 @@ def build(
 ) -> None:
     """Build what is not cached, and put every artifact in its place. Exits as the worst failure does."""
     from ..fleet import config, lock, run, status
-    from ..fleet import plan as plans
-    from ..fleet import progress_table as board
 
     chosen, whole, kept = open_fleet(file, entries, store)
     kept.sweep()
     if locked:
         lock.require_same(chosen, kept)
     pool = pool_of(address, jobs, config.parse_bytes(memory) if memory else None)
-    shown = board.ProgressTable(progress_console(), [task for task in plans.tasks(chosen) if until == "build" or not task.entry])
-    try:
-        with shown.show():
-            outcomes = run.run_fleet(chosen, kept, pool, shown.watch, until=until, fail_fast=fail_fast)
-    except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt("finished stages are in the store; the next build resumes from there") from stop
-    finally:
-        pool.stop()
+    outcomes = run_shown(chosen, kept, pool, until, fail_fast)
     if locked:
         lock.require_contents(chosen, kept, outcomes)
     placed = place(chosen, kept, outcomes)
@@ -151,6 +144,30 @@ def build(
     if as_json:
         print_json(document)
     raise click.exceptions.Exit(code)
+
+
+def run_shown(chosen: Fleet, kept: Store, pool: Pool, until: str, fail_fast: bool) -> Sequence[Outcome]:
+    """Run what is to do, with a table of how far it is, and stop the pool."""
+    from ..fleet import plan as plans
+    from ..fleet import progress_table, run
+
+    tasks = [task for task in plans.tasks(chosen) if until == "build" or not task.entry]
+    table = progress_table.ProgressTable(progress_console(), tasks)
+
+    def watch(task: Any, outcome: Outcome | None) -> None:
+        if outcome is None:
+            LOG.debug("begin %s", task.slot)
+        else:
+            LOG.info("end %s: %s, %.3f s", task.slot, outcome.state, outcome.seconds)
+        table.watch(task, outcome)
+
+    try:
+        with table.show():
+            return run.run_fleet(chosen, kept, pool, watch, until=until, fail_fast=fail_fast)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt("finished stages are in the store; the next build resumes from there") from stop
+    finally:
+        pool.stop()
 
 
 def built_document(chosen: Fleet, kept: Store, outcomes: Sequence[Outcome], code: int) -> dict[str, Any]:

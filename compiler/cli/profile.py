@@ -73,7 +73,7 @@ def profile(
     plan = buckets.plan_buckets(found, max(max_buckets, wanted or 0), multiple, model.longest, longest)
     chosen, why = buckets.choose_bucket_count(plan, wanted, worth)
     made = buckets.bucket_profiles(found, plan.choices[chosen].bounds, model, max_batch)
-    texts = [buckets.profile_text(each) for each in made]
+    texts = tuple(map(buckets.profile_text, made))
     notes = buckets.profile_notes(found, made, model)
     if plot_path is not None:
         plot_path.write_text(plots.render_svg(figures.buckets_plot(plan, path.name)), encoding="utf-8")
@@ -83,8 +83,7 @@ def profile(
         print_result(recipe_file.set_profiles(recipe_path, texts, source))
     for note in notes:
         log.note(note)
-    for each in texts:
-        print_result(f"--profile {each}")
+    print_result("\n".join(f"--profile {text}" for text in texts))
     if as_json:
         print_json(buckets.to_json(found, plan, chosen, why, made) | {"notes": list(notes)})
 
