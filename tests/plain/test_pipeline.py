@@ -278,7 +278,7 @@ def test_samples_outside_the_profiles_are_said(model: Path) -> None:
     truth = verification.Truth(samples, found.run, "made up")
     engine = ReferenceRunner(found.graph, (small,))
     assert verification.compare_runners({"engine": engine}, truth, "custom", lambda *_: None)["engine"].samples == 1
-    (note,) = verification._left_out({"engine": engine}, truth)
+    (note,) = verification._outside_profiles({"engine": engine}, truth)
     assert note == "2 samples lie outside the engine's profiles and were not run on it: long; many"
     with pytest.raises(DataError, match="no samples were compared"):
         verification.compare_runners(
