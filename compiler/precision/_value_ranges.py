@@ -163,7 +163,7 @@ def measure_ranges(graph: Graph, samples: Sequence[Sample], wanted: RangeRequest
     Values inside branches and loops are not measured. Raises DataError for no samples, or one that the graph does not run on.
     """
     if not samples:
-        raise DataError("no samples to measure the graph's values on")
+        raise DataError("no samples to measure the values of the graph on; give one or more")
     parts = _parts(graph)
     found: dict[str, ValueRange] = collections.defaultdict(ValueRange)
     for at in range(0, len(samples), TOGETHER):
@@ -250,7 +250,7 @@ class _Part:
         try:
             found = self._session.run(self._outputs, {**self._weights, **feeds})
         except Exception as error:  # onnxruntime's exceptions share no public base class
-            raise DataError(f"the graph does not run on {label}: {str(error).strip().splitlines()[0]}") from error
+            raise DataError(f"the float32 graph does not run on {label}: {str(error).strip().splitlines()[0]}") from error
         return dict(zip(self._outputs, found, strict=True))
 
 

@@ -18,7 +18,7 @@ def apply(graph: Graph, evidence: Evidence | None = None, base: str = "fp16") ->
     quantisers = [node for node in graph.model.graph if node.op_type == "QuantizeLinear"]
     pairs = sum(node.outputs[0].dtype == ir.DataType.FLOAT8E4M3FN for node in quantisers)
     if not pairs:
-        raise InputError("the graph has no FP8 Q/DQ pair; quantise it first (bertc build --fp8 --data FILE)")
+        raise InputError("fp8 needs FP8 Q/DQ pairs, the graph has none; quantise it first (bertc build --fp8 --data FILE)")
     typed = get(base).apply(graph, evidence)
-    note = f"{pairs} activations are quantised to fp8; the rest is {base}"
+    note = f"{pairs} activations quantised to fp8, the rest {base}"
     return dataclasses.replace(typed, plan=dataclasses.replace(typed.plan, mode="fp8", notes=(*typed.plan.notes, note)))

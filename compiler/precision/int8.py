@@ -18,9 +18,7 @@ def apply(graph: Graph, evidence: Evidence | None = None, base: str = "fp16") ->
     """
     pairs = sum(node.op_type == "QuantizeLinear" for node in graph.model.graph)
     if not pairs:
-        raise InputError(
-            "the graph has no Q/DQ pair, so nothing of it is int8; quantise it first (bertc build --int8 --data FILE)"
-        )
+        raise InputError("int8 needs Q/DQ pairs, the graph has none; quantise it first (bertc build --int8 --data FILE)")
     typed = get(base).apply(graph, evidence)
-    note = f"{pairs} activations are quantised; the rest is {base}"
+    note = f"{pairs} activations quantised to int8, the rest {base}"
     return dataclasses.replace(typed, plan=dataclasses.replace(typed.plan, mode="int8", notes=(*typed.plan.notes, note)))

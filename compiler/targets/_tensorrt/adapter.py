@@ -1,6 +1,6 @@
 """What the targets `tensorrt` and `tensorrt-rtx` share: one API, two modules.
 
-Building happens in a process of its own (_trt_worker.py), so this one never imports the compiler. Running goes through
+Building happens in a process of its own (`worker`), so this one never imports the compiler. Running goes through
 Polygraphy. The worker sets up builder, profiles and config itself: Polygraphy's config for TensorRT-RTX leaves TF32 on, and any
 of its configs attaches a timing cache, which TensorRT-RTX has no use for.
 """
@@ -32,8 +32,14 @@ from . import weight_check as _weights
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from ...ops import Body
+
 PLAN = "engine.plan"
 SHOWN_ERRORS = 5
+FUSES = True
+INT8_BASE = "fp16"
+INT8_ATTENTION = _int8.ATTENTION  # with float16 around it; there is none in bfloat16
+OLDEST_FP8 = 89
 # What the builders say -> why, and what to do about it.
 CATALOGUE: tuple[tuple[str, str], ...] = (
     (
@@ -86,24 +92,36 @@ def advice(message: str) -> str:
     return next((help_ for pattern, help_ in CATALOGUE if re.search(pattern, message)), "")
 
 
-def refusal(precision: str) -> str | None:
-    """What neither compiler can build."""
-    if precision != "int8-dynamic":
-        return None
-    why = "TensorRT imports neither DynamicQuantizeLinear nor MatMulInteger"
-    return f"asked for int8-dynamic; {why}: use --int8 static with --data, or the target onnxruntime"
+def refusal(precision: str, sms: Mapping[str, str]) -> str | None:
+    """Why neither compiler can build a precision; None where they can. `sms`: what to call each SM (`sm89`) in the reason."""
+    if precision == "int8-dynamic":
+        why = "TensorRT imports neither DynamicQuantizeLinear nor MatMulInteger"
+        return f"int8-dynamic was requested; {why}: use --int8 static with --data, or the target onnxruntime"
+    old = [name for sm, name in sms.items() if int(sm.removeprefix("sm")) < OLDEST_FP8]
+    if old and precision == "fp8":
+        return f"fp8 was requested on {', '.join(old)}; it needs sm{OLDEST_FP8} or newer: build --int8, or leave older SMs out"
+    return None
 
 
-def lower(graph: Graph, sms: tuple[str, ...], quantised: bool = False) -> Graph:
-    """Each `bertc` node in the form of `_lower_trt`, then the needless layout swaps between them gone."""
+def lowerings(sms: tuple[str, ...] = (), *, quantised: bool = False) -> Mapping[str, Body]:
+    """The bodies that lower() writes for these SMs, by operator; the fusions are proven with them."""
+    from . import lower_encoder
+
+    return lower_encoder.lowerings(sms, quantised)
+
+
+def lower(graph: Graph, sms: tuple[str, ...] = (), *, quantised: bool = False) -> Graph:
+    """Standard ONNX in the form that makes the fewest kernels (of a graph with Q/DQ pairs, where `quantised`).
+
+    A graph without `bertc` nodes stays as it is. Raises BuildFailed naming nodes that the parser would misread.
+    """
     if not any(node.domain == DOMAIN for node in graph.model.graph):
         require_plain(graph)
         return graph
     from ...ops import expand
-    from . import layout as _trt_graph
-    from . import lower_encoder as _lower_trt
+    from . import layout
 
-    lowered = _trt_graph.tidy(expand(graph, _lower_trt.lowerings(sms, quantised)))
+    lowered = layout.tidy(expand(graph, lowerings(sms, quantised=quantised)))
     require_plain(lowered)
     return lowered
 
@@ -143,7 +161,7 @@ def build(module: str, request: BuildRequest, workspace: int | None = None, note
 
 
 def list_kernels(module: str, request: BuildRequest) -> tuple[_kernels.Kernel, ...]:
-    """The kernels of an engine that is thrown away; for a graph of fixed sizes with every dimension. Raises as build."""
+    """Build an engine, list its kernels, discard it; of a graph of fixed sizes every dimension is a number. Raises as build."""
     with tempfile.TemporaryDirectory(prefix="bertc-") as folder:
         _, log = _compile(module, dataclasses.replace(request, directory=Path(folder)), None, Path(folder))
     return _kernels.parse_kernels(log)
