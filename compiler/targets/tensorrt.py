@@ -59,7 +59,7 @@ def refusal(sms: tuple[str, ...], precision: str) -> str | None:
 def build(request: BuildRequest) -> Built:
     """engine.plan for the GPU of this machine. Raises RecipeError, Missing, BuildFailed."""
     if request.sms:
-        raise RecipeError(f"asked for {', '.join(request.sms)}; target tensorrt takes no SM, it builds for the GPU it runs on")
+        raise RecipeError(f"target tensorrt takes no SM, got {', '.join(request.sms)}: it builds for the GPU of this machine")
     _require(build=True)
     return _trt.build(MODULE, request)
 

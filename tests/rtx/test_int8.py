@@ -112,7 +112,7 @@ def test_a_gemm_that_is_not_int8_in_the_engine_fails_the_build(
     assert len(parts) > operand + 1
     changed = "Datatype: Int8".join(parts[: operand + 1]) + "Datatype: Half" + "Datatype: Int8".join(parts[operand + 1 :])
     lines[at] = f"{changed}Outputs: {written}"
-    said = f"asked for int8, {broken} of 12 quantised GEMMs do not read int8 in the engine: "
+    said = f"int8 was requested, {broken} of 12 quantised GEMMs do not read int8 in the engine: "
     with pytest.raises(BuildFailed, match=said) as failed:
         _int8.check_quantised(graph, _kernels.parse_kernels("\n".join(lines)))
     if kind == "gemm":

@@ -1,4 +1,4 @@
-"""What the lowerings of several operators share: weights taken apart, heads made wider, constants, transpositions."""
+"""Shared by the lowerings: packed weights cut apart, heads padded to a width, constants, transpositions."""
 
 from __future__ import annotations
 
@@ -15,15 +15,12 @@ SWAP = (1, 0, 2)  # [B,S,H] <-> [S,B,H]
 # The fused attention kernel reads heads in place only where they are aligned. Others are made wider by zeros in the weights,
 # which changes no score and no result, where that makes them no more than so many times as wide (26 of TinyBERT: 32).
 ALIGNED = 8
-
 WIDER = 1.34
-
 LARGEST = 257  # TensorRT-RTX 1.7 fuses attention with heads of 256 and not of 264
-
 TURING = "sm75"
 
 
-def _finish(
+def attend_and_project(
     op: Any, node: ir.Node, parts: Parts, q: ir.Value, k: ir.Value, v: ir.Value, mask: ir.Value | None, bias: np.ndarray | None
 ) -> ir.Value:
     """softmax(q k + mask) v, heads merged, projected; the bias rides in the add-and-norm kernel behind it."""
@@ -99,20 +96,24 @@ class Parts:
         return self._widened(np.concatenate([q * self.scale, k, v]))
 
     def output_bias(self) -> np.ndarray | None:
-        """bo + bv @ Wo, in float64 until it is stored."""
-        bias = None if self.bo is None else self.bo.const_value.numpy()
-        value = None if self.b is None else np.split(self.b.const_value.numpy(), 3)[2]
-        if value is None or not value.any():
-            return bias
-        folded = value.astype(np.float64) @ self.wo.const_value.numpy().astype(np.float64)
-        return (folded if bias is None else bias + folded).astype(np.float32)
+        """bo + bv @ Wo (`folded_bias`)."""
+        return folded_bias(None if self.b is None else np.split(self.b.const_value.numpy(), 3)[2], self.wo, self.bo)
 
 
-def _given(*values: ir.Value | None) -> list[ir.Value]:
+def folded_bias(value_bias: np.ndarray | None, wo: Any, bo: Any) -> np.ndarray | None:
+    """bo + bv @ Wo, in float64 until it is stored: the rows of a softmax sum to 1, so the value's bias passes through it."""
+    bias = None if bo is None else bo.const_value.numpy()
+    if value_bias is None or not value_bias.any():
+        return bias
+    folded = value_bias.astype(np.float64) @ wo.const_value.numpy().astype(np.float64)
+    return (folded if bias is None else bias + folded).astype(np.float32)
+
+
+def present(*values: ir.Value | None) -> list[ir.Value]:
     return [value for value in values if value is not None]
 
 
-def _turn(op: Any, *values: ir.Value) -> Callable[[ir.Value], ir.Value]:
+def layout_swap(op: Any, *values: ir.Value) -> Callable[[ir.Value], ir.Value]:
     """Swaps batch and length where all values are known to be [B,S,H], else leaves them (a head works on [B,H])."""
     if all(value.shape is not None and len(value.shape) == 3 for value in values):
         return lambda value: op.Transpose(value, perm=SWAP)

@@ -1,4 +1,4 @@
-"""What TensorRT and TensorRT-RTX get for decoders: a step with its cache, a causal mask, attention to an encoder.
+"""Lowerings of decoders for TensorRT and TensorRT-RTX: a step with its cache, a causal mask, attention to an encoder.
 
 A step has one query, so its products are vectors and its kernels are of another kind (`_gemv_mha`): the compiler puts the new key
 and value into the cache and adds their biases by itself. So nothing is turned around here; the scale is multiplied into Wq, and a
@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...ops import Body, padded_inputs
-from .lower_common import SWAP, constant
+from .lower_common import SWAP, constant, folded_bias
 
 
 def causal_mask(op: Any, node: ir.Node) -> Sequence[ir.Value]:
@@ -23,11 +23,11 @@ def causal_mask(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     mask, queries = padded_inputs(node, 2)
     zero, one = (constant(op, node, name, np.int64(n)) for name, n in (("zero", 0), ("one", 1)))
     scalar = constant(op, node, "scalar", np.array([], np.int64))
-    places = queries if mask is None else op.Shape(mask, start=1, end=2)
-    end = op.Reshape(places, scalar)
+    length = queries if mask is None else op.Shape(mask, start=1, end=2)
+    end = op.Reshape(length, scalar)
     keys = rows = op.Range(zero, end, one)
     if mask is not None and queries is not None:
-        rows = op.Range(op.Reshape(op.Sub(places, queries), scalar), end, one)
+        rows = op.Range(op.Reshape(op.Sub(length, queries), scalar), end, one)
     rows = op.Unsqueeze(rows, constant(op, node, "behind", np.array([1], np.int64)))
     seen = op.Unsqueeze(op.LessOrEqual(keys, rows), constant(op, node, "before", np.array([0, 1], np.int64)))
     if mask is not None:
@@ -91,7 +91,7 @@ def cross_attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     scores = scores if mask is None else op.Add(scores, mask)
     context = op.Transpose(op.MatMul(op.Softmax(scores, axis=-1), v), perm=(2, 0, 1, 3))
     made = op.MatMul(op.Reshape(context, constant(op, node, "merge", np.array([0, 0, width], np.int64))), wo)
-    bias = _output_bias(bkv, wo, bo, width)
+    bias = folded_bias(None if bkv is None else bkv.const_value.numpy()[width:], wo, bo)
     return [op.Transpose(made if bias is None else op.Add(made, constant(op, node, "out_bias", bias)), perm=SWAP)]
 
 
@@ -104,16 +104,6 @@ def _columns(op: Any, node: ir.Node, name: str, w: Any, part: slice, factor: np.
     full = f"{node.name}/W{name}"
     shape = ir.Shape([int(w.shape[0]), part.stop - part.start])
     return op.initializer(ir.LazyTensor(load, dtype=ir.DataType.FLOAT, shape=shape, name=full, cache=False), name=full)
-
-
-def _output_bias(bkv: Any, wo: Any, bo: Any, width: int) -> np.ndarray | None:
-    """bo + bv @ Wo, in float64 until it is stored: the rows of a softmax sum to 1."""
-    bias = None if bo is None else bo.const_value.numpy()
-    value = None if bkv is None else bkv.const_value.numpy()[width:]
-    if value is None or not value.any():
-        return bias
-    folded = value.astype(np.float64) @ wo.const_value.numpy().astype(np.float64)
-    return (folded if bias is None else bias + folded).astype(np.float32)
 
 
 LOWERINGS: Mapping[str, Body] = {
