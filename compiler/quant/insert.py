@@ -97,8 +97,8 @@ def _summed(graph: ir.Graph, node: ir.Node, old: ir.Value, bias: np.ndarray) -> 
 
 def _attention(graph: ir.Graph, nodes: dict[str, ir.Node], fitted: Fitted) -> None:
     scores, context = (nodes[name] for name in fitted.site.nodes)
-    places = ((scores, 0), (scores, 1), (context, 0), (context, 1))
-    for role, (node, index), scale in zip(("q", "k", "softmax", "v"), places, fitted.scales, strict=True):
+    operands = ((scores, 0), (scores, 1), (context, 0), (context, 1))
+    for role, (node, index), scale in zip(("q", "k", "softmax", "v"), operands, fitted.scales, strict=True):
         value = node.inputs[index]
         assert value is not None
         node.replace_input_with(index, Writer(graph, node, f"{fitted.site.name}/{role}").pair(value, scale))

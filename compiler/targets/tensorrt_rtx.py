@@ -68,10 +68,10 @@ def refusal(sms: tuple[str, ...], precision: str) -> str | None:
     if "sm75" not in sms:
         return None
     if precision in ("int8", "int8-static"):
-        return f"{precision} was requested on sm75; TensorRT-RTX has no int8 GEMM for Turing: use --fp16, or leave sm75 out"
+        return f"{precision} on sm75: TensorRT-RTX has no int8 GEMM for Turing; use --fp16, or leave sm75 out"
     if precision in ("bf16", "fp32"):
         lacks = "bfloat16" if precision == "bf16" else "float32 GEMM (the builder says 'FP32 GEMM is not supported')"
-        return f"{precision} was requested on sm75; TensorRT-RTX has no {lacks} for Turing: use --fp16"
+        return f"{precision} on sm75: TensorRT-RTX has no {lacks} for Turing; use --fp16"
     return None
 
 

@@ -96,10 +96,10 @@ def refusal(precision: str, sms: Mapping[str, str]) -> str | None:
     """Why neither compiler can build a precision; None where they can. `sms`: what to call each SM (`sm89`) in the reason."""
     if precision == "int8-dynamic":
         why = "TensorRT imports neither DynamicQuantizeLinear nor MatMulInteger"
-        return f"int8-dynamic was requested; {why}: use --int8 static with --data, or the target onnxruntime"
+        return f"int8-dynamic: {why}; use --int8 static with --data, or the target onnxruntime"
     old = [name for sm, name in sms.items() if int(sm.removeprefix("sm")) < OLDEST_FP8]
     if old and precision == "fp8":
-        return f"fp8 was requested on {', '.join(old)}; it needs sm{OLDEST_FP8} or newer: build --int8, or leave older SMs out"
+        return f"fp8 on {', '.join(old)}: it needs sm{OLDEST_FP8} or newer; build --int8, or leave older SMs out"
     return None
 
 
