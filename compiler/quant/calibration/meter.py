@@ -38,7 +38,7 @@ class Meter:
         try:
             return dict(zip(self._run, self._session.run(self._run, {**self._weights, **row.feeds}), strict=True)) | fed
         except Exception as error:  # onnxruntime's exceptions share no public base class
-            raise DataError(f"the model does not run on {row.label}: {str(error).strip().splitlines()[0]}") from error
+            raise DataError(f"the float32 graph does not run on {row.label}: {str(error).strip().splitlines()[0]}") from error
 
     def ahead(self, samples: Iterator[UnpaddedSample]) -> Iterator[list[tuple[UnpaddedSample, Arrays]]]:
         """Samples with their tensors, some short ones at a time; the next one runs while these are counted."""
@@ -64,7 +64,7 @@ class Meter:
             statistics.add(*kept)
 
     def _live(self, array: np.ndarray, place: MeasuredTensor, alive: RealPositions) -> np.ndarray | None:
-        """The values at places that are not padding; None where the tensor's dims do not tell which these are."""
+        """The values at positions that are not padding; None where the tensor's dims do not tell which these are."""
         if len(place.dims) != array.ndim:
             return None
         for axis, (dim, size) in enumerate(zip(place.dims, array.shape, strict=True)):
