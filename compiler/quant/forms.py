@@ -140,6 +140,7 @@ def held_out_truth(graph: Graph, source: Source, request: LowBitRequest, watch: 
     rows = judging.read_judging_rows(
         request.data, graph, source, request.profiles, calibrated=calibrated, max_drop=request.max_drop
     )
-    for note in rows.notes if watch else ():
-        watch.note(note)
+    if watch:
+        for note in rows.notes:
+            watch.note(note)
     return judging.truth_of_rows(rows, ReferenceRunner(graph).run)

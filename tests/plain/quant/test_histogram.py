@@ -234,5 +234,5 @@ def test_an_unknown_method_or_percentile() -> None:
     with pytest.raises(DataError, match="did you mean 'entropy'"):
         thresholds.check_method("entropie", 99.9)
     for percentile in (0.9999, 101.0, math.nan):
-        with pytest.raises(DataError, match="percentile .* must be above 50"):
+        with pytest.raises(DataError, match=r"percentile .* must be above 50"):
             thresholds.check_method("minmax", percentile)
