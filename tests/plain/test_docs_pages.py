@@ -49,7 +49,7 @@ def rows(page: Path, first: str) -> list[list[str]]:
 
 def built_for(gpu: gpus.Gpu) -> tuple[str, str]:
     """(target as a reader would write it, where it is built)."""
-    spec = gpus.spec_of(gpu)
+    spec = gpus.target_for(gpu)
     bare = spec.sms == targets.get(spec.name).DEFAULT_SMS
     return spec.name if bare else str(spec), "that GPU" if spec.name == "tensorrt" else "any machine"
 

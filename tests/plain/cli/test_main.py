@@ -164,7 +164,7 @@ def stop_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def stop(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(pipeline, "compile", stop)
+    monkeypatch.setattr(pipeline, "build_recipe", stop)
 
 
 @pytest.mark.parametrize("error", [ValueError("boom"), AssertionError("boom"), OSError(5, "boom"), RecursionError("boom")])

@@ -14,6 +14,8 @@ import reports
 from pages import Read, Report, run, same_as
 
 from bertc.core.errors import InputError
+from bertc.fleet import Store, config
+from bertc.fleet.status import status_document
 from bertc.report import page
 from bertc.report.page import fleet, marks, sources
 
@@ -128,8 +130,10 @@ def test_a_fleet_file_and_its_lock(tmp_path: Path, capsys: Capture) -> None:
     """The documents that a real fleet writes."""
     path = fleets.write(tmp_path, "a", 'out = "engines"\n' + fleets.MATRIX)
     run("fleet", "build", path)
-    for file in (path, path.with_suffix(".lock.json")):
-        status, documents = sources.fleet_documents(file)
+    whole = config.read(path)
+    found = status_document(whole, Store(whole.store.resolve()))
+    for file, known in ((path, found), (path.with_suffix(".lock.json"), None)):
+        status, documents = sources.fleet_documents(file, known)
         assert len(documents) == 2
         assert all(document is not None for document in documents)
         shown = fleet.fleet_document(status, documents)

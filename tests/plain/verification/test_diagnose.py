@@ -65,7 +65,7 @@ def artifact(folder: Path, broken: int | None = None, target: str = "null=fp16",
     """Typed without a look at any data: with one, what overflows would be an island, and there would be nothing to explain."""
     source = model(folder / "model.onnx", broken)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "evidence", lambda job: None)
+        patch.setattr(pipeline, "value_evidence", lambda job: None)
         bertc.build(source, folder / "out", targets=[target], verify=False, **options)
     return folder / "out"
 
