@@ -90,3 +90,7 @@ class Typed:
 
     graph: Graph
     plan: Plan
+
+    def renamed(self, mode: str, *notes: str) -> Typed:
+        """The same graph under the name of another mode, with notes of its own."""
+        return Typed(self.graph, dataclasses.replace(self.plan, mode=mode, notes=(*self.plan.notes, *notes)))

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..core import InputError
-from ..graph import Graph
+from ..graph import Graph, drop_unused_initializers
 from ._half import HalfType
 from ._islands import IslandDecision, decide_islands
 from ._plan import Clamp, Island, Plan, Typed
@@ -48,7 +48,7 @@ def write_typed(graph: Graph, half: HalfType, decided: IslandDecision) -> Typed:
             if value is not None and value.dtype in (FLOAT, half.dtype):
                 node.replace_input_with(index, casts.of(value, wanted))
     _restore_outputs(copy.model.graph, half, casts)
-    casts.drop_unused()
+    drop_unused_initializers(copy.model.graph)  # float32 originals that only half nodes read
     floats = sum(1 for n in nodes if n not in islands and _has_type(n, half.dtype))
     listed = tuple(_named(island, node) for node, island in islands.items() if island.reason)
     changed = tuple(Clamp(str(v.name), was, half.mask, reason) for v, (was, reason) in clamps.items())
@@ -150,12 +150,6 @@ class _Casts:
     def _prepend(self, node: ir.Node) -> None:
         first = next(iter(self.graph), None)
         self.graph.insert_before(first, node) if first else self.graph.append(node)
-
-    def drop_unused(self) -> None:
-        """Remove the float32 originals that only half readers had."""
-        for name, value in list(self.graph.initializers.items()):
-            if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
-                del self.graph.initializers[name]
 
 
 def _restore_outputs(graph: ir.Graph, half: HalfType, casts: _Casts) -> None:

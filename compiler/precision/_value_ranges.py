@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from ..core import DataError
 from ..data import Sample
-from ..graph import Graph
+from ..graph import Graph, drop_unused_initializers
 from ..runtime import reference
 
 FLOAT = ir.DataType.FLOAT
@@ -237,8 +237,7 @@ class _Part:
         inner.inputs.extend(v for v in fed if v.uses())
         self._names = [str(v.name) for v in inner.inputs]
         self.last = [str(v.name) for v in inner.inputs if v.name not in reads]
-        for name in [name for name, value in inner.initializers.items() if not value.uses()]:
-            del inner.initializers[name]
+        drop_unused_initializers(inner)
         self._outputs = [str(v.name) for v in inner.outputs]
         opened: tuple[Any, dict[str, np.ndarray]] = reference.reference_session(copy) if self._outputs else (None, {})
         self._session, self._weights = opened

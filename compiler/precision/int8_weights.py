@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from ..core import InputError
 from ..graph import Graph
 from ._modes import get
@@ -18,6 +16,5 @@ def apply(graph: Graph, evidence: Evidence | None = None, base: str = "fp16") ->
         raise InputError(
             "int8-weights needs int8 weights behind DequantizeLinear, the graph has none; use bertc build --int8 weights"
         )
-    typed = get(base).apply(graph, evidence)
     note = f"{count} GEMMs store int8 weights, all arithmetic {base}"
-    return dataclasses.replace(typed, plan=dataclasses.replace(typed.plan, mode="int8-weights", notes=(*typed.plan.notes, note)))
+    return get(base).apply(graph, evidence).renamed("int8-weights", note)

@@ -5,37 +5,19 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from .. import precision
-from ..core import Advance, Profile, Progress
+from ..core import Advance, Progress
 from ..graph import Graph
 from ..source import Source
-from ..targets import Int8Attention
 from ..verification import Truth
 from . import judging, timed_choice
 from .calibration.observe import Observed
 from .dynamic import count_integer_gemms, dynamic_int8
-from .saturation import weight_bits
-from .static import StaticGraph, StaticRequest, observe_rows, open_calibration, quantise_static
+from .request import LowBitRequest
+from .static import StaticGraph, observe_rows, open_calibration, quantise_static
 from .weights import weight_only
-
-
-@dataclasses.dataclass(frozen=True)
-class LowBitRequest:
-    """A low-bit build. `base`: the precision that is built where quantising nothing is best. `data`: None for forms without.
-
-    `max_drop`: the limit of the search (see `drop_limit`), None to quantise all that can be.
-    """
-
-    precision: str
-    target: str
-    base: str
-    attention: Int8Attention | None
-    data: Path | None
-    max_drop: float | None
-    profiles: tuple[Profile, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +33,6 @@ class LowBitGraph:
     document: Mapping[str, Any]
     truth: Truth | None = None
     measured: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
-def drop_limit(budget: Mapping[str, float]) -> float | None:
-    """The largest drop that int8 may cause: `max_drop`, else the share of decisions that `agreement` lets change, else None."""
-    if "max_drop" in budget:
-        return budget["max_drop"]
-    return 1 - budget["agreement"] if "agreement" in budget else None
 
 
 def times_forms(precision: str, target: str) -> bool:
@@ -77,7 +52,7 @@ def quantise_graph(
             return _weights(graph, source, request, watch)
         if request.precision == "int8-dynamic":
             return _dynamic(graph, source, request, watch)
-        made = quantise_static(graph, source, _static_request(request), advance, parts)
+        made = quantise_static(graph, source, request, advance, parts)
     for note in made.notes:
         watch.note(note)
     if times_forms(request.precision, request.target):
@@ -88,13 +63,7 @@ def quantise_graph(
 
 def observe_part(graph: Graph, source: Source, request: LowBitRequest, part: tuple[int, int], advance: Advance) -> Observed:
     """Part (I, N) of the calibration alone, for `quantise_graph`. Raises what `open_calibration` raises."""
-    return observe_rows(graph, open_calibration(graph, source, _static_request(request)), advance, part)
-
-
-def _static_request(request: LowBitRequest) -> StaticRequest:
-    kind = "fp8" if request.precision == "fp8" else "int8"
-    assert request.data is not None, "the recipe was refused without"
-    return StaticRequest(request.data, request.max_drop, request.profiles, request.attention, weight_bits(request.target), kind)
+    return observe_rows(graph, open_calibration(graph, source, request), advance, part)
 
 
 def _static(made: StaticGraph, request: LowBitRequest, watch: Progress) -> LowBitGraph:
@@ -114,14 +83,13 @@ def _weights(graph: Graph, source: Source, request: LowBitRequest, watch: Progre
 
 
 def _dynamic(graph: Graph, source: Source, request: LowBitRequest, watch: Progress) -> LowBitGraph:
-    bits = weight_bits(request.target)
-    made = dynamic_int8(graph, bits)
-    document = {"kind": "int8-dynamic", "weight_bits": bits, "gemms": count_integer_gemms(made)}
+    made = dynamic_int8(graph, request.bits)
+    document = {"kind": "int8-dynamic", "weight_bits": request.bits, "gemms": count_integer_gemms(made)}
     return LowBitGraph(made, request.precision, document, held_out_truth(graph, source, request, watch))
 
 
 def _fastest(graph: Graph, source: Source, request: LowBitRequest, made: StaticGraph, watch: Progress) -> LowBitGraph:
-    choice = timed_choice.time_forms(graph, source, made, _static_request(request))
+    choice = timed_choice.time_forms(graph, source, made, request)
     watch.note(choice.summary())
     kept = {"fp32": request.base, "static": request.precision, "dynamic": "int8-dynamic"}[choice.kept]
     return LowBitGraph(choice.graph, kept, made.document, made.truth, {"candidates": choice.to_json()})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from ..data import UnpaddedSamples, preprocess
 from ..data import unpadded as rows
 from ..graph import Graph
 from ..source import Source
-from ..targets import Int8Attention
 from ..verification import Truth
 from . import fp8, judging
 from .attention import Attention
@@ -24,25 +22,11 @@ from .fit import Fitted, fit_sites
 from .gated import Gated
 from .insert import insert_qdq
 from .judging import JudgingRows
+from .request import LowBitRequest
 from .search import Judge, SearchResult, search_int8
 from .sites import Sites, find_sites
 
 MOST_CALIBRATED = 1000  # rows: more of them moved no figure of benchmarks/bench_int8.py
-
-
-@dataclasses.dataclass(frozen=True)
-class StaticRequest:
-    """Static quantisation for a target. `attention`: its int8 attention kernel. `bits` of the weights: see `saturation`.
-
-    `kind`: int8, or fp8, which is for GEMMs alone (with attention in it 16 kernels a layer, without 9).
-    """
-
-    data: Path
-    max_drop: float | None
-    profiles: tuple[Profile, ...]
-    attention: Int8Attention | None
-    bits: int = 8
-    kind: str = "int8"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +51,9 @@ class CalibrationRows:
     chosen: tuple[int, ...]
 
 
-def open_calibration(graph: Graph, source: Source, request: StaticRequest) -> CalibrationRows:
+def open_calibration(graph: Graph, source: Source, request: LowBitRequest) -> CalibrationRows:
     """Find the sites and read the data. DataError for data that is missing or unfit, RecipeError for a graph without a site."""
+    assert request.data is not None, "the recipe was refused without"
     limits, encoder, audio = preprocess.preprocessors(graph.inputs, source.dims, source.assets, request.profiles)
     samples = rows.open_unpadded(request.data, graph.inputs, limits, encoder, audio)
     judged = judging.read_judging_rows(request.data, graph, source, request.profiles, calibrated=True, max_drop=request.max_drop)
@@ -92,7 +77,7 @@ def observe_rows(graph: Graph, begun: CalibrationRows, advance: Advance, part: t
 
 
 def quantise_static(
-    graph: Graph, source: Source, request: StaticRequest, advance: Advance, parts: Sequence[Observed] = ()
+    graph: Graph, source: Source, request: LowBitRequest, advance: Advance, parts: Sequence[Observed] = ()
 ) -> StaticGraph:
     """Quantise a lowered float32 graph as far as the budget allows. `parts`: results of `observe_rows`, of all rows in order.
 
@@ -136,7 +121,7 @@ def opt_feeds(graph: Graph, source: Source, profiles: tuple[Profile, ...]) -> Fe
 
 
 def _document(
-    request: StaticRequest, sites: Sites, fitted: Mapping[str, Fitted], refused: Mapping[str, str], searched: SearchResult,
+    request: LowBitRequest, sites: Sites, fitted: Mapping[str, Fitted], refused: Mapping[str, str], searched: SearchResult,
     data: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     point = searched.curve[searched.at]

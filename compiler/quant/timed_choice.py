@@ -24,8 +24,9 @@ from ..source import Source
 from ..targets import onnxruntime
 from ..verification import DEFAULT_BUDGETS
 from .dynamic import dynamic_int8
+from .request import LowBitRequest
 from .search import CurvePoint, point_of, within_limit
-from .static import StaticGraph, StaticRequest, opt_feeds
+from .static import StaticGraph, opt_feeds
 
 MIN_GAIN = 1.05  # medians of one form on a busy machine differ by some percent: a gain below is none
 TIMING_SECONDS, MIN_ROUNDS, MAX_ROUNDS = 1.5, 5, 50
@@ -74,7 +75,7 @@ class TimedChoice:
         return {"forms": rows, **shared, "kept": self.kept, "why": self.why}
 
 
-def time_forms(graph: Graph, source: Source, made: StaticGraph, request: StaticRequest) -> TimedChoice:
+def time_forms(graph: Graph, source: Source, made: StaticGraph, request: LowBitRequest) -> TimedChoice:
     """Time and judge float32, the static form where the budget left any, and the dynamic one. `graph` is float32.
 
     `times_fp32` in the JSON: how many times as fast as float32.

@@ -10,9 +10,9 @@ import numpy as np
 import onnx_ir as ir
 
 from ..core import RecipeError
-from ..graph import Graph
+from ..graph import Graph, drop_unused_initializers
 from .fit import quantise_weights, stored_layout, weight_matrix
-from .insert import OPSET, dequantised, drop_unused
+from .insert import OPSET, dequantised
 from .sites import THIN, weight_of
 
 
@@ -32,7 +32,7 @@ def weight_only(graph: Graph) -> tuple[Graph, dict[str, str]]:
     for node in chosen:
         values, scales = quantise_weights(weight_matrix(node))
         node.replace_input_with(1, dequantised(copy.model.graph, node, stored_layout(node, values.astype(np.int8)), scales))
-    drop_unused(copy.model.graph)
+    drop_unused_initializers(copy.model.graph)
     return copy, refused
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,24 +57,14 @@ class Parts:
             part = array[:, "qkv".index(name) * width :][:, :width]
             return self._widened(part * self.scale if name == "q" else part)
 
-        return self._lazy(op, f"W{name}", (int(self.w.shape[0]), len(name) * self.heads * self.width), load)
+        return lazy_weight(op, f"{self.prefix}/W{name}", (int(self.w.shape[0]), len(name) * self.heads * self.width), load)
 
     def out(self, op: Any) -> ir.Value:
         """Wo, with rows of zeros for what heads are wider by."""
         if self.width == self.size:
             return self.wo
         shape = self.heads * self.width, int(self.wo.shape[1])
-        return self._lazy(op, "Wo", shape, lambda: self._widened(self.wo.const_value.numpy().T).T)
-
-    def _lazy(self, op: Any, name: str, shape: tuple[int, int], load: Callable[[], np.ndarray]) -> ir.Value:
-        full = f"{self.prefix}/{name}"
-
-        def made() -> ir.TensorProtocol:
-            return ir.tensor(np.ascontiguousarray(load()))
-
-        return op.initializer(
-            ir.LazyTensor(made, dtype=ir.DataType.FLOAT, shape=ir.Shape(shape), name=full, cache=False), name=full
-        )
+        return lazy_weight(op, f"{self.prefix}/Wo", shape, lambda: self._widened(self.wo.const_value.numpy().T).T)
 
     def _widened(self, array: np.ndarray) -> np.ndarray:
         """[..., heads * size] with zeros behind the numbers of each head; of q, k and v together, too."""
@@ -98,6 +88,16 @@ class Parts:
     def output_bias(self) -> np.ndarray | None:
         """bo + bv @ Wo (`folded_bias`)."""
         return folded_bias(None if self.b is None else np.split(self.b.const_value.numpy(), 3)[2], self.wo, self.bo)
+
+
+def lazy_weight(op: Any, name: str, shape: Sequence[int], load: Callable[[], np.ndarray]) -> ir.Value:
+    """A float32 initializer that is computed when it is read: the source holds the weights it is cut from already."""
+
+    def tensor() -> ir.TensorProtocol:
+        return ir.tensor(np.ascontiguousarray(load()))
+
+    lazy = ir.LazyTensor(tensor, dtype=ir.DataType.FLOAT, shape=ir.Shape(shape), name=name, cache=False)
+    return op.initializer(lazy, name=name)
 
 
 def folded_bias(value_bias: np.ndarray | None, wo: Any, bo: Any) -> np.ndarray | None:

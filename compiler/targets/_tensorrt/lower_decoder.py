@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...ops import Body, padded_inputs
-from .lower_common import SWAP, constant, folded_bias
+from .lower_common import SWAP, constant, folded_bias, lazy_weight
 
 
 def causal_mask(op: Any, node: ir.Node) -> Sequence[ir.Value]:
@@ -42,7 +42,8 @@ def past_attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     x, mask, past_k, past_v, w, b, wo, bo = padded_inputs(node, 8)
     heads = node.attributes["num_heads"].as_int()
     width = int(w.shape[1]) // 3
-    y = op.MatMul(x, _scaled(op, node, w, width))
+    packed = lazy_weight(op, f"{node.name}/Wqkv", list(w.shape), lambda: _scale(node, w.const_value.numpy(), width))
+    y = op.MatMul(x, packed)
     if b is not None:
         y = op.Add(y, constant(op, node, "qkv_bias", _scale(node, b.const_value.numpy(), width)))
     y = op.Reshape(y, constant(op, node, "split", np.array([0, 0, 3 * heads, width // heads], np.int64)))
@@ -60,15 +61,6 @@ def _scale(node: ir.Node, array: np.ndarray, width: int) -> np.ndarray:
     """The columns of q times the scale."""
     scale = np.float32(node.attributes.get_float("scale", 1.0))
     return np.concatenate([array[..., :width] * scale, array[..., width:]], axis=-1)
-
-
-def _scaled(op: Any, node: ir.Node, w: Any, width: int) -> ir.Value:
-    def load() -> ir.TensorProtocol:
-        return ir.tensor(_scale(node, w.const_value.numpy(), width))
-
-    name = f"{node.name}/Wqkv"
-    tensor = ir.LazyTensor(load, dtype=ir.DataType.FLOAT, shape=ir.Shape(list(w.shape)), name=name, cache=False)
-    return op.initializer(tensor, name=name)
 
 
 def cross_attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
@@ -97,13 +89,8 @@ def cross_attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
 
 def _columns(op: Any, node: ir.Node, name: str, w: Any, part: slice, factor: np.float32) -> ir.Value:
     """Some columns of a weight times a number, cut out when they are read."""
-
-    def load() -> ir.TensorProtocol:
-        return ir.tensor(np.ascontiguousarray(w.const_value.numpy()[:, part] * factor))
-
-    full = f"{node.name}/W{name}"
-    shape = ir.Shape([int(w.shape[0]), part.stop - part.start])
-    return op.initializer(ir.LazyTensor(load, dtype=ir.DataType.FLOAT, shape=shape, name=full, cache=False), name=full)
+    shape = int(w.shape[0]), part.stop - part.start
+    return lazy_weight(op, f"{node.name}/W{name}", shape, lambda: w.const_value.numpy()[:, part] * factor)
 
 
 LOWERINGS: Mapping[str, Body] = {
