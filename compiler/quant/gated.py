@@ -37,7 +37,7 @@ class Gated:
 
 
 def _switched(graph: Graph, fitted: Mapping[str, Fitted]) -> Graph:
-    """Every quantised operand in one branch of an If whose other branch is the operand it was made of.
+    """Every quantised operand in one branch of an If whose other branch is the float operand.
 
     An If runs one branch: a search that tries one site at a time pays for one site.
     """

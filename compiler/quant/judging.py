@@ -14,12 +14,12 @@ from ..graph import Graph
 from ..source import Source
 from ..verification import RunSource, Truth, has_decisions
 
-JUDGED, JUDGED_MORE = 4, 2  # every so many batches are held out; more, where a limit needs them
-MOST_JUDGED = 256  # rows, where no limit on decisions is to be shown
-SPARE = 4  # times the rows that show a limit when not one decision changes: some do, and pairs of rows are half as many
+HOLD_OUT_EVERY, HOLD_OUT_EVERY_MORE = 4, 2  # every so many batches are held out; more, where a limit needs them
+MAX_HELD_OUT = 256  # rows, where no limit on decisions is to be shown
+SPARE_FACTOR = 4  # times the rows that show a limit when not one decision changes: some do, and pairs of rows are half as many
 EMBEDDING = "sentence-embedding"  # judged by cosines, of which each row has one, and by neighbours beside them
-NEIGHBOURS = 1024  # rows: of 256 the count of neighbours kept is off by 1.3 % on the average, and the search takes what is lucky
-FEWEST = 64  # rows below which both are done on all of them
+NEIGHBOUR_ROWS = 1024  # of 256 rows the count of neighbours kept is off by 1.3 % on average, and the search takes what is lucky
+MIN_ROWS_TO_SPLIT = 64  # of fewer rows all judge and calibrate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +73,8 @@ def _rows_wanted(task: str, samples: Sequence[Sample], limit: float | None) -> i
     """Rows that should judge a limit."""
     labelled = any(sample.labels for sample in samples)
     if limit is None or not (labelled or has_decisions(task)):
-        return MOST_JUDGED
-    return NEIGHBOURS if task == EMBEDDING and not labelled else rows_needed(limit)
+        return MAX_HELD_OUT
+    return NEIGHBOUR_ROWS if task == EMBEDDING and not labelled else rows_needed(limit)
 
 
 def rows_needed(limit: float | None) -> int:
@@ -83,18 +83,18 @@ def rows_needed(limit: float | None) -> int:
     With 95 % intervals of Clopper and Pearson, n rows of which none changed show 1 - 0.025^(1/n).
     """
     if limit is None or not 0 < limit < 1:
-        return MOST_JUDGED
-    return max(MOST_JUDGED, math.ceil(SPARE * math.log(0.025) / math.log1p(-limit)))
+        return MAX_HELD_OUT
+    return max(MAX_HELD_OUT, math.ceil(SPARE_FACTOR * math.log(0.025) / math.log1p(-limit)))
 
 
-def choose_judging(sizes: Sequence[int], wanted: int = MOST_JUDGED) -> tuple[bool, ...]:
+def choose_judging(sizes: Sequence[int], wanted: int = MAX_HELD_OUT) -> tuple[bool, ...]:
     """Which batches judge: every fourth, up to 256 rows, or every second where more are wanted and a quarter is too few.
 
     All of them where there are few, and then they calibrate too.
     """
-    if sum(sizes) < FEWEST or len(sizes) < JUDGED:
+    if sum(sizes) < MIN_ROWS_TO_SPLIT or len(sizes) < HOLD_OUT_EVERY:
         return (True,) * len(sizes)
-    every = JUDGED_MORE if wanted > MOST_JUDGED and sum(sizes) < JUDGED * wanted else JUDGED
+    every = HOLD_OUT_EVERY_MORE if wanted > MAX_HELD_OUT and sum(sizes) < HOLD_OUT_EVERY * wanted else HOLD_OUT_EVERY
     made, count = [False] * len(sizes), 0
     for at in range(every - 1, len(sizes), every):
         if count >= wanted:

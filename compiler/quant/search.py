@@ -21,10 +21,10 @@ from .fit import Fitted
 from .gated import Gated
 
 SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.0)  # of the GEMM FLOPs: points of the curve
-KEPT = 0.95  # of the decisions beside the metric in question: nearest neighbours, where that is the cosine
-ALONE = 32  # rows on which each site is measured alone: only their order is used
+MIN_KEPT = 0.95  # of the decisions beside the metric in question: nearest neighbours, where that is the cosine
+ROWS_ALONE = 32  # rows on which each site is measured alone: only their order is used
 NOWHERE = "no share of int8 keeps the budget"
-CURVE = 96  # rows for the points of the curve; the chosen one is measured on all
+ROWS_OF_CURVE = 96  # rows for the points of the curve; the chosen one is measured on all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,10 +101,10 @@ def search_int8(
         point = measure_point(judge, tuple(fitted), (), sum(shares.values()))
         return SearchResult(tuple(fitted), (point,), 0, {}, "all GEMMs that can be int8 are (no --max-drop)")
     rows = sum(row_count(sample) for sample in judge.samples)
-    nothing = measure_point(judge, (), tuple(fitted), 0.0, _first(judge, CURVE))
+    nothing = measure_point(judge, (), tuple(fitted), 0.0, _first(judge, ROWS_OF_CURVE))
     if not within_limit(nothing, max_drop, rows):
         return SearchResult((), (nothing,), 0, {}, _nowhere(nothing, max_drop, rows))
-    few = _first(judge, ALONE)
+    few = _first(judge, ROWS_ALONE)
     alone = {}
     for done, name in enumerate(fitted):
         alone[name] = _noise(judge((name,), few))
@@ -121,7 +121,7 @@ def search_int8(
     if len(back) == len(fitted):
         return SearchResult((), tuple(curve), at, alone, NOWHERE)
     why = f"largest int8 share with a drop of {curve[at].measure.name} within {max_drop:g}"
-    why += f" and {100 * KEPT:g} % of the decisions kept" if _beside(curve[at].result) else ""
+    why += f" and {100 * MIN_KEPT:g} % of the decisions kept" if _beside(curve[at].result) else ""
     return SearchResult(tuple(n for n in fitted if n not in back), tuple(curve), at, alone, why)
 
 
@@ -178,7 +178,7 @@ def within_limit(point: CurvePoint, max_drop: float, rows: int | None = None) ->
         return False
     if of.high > max_drop and not (few and of.drop <= max_drop and 0 < (of.needed(max_drop) or 0) <= (rows or 0)):
         return False
-    return all((1 - (each.low or 0.0) if few else _probably(each)) >= KEPT for each in _beside(point.result))
+    return all((1 - (each.low or 0.0) if few else _probably(each)) >= MIN_KEPT for each in _beside(point.result))
 
 
 def _probably(measure: Metric) -> float:
@@ -232,7 +232,7 @@ def _share(steps: Sequence[tuple[str, ...]], shares: Mapping[str, float]) -> flo
 def _point(judge: Judge, order: Sequence[tuple[str, ...]], prefix: int, shares: Mapping[str, float]) -> CurvePoint:
     back = tuple(name for step in order[:prefix] for name in step)
     stay = tuple(name for step in order[prefix:] for name in step)
-    return measure_point(judge, stay, back, _share(order[prefix:], shares), _first(judge, CURVE))
+    return measure_point(judge, stay, back, _share(order[prefix:], shares), _first(judge, ROWS_OF_CURVE))
 
 
 def _refined(

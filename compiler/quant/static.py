@@ -26,7 +26,7 @@ from .request import LowBitRequest
 from .search import Judge, SearchResult, search_int8
 from .sites import Sites, find_sites
 
-MOST_CALIBRATED = 1000  # rows: more of them moved no figure of benchmarks/bench_int8.py
+MAX_CALIBRATION_ROWS = 1000  # rows: more of them moved no figure of benchmarks/bench_int8.py
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _calibrating(judged: JudgingRows) -> tuple[int, ...]:
     """The rows that do not judge, spread over the file where it has more than are needed."""
     both = all(judged.judges)
     kept = [both or not judges for size, judges in zip(judged.sizes, judged.judges, strict=True) for _ in range(size)]
-    return tuple([at for at, keep in enumerate(kept) if keep][:: max(1, math.ceil(sum(kept) / MOST_CALIBRATED))])
+    return tuple([at for at, keep in enumerate(kept) if keep][:: max(1, math.ceil(sum(kept) / MAX_CALIBRATION_ROWS))])
 
 
 def opt_feeds(graph: Graph, source: Source, profiles: tuple[Profile, ...]) -> Feeds:

@@ -164,7 +164,7 @@ def _block(
 
 
 def merge_parts(parts: Sequence[Observed]) -> Observed:
-    """What one pass over the data of all parts, in this order, would have given. The first is changed in place."""
+    """The parts, in this order, as one pass over all data would have observed them. The first is changed in place."""
     whole, *rest = parts
     for part in rest:
         for name, stats in part.tensors.items():

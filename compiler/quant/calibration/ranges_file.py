@@ -140,7 +140,7 @@ def parse(data: Mapping[str, Any], path: Path) -> Ranges:
 def merge(found: Sequence[Ranges], names: Sequence[str]) -> Ranges:
     """One of several, equal to what one run over all their data gives. `names` are what to call them in an error.
 
-    Raises DataError when they measured different models or graphs, were asked for different things, or share data.
+    Raises DataError when they measured different models or graphs, have different settings, or share data.
     """
     if len(found) < 2:
         raise DataError(f"--merge takes two files of ranges or more, got {len(found)}")

@@ -173,7 +173,7 @@ class _Flow:
         return next(iter(self._namers.get(_kernels.node_name(node), ())), None)
 
     def behind(self, value: ir.Value | None, reader: int | None, part: ir.Value | None = None, bits: int = 64) -> Iterator[Read]:
-        """What of other kernels' values, inputs and weights a value is made of; nothing for what the reader makes itself."""
+        """The values of other kernels, inputs and weights that a value comes from; nothing for what the reader makes itself."""
         maker = value.producer() if value is not None else None
         if value is None or (maker is not None and maker.op_type in SHAPE_OPS):
             return

@@ -36,7 +36,7 @@ RTX_ONLY = frozenset(
 
 
 class Refused(Exception):
-    """The compiler said no: the stage it said so in, and its errors, each {"node", "op", "message"}."""
+    """The compiler refused: the stage, and its errors, each {"node", "op", "message"}."""
 
     def __init__(self, stage: str, errors: list[dict[str, str]]) -> None:
         super().__init__(stage)

@@ -73,7 +73,9 @@ def test_the_most_error_for_its_flops_leaves_int8_first() -> None:
     found = search(judge, sites({"small": 1, "large": 10, "fine": 10, "good": 10}), 0.0045)
     assert found.chosen == ("large", "fine", "good"), "twice the damage of `small`, and ten times its work"
     assert [names for names, few in judge.asked[1:5]] == [("small",), ("large",), ("fine",), ("good",)]
-    assert all(few is not None and sum(len(s.origins) for s in SAMPLES[:few]) >= searching.ALONE for _, few in judge.asked[:4])
+    assert all(
+        few is not None and sum(len(s.origins) for s in SAMPLES[:few]) >= searching.ROWS_ALONE for _, few in judge.asked[:4]
+    )
     assert "within 0.0045" in found.why
 
 
