@@ -32,12 +32,7 @@ from .statistics import MeasuredTensor, Settings, Statistics
 from .tensors import tensors_to_measure, untyped_tensors
 
 PARTIAL = ".partial"
-LEFT_OUT = {
-    "masked": "masked values",
-    "nan": "NaN",
-    "infinite": "infinite values",
-    "skipped": "tensors whose padding is unknown",
-}
+LEFT_OUT = {"masked": "masked values", "nan": "NaN", "infinite": "infinite values", "skipped": "tensors whose padding is unknown"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -51,18 +51,9 @@ REMEDIES: tuple[tuple[str, str], ...] = (
         r"Elementwise layer does not support operator \w+ and the given inputs with type BOOL",
         "a boolean mask is used in arithmetic; turn it into a float mask (0 where it may attend, very negative elsewhere)",
     ),
-    (
-        r"HW-specific datatypes: b16",
-        "bfloat16 needs sm80 or newer; build fp16 for sm75, or leave sm75 out",
-    ),
-    (
-        r"HW-specific datatypes: fp8",
-        "fp8 needs sm89 or newer; leave older SMs out, or build int8 or fp16 for them",
-    ),
-    (
-        r"HW-specific datatypes: int4",
-        "int4 weights do not run on sm75; leave sm75 out, or use int8 weights",
-    ),
+    (r"HW-specific datatypes: b16", "bfloat16 needs sm80 or newer; build fp16 for sm75, or leave sm75 out"),
+    (r"HW-specific datatypes: fp8", "fp8 needs sm89 or newer; leave older SMs out, or build int8 or fp16 for them"),
+    (r"HW-specific datatypes: int4", "int4 weights do not run on sm75; leave sm75 out, or use int8 weights"),
     (r"FP32 GEMM is not supported", "TensorRT-RTX has no float32 GEMM for sm75; build fp16 for it, or leave sm75 out"),
     (
         r"OutOfMemory|Requested size was \d+ bytes|insufficient (workspace|memory)|within workspace limit",
