@@ -290,7 +290,7 @@ def keep_better_engine(
         if found.kept != compiled.build.precision:
             for name in other.hashes:
                 shutil.copyfile(Path(folder) / name, directory / name)
-    watch.note(found.said())
+    watch.note(found.summary())
     quantised = dataclasses.replace(quantised, document={**quantised.document, "worth": found.to_json()})
     return (compiled if found.kept == compiled.build.precision else other), quantised
 

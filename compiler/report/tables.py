@@ -90,7 +90,7 @@ def metrics_table(verdicts: Iterable[Verdict]) -> Table | None:
 
 def curve_table(int8: Mapping[str, Any]) -> Table:
     """One row a point that the search for int8 measured: what the metric lost with how much of the GEMMs in int8."""
-    rows = table("int8, % of GEMM FLOPs", int8["metric"], "95 % interval", "drop", "given back", "")
+    rows = table("int8, % of GEMM FLOPs", int8["metric"], "95 % interval", "drop", "layers left in float", "")
     for at, point in enumerate(int8["curve"]):
         interval = "-" if point["low"] is None else f"{point['low']:.5f} to {point['high']:.5f}"
         drop = "-" if point["drop"] is None else f"{point['drop']:.5f}"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..core import DataError, VerifyFailed
-from ..data import Labels, Sample, mask_feeds
+from ..data import Labels, Sample, row_count
 from . import intervals as confidence
 from . import task_metrics as scores
 from .closeness import OutputResult, OutputSums
@@ -41,11 +41,11 @@ class Comparison:
         if self._scorer:
             self._scorer.add(expected, got, sample)
         self._samples += 1
-        self._rows += _batch(sample) - len(sample.dead_rows)
+        self._rows += row_count(sample) - len(sample.dead_rows)
 
     def _compare(self, expected: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray], sample: Sample) -> None:
         self._check(expected, got, sample)
-        batch = _batch(sample)
+        batch = row_count(sample)
         for name, array in expected.items():
             self._outputs.setdefault(name, OutputSums(name)).add(array, got[name], sample, batch)
         for counter in self._counters:
@@ -63,7 +63,7 @@ class Comparison:
                 raise VerifyFailed(f"{sample.label}: output {name!r} has shape {got[name].shape}, in the source {array.shape}")
             if not array.size:
                 raise DataError(f"{sample.label}: output {name!r} of shape {list(array.shape)} is empty: nothing to compare")
-            if np.isnan(_live(array, sample, _batch(sample))).any():
+            if np.isnan(_live(array, sample, row_count(sample))).any():
                 raise VerifyFailed(
                     f"{sample.label}: the source gives NaN in output {name!r}; check its weights, and whether it takes this input"
                 )
@@ -92,13 +92,6 @@ class Comparison:
         """The share of each kind of decision that is kept, with its interval."""
         counted = [decision for decision in decisions if decision.total and self._intervals]
         return tuple(confidence.changed_share(f"kept: {d.name}", d.total - d.agreed, d.total, d.units) for d in counted)
-
-
-def _batch(sample: Sample) -> int:
-    """Rows of a sample: axis 0 of its masks, else of its first input of rank 1 or more."""
-    ranked = [array for array in mask_feeds(sample.feeds).values() if np.ndim(array) > 1]
-    ranked += [np.asarray(array) for array in sample.feeds.values() if np.ndim(array)]
-    return len(ranked[0]) if ranked else 1
 
 
 def _live(array: np.ndarray, sample: Sample, batch: int) -> np.ndarray:
