@@ -23,11 +23,13 @@ def save_goldens(path: Path, samples: Sequence[Sample], outputs: Sequence[Mappin
     not kept. The bytes depend on the contents alone. Raises DataError for no samples, or a type that .npz cannot hold.
     """
     if not samples or len(samples) != len(outputs):
-        raise DataError(f"goldens want as many outputs as samples, one or more; got {len(outputs)} and {len(samples)}")
+        raise DataError(
+            f"goldens need outputs for each sample, one or more; got {len(outputs)} outputs for {len(samples)} samples"
+        )
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for at, (sample, output) in enumerate(zip(samples, outputs, strict=True)):
             if not sample.feeds or not output:
-                raise DataError(f"goldens of sample {sample.label!r} have no inputs or no outputs")
+                raise DataError(f"goldens: sample {sample.label!r} has no inputs or no outputs")
             arrays = {f"in/{name}": array for name, array in sample.feeds.items()}
             arrays |= {f"out/{name}": array for name, array in output.items()}
             arrays |= {"label": np.array(sample.label), "dead": np.array(sample.dead_rows, np.int64)}
@@ -47,7 +49,7 @@ def _write(archive: zipfile.ZipFile, key: str, array: np.ndarray) -> None:
 
 def load_goldens(path: Path) -> tuple[tuple[Sample, ...], tuple[Outputs, ...]]:
     """Read what `save_goldens` wrote. Raises ArtifactError for a missing, damaged, incomplete or empty file."""
-    mend = "build the artifact again, or copy it again"
+    mend = "build or copy the artifact again"
     if not path.is_file():
         raise ArtifactError(f"no goldens at {path}; {mend}")
     try:
@@ -64,7 +66,7 @@ def load_goldens(path: Path) -> tuple[tuple[Sample, ...], tuple[Outputs, ...]]:
         number, _, rest = key.partition("/")
         groups.setdefault(number, {})[rest] = array
     if not groups or sorted(groups) != sorted(map(str, range(len(groups)))):
-        raise ArtifactError(f"{path} holds no complete series of samples (found {', '.join(sorted(groups)) or 'none'}); {mend}")
+        raise ArtifactError(f"{path} lacks samples (found {', '.join(sorted(groups)) or 'none'}); {mend}")
     read = [_sample(groups[str(at)], f"{path}, sample {at}", mend) for at in range(len(groups))]
     return tuple(sample for sample, _ in read), tuple(outputs for _, outputs in read)
 

@@ -100,7 +100,7 @@ def open_artifact(path: Path) -> Artifact:
         if not file.is_file():
             raise ArtifactError(f"{path}: {name} is missing; copy the whole directory or build it again")
         if hash_file(file) != entry["sha256"]:
-            raise ArtifactError(f"{path}: {name} is not the file that was built (its sha256 differs); copy or build it again")
+            raise ArtifactError(f"{path}: {name} differs from the file that was built (sha256); copy or build it again")
     return Artifact(path, manifest)
 
 
@@ -108,7 +108,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     file = path / MANIFEST
     if not file.is_file():
         found = ", ".join(sorted(p.name for p in path.iterdir())[:5]) if path.is_dir() else "no such directory"
-        raise ArtifactError(f"{path} is not a bertc artifact: it holds no {MANIFEST} ({found or 'it is empty'})")
+        raise ArtifactError(f"{path} is not a bertc artifact: no {MANIFEST} (found: {found or 'nothing'})")
     mend = "copy or build the artifact again"
     try:
         manifest = json.loads(file.read_text("utf-8"))
@@ -190,7 +190,7 @@ def _check_free(out: Path, force: bool) -> None:
         raise ArtifactError(f"the output {out} exists; --force replaces it, or choose another -o")
     # A folder of artifacts holds nothing else: one artifact among a user's other folders must not cost them those.
     if not _made_here(out) and not all(map(_made_here, out.iterdir())):
-        raise ArtifactError(f"the output {out} holds something that bertc did not make; --force only replaces artifacts")
+        raise ArtifactError(f"the output {out} holds files that bertc did not write; --force replaces artifacts only")
 
 
 def _made_here(folder: Path) -> bool:

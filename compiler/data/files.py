@@ -47,6 +47,4 @@ def samples_from_file(
         return readers.table_samples(path, fit, encode, audio, labels)
     if path.suffix.lower() == ".npz":
         return readers.npz_samples(path, fit)
-    raise DataError(
-        f"{path}: data of type {path.suffix or 'unknown'!r}; known: .txt, .jsonl, .csv, .tsv, .npz, or a directory of .wav"
-    )
+    raise DataError(f"{path}: unknown data format {path.suffix!r}; known: .txt, .jsonl, .csv, .tsv, .npz, or a directory of .wav")

@@ -83,7 +83,7 @@ class Labels:
     def unused(self) -> str:
         """Why labels are not used, "" where they are. DataError where what they need is not in the artifact."""
         if self.task not in TASKS:
-            return f"labels are not used: the task {self.task!r} has no metric; {', '.join(TASKS)} have"
+            return f"labels are ignored: task {self.task!r} has no metric; these have: {', '.join(TASKS)}"
         if self.task == "ctc" and not self.symbols:
             raise DataError(
                 "transcripts need the model's vocab.json, which the artifact lacks; put it beside the source and rebuild"
@@ -106,7 +106,7 @@ class Labels:
         if isinstance(value, str) and value in by_name:
             return by_name[value]
         if isinstance(value, list | dict):
-            raise DataError(f"{where} has a label of type {type(value).__name__}; wanted one class, by name or id")
+            raise DataError(f"{where} has a label of type {type(value).__name__}; expected one class, by name or id")
         try:
             number = int(value)
             whole = float(value) == number
@@ -122,7 +122,7 @@ class Labels:
         given = row.label.split() if isinstance(row.label, str) else row.label
         if not isinstance(given, list) or len(given) != len(row.words):
             said = f"{len(given)} labels" if isinstance(given, list) else f"a label of type {type(given).__name__}"
-            raise DataError(f"{row.where} has {said} for {len(row.words)} words; wanted a list with one for each word")
+            raise DataError(f"{row.where} has {said} for {len(row.words)} words; expected one label per word")
         ids = [self.class_id(value, row.where) for value in given]
         firsts = _first_tokens(str(row.text), row.words, encoding)
         kept = [(at + shift, number) for at, number in zip(firsts, ids, strict=True) if at is not None]
@@ -146,12 +146,14 @@ class Labels:
         texts = [" ".join(row.label.split()) if isinstance(row.label, str) else "" for row in rows]
         for row, text in zip(rows, texts, strict=True):
             if not text:
-                raise DataError(f"{row.where} has a label that is no transcript: {row.label!r:.60}; wanted a string with words")
+                raise DataError(
+                    f"{row.where} has a label that is not a transcript: {row.label!r:.60}; expected a string with words"
+                )
         known = set("".join(self.symbols.values()))
         cases: dict[str, Callable[[str], str]] = {"as it is": str, "in upper case": str.upper, "in lower case": str.lower}
         fitting = {said: sum(letter in known for text in texts for letter in case(text)) for said, case in cases.items()}
         best = max(fitting, key=lambda said: fitting[said])
-        note = "" if best == "as it is" else f"transcripts are compared {best}, the only one the vocabulary has"
+        note = "" if best == "as it is" else f"transcripts are compared {best}, as the vocabulary is"
         return [cases[best](text) for text in texts], note
 
     def spell(self, ids: Sequence[int]) -> str:
@@ -175,7 +177,7 @@ def _number(row: Row) -> float:
     except (TypeError, ValueError):
         value = math.nan
     if not math.isfinite(value):
-        raise DataError(f"{row.where}: the label {row.label!r:.60} is no number; this model gives one score, which labels rank")
+        raise DataError(f"{row.where}: the label {row.label!r:.60} is not a number; this model gives one score per row")
     return value
 
 
@@ -213,7 +215,7 @@ def _texts(row: Row) -> Answers:
     given = [given] if isinstance(given, str) else given
     texts = [each.get("text") if isinstance(each, dict) else each for each in given] if isinstance(given, list) else [None]
     if not all(isinstance(text, str) for text in texts):
-        raise DataError(f"{row.where} has 'answers' {row.label!r:.60}; wanted a list of strings, or SQuAD's {{'text': [...]}}")
+        raise DataError(f"{row.where} has 'answers' {row.label!r:.60}; expected a list of strings, or SQuAD's {{'text': [...]}}")
     if not isinstance(row.text, tuple):
         raise DataError(f"{row.where} has a label and no 'question' and 'context'")
     return Answers(row.text[1], (), tuple(text for text in texts if text))

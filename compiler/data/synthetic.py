@@ -167,10 +167,10 @@ def _used_dims(inputs: Sequence[TensorSpec], dims: Mapping[str, Dim]) -> dict[st
     used: dict[str, Dim] = {}
     for spec in inputs:
         if np.dtype(spec.dtype).kind not in "biuf":
-            raise DataError(f"input {spec} has a type that no synthetic data exists for; give data in an .npz file")
+            raise DataError(f"input {spec} has a type without synthetic data; give data in an .npz file")
         for dim in spec.dims:
             if isinstance(dim, str) and dim not in dims:
-                raise DataError(f"input {spec} has a dimension {dim!r} of unknown range{did_you_mean(dim, dims)}")
+                raise DataError(f"input {spec} has an unknown dimension {dim!r}{did_you_mean(dim, dims)}")
             if isinstance(dim, str):
                 used[dim] = dims[dim]
     return used

@@ -93,7 +93,7 @@ def check_path(path: Path) -> None:
     check_exists(path)
     if not path.is_dir() and path.suffix.lower() not in (".txt", ".jsonl", ".npz"):
         kind = path.suffix or "unknown"
-        raise DataError(f"{path}: data of type {kind!r}; known: .txt, .jsonl, .npz, or a directory of .wav files")
+        raise DataError(f"{path}: unknown data format {kind!r}; known: .txt, .jsonl, .npz, or a directory of .wav files")
 
 
 def _check_batch(inputs: Sequence[TensorSpec], dims: Mapping[str, Dim]) -> None:
@@ -108,7 +108,7 @@ def _texts(path: Path, fit: readers.ModelInputs, encode: Encoder | None) -> Unpa
     reader = readers.TextReader.fitted(path, fit, encode)
     count = sum(1 for _ in readers.text_rows(path))
     if not count:
-        raise DataError(f"{path} is empty: nothing would be measured; give one text or more")
+        raise DataError(f"{path} is empty; give one text or more")
 
     def make(row: tables.Row) -> UnpaddedSample:
         sample, cut = reader.sample([row])
@@ -153,7 +153,9 @@ def _split(feeds: Feeds, fit: readers.ModelInputs) -> Iterator[Feeds]:
     size = next((feeds[s.name].shape[0] for s in fit.inputs if s.dims and s.dims[0] == batch), 1)
     for spec in fit.inputs:
         if batch in spec.dims[1:]:
-            raise DataError(f"calibration takes batches apart, and {spec} has {batch} behind its first axis: give single rows")
+            raise DataError(
+                f"calibration splits batches into rows, and {spec} has {batch} after its first axis: give single rows"
+            )
     split = {s.name for s in fit.inputs if batch is not None and s.dims and s.dims[0] == batch}
     for row in range(size):
         yield {name: array[row : row + 1] if name in split else array for name, array in feeds.items()}
@@ -172,7 +174,9 @@ def strip_padding(feeds: Feeds, fit: readers.ModelInputs, label: str) -> Unpadde
     if places.all():
         return UnpaddedSample(feeds, label)
     if isinstance(spec.dims[-1], int):
-        raise DataError(f"{spec} has one length, and the data is padded to it; export with a dynamic length to calibrate without")
+        raise DataError(
+            f"{spec} has a fixed length and the data is padded to it; export with a dynamic length to calibrate without padding"
+        )
     name = spec.dims[-1]
     length = max(int(np.flatnonzero(places)[-1]) + 1, fit.limits(name)[0])
     cut = {s.name: _cut(feeds[s.name], s, name, length) for s in fit.inputs}

@@ -69,7 +69,7 @@ def gelu(op: Any, x: ir.Value, form: str) -> ir.Value:
         return op.Mul(x, op.Sigmoid(op.Mul(x, constant(op, 1.702))))
     known = {"erf": "none", "tanh": "tanh"}
     if form not in known:
-        raise InputError(f"an unknown form of GELU {form!r}{did_you_mean(form, [*known, 'quick'])}")
+        raise InputError(f"unknown GELU form {form!r}{did_you_mean(form, [*known, 'quick'])}")
     return op.Gelu(x, approximate=known[form])
 
 

@@ -129,7 +129,7 @@ def import_onnxruntime() -> Any:
         import onnxruntime as ort
     except ImportError as error:
         raise Missing(
-            f"this needs onnxruntime, which cannot be imported ({error}): pip install 'bertc[cpu]' (or 'bertc[gpu]')"
+            f"onnxruntime is needed and cannot be imported ({error}): pip install 'bertc[cpu]' (or 'bertc[gpu]')"
         ) from error
     return ort
 

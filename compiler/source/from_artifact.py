@@ -35,9 +35,9 @@ def open_artifact_source(path: Path) -> Source:
     """An export as a source: its graph, and its goldens as the truth. ArtifactError for one whose graph is typed already."""
     found = open_artifact(path)
     if found.precision != "fp32":
-        raise ArtifactError(f"{path} is typed {found.precision} already; build from the export or the source it was made from")
+        raise ArtifactError(f"{path} is already {found.precision}; build from its export or its source")
     made = found.manifest["source"]
-    lowered = (f"{path} was fused and lowered for {found.target}: rules may find less in it than in an export (bertc export)",)
+    lowered = (f"{path} was fused and lowered for {found.target}: rules may match less than in an export (bertc export)",)
     return Source(
         reference=made["reference"],
         kind=made["kind"],
@@ -48,7 +48,7 @@ def open_artifact_source(path: Path) -> Source:
         run=None,
         assets=found.assets,
         revision=made["revision"],
-        notes=(*made["notes"], f"built from an export of {made['reference']}; its goldens are the truth")
+        notes=(*made["notes"], f"built from an export of {made['reference']}; its goldens are the reference")
         + (lowered if found.manifest.get("passes") else ()),
         versions=found.manifest.get("tools", {}),
         options=SourceOptions(**made["options"]),

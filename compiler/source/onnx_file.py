@@ -37,7 +37,7 @@ def read_onnx_file(path: Path, known: bool = False) -> tuple[Graph, dict[str, Di
     for value in defaults:
         inner.inputs.remove(value)
     if defaults:
-        notes.append(f"{len(defaults)} weights that were listed as inputs are constants now")
+        notes.append(f"{len(defaults)} initializers that were also graph inputs are constants now")
     typed = all(v.dtype is not None and v.shape is not None for v in (*inner.inputs, *inner.outputs))
     model = graph.model if typed else _infer(graph)
     for value in (*model.graph.inputs, *model.graph.outputs):
@@ -76,7 +76,7 @@ def _check_ops(path: Path, graph: Graph) -> None:
     )
     if unknown:
         raise SourceError(
-            f"{path} uses operators that no runtime of bertc knows: {', '.join(unknown[:5])}; export it without them, or with "
+            f"{path} uses operators of unknown domains: {', '.join(unknown[:5])}; export it without them, or with "
             "their definition as ONNX functions in the file"
         )
 
@@ -131,7 +131,7 @@ def _name_dims(model: ir.Model) -> Iterator[str]:
             dims[axis] = ir.SymbolicDim(re.sub(r"\W", "_", f"{value.name}_d{axis}"))
         value.shape = ir.Shape(dims)
         named = ", ".join(str(dims[axis].value) for axis in unnamed)  # type: ignore[union-attr]
-        yield f"dynamic dimensions without a name are called {named}"
+        yield f"unnamed dynamic dimensions are named {named}"
 
 
 def _tie_dims(model: ir.Model) -> Iterator[str]:
@@ -150,7 +150,7 @@ def _tie_dims(model: ir.Model) -> Iterator[str]:
         dims = [tied.get(str(dim.value), dim.value) if isinstance(dim, ir.SymbolicDim) else dim for dim in value.shape or ()]
         value.shape = ir.Shape(dims)
     if tied:
-        yield "dimensions that are one, by what the graph adds: " + ", ".join(f"{name} is {tied[name]}" for name in sorted(tied))
+        yield "equal dimensions, because the graph adds them: " + ", ".join(f"{name} = {tied[name]}" for name in sorted(tied))
 
 
 def _equal_batches(inputs: list[ir.Value], loose: frozenset[str], tied: dict[str, str | int]) -> dict[str, str | int]:

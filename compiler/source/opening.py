@@ -46,7 +46,7 @@ def open_reference(reference: str, options: SourceOptions | None = None) -> Refe
     options = options or SourceOptions()
     place = resolve_reference(reference, options)
     if place.kind == "artifact":
-        raise SourceError(f"{place.path} is an artifact; to compare with the truth, give the source it was built from")
+        raise SourceError(f"{place.path} is an artifact; give the source it was built from")
     if place.kind == "onnx":
         from . import onnx_file as onnx_source
 
@@ -113,7 +113,7 @@ def resolve_reference(reference: str, options: SourceOptions) -> Location:
         except (Missing, SourceError) as error:
             raise type(error)(f"{error}{_neighbours(reference)}") from error
         return Location("huggingface", folder, commit)
-    raise SourceError(f"nothing at {reference!r}{_neighbours(reference)}; a source is {FORMS}")
+    raise SourceError(f"no source at {reference!r}{_neighbours(reference)}; a source is {FORMS}")
 
 
 def _is_path(reference: str) -> bool:
@@ -141,7 +141,7 @@ def _locate_directory(path: Path) -> Location:
         return Location("onnx", models[0])
     found = sorted(entry.name for entry in path.iterdir())
     raise SourceError(
-        f"{path} is no source: no config.json, modules.json or manifest.json, and {len(models)} .onnx files where one would do; "
+        f"{path} is not a source: no config.json, modules.json or manifest.json, and {len(models)} .onnx files, not one; "
         f"it holds {', '.join(found[:12]) or 'nothing'}"
     )
 

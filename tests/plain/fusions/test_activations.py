@@ -57,7 +57,7 @@ def test_a_rule_that_is_wrong_beyond_ordinary_numbers_is_refused(tmp_path: Path,
     refused = fuse.fuse(graph(), DIMS, rules_file=tmp_path / "clips.py")
     assert refused.change.counts() == {}
     assert any("captured activations 0" in r.reason for r in refused.change.refusals), refused.change.refusals
-    monkeypatch.setattr(activations, "capture", lambda *_: {})
+    monkeypatch.setattr(activations, "capture_activations", lambda *_: {})
     assert fuse.fuse(graph(), DIMS, rules_file=tmp_path / "clips.py").change.counts() == {"clips": 1}
 
 
@@ -87,7 +87,7 @@ def test_a_graph_that_cannot_be_run_is_said() -> None:
     with pytest.raises(DataError, match="indices element out of data bounds"):
         activations.capture_activations(broken, data.synthetic_samples(graph(), DIMS))
     (note,) = fuse.fuse(graph(), {}).notes
-    assert "could not be run for its own" in note and "dimension 'batch' of unknown range" in note
+    assert "random activations only" in note and "unknown dimension 'batch'" in note
 
 
 def test_weights_beside_the_file_are_found_from_anywhere(tmp_path: Path) -> None:
