@@ -49,9 +49,9 @@ def _write(archive: zipfile.ZipFile, key: str, array: np.ndarray) -> None:
 
 def load_goldens(path: Path) -> tuple[tuple[Sample, ...], tuple[Outputs, ...]]:
     """Read what `save_goldens` wrote. Raises ArtifactError for a missing, damaged, incomplete or empty file."""
-    mend = "build or copy the artifact again"
+    advice = "build or copy the artifact again"
     if not path.is_file():
-        raise ArtifactError(f"no goldens at {path}; {mend}")
+        raise ArtifactError(f"no goldens at {path}; {advice}")
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()  # before numpy believes a header
@@ -60,20 +60,20 @@ def load_goldens(path: Path) -> tuple[tuple[Sample, ...], tuple[Outputs, ...]]:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
     except (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ArtifactError(f"{path} is damaged ({error}); {mend}") from error
+        raise ArtifactError(f"{path} is damaged ({error}); {advice}") from error
     groups: dict[str, dict[str, np.ndarray]] = {}
     for key, array in arrays.items():
         number, _, rest = key.partition("/")
         groups.setdefault(number, {})[rest] = array
     if not groups or sorted(groups) != sorted(map(str, range(len(groups)))):
-        raise ArtifactError(f"{path} lacks samples (found {', '.join(sorted(groups)) or 'none'}); {mend}")
-    read = [_sample(groups[str(at)], f"{path}, sample {at}", mend) for at in range(len(groups))]
+        raise ArtifactError(f"{path} lacks samples (found {', '.join(sorted(groups)) or 'none'}); {advice}")
+    read = [_sample(groups[str(at)], f"{path}, sample {at}", advice) for at in range(len(groups))]
     return tuple(sample for sample, _ in read), tuple(outputs for _, outputs in read)
 
 
-def _sample(arrays: Mapping[str, np.ndarray], what: str, mend: str) -> tuple[Sample, Outputs]:
+def _sample(arrays: Mapping[str, np.ndarray], what: str, advice: str) -> tuple[Sample, Outputs]:
     feeds: dict[str, Any] = {name[3:]: array for name, array in arrays.items() if name.startswith("in/")}
     outputs: Outputs = {name[4:]: array for name, array in arrays.items() if name.startswith("out/")}
     if not feeds or not outputs or "label" not in arrays or "dead" not in arrays:
-        raise ArtifactError(f"{what} is incomplete (it has {', '.join(sorted(arrays))}); {mend}")
+        raise ArtifactError(f"{what} is incomplete (it has {', '.join(sorted(arrays))}); {advice}")
     return Sample(str(arrays["label"]), feeds, tuple(int(row) for row in np.atleast_1d(arrays["dead"]))), outputs

@@ -14,15 +14,12 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..core import ArtifactError, Dim, Profile, TensorSpec, disk_errors, hash_file, write_json
 from ..core import profiles_from_json as profiles_from_json
 from ..graph import Graph
 from ..graph import load_graph as load_graph
-
-if TYPE_CHECKING:
-    pass
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -109,21 +106,21 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if not file.is_file():
         found = ", ".join(sorted(p.name for p in path.iterdir())[:5]) if path.is_dir() else "no such directory"
         raise ArtifactError(f"{path} is not a bertc artifact: no {MANIFEST} (found: {found or 'nothing'})")
-    mend = "copy or build the artifact again"
+    advice = "copy or build the artifact again"
     try:
         manifest = json.loads(file.read_text("utf-8"))
         version = int(manifest["format"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{file} is damaged ({type(error).__name__}: {error}); {mend}") from error
+        raise ArtifactError(f"{file} is damaged ({type(error).__name__}: {error}); {advice}") from error
     if version > FORMAT:
         raise ArtifactError(f"{path} has artifact format {version}, this bertc reads up to {FORMAT}: pip install -U bertc")
     missing = [key for key in REQUIRED if key not in manifest]
     if missing:
-        raise ArtifactError(f"{file} is damaged: it lacks {', '.join(missing)}; {mend}")
+        raise ArtifactError(f"{file} is damaged: it lacks {', '.join(missing)}; {advice}")
     try:
         _check_shape(Artifact(path, manifest))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{file} is damaged ({type(error).__name__}: {error}); {mend}") from error
+        raise ArtifactError(f"{file} is damaged ({type(error).__name__}: {error}); {advice}") from error
     return dict(manifest)
 
 

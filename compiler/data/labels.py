@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core import ArtifactError, DataError, TensorSpec, did_you_mean
+from ..core import DataError, TensorSpec, did_you_mean
 from .tables import Row
+from .tokenizer import read_config
 
 TASKS = ("sequence-classification", "token-classification", "question-answering", "sentence-embedding", "ctc")
 
@@ -67,14 +67,14 @@ class Labels:
     def from_assets(task: str, assets: Sequence[Path], outputs: Sequence[TensorSpec] = ()) -> Labels:
         """Read config.json's id2label, and vocab.json for CTC. Raises ArtifactError for a damaged file."""
         files = {path.name: path for path in assets}
-        config = _json(files["config.json"]) if "config.json" in files else {}
+        config = read_config(files["config.json"]) if "config.json" in files else {}
         names = {int(key): str(name) for key, name in (config.get("id2label") or {}).items()}
         widths = [spec.dims[-1] for spec in outputs if spec.dims]
         classes = widths[0] if len(widths) == 1 and isinstance(widths[0], int) else len(names) or None
         if task != "ctc" or "vocab.json" not in files:
             return Labels(task, names, classes)
-        settings = _json(files["tokenizer_config.json"]) if "tokenizer_config.json" in files else {}
-        vocabulary = _json(files["vocab.json"])
+        settings = read_config(files["tokenizer_config.json"]) if "tokenizer_config.json" in files else {}
+        vocabulary = read_config(files["vocab.json"])
         blank = config.get("pad_token_id")
         delimiter = str(settings.get("word_delimiter_token") or "|")
         symbols = {int(number): str(token) for token, number in vocabulary.items() if isinstance(number, int)}
@@ -121,8 +121,8 @@ class Labels:
     def _tags(self, row: Row, encoding: Any, shift: int) -> Tags:
         given = row.label.split() if isinstance(row.label, str) else row.label
         if not isinstance(given, list) or len(given) != len(row.words):
-            said = f"{len(given)} labels" if isinstance(given, list) else f"a label of type {type(given).__name__}"
-            raise DataError(f"{row.where} has {said} for {len(row.words)} words; expected one label per word")
+            count = f"{len(given)} labels" if isinstance(given, list) else f"a label of type {type(given).__name__}"
+            raise DataError(f"{row.where} has {count} for {len(row.words)} words; expected one label per word")
         ids = [self.class_id(value, row.where) for value in given]
         firsts = _first_tokens(str(row.text), row.words, encoding)
         kept = [(at + shift, number) for at, number in zip(firsts, ids, strict=True) if at is not None]
@@ -151,24 +151,16 @@ class Labels:
                 )
         known = set("".join(self.symbols.values()))
         cases: dict[str, Callable[[str], str]] = {"as it is": str, "in upper case": str.upper, "in lower case": str.lower}
-        fitting = {said: sum(letter in known for text in texts for letter in case(text)) for said, case in cases.items()}
-        best = max(fitting, key=lambda said: fitting[said])
+        fitting = {name: sum(letter in known for text in texts for letter in case(text)) for name, case in cases.items()}
+        best = max(fitting, key=lambda name: fitting[name])
         note = "" if best == "as it is" else f"transcripts are compared {best}, as the vocabulary is"
         return [cases[best](text) for text in texts], note
 
     def spell(self, ids: Sequence[int]) -> str:
         """What a CTC model's symbols say, special ones left out."""
         tokens = [self.symbols.get(number, "") for number in ids]
-        said = "".join(" " if token == self.delimiter else token for token in tokens if not token.startswith(("<", "[")))
-        return " ".join(said.split())
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ArtifactError(f"{path} is not valid JSON ({error}); copy it again from the source model") from error
-    return found if isinstance(found, dict) else {}
+        text = "".join(" " if token == self.delimiter else token for token in tokens if not token.startswith(("<", "[")))
+        return " ".join(text.split())
 
 
 def _number(row: Row) -> float:

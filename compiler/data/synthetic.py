@@ -208,8 +208,8 @@ def _size(dim: Dim, which: str, at: int) -> int:
 
 
 def _cut(sizes: dict[str, int], used: Mapping[str, Dim], batch: str | None, max_elements: int) -> str:
-    """Lower sizes in place until their product fits; says what was cut."""
-    said = ""
+    """Lower sizes in place until their product fits; returns a note of what was cut."""
+    note = ""
     others = sorted((name for name in sizes if name != batch), key=lambda name: -sizes[name])
     for name in ([batch] if batch else []) + others:
         total = math.prod(sizes.values())
@@ -217,9 +217,9 @@ def _cut(sizes: dict[str, int], used: Mapping[str, Dim], batch: str | None, max_
             break
         size = max(sizes_tried(used[name])[0], max_elements // (total // sizes[name]))
         if size < sizes[name]:
-            said += f" ({name} cut from {sizes[name]})"
+            note += f" ({name} cut from {sizes[name]})"
             sizes[name] = size
-    return said
+    return note
 
 
 def _feeds(

@@ -59,7 +59,7 @@ class Encoder:
                 "give data as arrays in an .npz file"
             )
         tokenizer = _load(path / "tokenizer.json")
-        config = _config(path / "special_tokens_map.json") | _config(path / "tokenizer_config.json")
+        config = read_config(path / "special_tokens_map.json") | read_config(path / "tokenizer_config.json")
         padding, truncation = tokenizer.padding or {}, tokenizer.truncation or {}
         if max_length is None and 0 < config.get("model_max_length", 0) < UNLIMITED:
             max_length = int(config["model_max_length"])
@@ -143,7 +143,8 @@ def _load(path: Path) -> Any:
         raise ArtifactError(f"{path} is not a readable tokenizer ({error}); copy it again from the source model") from error
 
 
-def _config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON object of the model's assets, {} where there is no file. Raises ArtifactError for a damaged one."""
     if not path.is_file():
         return {}
     try:

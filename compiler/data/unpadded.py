@@ -23,10 +23,10 @@ from .tokenizer import Encoder
 
 @dataclasses.dataclass(frozen=True)
 class RealPositions:
-    """Places of the dimension `name` that are not padding, where padding had to stay: bool [length]."""
+    """Positions of the dimension `name` that are not padding, where padding had to stay: bool [length]."""
 
     name: str
-    places: np.ndarray
+    positions: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +41,9 @@ class UnpaddedSample:
 
     @property
     def tokens(self) -> int:
-        """Places that count: of the mask, or of the second axis of the first input where there is no mask."""
+        """Positions that count: of the mask, or of the second axis of the first input where there is no mask."""
         if self.alive is not None:
-            return int(self.alive.places.sum())
+            return int(self.alive.positions.sum())
         shape = next(iter(self.feeds.values())).shape
         return int(shape[1]) if len(shape) > 1 else 1
 
@@ -162,25 +162,25 @@ def _split(feeds: Feeds, fit: readers.ModelInputs) -> Iterator[Feeds]:
 
 
 def strip_padding(feeds: Feeds, fit: readers.ModelInputs, label: str) -> UnpaddedSample:
-    """One sample without the padding at its end. Padding before or between cannot go, or places would move: it is told apart."""
+    """One sample without the padding at its end; padding before or between tokens stays, marked: else positions would shift."""
     masks = {s.name: s for s in fit.inputs if tensors.is_mask(s.name, s.dtype) and len(s.dims) > 1}
     if not masks:
         return UnpaddedSample(feeds, label)
     spec = next(iter(masks.values()))
     same = [feeds[name] for name, each in masks.items() if each.dims[-1] == spec.dims[-1]]
-    places = np.all([np.any(m, axis=tuple(range(m.ndim - 1))) for m in same], axis=0)
-    if not places.any():
+    positions = np.all([np.any(m, axis=tuple(range(m.ndim - 1))) for m in same], axis=0)
+    if not positions.any():
         return UnpaddedSample(feeds, label, dead=True)
-    if places.all():
+    if positions.all():
         return UnpaddedSample(feeds, label)
     if isinstance(spec.dims[-1], int):
         raise DataError(
             f"{spec} has a fixed length and the data is padded to it; export with a dynamic length to calibrate without padding"
         )
     name = spec.dims[-1]
-    length = max(int(np.flatnonzero(places)[-1]) + 1, fit.limits(name)[0])
+    length = max(int(np.flatnonzero(positions)[-1]) + 1, fit.limits(name)[0])
     cut = {s.name: _cut(feeds[s.name], s, name, length) for s in fit.inputs}
-    return UnpaddedSample(cut, label, None if places[:length].all() else RealPositions(name, places[:length]))
+    return UnpaddedSample(cut, label, None if positions[:length].all() else RealPositions(name, positions[:length]))
 
 
 def _cut(array: np.ndarray, spec: TensorSpec, name: str, length: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..core import DataError, Profile, TensorSpec
+from ..core import DataError, Profile, TensorSpec, is_mask
 
 if TYPE_CHECKING:
     from ..core import Feeds, Outputs
@@ -18,8 +18,6 @@ IDS = "input_ids"
 
 def padded_dim(inputs: Sequence[TensorSpec]) -> str:
     """The dimension that padding makes longer: the last one of the mask. DataError where padding would change the result."""
-    from ..core import is_mask
-
     floats = [spec.name for spec in inputs if np.dtype(spec.dtype).kind not in "iub"]
     if floats:
         raise DataError(f"input {floats[0]!r} is not token ids: padding would change the result; run without padding")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -206,8 +206,3 @@ def _emulate_borders(graph: ir.Graph) -> None:
     for value in (*graph.inputs, *graph.outputs):
         if value.dtype in HALVES:
             value.type = ir.TensorType(FLOAT)
-
-
-def run_model(graph: Graph, feeds: Mapping[str, Any]) -> Outputs:
-    """Run a graph once on the reference."""
-    return ReferenceRunner(graph).run(feeds)

@@ -14,16 +14,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def _open_export(path: Path, options: SourceOptions) -> Source:
+def open_export(path: Path, options: SourceOptions) -> Source:
     """An artifact as a source. What its own export decided cannot be asked for again; int32 ids can."""
     source = open_artifact_source(path)
     fixed: dict[str, tuple[Any, Any]] = {"task": (options.task, source.task), "revision": (options.revision, source.revision)}
     fixed["opset"] = (options.opset if options.opset != SourceOptions.opset else None, source.graph.opset)
-    for name, (asked, found) in fixed.items():
-        if asked is not None and asked != found:
-            raise SourceError(
-                f"{path} was exported with {name} {found}, and {asked} is asked for; export {source.reference} again"
-            )
+    for name, (requested, found) in fixed.items():
+        if requested is not None and requested != found:
+            raise SourceError(f"{path} was exported with {name} {found}, not {requested}; export {source.reference} again")
     if options.ids == "int32" and source.options.ids == "int64":
         return dataclasses.replace(
             source, graph=with_int32_ids(source.graph), options=dataclasses.replace(source.options, ids="int32")

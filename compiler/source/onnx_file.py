@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core import Dim, Feeds, Missing, Outputs, SourceError
-from ..graph import Graph, load_graph, mark_origins
+from ..core import Dim, Feeds, Missing, NotFused, Outputs, SourceError
+from ..graph import Graph, infer_shapes, load_graph, mark_origins, upgrade_opset
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -39,7 +39,11 @@ def read_onnx_file(path: Path, known: bool = False) -> tuple[Graph, dict[str, Di
     if defaults:
         notes.append(f"{len(defaults)} initializers that were also graph inputs are constants now")
     typed = all(v.dtype is not None and v.shape is not None for v in (*inner.inputs, *inner.outputs))
-    model = graph.model if typed else _infer(graph)
+    model = graph.model
+    if not typed:
+        from onnx_ir.passes.common import ShapeInferencePass
+
+        model = ShapeInferencePass()(model).model
     for value in (*model.graph.inputs, *model.graph.outputs):
         if value.dtype is None or value.shape is None:
             raise SourceError(f"{path}: {value.name!r} has no type or no rank, and it cannot be inferred; export it with shapes")
@@ -111,12 +115,6 @@ def _has_nan(tensor: ir.TensorProtocol | None) -> bool:
     return any(np.isnan(piece.min()) for piece in pieces)  # a minimum is NaN where anything is
 
 
-def _infer(graph: Graph) -> ir.Model:
-    from onnx_ir.passes.common import ShapeInferencePass
-
-    return ShapeInferencePass()(graph.model).model
-
-
 def _name_dims(model: ir.Model) -> Iterator[str]:
     """Give unnamed dynamic dimensions stable names, `<value>_d<axis>`."""
     import onnx_ir as ir
@@ -169,9 +167,6 @@ def _equal_batches(inputs: list[ir.Value], loose: frozenset[str], tied: dict[str
 
 
 def _equal_dims(model: ir.Model, loose: frozenset[str]) -> dict[str, str | int]:
-    from ..core import NotFused
-    from ..graph import infer_shapes, upgrade_opset
-
     try:
         copy = upgrade_opset(Graph(model)).graph.copy().model  # shape inference reads sizes from opset 13 on
     except NotFused:

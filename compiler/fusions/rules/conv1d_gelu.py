@@ -21,6 +21,7 @@ import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
 from ...graph import DOMAIN, constant_number
+from .bias_gelu import gelu_form
 from .layernorm import is_vector
 
 OP = "FusedConv1dGelu"
@@ -93,7 +94,7 @@ class ConvGelu(pattern.RewriteRuleClassBase):
         strides, pads, dilations = _geometry(node)
         if crop:
             pads[1] -= strides[0] * _dropped(cropped.producer())
-        attributes = {"group": node.attributes.get_int("group", 1), "norm": NORMS[self.spelling], "form": _form(gelu)}
+        attributes = {"group": node.attributes.get_int("group", 1), "norm": NORMS[self.spelling], "form": gelu_form(gelu)}
         if norm is not None:
             attributes["epsilon"] = norm.producer().attributes.get_float("epsilon", 1e-5)
         if self.spelling == "affine":
@@ -146,13 +147,6 @@ def _flat(value: ir.Value) -> ir.TensorProtocol:
         return ir.tensor(np.ascontiguousarray(tensor.numpy().reshape(-1)), name=name)
 
     return ir.LazyTensor(load, dtype=tensor.dtype, shape=ir.Shape([tensor.size]), name=name)
-
-
-def _form(gelu: ir.Value) -> str:
-    node = gelu.producer()
-    assert node is not None
-    approximate = node.attributes.get_string("approximate", "none")
-    return node.attributes.get_string("form", "tanh" if approximate == "tanh" else "erf")
 
 
 RULES: list[pattern.RewriteRule] = [

@@ -15,7 +15,7 @@ from ...core import InputError
 from ..builder import add_all, constant, padded_inputs, scaled_dot_product
 
 OP = "FusedAttention"
-ADDED = 1  # the input that is added to the scores
+MASK_INPUT = 1  # the input that is added to the scores
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:

@@ -17,7 +17,7 @@ from ..builder import add_all, constant, padded_inputs, scaled_dot_product
 from .rotary import rotate
 
 OP = "FusedRotaryAttention"
-ADDED = 1  # the input that is added to the scores
+MASK_INPUT = 1  # the input that is added to the scores
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:

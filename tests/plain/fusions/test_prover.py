@@ -142,9 +142,9 @@ def test_no_weight_is_held_twice() -> None:
 def test_the_whole_graph_gives_the_same_fused_expanded_and_as_functions() -> None:
     graph = fused()[0]
     for sample in data.synthetic_samples(encoder(), DIMS):
-        wanted = reference.run_model(encoder(), sample.feeds)["y"]
+        wanted = reference.ReferenceRunner(encoder()).run(sample.feeds)["y"]
         for made in (canonical.expand(graph), canonical.as_functions(graph)):
-            assert distance(reference.run_model(made, sample.feeds)["y"], wanted) < 1e-5
+            assert distance(reference.ReferenceRunner(made).run(sample.feeds)["y"], wanted) < 1e-5
 
 
 def permuted(index: int, order: str) -> Mutation:
