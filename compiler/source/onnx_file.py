@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core import Dim, Feeds, Missing, NotFused, Outputs, SourceError
-from ..graph import Graph, infer_shapes, load_graph, mark_origins, upgrade_opset
+from ..core import BuildFailed, Dim, Feeds, NotFused, Outputs, SourceError
+from ..graph import Graph, load_graph, mark_origins
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -167,6 +167,8 @@ def _equal_batches(inputs: list[ir.Value], loose: frozenset[str], tied: dict[str
 
 
 def _equal_dims(model: ir.Model, loose: frozenset[str]) -> dict[str, str | int]:
+    from ..graph import infer_shapes, upgrade_opset  # onnxscript takes its time
+
     try:
         copy = upgrade_opset(Graph(model)).graph.copy().model  # shape inference reads sizes from opset 13 on
     except NotFused:
@@ -194,14 +196,9 @@ def reference_runner(path: Path) -> Callable[[Feeds], Outputs]:
 
 
 def _session(path: Path) -> Any:
+    from ..runtime import open_session, reference_options
+
     try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise Missing("running an .onnx source needs ONNX Runtime; pip install 'bertc[cpu]'") from error
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4  # what it refuses is raised, and said once
-    try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime raises a dozen classes of its own
-        raise SourceError(f"{path} does not load in ONNX Runtime: {str(error).splitlines()[0]}") from error
+        return open_session(path, reference_options())
+    except BuildFailed as error:
+        raise SourceError(f"{path} does not load in ONNX Runtime: {str(error.__cause__).splitlines()[0]}") from error

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ...core import BertcError, Dim
+from ...core import BertcError, BuildFailed, Dim
 from ...graph import DOMAIN, OPSET, Graph, Refused, constant_of, extend_match, model_from_nodes, outer_values
 from ...ops import Body
 from ...ops import expansion as canonical
-from ...runtime import import_onnxruntime
+from ...runtime import open_session, reference_options
 from ..rewrite import Match
 from .feeds import ROWS, Case, Feeder
 
@@ -157,15 +157,10 @@ def _unlike(sides: Sequence[_Side]) -> list[_Side]:
 
 
 def _open(data: bytes, what: str) -> Any:
-    ort = import_onnxruntime()
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise Refused(f"ONNX Runtime rejects {what}: {_line(error)}") from error
+        return open_session(data, reference_options())
+    except BuildFailed as error:
+        raise Refused(f"ONNX Runtime rejects {what}: {_line(error.__cause__)}") from error
 
 
 def _run(side: _Side, case: Case, feeds: Arrays, wanted: Sequence[np.ndarray]) -> float:
@@ -207,7 +202,7 @@ def _relative(a: np.ndarray, b: np.ndarray) -> float:
     return difference / peak if (peak := float(np.abs(b).max(initial=0))) else (np.inf if difference else 0.0)
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException | None) -> str:
     return str(error).strip().splitlines()[0][:300]
 
 
