@@ -254,7 +254,7 @@ def npz_samples(path: Path, fit: ModelInputs) -> Data:
     """.npz of raw feeds: arrays named as the inputs (one sample), or "<n>/<input>" (sample n)."""
     groups: dict[int, dict[str, np.ndarray]] = {}
     names = [spec.name for spec in fit.inputs]
-    found = _read_npz(path)
+    found = read_npz(path)
     plain = set(found) == set(names)
     for key, array in found.items():
         number, _, name = key.partition("/")
@@ -271,15 +271,16 @@ def npz_samples(path: Path, fit: ModelInputs) -> Data:
     return Data(tuple(samples))
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz by name. Raises DataError for a damaged file, and for one that holds pickles."""
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+            damaged = archive.testzip()  # before numpy believes a header
             if damaged:
                 raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is not a readable .npz of plain arrays ({error}); write it with numpy.savez") from error
 
 
