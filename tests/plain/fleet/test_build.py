@@ -175,7 +175,7 @@ print(json.dumps(sorted(inside - keyed)))
 def test_late_imports_count_and_type_checking_does_not() -> None:
     root = code.PACKAGE / "targets" / "tensorrt_rtx.py"
     found = {path.name for path in code.closure([root], code.PACKAGE)}
-    assert {"adapter.py", "lower_attention.py", "kernel_log.py"} <= found
+    assert {"adapter.py", "lower_encoder.py", "kernel_log.py"} <= found
     assert "opening.py" not in found
 
 

@@ -130,7 +130,7 @@ def test_a_fleet_file_and_its_lock(tmp_path: Path, capsys: Capture) -> None:
     """The documents that a real fleet writes."""
     path = fleets.write(tmp_path, "a", 'out = "engines"\n' + fleets.MATRIX)
     run("fleet", "build", path)
-    whole = config.read_fleet(path)
+    whole = config.read(path)
     found = status_document(whole, Store(whole.store.resolve()))
     for file, known in ((path, found), (path.with_suffix(".lock.json"), None)):
         status, documents = sources.fleet_documents(file, known)

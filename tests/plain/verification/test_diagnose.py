@@ -65,7 +65,7 @@ def artifact(folder: Path, broken: int | None = None, target: str = "null=fp16",
     """Typed without a look at any data: with one, what overflows would be an island, and there would be nothing to explain."""
     source = model(folder / "model.onnx", broken)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "evidence", lambda job: None)
+        patch.setattr(pipeline, "value_evidence", lambda job: None)
         bertc.build(source, folder / "out", targets=[target], verify=False, **options)
     return folder / "out"
 
@@ -163,9 +163,9 @@ def test_a_plot_of_the_layers(sound: Path, tmp_path: Path, capsys: pytest.Captur
     ("words", "said"),
     [
         (["--layers", "--bisect"], "two questions"),
-        (["--plot", "x.svg"], "--plot draws what --layers measures"),
+        (["--plot", "x.svg"], "--plot needs --layers"),
         (["--layers", "--budget", "rel=1"], "--budget goes with --bisect"),
-        (["--bisect", "--max-drop", "0.1"], "about the artifact as a whole"),
+        (["--bisect", "--max-drop", "0.1"], "judge the whole artifact"),
     ],
 )
 def test_options_that_do_not_go_together(
