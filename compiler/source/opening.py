@@ -137,7 +137,7 @@ def _locate_directory(path: Path) -> Location:
         return Location("onnx", models[0])
     found = sorted(entry.name for entry in path.iterdir())
     raise SourceError(
-        f"{path} is not a source: no config.json, modules.json or manifest.json, and {len(models)} .onnx files, not one; "
+        f"{path} is not a source: no config.json, modules.json or manifest.json, and {len(models)} .onnx files (one is needed); "
         f"it holds {', '.join(found[:12]) or 'nothing'}"
     )
 
