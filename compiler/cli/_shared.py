@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Command = Callable[..., Any]
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 MODEL_OPTIONS = ("task", "revision", "allow_pickle", "trust_remote_code", "ids", "opset")
+IN_A_PIPE = 2**16  # columns: nothing in a log is wrapped or cut
 SOURCE_OPTIONS = (*MODEL_OPTIONS, "seed", "goldens", "data")
 
 
@@ -53,8 +54,7 @@ def console() -> Console:
     from rich.console import Console
 
     console = Console(stderr=True)
-    # A table in a log file is cut at 80 columns, and numbers are what it is for.
-    return console if console.is_terminal else Console(stderr=True, width=160)
+    return console if console.is_terminal else Console(stderr=True, width=IN_A_PIPE)
 
 
 def progress() -> Progress:

@@ -42,14 +42,14 @@ def opened(path: Path) -> Store:
 def ls(store: Path, as_json: bool) -> None:
     """What is there: stage, where it belongs, size, age."""
     from ..fleet import store_cleaning as cleaning
-    from ..report import tables
+    from ..report import Table
 
     held = cleaning.list_stages(opened(store))
-    rows = tables.table("key", "stage", "what", "size", "age")
+    rows = Table("key", "stage", "what", "size", "age", drop=("key",))
     for each in held:
         age = (time.time() - each.made) / 3600
         size = f"{each.bytes / 2**20:.1f} MiB"
-        tables.add(rows, each.key[:12], each.stage, each.slot, size, f"{age:.1f} h" if age < 48 else f"{age / 24:.0f} d")
+        rows.add(each.key[:12], each.stage, each.slot, size, f"{age:.1f} h" if age < 48 else f"{age / 24:.0f} d")
     console = shared.console()
     console.print(rows)
     total = sum(each.bytes for each in held) / 2**20

@@ -11,9 +11,8 @@ import click
 from . import _shared as shared
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from ..fleet import Fleet, Outcome, Pool, Step, Store
+    from ..report import Table
 
 FILE = click.argument("file", type=click.Path(path_type=Path), metavar="[FLEET.TOML]", default="fleet.toml")
 ENTRIES = click.option("--entry", "entries", multiple=True, help="only this entry (MODEL/PLAN) or model; repeatable")
@@ -62,16 +61,15 @@ def plan(file: Path, entries: Sequence[str], store: Path | None, ci: str | None,
 
 
 def plan_table(steps: Sequence[Step]) -> Table:
+    from ..report import Table
 
-    from ..report import tables
-
-    rows = tables.table("what", "runs on", "state", "last time", "why")
+    rows = Table("what", "runs on", "state", "last time", "why", wrap=("runs on", "why"), drop=("last time",))
     for step in steps:
         entry = step.task.entry
         gpus = ", ".join(entry.gpus) or entry.spec.name if entry else ""
         seconds = f"{step.seconds:.1f} s" if step.seconds is not None else "-"
         why = list(step.reasons[:3]) + ([f"and {len(step.reasons) - 3} more"] if len(step.reasons) > 3 else [])
-        tables.add(rows, step.task.slot, gpus, step.state, seconds, "; ".join(why))
+        rows.add(step.task.slot, gpus, step.state, seconds, "; ".join(why))
     return rows
 
 
@@ -183,15 +181,14 @@ def build_summary(outcomes: Sequence[Outcome], placed: int) -> str:
 def show_status(file: Path, entries: Sequence[str], store: Path | None, as_json: bool) -> None:
     """What is built, cached, stale or failed, with sizes, kernels and accuracy."""
     from ..fleet import status
-    from ..report import tables
+    from ..report import Table
 
     chosen, _, kept = opened(file, entries, store)
     found = status.status_document(chosen, kept)
-    rows = tables.table("entry", "GPUs", "state", "size", "kernels", "cosine (min)", "rel. error", "verified", "why")
+    columns = ("entry", "GPUs", "state", "size", "kernels", "cosine (min)", "rel. error", "verified", "why")
+    rows = Table(*columns, wrap=("GPUs", "verified", "why"))
     for entry in found["entries"]:
-        tables.add(
-            rows, entry["name"], ", ".join(entry["gpus"]), entry["state"], *entry_cells(entry), "; ".join(entry["reasons"][:3])
-        )
+        rows.add(entry["name"], ", ".join(entry["gpus"]), entry["state"], *entry_cells(entry), "; ".join(entry["reasons"][:3]))
     console = shared.console()
     console.print(rows)
     for line in status.precision_notes(found["entries"]):

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+    from rich.console import Console, RenderableType
 
 Advance = Callable[[int, int], None]
 
@@ -59,7 +58,7 @@ class Progress:
         if self.console:
             self.console.print(_plain(text), highlight=False)
 
-    def show(self, table: Table) -> None:
+    def show(self, table: RenderableType) -> None:
         """A table, where there is somebody to see it."""
         if self.console:
             self.console.print(table)

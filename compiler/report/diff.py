@@ -124,7 +124,7 @@ def _of_passes(passes: Mapping[str, Any] | None) -> Facts:
         return {("passes", "fusions"): "none"}
     found = _section("passes", passes["counts"])
     refused = Counter(each["rule"] for each in passes["refusals"])
-    return found | {("passes", f"near-misses of {rule}"): count for rule, count in refused.items()}
+    return found | {("passes", f"candidates not fused: {rule}"): count for rule, count in refused.items()}
 
 
 def _of_precision(plan: Mapping[str, Any]) -> Facts:
@@ -187,19 +187,22 @@ def _section(section: str, values: Mapping[str, Any], prefix: str = "") -> Facts
 
 def show(a: Path, b: Path, found: list[Difference], console: Console) -> None:
     """Print the differences, by section."""
-    from .tables import add, table
+    from .layout import Table
 
     if not found:
         console.print(f"no difference between {a} and {b}", highlight=False, markup=False)
         return
+    console.print(f"a: {a}\nb: {b}", highlight=False, markup=False)
     several = any(each.artifact for each in found)
-    rows = table(*(("artifact",) if several else ()), "what", "name", str(a), str(b), "change")
+    rows = Table(
+        *(("artifact",) if several else ()), "what", "name", "a", "b", "change", wrap=("name", "a", "b"), drop=("change",)
+    )
     for each, fresh, alike in _folded(found):
         change = "" if each.change is None else _per_cent(100 * each.change)
         cells = (each.section if fresh else "", each.name, _said(each.a), _said(each.b), change)
-        add(rows, *((each.artifact,) if several else ()), *cells)
+        rows.add(*((each.artifact,) if several else ()), *cells)
         if alike:
-            add(rows, *(("",) if several else ()), "", f"... and {alike} more like it (--json lists them)", "", "", "")
+            rows.add(*(("",) if several else ()), "", f"{alike} more like it (see --json)", "", "", "")
     console.print(rows)
 
 

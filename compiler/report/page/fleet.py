@@ -11,7 +11,7 @@ from .. import document as report
 from . import page_plots as drawn
 from .marks import ReportView
 from .single import verdict_words
-from .templates import environment
+from .templates import breakable, environment
 
 LISTS = ("gpu", "sm", "reason")  # fields that a fleet's status may write as lists: gpus, sms, reasons
 NOT_SHOWN = frozenset({"entries", "reports", "summary", "stages", "code"})  # stages and code: keys and hashes of what was built
@@ -28,7 +28,7 @@ def render(status: Mapping[str, Any], documents: Sequence[Mapping[str, Any] | No
     data = fleet_document(status, documents)
     doc = ReportView(data)
     models = {name: _model(doc, places) for name, places in _grouped(data["entries"]).items()}
-    return (
+    html = (
         environment()
         .get_template("fleet.html")
         .render(
@@ -44,6 +44,7 @@ def render(status: Mapping[str, Any], documents: Sequence[Mapping[str, Any] | No
             fact=lambda at, key: fact(doc, at, key),
         )
     )
+    return breakable(html)
 
 
 def fleet_document(status: Mapping[str, Any], documents: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:

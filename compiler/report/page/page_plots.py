@@ -36,18 +36,18 @@ def drift_plot(relative: Sequence[Any]) -> Plot:
     found = [(place, error) for place, error in enumerate(relative, 1) if isinstance(error, int | float)]
     places, errors = zip(*found, strict=True)
     series = [Series("relative error", places, errors)]
-    return Plot("Drift by layer", "place in the table", "relative error", series, log=min(errors) > 0, size=SIZE)
+    return Plot("Drift by layer", "position in the table", "relative error", series, log=min(errors) > 0, size=SIZE)
 
 
 def int8_plot(int8: Mapping[str, Any]) -> Plot:
-    """The metric over the share of GEMM work in int8."""
+    """The metric over the share of GEMM FLOPs in int8."""
     curve = sorted(int8["curve"], key=lambda point: point["share"])
     shares, values = ([point[key] for point in curve] for key in ("share", "value"))
     low, high = ([point.get(key) for point in curve] for key in ("low", "high"))
     ends = () if None in (*low, *high) else (low, high)
     return Plot(
         "INT8 trade-off",
-        "share of GEMM work in int8",
+        "share of GEMM FLOPs in int8",
         int8["metric"],
         [Series("value", shares, values, *ends)],
         limit=int8["budget"],

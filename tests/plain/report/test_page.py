@@ -68,7 +68,7 @@ def test_no_word_of_the_report_is_missing(full: Report) -> None:
 
 
 def test_the_leaving_out_is_said(full: Report) -> None:
-    html = unescape(page.artifact_page(full))
+    html = unescape(page.artifact_page(full)).replace("<wbr>", "")
     for path, why in single.LEFT_OUT.items():
         assert f"<code>{path}</code>: {why}" in html
 
@@ -106,8 +106,8 @@ def test_a_pointer_is_read_back() -> None:
 @pytest.mark.parametrize(
     ("changed", "tone", "said"),
     [
-        ({"verdict": "passed", "engine_executed": True}, "good", "Verified: the engine answers as its source does"),
-        ({"verdict": "passed", "engine_executed": False}, "fair", "The engine was NOT RUN: no GPU found"),
+        ({"verdict": "passed", "engine_executed": True}, "good", "Verified: the engine"),
+        ({"verdict": "passed", "engine_executed": False}, "fair", "Engine NOT RUN: no GPU found"),
         ({"verdict": "failed"}, "bad", "FAILED"),
         ({"verdict": "undecided"}, "fair", "UNDECIDED"),
     ],
@@ -121,11 +121,11 @@ def test_the_verdict_in_words(plain: Report, changed: Report, tone: str, said: s
 
 def test_an_unverified_artifact(plain: Report) -> None:
     html = page.artifact_page({**plain, "verification": None})
-    assert "Not verified: it was built with --no-verify." in html
+    assert "NOT VERIFIED" in html
 
 
 def test_sections_without_data_say_so(plain: Report, full: Report) -> None:
-    assert "Not measured: <code>bertc verify --layers</code> measures it" in page.artifact_page(plain)
+    assert "Not measured" in page.artifact_page(plain)
     assert "INT8 trade-off" not in page.artifact_page(plain)
     html = page.artifact_page(full)
     assert "Not measured" not in html

@@ -161,7 +161,7 @@ def test_csv_and_python(built: Path, tmp_path: Path) -> None:
     assert "d.csv: not used: id" in verdict.notes
 
 
-@pytest.mark.parametrize(("precision", "said"), [("fp32", "not judged"), ("bf16", "no alarm (above 0.03)")])
+@pytest.mark.parametrize(("precision", "said"), [("fp32", "not judged"), ("bf16", "ok (alarm limit 0.03)")])
 def test_what_the_default_budget_makes_of_decisions(
     built: Path, tmp_path: Path, capsys: Capture, precision: str, said: str
 ) -> None:
