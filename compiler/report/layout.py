@@ -41,8 +41,7 @@ class Table:
             if widths:
                 yield self._wide(widths)
                 if dropped:
-                    names = ", ".join(dropped)
-                    yield Text(f"left out at {options.max_width} columns: {names} (a wider terminal or --json shows them)")
+                    yield Text(f"left out: {', '.join(dropped)} (a wider terminal or --json shows them)")
                 return
         yield self._blocks()
 
