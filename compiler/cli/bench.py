@@ -81,7 +81,7 @@ def _show(result: BenchResult, log: Progress) -> None:
 
     shared.console().print(tables.timings_table(result))
     log.say(benching.conditions_line(result))
-    for name, said in result.said.items():
+    for name, said in result.descriptions.items():
         differs = result.agreement.get(name)
         log.say(f"  {name}: {said}" + ("" if differs is None else f"; outputs differ by {differs:.1e} at most"))
     for note in result.notes:

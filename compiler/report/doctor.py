@@ -35,7 +35,7 @@ def _problems() -> list[str]:
     problems = []
     if packages.installed_version("onnxruntime") and packages.installed_version("onnxruntime-gpu"):
         problems.append(
-            "onnxruntime and onnxruntime-gpu are both installed and share one folder: pip uninstall one, reinstall the other"
+            "onnxruntime and onnxruntime-gpu are both installed, in one folder: pip uninstall one, reinstall the other"
         )
     missing = [name for name in ("torch", "transformers", "safetensors") if not packages.installed_version(name)]
     if missing:
@@ -58,7 +58,7 @@ def show(found: dict[str, Any], console: Console) -> None:
     console.print(f"GPUs: {gpus}", highlight=False)
     console.print("tools:", highlight=False)
     console.print(Columns([Text(f"{name} {version}") for name, version in found["tools"].items()], padding=(0, 2)))
-    rows = Table("target", "build", "run", "version", "why not", "to get it", wrap=("why not", "to get it"))
+    rows = Table("target", "build", "run", "version", "reason", "install", wrap=("reason", "install"))
     for name, t in found["targets"].items():
         ready = t["build"] and t["run"]
         rows.add(name, _yes(t["build"]), _yes(t["run"]), t["version"], t["reason"], "" if ready else t["install"])

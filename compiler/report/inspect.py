@@ -23,7 +23,7 @@ def inspect_path(path: Path) -> dict[str, Any]:
     if len(found) > 1:
         return {"path": str(path), "kind": "artifacts", "artifacts": [inspect_path(each.path) for each in found]}
     if not found:
-        raise ArtifactError(f"{path} holds no artifact")
+        raise ArtifactError(f"no artifact in {path}")
     each = found[0]
     return {"path": str(path), "kind": "artifact", **describe_graph(each.graph()), "manifest": dict(each.manifest)}
 

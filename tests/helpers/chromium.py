@@ -37,7 +37,8 @@ function measure(window, width, scheme) {
   }
   const cut = [], texts = d.createTreeWalker(d.body, NodeFilter.SHOW_TEXT), range = d.createRange();
   for (let node = texts.nextNode(); node; node = texts.nextNode()) {
-    for (const word of node.parentElement.closest("svg") ? [] : node.data.matchAll(/(?<![\p{L}\p{N}_.])[\p{L}\p{N}_.]{2,40}(?![\p{L}\p{N}_.])/gu)) {
+    if (node.parentElement.closest("svg")) continue;
+    for (const word of node.data.matchAll(/(?<![\p{L}\p{N}_.])[\p{L}\p{N}_.]{2,40}(?![\p{L}\p{N}_.])/gu)) {
       range.setStart(node, word.index); range.setEnd(node, word.index + word[0].length);
       if (new Set([...range.getClientRects()].map(box => Math.round(box.top))).size > 1) cut.push(word[0]);
     }
