@@ -47,7 +47,8 @@ def report() -> str:
         "Attention found, of as many as there are: **bertc** / onnxruntime / onnxscript. `-`: not exported (reasons below); "
         "`x`: the fuser refused or crashed; `?`: not counted yet; `!`: its file does not run or computes something else. "
         f"Every rule, distance and refusal: [results/coverage.md](results/coverage.md).\n\n{attention(found)}",
-        f"Families with a promise (`compiler/families.py`), found of promised by the default exporter.\n\n{promises(found)}",
+        "Families with a fusion contract (`compiler/fusions/families.py`), found of expected by the default exporter.\n\n"
+        f"{promises(found)}",
         f"Distance of the fused file from the exported one, max|a-b|/max|b| of the worst model, where one is over {CLOSE:g}.\n\n"
         + wrong(found),
         f"What could not be exported, or not rightly.\n\n{refused()}",
@@ -148,7 +149,7 @@ def promises(found: Found) -> str:
         cells = ", ".join(f"{rule} {counts.get(rule, 0)} of {n}" for rule, n in promised.items())
         kept = all(counts.get(rule, 0) >= n for rule, n in promised.items())
         rows.append([name, exporter, cells, "yes" if kept else "**no**", f"{worst(answer['bertc']):.0e}"])
-    return table(["model", "exporter", "found of promised", "promise kept", "distance"], rows)
+    return table(["model", "exporter", "found of expected", "contract kept", "distance"], rows)
 
 
 def wrong(found: Found) -> str:

@@ -157,7 +157,7 @@ TABLE_ONLY = (
     *("data2vec-audio", "data2vec-text", "dpr", "ernie", "splinter", "unispeech"),
     "canine",  # no export of it runs at another size
 )
-CLAIMED = ("dynamo-sdpa", "dynamo-eager")  # exporters for which a family's promise (compiler/families.py) is held
+CLAIMED = ("dynamo-sdpa", "dynamo-eager")  # exporters for which a family's promise (compiler/fusions/families.py) is held
 
 
 @dataclasses.dataclass(frozen=True)

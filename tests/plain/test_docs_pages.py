@@ -124,3 +124,10 @@ def test_the_page_of_targets_has_every_gpu_model() -> None:
 def test_the_page_of_targets_has_every_target() -> None:
     shown = [row[0].partition("[")[0] for row in rows(ROOT / "docs" / "targets.md", "target")]
     assert sorted(shown) == sorted(targets.names())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_the_paths_that_a_page_names_exist(page: Path) -> None:
+    """`compiler/fusions/rules` and the like; one with <name> in it is a file to be written."""
+    for named in re.findall(r"`((?:compiler|plugins|recipes|tests|benchmarks)/[\w./-]+)`", page.read_text("utf-8")):
+        assert (ROOT / named).exists(), named

@@ -43,8 +43,8 @@ def paused(module: str, name: str, when: str, ready: Connection, words: list[str
 # (module of bertc, function, before or after it): one for each stage, and both sides of every rename.
 MOMENTS = [
     ("pipeline", "open_source", "before"),
-    ("pipeline", "prove", "after"),
-    ("pipeline", "save", "after"),
+    ("pipeline", "check_export", "after"),
+    ("pipeline", "save_graph", "after"),
     ("artifact.goldens", "_write", "after"),
     ("verification.verdict", "run_and_judge", "before"),
     ("artifact.manifest", "write_manifest", "after"),

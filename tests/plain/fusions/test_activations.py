@@ -57,7 +57,7 @@ def test_a_rule_that_is_wrong_beyond_ordinary_numbers_is_refused(tmp_path: Path,
     refused = fuse.fuse(graph(), DIMS, rules_file=tmp_path / "clips.py")
     assert refused.change.counts() == {}
     assert any("captured activations 0" in r.reason for r in refused.change.refusals), refused.change.refusals
-    monkeypatch.setattr(activations, "capture", lambda *_: {})
+    monkeypatch.setattr(activations, "capture_activations", lambda *_: {})
     assert fuse.fuse(graph(), DIMS, rules_file=tmp_path / "clips.py").change.counts() == {"clips": 1}
 
 

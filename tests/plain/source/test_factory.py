@@ -14,7 +14,7 @@ from bertc.source.types import SourceOptions
 
 STUDENT = """
 import torch
-from bertc.factory import FactoryModel
+from bertc import FactoryModel
 
 class Student(torch.nn.Module):
     def __init__(self):
