@@ -15,12 +15,12 @@ SIZE = (4.6, 2.9)  # inches: on a phone its text is as large as that of the page
 
 
 def inline(drawings: Mapping[str, Plot]) -> dict[str, Markup]:
-    """Each plot as an <svg> element. Raises Missing without matplotlib, which is asked for only where there is a plot."""
+    """Each plot as an <svg> element. Raises Missing without matplotlib, needed only where there is a plot."""
     return {name: Markup(plots.inline_svg(plot, f"{name}-")) for name, plot in drawings.items()}
 
 
 def decisions_plot(measures: Sequence[Mapping[str, Any]], budget: Mapping[str, Any]) -> Plot:
-    """How much worse than the source each metric is, with its 95 % interval, beside the limit that was set for it."""
+    """How much worse than the source each metric is, with its 95 % interval, beside its limit."""
     columns = [[m[key] for m in measures] for key in ("drop", "low", "high")]
     agreement = budget.get("agreement")
     limits = [budget.get("max_drop"), None if agreement is None else 1 - agreement, budget.get("alarm")]

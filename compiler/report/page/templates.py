@@ -16,7 +16,7 @@ _FLAG = re.compile(r"--[a-z][a-z-]*")
 
 
 class Absent(jinja2.StrictUndefined):
-    """What a report has not: it can be asked for in an `if`, and is an error anywhere else."""
+    """What a report lacks: false in an `if`, an error anywhere else."""
 
     def __bool__(self) -> bool:  # type: ignore[override]
         return False
