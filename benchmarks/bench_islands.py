@@ -4,8 +4,8 @@ A model built to overflow (`tests/helpers/overflowing.py`: a LayerNorm input of 
 all-MiniLM-L6-v2, lowered for TensorRT-RTX sm89: without data (rules and constants alone) and with what the values of the
 synthetic samples of a build demand. Accuracy is that of the graph with emulated rounding, kernels are those of the compiled
 engine; no engine was run. The second table leaves out each island that the data demands, alone
-(`benchmarks/island_trials.py`), and says what breaks. Where nothing does, it is there for the margin of a factor of 4, or is a sum,
-which the emulation makes in float32 anyway.
+(`benchmarks/island_trials.py`), and says what breaks. Where nothing does, it is there for the margin of a factor of 4,
+or is a sum, which the emulation makes in float32 anyway.
 """
 
 from __future__ import annotations

@@ -74,9 +74,11 @@ def build_recipe(recipe: Recipe, out: Path, *, force: bool = False, progress: Pr
     with artifact.staging(out, force) as stage:
         with log.stage("export"):
             source = open_source(recipe.source, recipe.source_options)
+        log.detail(f"source: {source.kind}, sha256 {source.sha256}; operators: {source.graph.op_counts()}")
         for note in source.notes:
             log.note(note)
         ranges = choose_profiles(recipe, source)
+        log.detail(f"profiles: {profiles.profiles_to_json(ranges)}")
         require_data(recipe, source, ranges, builds)
         with log.stage("check export") as advance:
             proof = check_export(source, ranges, advance, seed=recipe.seed, golden_data=golden_data(recipe))

@@ -10,17 +10,19 @@ import tomllib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import precision as precisions
 from . import targets
-from .core import RecipeError, did_you_mean
-from .source import SourceOptions
+from .core import Missing, RecipeError, did_you_mean
+
+if TYPE_CHECKING:
+    from .source import SourceOptions
 
 
-def _option(help_text: str, default: Any = dataclasses.MISSING) -> Any:
-    """A field with the help text that the command line and the documentation show."""
-    metadata = {"help": help_text}
+def _option(help_text: str, default: Any = dataclasses.MISSING, takes: str | None = None) -> Any:
+    """A field with the help text that the command line and the documentation show, and what its option `takes`, as in FILE."""
+    metadata = {"help": help_text, "takes": takes}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=dict, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -30,33 +32,33 @@ def _option(help_text: str, default: Any = dataclasses.MISSING) -> Any:
 class Recipe:
     """One build. `precision` applies to every target that does not name its own (`tensorrt-rtx:sm89=fp16`)."""
 
-    source: str = _option("the checkpoint directory, hub id, package.module:factory or .onnx file, in place of the recipe's")
-    task: str | None = _option("what the model is for; read from its config where it says so", None)
-    revision: str | None = _option("branch, tag or commit of a hub id", None)
-    allow_pickle: bool = _option("read pytorch_model.bin, which can run any code while it is read", False)
-    trust_remote_code: bool = _option("run Python code that comes with the checkpoint", False)
-    ids: str = _option("integer type of token ids and masks at the graph's boundary: int64 or int32", "int64")
-    opset: int = _option("ONNX opset of the export, 20 or newer", 20)
-    precision: str | None = _option("precision of targets that name none of their own", None)
-    targets: tuple[str, ...] = _option("NAME[:SM,SM...][=PRECISION], as in tensorrt-rtx:sm86,sm89=fp16; repeatable", ())
+    source: str = _option("Checkpoint directory, hub id or .onnx file, in place of the recipe's own source.", takes="SOURCE")
+    task: str | None = _option("What the model is for; default: what its config says.", None)
+    revision: str | None = _option("Branch, tag or commit of a hub id.", None, "NAME")
+    allow_pickle: bool = _option("Read pytorch_model.bin; reading it can run any code.", False)
+    trust_remote_code: bool = _option("Run Python code that comes with the checkpoint.", False)
+    ids: str = _option("Type of token ids and masks at the graph's inputs; default: int64.", "int64")
+    opset: int = _option("ONNX opset of the export, 20 or newer; default: 20.", 20, "NUMBER")
+    precision: str | None = _option("Precision of targets that name none of their own.", None, "MODE")
+    targets: tuple[str, ...] = _option("As in tensorrt-rtx:sm86,sm89=fp16 (bertc list targets); repeatable.", ())
     profiles: tuple[str, ...] = _option(
-        "optimisation profile, as in batch=1:8:32,length=16:128:512 (min:opt:max); repeatable", ()
+        "Optimisation profile, as in batch=1:8:32,length=16:128:512; repeatable.", (), "DIM=MIN:OPT:MAX,..."
     )
-    goldens: str = _option(
-        "what goes into goldens.npz: synthetic feeds, or the --data (token ids are your users' text)", "synthetic"
-    )
+    goldens: str = _option("Samples kept in goldens.npz; data: your users' texts, from --data.", "synthetic")
     data: str | None = _option(
-        "texts, pairs, audio or arrays like what the model will see: for int8 and fp8, and for --goldens data", None
+        "Texts, pairs, audio or arrays like what the model will see: for int8, fp8, --goldens data.", None, "FILE"
     )
-    seed: int = _option("seed of the synthetic feeds", 0)
-    budget: Mapping[str, float] = _option("a limit of the verification, as in cosine=0.9999; repeatable", {})
-    fuse: bool = _option("fuse the graph for targets that gain from it, each match proven equal before it is kept", True)
-    prove: bool = _option("replay each match against what takes its place before it is kept", True)
-    expect: str | None = _option("exit 1 unless all that this family promises was found: FAMILY[:LAYERS], as in bert", None)
-    verify: bool = _option("verify each artifact before it is written", True)
+    seed: int = _option("Seed of the synthetic samples; default: 0.", 0, "NUMBER")
+    budget: Mapping[str, float] = _option("Limit of the verification, as in cosine=0.9999; repeatable.", {}, "NAME=NUMBER")
+    fuse: bool = _option("Fuse the graph for targets that gain from it; each match is proven equal. Default: on.", True)
+    prove: bool = _option("Prove each match by replaying it before it is kept. Default: on.", True)
+    expect: str | None = _option("Exit 1 unless all fusions of this family are found, as in bert or bert:6.", None)
+    verify: bool = _option("Verify each artifact before it is written. Default: on.", True)
 
     @property
     def source_options(self) -> SourceOptions:
+        from .source import SourceOptions
+
         return SourceOptions(self.task, self.revision, self.allow_pickle, self.trust_remote_code, self.ids, self.opset)
 
     def to_json(self) -> dict[str, Any]:
@@ -74,14 +76,13 @@ def check(recipe: Recipe) -> None:
     if recipe.goldens not in ("synthetic", "data"):
         raise RecipeError(f"goldens is {recipe.goldens!r}; it is synthetic or data")
     if recipe.goldens == "data" and not recipe.data:
-        raise RecipeError("goldens from data need the data: --data FILE")
+        raise RecipeError("goldens = data needs samples: --data FILE")
     if recipe.precision is not None:
         precisions.get(recipe.precision)
-    asked = {recipe.precision, *(targets.parse_spec(text).precision for text in recipe.targets)} & precisions.CALIBRATED
-    if asked and not recipe.data:
-        raise RecipeError(
-            f"{', '.join(sorted(map(str, asked)))} needs data that is like what the model will see: --data texts.txt"
-        )
+    requested = {recipe.precision, *(targets.parse_spec(text).precision for text in recipe.targets)}
+    from_data = sorted(str(mode) for mode in requested & precisions.CALIBRATED)
+    if from_data and not recipe.data:
+        raise RecipeError(f"{', '.join(from_data)} needs data like what the model will see: --data texts.txt")
 
 
 def read(path: Path) -> Recipe:
@@ -112,7 +113,7 @@ def from_mapping(data: Mapping[str, Any], where: str) -> Recipe:
             raise RecipeError(f"{where}: unknown key {key!r}{did_you_mean(key, fields)}")
         wanted = str(fields[key].type)
         if not _fits(value, wanted):
-            raise RecipeError(f"{where}: {key} is {value!r}, wants {_said(wanted)}")
+            raise RecipeError(f"{where}: {key} is {value!r}, wants {_in_words(wanted)}")
     if "source" not in data:
         raise RecipeError(f"{where}: no source; name a checkpoint directory, a hub id, a factory or an .onnx file")
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
@@ -133,10 +134,10 @@ def _fits(value: Any, wanted: str) -> bool:
     return isinstance(value, str)
 
 
-def _said(wanted: str) -> str:
+def _in_words(wanted: str) -> str:
     """The type of a field in words: nobody who writes TOML knows Mapping[str, float]."""
     words = {"tuple": "a list of strings", "Mapping": "a table of numbers", "bool": "true or false", "int": "a whole number"}
-    return next((said for kind, said in words.items() if wanted.startswith(kind)), "a string")
+    return next((word for kind, word in words.items() if wanted.startswith(kind)), "a string")
 
 
 def names() -> dict[str, Path]:
@@ -149,17 +150,18 @@ def resolve(reference: str) -> tuple[Recipe, str]:
     """What a SOURCE argument means, and a sentence that says so: an existing path, else a recipe's name, else a hub id."""
     path = Path(reference)
     if path.suffix == ".toml" and path.is_file():
-        return read(path), f"{reference}: recipe file"
+        return read(path), f"source: recipe file {reference}"
     if path.exists():
-        return Recipe(reference), f"{reference}: path"
+        return Recipe(reference), f"source: local {'directory' if path.is_dir() else 'file'} {reference}"
     known = names()
     if reference in known:
-        return read(known[reference]), f"{reference}: recipe of that name, source {read(known[reference]).source}"
+        found = read(known[reference])
+        return found, f"recipe {reference}: source {found.source}"
     if path.suffix == ".toml":
         raise RecipeError(f"no recipe file {reference}{did_you_mean(path.stem, known)}")
     if ":" in reference:
-        return Recipe(reference), f"{reference}: Python factory"
-    return Recipe(reference), f"{reference}: hub id (no path and no recipe of that name{did_you_mean(reference, known)})"
+        return Recipe(reference), f"source: Python factory {reference}"
+    return Recipe(reference), f"source: hub id {reference} (no such path; no such recipe{did_you_mean(reference, known)})"
 
 
 def choose_targets(recipe: Recipe) -> tuple[Recipe, str | None]:
@@ -170,19 +172,17 @@ def choose_targets(recipe: Recipe) -> tuple[Recipe, str | None]:
     if recipe.targets:
         return recipe, None
     if recipe.precision == "int8-dynamic":
-        return dataclasses.replace(recipe, targets=("onnxruntime",)), "target onnxruntime: dynamic int8 is its own"
+        return dataclasses.replace(recipe, targets=("onnxruntime",)), "target onnxruntime: no other target builds int8-dynamic"
     tensorrt, rtx = targets.get("tensorrt").available(), targets.get("tensorrt-rtx").available()
     if tensorrt.build:
-        return dataclasses.replace(recipe, targets=("tensorrt",)), "target tensorrt: this machine can build it"
+        return dataclasses.replace(recipe, targets=("tensorrt",)), "target tensorrt: it builds here"
     if rtx.build:
         why = f"target tensorrt-rtx: it builds here, tensorrt does not ({tensorrt.reason})"
         return dataclasses.replace(recipe, targets=("tensorrt-rtx",)), why
     if recipe.precision in (None, "fp32"):
         why = f"target onnxruntime: no TensorRT here (tensorrt: {tensorrt.reason}; tensorrt-rtx: {rtx.reason})"
         return dataclasses.replace(recipe, targets=("onnxruntime",), precision="fp32"), why
-    from .core import Missing
-
     raise Missing(
-        f"{recipe.precision} needs a TensorRT compiler and this machine has none: {rtx.install} (builds without a GPU). "
-        f"tensorrt: {tensorrt.reason}; tensorrt-rtx: {rtx.reason}"
+        f"{recipe.precision} needs TensorRT or TensorRT-RTX, and neither builds here. tensorrt: {tensorrt.reason}; "
+        f"tensorrt-rtx: {rtx.reason}. {rtx.install} (builds without a GPU)"
     )

@@ -1,4 +1,7 @@
-"""Commands: one file each, found by its name; the file has a click command (or group) of the same name. `_` hides a helper."""
+"""Commands: one file each, found by its name; the file has a click command (or group) of the same name. `_` hides a helper.
+
+SECTION in the file is the heading that the command stands under in `bertc --help`.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,17 @@ from typing import cast
 import click
 
 from ..core import did_you_mean, module_names
+from ._command import Group
+
+SECTIONS = ("Build", "Check", "Look", "Fleet")  # in this order; a heading of a command's own comes behind them
+COMPLETION = (
+    ("~/.bashrc", 'eval "$(_BERTC_COMPLETE=bash_source bertc)"'),
+    ("~/.zshrc", 'eval "$(_BERTC_COMPLETE=zsh_source bertc)"'),
+    ("config.fish", "_BERTC_COMPLETE=fish_source bertc | source"),
+)
 
 
-class Commands(click.Group):
+class Commands(Group):
     """The commands of this folder, each imported when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -26,6 +37,20 @@ class Commands(click.Group):
             ctx.fail(f"no such command {args[0]!r}{did_you_mean(args[0], names())}")
         return super().resolve_command(ctx, args)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """One heading a section, with all summaries in one column."""
+        sections = {name: section_of(name) for name in names()}
+        width = max(map(len, sections)) + 2
+        for section in dict.fromkeys([*SECTIONS, *sections.values()]):
+            rows = [(name, get(name).short_help or "") for name in sections if sections[name] == section]
+            with formatter.section(section):
+                formatter.write_dl(rows, col_spacing=width - max(len(name) for name, _ in rows))
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_epilog(ctx, formatter)
+        with formatter.section("Completion of commands, options and names"):
+            formatter.write_dl(COMPLETION)
+
 
 def names() -> tuple[str, ...]:
     """All commands, by file name."""
@@ -35,3 +60,8 @@ def names() -> tuple[str, ...]:
 def get(name: str) -> click.Command:
     """The command of that name."""
     return cast(click.Command, getattr(importlib.import_module(f".{name}", __package__), name))
+
+
+def section_of(name: str) -> str:
+    """The heading that a command stands under."""
+    return str(importlib.import_module(f".{name}", __package__).SECTION)

@@ -1,4 +1,4 @@
-"""The command line: the commands of `commands/`, and what an error means for the exit code.
+"""The command line: the commands of this folder, and what an error means for the exit code.
 
 Data goes to stdout (`--json`), everything a person reads to stderr. Exit codes: 0 done, 1 the check or the build failed,
 2 bad input or usage, 3 something the machine lacks, 4 a bug in bertc, 130 interrupted.
@@ -16,13 +16,18 @@ from collections.abc import Iterator, Sequence
 import click
 
 from ..core import BertcError
+from . import _completion as _completion
 from ._group import Commands
-from ._shared import print_json
+from ._output import print_json
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    examples=("bertc build minilm --fp32 --target onnxruntime -o out/minilm", "bertc list targets"),
+)
 @click.version_option(package_name="bertc", prog_name="bertc")
 def cli() -> None:
     """Compile distilled PyTorch encoders to ONNX Runtime and TensorRT engines, and prove them equal to the source."""
@@ -65,25 +70,25 @@ def run(arguments: Sequence[str] | None = None) -> int:
         click.echo(f"error: {error}", err=True)
         return _failed(words, str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
-        said = f"interrupted: {_reason(error) or 'nothing was written'}"
-        click.echo(said, err=True)
-        return _failed(words, said, 130)
+        message = f"interrupted: {_reason(error) or 'nothing was written'}"
+        click.echo(message, err=True)
+        return _failed(words, message, 130)
     except OSError as error:
         # On a disk that is quite full, Python finds no folder for temporary files and says so with another number.
         full = error.errno in NO_ROOM or "No usable temporary directory" in str(error)
         return _disk_full(words, error) if full else _bug(words, error)
-    except Exception as error:  # noqa: BLE001 - the last resort: said as a bug, with its traceback, never hidden
+    except Exception as error:  # noqa: BLE001 - the last resort: a bug, shown with its traceback
         return _bug(words, error)
 
 
 def _reason(error: BaseException) -> str:
-    """What a command said when it was interrupted; click puts an Abort in the place of its exception."""
+    """The message of a command that was interrupted; click puts an Abort in the place of its exception."""
     return str(error if isinstance(error, KeyboardInterrupt) else error.__cause__ or "")
 
 
 def _disk_full(words: Sequence[str], error: OSError) -> int:
     """Room ran out elsewhere than at the output: in the folder for temporary files."""
-    message = f"no room for temporary files: {error}; free some space, or let the variable TMPDIR name a folder on another disk"
+    message = f"no room for temporary files: {error}; free some space, or set TMPDIR to a folder on another disk"
     click.echo(f"error: {message}", err=True)
     return _failed(words, message, 3)
 
@@ -92,7 +97,7 @@ def _bug(words: Sequence[str], error: Exception) -> int:
     import traceback
 
     traceback.print_exception(error)
-    click.echo(f"error: this is a bug in bertc ({type(error).__name__}: {error}); please report the lines above", err=True)
+    click.echo(f"error: a bug in bertc ({type(error).__name__}: {error}); please report the lines above", err=True)
     return _failed(words, f"{type(error).__name__}: {error}", 4)
 
 

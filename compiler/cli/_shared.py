@@ -1,27 +1,37 @@
-"""What commands share: options made from a recipe's fields, where things are printed, and how SOURCE is understood."""
+"""What commands share: options made from a recipe's fields, how SOURCE is understood, how artifacts are shown."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..core import InputError
+from ..core import CheckFailed, InputError
+from ._output import console, print_json
+from ._types import FILE, Family, OneOf, Option, Source, Target, integer_types, tasks
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from ..core import Progress
     from ..recipe import Recipe
 
 Command = Callable[..., Any]
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 MODEL_OPTIONS = ("task", "revision", "allow_pickle", "trust_remote_code", "ids", "opset")
-IN_A_PIPE = 2**16  # columns: nothing in a log is wrapped or cut
 SOURCE_OPTIONS = (*MODEL_OPTIONS, "seed", "goldens", "data")
+OUT_DIRECTORY = click.option("-o", "--out", required=True, type=FILE, metavar="DIR", help="The directory to write.")
+FORCE_ARTIFACT = click.option("--force", is_flag=True, help="Replace an artifact that is there.")
+FORCE_FILE = click.option("--force", is_flag=True, help="Replace a file that is there.")
+# The fields of a recipe that take more than a text; the others say in the recipe what they take.
+TYPES: dict[str, Any] = {
+    "source": Source(),
+    "task": OneOf("task", tasks),
+    "ids": OneOf("type", integer_types),
+    "goldens": OneOf("kind of goldens", lambda: ("synthetic", "data")),
+    "targets": Target(),
+    "expect": Family(),
+}
 
 
 def recipe_options(*names: str) -> Callable[[Command], Command]:
@@ -39,28 +49,17 @@ def recipe_options(*names: str) -> Callable[[Command], Command]:
 
 
 def _option(field: Any) -> Callable[[Command], Command]:
-    kind, help_text = str(field.type), field.metadata["help"]
+    kind, help_text, takes = str(field.type), field.metadata["help"], field.metadata["takes"]
     flag = "--" + field.name.replace("_", "-")
     if field.name in ("verify", "fuse", "prove"):
         return click.option(f"--{field.name}/--no-{field.name}", default=None, help=help_text)
     if kind == "bool":
         return click.option(flag, is_flag=True, default=None, help=help_text)
+    of = TYPES.get(field.name, click.INT if kind == "int" else click.STRING)
     if kind.startswith(("tuple", "Mapping")):
-        return click.option("--" + field.name.removesuffix("s"), field.name, multiple=True, help=help_text)
-    return click.option(flag, field.name, type=int if kind == "int" else str, default=None, help=help_text)
-
-
-def console() -> Console:
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    return console if console.is_terminal else Console(stderr=True, width=IN_A_PIPE)
-
-
-def progress() -> Progress:
-    from ..core import Progress
-
-    return Progress(console())
+        flag = "--" + field.name.removesuffix("s")
+        return click.option(flag, field.name, multiple=True, type=of, metavar=takes, help=help_text)
+    return click.option(flag, field.name, cls=Option, type=of, metavar=takes, default=None, help=help_text)
 
 
 def recipe_of(reference: str, log: Progress, options: dict[str, Any]) -> Recipe:
@@ -89,7 +88,6 @@ def limits_of(texts: Sequence[str]) -> dict[str, float]:
 
 
 def show_artifacts(made: Sequence[Any], as_json: bool) -> None:
-
     from ..report import tables
 
     console().print(tables.artifacts_table(made))
@@ -97,5 +95,8 @@ def show_artifacts(made: Sequence[Any], as_json: bool) -> None:
         print_json({"artifacts": [{"path": str(a.path), "manifest": a.manifest} for a in made]})
 
 
-def print_json(document: Any) -> None:
-    click.echo(json.dumps(document, indent=1, ensure_ascii=False))
+def fail_check(reasons: Sequence[str]) -> None:
+    """Exit 1 where there is a reason. Not by CheckFailed: the JSON document is printed already."""
+    if reasons:
+        click.echo(f"error: {'; '.join(reasons)}", err=True)
+        raise click.exceptions.Exit(CheckFailed.exit_code)

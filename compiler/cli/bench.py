@@ -10,6 +10,9 @@ import click
 
 from ..core import InputError, Missing
 from . import _shared as shared
+from ._command import Command
+from ._output import console, print_json, print_result, progress
+from ._types import FILE, Source
 
 if TYPE_CHECKING:
     from ..artifact import Artifact
@@ -17,20 +20,37 @@ if TYPE_CHECKING:
     from ..core import Progress, Shape
 
 
-@click.command()
-@click.argument("path", type=click.Path(path_type=Path), metavar="ARTIFACT")
-@click.option("--against", multiple=True, help="SOURCE (as PyTorch, torch.compile, unfused ONNX Runtime) or ARTIFACT; repeatable")
-@click.option(
-    "--shapes", "texts", multiple=True, help="as in 1x16,8x128 or batch=8,length=128; default: those profiles are tuned for"
+SECTION = "Check"
+EXAMPLES = (
+    "bertc bench out/minilm --against minilm --shapes 1x16,8x128",
+    "bertc bench out/minilm --lengths requests.jsonl --rounds 20 --csv times.csv",
 )
-@click.option("--lengths", type=click.Path(path_type=Path), help="shapes and their weights from requests (see bertc profile)")
-@click.option("--padded", is_flag=True, help="the artifact as well, with each call padded to its buckets")
-@click.option("--threads", type=int, default=0, help="of every contender; default: the cores this process may use")
-@click.option("--rounds", type=int, default=100, show_default=True, help="calls that are timed, per contender and shape")
-@click.option("--seed", default=0, show_default=True, help="of the token ids and of the order of the calls")
-@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="write the times as a table")
-@click.option("--plot", "plot_path", type=click.Path(path_type=Path), help="draw the medians, as .svg")
-@click.option("--require-engine", is_flag=True, help="exit 3 where the engine itself cannot run")
+
+
+@click.command(cls=Command, short_help="Time an artifact against its source or others", examples=EXAMPLES)
+@click.argument("path", type=FILE, metavar="ARTIFACT")
+@click.option(
+    "--against",
+    multiple=True,
+    type=Source(),
+    metavar="SOURCE|ARTIFACT",
+    help="A source (as PyTorch, torch.compile, unfused ONNX Runtime) or an artifact; repeatable.",
+)
+@click.option(
+    "--shapes",
+    "texts",
+    multiple=True,
+    metavar="SHAPE,...",
+    help="As in 1x16,8x128 or batch=8,length=128; default: those that the profiles are tuned for.",
+)
+@click.option("--lengths", type=FILE, metavar="FILE", help="Take shapes and their weights from requests (see bertc profile).")
+@click.option("--padded", is_flag=True, help="Time the artifact also with each call padded to its buckets.")
+@click.option("--threads", type=int, metavar="NUMBER", default=0, help="Of every contender; default: all cores of this process.")
+@click.option("--rounds", type=int, metavar="NUMBER", default=100, show_default=True, help="Timed calls per contender and shape.")
+@click.option("--seed", type=int, metavar="NUMBER", default=0, show_default=True, help="Of the token ids and the order of calls.")
+@click.option("--csv", "csv_path", type=FILE, metavar="FILE", help="Write the times as a table.")
+@click.option("--plot", "plot_path", type=FILE, metavar="FILE", help="Draw the medians, as .svg.")
+@click.option("--require-engine", is_flag=True, help="Exit 3 where the engine itself cannot run.")
 @shared.JSON
 def bench(
     path: Path,
@@ -46,22 +66,22 @@ def bench(
     require_engine: bool,
     as_json: bool,
 ) -> None:
-    """Time ARTIFACT. Contenders run in turns, with as many threads, and their outputs are compared first (exit 1 if they differ).
+    """Time ARTIFACT. Contenders run in turns with equal threads; their outputs are compared first (exit 1 if they differ).
 
-    An engine that cannot run here gets kernels, FLOPs and bytes by layer from its build log, and no time.
+    Of an engine that cannot run here: kernels, FLOPs and bytes by layer from its build log, and no times.
     """
     from ..artifact import manifest as artifact
     from ..bench import interleaved as benching
     from ..bench import timings
     from ..report import figures, plots
 
-    log = shared.progress()
+    log = progress()
     found = artifact.open_artifact(path)
     shapes = _shapes(found, texts, lengths, log)
     if reason := benching.why_not_runnable(found):
         if require_engine:
             raise Missing(f"--require-engine: the engine of {path} cannot run here: {reason}")
-        return _not_run(found, shapes, reason, against, as_json)
+        return _show_work(found, shapes, reason, against, as_json)
     log.say(f"{path} on {', '.join(map(str, shapes))}")
     request = benching.BenchRequest(tuple(against), shapes, rounds, threads, seed, padded)
     result = benching.time_artifact(found, request, log)
@@ -69,31 +89,31 @@ def bench(
         csv_path.write_text(timings.to_csv(result), encoding="utf-8")
     if plot_path is not None:
         plot_path.write_text(plots.render_svg(figures.timings_plot(result)), encoding="utf-8")
-    _show(result, log)
+    _show_result(result, log)
     if as_json:
-        shared.print_json(result.to_json())
+        print_json(result.to_json())
 
 
-def _show(result: BenchResult, log: Progress) -> None:
+def _show_result(result: BenchResult, log: Progress) -> None:
     """The table, what it holds for, and what each contender is."""
     from ..bench import interleaved as benching
     from ..report import tables
 
-    shared.console().print(tables.timings_table(result))
-    log.say(benching.conditions_line(result))
+    console().print(tables.timings_table(result))
+    print_result(benching.conditions_line(result))
     for name, said in result.descriptions.items():
         differs = result.agreement.get(name)
-        log.say(f"  {name}: {said}" + ("" if differs is None else f"; outputs differ by {differs:.1e} at most"))
+        print_result(f"  {name}: {said}" + ("" if differs is None else f"; outputs differ by {differs:.1e} at most"))
     for note in result.notes:
         log.note(note)
 
 
 def _shapes(found: Artifact, texts: Sequence[str], lengths: Path | None, log: Progress) -> tuple[Shape, ...]:
-    """Shapes that were asked for, of the traffic, or of the profiles."""
+    """The shapes of --shapes, of --lengths, or of the profiles."""
     from ..bench import interleaved as benching
 
     if texts and lengths:
-        raise InputError("--shapes and --lengths both say what to time: give one")
+        raise InputError("--shapes and --lengths both say what to time; give one")
     if lengths is None:
         return benching.parse_shapes(texts, found.dims) if texts else benching.default_shapes(found)
     shapes, note = benching.traffic_shapes(lengths, found)
@@ -101,23 +121,22 @@ def _shapes(found: Artifact, texts: Sequence[str], lengths: Path | None, log: Pr
     return shapes
 
 
-def _not_run(found: Artifact, shapes: Sequence[Shape], reason: str, against: Sequence[str], as_json: bool) -> None:
+def _show_work(found: Artifact, shapes: Sequence[Shape], reason: str, against: Sequence[str], as_json: bool) -> None:
     """What the build log and the graph tell of an engine that cannot run here."""
     from ..report import tables
     from ..targets import artifact_work
 
-    console = shared.console()
     done = artifact_work(found, shapes)
     for each in done:
-        console.print(f"{found.path} at {each.shape}, profile {each.profile}", highlight=False, markup=False)
-        console.print(tables.work_table(each))
+        print_result(f"{found.path} at {each.shape}, profile {each.profile}")
+        console().print(tables.work_table(each))
         if each.nameless:
             kernels = f"{each.nameless} kernels name no node of the graph: what they move is missing from the sums"
-            console.print(f"  {kernels}", highlight=False)
+            print_result(f"  {kernels}")
         if each.unknown:
-            console.print(f"  {each.unknown} products or tensors of unknown size are missing from the sums", highlight=False)
-    ignored = "; --against was not looked at" if against else ""
-    console.print(f"engine: NOT RUN ({reason}): no time was taken{ignored}", highlight=False, markup=False)
+            print_result(f"  {each.unknown} products or tensors of unknown size are missing from the sums")
+    ignored = "; --against was ignored" if against else ""
+    print_result(f"engine: NOT RUN ({reason}): nothing was timed{ignored}")
     if as_json:
         shapes_json = [each.to_json() for each in done]
-        shared.print_json({"artifact": found.path.name, "executed": False, "reason": reason, "shapes": shapes_json})
+        print_json({"artifact": found.path.name, "executed": False, "reason": reason, "shapes": shapes_json})

@@ -7,18 +7,25 @@ from typing import Any
 
 import click
 
+from . import _output as output
 from . import _shared as shared
+from ._command import Command
+from ._types import Source
 
+SECTION = "Build"
+EXAMPLES = (
+    "bertc build minilm --fp32 --target onnxruntime -o out/minilm",
+    "bertc build CHECKPOINT --fp16 --target tensorrt-rtx:sm86,sm89 -o out/engine",
+)
 FORMS = {"auto": "int8", "static": "int8-static", "dynamic": "int8-dynamic", "weights": "int8-weights"}
 INT8 = (
-    "int8 GEMMs. auto (or nothing): where measured or estimated worth it, in the better form. static: scales from --data, on "
-    "TensorRT attention too. dynamic: ONNX Runtime finds the ranges while it runs; no --data. weights: only stored as int8; no "
-    "--data. "
-    "The rest is float16 (ONNX Runtime: float32)"
+    "int8 GEMMs, the rest float16 (ONNX Runtime: float32). auto, or no value: the better form, where it pays. static: scales "
+    "from --data; on TensorRT attention too. dynamic: ONNX Runtime finds scales as it runs. weights: stored as int8 only. "
+    "--data: for auto and static."
 )
 
 
-class WithForms(click.Command):
+class BuildCommand(Command):
     """`--int8 SOURCE` names a source: only a form that is known is the option's value."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -29,20 +36,22 @@ class WithForms(click.Command):
         try:
             return super().parse_args(ctx, given)
         except click.UsageError as error:
-            hint = f"; the forms of --int8 are {', '.join(FORMS)}" if bare else ""
+            hint = f"; --int8 takes {', '.join(FORMS)}" if bare else ""
             raise click.UsageError(f"{error.format_message()}{hint}", ctx) from error
 
 
-@click.command(cls=WithForms)
-@click.argument("reference", metavar="SOURCE|RECIPE|EXPORT")
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="the directory to write")
-@click.option("--force", is_flag=True, help="replace an artifact that is there")
-@click.option("--fp32", "precision", flag_value="fp32", help="float32, TF32 off")
-@click.option("--fp16", "precision", flag_value="fp16", help="float16, reductions in float32")
-@click.option("--bf16", "precision", flag_value="bf16", help="bfloat16, reductions in float32")
-@click.option("--fp8", "precision", flag_value="fp8", help="float8 (E4M3) GEMMs by --data, the rest float16; sm89 and later")
+@click.command(cls=BuildCommand, short_help="Build a model for one or more targets, each verified", examples=EXAMPLES)
+@click.argument("reference", metavar="SOURCE|RECIPE|EXPORT", type=Source())
+@shared.OUT_DIRECTORY
+@shared.FORCE_ARTIFACT
+@click.option("--fp32", "precision", flag_value="fp32", help="float32, TF32 off.")
+@click.option("--fp16", "precision", flag_value="fp16", help="float16, reductions in float32.")
+@click.option("--bf16", "precision", flag_value="bf16", help="bfloat16, reductions in float32.")
+@click.option("--fp8", "precision", flag_value="fp8", help="float8 (E4M3) GEMMs, the rest float16; needs --data, sm89 or later.")
 @click.option("--int8", type=click.Choice(FORMS), is_flag=False, flag_value="auto", help=INT8)
-@click.option("--max-drop", type=float, help="give back as much int8 as keeps the drop of the metric within this, as in 0.005")
+@click.option(
+    "--max-drop", type=float, metavar="NUMBER", help="Keep layers in float until the metric drops by at most this: 0.005."
+)
 @shared.recipe_options("targets", "profiles", "source", *shared.SOURCE_OPTIONS, "fuse", "prove", "expect", "budget", "verify")
 @shared.JSON
 def build(
@@ -56,9 +65,9 @@ def build(
     from ..core import InputError
 
     if int8 and options["precision"]:
-        raise InputError(f"asked for --{options['precision']} and for --int8; an artifact has one precision")
+        raise InputError(f"--{options['precision']} and --int8: an artifact has one precision; give one of them")
     options["precision"] = FORMS[int8] if int8 else options["precision"]
-    log = shared.progress()
+    log = output.progress()
     if max_drop is not None:
         options["budget"] = (*options["budget"], f"max_drop={max_drop}")
     made = pipeline.build_recipe(shared.recipe_of(reference, log, options), out, force=force, progress=log)

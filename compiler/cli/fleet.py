@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,28 +10,39 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import _shared as shared
+from ._command import Group
+from ._output import console, print_json, print_result, progress_console
+from ._types import FILE, Entry
 
 if TYPE_CHECKING:
     from ..fleet import Fleet, Outcome, Pool, Step, Store
     from ..report import Table
 
-FILE = click.argument("file", type=click.Path(path_type=Path), metavar="[FLEET.TOML]", default="fleet.toml")
-ENTRIES = click.option("--entry", "entries", multiple=True, help="only this entry (MODEL/PLAN) or model; repeatable")
-STORE = click.option("--store", type=click.Path(path_type=Path), help="the folder of finished stages, in place of the file's")
+LOG = logging.getLogger("bertc")
+SECTION = "Fleet"
+FLEET_TOML = click.argument("file", type=FILE, metavar="[FLEET.TOML]", default="fleet.toml")
+ENTRIES = click.option(
+    "--entry", "entries", multiple=True, type=Entry(), metavar="MODEL[/PLAN]", help="Only this entry or model; repeatable."
+)
+STORE = click.option("--store", type=FILE, metavar="DIR", help="The folder of finished stages, in place of the file's.")
 
 
-@click.group()
+@click.group(
+    cls=Group,
+    short_help="Build many models for many GPUs, each stage once",
+    examples=("bertc fleet plan fleet.toml", "bertc fleet build fleet.toml --jobs 8"),
+)
 def fleet() -> None:
     """Build many models for many GPUs: plan, build, status, verify."""
 
 
-def common(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (shared.JSON, STORE, ENTRIES, FILE):
+def fleet_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (shared.JSON, STORE, ENTRIES, FLEET_TOML):
         command = option(command)
     return command
 
 
-def opened(file: Path, entries: Sequence[str], store: Path | None) -> tuple[Fleet, Fleet, Store]:
+def open_fleet(file: Path, entries: Sequence[str], store: Path | None) -> tuple[Fleet, Fleet, Store]:
     """(the selected part of a fleet, the whole of it, its store)."""
     from ..fleet import Store, config
 
@@ -38,29 +50,32 @@ def opened(file: Path, entries: Sequence[str], store: Path | None) -> tuple[Flee
     return config.select(whole, entries), whole, Store((store or whole.store).resolve())
 
 
-@fleet.command()
-@common
-@click.option("--ci", type=click.Choice(["github", "gitlab"]), help="print the jobs of a CI pipeline as JSON")
+@fleet.command(
+    short_help="Show what would be built, and why",
+    examples=("bertc fleet plan", "bertc fleet plan fleet.toml --ci github"),
+)
+@fleet_arguments
+@click.option("--ci", type=click.Choice(["github", "gitlab"]), help="Print the jobs of a CI pipeline as JSON.")
 def plan(file: Path, entries: Sequence[str], store: Path | None, ci: str | None, as_json: bool) -> None:
-    """Say what would be built, what is cached, and why each stale one is stale. Builds nothing."""
+    """Show what would be built, what is cached, and why a stage is stale. Builds nothing."""
     from ..fleet import ci as pipelines
     from ..fleet import plan as plans
     from ..fleet import status
 
-    chosen, _, kept = opened(file, entries, store)
+    chosen, _, kept = open_fleet(file, entries, store)
     if ci:
-        shared.print_json(pipelines.jobs(chosen, ci))
+        print_json(pipelines.jobs(chosen, ci))
         return
     steps = plans.plan_fleet(chosen, kept)
-    console = shared.console()
-    console.print(plan_table(steps))
+    console().print(plan_table(steps))
     for line in (*status.shared_plan_notes(steps), *status.timed_form_notes(steps), plan_summary(steps)):
-        console.print(line, highlight=False, markup=False)
+        print_result(line)
     if as_json:
-        shared.print_json(status.status_document(chosen, kept, steps))
+        print_json(status.status_document(chosen, kept, steps))
 
 
 def plan_table(steps: Sequence[Step]) -> Table:
+
     from ..report import Table
 
     rows = Table("what", "runs on", "state", "last time", "why", wrap=("runs on", "why"), drop=("last time",))
@@ -82,16 +97,19 @@ def plan_summary(steps: Sequence[Step]) -> str:
     return f"{len(steps) - len(todo) - len(away)} of {len(steps)} stages are cached, {len(todo)} to do{took}{there}"
 
 
-@fleet.command()
-@common
-@click.option("--locked", is_flag=True, help="refuse to build anything but what fleet.lock.json says")
-@click.option("--fail-fast", is_flag=True, help="stop at the first failure")
-@click.option(
-    "--until", type=click.Choice(["export", "fuse", "quantise", "build"]), default="build", help="stop after this stage"
+@fleet.command(
+    short_help="Build what is not cached; put artifacts in their places",
+    examples=("bertc fleet build fleet.toml --entry minilm", "bertc fleet build fleet.toml --locked --fail-fast"),
 )
-@click.option("--jobs", type=click.IntRange(min=1), help="cores to use, in place of all")
-@click.option("--memory", help="memory to use, as in 12GB, in place of what is free")
-@click.option("--ray", "address", metavar="ADDRESS", help="run the tasks on a Ray cluster; it must see the store and the sources")
+@fleet_arguments
+@click.option("--locked", is_flag=True, help="Refuse to build anything but what fleet.lock.json names.")
+@click.option("--fail-fast", is_flag=True, help="Stop at the first failure.")
+@click.option(
+    "--until", type=click.Choice(["export", "fuse", "quantise", "build"]), default="build", help="Stop after this stage."
+)
+@click.option("--jobs", type=click.IntRange(min=1), metavar="NUMBER", help="Cores to use; default: all.")
+@click.option("--memory", metavar="SIZE", help="Memory to use, as in 12GB; default: what is free.")
+@click.option("--ray", "address", metavar="ADDRESS", help="Run on a Ray cluster that sees the store and the sources.")
 def build(
     file: Path,
     entries: Sequence[str],
@@ -104,37 +122,51 @@ def build(
     address: str | None,
     as_json: bool,
 ) -> None:
-    """Build what is not cached, and put every artifact in its place. The exit code is that of the worst failure."""
+    """Build what is not cached, and put every artifact in its place. Exits as the worst failure does."""
     from ..fleet import config, lock, run, status
-    from ..fleet import plan as plans
-    from ..fleet import progress_table as board
 
-    chosen, whole, kept = opened(file, entries, store)
+    chosen, whole, kept = open_fleet(file, entries, store)
     kept.sweep()
     if locked:
         lock.require_same(chosen, kept)
-    console = shared.console()
     pool = pool_of(address, jobs, config.parse_bytes(memory) if memory else None)
-    shown = board.ProgressTable(console, [task for task in plans.tasks(chosen) if until == "build" or not task.entry])
-    try:
-        with shown.show():
-            outcomes = run.run_fleet(chosen, kept, pool, shown.watch, until=until, fail_fast=fail_fast)
-    except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt("what was finished is in the store; the next build goes on from there") from stop
-    finally:
-        pool.stop()
+    outcomes = run_shown(chosen, kept, pool, until, fail_fast)
     if locked:
         lock.require_contents(chosen, kept, outcomes)
     placed = place(chosen, kept, outcomes)
     if not locked and until == "build":
         lock.write(chosen, kept, outcomes, whole)
-    code = run.fleet_exit_code(outcomes) or asked_elsewhere(outcomes, entries)
+    code = run.fleet_exit_code(outcomes) or exit_code_of_requested(outcomes, entries)
     document = built_document(chosen, kept, outcomes, code)
     for line in (*status.precision_notes(document["entries"]), build_summary(outcomes, placed)):
-        console.print(line, highlight=False, markup=False)
+        print_result(line)
     if as_json:
-        shared.print_json(document)
+        print_json(document)
     raise click.exceptions.Exit(code)
+
+
+def run_shown(chosen: Fleet, kept: Store, pool: Pool, until: str, fail_fast: bool) -> Sequence[Outcome]:
+    """Run what is to do, with a table of how far it is, and stop the pool."""
+    from ..fleet import plan as plans
+    from ..fleet import progress_table, run
+
+    tasks = [task for task in plans.tasks(chosen) if until == "build" or not task.entry]
+    table = progress_table.ProgressTable(progress_console(), tasks)
+
+    def watch(task: Any, outcome: Outcome | None) -> None:
+        if outcome is None:
+            LOG.debug("begin %s", task.slot)
+        else:
+            LOG.info("end %s: %s, %.3f s", task.slot, outcome.state, outcome.seconds)
+        table.watch(task, outcome)
+
+    try:
+        with table.show():
+            return run.run_fleet(chosen, kept, pool, watch, until=until, fail_fast=fail_fast)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt("finished stages are in the store; the next build resumes from there") from stop
+    finally:
+        pool.stop()
 
 
 def built_document(chosen: Fleet, kept: Store, outcomes: Sequence[Outcome], code: int) -> dict[str, Any]:
@@ -163,7 +195,7 @@ def place(chosen: Fleet, kept: Store, outcomes: Sequence[Outcome]) -> int:
     return sum(outputs.place(kept, str(o.key), chosen.out / o.task.slot) for o in built)
 
 
-def asked_elsewhere(outcomes: Sequence[Outcome], entries: Sequence[str]) -> int:
+def exit_code_of_requested(outcomes: Sequence[Outcome], entries: Sequence[str]) -> int:
     """Entries for other hosts are no failure, unless one of them was asked for by name."""
     return 3 if any(o.state == "elsewhere" and o.task.slot in entries for o in outcomes) else 0
 
@@ -176,26 +208,29 @@ def build_summary(outcomes: Sequence[Outcome], placed: int) -> str:
     return "\n".join([*lines, ends])
 
 
-@fleet.command(name="status")
-@common
+@fleet.command(
+    name="status",
+    short_help="Show what is built, cached, stale or failed",
+    examples=("bertc fleet status", "bertc fleet status fleet.toml --json"),
+)
+@fleet_arguments
 def show_status(file: Path, entries: Sequence[str], store: Path | None, as_json: bool) -> None:
-    """What is built, cached, stale or failed, with sizes, kernels and accuracy."""
+    """Show what is built, cached, stale or failed, with sizes, kernels and accuracy."""
     from ..fleet import status
     from ..report import Table
 
-    chosen, _, kept = opened(file, entries, store)
+    chosen, _, kept = open_fleet(file, entries, store)
     found = status.status_document(chosen, kept)
     columns = ("entry", "GPUs", "state", "size", "kernels", "cosine (min)", "rel. error", "verified", "why")
     rows = Table(*columns, wrap=("GPUs", "verified", "why"))
     for entry in found["entries"]:
         rows.add(entry["name"], ", ".join(entry["gpus"]), entry["state"], *entry_cells(entry), "; ".join(entry["reasons"][:3]))
-    console = shared.console()
-    console.print(rows)
+    console().print(rows)
     for line in status.precision_notes(found["entries"]):
-        console.print(line, highlight=False, markup=False)
-    console.print(", ".join(f"{count} {state}" for state, count in found["counts"].items()), highlight=False)
+        print_result(line)
+    print_result(", ".join(f"{count} {state}" for state, count in found["counts"].items()))
     if as_json:
-        shared.print_json(found)
+        print_json(found)
 
 
 def entry_cells(entry: dict[str, Any]) -> tuple[str, ...]:
@@ -210,20 +245,22 @@ def entry_cells(entry: dict[str, Any]) -> tuple[str, ...]:
     return size, kernels, f"{close['cosine_min']:.7f}", f"{close['relative']:.1e}", how
 
 
-@fleet.command()
-@common
-@click.option("--require-engine", is_flag=True, help="exit 3 where an engine itself cannot run")
+@fleet.command(
+    short_help="Verify every artifact in its place",
+    examples=("bertc fleet verify", "bertc fleet verify fleet.toml --entry minilm --require-engine"),
+)
+@fleet_arguments
+@click.option("--require-engine", is_flag=True, help="Exit 3 where an engine itself cannot run.")
 def verify(file: Path, entries: Sequence[str], store: Path | None, require_engine: bool, as_json: bool) -> None:
-    """Verify every artifact in its place: hashes, the lock, and its goldens. Exit 1 when one is not what it should be."""
+    """Verify every artifact in its place: hashes, the lock, and its goldens. Exit 1 when one differs."""
     from ..fleet import entry_check as checking
     from ..fleet import worst_exit_code
 
-    chosen, _, _ = opened(file, entries, store)
-    console = shared.console()
+    chosen, _, _ = open_fleet(file, entries, store)
     checks = []
     for check in checking.verify_fleet(chosen, require_engine):
-        console.print(f"{check.name}: {check.said}", highlight=False, markup=False)
+        print_result(f"{check.name}: {check.said}")
         checks.append(check)
     if as_json:
-        shared.print_json({"entries": [check.to_json() for check in checks], "passed": all(c.exit_code == 0 for c in checks)})
+        print_json({"entries": [check.to_json() for check in checks], "passed": all(c.exit_code == 0 for c in checks)})
     raise click.exceptions.Exit(worst_exit_code(check.exit_code for check in checks))

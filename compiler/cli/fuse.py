@@ -7,18 +7,27 @@ from pathlib import Path
 import click
 
 from . import _shared as shared
+from ._command import Command
+from ._output import console, print_json, print_result, progress
+from ._types import FILE, Family
 
-
-@click.command()
-@click.argument("path", type=click.Path(path_type=Path), metavar="IN.onnx")
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="the .onnx file to write")
-@click.option("--force", is_flag=True, help="replace a file that is there")
-@click.option("--rules", "rules_file", type=click.Path(path_type=Path), help="a Python file with RULES of your own; it is run")
-@click.option(
-    "--explain", is_flag=False, flag_value="", default=None, metavar="[RULE]", help="show near-misses and why they stopped"
+SECTION = "Build"
+EXAMPLES = (
+    "bertc fuse out/export/graph.onnx -o out/fused.onnx --expect bert",
+    "bertc fuse model.onnx -o fused.onnx --explain attention",
 )
-@click.option("--expect", metavar="FAMILY[:LAYERS]", help="exit 1 unless all that this family promises was found")
-@click.option("--prove/--no-prove", default=True, help="replay each match against what takes its place")
+
+
+@click.command(cls=Command, short_help="Fuse an ONNX file into operators proven equal", examples=EXAMPLES)
+@click.argument("path", type=FILE, metavar="IN.onnx")
+@click.option("-o", "--out", required=True, type=FILE, metavar="FILE", help="The .onnx file to write.")
+@shared.FORCE_FILE
+@click.option("--rules", "rules_file", type=FILE, metavar="FILE", help="A Python file with RULES of your own; it is run.")
+@click.option(
+    "--explain", is_flag=False, flag_value="", default=None, metavar="[RULE]", help="List candidates not fused, with the reason."
+)
+@click.option("--expect", type=Family(), help="Exit 1 unless all fusions of this family are found.")
+@click.option("--prove/--no-prove", default=True, help="Prove each match by replaying it. Default: on.")
 @shared.JSON
 def fuse(
     path: Path,
@@ -30,21 +39,21 @@ def fuse(
     prove: bool,
     as_json: bool,
 ) -> None:
-    """Fuse an ONNX file (opset 11 on) into bertc operators, each proven equal; it carries their bodies and runs anywhere."""
+    """Fuse an ONNX file (opset 11+) into bertc operators, each proven equal. The file carries their bodies: it runs anywhere."""
     from ..fusions import engine as fusing
     from ..fusions import file
     from ..report import tables
 
-    log = shared.progress()
+    log = progress()
     with log.stage("fuse"):
         before, fused = file.fuse_file(path, out, force=force, prove=prove, rules_file=rules_file)
-    for note in (*fused.notes, *(() if prove else ("nothing was proven (--no-prove)",))):
+    for note in (*fused.notes, *(() if prove else ("no fusion was proven (--no-prove)",))):
         log.note(note)
-    shared.console().print(tables.fusions_table(fused.change))
+    console().print(tables.fusions_table(fused.change))
     shown = fused.change.refusals if explain is not None else ()
     for refusal in (r for r in shown if explain in ("", r.rule)):
-        log.say(f"  {refusal}")
+        print_result(f"  {refusal}")
     if as_json:
-        shared.print_json(fusing.fusions_to_json(fused, before))
+        print_json(fusing.fusions_to_json(fused, before))
     if expect:
         fusing.expect_fusions(before, fused.change, expect)

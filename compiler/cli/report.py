@@ -9,18 +9,28 @@ from typing import Any
 import click
 
 from . import _shared as shared
+from ._command import Command
+from ._output import print_json, print_result
+from ._types import FILE
+
+SECTION = "Look"
+EXAMPLES = (
+    "bertc report out/both -o out/both.html",
+    "bertc report fleet.toml -o fleet.html",
+)
 
 
-@click.command()
-@click.argument("path", type=click.Path(path_type=Path), metavar="ARTIFACT|FOLDER|fleet.toml|fleet.lock.json")
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="the .html file to write")
-@click.option("--force", is_flag=True, help="replace a file that is there")
+@click.command(cls=Command, short_help="Write the report of artifacts or a fleet as one page", examples=EXAMPLES)
+@click.argument("path", type=FILE, metavar="ARTIFACT|FOLDER|fleet.toml|fleet.lock.json")
+@click.option("-o", "--out", required=True, type=FILE, metavar="FILE", help="The .html file to write.")
+@shared.FORCE_FILE
 @click.option(
     "--verdict",
     "verdicts",
     multiple=True,
-    type=click.Path(path_type=Path),
-    help="a file that `bertc verify --json` printed, with --layers or without, to show; repeatable",
+    type=FILE,
+    metavar="FILE",
+    help="Show this output of `bertc verify --json` (also of --layers); repeatable.",
 )
 @shared.JSON
 def report(path: Path, out: Path, force: bool, verdicts: Sequence[Path], as_json: bool) -> None:
@@ -32,9 +42,9 @@ def report(path: Path, out: Path, force: bool, verdicts: Sequence[Path], as_json
 
     status = _status_of(path) if path.suffix == ".toml" and path.is_file() else None
     document = page.save_page(path, out, force=force, verdicts=verdicts, status=status)
-    shared.console().print(f"{out}: {out.stat().st_size / 1024:.0f} KiB", highlight=False, markup=False)
+    print_result(f"{out}: {out.stat().st_size / 1024:.0f} KiB")
     if as_json:
-        shared.print_json(document)
+        print_json(document)
 
 
 def _status_of(fleet_toml: Path) -> dict[str, Any]:

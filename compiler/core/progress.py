@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -12,37 +13,48 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 Advance = Callable[[int, int], None]
+LOG = logging.getLogger("bertc")  # nothing here configures it: that is for who uses the package
 
 
 @dataclasses.dataclass
 class Progress:
-    """Times the stages of a run and shows them. Without a console (`Progress()`) it only times: the Python interface is quiet."""
+    """Times the stages of a run and shows them. Without a console (`Progress()`) it only times: the Python interface is quiet.
+
+    `quiet` hides stages, notes and lines, and still shows tables, which are results.
+    """
 
     console: Console | None = None
     stages: dict[str, float] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
+    quiet: bool = False
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[Advance]:
         """Run a stage; yields `advance(done, total)`. Its wall time in seconds goes to `stages`, summed for a repeated name."""
         start = time.perf_counter()
-        with self._bar(name) as advance:
-            yield advance
+        LOG.debug("begin %s", name)
+        try:
+            with self._bar(name) as advance:
+                yield advance
+        except BaseException as error:
+            LOG.debug("stop %s after %.3f s: %s", name, time.perf_counter() - start, type(error).__name__)
+            raise
         seconds = time.perf_counter() - start
+        LOG.info("end %s: %.3f s", name, seconds)
         self.stages[name] = self.stages.get(name, 0.0) + seconds
-        if self.console:
-            self.console.print(f"  [green]done[/] {name} [dim]{seconds:.1f} s[/]", highlight=False)
+        self._print("  [green]done[/] ", name, f" [dim]{seconds:.1f} s[/]")
 
     @contextlib.contextmanager
     def _bar(self, name: str) -> Iterator[Advance]:
-        if self.console is None or not self.console.is_terminal:
+        if self.console is None or self.quiet or not self.console.is_terminal:
             yield lambda done, total: None
             return
         from rich import progress as bars
+        from rich.markup import escape
 
         columns = (bars.SpinnerColumn(), bars.TextColumn("{task.description}"), bars.BarColumn(), bars.TimeElapsedColumn())
         with bars.Progress(*columns, console=self.console, transient=True) as live:
-            task = live.add_task(name, total=None)
+            task = live.add_task(escape(name), total=None)
             yield lambda done, total: live.update(task, completed=done, total=total)
 
     def note(self, text: str) -> None:
@@ -50,21 +62,25 @@ class Progress:
         if text in self.notes:
             return
         self.notes.append(text)
-        if self.console:
-            self.console.print(f"  [yellow]note[/] {_plain(text)}", highlight=False)
+        self._print("  [yellow]note[/] ", text)
 
     def say(self, text: str) -> None:
         """A line of plain progress."""
-        if self.console:
-            self.console.print(_plain(text), highlight=False)
+        self._print("", text)
+
+    def detail(self, text: str) -> None:
+        """A fact for who looks for a fault: logged at level DEBUG, never shown otherwise."""
+        LOG.debug("%s", text)
 
     def show(self, table: RenderableType) -> None:
         """A table, where there is somebody to see it."""
         if self.console:
             self.console.print(table)
 
+    def _print(self, before: str, text: str, after: str = "") -> None:
+        """A line of plain text between marked-up words."""
+        if self.console is None or self.quiet:
+            return
+        from rich.markup import escape
 
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+        self.console.print(f"{before}{escape(text)}{after}", highlight=False)

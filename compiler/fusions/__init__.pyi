@@ -1,4 +1,5 @@
 from . import engine as engine
+from . import families as families
 from . import file as file
 from .engine import Fused as Fused
 from .rewrite import Applied as Applied

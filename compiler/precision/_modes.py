@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from ..core import RecipeError, did_you_mean, module_names
-from ..graph import Graph
-from ._plan import Typed
 
 if TYPE_CHECKING:
+    from ..graph import Graph
+    from ._plan import Typed
     from ._value_ranges import Evidence
 
 

@@ -1,4 +1,4 @@
-"""bf16: as fp16, in bfloat16: the range of float32 with 8 bits of mantissa."""
+"""bf16: GEMMs and elementwise work in bfloat16 (range of float32, 8 bits of mantissa), reductions in float32."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""fp16: GEMMs and elementwise work in float16, reductions in float32, inputs and outputs as they were."""
+"""fp16: GEMMs and elementwise work in float16, reductions in float32; inputs and outputs keep their types."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""fp32: the graph as it is. TF32 is a choice of the target, cleared and recorded there."""
+"""fp32: the graph in its own types; targets switch TF32 off."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""fp8: GEMMs read float8 (E4M3) through the Q/DQ pairs that `quant/` wrote; attention and what is around them is float16."""
+"""fp8: GEMMs in float8 (E4M3) by Q/DQ pairs with scales from data; attention and the rest in float16."""
 
 from __future__ import annotations
 

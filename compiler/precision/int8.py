@@ -1,4 +1,4 @@
-"""int8: GEMMs read int8 through the Q/DQ pairs that `quant/` wrote; what is around them is float16, or float32 by choice."""
+"""int8: GEMMs in int8 by Q/DQ pairs with scales from data, where it pays; the rest in float16 (ONNX Runtime: float32)."""
 
 from __future__ import annotations
 

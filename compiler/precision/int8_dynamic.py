@@ -1,4 +1,4 @@
-"""int8-dynamic: GEMMs multiply integers that ONNX Runtime makes of each activation while it runs; the rest is float32."""
+"""int8-dynamic: GEMMs multiply integers that ONNX Runtime makes of each activation as it runs; the rest in float32."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""int8-static: int8 by Q/DQ pairs whose scales the data gave, whatever a comparison with other forms would say (see int8)."""
+"""int8-static: as int8, by scales from data everywhere; no other form is tried."""
 
 from __future__ import annotations
 

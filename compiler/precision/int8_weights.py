@@ -1,4 +1,4 @@
-"""int8-weights: GEMMs read int8 weights through the DequantizeLinear of `quant/weights.py`; all arithmetic is the base's."""
+"""int8-weights: GEMMs read weights stored as int8; all arithmetic is of the base precision."""
 
 from __future__ import annotations
 

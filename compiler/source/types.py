@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..core import Dim, Feeds, Outputs
-from ..graph import Graph
+if TYPE_CHECKING:
+    from ..core import Dim, Feeds, Outputs
+    from ..graph import Graph
 
 IDS = ("int64", "int32")
 

@@ -6,10 +6,12 @@ import dataclasses
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ..core import RecipeError, did_you_mean, module_names
-from ._protocol import Target
+
+if TYPE_CHECKING:
+    from ._protocol import Target
 
 
 def names() -> tuple[str, ...]:
@@ -21,7 +23,7 @@ def get(name: str) -> Target:
     """The target module of that name; RecipeError lists the known ones."""
     if name not in names():
         raise RecipeError(f"unknown target {name!r}{did_you_mean(name, names())}")
-    return cast(Target, importlib.import_module(f".{name.replace('-', '_')}", __package__))
+    return cast("Target", importlib.import_module(f".{name.replace('-', '_')}", __package__))
 
 
 def lowerings(spec: TargetSpec, *, quantised: bool = False) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""TensorRT: compiles on the machine that has the GPU, for that GPU; the one for data centres (A100, H100, H200, B200, L4)."""
+"""TensorRT: compiles on the host that has the GPU, for that GPU; for data centres (A100, H100, H200, B200, L4)."""
 
 from __future__ import annotations
 

@@ -113,17 +113,17 @@ def test_the_recipes_that_ship_are_valid() -> None:
 def test_a_path_comes_before_a_recipe_before_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found, said = recipe.resolve("minilm")
-    assert "recipe of that name" in said
+    assert said == f"recipe minilm: source {found.source}"
     assert found.source != "minilm"
     (tmp_path / "minilm").mkdir()
     found, said = recipe.resolve("minilm")
-    assert (found, said) == (Recipe("minilm"), "minilm: path")
+    assert (found, said) == (Recipe("minilm"), "source: local directory minilm")
     assert recipe.resolve("org/minilm") == (Recipe("org/minilm"), recipe.resolve("org/minilm")[1])
     assert "hub id" in recipe.resolve("org/minilm")[1]
     assert "did you mean 'minilm'" in recipe.resolve("minilmm")[1]
-    assert recipe.resolve("my.models:student")[1] == "my.models:student: Python factory"
+    assert recipe.resolve("my.models:student")[1] == "source: Python factory my.models:student"
     path = written(tmp_path, 'source = "org/name"')
-    assert recipe.resolve(str(path)) == (Recipe("org/name"), f"{path}: recipe file")
+    assert recipe.resolve(str(path)) == (Recipe("org/name"), f"source: recipe file {path}")
     refused(lambda: recipe.resolve("minilmm.toml"), "no recipe file minilmm.toml", "did you mean 'minilm'?")
 
 
@@ -220,7 +220,7 @@ def test_the_default_target(monkeypatch: pytest.MonkeyPatch, precision: str | No
     asked = Recipe("x", precision=precision)
     machine(monkeypatch, tensorrt=True, tensorrt_rtx=True)
     found, why = choose_targets(asked)
-    assert (found.targets, found.precision, why) == (("tensorrt",), precision, "target tensorrt: this machine can build it")
+    assert (found.targets, found.precision, why) == (("tensorrt",), precision, "target tensorrt: it builds here")
     machine(monkeypatch, tensorrt=False, tensorrt_rtx=True)
     found, why = choose_targets(asked)
     assert (found.targets, found.precision) == (("tensorrt-rtx",), precision)

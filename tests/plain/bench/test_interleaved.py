@@ -196,7 +196,7 @@ def test_an_artifact_without_an_engine_gets_no_time(built: Path, capsys: Capture
     out, err = capsys.readouterr()
     found = json.loads(out)
     assert found["executed"] is False and "timings" not in found
-    assert "engine: NOT RUN (the null target has no engine): no time was taken" in " ".join(err.split())
+    assert "engine: NOT RUN (the null target has no engine): nothing was timed" in " ".join(err.split())
     assert cli.run(["bench", str(built / "null"), "--require-engine"]) == 3
     assert "--require-engine" in capsys.readouterr().err
     with pytest.raises(Missing, match="cannot run here"):

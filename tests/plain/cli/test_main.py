@@ -20,7 +20,7 @@ from bertc.cli import _group as commands
 from bertc.cli import _main as cli
 from bertc.core.errors import ArtifactError, BertcError, BuildFailed, Missing
 
-HEAVY = ("torch", "onnxruntime", "tensorrt", "tensorrt_rtx", "onnx", "onnx_ir", "onnxscript", "transformers", "tokenizers")
+HEAVY = tuple("numpy torch onnxruntime tensorrt tensorrt_rtx onnx onnx_ir onnxscript transformers tokenizers".split())
 Capture = pytest.CaptureFixture[str]
 
 
@@ -69,7 +69,8 @@ def test_version(capsys: Capture) -> None:
     assert capsys.readouterr().out == f"bertc, version {bertc.__version__}\n"
 
 
-RUNS = [f"from bertc import cli; cli.run({words})" for words in ([], ["--help"], ["build", "--help"], ["verify", "-h"])]
+LIGHT = ([], ["--help"], ["build", "--help"], ["verify", "-h"], ["fleet", "build", "-h"], ["list", "-h"])
+RUNS = [f"from bertc import cli; cli.run({words})" for words in LIGHT]
 
 
 @pytest.mark.parametrize("code", ["import bertc", *RUNS])
@@ -168,13 +169,13 @@ def stop_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("boom"), AssertionError("boom"), OSError(5, "boom"), RecursionError("boom")])
-def test_a_bug_is_said_to_be_one(error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+def test_a_bug_is_called_one(error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     stop_with(monkeypatch, error)
     assert cli.run(["build", "x", "-o", "o"]) == 4
     out, err = capsys.readouterr()
     assert out == ""
     assert "Traceback" in err
-    assert "this is a bug in bertc" in err.splitlines()[-1]
+    assert "a bug in bertc" in err.splitlines()[-1]
     assert "boom" in err.splitlines()[-1]
     assert cli.run(["build", "x", "-o", "o", "--json"]) == 4
     assert json.loads(capsys.readouterr().out)["exit_code"] == 4

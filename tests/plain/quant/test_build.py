@@ -135,9 +135,7 @@ def test_where_nothing_fits_the_base_is_built_and_says_so(
 
 def test_int8_without_data_is_wrong_usage(model: Path, tmp_path: Path, capsys: Capture) -> None:
     assert cli.run(["build", str(model), "--int8", "static", "--target", "null", "-o", str(tmp_path / "out")]) == 2
-    assert "int8-static needs data that is like what the model will see: --data texts.txt" in " ".join(
-        capsys.readouterr().err.split()
-    )
+    assert "int8-static needs data like what the model will see: --data texts.txt" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
 
 

@@ -330,7 +330,7 @@ def test_errors(model: Path, tmp_path: Path, capsys: Capture) -> None:
         ([*whole, "--tensor", "nothing*"], "no tensor is called 'nothing*'"),
         ([*whole, "--per-channel", "p"], "the last axis of these tensors has no fixed size"),
         ([*whole, "--target", "tensorrt-rtz"], "tensorrt-rtx"),
-        ([str(model), str(model), "--data", data, "-o", out], "say --merge"),
+        ([str(model), str(model), "--data", data, "-o", out], "or --merge"),
         (["--merge", str(model), "-o", out], "is not a file of ranges"),
         ([str(model), "--data", data, "-o", str(tmp_path)], "is a directory"),
         ([str(model), "--data", data, "-o", str(tmp_path / "no" / "r.json")], "there is no directory"),

@@ -71,7 +71,7 @@ def test_every_form_is_a_precision(form: str) -> None:
 
 def test_one_precision_an_artifact(model: Path, tmp_path: Path, capsys: Capture) -> None:
     assert cli.run(["build", str(model), "--fp16", "--int8", "dynamic", "-o", str(tmp_path / "out")]) == 2
-    assert "asked for --fp16 and for --int8" in capsys.readouterr().err
+    assert "--fp16 and --int8" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("mode", sorted(CALIBRATED))

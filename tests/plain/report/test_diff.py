@@ -141,7 +141,7 @@ def test_two_onnx_files(folder: Path) -> None:
         ("{f}/both --diff {f}/m.onnx", "cannot be compared"),
         ("{f}/both --diff {f}/none", "is not a bertc artifact"),
         ("{f}/both --diff {f}/plain", "the other a folder of them; compare with one of onnxruntime-fp16, onnxruntime-fp32"),
-        ("{f}/both --exit-code", "--exit-code goes with --diff"),
+        ("{f}/both --exit-code", "--exit-code needs --diff"),
     ],
 )
 def test_errors(folder: Path, words: str, said: str, capsys: Capture) -> None:

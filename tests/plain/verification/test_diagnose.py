@@ -163,9 +163,9 @@ def test_a_plot_of_the_layers(sound: Path, tmp_path: Path, capsys: pytest.Captur
     ("words", "said"),
     [
         (["--layers", "--bisect"], "two questions"),
-        (["--plot", "x.svg"], "--plot draws what --layers measures"),
+        (["--plot", "x.svg"], "--plot needs --layers"),
         (["--layers", "--budget", "rel=1"], "--budget goes with --bisect"),
-        (["--bisect", "--max-drop", "0.1"], "about the artifact as a whole"),
+        (["--bisect", "--max-drop", "0.1"], "judge the whole artifact"),
     ],
 )
 def test_options_that_do_not_go_together(

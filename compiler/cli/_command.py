@@ -1,0 +1,44 @@
+"""What every command is: options for how much it says, and help that ends with examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from ._output import logging_to_stderr, verbosity_options
+
+
+def write_examples(formatter: click.HelpFormatter, examples: Sequence[str]) -> None:
+    """Lines that can be copied, so never wrapped: \\b is click's mark for that."""
+    with formatter.section("Examples"):
+        formatter.write_text("\n".join(("\b", *examples)))
+
+
+class Command(click.Command):
+    """A command with `-q`, `-v`, `--log-level` and `examples`, command lines that its help ends with."""
+
+    def __init__(self, *, examples: Sequence[str], params: list[click.Parameter] | None = None, **named: Any) -> None:
+        super().__init__(params=[*(params or []), *verbosity_options()], **named)
+        self.examples = tuple(examples)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_examples(formatter, self.examples)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with logging_to_stderr(ctx):
+            return super().invoke(ctx)
+
+
+class Group(click.Group):
+    """Commands below one name, with the same options and examples."""
+
+    command_class = Command
+
+    def __init__(self, *, examples: Sequence[str], params: list[click.Parameter] | None = None, **named: Any) -> None:
+        super().__init__(params=[*(params or []), *verbosity_options()], **named)
+        self.examples = tuple(examples)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_examples(formatter, self.examples)
