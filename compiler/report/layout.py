@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 GAP = 2  # spaces between columns
 PROSE = 20  # letters to which a column of text is squeezed, before a column is dropped
+LONGEST = 32  # letters of a word in a column of text; only a longer one, a path or a name, may be broken
 
 
 class Table:
@@ -55,7 +56,8 @@ class Table:
             words = [word for text in ([name, *cells] if name in self.wrap else [name]) for word in text.split()]
             longest = max(map(cell_len, words), default=0)
             widths[name] = natural
-            least[name] = max(longest, min(natural, PROSE)) if name in self.wrap else max([longest, *map(cell_len, cells)])
+            text = max(min(longest, LONGEST), min(natural, PROSE))
+            least[name] = text if name in self.wrap else max([longest, *map(cell_len, cells)])
         room -= GAP * (len(names) - 1)
         if sum(least.values()) > room:
             return {}
@@ -66,7 +68,7 @@ class Table:
     def _wide(self, widths: dict[str, int]) -> Grid:
         grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
         for name, width in widths.items():
-            grid.add_column(Text(name), width=width)
+            grid.add_column(Text(name), width=width, overflow="fold")
         kept = [self.columns.index(name) for name in widths]
         for row in self.rows:
             grid.add_row(*(Text(row[at]) for at in kept))
