@@ -15,9 +15,8 @@ from ._output import console, print_json, print_result, progress_console
 from ._types import FILE, Entry
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from ..fleet import Fleet, Outcome, Pool, Step, Store
+    from ..report import Table
 
 LOG = logging.getLogger("bertc")
 SECTION = "Fleet"
@@ -77,15 +76,15 @@ def plan(file: Path, entries: Sequence[str], store: Path | None, ci: str | None,
 
 def plan_table(steps: Sequence[Step]) -> Table:
     from ..fleet import state_words
-    from ..report import tables
+    from ..report import Table
 
-    rows = tables.table("what", "runs on", "state", "last time", "why")
+    rows = Table("what", "runs on", "state", "last time", "why", wrap=("runs on", "why"), drop=("last time",))
     for step in steps:
         entry = step.task.entry
         gpus = ", ".join(entry.gpus) or entry.spec.name if entry else ""
         seconds = f"{step.seconds:.1f} s" if step.seconds is not None else "-"
         why = list(step.reasons[:3]) + ([f"and {len(step.reasons) - 3} more"] if len(step.reasons) > 3 else [])
-        tables.add(rows, step.task.slot, gpus, state_words(step.state), seconds, "; ".join(why))
+        rows.add(step.task.slot, gpus, state_words(step.state), seconds, "; ".join(why))
     return rows
 
 
@@ -221,14 +220,15 @@ def build_summary(outcomes: Sequence[Outcome], placed: int) -> str:
 def show_status(file: Path, entries: Sequence[str], store: Path | None, as_json: bool) -> None:
     """Show what is built, cached, stale or failed, with sizes, kernels and accuracy."""
     from ..fleet import state_words, status
-    from ..report import tables
+    from ..report import Table
 
     chosen, _, kept = open_fleet(file, entries, store)
     found = status.status_document(chosen, kept)
-    rows = tables.table("entry", "GPUs", "state", "size", "kernels", "cosine (min)", "rel. error", "verified", "why")
+    columns = ("entry", "GPUs", "state", "size", "kernels", "cosine (min)", "rel. error", "verified", "why")
+    rows = Table(*columns, wrap=("GPUs", "verified", "why"))
     for entry in found["entries"]:
         state, why = state_words(entry["state"]), "; ".join(entry["reasons"][:3])
-        tables.add(rows, entry["name"], ", ".join(entry["gpus"]), state, *entry_cells(entry), why)
+        rows.add(entry["name"], ", ".join(entry["gpus"]), state, *entry_cells(entry), why)
     console().print(rows)
     for line in status.precision_notes(found["entries"]):
         print_result(line)
