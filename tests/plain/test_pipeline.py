@@ -120,7 +120,7 @@ def test_an_export_is_built_without_torch(model: Path, tmp_path: Path, capsys: C
     run("export", model, "-o", tmp_path / "export")
     done = subprocess.run([sys.executable, "-c", NO_TORCH], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "its goldens are the truth" in " ".join(done.stderr.split())
+    assert "its goldens are the reference" in " ".join(done.stderr.split())
     straight = tmp_path / "straight"
     run("build", model, "--target", "onnxruntime=fp16", "-o", straight)
     for file in ("graph.onnx", "goldens.npz"):
@@ -307,7 +307,7 @@ def test_run(built: Path) -> None:
     refused(runner, {"input_ids": ids}, "attention_mask: int64[batch, length] is missing", "got input_ids")
     refused(runner, {}, "is missing", "got nothing")
     refused(runner, feeds | {"input_id": ids}, "unknown input 'input_id'", "did you mean 'input_ids'?")
-    refused(runner, feeds | {"input_ids": ids[0]}, "wants rank 2, got shape [5]")
+    refused(runner, feeds | {"input_ids": ids[0]}, "needs rank 2, got shape [5]")
     refused(runner, feeds | {"input_ids": ids[:, :4]}, "length=5", "length=4")
     refused(runner, feeds | {"input_ids": ids.astype(np.float32)}, "got dtype float32")
     refused(runner, feeds | {"input_ids": [["a"] * 5] * 2}, "got dtype <U1")

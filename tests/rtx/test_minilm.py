@@ -177,7 +177,7 @@ def test_encode_reads_the_artifact_tokenizer(built: Path) -> None:
     runner = bertc.load(built / "onnxruntime-fp32")
     feeds = runner.encode(["one", "a somewhat longer text"])
     assert feeds["input_ids"].shape[1] < 20, "the padding to 128 baked into tokenizer.json must be overridden"
-    with pytest.raises(DataError, match="wants rank 2"):
+    with pytest.raises(DataError, match="needs rank 2"):
         runner.run({**feeds, "input_ids": feeds["input_ids"][0]})
 
 

@@ -260,7 +260,7 @@ def test_a_source_that_is_not_there_fails_its_model_alone(tmp_path: Path) -> Non
     outcomes = fleets.build(path)
     assert fleets.states(outcomes)["a/export"] == "failed"
     assert outcomes["a/export"].exit_code == 2
-    assert "nothing at" in outcomes["a/export"].reason
+    assert "no source at" in outcomes["a/export"].reason
     assert outcomes["b/null-fp32"].state == "made"
     assert steps(path)["a/export"].reasons == (outcomes["a/export"].reason,)
 

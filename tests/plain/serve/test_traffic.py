@@ -171,7 +171,7 @@ ERRORS = [
     ("profile {l} --max-buckets 0", 2, "whole numbers from 1 on"),
     ("profile {l} --longest 0", 2, "--longest 0"),
     ("profile {l} --recipe {o}.toml", 2, "no recipe at"),
-    ("profile {l} --source {o}", 2, "nothing at"),
+    ("profile {l} --source {o}", 2, "no source at"),
 ]
 
 

@@ -127,7 +127,7 @@ def test_the_source_is_not_here(built: Path, tmp_path: Path, capsys: Capture) ->
     accuracy = found["artifacts"][0]["engine"]["metrics"][0]
     assert (accuracy["artifact"], accuracy["source"], accuracy["drop"]) == (1.0, None, None)
     assert found["artifacts"][0]["verdict"] == "undecided"
-    assert "the drop is unknown, only the artifact's own metric is given: nothing at" in err
+    assert "the drop is unknown, only the artifact's own metric is given: no source at" in err
 
 
 def test_a_limit_that_cannot_be_judged_is_an_error(built: Path, capsys: Capture) -> None:
