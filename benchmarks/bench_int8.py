@@ -127,7 +127,7 @@ def judged(setting: Setting, answer: Run) -> ComparisonResult:
 
 
 def row(name: str, share: str, result: ComparisonResult) -> list[str]:
-    cosine, *kept = result.measures
+    cosine, *kept = result.metrics
     found = [name, share, told(cosine, 5), f"{result.outputs[0].cosine_min:.4f}", "; ".join(told(each, 4) for each in kept)]
     _said(str(found))
     return found

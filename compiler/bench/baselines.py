@@ -1,7 +1,7 @@
-"""What an artifact is timed against: another artifact, PyTorch eager, torch.compile, and ONNX Runtime on the source's own graph.
+"""What an artifact is timed against: another artifact, PyTorch eager, torch.compile, and ONNX Runtime on the exported graph.
 
-A contender is prepared once for each shape, outside the time that is taken: arrays have the type it wants, compiled code is
-compiled. What is timed is one call with inputs and outputs in this machine's memory.
+A contender is prepared once a shape, untimed: inputs cast to its types, code compiled. Timed is one call, inputs and
+outputs in host memory.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ GPU_TARGETS = ("tensorrt", "tensorrt-rtx")
 class Contender:
     """Something that can be timed. `prepare` makes the call for some feeds, `outputs` arrays of what the call returned.
 
-    `precision` is what its outputs are judged by, `said` what a reader should know of it.
+    Its outputs are judged by the budget of `precision`; `description` says what it is.
     """
 
     name: str
     precision: str
     prepare: Callable[[Feeds], Call]
     outputs: Callable[[Any], Outputs]
-    said: str = ""
-    source: bool = False  # the model itself, not an artifact: what the others are judged by
+    description: str = ""
+    source: bool = False  # the model itself, not an artifact: the others are compared with it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +54,10 @@ class Skipped:
 
 
 @contextlib.contextmanager
-def torch_threads(count: int, wanted: bool = True) -> Iterator[None]:
-    """PyTorch, where it is installed and `wanted`, computes with so many threads in the block."""
+def torch_threads(count: int, enabled: bool = True) -> Iterator[None]:
+    """PyTorch, if it is installed and this is `enabled`, uses `count` threads in the block."""
     try:
-        torch = importlib.import_module("torch") if wanted else None
+        torch = importlib.import_module("torch") if enabled else None
     except ImportError:
         torch = None
     if torch is None:
@@ -72,35 +72,36 @@ def torch_threads(count: int, wanted: bool = True) -> Iterator[None]:
 
 
 def artifact_contender(found: Artifact, count: int, name: str = "", *, padded: bool = False) -> Contender:
-    """An artifact that this machine can run, with `count` threads; `padded`: to its buckets. Raises Missing."""
+    """An artifact on `count` threads; `padded`: each call padded to its buckets. Raises Missing where it cannot run here."""
     runner = targets.get(found.target).load(found.path, with_threads(found.manifest, count))
     runner.tokenizer = found.tokenizer
-    said = f"{found.target}, {found.precision}" + (", each call padded to the smallest bucket" if padded else "")
-    return _of_runner(name or found.path.name, found.precision, runner, runner.run_padded if padded else runner.run, said)
+    description = f"{found.target}, {found.precision}" + (", each call padded to the smallest bucket" if padded else "")
+    run = runner.run_padded if padded else runner.run
+    return _of_runner(name or found.path.name, found.precision, runner, run, description)
 
 
 def with_threads(manifest: Mapping[str, Any], count: int) -> dict[str, Any]:
-    """A manifest whose ONNX Runtime session has so many threads; others have none to set."""
+    """The manifest with that many threads in its ONNX Runtime session; of another target, as it is."""
     engine = dict(manifest["engine"])
     if "session" in engine:
         engine["session"] = {**engine["session"], "intra_op_num_threads": count}
     return {**manifest, "engine": engine}
 
 
-def _of_runner(name: str, precision: str, runner: Runner, run: Callable[[Feeds], Outputs], said: str) -> Contender:
+def _of_runner(name: str, precision: str, runner: Runner, run: Callable[[Feeds], Outputs], description: str) -> Contender:
     def prepare(feeds: Feeds) -> Call:
         mine = {spec.name: feeds[spec.name].astype(spec.dtype) for spec in runner.inputs}
         return lambda: run(mine)
 
-    return Contender(name, precision, prepare, lambda result: dict(result), said)
+    return Contender(name, precision, prepare, lambda result: dict(result), description)
 
 
 def open_contenders(
     reference: str, options: SourceOptions, found: Artifact, samples: Sequence[Sample], count: int, folder: Path
 ) -> Any:
-    """Contenders and Skipped for what --against names: an artifact, or a source with its baselines.
+    """Contenders and Skipped for an --against: an artifact, or a source with its baselines.
 
-    `found` is the artifact under test, `folder` holds an exported graph as long as it is timed. Raises what opening it raises.
+    `found` is the artifact under test; an exported graph is written to `folder`. Raises what opening the reference raises.
     """
     if (Path(reference) / artifact.MANIFEST).is_file():
         other = artifact.open_artifact(Path(reference))
@@ -110,7 +111,7 @@ def open_contenders(
                 return [Skipped(str(reference), f"target {other.target} cannot run here: {ready.reason}")]
             return [artifact_contender(other, count, str(reference))]
     if found.target in GPU_TARGETS:
-        why = "it is timed on the CPU, and this engine runs on a GPU: their ratio says nothing; give another artifact"
+        why = "it runs on the CPU and this engine on a GPU; give another artifact of a GPU"
         return [Skipped(name, why) for name in ("PyTorch", "ONNX Runtime, unfused")]
     made = open_module(reference, options)
     if made is None:
@@ -124,7 +125,7 @@ def open_contenders(
 
 
 def unfused(graph: Graph, count: int, folder: Path) -> Contender | Skipped:
-    """ONNX Runtime on a graph as the exporter wrote it, with all that ONNX Runtime's own optimiser makes of it."""
+    """ONNX Runtime on the exported graph, with ONNX Runtime's own optimiser."""
     from ..targets import onnxruntime as target
 
     name = "ONNX Runtime, unfused"
@@ -139,20 +140,20 @@ def unfused(graph: Graph, count: int, folder: Path) -> Contender | Skipped:
         "engine": {"session": target.SESSION},
     }
     runner = target.OnnxRuntimeRunner(folder / "source.onnx", with_threads(manifest, count))
-    said = f"the exported graph, float32, {target.SESSION['graph_optimization_level']}"
-    return dataclasses.replace(_of_runner(name, "fp32", runner, runner.run, said), source=True)
+    description = f"the exported graph, float32, {target.SESSION['graph_optimization_level']}"
+    return dataclasses.replace(_of_runner(name, "fp32", runner, runner.run, description), source=True)
 
 
 def eager(made: FactoryModel, outputs: Sequence[str]) -> Contender:
     """The PyTorch module itself."""
     import torch
 
-    said = f"float32, torch {torch.__version__}, inference mode"
-    return dataclasses.replace(_of_module("PyTorch eager", made, made.module, outputs, said), source=True)
+    description = f"float32, torch {torch.__version__}, inference mode"
+    return dataclasses.replace(_of_module("PyTorch eager", made, made.module, outputs, description), source=True)
 
 
 def compiled(made: FactoryModel, outputs: Sequence[str], samples: Sequence[Sample]) -> Contender | Skipped:
-    """torch.compile with its defaults, compiled for each shape by itself, which is when its code is fastest."""
+    """torch.compile with its defaults, compiled for each shape by itself, which gives its fastest code."""
     import torch
 
     from ..source import quiet, root_cause
@@ -161,18 +162,18 @@ def compiled(made: FactoryModel, outputs: Sequence[str], samples: Sequence[Sampl
     start = time.perf_counter()
     contender = _of_module(name, made, torch.compile(made.module, dynamic=False), outputs, "")
     try:
-        # One more than there are shapes: with fewer it would go back to eager for the last, and not say so.
+        # One more than there are shapes: with fewer the last one silently runs eager.
         with torch._dynamo.config.patch(recompile_limit=len(samples) + 1, fail_on_recompile_limit_hit=True), quiet():
             for sample in samples:
                 contender.prepare(sample.feeds)()
     except Exception as error:  # noqa: BLE001 - whatever torch's compiler, or the C++ compiler below it, raises
         return Skipped(name, f"it does not compile here: {root_cause(error)}")
     took = time.perf_counter() - start
-    said = f"float32, defaults, compiled for each of {len(samples)} shapes in {took:.0f} s (not timed)"
-    return dataclasses.replace(contender, said=said)
+    description = f"float32, defaults, compiled for each of {len(samples)} shapes in {took:.0f} s (not timed)"
+    return dataclasses.replace(contender, description=description)
 
 
-def _of_module(name: str, made: FactoryModel, module: Any, outputs: Sequence[str], said: str) -> Contender:
+def _of_module(name: str, made: FactoryModel, module: Any, outputs: Sequence[str], description: str) -> Contender:
     import torch
 
     from ..source import torch_export
@@ -186,10 +187,10 @@ def _of_module(name: str, made: FactoryModel, module: Any, outputs: Sequence[str
 
         return call
 
-    return Contender(name, "fp32", prepare, lambda result: torch_export.outputs_to_arrays(result, outputs), said)
+    return Contender(name, "fp32", prepare, lambda result: torch_export.outputs_to_arrays(result, outputs), description)
 
 
 def source_options_for(found: Artifact) -> SourceOptions:
-    """How to open another source for comparison: as the artifact's own was, without what names that one alone."""
+    """Options to open another source with: those of the artifact's own source, without its revision."""
     task = found.task if found.task != "custom" else None
     return SourceOptions(**{**found.manifest["source"]["options"], "task": task, "revision": None})

@@ -1,9 +1,8 @@
-"""How fast an artifact is, against its source or another artifact, in one run.
+"""Latency of an artifact against its source or another artifact, in one run.
 
-A round asks every contender once at every shape, shapes and contenders in a random seeded order, so that whatever slows the
-machine for a while slows all alike. Before its call is timed a contender is called once unseen, after a pause: the threads of
-the one before it go on spinning for a while, on the cores of the next. All contenders have as many threads, and before any time
-is taken their outputs are compared: a fast wrong answer is no result.
+A round calls every contender once at every shape, in a random seeded order of shapes and contenders: what slows the machine for a
+while slows all alike. Each timed call follows a pause and an untimed call, because the threads of the contender before go on
+spinning for a while. All contenders have the same number of threads, and their outputs are compared before anything is timed.
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ from .timings import BenchResult, Timing
 ROUNDS, WARM_UP = 100, 3
 PAUSE = 0.005  # seconds in which the threads of the contender before stop spinning
 MOST_SHAPES = 8  # of a traffic
-BUSY = 0.1  # of the cores taken by others, from which on the times are called those of a busy machine
+BUSY = 0.1  # share of the cores taken by others from which on a note says that the machine was busy
 
 
 @dataclasses.dataclass(frozen=True)
 class BenchRequest:
-    """What `bertc bench` was asked for. `threads` 0: as many as this process may use cores. `padded`: the artifact also runs
-    padded to its buckets, as a contender of its own."""
+    """What `bertc bench` times. `threads` 0: one for each core that this process may use. `padded`: the artifact padded to its
+    buckets is one more contender."""
 
     against: tuple[str, ...] = ()
     shapes: tuple[Shape, ...] = ()
@@ -116,7 +115,7 @@ def why_not_runnable(found: Artifact) -> str:
 
 
 def time_artifact(found: Artifact, request: BenchRequest, progress: Progress | None = None) -> BenchResult:
-    """Time an artifact and what it is held against.
+    """Time an artifact and its contenders.
 
     Raises Missing where this machine cannot run it, DataError for a shape it does not take, InputError for impossible numbers,
     VerifyFailed where the outputs of two contenders differ by more than the budget of their precision.
@@ -126,13 +125,13 @@ def time_artifact(found: Artifact, request: BenchRequest, progress: Progress | N
         raise Missing(f"the engine of {found.path} (target {found.target}) cannot run here: {reason}")
     count = request.threads or len(_cores())
     if request.rounds < 1 or count < 1:
-        raise InputError(f"{request.rounds} rounds on {count} threads were asked for; both are whole numbers from 1 on")
+        raise InputError(f"asked for {request.rounds} rounds on {count} threads; both are whole numbers from 1 on")
     samples = _samples(found, request)
     with tempfile.TemporaryDirectory(prefix="bertc-bench-") as folder, baselines.torch_threads(count, bool(request.against)):
         with log.stage("open"):
             contenders, skipped = _contenders(found, request, samples, count, Path(folder))
         for name, reason in skipped.items():
-            log.note(f"{name} was not timed: {reason}")
+            log.note(f"not timed: {name}: {reason}")
         with log.stage("compare outputs and warm up"):
             calls = {each.name: [each.prepare(sample.feeds) for sample in samples] for each in contenders}
             agreement = _agree(contenders, samples, calls, found.task)
@@ -141,9 +140,9 @@ def time_artifact(found: Artifact, request: BenchRequest, progress: Progress | N
             seconds = _rounds(calls, len(samples), request, advance)
     timed = tuple(Timing(c.name, shape, seconds[c.name][at]) for at, shape in enumerate(request.shapes) for c in contenders)
     conditions = _conditions(request, count, load, busy["share"])
-    said = {c.name: c.said for c in contenders}
+    descriptions = {c.name: c.description for c in contenders}
     return BenchResult(
-        found.path.name, timed, _ratios(timed, contenders), said, skipped, agreement, conditions, _notes(conditions)
+        found.path.name, timed, _ratios(timed, contenders), descriptions, skipped, agreement, conditions, _notes(conditions)
     )
 
 
@@ -192,7 +191,7 @@ def _agree(
         coarser = max(truth.precision, each.precision, key=list(DEFAULT_BUDGETS).index)
         wrong = budgets.find_violations(result, budget_for(coarser, {}).without_decisions())
         if wrong:
-            raise VerifyFailed(f"{each.name} and {truth.name} give different answers, so nothing was timed: {wrong[0]}")
+            raise VerifyFailed(f"{each.name} and {truth.name} have different outputs, nothing was timed: {wrong[0]}")
         found[each.name] = max(output.relative for output in result.outputs)
     return found
 
@@ -270,18 +269,18 @@ def _notes(conditions: Mapping[str, Any]) -> tuple[str, ...]:
     share = conditions["cores_taken_by_others"]
     notes = []
     if share is not None and share > BUSY:
-        notes.append(f"busy machine: other processes took {share:.0%} of the cores; times and ratios are those of a busy machine")
+        notes.append(f"busy machine: other processes took {share:.0%} of the cores; times and ratios may be off")
     if share is None:
-        notes.append("the system does not say what other processes took of the cores; the machine may have been busy")
+        notes.append("load by other processes unknown (no /proc/stat): the machine may have been busy")
     if conditions["rounds"] < timings.MIN_CALLS["p99"]:
-        notes.append(f"p99 needs {timings.MIN_CALLS['p99']} rounds or more, there were {conditions['rounds']}")
+        notes.append(f"no p99: it needs {timings.MIN_CALLS['p99']} rounds, there were {conditions['rounds']}")
     if conditions["threads"] > len(conditions["cores_allowed"]):
         notes.append(f"{conditions['threads']} threads share {len(conditions['cores_allowed'])} cores")
     return tuple(notes)
 
 
 def conditions_line(result: BenchResult) -> str:
-    """What the numbers hold for, in a line."""
+    """The conditions of a run in a line: rounds, threads, load."""
     c = result.conditions
     cores = f"{c['threads']} threads each, {len(c['cores_allowed'])} of {c['cores']} cores allowed"
     taken = c["cores_taken_by_others"]

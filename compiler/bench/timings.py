@@ -7,15 +7,12 @@ import dataclasses
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..core import Shape
 from ..verification import intervals as confidence
-
-if TYPE_CHECKING:
-    pass
 
 MIN_CALLS = {"p90": 10, "p99": 100}  # calls below which a percentile is the slowest call under another name
 
@@ -73,7 +70,7 @@ def time_ratio(subject: Timing, other: Timing) -> Ratio:
 
 
 def traffic_ratio(subject: Sequence[Timing], other: Sequence[Timing]) -> Ratio:
-    """The same for the traffic as a whole: medians of the shapes, each as often as it is asked for."""
+    """The same for the traffic as a whole: medians of the shapes, each weighted by its requests."""
     weights = [t.shape.weight for t in subject]
     value = _sum(other, weights) / _sum(subject, weights)
     low, high = _interval([(a.seconds, b.seconds) for a, b in zip(subject, other, strict=True)], weights)
@@ -104,7 +101,7 @@ class BenchResult:
     artifact: str
     timings: tuple[Timing, ...]
     ratios: tuple[Ratio, ...]
-    said: Mapping[str, str]
+    descriptions: Mapping[str, str]
     skipped: Mapping[str, str]
     agreement: Mapping[str, float]
     conditions: Mapping[str, Any]
@@ -114,7 +111,7 @@ class BenchResult:
         return {
             "artifact": self.artifact,
             "executed": True,
-            "contenders": dict(self.said),
+            "contenders": dict(self.descriptions),
             "skipped": dict(self.skipped),
             "largest_relative_difference": dict(self.agreement),
             "conditions": dict(self.conditions),
@@ -130,10 +127,6 @@ def _ms(seconds: float | None) -> float | None:
 
 def _plain(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
 
 
 def to_csv(result: BenchResult) -> str:

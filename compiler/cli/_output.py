@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from ..core import Progress
 
+IN_A_PIPE = 2**16  # columns: nothing in a log file is wrapped or cut
 LEVELS = ("debug", "info", "warning", "error")
 QUIET, LEVEL, CONSOLE = "bertc.quiet", "bertc.level", "bertc.console"  # keys of click's `meta`, which a command line shares
 
@@ -68,7 +69,10 @@ def logging_to_stderr(context: click.Context) -> Iterator[None]:
 
     logger = logging.getLogger("bertc")
     before = logger.level
-    handler = RichHandler(console=console(), show_path=False, log_time_format="[%X]", omit_repeated_times=False)
+    handler: logging.Handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)-8s %(message)s", "%X"))
+    if console().is_terminal:
+        handler = RichHandler(console=console(), show_path=False, log_time_format="[%X]", omit_repeated_times=False)
     logger.addHandler(handler)
     logger.setLevel(level.upper())
     try:
@@ -93,8 +97,7 @@ def new_console(*, quiet: bool = False) -> Console:
     from rich.console import Console
 
     made = Console(stderr=True, quiet=quiet)
-    # A table in a log file is cut at 80 columns, and numbers are what it is for.
-    return made if made.is_terminal else Console(stderr=True, width=160, quiet=quiet)
+    return made if made.is_terminal else Console(stderr=True, width=IN_A_PIPE, quiet=quiet)
 
 
 def is_quiet() -> bool:

@@ -101,7 +101,7 @@ def _show_result(result: BenchResult, log: Progress) -> None:
 
     console().print(tables.timings_table(result))
     print_result(benching.conditions_line(result))
-    for name, said in result.said.items():
+    for name, said in result.descriptions.items():
         differs = result.agreement.get(name)
         print_result(f"  {name}: {said}" + ("" if differs is None else f"; outputs differ by {differs:.1e} at most"))
     for note in result.notes:

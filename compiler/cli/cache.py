@@ -53,14 +53,14 @@ def open_store(path: Path) -> Store:
 def ls(store: Path, as_json: bool) -> None:
     """List finished stages: stage, what it belongs to, size, age."""
     from ..fleet import store_cleaning as cleaning
-    from ..report import tables
+    from ..report import Table
 
     held = cleaning.list_stages(open_store(store))
-    rows = tables.table("key", "stage", "what", "size", "age")
+    rows = Table("key", "stage", "what", "size", "age", drop=("key",))
     for each in held:
         age = (time.time() - each.made) / 3600
         size = f"{each.bytes / 2**20:.1f} MiB"
-        tables.add(rows, each.key[:12], each.stage, each.slot, size, f"{age:.1f} h" if age < 48 else f"{age / 24:.0f} d")
+        rows.add(each.key[:12], each.stage, each.slot, size, f"{age:.1f} h" if age < 48 else f"{age / 24:.0f} d")
     console().print(rows)
     total = sum(each.bytes for each in held) / 2**20
     print_result(f"{len(held)} stages, {total:.0f} MiB (artifacts link to the same files)")

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+    from rich.console import Console, RenderableType
 
 Advance = Callable[[int, int], None]
 LOG = logging.getLogger("bertc")  # nothing here configures it: that is for who uses the package
@@ -73,7 +72,7 @@ class Progress:
         """A fact for who looks for a fault: logged at level DEBUG, never shown otherwise."""
         LOG.debug("%s", text)
 
-    def show(self, table: Table) -> None:
+    def show(self, table: RenderableType) -> None:
         """A table, where there is somebody to see it."""
         if self.console:
             self.console.print(table)

@@ -41,7 +41,7 @@ class CurvePoint:
         of = self.measure
         low, high = (None if end is None else _rounded((of.source or 0.0) - end) for end in (of.high, of.low))
         drop = None if of.drop is None else _rounded(of.drop)
-        kept = {m.name: _rounded(m.artifact) for m in self.result.measures}
+        kept = {m.name: _rounded(m.artifact) for m in self.result.metrics}
         return {"share": round(self.share, 6), "value": _rounded(of.artifact), "low": low, "high": high, "drop": drop,
                 "kept_in_fp": list(self.left_in_float), "measures": kept}  # fmt: skip
 
@@ -158,7 +158,7 @@ def point_of(result: ComparisonResult, back: Sequence[str] = (), share: float = 
 
 def _nowhere(nothing: CurvePoint, max_drop: float, rows: int) -> str:
     """Why no int8 can pass: the rows cannot show the limit even of the graph that is float32 everywhere."""
-    needed = nothing.measure.needed(max_drop)
+    needed = nothing.measure.rows_needed(max_drop)
     more = f": about {needed} needed, and as many more to calibrate" if needed else ""
     return (
         f"{rows} held-out rows are too few to show a drop of {nothing.measure.name} within {max_drop:g}, even without int8{more}"
@@ -176,7 +176,7 @@ def within_limit(point: CurvePoint, max_drop: float, rows: int | None = None) ->
     of, few = point.measure, rows is not None
     if of.high is None or of.drop is None:
         return False
-    if of.high > max_drop and not (few and of.drop <= max_drop and 0 < (of.needed(max_drop) or 0) <= (rows or 0)):
+    if of.high > max_drop and not (few and of.drop <= max_drop and 0 < (of.rows_needed(max_drop) or 0) <= (rows or 0)):
         return False
     return all((1 - (each.low or 0.0) if few else _probably(each)) >= MIN_KEPT for each in _beside(point.result))
 
@@ -188,7 +188,7 @@ def _probably(measure: Metric) -> float:
 
 def _beside(result: ComparisonResult) -> list[Metric]:
     """Decisions that are not what `max_drop` is about."""
-    return [m for m in result.measures if m not in budgets.judged_metrics(result) and m.name.startswith("kept:")]
+    return [m for m in result.metrics if m not in budgets.judged_metrics(result) and m.name.startswith("kept:")]
 
 
 def _noise(result: ComparisonResult) -> float:

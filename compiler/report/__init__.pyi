@@ -6,3 +6,4 @@ from . import inspect as inspect
 from . import page as page
 from . import plots as plots
 from . import tables as tables
+from .layout import Table as Table

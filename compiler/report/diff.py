@@ -1,7 +1,7 @@
 """What changed between two artifacts, or two ONNX files: source, recipe, passes, operators, kernels, precision, accuracy, size.
 
-Two documents are made of each side, flat lists of (section, name) -> value, and compared. Times are left out: no two builds
-take the same. Everything else that a manifest and a report say is there, whatever a later version writes into them.
+Each side becomes a flat list of (section, name) -> value with everything in its manifest and report but times, which differ
+between any two builds.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ SECTIONS = (
     "tools",
 )  # fmt: skip
 ABSENT = "-"
-FOLD = 3  # rows of one kind with the same two values that are printed
+FOLD = 3  # more rows of one kind with the same two values are printed as one
 MEASURED = ("cosine_min", "relative", "max_abs", "sqnr_db")
-TIMED = frozenset({artifact.REPORT, artifact.PAGE})  # the files that differ between any two builds
+TIMED = frozenset({artifact.REPORT, artifact.PAGE})  # files with times in them: not compared
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """One thing that is not the same. `a` and `b` are what each side has, None where it has none; `change` is (b - a) / a."""
+    """One value that differs: `a` and `b`, None where a side has none; `change` is (b - a) / a."""
 
     artifact: str
     section: str
@@ -53,7 +53,7 @@ class Difference:
 
 
 def compare(a: Path, b: Path) -> list[Difference]:
-    """All that differs between two artifacts, two folders of artifacts (by name) or two ONNX files; hashes are checked.
+    """All differences of two artifacts, two folders of artifacts (by name) or two ONNX files; hashes are checked.
 
     Raises InputError where one is of another kind.
     """
@@ -61,7 +61,7 @@ def compare(a: Path, b: Path) -> list[Difference]:
         raise InputError(f"{a} and {b} cannot be compared: one is a file, the other an artifact")
     if a.is_file():
         return list(_differences("", _of_graph(inspection.inspect_path(a)), _of_graph(inspection.inspect_path(b))))
-    sides = [_found(path) for path in (a, b)]
+    sides = [_by_name(path) for path in (a, b)]
     if len({("" in side) for side in sides}) > 1:
         names = ", ".join(name for side in sides for name in side if name)
         raise InputError(f"one of {a} and {b} is an artifact, the other a folder of them; compare with one of {names}")
@@ -69,14 +69,14 @@ def compare(a: Path, b: Path) -> list[Difference]:
     for name in dict.fromkeys([*sides[0], *sides[1]]):
         left, right = (side.get(name) for side in sides)
         if left is None or right is None:
-            said = ["present" if each else None for each in (left, right)]
-            found.append(Difference(name, "artifacts", name, *said))
+            present = ["present" if each else None for each in (left, right)]
+            found.append(Difference(name, "artifacts", name, *present))
             continue
         found += _differences(name, artifact_facts(left), artifact_facts(right))
     return found
 
 
-def _found(path: Path) -> dict[str, artifact.Artifact]:
+def _by_name(path: Path) -> dict[str, artifact.Artifact]:
     """Artifacts by name; a single one has none, so that two of them are compared whatever their folders are called."""
     paths = artifact.find_artifacts(path)
     return {"" if each == path else each.name: artifact.open_artifact(each) for each in paths}
@@ -94,29 +94,29 @@ def artifact_facts(found: artifact.Artifact) -> Facts:
     manifest = found.manifest
     report = json.loads((found.path / artifact.REPORT).read_text("utf-8"))
     source = {key: value for key, value in manifest["source"].items() if key != "notes"}
-    made: Facts = _section("source", source)
-    made |= _section("recipe", {k: manifest[k] for k in ("recipe", "seed", "budget", "dims") if k in manifest})
+    values: Facts = _section("source", source)
+    values |= _section("recipe", {k: manifest[k] for k in ("recipe", "seed", "budget", "dims") if k in manifest})
     sizes = [",".join(f"{dim}={sizes}" for dim, sizes in profile.items()) for profile in manifest["profiles"]]
-    made |= {("recipe", "profiles"): "; ".join(sizes)}
-    made |= _section("target", manifest["target"])
-    made |= {("io", spec["name"]): f"{spec['dtype']}{spec['dims']}" for spec in [*manifest["inputs"], *manifest["outputs"]]}
-    made |= _of_passes(manifest.get("passes"))
+    values |= {("recipe", "profiles"): "; ".join(sizes)}
+    values |= _section("target", manifest["target"])
+    values |= {("io", spec["name"]): f"{spec['dtype']}{spec['dims']}" for spec in [*manifest["inputs"], *manifest["outputs"]]}
+    values |= _of_passes(manifest.get("passes"))
     graph = manifest["graph"]
-    made |= _section("operators", {"all": sum(graph["ops"].values()), **graph["ops"]})
-    made |= _section("operators", {key: value for key, value in graph.items() if key != "ops"})
-    made |= _of_precision(manifest["precision"])
-    made |= _of_engine(manifest["engine"])
-    made |= _of_accuracy(report["verification"])
-    made |= _of_files(manifest["files"])
-    return made | _section("tools", {"bertc": manifest["bertc"], **manifest["tools"]})
+    values |= _section("operators", {"all": sum(graph["ops"].values()), **graph["ops"]})
+    values |= _section("operators", {key: value for key, value in graph.items() if key != "ops"})
+    values |= _of_precision(manifest["precision"])
+    values |= _of_engine(manifest["engine"])
+    values |= _of_accuracy(report["verification"])
+    values |= _of_files(manifest["files"])
+    return values | _section("tools", {"bertc": manifest["bertc"], **manifest["tools"]})
 
 
 def _of_graph(found: Mapping[str, Any]) -> Facts:
     ops: dict[str, Any] = {"all": found["nodes"], **found["ops"], "opset": found["opset"]}
     typed = {f"{op} in {t}": n for op, kinds in found["precision_by_op"].items() for t, n in kinds.items()}
-    made: Facts = {("io", spec["name"]): f"{spec['dtype']}{spec['dims']}" for spec in [*found["inputs"], *found["outputs"]]}
-    made |= _section("operators", ops) | _section("precision", typed)
-    return made | {("size", "weights, bytes"): found["initializer_bytes"]}
+    values: Facts = {("io", spec["name"]): f"{spec['dtype']}{spec['dims']}" for spec in [*found["inputs"], *found["outputs"]]}
+    values |= _section("operators", ops) | _section("precision", typed)
+    return values | {("size", "weights, bytes"): found["initializer_bytes"]}
 
 
 def _of_passes(passes: Mapping[str, Any] | None) -> Facts:
@@ -124,7 +124,7 @@ def _of_passes(passes: Mapping[str, Any] | None) -> Facts:
         return {("passes", "fusions"): "none"}
     found = _section("passes", passes["counts"])
     refused = Counter(each["rule"] for each in passes["refusals"])
-    return found | {("passes", f"near-misses of {rule}"): count for rule, count in refused.items()}
+    return found | {("passes", f"candidates not fused: {rule}"): count for rule, count in refused.items()}
 
 
 def _of_precision(plan: Mapping[str, Any]) -> Facts:
@@ -137,7 +137,7 @@ def _of_precision(plan: Mapping[str, Any]) -> Facts:
 
 
 def _of_engine(engine: Mapping[str, Any]) -> Facts:
-    """Kernels in all, by layer and by type; and what else the target said."""
+    """Kernels in all, by layer and by type; and the target's other facts."""
     found = _section("engine", {key: value for key, value in engine.items() if key != "kernels"})
     kernels = engine.get("kernels")
     if kernels is None:
@@ -153,7 +153,7 @@ def _of_accuracy(verdict: Mapping[str, Any] | None) -> Facts:
     if verdict is None:
         return {("accuracy", "verified"): "no"}
     found: Facts = {("accuracy", "verdict"): verdict["verdict"], ("accuracy", "engine run"): verdict["engine_executed"]}
-    measured = "engine" if verdict["engine"] else "graph"  # the one that counts
+    measured = "engine" if verdict["engine"] else "graph"
     result = verdict[measured]
     found |= {("accuracy", "measured on"): measured, ("accuracy", "data"): verdict["data"]}
     for name, output in result["outputs"].items():
@@ -187,24 +187,27 @@ def _section(section: str, values: Mapping[str, Any], prefix: str = "") -> Facts
 
 def show(a: Path, b: Path, found: list[Difference], console: Console) -> None:
     """Print the differences, by section."""
-    from .tables import add, table
+    from .layout import Table
 
     if not found:
         console.print(f"no difference between {a} and {b}", highlight=False, markup=False)
         return
+    console.print(f"a: {a}\nb: {b}", highlight=False, markup=False)
     several = any(each.artifact for each in found)
-    rows = table(*(("artifact",) if several else ()), "what", "name", str(a), str(b), "change")
+    rows = Table(
+        *(("artifact",) if several else ()), "what", "name", "a", "b", "change", wrap=("name", "a", "b"), drop=("change",)
+    )
     for each, fresh, alike in _folded(found):
         change = "" if each.change is None else _per_cent(100 * each.change)
-        cells = (each.section if fresh else "", each.name, _said(each.a), _said(each.b), change)
-        add(rows, *((each.artifact,) if several else ()), *cells)
+        cells = (each.section if fresh else "", each.name, _shown(each.a), _shown(each.b), change)
+        rows.add(*((each.artifact,) if several else ()), *cells)
         if alike:
-            add(rows, *(("",) if several else ()), "", f"... and {alike} more like it (--json lists them)", "", "", "")
+            rows.add(*(("",) if several else ()), "", f"{alike} more like it (see --json)", "", "", "")
     console.print(rows)
 
 
 def _folded(found: list[Difference]) -> Iterator[tuple[Difference, bool, int]]:
-    """(difference, whether it begins a section, how many of its kind are left out): two rows for dozens of like islands."""
+    """(difference, whether it begins a section, how many more of its kind there are): one row for dozens of like islands."""
     last: tuple[Any, ...] = ()
     for key, group in itertools.groupby(found, lambda d: (d.artifact, d.section, d.name.partition(" ")[0], d.a, d.b)):
         same = list(group)
@@ -220,7 +223,7 @@ def _per_cent(value: float) -> str:
     return f"{value:+.1f}%" if 0.05 <= abs(value) < 1e5 else f"{value:+.1g}%"
 
 
-def _said(value: Any) -> str:
+def _shown(value: Any) -> str:
     if value is None:
         return ABSENT
     if isinstance(value, bool):

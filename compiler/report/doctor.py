@@ -35,7 +35,7 @@ def _problems() -> list[str]:
     problems = []
     if packages.installed_version("onnxruntime") and packages.installed_version("onnxruntime-gpu"):
         problems.append(
-            "onnxruntime and onnxruntime-gpu are both installed and share one folder: pip uninstall one, reinstall the other"
+            "onnxruntime and onnxruntime-gpu are both installed, in one folder: pip uninstall one, reinstall the other"
         )
     missing = [name for name in ("torch", "transformers", "safetensors") if not packages.installed_version(name)]
     if missing:
@@ -45,7 +45,10 @@ def _problems() -> list[str]:
 
 def show(found: dict[str, Any], console: Console) -> None:
     """Print what `examine` found."""
-    from .tables import add, table
+    from rich.columns import Columns
+    from rich.text import Text
+
+    from .layout import Table
 
     machine = found["machine"]
     console.print(
@@ -53,11 +56,12 @@ def show(found: dict[str, Any], console: Console) -> None:
     )
     gpus = ", ".join(f"{g['name']} ({g['sm']})" for g in found["gpus"]) or "none found"
     console.print(f"GPUs: {gpus}", highlight=False)
-    console.print("tools: " + ", ".join(f"{name} {version}" for name, version in found["tools"].items()), highlight=False)
-    rows = table("target", "build", "run", "version", "why not", "to get it")
+    console.print("tools:", highlight=False)
+    console.print(Columns([Text(f"{name} {version}") for name, version in found["tools"].items()], padding=(0, 2)))
+    rows = Table("target", "build", "run", "version", "reason", "install", wrap=("reason", "install"))
     for name, t in found["targets"].items():
         ready = t["build"] and t["run"]
-        add(rows, name, _yes(t["build"]), _yes(t["run"]), t["version"], t["reason"], "" if ready else t["install"])
+        rows.add(name, _yes(t["build"]), _yes(t["run"]), t["version"], t["reason"], "" if ready else t["install"])
     console.print(rows)
     for problem in found["problems"]:
         console.print(f"problem: {problem}", highlight=False, markup=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +29,7 @@ def build_report(
 ) -> dict[str, Any]:
     """The content of report.json, from which report.html is made: the facts of the manifest, and what was measured.
 
-    `graphs` are those before the target's own ("source", "fused"). Times in seconds, sizes in bytes; a file of two names counts
+    `graphs` are those before the target's own ("source", "fused"). Times in seconds, sizes in bytes; a hard-linked file counts
     once in the total, and neither counts report.json, report.html and manifest.json.
     """
     before = {name: _counted(graph) for name, graph in graphs.items() if graph is not None}
@@ -41,8 +42,30 @@ def build_report(
         "notes": list(log.notes),
         "size": dataclasses.asdict(size),
         "environment": environment(),
+        "command": command_line(facts["recipe"]),
     }
     return made | {"summary": summary_counts(made)}
+
+
+def command_line(recipe: Mapping[str, Any]) -> str:
+    """The `bertc build` command of a recipe as its to_json() gives it; its precision stands with each target (NAME=PRECISION)."""
+    words = ["bertc", "build", recipe["source"], "-o", "OUT"]
+    precision = recipe.get("precision")
+    for target in recipe.get("targets", ()):
+        words += ["--target", target if "=" in target or not precision else f"{target}={precision}"]
+    for name, value in recipe.items():
+        flag = "--" + name.replace("_", "-")
+        if name in ("source", "targets", "precision"):
+            continue
+        if isinstance(value, bool):
+            words.append(flag if value else flag.replace("--", "--no-", 1))
+        elif isinstance(value, Mapping):
+            words += [word for key, each in value.items() for word in (flag, f"{key}={each}")]
+        elif isinstance(value, list | tuple):
+            words += [word for each in value for word in (flag.removesuffix("s"), each)]
+        else:
+            words += [flag, str(value)]
+    return shlex.join(words)
 
 
 def _counted(graph: Graph) -> dict[str, Any]:

@@ -10,11 +10,10 @@ if TYPE_CHECKING:
     from ..bench import BenchResult
     from ..serve import BucketPlan
     from ..verification.diagnose import Drift
-    from .plots import Plot
 
 
 def drift_plot(found: Drift) -> Plot:
-    """Drift over the boundaries in order; those that are not finite are left out."""
+    """Drift over the module boundaries in order; values that are not finite are left out."""
     points = [(at, layer.relative) for at, layer in enumerate(found.layers) if 0 < layer.relative < float("inf")]
     series = Series("drift", [at for at, _ in points], [drift for _, drift in points])
     return Plot("Drift after every module", "module, in the order of the graph", "rms error / rms", [series], log=True)
@@ -22,8 +21,6 @@ def drift_plot(found: Drift) -> Plot:
 
 def timings_plot(result: BenchResult) -> Plot:
     """Median time of each contender by shape."""
-    from ..report.plots import Plot, Series
-
     names = list(dict.fromkeys(t.contender for t in result.timings))
     by_name = {name: [t for t in result.timings if t.contender == name] for name in names}
     series = [Series(name, [str(t.shape) for t in own], [t.median * 1e3 for t in own]) for name, own in by_name.items()]
@@ -33,8 +30,6 @@ def timings_plot(result: BenchResult) -> Plot:
 
 def buckets_plot(found: BucketPlan, name: str) -> Plot:
     """Tokens wasted by number of buckets, and the part of it that no bucket saves."""
-    from ..report.plots import Plot, Series
-
     numbers = range(1, len(found.choices) + 1)
     wasted = [100 * found.waste(choice) for choice in found.choices]
     floor = [100 * found.in_batches / choice.computed for choice in found.choices]

@@ -23,7 +23,7 @@ def inspect_path(path: Path) -> dict[str, Any]:
     if len(found) > 1:
         return {"path": str(path), "kind": "artifacts", "artifacts": [inspect_path(each.path) for each in found]}
     if not found:
-        raise ArtifactError(f"{path} holds no artifact")
+        raise ArtifactError(f"no artifact in {path}")
     each = found[0]
     return {"path": str(path), "kind": "artifact", **describe_graph(each.graph()), "manifest": dict(each.manifest)}
 
@@ -82,23 +82,23 @@ def show(found: dict[str, Any], console: Console, kernels: bool = False) -> None
 
 
 def _show_ops(found: dict[str, Any], console: Console) -> None:
-    from .tables import add, table
+    from .layout import Table
 
-    rows = table("operator", "count", "precision")
+    rows = Table("operator", "count", "precision", wrap=("precision",))
     for op, count in found["ops"].items():
-        add(rows, op, str(count), ", ".join(f"{n} {dtype}" for dtype, n in found["precision_by_op"][op].items()))
+        rows.add(op, str(count), ", ".join(f"{n} {dtype}" for dtype, n in found["precision_by_op"][op].items()))
     console.print(rows)
 
 
 def _show_kernels(engine: dict[str, Any], console: Console, every: bool) -> None:
-    from .tables import add, table
+    from .layout import Table
 
     listed = engine["kernels"]
     layers = ", ".join(map(str, listed["layers"]))
     console.print(f"  {listed['count']} kernels; by transformer layer: {layers}; rest: {listed['rest']}", highlight=False)
     if not every:
         return
-    rows = table("kernel", "type", "dtype", "layer", "ONNX nodes")
+    rows = Table("kernel", "type", "dtype", "layer", "ONNX nodes", wrap=("ONNX nodes",), drop=("type", "ONNX nodes"))
     for row in listed["rows"]:
-        add(rows, row["name"], row["type"], row["dtype"], str(row["layer"]), ", ".join(row["onnx_nodes"]))
+        rows.add(row["name"], row["type"], row["dtype"], str(row["layer"]), ", ".join(row["onnx_nodes"]))
     console.print(rows)

@@ -23,7 +23,7 @@ _NOT_INLINE = (f"{_SVG}metadata", f"{_SVG}style")  # a style inside an inline <s
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """A line or a row of bars: `xs` are numbers, or names for bars; `low` and `high` are the ends of intervals round `ys`."""
+    """A line or a row of bars: `xs` are numbers, or names for bars; `low` and `high` are the ends of the intervals of `ys`."""
 
     name: str
     xs: Sequence[Any]

@@ -16,7 +16,7 @@ FLAGS = (
     "--disable-sync --hide-scrollbars --virtual-time-budget=10000 --dump-dom"
 ).split()
 # The page in a frame of each width (a window has a smallest one; a frame has not), its folds open. Of each element: does it end
-# right of the page, is its content wider than itself, how large is its text.
+# right of the page, is its content wider than itself, how large is its text. `cut`: words broken over two lines (a hash may be).
 HARNESS = """<!doctype html><meta charset="utf-8"><body><pre id="result"></pre><script>
 const page = PAGE, frames = FRAMES, found = [];
 function measure(window, width, scheme) {
@@ -35,7 +35,15 @@ function measure(window, width, scheme) {
       if (box.height < 9 && Math.abs(box.height - box.width) > 1) small.push(name + " " + box.height);
     } else if (!svg && e.childElementCount === 0 && e.textContent.trim() && parseFloat(style.fontSize) < 12) small.push(name);
   }
-  return {width, scheme, inner: window.innerWidth, page: d.documentElement.scrollWidth, out, small,
+  const cut = [], texts = d.createTreeWalker(d.body, NodeFilter.SHOW_TEXT), range = d.createRange();
+  for (let node = texts.nextNode(); node; node = texts.nextNode()) {
+    if (node.parentElement.closest("svg")) continue;
+    for (const word of node.data.matchAll(/(?<![\p{L}\p{N}_.])[\p{L}\p{N}_.]{2,40}(?![\p{L}\p{N}_.])/gu)) {
+      range.setStart(node, word.index); range.setEnd(node, word.index + word[0].length);
+      if (new Set([...range.getClientRects()].map(box => Math.round(box.top))).size > 1) cut.push(word[0]);
+    }
+  }
+  return {width, scheme, cut, inner: window.innerWidth, page: d.documentElement.scrollWidth, out, small,
     colours: [window.getComputedStyle(d.body).color, window.getComputedStyle(d.body).backgroundColor],
     requests: window.performance.getEntriesByType("resource").map(e => e.name),
     hidden: [...d.querySelectorAll("data, h2, h3, svg")].filter(e => !e.getBoundingClientRect().width).length,

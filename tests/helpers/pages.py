@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from html.parser import HTMLParser
 from typing import Any
 
@@ -26,7 +27,7 @@ class Read(HTMLParser):
         self.ids: list[str] = []
         self.links: list[str] = []
         self._open: list[str] = []
-        self.feed(html)
+        self.feed(re.sub(r'<wbr>|<span class="flag">(.*?)</span>', r"\1", html))  # where a line may break
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = dict(attrs)

@@ -11,7 +11,7 @@ from .. import document as report
 from . import page_plots as drawn
 from .marks import ReportView
 from .single import verdict_words
-from .templates import environment
+from .templates import breakable, environment
 
 LISTS = ("gpu", "sm", "reason")  # fields that a fleet's status may write as lists: gpus, sms, reasons
 NOT_SHOWN = frozenset({"entries", "reports", "summary", "stages", "code"})  # stages and code: keys and hashes of what was built
@@ -24,11 +24,11 @@ GOOD, BAD = (
 
 
 def render(status: Mapping[str, Any], documents: Sequence[Mapping[str, Any] | None]) -> str:
-    """The page as HTML text. InputError for a status that lists nothing, or whose entries say neither GPU nor target."""
+    """The page as HTML text. InputError for a status without entries, or whose entries have neither GPU nor target."""
     data = fleet_document(status, documents)
     doc = ReportView(data)
     models = {name: _model(doc, places) for name, places in _grouped(data["entries"]).items()}
-    return (
+    html = (
         environment()
         .get_template("fleet.html")
         .render(
@@ -44,19 +44,20 @@ def render(status: Mapping[str, Any], documents: Sequence[Mapping[str, Any] | No
             fact=lambda at, key: fact(doc, at, key),
         )
     )
+    return breakable(html)
 
 
 def fleet_document(status: Mapping[str, Any], documents: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
     """What the page is made from: {"entries", "reports", "summary"}; each number on the page has its place here."""
     entries = status.get("entries")
     if not isinstance(entries, Sequence) or isinstance(entries, str) or not entries:
-        raise InputError("a fleet report needs a list of entries, and there is none; bertc fleet status --json writes one")
+        raise InputError("a fleet report needs a list of entries, as bertc fleet status --json writes it; found none")
     entries = [_plain(entry) if isinstance(entry, Mapping) else entry for entry in entries]
     for at, entry in enumerate(entries):
         if not isinstance(entry, Mapping) or not any(entry.get(key) for key in PLACE):
-            raise InputError(f"entry {at} of the fleet's status says none of {', '.join(PLACE)}")
+            raise InputError(f"entry {at} of the fleet's status has none of {', '.join(PLACE)}")
     if len(documents) != len(entries):
-        raise InputError(f"{len(entries)} entries and {len(documents)} reports: give None for an entry that has no report")
+        raise InputError(f"{len(entries)} entries but {len(documents)} reports; give None for an entry without a report")
     states = Counter(_state(entry, found) for entry, found in zip(entries, documents, strict=True))
     rest = {key: value for key, value in status.items() if key != "entries"}
     filled = [_filled(entry, found) for entry, found in zip(entries, documents, strict=True)]
@@ -64,7 +65,7 @@ def fleet_document(status: Mapping[str, Any], documents: Sequence[Mapping[str, A
 
 
 def _filled(entry: Mapping[str, Any], found: Mapping[str, Any] | None) -> dict[str, Any]:
-    """An entry with its state, and what was built in the place of the precision that was asked for, as a sentence."""
+    """An entry with its state and, as a sentence, the precision that was built instead of the requested one."""
     built = found["precision"]["mode"] if found else entry.get("built_precision")
     why = report.precision_reason(found) if found else entry.get("precision_why")
     other = f"is {built}: {why or 'see its own page'}" if built and built != entry.get("precision", built) else ""
@@ -78,7 +79,8 @@ def _plain(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _state(entry: Mapping[str, Any], found: Mapping[str, Any] | None) -> str:
-    return str(entry.get("state") or ("built" if found else "unknown"))
+    state = str(entry.get("state") or ("built" if found else "unknown"))
+    return "needs another host" if state == "other-host" else state
 
 
 def state_colour(state: str) -> str:

@@ -15,12 +15,12 @@ SIZE = (4.6, 2.9)  # inches: on a phone its text is as large as that of the page
 
 
 def inline(drawings: Mapping[str, Plot]) -> dict[str, Markup]:
-    """Each plot as an <svg> element. Raises Missing without matplotlib, which is asked for only where there is a plot."""
+    """Each plot as an <svg> element. Raises Missing without matplotlib, needed only where there is a plot."""
     return {name: Markup(plots.inline_svg(plot, f"{name}-")) for name, plot in drawings.items()}
 
 
 def decisions_plot(measures: Sequence[Mapping[str, Any]], budget: Mapping[str, Any]) -> Plot:
-    """How much worse than the source each metric is, with its 95 % interval, beside the limit that was set for it."""
+    """How much worse than the source each metric is, with its 95 % interval, beside its limit."""
     columns = [[m[key] for m in measures] for key in ("drop", "low", "high")]
     agreement = budget.get("agreement")
     limits = [budget.get("max_drop"), None if agreement is None else 1 - agreement, budget.get("alarm")]
@@ -36,18 +36,18 @@ def drift_plot(relative: Sequence[Any]) -> Plot:
     found = [(place, error) for place, error in enumerate(relative, 1) if isinstance(error, int | float)]
     places, errors = zip(*found, strict=True)
     series = [Series("relative error", places, errors)]
-    return Plot("Drift by layer", "place in the table", "relative error", series, log=min(errors) > 0, size=SIZE)
+    return Plot("Drift by layer", "position in the table", "relative error", series, log=min(errors) > 0, size=SIZE)
 
 
 def int8_plot(int8: Mapping[str, Any]) -> Plot:
-    """The metric over the share of GEMM work in int8."""
+    """The metric over the share of GEMM FLOPs in int8."""
     curve = sorted(int8["curve"], key=lambda point: point["share"])
     shares, values = ([point[key] for point in curve] for key in ("share", "value"))
     low, high = ([point.get(key) for point in curve] for key in ("low", "high"))
     ends = () if None in (*low, *high) else (low, high)
     return Plot(
         "INT8 trade-off",
-        "share of GEMM work in int8",
+        "share of GEMM FLOPs in int8",
         int8["metric"],
         [Series("value", shares, values, *ends)],
         limit=int8["budget"],

@@ -58,19 +58,19 @@ def save_page(
 ) -> dict[str, Any]:
     """Write the page of what lies at `path` (an artifact, a folder of them, a fleet's status) to `out`; returns what it shows.
 
-    `verdicts` are files with what `bertc verify --json` printed, with --layers or without; `status` is what a fleet.toml says of
-    its entries (`fleet.status.document`). Raises InputError for an `out` that
-    is there or inside an artifact, whose hashes it would break, Missing without the extra `report`.
+    `verdicts` are files that `bertc verify --json` printed, with --layers or without; `status` is that of a fleet.toml
+    (`fleet.status`). Raises InputError for an `out` that exists, or that lies inside an artifact, whose hashes it would break;
+    Missing without the extra `report`.
     """
     _require()
     _check_out(out, force)
     from . import fleet, sources
 
     if not path.exists():
-        raise InputError(f"there is no {path}; wanted an artifact, a folder of artifacts, a fleet.toml or a fleet.lock.json")
+        raise InputError(f"there is no {path}; expected an artifact, a folder of artifacts, a fleet.toml or a fleet.lock.json")
     single = artifact.find_artifacts(path) == (path,) and path.is_dir()
     if verdicts and not single:
-        raise InputError(f"--verdict goes with one artifact, and {path} is none")
+        raise InputError(f"--verdict goes with one artifact; {path} is not one")
     if single:
         document = sources.artifact_document(path)
         for file in verdicts:

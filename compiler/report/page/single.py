@@ -8,7 +8,7 @@ from typing import Any
 from ..plots import Plot
 from . import page_plots as drawn
 from .marks import Path, ReportView, json_leaves, json_pointer
-from .templates import environment
+from .templates import breakable, environment
 
 # Numbers of report.json that are not on the page, and why. `*` stands for one name or number.
 LEFT_OUT = {
@@ -21,7 +21,7 @@ LEFT_OUT = {
 # What has a section; anything else that a report holds is shown at the end as it is.
 SECTIONS = frozenset(
     "bertc source recipe target precision passes graph graphs engine inputs outputs dims profiles seed budget tools export_check "
-    "verification stages notes size environment summary int8 format files".split()
+    "verification stages notes size environment summary int8 format files command".split()
 )
 VERIFIED = frozenset(
     "artifact target precision data verdict engine_executed engine_reason budget graph engine violations notes drift".split()
@@ -39,16 +39,16 @@ def render(data: Mapping[str, Any]) -> str:
     """The page as HTML text; a pure function of the report."""
     doc = ReportView(data)
     page = environment().get_template("artifact.html")
-    return page.render(
+    html = page.render(
         doc=doc,
         n=doc.mark,
         tree=doc.tree,
         verdict=verdict_words(data),
-        ops=ops(doc),
-        fusions=fusions(doc),
-        layers=layers(doc),
+        ops=operators(doc),
+        fusions=fusion_rows(doc),
+        layers=kernels_by_layer(doc),
         results=[("verification", each) for each in ("engine", "graph") if doc.get("verification", each)],
-        plots=drawn.inline(plots(doc)),
+        plots=drawn.inline(plots_of(doc)),
         width=lambda *path: _width(doc, path),
         extra=lambda known, *path: sorted(set(doc.get(*path) or ()) - known),
         SECTIONS=SECTIONS,
@@ -60,33 +60,37 @@ def render(data: Mapping[str, Any]) -> str:
         INT8=INT8,
         POINT=POINT,
         NONE=frozenset(),
-        key=named,
+        key=first_key,
+        encodes=any(name.startswith("tokenizer/") for name in doc.get("size", "files") or ()),
+        origin=lambda part, name: limit_origin(doc, part, name),
         left_out={path: why for path, why in LEFT_OUT.items() if _has(data, path)},
     )
+    return breakable(html)
 
 
 def verdict_words(data: Mapping[str, Any]) -> tuple[str, str]:
     """(good, fair or bad; the verdict in words)."""
     found = data.get("verification")
     if not found:
-        return "fair", "Not verified: it was built with --no-verify."
+        return "fair", "NOT VERIFIED: built with --no-verify."
     if found["verdict"] == "failed":
-        return "bad", "FAILED: it is further from its source than its budget allows."
+        return "bad", "FAILED: outside its budget."
     if found["verdict"] == "undecided":
-        return "fair", "UNDECIDED: too few rows show that a limit is kept."
+        return "fair", "UNDECIDED: too few rows to show that a limit is kept."
     if found["engine_executed"]:
-        return "good", "Verified: the engine answers as its source does, within the budget."
-    return "fair", f"The graph is verified. The engine was NOT RUN: {found['engine_reason']}."
+        return "good", "Verified: the engine is within its budget against the source."
+    return "fair", f"Verified: the typed graph. Engine NOT RUN: {found['engine_reason']}."
 
 
-def ops(doc: ReportView) -> list[str]:
+def operators(doc: ReportView) -> list[str]:
     """All operators of the graphs, those of the source first, in their order."""
     graphs = doc.get("graphs") or {"artifact": doc.get("graph") or {"ops": {}}}
     return list(dict.fromkeys(name for graph in graphs.values() for name in graph["ops"]))
 
 
-def fusions(doc: ReportView) -> list[dict[str, Any]]:
-    """A row a rule: its matches and near-misses by their place in the lists, and the match with the largest error of a proof."""
+def fusion_rows(doc: ReportView) -> list[dict[str, Any]]:
+    """A row a rule: positions of its matches ("kept") and of its candidates not fused ("refused") in the lists of the report, and
+    of the match with the largest error of a proof ("worst")."""
     applied, refusals = doc.get("passes", "applied") or [], doc.get("passes", "refusals") or []
     rows = []
     for rule in dict.fromkeys(each["rule"] for each in [*applied, *refusals]):
@@ -94,18 +98,12 @@ def fusions(doc: ReportView) -> list[dict[str, Any]]:
         proven = [at for at in kept if applied[at]["error"] is not None]
         refused = [at for at, each in enumerate(refusals) if each["rule"] == rule]
         worst = max(proven, key=lambda at: applied[at]["error"], default=None)
-        reasons = list(dict.fromkeys(_general(refusals[at]["reason"]) for at in refused))
-        rows.append({"rule": rule, "kept": kept, "refused": refused, "worst": worst, "reasons": reasons})
+        rows.append({"rule": rule, "kept": kept, "refused": refused, "worst": worst})
     return rows
 
 
-def _general(reason: str) -> str:
-    """A reason without the names of the nodes behind it: what a dozen layers have in common."""
-    return reason.rpartition(" (")[0] or reason
-
-
-def layers(doc: ReportView) -> list[tuple[str, list[int]]]:
-    """(layer, places of its kernels in the list), for the first profile, in the order they run."""
+def kernels_by_layer(doc: ReportView) -> list[tuple[str, list[int]]]:
+    """(layer, positions of its kernels in the list) for the first profile, in the order they run."""
     found: dict[str, list[int]] = {}
     for at, row in enumerate(doc.get("engine", "kernels", "rows") or ()):
         if not row["profile"]:
@@ -113,7 +111,7 @@ def layers(doc: ReportView) -> list[tuple[str, list[int]]]:
     return list(found.items())
 
 
-def plots(doc: ReportView) -> dict[str, Plot]:
+def plots_of(doc: ReportView) -> dict[str, Plot]:
     """The plots that the report has numbers for."""
     found = {}
     for _, each in (("verification", e) for e in ("engine", "graph")):
@@ -121,7 +119,7 @@ def plots(doc: ReportView) -> dict[str, Plot]:
         if measures:
             found[f"decisions-{each}"] = drawn.decisions_plot(measures, doc.get("verification", "budget") or {})
     drift = doc.get("verification", "drift", "layers") or ()
-    errors = [layer.get(named(layer, "rel", "relative")) for layer in drift]
+    errors = [layer.get(first_key(layer, "rel", "relative")) for layer in drift]
     if any(isinstance(error, int | float) for error in errors):
         found["drift"] = drawn.drift_plot(errors)
     if doc.get("int8", "curve"):
@@ -129,9 +127,17 @@ def plots(doc: ReportView) -> dict[str, Plot]:
     return found
 
 
-def named(layer: Mapping[str, Any], *names: str) -> str:
+def first_key(layer: Mapping[str, Any], *names: str) -> str:
     """The first of the names that a layer has: a relative error is `rel` or `relative`."""
     return next((name for name in names if name in layer), names[0])
+
+
+def limit_origin(doc: ReportView, budget: ReportView, name: str) -> str:
+    """Where a limit comes from, as far as the report tells; the page adds the precision to "default of"."""
+    if budget.get(name) != doc.get("budget", name):
+        return "given to bertc verify"
+    asked = doc.get("recipe", "budget", name) is not None
+    return "from --budget or the recipe" if asked else "default of"
 
 
 def _width(doc: ReportView, path: Path) -> float:

@@ -26,28 +26,28 @@ def artifact_document(path: Path) -> dict[str, Any]:
 
 def with_verdict(document: Mapping[str, Any], path: Path, file: Path) -> dict[str, Any]:
     """The report with what `bertc verify --json` printed into a file: a verdict in place of that of the build, or the drift
-    of `--layers` beside it. InputError for a file that says nothing of this artifact."""
+    of `--layers` beside it. InputError for a file without this artifact."""
     found = _json(file)
     listed = found.get("artifacts") if isinstance(found, Mapping) else None
     if not isinstance(listed, list):
-        raise InputError(f"{file} is not what `bertc verify --json` prints: it has no list of artifacts")
+        raise InputError(f"{file} is not from `bertc verify --json`: no list of artifacts in it")
     named = {Path(str(each.get("artifact") or each.get("path"))).resolve(): each for each in listed}
-    told = named.get(path.resolve())
-    if told is None:
-        raise InputError(f"{file} says nothing of {path}; it verified: {', '.join(map(str, named)) or 'none'}")
+    verified = named.get(path.resolve())
+    if verified is None:
+        raise InputError(f"{file} has no verdict of {path}, only of: {', '.join(map(str, named)) or 'nothing'}")
     before = document["verification"]
-    if "layers" not in told:
-        return {**document, "verification": {**told, **({"drift": before["drift"]} if before and "drift" in before else {})}}
+    if "layers" not in verified:
+        return {**document, "verification": {**verified, **({"drift": before["drift"]} if before and "drift" in before else {})}}
     if before is None:
-        raise InputError(f"{path} was not verified when it was built: give what `bertc verify --json` printed first, then {file}")
-    return {**document, "verification": {**before, "drift": told}}
+        raise InputError(f"{path} was built with --no-verify: give --verdict a `bertc verify --json` first, then {file}")
+    return {**document, "verification": {**before, "drift": verified}}
 
 
 def fleet_documents(path: Path, status: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], list[dict[str, Any] | None]]:
     """(status, reports of its entries) of a folder of artifacts, what `bertc fleet status --json` printed, a fleet.lock.json, or
     a fleet.toml with its `status`; paths are relative to that file.
 
-    An artifact that is not there, or is damaged, is told in its entry's reason.
+    An artifact that is missing or damaged is named in its entry's reason.
     """
     if path.is_dir():
         found = [artifact_document(each) for each in artifact.find_artifacts(path)]
@@ -57,7 +57,9 @@ def fleet_documents(path: Path, status: Mapping[str, Any] | None = None) -> tupl
     if isinstance(listed, Mapping):  # a lock file: by name, each where `bertc fleet build` puts it
         listed = [{"name": name, "path": f"{status.get('out', 'out')}/{name}", **entry} for name, entry in listed.items()]
     if not isinstance(listed, list):
-        raise InputError(f"{path} lists no entries; wanted an artifact, a folder of artifacts, a fleet.toml or a fleet.lock.json")
+        raise InputError(
+            f"{path} lists no entries; expected an artifact, a folder of artifacts, a fleet.toml or a fleet.lock.json"
+        )
     entries, reports = [], []
     for entry in listed:
         if not isinstance(entry, Mapping):
@@ -78,11 +80,11 @@ def _report_of(entry: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any] |
     """(the report of an entry, why there is none)."""
     if not entry.get("path"):
         return None, ""
-    place = folder / str(entry["path"])
-    if not place.exists():
+    where = folder / str(entry["path"])
+    if not where.exists():
         return None, f"no artifact at {entry['path']} here"
     try:
-        return artifact_document(place), ""
+        return artifact_document(where), ""
     except ArtifactError as error:
         return None, str(error)
 
@@ -91,8 +93,8 @@ def _entry(document: Mapping[str, Any]) -> dict[str, Any]:
     """An entry for an artifact that no fleet's status lists."""
     target, source = document["target"], document["source"]
     sms = ", ".join(target["sms"])
-    wanted = {"model": source["reference"], "sm": sms, "target": target["name"], "precision": document["precision"]["mode"]}
-    return wanted | {"gpu": sms or target["name"], "state": "built"}
+    entry = {"model": source["reference"], "sm": sms, "target": target["name"], "precision": document["precision"]["mode"]}
+    return entry | {"gpu": sms or target["name"], "state": "built"}
 
 
 def _json(path: Path) -> Any:
@@ -101,4 +103,4 @@ def _json(path: Path) -> Any:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
-        raise InputError(f"{path} is no JSON: {error}") from error
+        raise InputError(f"{path} is not JSON: {error}") from error

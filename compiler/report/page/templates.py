@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 
 import jinja2
 
 HERE = Path(__file__).parent
+_WORDS = re.compile(r"(?<=>)[^<>]+(?=</(?:span|code)>)")  # of a report, as its templates mark them
+_LONG = re.compile(r"[^\s;&]{18,}")
+_BREAK = re.compile(r"(?<=[A-Za-z)])[._/](?=[A-Za-z_])|(?<=[a-z])(?=[A-Z])")  # never inside a number or a version
+_FLAG = re.compile(r"--[a-z][a-z-]*")
 
 
 class Absent(jinja2.StrictUndefined):
-    """What a report has not: it can be asked for in an `if`, and is an error anywhere else."""
+    """What a report lacks: false in an `if`, an error anywhere else."""
 
     def __bool__(self) -> bool:  # type: ignore[override]
         return False
+
+
+def breakable(html: str) -> str:
+    """HTML whose long names (in <span> and <code>) break between their parts, with <wbr>, and whose --flags do not break."""
+
+    def fit(words: re.Match[str]) -> str:
+        parted = _LONG.sub(lambda name: _BREAK.sub(r"\g<0><wbr>", name[0]), words[0])
+        return _FLAG.sub(r'<span class="flag">\g<0></span>', parted)
+
+    return _WORDS.sub(fit, html)
 
 
 @functools.cache

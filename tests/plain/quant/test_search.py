@@ -44,7 +44,7 @@ class Judge:
             (),
             len(SAMPLES),
             ROWS,
-            measures=(close, confidence.changed_share("kept: nearest", changed, ROWS, ROWS)),
+            metrics=(close, confidence.changed_share("kept: nearest", changed, ROWS, ROWS)),
         )
 
 
@@ -130,7 +130,7 @@ def test_too_few_rows_to_show_a_drop_say_so() -> None:
 
     def judge(quantised: Collection[str], samples: int | None = None) -> ComparisonResult:
         kept = confidence.changed_share("kept: class", 0, ROWS, ROWS)
-        return ComparisonResult("sequence-classification", (), (), 1, ROWS, measures=(kept,))
+        return ComparisonResult("sequence-classification", (), (), 1, ROWS, metrics=(kept,))
 
     judge.samples = SAMPLES  # type: ignore[attr-defined]
     found = search(judge, sites({"a": 1, "b": 1}), 0.005)
@@ -148,7 +148,7 @@ def test_decisions_that_the_rows_of_the_curve_cannot_show_are_shown_by_all_of_th
         changed = round(0.03 * rows) if "b" in quantised else 0
         out = dataclasses.replace(Judge({})((), 1).outputs[0], sqnr_db=20.0 if changed else 60.0)
         kept = confidence.changed_share("kept: class", changed, rows, rows)
-        return ComparisonResult("sequence-classification", (out,), (), rows // 8, rows, measures=(kept,))
+        return ComparisonResult("sequence-classification", (out,), (), rows // 8, rows, metrics=(kept,))
 
     judge.samples = many  # type: ignore[attr-defined]
     found = search(judge, sites({"a": 1, "b": 1}), 0.005)
@@ -167,7 +167,7 @@ def test_nothing_to_judge_by_is_an_error() -> None:
         return ComparisonResult("custom", (), (), 1, ROWS, "no decision for the task 'custom': numbers only")
 
     judge.samples = SAMPLES  # type: ignore[attr-defined]
-    with pytest.raises(VerifyFailed, match=r"no decision for the task 'custom': numbers only; say what its.*--task"):
+    with pytest.raises(VerifyFailed, match=r"no decision for the task 'custom': numbers only; .*--task"):
         search(judge, sites({"a": 1}), None)
 
 

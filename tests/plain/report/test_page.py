@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 from html import unescape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import reports
 import tiny
 from pages import Read, Report, run, same_as, steps, words
 
+from bertc import recipe
 from bertc.core.errors import Missing
+from bertc.report import document as report
 from bertc.report import page
 from bertc.report.page import marks, single
 
@@ -68,7 +72,7 @@ def test_no_word_of_the_report_is_missing(full: Report) -> None:
 
 
 def test_the_leaving_out_is_said(full: Report) -> None:
-    html = unescape(page.artifact_page(full))
+    html = unescape(page.artifact_page(full)).replace("<wbr>", "")
     for path, why in single.LEFT_OUT.items():
         assert f"<code>{path}</code>: {why}" in html
 
@@ -106,8 +110,8 @@ def test_a_pointer_is_read_back() -> None:
 @pytest.mark.parametrize(
     ("changed", "tone", "said"),
     [
-        ({"verdict": "passed", "engine_executed": True}, "good", "Verified: the engine answers as its source does"),
-        ({"verdict": "passed", "engine_executed": False}, "fair", "The engine was NOT RUN: no GPU found"),
+        ({"verdict": "passed", "engine_executed": True}, "good", "Verified: the engine"),
+        ({"verdict": "passed", "engine_executed": False}, "fair", "Engine NOT RUN: no GPU found"),
         ({"verdict": "failed"}, "bad", "FAILED"),
         ({"verdict": "undecided"}, "fair", "UNDECIDED"),
     ],
@@ -121,11 +125,11 @@ def test_the_verdict_in_words(plain: Report, changed: Report, tone: str, said: s
 
 def test_an_unverified_artifact(plain: Report) -> None:
     html = page.artifact_page({**plain, "verification": None})
-    assert "Not verified: it was built with --no-verify." in html
+    assert "NOT VERIFIED" in html
 
 
 def test_sections_without_data_say_so(plain: Report, full: Report) -> None:
-    assert "Not measured: <code>bertc verify --layers</code> measures it" in page.artifact_page(plain)
+    assert "Not measured" in page.artifact_page(plain)
     assert "INT8 trade-off" not in page.artifact_page(plain)
     html = page.artifact_page(full)
     assert "Not measured" not in html
@@ -152,6 +156,59 @@ def test_what_was_built_from_what(plain: Report) -> None:
     assert plain["environment"]["cores"] >= 1 and plain["environment"]["system"]
     assert set(plain["size"]["files"]) >= {"graph.onnx", "model.onnx", "goldens.npz"}
     assert plain["size"]["total"] < sum(plain["size"]["files"].values())  # graph.onnx and model.onnx are one file
+
+
+def test_the_command_builds_it_again(plain: Report, tmp_path: Path) -> None:
+    command = shlex.split(plain["command"])
+    assert command[0] == "bertc" and plain["command"] in " ".join(Read(page.artifact_page(plain)).texts)
+    run(*[str(tmp_path / "again") if word == "OUT" else word for word in command[1:]])
+    again = reports.of(tmp_path / "again" / "onnxruntime-fp16")
+    assert (again["recipe"], again["graph"]) == (plain["recipe"], plain["graph"])
+
+
+def test_every_option_of_a_command() -> None:
+    made = recipe.Recipe(
+        "a b", targets=("null", "onnxruntime=fp16"), precision="fp32", budget={"rel": 0.5}, prove=False, allow_pickle=True, seed=7
+    )
+    words = "bertc build 'a b' -o OUT --target null=fp32 --target onnxruntime=fp16"
+    words += " --allow-pickle --seed 7 --budget rel=0.5 --no-prove"
+    assert sorted(shlex.split(report.command_line(made.to_json()))) == sorted(shlex.split(words))
+
+
+@pytest.mark.parametrize("name", ["onnxruntime-fp16", "onnxruntime-fp32"])
+def test_the_lines_that_run_it_run(name: str, built_pages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(built_pages / name)
+    html = page.artifact_page(reports.of(built_pages / name))
+    blocks = [unescape(text) for text in re.findall(r"<pre>(.*?)</pre>", html, re.DOTALL)]
+    assert ["onnxruntime" in text for text in blocks] == [False, True]
+    for text in blocks:
+        names = {each: np.ones((2, 3), np.int64) for each in ("input_ids", "attention_mask")}
+        exec(text.replace("path/to/artifact", "."), names)
+        outputs = names["outputs"]
+        assert np.asarray(outputs["last_hidden_state"] if isinstance(outputs, dict) else outputs[0]).shape[2] == 16
+
+
+def test_where_a_limit_comes_from(plain: Report) -> None:
+    def words(**changed: Any) -> str:
+        return " ".join(Read(page.artifact_page({**plain, **changed})).texts)
+
+    assert "cosine at least ( default of fp16 )" in words()
+    given = {"recipe": {**plain["recipe"], "budget": {"cosine": 0.99}}, "budget": {**plain["budget"], "cosine": 0.99}}
+    assert "cosine at least ( from --budget or the recipe" in words(**given)
+    assert "cosine at least ( given to bertc verify" in words(**given)  # the verification of the fixture has another one
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ({"name": "tensorrt-rtx", "sms": ["sm86", "sm89"]}, "for GPUs of sm86 , sm89"),
+        ({"name": "tensorrt", "sms": []}, "for the GPU model it was built on: NVIDIA L4 (sm89)"),
+        ({"name": "onnxruntime", "sms": []}, "for any CPU"),
+    ],
+)
+def test_the_machine_it_is_for(plain: Report, target: Report, said: str) -> None:
+    document = {**plain, "target": target, "environment": {**plain["environment"], "gpus": ["NVIDIA L4 (sm89)"]}}
+    assert said in " ".join(" ".join(Read(page.artifact_page(document)).texts).split())
 
 
 def test_words_of_a_report_are_no_markup(full: Report) -> None:
