@@ -65,7 +65,8 @@ def read_judging_rows(
 
 def truth_of_rows(judging: JudgingRows, answers: Sequence[Outputs] | RunSource) -> Truth:
     """The rows that judge, with the outputs of the float32 graph, or a function that computes them."""
-    name = f"{judging.rows} rows of {judging.name}, against the float32 graph"
+    held_out = "" if all(judging.judges) else "held-out "
+    name = f"{judging.rows} {held_out}rows of {judging.name}, against the float32 graph"
     return Truth(judging.samples, answers, name, synthetic=False, labels=judging.labels)
 
 

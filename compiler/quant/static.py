@@ -171,5 +171,5 @@ def _notes(document: Mapping[str, Any], refused: Mapping[str, str], sites: Sites
     for name, reason in {**sites.refused, **refused}.items():
         names.setdefault(reason, []).append(name)
     for reason, each in names.items():
-        notes.append(f"not {kind}: {len(each)} ({each[0]}{' ...' if len(each) > 1 else ''}): {reason}")
+        notes.append(f"not {kind}: {len(each)} GEMMs ({each[0]}{' ...' if len(each) > 1 else ''}): {reason}")
     return (*notes, *samples.notes)

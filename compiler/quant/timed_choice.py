@@ -104,11 +104,11 @@ def choose_form(medians: Mapping[str, float], within: Collection[str]) -> tuple[
     """(the form to build, why): the fastest of those within the budget, if it gains more than the margin over float32."""
     forms = [name for name in medians if name in within]
     if not forms:
-        return FLOAT, f"no form of int8 is within the budget; fp32 is built ({ANYWAY})"
+        return FLOAT, f"fp32 is built: no form of int8 is within the budget ({ANYWAY})"
     best = min(forms, key=lambda name: medians[name])
     gain = medians[FLOAT] / medians[best]
     if gain < MIN_GAIN:
-        return FLOAT, f"{best} int8 is only {gain:.2f} times as fast as fp32 (at least {MIN_GAIN:g}); fp32 is built ({ANYWAY})"
+        return FLOAT, f"fp32 is built: {best} int8 is {gain:.2f} times as fast, {MIN_GAIN:g} needed ({ANYWAY})"
     return best, f"{best} int8 is built: {gain:.2f} times as fast as fp32, the fastest form within the budget"
 
 
