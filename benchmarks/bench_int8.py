@@ -127,7 +127,7 @@ def judged(setting: Setting, answer: Run) -> ComparisonResult:
 
 
 def row(name: str, share: str, result: ComparisonResult) -> list[str]:
-    cosine, *kept = result.measures
+    cosine, *kept = result.metrics
     found = [name, share, told(cosine, 5), f"{result.outputs[0].cosine_min:.4f}", "; ".join(told(each, 4) for each in kept)]
     _said(str(found))
     return found
@@ -168,7 +168,10 @@ class Forms:
         source, target = setting.source, targets.get("tensorrt-rtx")
         fused = fuse.fuse(source.graph, source.dims).graph
         lowered = target.lower(fused, (engines.SM,), quantised=True)
-        request = quant.StaticRequest(setting.texts, MAX_DROP, (profiles.parse_profile("", source.dims),), target.INT8_ATTENTION)
+        ranges = (profiles.parse_profile("", source.dims),)
+        request = quant.LowBitRequest(
+            "int8-static", "tensorrt-rtx", "fp16", target.INT8_ATTENTION, setting.texts, MAX_DROP, ranges
+        )
         searched = whole = quant.quantise_static(lowered, source, request, quiet)
         if len(searched.chosen) < len(searched.document["sites"]):
             whole = quant.quantise_static(lowered, source, dataclasses.replace(request, max_drop=None), quiet)
@@ -260,7 +263,7 @@ def curve(forms: Forms) -> str:
         interval = f"{point['low']:.5f} to {point['high']:.5f}"
         rows.append([f"{100 * point['share']:.1f} %", f"{point['value']:.5f}", interval, f"{kept:.4f}"])
     why = f"{document['why'][:1].upper()}{document['why'][1:]}"
-    head = f"The curve of the search, on {document['data']['judged']} texts that calibrated nothing. {why}.\n\n"
+    head = f"The curve of the search, on {document['data']['judged']} held-out texts. {why}.\n\n"
     return head + table(["int8, of the GEMM FLOPs", "mean cosine", "95 % interval", "nearest neighbour kept"], rows)
 
 

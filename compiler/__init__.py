@@ -59,7 +59,7 @@ def verify(
 ) -> Sequence[Verdict]:
     """Compare an artifact, or each artifact below a folder, with its source; look at `.passed` and `.engine_executed`.
 
-    With labels in `data`, `.result.measures` are the task's metrics; `budget={"max_drop": 0.005}` judges the first.
+    With labels in `data`, `.result.metrics` are the task's metrics; `budget={"max_drop": 0.005}` judges the first.
     """
     from .verification import verify as run
 

@@ -30,7 +30,7 @@ from .report import document as report
 from .report import page, tables
 from .source import Source, open_source
 from .targets import BuildRequest, Built, TargetSpec
-from .verification import FAILED, ExportCheck, check_export, check_fused
+from .verification import FAILED, ExportCheck, budget_for, check_export, check_fused
 from .verification import verdict as verification
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def plan_builds(recipe: Recipe) -> tuple[Build, ...]:
             raise Missing(f"target {spec.name} cannot build here: {ready.reason}. {ready.install}")
         if why := targets.refusal(spec, build.precision):
             raise InputError(why)
-        verification.budget_for(build.precision, recipe.budget)
+        budget_for(build.precision, recipe.budget)
         if build.name in [other.name for other in builds]:
             raise RecipeError(f"target {text!r} is given twice: {build.name}")
         builds.append(build)
@@ -290,7 +290,7 @@ def keep_better_engine(
         if found.kept != compiled.build.precision:
             for name in other.hashes:
                 shutil.copyfile(Path(folder) / name, directory / name)
-    watch.note(found.said())
+    watch.note(found.summary())
     quantised = dataclasses.replace(quantised, document={**quantised.document, "worth": found.to_json()})
     return (compiled if found.kept == compiled.build.precision else other), quantised
 
@@ -388,7 +388,7 @@ def manifest_facts(
         "dims": {name: {"min": dim.min, "max": dim.max} for name, dim in source.dims.items()},
         "profiles": profiles.profiles_to_json(job.ranges),
         "seed": recipe.seed,
-        "budget": dataclasses.asdict(verification.budget_for(build.precision, build.limits)),
+        "budget": budget_for(build.precision, build.limits).limits(),
         "tools": dict(source.versions) | machine.versions(),
     }
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
 import os
 import platform
 import random
@@ -26,6 +25,7 @@ from ..artifact import Artifact
 from ..core import Dim, InputError, Missing, Progress, Shape, VerifyFailed
 from ..data import Sample
 from ..data import synthetic as data
+from ..runtime import time_call
 from ..verification import DEFAULT_BUDGETS, Comparison, budget_for, budgets
 from . import baselines, timings
 from .baselines import Contender, Skipped
@@ -213,15 +213,7 @@ def _rounds(calls: Mapping[str, Sequence[Any]], shapes: int, request: BenchReque
 def _timed(call: Any) -> float:
     time.sleep(PAUSE)
     call()
-    gc_was_on = gc.isenabled()
-    gc.disable()
-    try:
-        start = time.perf_counter()
-        call()
-        return time.perf_counter() - start
-    finally:
-        if gc_was_on:
-            gc.enable()
+    return time_call(call)
 
 
 def _ratios(timed: Sequence[Timing], contenders: Sequence[Contender]) -> tuple[timings.Ratio, ...]:

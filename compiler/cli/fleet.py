@@ -75,7 +75,7 @@ def plan(file: Path, entries: Sequence[str], store: Path | None, ci: str | None,
 
 
 def plan_table(steps: Sequence[Step]) -> Table:
-
+    from ..fleet import state_words
     from ..report import Table
 
     rows = Table("what", "runs on", "state", "last time", "why", wrap=("runs on", "why"), drop=("last time",))
@@ -84,7 +84,7 @@ def plan_table(steps: Sequence[Step]) -> Table:
         gpus = ", ".join(entry.gpus) or entry.spec.name if entry else ""
         seconds = f"{step.seconds:.1f} s" if step.seconds is not None else "-"
         why = list(step.reasons[:3]) + ([f"and {len(step.reasons) - 3} more"] if len(step.reasons) > 3 else [])
-        rows.add(step.task.slot, gpus, step.state, seconds, "; ".join(why))
+        rows.add(step.task.slot, gpus, state_words(step.state), seconds, "; ".join(why))
     return rows
 
 
@@ -92,8 +92,8 @@ def plan_summary(steps: Sequence[Step]) -> str:
     todo = [step for step in steps if step.todo]
     known = [step.seconds for step in todo if step.seconds is not None]
     took = f", {sum(known):.0f} s of work last time" if known else ""
-    away = [step for step in steps if step.state == "elsewhere"]
-    there = f", {len(away)} for other hosts" if away else ""
+    away = [step for step in steps if step.state == "other-host"]
+    there = f", {len(away)} need another host" if away else ""
     return f"{len(steps) - len(todo) - len(away)} of {len(steps)} stages are cached, {len(todo)} to do{took}{there}"
 
 
@@ -136,7 +136,7 @@ def build(
     placed = place(chosen, kept, outcomes)
     if not locked and until == "build":
         lock.write(chosen, kept, outcomes, whole)
-    code = run.fleet_exit_code(outcomes) or exit_code_of_requested(outcomes, entries)
+    code = run.worst_exit_code(o.exit_code for o in outcomes) or exit_code_of_requested(outcomes, entries)
     document = built_document(chosen, kept, outcomes, code)
     for line in (*status.precision_notes(document["entries"]), build_summary(outcomes, placed)):
         print_result(line)
@@ -197,11 +197,14 @@ def place(chosen: Fleet, kept: Store, outcomes: Sequence[Outcome]) -> int:
 
 def exit_code_of_requested(outcomes: Sequence[Outcome], entries: Sequence[str]) -> int:
     """Entries for other hosts are no failure, unless one of them was asked for by name."""
-    return 3 if any(o.state == "elsewhere" and o.task.slot in entries for o in outcomes) else 0
+    return 3 if any(o.state == "other-host" and o.task.slot in entries for o in outcomes) else 0
 
 
 def build_summary(outcomes: Sequence[Outcome], placed: int) -> str:
-    lines = [f"{o.task.slot} {o.state}: {o.reason}" for o in outcomes if o.state in ("failed", "skipped", "elsewhere")]
+    from ..fleet import state_words
+
+    unbuilt = [o for o in outcomes if o.state in ("failed", "skipped", "other-host")]
+    lines = [f"{o.task.slot} {state_words(o.state)}: {o.reason}" for o in unbuilt]
     made = [o for o in outcomes if o.state == "made"]
     cached = sum(o.state == "cached" for o in outcomes)
     ends = f"{len(made)} stages made ({sum(o.seconds for o in made):.1f} s of work), {cached} cached, {placed} artifacts placed"
@@ -216,7 +219,7 @@ def build_summary(outcomes: Sequence[Outcome], placed: int) -> str:
 @fleet_arguments
 def show_status(file: Path, entries: Sequence[str], store: Path | None, as_json: bool) -> None:
     """Show what is built, cached, stale or failed, with sizes, kernels and accuracy."""
-    from ..fleet import status
+    from ..fleet import state_words, status
     from ..report import Table
 
     chosen, _, kept = open_fleet(file, entries, store)
@@ -224,11 +227,12 @@ def show_status(file: Path, entries: Sequence[str], store: Path | None, as_json:
     columns = ("entry", "GPUs", "state", "size", "kernels", "cosine (min)", "rel. error", "verified", "why")
     rows = Table(*columns, wrap=("GPUs", "verified", "why"))
     for entry in found["entries"]:
-        rows.add(entry["name"], ", ".join(entry["gpus"]), entry["state"], *entry_cells(entry), "; ".join(entry["reasons"][:3]))
+        state, why = state_words(entry["state"]), "; ".join(entry["reasons"][:3])
+        rows.add(entry["name"], ", ".join(entry["gpus"]), state, *entry_cells(entry), why)
     console().print(rows)
     for line in status.precision_notes(found["entries"]):
         print_result(line)
-    print_result(", ".join(f"{count} {state}" for state, count in found["counts"].items()))
+    print_result(", ".join(f"{count} {state_words(state)}" for state, count in found["counts"].items()))
     if as_json:
         print_json(found)
 

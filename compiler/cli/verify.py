@@ -81,6 +81,7 @@ def _compare(
         console().print(metrics)
     for verdict in verdicts:
         print_result(f"{verdict.path}: {verdict.summary()}")
+        log.say(f"  {verdict.budget.summary()}")
         for note in verdict.notes:
             log.say(f"  note {note}")
     if as_json:

@@ -50,6 +50,13 @@ def dead_rows(feeds: Feeds) -> tuple[int, ...]:
     return tuple(int(row) for row in np.flatnonzero(~np.stack(alive).any(axis=0)))
 
 
+def row_count(sample: Sample) -> int:
+    """Rows of a sample: axis 0 of its masks of rank 2 or more, else of its first input of rank 1 or more, else 1."""
+    ranked = [array for array in mask_feeds(sample.feeds).values() if np.ndim(array) > 1]
+    ranked += [np.asarray(array) for array in sample.feeds.values() if np.ndim(array)]
+    return len(ranked[0]) if ranked else 1
+
+
 def batch_dim(inputs: Sequence[TensorSpec], used: Mapping[str, Dim]) -> str | None:
     """The dimension that counts rows: "batch", else the leading one of the first input that has another named one after it."""
     if "batch" in used:

@@ -12,6 +12,7 @@ from . import store_cleaning as store_cleaning
 from .config import Fleet as Fleet
 from .local import LocalPool as LocalPool
 from .plan import Step as Step
+from .plan import state_words as state_words
 from .ray import RayPool as RayPool
 from .run import Outcome as Outcome
 from .run import Pool as Pool

@@ -41,25 +41,12 @@ from .. import targets
 from ..core import RecipeError, did_you_mean
 from ..recipe import Recipe
 from ..targets import TargetSpec
-from ..verification import Budget
+from ..verification import budgets
 from . import gpus
 from .keys import EXPORT_FIELDS, FUSE_FIELDS
 
 MATCH = ("model", "gpu", "target", "precision")
-KEYS = (
-    "models",
-    "gpus",
-    "targets",
-    "precisions",
-    "per_sm",
-    "shards",
-    "out",
-    "store",
-    "exclude",
-    "include",
-    "override",
-    "runners",
-)
+KEYS = tuple("models gpus targets precisions per_sm shards out store exclude include override runners".split())
 MOST_SHARDS = 16  # calibration takes up to 1,000 rows in blocks of 64
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 SIZE = re.compile(r"([\d.]+)\s*([KMGT]?)(i?)B", re.IGNORECASE)
@@ -111,7 +98,7 @@ class Fleet:
 
 @dataclasses.dataclass(frozen=True)
 class _Cell:
-    """One place of the matrix, before cells that share bytes are put together."""
+    """One cell of the matrix, before cells that share bytes are put together."""
 
     model: str
     gpu: str | None
@@ -143,7 +130,7 @@ def read(path: Path) -> Fleet:
 
 def _shards(given: Any, where: str) -> int:
     if not isinstance(given, int) or isinstance(given, bool) or not 1 <= given <= MOST_SHARDS:
-        raise RecipeError(f"{where}: shards is {given!r}, wants a whole number from 1 to {MOST_SHARDS}")
+        raise RecipeError(f"{where}: shards is {given!r}, expected a whole number from 1 to {MOST_SHARDS}")
     return given
 
 
@@ -163,7 +150,7 @@ def _tables(data: Mapping[str, Any], key: str, where: str) -> list[dict[str, Any
 def _strings(data: Mapping[str, Any], key: str, where: str) -> list[str]:
     found = data.get(key, [])
     if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
-        raise RecipeError(f"{where}: {key} is {found!r}, wants a list of strings")
+        raise RecipeError(f"{where}: {key} is {found!r}, expected a list of strings")
     return found
 
 
@@ -188,7 +175,7 @@ def _model(name: str, table: Mapping[str, Any], path: Path) -> Recipe:
     given = {key: value for key, value in table.items() if key != "recipe"}
     for key in ("targets", "precision"):
         if key in given:
-            raise RecipeError(f"{path}: models.{name} has {key}; the fleet's gpus, targets and precisions decide that")
+            raise RecipeError(f"{path}: models.{name} has {key}; set them in the fleet's gpus, targets and precisions")
     base: dict[str, Any] = {}
     if "recipe" in table:
         reference = str(table["recipe"])
@@ -198,8 +185,8 @@ def _model(name: str, table: Mapping[str, Any], path: Path) -> Recipe:
     for key in ("source", "data"):
         if key in given and (path.parent / str(given[key])).exists():
             given[key] = str(path.parent / str(given[key]))
-    made = recipes.from_mapping(base | given, f"{path}: models.{name}")
-    return dataclasses.replace(made, targets=(), precision=None)
+    recipe = recipes.from_mapping(base | given, f"{path}: models.{name}")
+    return dataclasses.replace(recipe, targets=(), precision=None)
 
 
 def _cells(data: Mapping[str, Any], models: Mapping[str, Recipe], where: str) -> list[_Cell]:
@@ -210,7 +197,7 @@ def _cells(data: Mapping[str, Any], models: Mapping[str, Recipe], where: str) ->
     cells = _matrix(models, _strings(data, "gpus", where), _strings(data, "targets", where), wanted, per_sm)
     for rule in excluded:
         if not any(cell.has(rule) for cell in cells):
-            raise RecipeError(f"{where}: [[exclude]] {rule} leaves nothing out")
+            raise RecipeError(f"{where}: [[exclude]] {rule} matches no entry")
     kept = [cell for cell in cells if not any(cell.has(rule) for rule in excluded)]
     for rule in _tables(data, "include", where):
         _known(rule, MATCH, f"{where}: [[include]]")
@@ -284,7 +271,7 @@ def _entries(
         before = grouped.get(entry.name)
         if before and dataclasses.replace(before, gpus=()) != dataclasses.replace(entry, gpus=()):
             raise RecipeError(
-                f"{where}: {', '.join(before.gpus)} and {cell.gpu} share the plan {entry.name}; override it for all"
+                f"{where}: {', '.join(before.gpus)} and {cell.gpu} share the plan {entry.name}; let one [[override]] match all"
             )
         both = (*before.gpus, *entry.gpus) if before else entry.gpus
         grouped[entry.name] = dataclasses.replace(entry, gpus=tuple(dict.fromkeys(both)))
@@ -306,10 +293,9 @@ def _overridden(entry: Entry, rules: Sequence[Mapping[str, Any]], where: str) ->
         entry = dataclasses.replace(entry, recipe=recipes.from_mapping(merged, f"{where}: [[override]]"))
         entry = dataclasses.replace(entry, cores=int(rule.get("cores", entry.cores)))
         entry = dataclasses.replace(entry, memory=parse_bytes(rule["memory"]) if "memory" in rule else entry.memory)
-    known = [field.name for field in dataclasses.fields(Budget)]
     for name in entry.recipe.budget:
-        if name not in known:
-            raise RecipeError(f"{where}: unknown budget {name!r}{did_you_mean(name, known)}")
+        if name not in budgets.LIMITS:
+            raise RecipeError(f"{where}: unknown budget {name!r}{did_you_mean(name, budgets.LIMITS)}")
     return entry
 
 
@@ -317,7 +303,7 @@ def parse_bytes(text: str) -> int:
     """`8 GB`, `512MiB`: bytes. RecipeError for anything else."""
     found = SIZE.fullmatch(str(text).strip())
     if not found:
-        raise RecipeError(f"{text!r} is no amount of memory; write 8 GB or 512 MiB")
+        raise RecipeError(f"{text!r} is not an amount of memory; write 8 GB or 512 MiB")
     base = 1024 if found[3] else 1000
     return int(float(found[1]) * base ** " KMGT".index(found[2].upper() or " "))
 

@@ -22,8 +22,8 @@ DIGESTED_FIELDS = ("target", "precision", "inputs", "outputs", "dims", "profiles
 def digest(directory: Path) -> str:
     """sha256 over the names and hashes of the files, and over what of a manifest the next stage reads."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())
-    told = (MANIFEST, REPORT, PAGE, RECORD, NOTES)
-    found: dict[str, Any] = {p.relative_to(directory).as_posix(): hash_file(p) for p in files if p.name not in told}
+    left_out = (MANIFEST, REPORT, PAGE, RECORD, NOTES)
+    found: dict[str, Any] = {p.relative_to(directory).as_posix(): hash_file(p) for p in files if p.name not in left_out}
     if (directory / MANIFEST).is_file():
         manifest = json.loads((directory / MANIFEST).read_text("utf-8"))
         found["manifest"] = {name: manifest.get(name) for name in DIGESTED_FIELDS}

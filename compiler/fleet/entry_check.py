@@ -27,12 +27,12 @@ class EntryCheck:
 
 
 def verify_fleet(fleet: Fleet, require_engine: bool = False) -> Iterator[EntryCheck]:
-    """One check an entry, as it is done. One that is not here because only another host can build it is said, and no failure."""
+    """One check an entry. An entry that only another host can build may be absent: that is no failure."""
     locked = lock.read(fleet).get("entries", {})
     here = gpus.local_gpus()
     for entry in fleet.entries:
         if not (fleet.out / entry.name).exists() and entry.host and entry.host not in here:
-            yield EntryCheck(entry.name, f"not here: it is built on a host with {entry.host}", 0)
+            yield EntryCheck(entry.name, f"not here: needs a host with {entry.host}", 0)
             continue
         try:
             yield _checked(entry, fleet, locked, require_engine)
@@ -48,8 +48,8 @@ def _checked(entry: Entry, fleet: Fleet, locked: dict[str, Any], require_engine:
     wanted = locked.get(entry.name, {}).get("digest")
     # TensorRT chooses kernels by how long they take: what another host built of the same inputs may differ.
     if wanted is not None and entry.host is None and contents.digest(path) != wanted:
-        raise CheckFailed(f"{path} is whole, but not what {fleet.lock.name} says; build again")
-    said = verdict.summary() + ("" if wanted else "; it is not in the lock")
+        raise CheckFailed(f"{path} is undamaged but differs from {fleet.lock.name}; build again")
+    said = verdict.summary() + ("" if wanted else "; not in the lock")
     if not verdict.passed:
         return EntryCheck(
             entry.name, f"{said}: {verdict.shortfall()}: {verdict.reasons()}", CheckFailed.exit_code, verdict.to_json()

@@ -56,7 +56,7 @@ TABLE = (
     Gpu("rtx-pro-6000", "sm120", 96, r"RTX PRO 6000"),
     Gpu("gb10", "sm121", 128, r"\bGB10\b"),
 )
-# sm80 is in this compiler's list and not in NVIDIA's support matrix: for A100 and A30 it must be asked for (a100/tensorrt-rtx).
+# sm80 is in this compiler's list and not in NVIDIA's support matrix: for A100 and A30 it must be named (a100/tensorrt-rtx).
 UNSUPPORTED_RTX = frozenset({"sm80"})
 
 

@@ -118,11 +118,11 @@ def environment(stage: str, spec: TargetSpec, precision: str | None) -> dict[str
         own = (*own, "targets/_tensorrt/worker")
     left_out = EXCLUDED_CODE[stage] if precision in precisions.QUANTISED else (*EXCLUDED_CODE[stage], "quant/*")
     versions = machine.versions()
-    return {"code": dict(_code(own, left_out)), "tools": {name: versions[name] for name in tools if name in versions}}
+    return {"code": dict(_code_hashes(own, left_out)), "tools": {name: versions[name] for name in tools if name in versions}}
 
 
 @functools.cache
-def _code(roots: tuple[str, ...], left_out: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+def _code_hashes(roots: tuple[str, ...], left_out: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     stop = frozenset(path for name in left_out for path in _modules(name))
     files = code.closure((p for name in roots for p in _modules(name)), code.PACKAGE, stop)
     files += [path for name in PIPELINE for path in _modules(name)]
@@ -204,8 +204,8 @@ def source_paths(recipe: Recipe) -> tuple[dict[str, Path], dict[str, str]]:
         return {}, {"artifact": contents.digest(place.path)}
     if place.kind == "onnx":
         return {path.name: path for path in _beside(place.path)}, {}
-    made = {path.relative_to(place.path).as_posix(): path for path in _files_below(place.path)}
-    return made, ({"revision": place.revision} if place.revision else {})
+    below = {path.relative_to(place.path).as_posix(): path for path in _files_below(place.path)}
+    return below, ({"revision": place.revision} if place.revision else {})
 
 
 def _beside(path: Path) -> list[Path]:
@@ -225,7 +225,7 @@ UNREAD = frozenset({".h5", ".msgpack", ".ot", ".md", ".onnx"} - set(hub.WANTED))
 
 
 def _reads_data(stage: str, recipe: Recipe) -> bool:
-    """Goldens are made of it where that is asked for, scales, and what a low-bit artifact is judged by."""
+    """The stages that read data: goldens from data, calibration, and the judgement of a low-bit artifact."""
     goldens = recipe.goldens == "data" and stage == "export"
     return goldens or stage in ("calibrate", "quantise") or (stage == "build" and recipe.precision in precisions.QUANTISED)
 
@@ -239,19 +239,19 @@ def _data_files(path: Path) -> list[Path]:
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Why two keys differ, in words: `fusions/attention.py changed`, `tensorrt_rtx 1.6 -> 1.7`, `calibration data changed`."""
-    said: list[str] = []
+    reasons: list[str] = []
     for part, word in (("source", "the source's {0}"), ("code", "{0}")):
         for name, kind in _differences(before.get(part, {}), now.get(part, {})):
-            said.append(f"{word.format(name)} {kind}" if "->" not in kind else f"{name} {kind}")
-    said += [f"{name} {kind}" for name, kind in _differences(before.get("tools", {}), now.get("tools", {}), values=True)]
+            reasons.append(f"{word.format(name)} {kind}" if "->" not in kind else f"{name} {kind}")
+    reasons += [f"{name} {kind}" for name, kind in _differences(before.get("tools", {}), now.get("tools", {}), values=True)]
     if before.get("data") != now.get("data"):
-        said.append("calibration data changed")
-    said += [f"{name} {kind}" for name, kind in _differences(before.get("options", {}), now.get("options", {}), values=True)]
-    said += [f"what {name} makes changed" for name, _ in _differences(before.get("after", {}), now.get("after", {}))]
+        reasons.append("calibration data changed")
+    reasons += [f"{name} {kind}" for name, kind in _differences(before.get("options", {}), now.get("options", {}), values=True)]
+    reasons += [f"the output of {name} changed" for name, _ in _differences(before.get("after", {}), now.get("after", {}))]
     for part in ("gpu", "format"):
         if before.get(part) != now.get(part):
-            said.append(f"{part} {before.get(part)} -> {now.get(part)}")
-    return said
+            reasons.append(f"{part} {before.get(part)} -> {now.get(part)}")
+    return reasons
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], *, values: bool = False) -> list[tuple[str, str]]:
@@ -262,11 +262,11 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], *, values: b
         if old == new:
             continue
         if values or (isinstance(old, str) and isinstance(new, str) and len(old) < HASH):
-            found.append((name, f"{_said(old)} -> {_said(new)}"))
+            found.append((name, f"{_as_text(old)} -> {_as_text(new)}"))
         else:
-            found.append((name, "is gone" if new is None else "is new" if old is None else "changed"))
+            found.append((name, "was removed" if new is None else "was added" if old is None else "changed"))
     return found
 
 
-def _said(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return "none" if value in (None, [], {}) else value if isinstance(value, str) else json.dumps(value)

@@ -43,7 +43,7 @@ class LocalPool:
         """Start a task that `takes` said yes to; `result` takes its room back."""
         room = (min(task.cores, self.cores), memory)
         self.free, self.left = self.free - room[0], self.left - memory
-        future = self._threads.submit(self._run, {**job, "cores": room[0]})
+        future = self._threads.submit(run_process, {**job, "cores": room[0]}, self._running)
         self._rooms[future] = room
         return future
 
@@ -57,9 +57,6 @@ class LocalPool:
         """The GPU models of this machine."""
         return gpus.local_gpus()
 
-    def _run(self, job: Mapping[str, Any]) -> dict[str, Any]:
-        return run_process(job, self._running)
-
     def stop(self) -> None:
         """Kill what runs and wait until it is gone: the store is whole at every moment."""
         for process in list(self._running):
@@ -72,7 +69,7 @@ def run_process(job: Mapping[str, Any], running: set[subprocess.Popen[bytes]] | 
     running = set() if running is None else running
     # In the store, where what a killed process leaves is swept; that goes for the temporary files of its libraries, too.
     with Store(Path(job["cwd"], job["store"])).staging() as folder:
-        job_file, result, told = (folder / name for name in ("job.json", "result.json", "stderr"))
+        job_file, result, stderr_file = (folder / name for name in ("job.json", "result.json", "stderr"))
         whole = {**job, "parent": os.getpid(), "result": str(result), "began": time.time()}
         job_file.write_text(json.dumps(whole), encoding="utf-8")
         command = [sys.executable, "-P", "-m", f"{__package__}.task", str(job_file)]
@@ -80,7 +77,7 @@ def run_process(job: Mapping[str, Any], running: set[subprocess.Popen[bytes]] | 
         path = os.pathsep.join(p or os.getcwd() for p in sys.path)
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(job["cores"]), "TQDM_DISABLE": "1"}
         environment |= {"TMPDIR": str(folder)}
-        with told.open("wb") as stderr:
+        with stderr_file.open("wb") as stderr:
             pipes = {"stdin": subprocess.DEVNULL, "stdout": stderr, "stderr": stderr}
             process = subprocess.Popen(command, env=environment, cwd=job["cwd"], **pipes)  # type: ignore[call-overload]
             running.add(process)
@@ -93,16 +90,16 @@ def run_process(job: Mapping[str, Any], running: set[subprocess.Popen[bytes]] | 
                     process.wait()
         if code == 0:
             return dict(json.loads(result.read_text("utf-8")))
-        return {"state": "failed", "key": job["key"], "exit_code": 1, "error": _crash(code, told), "seconds": 0.0}
+        return {"state": "failed", "key": job["key"], "exit_code": 1, "error": _crash(code, stderr_file), "seconds": 0.0}
 
 
-def _crash(code: int, told: Path) -> str:
-    lines = [line for line in told.read_text("utf-8", "replace").splitlines() if line.strip()]
-    words = f"; its last words: {' | '.join(lines[-3:])}" if lines else ""
+def _crash(code: int, stderr_file: Path) -> str:
+    lines = [line for line in stderr_file.read_text("utf-8", "replace").splitlines() if line.strip()]
+    last_lines = f"; last lines: {' | '.join(lines[-3:])}" if lines else ""
     if code == -signal.SIGKILL:
-        return f"its process was killed (SIGKILL): by hand, or because memory ran out{words}"
+        return f"its process was killed (SIGKILL): out of memory, or by hand{last_lines}"
     how = f"exit code {code}" if code > 0 else signal.Signals(-code).name
-    return f"its process ended with {how}{words}"
+    return f"its process ended with {how}{last_lines}"
 
 
 def _cores() -> int:

@@ -52,8 +52,8 @@ def write(fleet: Fleet, store: Store, outcomes: Sequence[Outcome], whole: Fleet)
 
 def _merged(before: Mapping[str, Any], store: Store, outcomes: Sequence[Outcome], whole: Fleet) -> dict[str, Any]:
     slots = {task.slot for task in plan.tasks(whole)}
-    stages = {slot: told for slot, told in before.get("stages", {}).items() if slot in slots}
-    entries = {name: told for name, told in before.get("entries", {}).items() if name in slots}
+    stages = {slot: recorded for slot, recorded in before.get("stages", {}).items() if slot in slots}
+    entries = {name: recorded for name, recorded in before.get("entries", {}).items() if name in slots}
     code = dict(before.get("code", {}))
     for outcome in outcomes:
         if outcome.digest is None or outcome.key is None:
@@ -76,7 +76,7 @@ def _merged(before: Mapping[str, Any], store: Store, outcomes: Sequence[Outcome]
 
 
 def _entry(entry: Entry, record: Mapping[str, Any]) -> dict[str, Any]:
-    timeless = {name: told for name, told in sorted(record["files"].items()) if name not in (MANIFEST, REPORT, PAGE)}
+    timeless = {name: file for name, file in sorted(record["files"].items()) if name not in (MANIFEST, REPORT, PAGE)}
     return {
         "model": entry.model,
         "target": entry.spec.name,
@@ -86,8 +86,8 @@ def _entry(entry: Entry, record: Mapping[str, Any]) -> dict[str, Any]:
         "host": entry.host,
         "key": record["key"],
         "digest": record["digest"],
-        "bytes": sum({told["sha256"]: told["bytes"] for told in timeless.values()}.values()),  # model.onnx is graph.onnx
-        "files": {name: told["sha256"] for name, told in timeless.items()},
+        "bytes": sum({file["sha256"]: file["bytes"] for file in timeless.values()}.values()),  # model.onnx is graph.onnx
+        "files": {name: file["sha256"] for name, file in timeless.items()},
     }
 
 
@@ -98,22 +98,22 @@ def require_same(fleet: Fleet, store: Store) -> None:
         raise InputError(f"--locked: there is no {fleet.lock}; build once without it")
     drifted = {task.slot: why for task in plan.tasks(fleet) if (why := _drift(task, locked, store))}
     if drifted:
-        told = "\n".join(f"  {slot}: {'; '.join(why)}" for slot, why in drifted.items())
-        raise CheckFailed(f"--locked: {len(drifted)} of the stages are not what {fleet.lock.name} says:\n{told}")
+        differences = "\n".join(f"  {slot}: {'; '.join(why)}" for slot, why in drifted.items())
+        raise CheckFailed(f"--locked: {len(drifted)} stages differ from {fleet.lock.name}:\n{differences}")
 
 
 def _drift(task: plan.Task, locked: Mapping[str, Any], store: Store) -> list[str]:
     if task.slot not in locked["stages"]:
-        return ["it is not in the lock"]
+        return ["not in the lock"]
     if absent := [slot for slot in task.needs.values() if slot not in locked["stages"]]:
-        return [f"{', '.join(absent)} is not in the lock"]
+        return [f"{', '.join(absent)} not in the lock"]
     upstream = {stage: locked["stages"][slot]["digest"] for stage, slot in task.needs.items()}
     now = plan.inputs(task, upstream, store)
-    told = locked["stages"][task.slot]
-    if keys.key_of(now) == told["key"]:
+    recorded = locked["stages"][task.slot]
+    if keys.key_of(now) == recorded["key"]:
         return []
     code = {name: locked["code"].get(name) for name in now["code"]}
-    return keys.changes({**told["inputs"], "code": code}, now) or ["bertc's code changed"]
+    return keys.changes({**recorded["inputs"], "code": code}, now) or ["bertc's code changed"]
 
 
 def require_contents(fleet: Fleet, store: Store, outcomes: Sequence[Outcome]) -> None:
@@ -127,13 +127,13 @@ def require_contents(fleet: Fleet, store: Store, outcomes: Sequence[Outcome]) ->
     if not other:
         return
     files = {o.task.slot: _files_that_differ(o, locked["entries"], store) for o in other}
-    why = "something that is not in the key decides it"
+    why = "something outside the key decides the result"
     if any(o.task.stage in ("calibrate", "quantise") for o in other):
-        why = "scales follow what a CPU computes, and another kind may round otherwise: quantise on one, or share the store"
+        why = "calibration depends on how the CPU rounds: quantise on one kind of CPU, or share the store"
     elif all(names == [PLAN] for names in files.values()):
-        why = "the graph is the locked one, and the compiler made another engine of it; a build without --locked takes that"
-    told = ", ".join(f"{slot} ({', '.join(names)})" if names else slot for slot, names in files.items())
-    raise CheckFailed(f"--locked: {told} came out different from the same inputs; {why}")
+        why = "the graph is the same, the compiler built another engine; build without --locked to accept it"
+    changed = ", ".join(f"{slot} ({', '.join(names)})" if names else slot for slot, names in files.items())
+    raise CheckFailed(f"--locked: {changed} came out different from the same inputs; {why}")
 
 
 def _files_that_differ(outcome: Outcome, locked: Mapping[str, Any], store: Store) -> list[str]:

@@ -17,15 +17,10 @@ from .config import Entry, Fleet
 from .store import Store
 
 GB = 10**9
-BASE = {
-    "export": 1.2 * GB,
-    "fuse": 0.7 * GB,
-    "calibrate": 0.9 * GB,
-    "quantise": 0.9 * GB,
-    "build": 0.7 * GB,
-}  # what the libraries of a stage take
-TIMES = 6  # memory of a stage beyond that, in sizes of the model's weights: benchmarks/bench_build.py
-UNKNOWN = 0.3 * GB  # of a model whose weights a factory makes
+# What the libraries of a stage take.
+LIBRARY_BYTES = {"export": 1.2 * GB, "fuse": 0.7 * GB, "calibrate": 0.9 * GB, "quantise": 0.9 * GB, "build": 0.7 * GB}
+WEIGHT_MULTIPLE = 6  # memory of a stage beyond that, in sizes of the model's weights: benchmarks/bench_build.py
+UNKNOWN_WEIGHT_BYTES = 0.3 * GB  # of a model whose weights a factory makes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +49,8 @@ class Step:
     """A task and its state.
 
     cached: finished. new: never made. stale: made once, of other inputs; `reasons` say which. failed: tried with these very
-    inputs. waits: what comes before it is not finished, so its inputs are not known (it may still turn out to be cached).
-    elsewhere: only a host with that GPU can make it. `seconds` is what it took last time, None where it never ran. A source that
+    inputs. pending: what comes before it is not finished, so its inputs are not known (it may still turn out to be cached).
+    other-host: only a host with that GPU can make it. `seconds` is what it took last time, None where it never ran. A source that
     cannot be read is failed, with no key and the exit code of its error.
     """
 
@@ -69,7 +64,12 @@ class Step:
 
     @property
     def todo(self) -> bool:
-        return self.state in ("new", "stale", "failed", "waits")
+        return self.state in ("new", "stale", "failed", "pending")
+
+
+def state_words(state: str) -> str:
+    """A state as a person reads it."""
+    return "needs another host" if state == "other-host" else state
 
 
 def tasks(fleet: Fleet) -> list[Task]:
@@ -103,14 +103,8 @@ def _build(entry: Entry, shards: int, shared: dict[str, Task]) -> Task:
     )
     tasks = [_shared(entry, "calibrate", needs, shared, part) for part in parts]
     before = needs | {f"calibrate {task.part}": task.slot for task in tasks}
-    return Task(
-        "build",
-        entry.name,
-        entry.recipe,
-        entry.spec,
-        needs | {"quantise": _shared(entry, "quantise", before, shared).slot},
-        entry,
-    )
+    needs |= {"quantise": _shared(entry, "quantise", before, shared).slot}
+    return Task("build", entry.name, entry.recipe, entry.spec, needs, entry)
 
 
 def _shared(entry: Entry, stage: str, needs: Mapping[str, str], shared: dict[str, Task], part: str | None = None) -> Task:
@@ -144,38 +138,35 @@ def plan_task(task: Task, store: Store, upstream: Mapping[str, str] | None, here
     known = store.slot(task.slot)
     last = store.record(known["key"]) if "key" in known and store.has(known["key"]) else None
     seconds = last["seconds"] if last else None
-    away = task.host is not None and task.host not in here
-    reason = f"needs a host with {task.host}; this one has {', '.join(here) or 'no NVIDIA GPU'}"
+    other_host = task.host is not None and task.host not in here
+    reason = f"no {task.host} here: this machine has {', '.join(here) or 'no NVIDIA GPU'}"
     try:
-        document = keys.inputs(
-            task.stage, task.recipe, task.spec, upstream or {}, host=task.host, hashed=store.sum_of, part=task.part
-        )
+        document = inputs(task, upstream or {}, store)
     except BertcError as error:
         return Step(task, "failed", None, None, (str(error),), seconds, error.exit_code)
     if upstream is None:
         changed = keys.changes(last["inputs"] | {"after": {}}, document) if last else []
         waiting = f"after {', '.join(task.needs.values())}"
-        if away:
-            return Step(task, "elsewhere", None, None, (reason, *changed), seconds)
-        return Step(task, "waits", None, None, (*changed, waiting), seconds)
+        if other_host:
+            return Step(task, "other-host", None, None, (reason, *changed), seconds)
+        return Step(task, "pending", None, None, (*changed, waiting), seconds)
     key = keys.key_of(document)
     if store.has(key):
         return Step(task, "cached", key, document, (), store.record(key)["seconds"])
-    if away:
-        return Step(task, "elsewhere", key, document, (reason,), seconds)
+    if other_host:
+        return Step(task, "other-host", key, document, (reason,), seconds)
     failure = known.get("failure", {})
     if failure.get("key") == key:
         return Step(task, "failed", key, document, (f"failed last time: {failure['error'].splitlines()[0]}",), seconds)
     if last is None:
         gone = "key" in known
-        return Step(task, "new", key, document, ("its result is gone from the store" if gone else "never made",), None)
+        return Step(task, "new", key, document, ("removed from the store" if gone else "never made",), None)
     return Step(task, "stale", key, document, tuple(keys.changes(last["inputs"], document)) or ("its inputs changed",), seconds)
 
 
 def inputs(task: Task, upstream: Mapping[str, str], store: Store) -> dict[str, Any]:
     """All that decides what a task makes: see `keys.inputs`."""
-    hashed, host = store.sum_of, task.host
-    return keys.inputs(task.stage, task.recipe, task.spec, upstream, host=host, hashed=hashed, part=task.part)
+    return keys.inputs(task.stage, task.recipe, task.spec, upstream, host=task.host, hashed=store.sum_of, part=task.part)
 
 
 def memory_of(task: Task, store: Store, before: Mapping[str, str]) -> int:
@@ -190,9 +181,9 @@ def memory_of(task: Task, store: Store, before: Mapping[str, str]) -> int:
     if peak:
         return int(peak * 1.1)
     graph = store.record(before["export"])["files"]["graph.onnx"] if "export" in before else None
-    return int(BASE[task.stage] + TIMES * (graph["bytes"] if graph else source_bytes(task.recipe)))
+    return int(LIBRARY_BYTES[task.stage] + WEIGHT_MULTIPLE * (graph["bytes"] if graph else source_bytes(task.recipe)))
 
 
 def source_bytes(recipe: Recipe) -> int:
     """Of the files of a source; a guess for a factory, whose weights nobody knows before it is called."""
-    return sum(path.stat().st_size for path in keys.source_paths(recipe)[0].values()) or int(UNKNOWN)
+    return sum(path.stat().st_size for path in keys.source_paths(recipe)[0].values()) or int(UNKNOWN_WEIGHT_BYTES)

@@ -1,4 +1,4 @@
-"""Progress of a fleet: a live table of models and GPUs on a terminal, one plain line an event elsewhere."""
+"""Progress of a fleet: a live table of models and GPUs on a terminal, one plain line an event without one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from .plan import Task
+from .plan import Task, state_words
 from .run import Outcome
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ COLOURS = {
     "cached": "dim",
     "failed": "red",
     "skipped": "yellow",
-    "elsewhere": "yellow",
+    "other-host": "yellow",
     "running": "cyan",
     "quantising": "cyan",
 }
@@ -51,14 +51,14 @@ class ProgressTable:
         self.states[task.slot] = _state(outcome)
         self.ended += outcome is not None
         if outcome is None and self._live is None:
-            self._say(f"begin {task.slot}")
+            self._print_line(f"begin {task.slot}")
         if outcome is None or (self._live is not None and outcome.state != "failed"):
             return
         seconds = f" {outcome.seconds:.1f} s" if outcome.state in ("made", "failed") else ""
         reason = f": {outcome.reason.splitlines()[0]}" if outcome.reason else ""
-        self._say(f"{outcome.state} {task.slot}{seconds}{reason}")
+        self._print_line(f"{state_words(outcome.state)} {task.slot}{seconds}{reason}")
 
-    def _say(self, text: str) -> None:
+    def _print_line(self, text: str) -> None:
         self.console.print(f"[{self.ended}/{len(self.tasks)}] {text}", highlight=False, markup=False)
 
     def table(self) -> Table:
@@ -76,13 +76,13 @@ class ProgressTable:
         for (model, precision), cells in rows.items():
             stages = [self.states.get(f"{model}/{stage}", "-") for stage in ("export", "fuse")]
             words = [*stages, *(cells.get(name, "-") for name in columns)]
-            table.add_row(model, precision, *(Text(word, style=COLOURS.get(word.split()[0], "")) for word in words))
+            table.add_row(model, precision, *(Text(state_words(word), style=COLOURS.get(word.split()[0], "")) for word in words))
         return table
 
     def _state_of(self, task: Task) -> str:
         """A build that waits for its graph to be quantised says so: that stage has no column."""
         before = self.states.get(task.needs.get("quantise", ""), "")
-        return self.states.get(task.slot, "quantising" if before == "running" else "waits")
+        return self.states.get(task.slot, "quantising" if before == "running" else "pending")
 
 
 def _columns(task: Task) -> tuple[str, ...]:

@@ -22,11 +22,6 @@ from .run import Future
 RETRIES = 3
 
 
-def work(job: Mapping[str, Any]) -> dict[str, Any]:
-    """One task, in a process below the Ray worker that dies with it."""
-    return run_process(job)
-
-
 class RayPool:
     """The cluster at ADDRESS (`auto`, `ray://host:10001`, `host:6379`). Raises Missing where there is none, or no Ray."""
 
@@ -43,7 +38,7 @@ class RayPool:
             raise Missing(
                 f"--ray {address}: no cluster answers there ({str(error).splitlines()[0]}); ray start --head"
             ) from error
-        self._work = ray.remote(work)
+        self._work = ray.remote(run_process)  # a task is a process below the Ray worker, and dies with it
         self._nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         self._refs: dict[Future, Any] = {}
         self.memory = int(max(node.get("memory", 0) for node in self._nodes))
@@ -73,8 +68,8 @@ class RayPool:
         try:
             return future.result()
         except self._ray.exceptions.RayError as error:
-            said = f"Ray gave up after {RETRIES} retries: {str(error).strip().splitlines()[0]}"
-            return {"state": "failed", "exit_code": 1, "error": said, "seconds": 0.0}
+            message = f"Ray gave up after {RETRIES} retries: {str(error).strip().splitlines()[0]}"
+            return {"state": "failed", "exit_code": 1, "error": message, "seconds": 0.0}
 
     def stop(self) -> None:
         """Cancel what runs and leave the cluster."""

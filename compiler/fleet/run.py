@@ -31,7 +31,7 @@ class Pool(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a task ended: made, cached (finished before, or by another fleet meanwhile), failed, skipped or elsewhere; and why."""
+    """How a task ended: made, cached (finished before, or by another fleet meanwhile), failed, skipped or other-host; and why."""
 
     task: Task
     state: str
@@ -92,7 +92,7 @@ class _State:
         before = {stage: self.done.get(slot) for stage, slot in task.needs.items()}
         for other in before.values():
             if other is not None and other.digest is None:
-                return self.end(Outcome(task, "skipped", reason=f"{other.task.slot}: {other.state}"))
+                return self.end(Outcome(task, "skipped", reason=f"{other.task.slot}: {plan.state_words(other.state)}"))
         if not all(before.values()):
             return False
         step = self._step(task, {stage: str(other.digest) for stage, other in before.items() if other})
@@ -100,8 +100,8 @@ class _State:
             return self.end(Outcome(task, "failed", reason="; ".join(step.reasons), exit_code=step.exit_code))
         if step.state == "cached":
             return self.end(_finished(step, self.store))
-        if step.state == "elsewhere":
-            return self.end(Outcome(task, "elsewhere", step.key, reason=step.reasons[0]))
+        if step.state == "other-host":
+            return self.end(Outcome(task, "other-host", step.key, reason=step.reasons[0]))
         return self._submit(step, {stage: str(other.key) for stage, other in before.items() if other})
 
     def _step(self, task: Task, upstream: Mapping[str, str]) -> Step:
@@ -143,17 +143,8 @@ class _State:
         for future in ended:
             task, key = self.running.pop(future), self.keys.pop(future)
             found = self.pool.result(future)
-            self.end(
-                Outcome(
-                    task,
-                    found["state"],
-                    key,
-                    found.get("digest"),
-                    found.get("error", ""),
-                    found.get("exit_code", 0),
-                    found["seconds"],
-                )
-            )
+            error, code = found.get("error", ""), found.get("exit_code", 0)
+            self.end(Outcome(task, found["state"], key, found.get("digest"), error, code, found["seconds"]))
 
 
 def _finished(step: Step, store: Store) -> Outcome:
@@ -165,17 +156,12 @@ def _finished(step: Step, store: Store) -> Outcome:
 
 def _too_large(need: int, most: int) -> str:
     return (
-        f"it needs {need / GB:.1f} GB of memory and this machine has {most / GB:.1f} GB; build it on a larger one (or say what "
-        'it really needs: [[override]] memory = "...", or what there is: --memory)'
+        f"it needs {need / GB:.1f} GB of memory and this machine has {most / GB:.1f} GB; use a larger machine, or correct the "
+        'numbers: [[override]] memory = "..." for the need, --memory for the machine'
     )
 
 
-def fleet_exit_code(outcomes: Iterable[Outcome]) -> int:
-    """The exit code of a whole fleet."""
-    return worst_exit_code(outcome.exit_code for outcome in outcomes)
-
-
 def worst_exit_code(codes: Iterable[int]) -> int:
-    """A bug is worse than a model that is wrong, that than bad input, and that than something that is missing."""
+    """The exit code of a whole fleet: a bug (4) before a wrong model (1), bad input (2) and something missing (3)."""
     found = set(codes)
     return next((code for code in (4, 1, 2, 3) if code in found), 0)

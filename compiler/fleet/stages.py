@@ -61,8 +61,8 @@ def export(work: StageJob, directory: Path, log: Progress) -> None:
 
 def fuse(work: StageJob, directory: Path, log: Progress) -> None:
     """The fused graph as graph.onnx, with nodes of the domain `bertc`, and what the rules did; no graph where they could not."""
-    source, proof = _exported(work.before["export"])
-    fused = pipeline.fuse_graph(work.recipe, source, every_lowering(), proof, log)
+    source, check = _exported(work.before["export"])
+    fused = pipeline.fuse_graph(work.recipe, source, every_lowering(), check, log)
     if fused is not None:
         save_graph(fused.graph, directory / GRAPH)
     change: dict[str, Any] = {"change": fused.change.to_json(), "notes": list(fused.notes)} if fused else {"change": None}
@@ -78,8 +78,8 @@ def calibrate(work: StageJob, directory: Path, log: Progress) -> None:
     wanted, job = _build(work.recipe), _job(work)
     number, _, parts = str(work.part).partition("/")
     with log.stage(f"{wanted.name}: calibrate {work.part}") as advance:
-        asked = pipeline.quantisation_request(wanted, job)
-        seen = quant.observe_part(pipeline.lower_graph(wanted, job), job.source, asked, (int(number), int(parts)), advance)
+        request = pipeline.quantisation_request(wanted, job)
+        seen = quant.observe_part(pipeline.lower_graph(wanted, job), job.source, request, (int(number), int(parts)), advance)
         observe.save(seen, directory / OBSERVED)
     write_json(directory / NOTES, {"stages": log.stages, "notes": log.notes})
 
@@ -93,10 +93,10 @@ def quantise(work: StageJob, directory: Path, log: Progress) -> None:
 
     wanted, job = _build(work.recipe), _job(work)
     parts = [observe.load(path / OBSERVED) for stage, path in work.before.items() if stage.startswith("calibrate")]
-    low = pipeline.quantise_graph(wanted, job, pipeline.lower_graph(wanted, job), log, parts)
-    save_graph(low.graph, directory / GRAPH)
-    write_json(directory / QUANTISED, {"precision": low.precision, "document": low.document})
-    write_json(directory / NOTES, {"stages": log.stages, "notes": log.notes, "measured": low.measured})
+    quantised = pipeline.quantise_graph(wanted, job, pipeline.lower_graph(wanted, job), log, parts)
+    save_graph(quantised.graph, directory / GRAPH)
+    write_json(directory / QUANTISED, {"precision": quantised.precision, "document": quantised.document})
+    write_json(directory / NOTES, {"stages": log.stages, "notes": log.notes, "measured": quantised.measured})
 
 
 def build(work: StageJob, directory: Path, log: Progress) -> None:
@@ -104,54 +104,54 @@ def build(work: StageJob, directory: Path, log: Progress) -> None:
     (wanted,) = pipeline.plan_builds(work.recipe)
     job = _job(work)
     for before in work.before.values():
-        told = json.loads((before / NOTES).read_text("utf-8"))
-        log.stages.update(told["stages"])
-        log.notes.extend(note for note in told["notes"] if note not in log.notes)
-    low = _quantised(work.before["quantise"], wanted, job) if "quantise" in work.before else None
-    pipeline.build_artifact(wanted, job, directory, log, low)
+        written = json.loads((before / NOTES).read_text("utf-8"))
+        log.stages.update(written["stages"])
+        log.notes.extend(note for note in written["notes"] if note not in log.notes)
+    quantised = _quantised(work.before["quantise"], wanted, job) if "quantise" in work.before else None
+    pipeline.build_artifact(wanted, job, directory, log, quantised)
 
 
 def _build(recipe: Recipe) -> pipeline.Build:
-    """Not `pipeline.plan`'s, which asks for the compiler: only the last stage needs that."""
+    """Not `pipeline.plan_builds`, which needs the compiler: only the last stage has it."""
     return pipeline.Build(targets.parse_spec(recipe.targets[0]), str(recipe.precision), recipe.budget)
 
 
 def _job(work: StageJob) -> pipeline.Job:
-    source, proof = _exported(work.before["export"])
+    source, check = _exported(work.before["export"])
     fused = _fused(work.before["fuse"]) if "fuse" in work.before else None
     ranges = pipeline.choose_profiles(work.recipe, source)
-    return pipeline.Job(work.recipe, source, ranges, proof, fused, work.timing_cache)
+    return pipeline.Job(work.recipe, source, ranges, check, fused, work.timing_cache)
 
 
 def _quantised(path: Path, wanted: pipeline.Build, job: pipeline.Job) -> LowBitGraph:
-    """What `quantise` wrote; where it quantised, the rows that judge are read again, and the float32 graph is asked once more."""
+    """What `quantise` wrote; where it quantised, the held-out rows are read again and the float32 graph is run on them."""
     from .. import quant
 
-    told, notes = (json.loads((path / name).read_text("utf-8")) for name in (QUANTISED, NOTES))
-    judged = told["precision"] in precisions.QUANTISED
+    written, notes = (json.loads((path / name).read_text("utf-8")) for name in (QUANTISED, NOTES))
+    judged = written["precision"] in precisions.QUANTISED
     truth = (
         quant.held_out_truth(pipeline.lower_graph(wanted, job), job.source, pipeline.quantisation_request(wanted, job))
         if judged
         else None
     )
-    return quant.LowBitGraph(load_graph(path / GRAPH), told["precision"], told["document"], truth, notes["measured"])
+    return quant.LowBitGraph(load_graph(path / GRAPH), written["precision"], written["document"], truth, notes["measured"])
 
 
 def _exported(path: Path) -> tuple[Source, ExportCheck]:
-    """An export as a source, and its proof as it was measured then."""
+    """An export as a source, and its check as it was measured then."""
     samples, outputs = goldens.load_goldens(path / GOLDENS)
-    told = json.loads((path / NOTES).read_text("utf-8"))
+    written = json.loads((path / NOTES).read_text("utf-8"))
     source = open_artifact_source(path)
-    return source, ExportCheck(samples, outputs, Comparison(source.task), measured=told["export_check"])
+    return source, ExportCheck(samples, outputs, Comparison(source.task), measured=written["export_check"])
 
 
 def _fused(path: Path) -> Fused | None:
-    told: Any = json.loads((path / FUSED).read_text("utf-8"))
-    if told["change"] is None:
+    written: Any = json.loads((path / FUSED).read_text("utf-8"))
+    if written["change"] is None:
         return None
-    applied = tuple(Applied(**each) for each in told["change"]["applied"])
-    refusals = tuple(Refusal(**each) for each in told["change"]["refusals"])
-    return Fused(load_graph(path / GRAPH), Change(applied, refusals), tuple(told["notes"]))
+    applied = tuple(Applied(**each) for each in written["change"]["applied"])
+    refusals = tuple(Refusal(**each) for each in written["change"]["refusals"])
+    return Fused(load_graph(path / GRAPH), Change(applied, refusals), tuple(written["notes"]))
 
 
 def every_lowering() -> tuple[pipeline.Build, ...]:

@@ -11,11 +11,11 @@
                 key, digest, locked}]
 
 `state` is built (in `out`, of these very inputs), cached (in the store, not in `out`), new, stale (with the reasons), failed
-(with the error), waits (for a stage before it), building, or elsewhere (needs a host with another GPU). `accuracy` is null or
-{verdict, engine_executed, engine_reason, cosine_min, relative}; `stages` the seconds of each stage as report.json has them;
-`built_precision` is what was built where `precision` was asked for, and `precision_why` what decided (int8 that is not worth it
-is fp16). All these describe what lies in `out`, stale or not, and are null where nothing does. `locked`: whether fleet.lock.json
-names this key; null where there is no such file.
+(with the error), pending (a stage before it is not finished), building, or other-host (needs a host with another GPU).
+`accuracy` is null or {verdict, engine_executed, engine_reason, cosine_min, relative}; `stages` the seconds of each stage as
+report.json has them; `built_precision` what was built in place of `precision`, and `precision_why` the reason (int8 that gains
+nothing is fp16). All these describe what lies in `out`, stale or not, and are null where nothing does. `locked`: whether
+fleet.lock.json names this key; null where there is no such file.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .plan import Step
 from .store import Store
 
 FORMAT = 1
-STATES = ("built", "cached", "building", "new", "stale", "failed", "waits", "elsewhere")
+STATES = ("built", "cached", "building", "new", "stale", "failed", "pending", "other-host")
 
 
 def status_document(fleet: Fleet, store: Store, steps: Sequence[Step] | None = None) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def _entry(step: Step, fleet: Fleet, store: Store, locked: Mapping[str, Any]) ->
     state, known = _state(step, store), outputs.artifact_facts(path)
     if state == "cached" and step.key and outputs.holds_stage(store.folder(step.key), path):
         state = "built"
-    told = _stage(step, store)
+    stage = _stage(step, store)
     return {
         "name": entry.name,
         "model": entry.model,
@@ -84,24 +84,24 @@ def _entry(step: Step, fleet: Fleet, store: Store, locked: Mapping[str, Any]) ->
         "precision": entry.precision,
         "host": entry.host,
         "state": state,
-        "reasons": told["reasons"],
-        "seconds": told["seconds"],
+        "reasons": stage["reasons"],
+        "seconds": stage["seconds"],
         **{name: known.get(name) for name in ("bytes", "kernels", "accuracy", "stages")},
         "built_precision": known.get("precision"),
         "precision_why": known.get("precision_why"),
         "path": str(path) if known else None,
-        "key": told["key"],
-        "digest": told["digest"],
+        "key": stage["key"],
+        "digest": stage["digest"],
         "locked": locked["entries"].get(entry.name, {}).get("key") == step.key if locked else None,
     }
 
 
 def _state(step: Step, store: Store) -> str:
-    return "building" if step.state != "cached" and step.key and store.making(step.key) else step.state
+    return "building" if step.state != "cached" and step.key and store.is_being_made(step.key) else step.state
 
 
 def precision_notes(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Which entries were built in another precision than was asked for, and why, in sentences."""
+    """Which entries were built in another precision than the entry's, and why, in sentences."""
     other = [entry for entry in entries if entry["built_precision"] not in (None, entry["precision"])]
     return [
         f"{entry['name']} is {entry['built_precision']}: {entry['precision_why'] or 'see its report.html'}" for entry in other
@@ -110,9 +110,9 @@ def precision_notes(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def timed_form_notes(steps: Sequence[Step]) -> list[str]:
     """Which stages choose by the clock of the machine that they run on, in sentences."""
-    said = "{0}: the machine that quantises times the forms of int8 and keeps the fastest; int8-static and int8-dynamic name one"
+    sentence = "{0}: int8 takes the form that is fastest on the machine that quantises; int8-static and int8-dynamic fix the form"
     mine = [s.task for s in steps if s.task.stage == "quantise"]
-    return [said.format(task.slot) for task in mine if keys.options("quantise", task.recipe, task.spec)["timed"]]
+    return [sentence.format(task.slot) for task in mine if keys.options("quantise", task.recipe, task.spec)["timed"]]
 
 
 def shared_plan_notes(steps: Sequence[Step]) -> list[str]:
@@ -122,5 +122,5 @@ def shared_plan_notes(steps: Sequence[Step]) -> list[str]:
         if entry and len(entry.gpus) > 1:
             found = plans.setdefault((", ".join(entry.spec.sms), entry.gpus), [])
             found += [entry.precision] if entry.precision not in found else []
-    said = "{0} run the same bytes: one plan for {1} ({2})"
-    return [said.format(", ".join(gpus), sms, ", ".join(precisions)) for (sms, gpus), precisions in plans.items()]
+    sentence = "{0} share one plan for {1} ({2})"
+    return [sentence.format(", ".join(gpus), sms, ", ".join(precisions)) for (sms, gpus), precisions in plans.items()]

@@ -1,7 +1,7 @@
 """The store: finished stages in folders named by their keys, safe for many writers at once, also after one of them is killed.
 
     objects/<2>/<key>/      what the stage wrote, and record.json: its inputs, the hash of its contents, how long it took
-    slots/<name>.json       the last key of a place of the matrix ("minilm/fp16"), and its last failure: why is it stale?
+    slots/<name>.json       the last key of a cell of the matrix ("minilm/fp16"), and its last failure: why is it stale?
     locks/<key>.lock        held by the process that makes it; freed by the system when that process dies
     tmp/<name>/             half-made; renamed into place when whole; and the temporary files of a task
     journal.jsonl           one line for each stage that was made
@@ -57,11 +57,10 @@ class Store:
     @contextlib.contextmanager
     def lock(self, key: str, timeout: float = -1) -> Iterator[None]:
         """Hold the right to make a key; waits for the process that holds it. Raises filelock.Timeout."""
-        place = self._made("locks") / f"{key}.lock"
-        with filelock.FileLock(place, timeout=timeout):
+        with filelock.FileLock(self._subfolder("locks") / f"{key}.lock", timeout=timeout):
             yield
 
-    def making(self, key: str) -> bool:
+    def is_being_made(self, key: str) -> bool:
         """Whether a process makes the key right now."""
         try:
             with self.lock(key, timeout=0):
@@ -72,14 +71,14 @@ class Store:
     @contextlib.contextmanager
     def staging(self) -> Iterator[Path]:
         """A folder to work in, gone at the end unless it was put in place. It is known to be in use while this process lives."""
-        place = self._made("tmp") / uuid.uuid4().hex
-        with disk_errors(self.path), filelock.FileLock(place.with_suffix(".lock")):
-            place.mkdir()
+        folder = self._subfolder("tmp") / uuid.uuid4().hex
+        with disk_errors(self.path), filelock.FileLock(folder.with_suffix(".lock")):
+            folder.mkdir()
             try:
-                yield place
+                yield folder
             finally:
-                shutil.rmtree(place, ignore_errors=True)
-                place.with_suffix(".lock").unlink(missing_ok=True)
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.with_suffix(".lock").unlink(missing_ok=True)
 
     def put(self, key: str, staged: Path, document: Mapping[str, Any]) -> dict[str, Any]:
         """Move a finished folder into the store under its key; returns its record. Where another was first, that one stays."""
@@ -89,18 +88,18 @@ class Store:
         for path in files:
             path.chmod(0o444)
         (staged / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        place = self.folder(key)
-        place.parent.mkdir(parents=True, exist_ok=True)
+        folder = self.folder(key)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         try:
-            staged.rename(place)
+            staged.rename(folder)
         except OSError:
             if not self.has(key):
                 raise
             return self.record(key)
-        self._note({"key": key, **{name: record[name] for name in ("slot", "seconds", "made") if name in record}})
+        self._append_journal({"key": key, **{name: record[name] for name in ("slot", "seconds", "made") if name in record}})
         return record
 
-    def _note(self, line: Mapping[str, Any]) -> None:
+    def _append_journal(self, line: Mapping[str, Any]) -> None:
         """One write of one line at the end of a file: lines of several processes do not mix."""
         handle = os.open(self.path / "journal.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
@@ -114,7 +113,7 @@ class Store:
         return [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.is_file() else []
 
     def slot(self, name: str) -> dict[str, Any]:
-        """The last key of a place of the matrix ("key") and what failed there since ("failure"); {} for a new one."""
+        """The last key of a cell of the matrix ("key") and what failed there since ("failure"); {} for a new one."""
         file = self._slot(name)
         return _read(file) if file.is_file() else {}
 
@@ -132,9 +131,9 @@ class Store:
         seen = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
         file = self.path / "sums" / hashlib.sha256(str(path).encode()).hexdigest()[:32]
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            known = json.loads(file.read_text("utf-8"))
-            if known["seen"] == seen:
-                return str(known["sha256"])
+            remembered = json.loads(file.read_text("utf-8"))
+            if remembered["seen"] == seen:
+                return str(remembered["sha256"])
         found = hash_file(path)
         if time.time() - stat.st_mtime > FRESH:
             write_whole(file, {"path": str(path), "seen": seen, "sha256": found})
@@ -151,31 +150,31 @@ class Store:
             if not file.is_file():
                 return f"{name} is missing"
             if hash_file(file) != entry["sha256"]:
-                return f"{name} is not the file that was made (its sha256 differs)"
+                return f"{name} changed since it was written (its sha256 differs)"
         return None
 
     def remove(self, key: str) -> None:
         """Out of sight by one rename, then gone."""
-        aside = self._made("tmp") / f"{key}-{uuid.uuid4().hex}"
+        aside = self._subfolder("tmp") / f"{key}-{uuid.uuid4().hex}"
         self.folder(key).rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
 
     def sweep(self) -> None:
         """Clear what killed processes left half-made: folders whose lock nobody holds."""
-        for place in self.path.glob("tmp/*/"):
-            guard = place.with_suffix(".lock")
+        for folder in self.path.glob("tmp/*/"):
+            guard = folder.with_suffix(".lock")
             try:
                 with filelock.FileLock(guard, timeout=0):
-                    shutil.rmtree(place, ignore_errors=True)
+                    shutil.rmtree(folder, ignore_errors=True)
                     guard.unlink(missing_ok=True)
             except filelock.Timeout:
                 continue
 
     def timing_cache(self, gpu: str, version: str) -> Path:
         """The file of TensorRT's timing cache for a GPU model and a version."""
-        return self._made("timing") / f"{gpu}-{version}.cache"
+        return self._subfolder("timing") / f"{gpu}-{version}.cache"
 
-    def _made(self, name: str) -> Path:
+    def _subfolder(self, name: str) -> Path:
         with disk_errors(self.path):
             (self.path / name).mkdir(parents=True, exist_ok=True)
         return self.path / name
@@ -185,9 +184,9 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{file} cannot be read ({error}); bertc cache verify --repair") from error
+        raise ArtifactError(f"{file} cannot be read ({error}); run bertc cache verify --repair") from error
     if not isinstance(found, dict):
-        raise ArtifactError(f"{file} is damaged; bertc cache verify --repair")
+        raise ArtifactError(f"{file} is damaged; run bertc cache verify --repair")
     return found
 
 

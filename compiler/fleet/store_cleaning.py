@@ -39,7 +39,7 @@ def list_stages(store: Store) -> list[StoredStage]:
             continue
         size = sum(entry["bytes"] for entry in record["files"].values())
         found.append(StoredStage(key, record["slot"], record["inputs"]["stage"], size, record["made"]))
-    return sorted(found, key=lambda held: held.made)
+    return sorted(found, key=lambda stage: stage.made)
 
 
 def locked_keys(locks: Sequence[Path]) -> set[str]:
@@ -48,39 +48,39 @@ def locked_keys(locks: Sequence[Path]) -> set[str]:
     for path in locks:
         try:
             document = json.loads(path.read_text("utf-8"))
-            found |= {told["key"] for told in document["stages"].values()}
+            found |= {stage["key"] for stage in document["stages"].values()}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is no fleet.lock.json ({error})") from error
+            raise InputError(f"{path} is not a fleet.lock.json ({error})") from error
     return found
 
 
 def stages_to_remove(store: Store, keep: set[str] | None, older: float | None, most: int | None) -> dict[str, str]:
     """{key: why} of what goes: what no lock names (where locks are given), what is older than so many days, and the oldest of the
     rest until at most so many bytes are left. A stage that a lock names goes for no other reason."""
-    gone: dict[str, str] = {}
-    held, kept = list_stages(store), keep or set()
-    for each in held:
+    reasons: dict[str, str] = {}
+    stages, kept = list_stages(store), keep or set()
+    for each in stages:
         days = (time.time() - each.made) / DAY
         if each.key in kept:
             continue
         if keep is not None:
-            gone[each.key] = "no lock names it"
+            reasons[each.key] = "no lock names it"
         elif older is not None and days > older:
-            gone[each.key] = f"{days:.0f} days old"
-    left = sum(each.bytes for each in held if each.key not in gone)
-    for each in held:
+            reasons[each.key] = f"{days:.0f} days old"
+    left = sum(each.bytes for each in stages if each.key not in reasons)
+    for each in stages:
         if most is None or left <= most:
             break
-        if each.key not in gone and each.key not in kept:
-            gone[each.key] = "the oldest of what is too much"
+        if each.key not in reasons and each.key not in kept:
+            reasons[each.key] = "the oldest, over the size limit"
             left -= each.bytes
-    return gone
+    return reasons
 
 
 def remove(store: Store, keys: Sequence[str]) -> int:
     """Remove finished stages that nobody is making; returns how many went. Half-made folders of dead processes go too."""
     store.sweep()
-    going = [key for key in keys if store.has(key) and not store.making(key)]
+    going = [key for key in keys if store.has(key) and not store.is_being_made(key)]
     for key in going:
         store.remove(key)
     return len(going)

@@ -44,8 +44,8 @@ def run(job: Mapping[str, Any]) -> dict[str, Any]:
         return _failed(store, job, str(error), error.exit_code, started)
     except Exception as error:  # noqa: BLE001 - whatever it is, the rest of the fleet goes on and the exit code says it
         traceback.print_exc()
-        said = f"this is a bug in bertc ({type(error).__name__}: {error})\n{traceback.format_exc()}"
-        return _failed(store, job, said, 4, started)
+        message = f"this is a bug in bertc ({type(error).__name__}: {error})\n{traceback.format_exc()}"
+        return _failed(store, job, message, 4, started)
     return {"state": state, "key": job["key"], "digest": record["digest"], **_spent(started)}
 
 
@@ -61,7 +61,7 @@ def _make(store: Store, job: Mapping[str, Any], started: float) -> dict[str, Any
     spec = targets.parse_spec(recipe.targets[0])
     here = keys.environment(job["stage"], spec, recipe.precision)
     if drift := keys.changes({name: job["inputs"][name] for name in here}, here):
-        raise Missing(f"this process is not of the fleet that was planned: {'; '.join(drift)}")
+        raise Missing(f"this process runs other code or tools than the plan: {'; '.join(drift)}")
     before = {stage: store.folder(key) for stage, key in job["before"].items()}
     for path in before.values():
         if not path.is_dir():
@@ -89,11 +89,11 @@ def _spent(started: float) -> dict[str, Any]:
     return {"seconds": round(time.time() - started, 3), "peak_bytes": peak * 1024}
 
 
-def _failed(store: Store, job: Mapping[str, Any], said: str, code: int, started: float) -> dict[str, Any]:
-    failure = {"key": job["key"], "error": said, "exit_code": code, "at": round(time.time(), 3)}
+def _failed(store: Store, job: Mapping[str, Any], message: str, code: int, started: float) -> dict[str, Any]:
+    failure = {"key": job["key"], "error": message, "exit_code": code, "at": round(time.time(), 3)}
     with contextlib.suppress(BertcError):  # a full disk fails the stage already
         store.set_slot(job["slot"], {**store.slot(job["slot"]), "failure": failure})
-    return {"state": "failed", "error": said, "exit_code": code, "key": job["key"], **_spent(started)}
+    return {"state": "failed", "error": message, "exit_code": code, "key": job["key"], **_spent(started)}
 
 
 if __name__ == "__main__":

@@ -181,3 +181,10 @@ def save_graph(graph: Graph, path: Path) -> dict[str, str]:
     weights = path.name + WEIGHTS_SUFFIX
     ir.save(graph.model, path, external_data=weights)
     return {path.name: hash_file(path), weights: hash_file(path.with_name(weights))}
+
+
+def drop_unused_initializers(graph: ir.Graph) -> None:
+    """Remove initializers that nothing reads and that are neither inputs nor outputs."""
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+            del graph.initializers[name]

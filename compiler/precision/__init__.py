@@ -1,6 +1,6 @@
 """Precision modes: one file each, found by its name. Each has `apply(graph, evidence) -> Typed`, a function from graph to graph.
 
-Precision is written into the graph and never asked of a builder: TensorRT 11 takes nothing else, and it makes the
+Precision is written into the graph, no flag of a builder: TensorRT 11 takes nothing else, and it makes the
 numerics of an engine testable on a CPU.
 """
 

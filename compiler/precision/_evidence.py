@@ -1,6 +1,6 @@
-"""Which nodes the data demands in float32: their values leave the range of the type, vanish in it, or are sums it cannot make.
+"""Nodes that measured values keep in float32: values past the range of the type or too small for it, sums it cannot make.
 
-Decided for each node from what its own values held (`value_ranges`), never for an operator. A value that must not be in the type
+Decided for each node from its own values (`_value_ranges`), never for an operator. A value that must not be in the type
 keeps the node that makes it and the nodes that read it in float32, and none beyond: an island ends where the values fit again.
 TensorRT accumulates the products of a GEMM in float32 whatever its type, so a GEMM is judged by what it reads and writes; an
 engine that accumulates in half may want more islands than this.
@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from ..graph import Graph
-from ._plan import SUMS
+from ._plan import SUMS, Island
 from ._value_ranges import Evidence, LargestSum, RangeRequest, Sum, ValueRange, measure_ranges
 
 if TYPE_CHECKING:
     from ._half import HalfType
 
 FLOAT = ir.DataType.FLOAT
-# Samples are not all that will ever be asked. 400 real texts took no value of MiniLM-L6 past 3.6 times its largest on synthetic
+# Samples are not all the traffic. 400 real texts took no value of MiniLM-L6 past 3.6 times its largest on synthetic
 # samples (benchmarks/bench_islands.py): what comes within a factor of 4 of the largest number is taken to leave the range.
 MARGIN = 4.0
 FEW = 16  # numbers: fewer than these may all be small by chance
@@ -37,27 +37,11 @@ PAST, FAINT = "past the range of {}", "too small for {}"
 
 
 @dataclasses.dataclass(frozen=True)
-class Why:
-    """Why a node stays in float32. `kind` is what such reasons are counted by, and `by` what decided: `data`, `constant`, `type`
-    (ONNX, or control flow, allow nothing else) or `free` (nothing demands it, and it costs no kernel).
-
-    `measured` is the number that decided, seen on `sample`. The reason is '' where float32 costs and changes nothing: a cast from
-    int, a float64 node.
-    """
-
-    reason: str
-    by: str = "type"
-    kind: str = ""
-    measured: float | None = None
-    sample: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
 class ValueFindings:
-    """What the data says: the nodes it demands, and the sums of nodes that are in float32 either way."""
+    """What the values say: nodes that they keep in float32, and sums of nodes that are in float32 either way."""
 
-    demanded: dict[ir.Node, Why]
-    sums: dict[ir.Node, Why]
+    demanded: dict[ir.Node, Island]
+    sums: dict[ir.Node, Island]
     notes: tuple[str, ...]
 
 
@@ -71,8 +55,8 @@ def judge_values(graph: Graph, clamped: Graph, half: HalfType, evidence: Evidenc
     ranges = measure_ranges(clamped, evidence.samples, RangeRequest(half.tiny, cuts, wanted))
     faint = _faint(nodes, ranges, half)
     judged = {node: _past(node, ranges, half) or faint.get(node) or _angle(node, ranges, half) for node in nodes}
-    demanded = {node: why for node, why in judged.items() if why is not None}
-    sums = {n: why for n, each in summed.items() if (why := _sum(n, each, ranges, half)) is not None}
+    demanded = {node: island for node, island in judged.items() if island is not None}
+    sums = {n: island for n, each in summed.items() if (island := _sum(n, each, ranges, half)) is not None}
     return ValueFindings(demanded, sums, tuple(_unsound(ranges)))
 
 
@@ -83,7 +67,7 @@ def _floats(node: ir.Node) -> Iterator[ir.Value]:
             yield value
 
 
-def _past(node: ir.Node, ranges: Mapping[str, ValueRange], half: HalfType) -> Why | None:
+def _past(node: ir.Node, ranges: Mapping[str, ValueRange], half: HalfType) -> Island | None:
     """The first value of a node that leaves the range, of those it makes before those it reads."""
     for value in reversed(list(_floats(node))):
         found = ranges.get(str(value.name))
@@ -93,9 +77,9 @@ def _past(node: ir.Node, ranges: Mapping[str, ValueRange], half: HalfType) -> Wh
         kind = PAST.format(half.mode)
         if found.largest > half.max / MARGIN:
             text = f"{made} {found.largest:.2g} on {found.where!r}; {_holds(found.largest, half)}"
-            return Why(text, "data", kind, found.largest, found.where)
+            return Island(text, "data", kind, found.largest, found.where)
         if found.masked < -half.max:
-            return Why(f"{made} {found.masked:.2g} where a mask is; {_holds(half.max, half)}", "data", kind, found.masked)
+            return Island(f"{made} {found.masked:.2g} where a mask is; {_holds(half.max, half)}", "data", kind, found.masked)
     return None
 
 
@@ -104,40 +88,38 @@ def _holds(number: float, half: HalfType) -> str:
     return f"{half.mode} holds {half.max:g}{near}"
 
 
-def _angle(node: ir.Node, ranges: Mapping[str, ValueRange], half: HalfType) -> Why | None:
+def _angle(node: ir.Node, ranges: Mapping[str, ValueRange], half: HalfType) -> Island | None:
     """A sine of an angle that rounding turns into another angle: 511 is off by a quarter in float16."""
     held = ranges.get(str(node.inputs[0].name)) if node.op_type in ("Sin", "Cos") and node.inputs[0] is not None else None
     if held is None or held.largest * half.unit <= COARSE:
         return None
     off = held.largest * half.unit
     text = f"an angle of {held.largest:.3g} on {held.where!r} is off by up to {off:.2g} in {half.mode}"
-    return Why(text, "data", f"angles too coarse in {half.mode}", held.largest, held.where)
+    return Island(text, "data", f"angles too coarse in {half.mode}", held.largest, held.where)
 
 
-def _faint(nodes: list[ir.Node], ranges: Mapping[str, ValueRange], half: HalfType) -> dict[ir.Node, Why]:
+def _faint(nodes: list[ir.Node], ranges: Mapping[str, ValueRange], half: HalfType) -> dict[ir.Node, Island]:
     """Makers and readers of values that vanish in the type, where the reader would tell.
 
     Two cases: a divisor (or what a root or a logarithm is taken of) with numbers that become zero; a value all of whose numbers,
     on some sample, lie below the normal numbers of the type, read by anything but a sum with what is so much larger that it would
     not be seen in it. A single faint row among others is not seen here.
     """
-    found: dict[ir.Node, Why] = {}
+    found: dict[ir.Node, Island] = {}
     for node in nodes:
         for index, value in enumerate(node.inputs):
             held = ranges.get(str(value.name)) if value is not None and value.const_value is None else None
             if value is None or held is None or not _tells(node, index, held, ranges, half):
                 continue
-            text, number = (
-                f"{held.flushed} of {held.values} numbers of {value.name!r} would be zero in {half.mode}",
-                held.smallest,
-            )
+            text = f"{held.flushed} of {held.values} numbers of {value.name!r} would be zero in {half.mode}"
+            number = held.smallest
             if not _divides(node, index) or not held.flushed:
-                text = f"all of {value.name!r} is below {held.faintest:.2g} on {held.faint!r}; {half.mode} is exact from "
-                text, number = text + f"{half.normal:.2g} on", held.faintest
-            why = Why(text, "data", FAINT.format(half.mode), number, held.faint)
+                text = f"all of {value.name!r} is below {held.faintest:.2g} on {held.faint!r}; "
+                text, number = text + f"{half.mode} is exact from {half.normal:.2g} on", held.faintest
+            island = Island(text, "data", FAINT.format(half.mode), number, held.faint)
             for each in (value.producer(), node):
                 if each is not None:
-                    found.setdefault(each, why)
+                    found.setdefault(each, island)
     return found
 
 
@@ -179,7 +161,7 @@ def summed_by(node: ir.Node) -> Sum | None:
     return Sum(tuple(int(a) for a in axes.numpy().reshape(-1)), REDUCTIONS[node.op_type]) if axes is not None else None
 
 
-def _sum(node: ir.Node, each: Sum, ranges: Mapping[str, ValueRange], half: HalfType) -> Why | None:
+def _sum(node: ir.Node, each: Sum, ranges: Mapping[str, ValueRange], half: HalfType) -> Island | None:
     """What makes a sum too large or too deep for the type; None for one it could make."""
     held = ranges.get(str(node.inputs[0].name))  # type: ignore[union-attr]
     made = held.sums.get(each) if held is not None else None
@@ -188,14 +170,14 @@ def _sum(node: ir.Node, each: Sum, ranges: Mapping[str, ValueRange], half: HalfT
     what = f"sums {made.terms} {'squares' if each.power == 2 else 'numbers'}"
     if made.largest > half.max / MARGIN:
         text = f"{what} to {made.largest:.2g} on {made.where!r}; {_holds(made.largest, half)}"
-        return Why(text, "data", SUMS, made.largest, made.where)
+        return Island(text, "data", SUMS, made.largest, made.where)
     return _deep(made, what, half)
 
 
-def _deep(made: LargestSum, what: str, half: HalfType) -> Why | None:
+def _deep(made: LargestSum, what: str, half: HalfType) -> Island | None:
     if made.terms * half.unit <= LOST:
         return None
-    return Why(f"{what}; in {half.mode} it may be off by a quarter past {LOST / half.unit:g}", "data", SUMS, float(made.terms))
+    return Island(f"{what}; in {half.mode} it may be off by a quarter past {LOST / half.unit:g}", "data", SUMS, float(made.terms))
 
 
 def _unsound(ranges: Mapping[str, ValueRange]) -> Iterator[str]:
@@ -204,4 +186,4 @@ def _unsound(ranges: Mapping[str, ValueRange]) -> Iterator[str]:
     if broken:
         name, first = next(iter(broken.items()))
         kinds = "NaN" if first.nan else "Inf"
-        yield f"{len(broken)} values are not finite in float32 already, the first is {name!r} ({kinds})"
+        yield f"{len(broken)} values are not finite even in float32, the first is {name!r} ({kinds})"

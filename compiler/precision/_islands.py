@@ -1,7 +1,7 @@
 """Which nodes stay in float32, and why; which mask constants need a finite stand-in.
 
 The rules here need no data. They are about constants, about what ONNX allows, and about operators that float32 costs nothing:
-sums and exponentials. What the values themselves demand is `_evidence`'s to say.
+sums and exponentials. `_evidence` adds what measured values demand.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import onnx
 import onnx_ir as ir
 
 from ..graph import Graph
-from ._evidence import Why, judge_values
-from ._plan import SUMS
+from ._evidence import judge_values
+from ._plan import SUMS, Island
 from ._value_ranges import Evidence
 
 if TYPE_CHECKING:
@@ -34,74 +34,29 @@ REDUCTIONS = frozenset(
 # fused into the GEMM before them, or stand alone. Without data they are islands; with data only where that demands it.
 RANGE = frozenset("Exp Log Pow Sqrt Reciprocal Softplus Sin Cos".split())
 COSTLY_SUMS = frozenset({"CumSum", "AveragePool", "BatchNormalization"})
-ELEMENTWISE = frozenset(
-    [
-        "Add",
-        "Sub",
-        "Mul",
-        "Div",
-        "Min",
-        "Max",
-        "Clip",
-        "Neg",
-        "Abs",
-        "Where",
-        "Unsqueeze",
-        "Squeeze",
-        "Reshape",
-        "Expand",
-        "Identity",
-        "Transpose",
-    ]
-)
+ELEMENTWISE = frozenset("Add Sub Mul Div Min Max Clip Neg Abs Where Unsqueeze Squeeze Reshape Expand Identity Transpose".split())
 # Between a mask constant and the softmax it is for.
 MASK_PATH = frozenset(
-    [
-        "Where",
-        "Mul",
-        "Add",
-        "Sub",
-        "Expand",
-        "Unsqueeze",
-        "Squeeze",
-        "Reshape",
-        "Cast",
-        "Concat",
-        "Slice",
-        "Transpose",
-        "Identity",
-        "Max",
-        "Min",
-        "Clip",
-        "Constant",
-        "ConstantOfShape",
-        "Tile",
-        "Gather",
-        "GatherND",
-        "ScatterND",
-        "Neg",
-        "Not",
-    ]
+    """Where Mul Add Sub Expand Unsqueeze Squeeze Reshape Cast Concat Slice Transpose Identity Max Min Clip Constant
+    ConstantOfShape Tile Gather GatherND ScatterND Neg Not""".split()
 )
 ORDER_ONLY = frozenset({"Softmax", "LogSoftmax", "ReduceMax", "TopK", "ArgMax", "MaxPool", "Attention"})
 ROUNDS = frozenset({"Floor", "Ceil", "Round"})
 QUANTISERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 MOVES = frozenset("Unsqueeze Squeeze Reshape Expand Identity Transpose".split())
 GEMMS = frozenset({"MatMul", "Gemm"})
-TIED = Why(
-    "a quantised GEMM and both of its operands have one type, and one of them is float32", kind="of one type with their GEMM"
-)
-GROWN = Why("arithmetic of the island before it", "free")
+TIED = Island("a quantised GEMM and its two operands share one type, and one of them is float32", kind="tied to a quantised GEMM")
+GROWN = Island("arithmetic of the island before it", "free")
 MASK = -1e4  # a constant at or below this that only softmax sees is a mask's
-SMALL = 2**20  # numbers: a mask constant is one, or a table of places by places
-COUNTED = "it counts: a number of samples or tokens is too large for the type"
+SMALL = 2**20  # numbers: a mask constant is one, or a table of positions by positions
+COUNTED = "it counts samples or tokens: too large a number for the type"
 
 
 @dataclasses.dataclass(frozen=True)
 class IslandDecision:
-    """Why each island is one, the constants that change (what they were, and why), and what a user should know beside."""
+    """The islands, the constants that change (what they were, and why), and notes for the user."""
 
-    islands: dict[ir.Node, Why]
+    islands: dict[ir.Node, Island]
     clamps: dict[ir.Value, tuple[float, str]]
     notes: tuple[str, ...] = ()
 
@@ -109,26 +64,26 @@ class IslandDecision:
 def decide_islands(graph: Graph, half: HalfType, evidence: Evidence | None = None) -> IslandDecision:
     """The nodes that must be islands by rule, each grown over its own arithmetic; then those that the evidence demands."""
     nodes = list(graph.model.graph.all_nodes())
-    islands: dict[ir.Node, Why] = {}
+    islands: dict[ir.Node, Island] = {}
     clamps: dict[ir.Value, tuple[float, str]] = {}
     for node in nodes:
-        if (why := _reason(node, graph, half, clamps)) is not None:
-            islands[node] = why
+        if (island := _by_rule(node, graph, half, clamps)) is not None:
+            islands[node] = island
     _count(nodes, islands)
-    found = None if evidence is None else judge_values(graph, _clamped(graph, clamps, half), half, evidence, _cuts(graph, half))
-    if found is not None:
-        islands |= {node: why for node, why in found.sums.items() if node in islands}
-        _spare(nodes, islands, found.demanded, half)
+    values = None if evidence is None else judge_values(graph, _clamped(graph, clamps, half), half, evidence, _cuts(graph, half))
+    if values is not None:
+        islands |= {node: island for node, island in values.sums.items() if node in islands}
+        _spare(nodes, islands, values.demanded, half)
     _grow(nodes, islands)
-    if found is not None:  # what the data demands says more than a rule; a node that ONNX has no other form of stays what it is
-        islands |= {node: why for node, why in found.demanded.items() if node not in islands or islands[node].by == "free"}
+    if values is not None:  # a measured reason says more than a rule; a node that ONNX has no other form of stays what it is
+        islands |= {node: each for node, each in values.demanded.items() if node not in islands or islands[node].by == "free"}
     _tie(nodes, islands)
-    _give_back(nodes, islands, half)
-    notes = found.notes if found is not None else ()
+    _shrink(nodes, islands, half)
+    notes = values.notes if values is not None else ()
     return IslandDecision({node: islands[node] for node in nodes if node in islands}, clamps, notes)
 
 
-def _spare(nodes: list[ir.Node], islands: dict[ir.Node, Why], demanded: Mapping[ir.Node, Why], half: HalfType) -> None:
+def _spare(nodes: list[ir.Node], islands: dict[ir.Node, Island], demanded: Mapping[ir.Node, Island], half: HalfType) -> None:
     """Take out what costs a kernel in float32 and no data demands.
 
     Beside another island it stays: there float32 saves a cast, and the digits of a variance on its way to its root.
@@ -137,14 +92,14 @@ def _spare(nodes: list[ir.Node], islands: dict[ir.Node, Why], demanded: Mapping[
     while spared:
         grown = dict(islands)
         _grow(nodes, grown)
-        told = {node for node, why in grown.items() if why.reason}
-        beside = {node for node in spared if not told.isdisjoint(_neighbours(node))}
+        listed = {node for node, island in grown.items() if island.reason}
+        beside = {node for node in spared if not listed.isdisjoint(_neighbours(node))}
         if not beside:
             return
         islands |= {node: spared.pop(node) for node in beside}
 
 
-def _is_costly(node: ir.Node, islands: Mapping[ir.Node, Why]) -> bool:
+def _is_costly(node: ir.Node, islands: Mapping[ir.Node, Island]) -> bool:
     return node.op_type in RANGE | COSTLY_SUMS and node in islands and islands[node].by == "free"
 
 
@@ -187,32 +142,32 @@ def _cuts(graph: Graph, half: HalfType) -> dict[str, float]:
     return found
 
 
-def _reason(node: ir.Node, graph: Graph, half: HalfType, clamps: dict[ir.Value, tuple[float, str]]) -> Why | None:
+def _by_rule(node: ir.Node, graph: Graph, half: HalfType, clamps: dict[ir.Value, tuple[float, str]]) -> Island | None:
     floats = [v for v in (*node.inputs, *node.outputs) if v is not None and v.dtype == FLOAT]
     if not floats:
-        return Why("")
+        return Island("")
     if node.op_type == "Cast" and node.inputs[0] is not None and node.inputs[0].dtype != FLOAT:
-        return Why("")  # integers are cast to float32 first: a count above 2048 is not a float16 number
+        return Island("")  # integers are cast to float32 first: a count above 2048 is not a float16 number
     if node.op_type == "Constant":
-        return Why("")
+        return Island("")
     if node.graph is not graph.model.graph:
-        return Why("inside the body of a control-flow node")
+        return Island("inside the body of a control-flow node")
     if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
-        return Why("control flow")
+        return Island("control flow")
     if node.op_type in REDUCTIONS | COSTLY_SUMS:
-        return Why(SUMS, "free")
+        return Island(SUMS, "free")
     if node.op_type in RANGE:
-        return Why("its result can leave the range of the type", "free")
+        return Island("its result can leave the range of the type", "free")
     if node.op_type == "Range":
-        return Why(COUNTED)
+        return Island(COUNTED)
     if not _takes(node, graph, half):
-        return Why(f"ONNX gives {node.op_type} no {half.dtype.name.lower()} form")
+        return Island(f"ONNX gives {node.op_type} no {half.dtype.name.lower()} form")
     constant = _scale_reason(node, half) or _constant_reason(node, half, clamps)
-    return Why(constant, "constant") if constant is not None else None
+    return Island(constant, "constant") if constant is not None else None
 
 
 def _takes(node: ir.Node, graph: Graph, half: HalfType) -> bool:
-    """Whether the operator's schema admits the type at every float place of this node."""
+    """Whether the operator's schema admits the type at every float input and output of this node."""
     if node.domain not in ("", "ai.onnx"):
         return False
     try:
@@ -242,7 +197,7 @@ def _constant_reason(node: ir.Node, half: HalfType, clamps: dict[ir.Value, tuple
             clamps[value] = (low, f"mask constant {low:g} {what}; {half.mask:g} gives the same softmax")
             continue
         if high > half.max or low < -half.max:
-            return f"constant {value.name!r} reaches {high if high > half.max else low:g}, outside {half.mode}"
+            return f"constant {value.name!r} holds {high if high > half.max else low:g}, outside {half.mode}"
         if value.const_value.size == 1 and 0 < smallest < half.tiny:
             return f"constant {value.name!r} = {smallest:g} is zero in {half.mode}"
     return None
@@ -259,7 +214,7 @@ def _scale_reason(node: ir.Node, half: HalfType) -> str | None:
     scales = np.abs(node.inputs[1].const_value.numpy().astype(np.float32))
     faint = half.tiny * 128
     small = scales[(scales > 0) & (scales < faint)]
-    return f"scale {small.min():.2g} is too small for {half.mode}, which is too coarse below {faint:.2g}" if small.size else None
+    return f"scale {small.min():.2g} is too small for {half.mode}: too coarse below {faint:.2g}" if small.size else None
 
 
 def _extremes(tensor: ir.TensorProtocol) -> tuple[float, float, float]:
@@ -288,7 +243,7 @@ def _mask_path(value: ir.Value) -> set[ir.Value]:
     return seen if found else set()
 
 
-def _count(nodes: list[ir.Node], islands: dict[ir.Node, Why]) -> None:
+def _count(nodes: list[ir.Node], islands: dict[ir.Node, Island]) -> None:
     """What goes back to integers, as how many frames so many samples make: 5 s of audio are more samples than 65504."""
     counted: set[ir.Value] = set()
     for node in reversed(nodes):
@@ -298,10 +253,10 @@ def _count(nodes: list[ir.Node], islands: dict[ir.Node, Why]) -> None:
         if floats and (back or inside):
             counted.update(floats)
             known = islands.get(node)
-            islands[node] = known if known is not None and known.reason else Why(COUNTED)
+            islands[node] = known if known is not None and known.reason else Island(COUNTED)
 
 
-def _grow(nodes: list[ir.Node], islands: dict[ir.Node, Why]) -> None:
+def _grow(nodes: list[ir.Node], islands: dict[ir.Node, Island]) -> None:
     """Arithmetic whose every float operand comes out of an island belongs to it, and so does a division by one.
 
     A cast down and up again between them would only lose digits (sqrt(variance + 1e-12) is zero in float16).
@@ -312,19 +267,16 @@ def _grow(nodes: list[ir.Node], islands: dict[ir.Node, Why]) -> None:
         operands = _floats_read(node)
         inside = {v: islands[p] for v in operands if (p := v.producer()) is not None and p in islands}
         divisor = node.op_type == "Div" and node.inputs[1] in inside
-        if operands and (all(v in inside for v in operands) or divisor) and any(why.reason for why in inside.values()):
+        if operands and (all(v in inside for v in operands) or divisor) and any(each.reason for each in inside.values()):
             islands[node] = GROWN
     for node in reversed(nodes):
         # What only moves values to readers outside does it in half: the cast goes before it.
-        if (
-            islands.get(node) == GROWN
-            and node.op_type in MOVES
-            and not any(u in islands for v in node.outputs for u, _ in v.uses())
-        ):
+        moved_on = islands.get(node) == GROWN and node.op_type in MOVES
+        if moved_on and not any(user in islands for value in node.outputs for user, _ in value.uses()):
             del islands[node]
 
 
-def _tie(nodes: list[ir.Node], islands: dict[ir.Node, Why]) -> None:
+def _tie(nodes: list[ir.Node], islands: dict[ir.Node, Island]) -> None:
     """Both operands of a quantised GEMM come out of a DequantizeLinear in one type, which is the GEMM's: with a cast between,
     TensorRT computes it in floating point, or refuses it ("type mismatch between matmul operand scales").
 
@@ -344,7 +296,7 @@ def _dequantisers(gemm: ir.Node) -> list[ir.Node]:
     return [maker for maker in makers if maker is not None and maker.op_type == "DequantizeLinear"]
 
 
-def _give_back(nodes: list[ir.Node], islands: dict[ir.Node, Why], half: HalfType) -> None:
+def _shrink(nodes: list[ir.Node], islands: dict[ir.Node, Island], half: HalfType) -> None:
     """Arithmetic that an island grew into on its way to a QuantizeLinear is half where others read the island's value in half.
 
     In float32 it costs bytes: TensorRT then writes the value in float32, for the kernels of the others to cast (of MiniLM-L6 in
@@ -361,7 +313,7 @@ def _give_back(nodes: list[ir.Node], islands: dict[ir.Node, Why], half: HalfType
             del islands[node]
 
 
-def _quantises(node: ir.Node, islands: Mapping[ir.Node, Why]) -> bool:
+def _quantises(node: ir.Node, islands: Mapping[ir.Node, Island]) -> bool:
     return node.op_type == "QuantizeLinear" and node not in islands
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from typing import Any
 
@@ -18,15 +19,17 @@ class Island:
 
     `by` says what decided: `data`, `constant`, `type` (ONNX or control flow allow nothing else) or `free` (nothing demands it,
     and it costs no kernel). `measured` is the number that decided, on the sample of that label. Islands are counted by `kind`.
+    The reason is '' where float32 costs and changes nothing (a cast from int, a float64 node): such nodes are not listed.
+    `node` and `op` are filled in when the typed graph is written.
     """
 
-    node: str
-    op: str
     reason: str
     by: str = "type"
     kind: str = ""
     measured: float | None = None
     sample: str = ""
+    node: str = ""
+    op: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,31 +61,27 @@ class Plan:
         return dataclasses.asdict(self)
 
     def summary(self) -> tuple[str, ...]:
-        """What a user should be told: islands by reason, constants that changed; () for a graph left as it was."""
+        """Lines for the user: islands by reason, constants that changed; () for a graph left as it was."""
         if not self.typed_nodes:
             return ()
-        why = ", ".join(f"{count} {reason}" for reason, count in self.reasons().items())
-        islands = f"{len(self.islands)} float32 islands ({why})" if self.islands else "no float32 island"
+        counts = ", ".join(f"{count} {reason}" for reason, count in self.reasons().items())
+        islands = f"{len(self.islands)} float32 islands ({counts})" if self.islands else "no float32 island"
         changed = tuple(f"{c.constant}: {c.reason}" for c in self.clamps)
         return (f"{self.typed_nodes} nodes in {self.mode}, {islands}", *self._from_data(), *changed, *self.notes)
 
     def _from_data(self) -> tuple[str, ...]:
-        """How many islands the data demands and which data that was; the first of those that are no sums, with their numbers."""
+        """How many islands come from measured values and of which samples; the first of those that are no sums, with numbers."""
         if not self.evidence:
             return ()
-        demanded = [island for island in self.islands if island.by == "data"]
-        told = [island for island in demanded if island.kind != SUMS]
-        shown = tuple(f"{island.node} ({island.op}) stays in float32: {island.reason}" for island in told[:SHOWN])
-        more = (f"and {len(told) - SHOWN} more (bertc inspect)",) if len(told) > SHOWN else ()
-        return (f"{len(demanded)} of the islands are demanded by the values of {self.evidence}", *shown, *more)
+        measured = [island for island in self.islands if island.by == "data"]
+        listed = [island for island in measured if island.kind != SUMS]
+        shown = tuple(f"{island.node} ({island.op}) stays in float32: {island.reason}" for island in listed[:SHOWN])
+        more = (f"and {len(listed) - SHOWN} more (bertc inspect)",) if len(listed) > SHOWN else ()
+        return (f"{len(measured)} float32 islands come from measured values ({self.evidence})", *shown, *more)
 
     def reasons(self) -> dict[str, int]:
-        """Islands counted by reason, for a table a person reads."""
-        counts: dict[str, int] = {}
-        for island in self.islands:
-            key = island.kind or island.reason
-            counts[key] = counts.get(key, 0) + 1
-        return counts
+        """Islands counted by kind of reason, in their order."""
+        return dict(collections.Counter(island.kind or island.reason for island in self.islands))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,3 +90,7 @@ class Typed:
 
     graph: Graph
     plan: Plan
+
+    def renamed(self, mode: str, *notes: str) -> Typed:
+        """The same graph under the name of another mode, with notes of its own."""
+        return Typed(self.graph, dataclasses.replace(self.plan, mode=mode, notes=(*self.plan.notes, *notes)))

@@ -12,8 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..core import InputError
-from ..graph import Graph
-from ._evidence import Why
+from ..graph import Graph, drop_unused_initializers
 from ._half import HalfType
 from ._islands import IslandDecision, decide_islands
 from ._plan import Clamp, Island, Plan, Typed
@@ -25,8 +24,8 @@ FLOAT = ir.DataType.FLOAT
 def type_half(graph: Graph, half: HalfType, evidence: Evidence | None = None) -> Typed:
     """Type `graph` in `half`: inputs and outputs keep their types, weights of half nodes are stored in half.
 
-    With evidence the float32 graph is run on its samples, and what they show decides as well. Raises InputError when a value has
-    no known type (run shape inference first), DataError when the graph does not run on a sample.
+    With evidence the float32 graph runs on its samples, and the measured values decide as well. Raises InputError when a value
+    has no known type (run shape inference first), DataError when the graph does not run on a sample.
     """
     _require_types(list(graph.model.graph.all_nodes()))
     typed = write_typed(graph, half, decide_islands(graph, half, evidence))
@@ -49,26 +48,25 @@ def write_typed(graph: Graph, half: HalfType, decided: IslandDecision) -> Typed:
             if value is not None and value.dtype in (FLOAT, half.dtype):
                 node.replace_input_with(index, casts.of(value, wanted))
     _restore_outputs(copy.model.graph, half, casts)
-    casts.drop_unused()
+    drop_unused_initializers(copy.model.graph)  # float32 originals that only half nodes read
     floats = sum(1 for n in nodes if n not in islands and _has_type(n, half.dtype))
-    listed = tuple(_island(node, why) for node, why in islands.items() if why.reason)
-    changed = tuple(Clamp(str(v.name), was, half.mask, why) for v, (was, why) in clamps.items())
+    listed = tuple(_named(island, node) for node, island in islands.items() if island.reason)
+    changed = tuple(Clamp(str(v.name), was, half.mask, reason) for v, (was, reason) in clamps.items())
     return Typed(copy, Plan(half.mode, floats, listed, changed, casts.count, notes=decided.notes))
 
 
-def _island(node: ir.Node, why: Why) -> Island:
+def _named(island: Island, node: ir.Node) -> Island:
     # Three digits: the last ones of a measurement differ from machine to machine, and a manifest must not.
-    measured = None if why.measured is None else float(f"{why.measured:.3g}")
-    return Island(str(node.name), node.op_type, why.reason, why.by, why.kind, measured, why.sample)
+    measured = None if island.measured is None else float(f"{island.measured:.3g}")
+    return dataclasses.replace(island, node=str(node.name), op=node.op_type, measured=measured)
 
 
 def _require_types(nodes: list[ir.Node]) -> None:
     for node in nodes:
         for value in node.outputs:
             if value.dtype is None and value.uses():
-                raise InputError(
-                    f"the type of {value.name!r} (output of {node.op_type} {node.name!r}) is unknown: run shape inference"
-                )
+                made_by = f"output of {node.op_type} {node.name!r}"
+                raise InputError(f"the type of {value.name!r} ({made_by}) is unknown: run shape inference on the graph")
 
 
 def _has_type(node: ir.Node, dtype: ir.DataType) -> bool:
@@ -152,12 +150,6 @@ class _Casts:
     def _prepend(self, node: ir.Node) -> None:
         first = next(iter(self.graph), None)
         self.graph.insert_before(first, node) if first else self.graph.append(node)
-
-    def drop_unused(self) -> None:
-        """Remove the float32 originals that only half readers had."""
-        for name, value in list(self.graph.initializers.items()):
-            if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
-                del self.graph.initializers[name]
 
 
 def _restore_outputs(graph: ir.Graph, half: HalfType, casts: _Casts) -> None:

@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from ..core import DataError
 from ..data import Sample
-from ..graph import Graph
+from ..graph import Graph, drop_unused_initializers
 from ..runtime import reference
 
 FLOAT = ir.DataType.FLOAT
@@ -163,7 +163,7 @@ def measure_ranges(graph: Graph, samples: Sequence[Sample], wanted: RangeRequest
     Values inside branches and loops are not measured. Raises DataError for no samples, or one that the graph does not run on.
     """
     if not samples:
-        raise DataError("no samples to measure the graph's values on")
+        raise DataError("no samples to measure the values of the graph on; give one or more")
     parts = _parts(graph)
     found: dict[str, ValueRange] = collections.defaultdict(ValueRange)
     for at in range(0, len(samples), TOGETHER):
@@ -237,8 +237,7 @@ class _Part:
         inner.inputs.extend(v for v in fed if v.uses())
         self._names = [str(v.name) for v in inner.inputs]
         self.last = [str(v.name) for v in inner.inputs if v.name not in reads]
-        for name in [name for name, value in inner.initializers.items() if not value.uses()]:
-            del inner.initializers[name]
+        drop_unused_initializers(inner)
         self._outputs = [str(v.name) for v in inner.outputs]
         opened: tuple[Any, dict[str, np.ndarray]] = reference.reference_session(copy) if self._outputs else (None, {})
         self._session, self._weights = opened
@@ -250,7 +249,7 @@ class _Part:
         try:
             found = self._session.run(self._outputs, {**self._weights, **feeds})
         except Exception as error:  # onnxruntime's exceptions share no public base class
-            raise DataError(f"the graph does not run on {label}: {str(error).strip().splitlines()[0]}") from error
+            raise DataError(f"the float32 graph does not run on {label}: {str(error).strip().splitlines()[0]}") from error
         return dict(zip(self._outputs, found, strict=True))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from ..core import InputError
 from ..graph import Graph
 from ._modes import get
@@ -18,9 +16,6 @@ def apply(graph: Graph, evidence: Evidence | None = None, base: str = "fp16") ->
     """
     pairs = sum(node.op_type == "QuantizeLinear" for node in graph.model.graph)
     if not pairs:
-        raise InputError(
-            "the graph has no Q/DQ pair, so nothing of it is int8; quantise it first (bertc build --int8 --data FILE)"
-        )
-    typed = get(base).apply(graph, evidence)
-    note = f"{pairs} activations are quantised; the rest is {base}"
-    return dataclasses.replace(typed, plan=dataclasses.replace(typed.plan, mode="int8", notes=(*typed.plan.notes, note)))
+        raise InputError("int8 needs Q/DQ pairs, the graph has none; quantise it first (bertc build --int8 --data FILE)")
+    note = f"{pairs} activations quantised to int8, the rest {base}"
+    return get(base).apply(graph, evidence).renamed("int8", note)

@@ -12,6 +12,6 @@ def apply(graph: Graph, evidence: Evidence | None = None, base: str = "fp32") ->
     """The graph as `quant/dynamic.py` wrote it, whose types are final. Raises InputError for one without an integer GEMM."""
     count = sum(node.op_type == "MatMulInteger" for node in graph.model.graph)
     if not count:
-        raise InputError("the graph has no MatMulInteger, so nothing of it is int8; use bertc build --int8 dynamic")
-    note = f"{count} GEMMs multiply int8 by activations that are quantised as they come; the rest is fp32"
+        raise InputError("int8-dynamic needs MatMulInteger nodes, the graph has none; use bertc build --int8 dynamic")
+    note = f"{count} GEMMs multiply int8 weights by activations quantised at run time, the rest fp32"
     return Typed(graph, Plan("int8-dynamic", count, notes=(note,)))

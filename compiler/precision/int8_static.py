@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from ..graph import Graph
 from . import int8
 from ._plan import Typed
@@ -12,5 +10,4 @@ from ._value_ranges import Evidence
 
 def apply(graph: Graph, evidence: Evidence | None = None, base: str = "fp16") -> Typed:
     """As int8, under its own name. Raises InputError for a graph without a Q/DQ pair."""
-    typed = int8.apply(graph, evidence, base)
-    return dataclasses.replace(typed, plan=dataclasses.replace(typed.plan, mode="int8-static"))
+    return int8.apply(graph, evidence, base).renamed("int8-static")

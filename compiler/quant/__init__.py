@@ -1,9 +1,9 @@
-"""INT8 by measurement: which GEMMs can take it (`sites`), what they see (`calibration`), how each is quantised best (`fit`),
-where the Q/DQ pairs go (`insert`), and which of them the accuracy budget lets stay (`search`, over a graph with switches,
-`gated`).
+"""Post-training quantisation: which GEMMs can be int8 (`sites`), the values they read (`calibration`), how each is quantised best
+(`fit`), where the Q/DQ pairs go (`insert`), and which layers the accuracy budget leaves in float (`search`, over a graph with
+switches, `gated`).
 
-Other forms stand beside it: `fp8`, `dynamic` and `weights`. `forms` builds the form that was asked for, `timed_choice` measures
-which one ONNX Runtime is faster with, `engine_choice` whether an int8 engine is worth having at all.
+Other forms: `fp8`, `dynamic` and `weights`. `forms` builds the requested form, `timed_choice` times which form ONNX Runtime is
+fastest with, `engine_choice` estimates whether an int8 engine is faster than one in the base precision.
 """
 
 from __future__ import annotations

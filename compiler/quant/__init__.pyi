@@ -1,12 +1,11 @@
 from . import engine_choice as engine_choice
 from .forms import LowBitGraph as LowBitGraph
-from .forms import LowBitRequest as LowBitRequest
-from .forms import drop_limit as drop_limit
 from .forms import held_out_truth as held_out_truth
 from .forms import observe_part as observe_part
 from .forms import quantise_graph as quantise_graph
 from .forms import times_forms as times_forms
+from .request import LowBitRequest as LowBitRequest
+from .request import drop_limit as drop_limit
 from .saturation import weight_bits as weight_bits
 from .static import StaticGraph as StaticGraph
-from .static import StaticRequest as StaticRequest
 from .static import quantise_static as quantise_static

@@ -42,12 +42,11 @@ class Attention:
         scores = _scores(softmax.inputs[0])
         queries = [dims for each in shapes if scores is not None and (dims := each.dims(scores.inputs[0])) is not None]
         if queries and queries[0][-1] not in self.kernel.sizes:
-            return (
-                f"no int8 kernel for attention with heads of {queries[0][-1]}, only of {', '.join(map(str, self.kernel.sizes))}"
-            )
+            sizes = ", ".join(map(str, self.kernel.sizes))
+            return f"no int8 kernel for attention with heads of {queries[0][-1]}, only of {sizes}"
         longest = max((max(dims[-2:]) for each in shapes if (dims := each.dims(softmax.outputs[0]))), default=0)
         if longest > self.kernel.longest:
-            return f"no int8 kernel for attention over {longest} places, only up to {self.kernel.longest}: see --profile"
+            return f"no int8 kernel for attention over {longest} positions, only up to {self.kernel.longest} (--profile)"
         return ""
 
 

@@ -1,4 +1,4 @@
-"""Whether an int8 engine is worth having, told without a GPU: kernels, bytes and arithmetic against those of the fp16 engine.
+"""Int8 engine or base precision, decided without a GPU: kernels, bytes and arithmetic of both engines make an estimate of time.
 
 Each engine gets the time that its parts would take one after the other on one GPU, an L4 (sm89), by its data sheet: 300 GB/s,
 121 TFLOPS in float16 and twice that in int8 (dense), and 2 us for each kernel, in which it starts, ends and does nothing else.
@@ -46,9 +46,10 @@ class EngineEstimate:
         arithmetic = (self.flops - self.int8_flops + self.int8_flops / INT8_GAIN) / FLOPS_PER_US
         return self.kernels * KERNEL_US + self.nbytes / BYTES_PER_US + arithmetic
 
-    def said(self) -> str:
-        missing = f" ({self.unknown} tensors of unknown size left out)" if self.unknown else ""
-        return f"{self.kernels} kernels, {self.nbytes / 2**20:.1f} MiB moved{missing}, about {self.microseconds:.0f} us"
+    def summary(self) -> str:
+        """`765 us (58 kernels, 85.8 MiB moved)`."""
+        missing = f", {self.unknown} tensors of unknown size left out" if self.unknown else ""
+        return f"{self.microseconds:.0f} us ({self.kernels} kernels, {self.nbytes / 2**20:.1f} MiB moved{missing})"
 
     def to_json(self) -> dict[str, float]:
         counted = {"kernels": self.kernels, "bytes": self.nbytes, "unknown": self.unknown, "gflop": round(self.flops / 1e9, 4)}
@@ -57,7 +58,7 @@ class EngineEstimate:
 
 @dataclasses.dataclass(frozen=True)
 class EngineChoice:
-    """`name`: of the precision that int8 is weighed against. `kept`: int8, or that."""
+    """The estimates of the int8 engine and of the one in the base precision `name`; the smaller is kept."""
 
     int8: EngineEstimate
     base: EngineEstimate
@@ -70,18 +71,19 @@ class EngineChoice:
 
     @property
     def why(self) -> str:
-        return f"at {_shape(self.profile)} int8 is {self.int8.said()}; {self.name} is {self.base.said()}"
+        estimates = f"int8 engine: estimated {self.int8.summary()}, {self.name}: {self.base.summary()}"
+        return f"{estimates}; kept {self.kept} (estimate for an L4 at {_shape(self.profile)}, not timed)"
 
-    def said(self) -> str:
-        insists = "" if self.kept == "int8" else "INT8 is not worth it here (--int8 static insists): "
-        return f"{insists}{self.kept} is kept: {self.why} (estimated for an L4, no time was measured)"
+    def summary(self) -> str:
+        """One line: both estimates, what is kept, and how to get int8 all the same."""
+        return self.why + ("" if self.kept == "int8" else "; --int8 static builds int8 anyway")
 
     def to_json(self) -> dict[str, Any]:
         return {"int8": self.int8.to_json(), self.name: self.base.to_json(), "kept": self.kept, "why": self.why}
 
 
 def estimate_engine(typed: Graph, facts: Mapping[str, Any], request: BuildRequest, share: float = 0.0) -> EngineEstimate:
-    """Of an engine that `request` built. `facts` are its entries in the manifest, `share` the share of FLOPs in int8.
+    """The estimate of an engine that `request` built. `facts`: its entries in the manifest. `share`: of the FLOPs, in int8.
 
     Bytes come from the log of a second engine, for the profile's best shape alone: only there are all sizes numbers.
     """

@@ -1,4 +1,4 @@
-"""How each GEMM is quantised best, chosen on the rows it saw.
+"""Choose how each GEMM is quantised, by the error of its product on the rows it read.
 
 An activation is shifted and scaled per channel before it is quantised with one scale, and the weights and the bias take the
 inverse: exact in real numbers, and free where the compiler puts it into the kernel that makes the activation anyway
@@ -20,8 +20,8 @@ from .calibration.observe import Observed, Sampled
 from .sites import ATTENTION, Site, Sites, transposed, weight_of
 
 ALPHAS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6)
-TRIED = 384  # rows on which ways are compared; the bias is corrected on all that were kept
+CLIP_FACTORS = (1.0, 0.9, 0.8, 0.7, 0.6)
+FIT_ROWS = 384  # rows on which migrations are compared; the bias is corrected on all that were kept
 QMAX = 127
 # Of scales. SMALLEST is a float16 of six digits: the integers are those of the stored scale, so its rounding clips a little and
 # no more. LARGEST leaves room for what a migration does to the largest value.
@@ -102,7 +102,7 @@ def float16_scale(value: float) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Way:
+class _Migration:
     """What is done to an activation before it is quantised: x * mul + add; its weights are divided by mul."""
 
     mul: np.ndarray | None = None
@@ -119,10 +119,10 @@ class _Way:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Try:
-    """One way to quantise, its scale, and the squared error of the product relative to the product."""
+class _Trial:
+    """One migration to quantise, its scale, and the squared error of the product relative to the product."""
 
-    way: _Way
+    migration: _Migration
     scale: float
     error: float
 
@@ -131,14 +131,18 @@ def _fit_gemms(site: Site, nodes: list[ir.Node], stats: Sampled, top: int, migra
     """All GEMMs that read one activation share what is done to it: their weights are fitted side by side."""
     parts = [weight_matrix(node) for node in nodes]
     weights = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
-    few = stats.rows[:: max(1, len(stats.rows) // TRIED)]
+    few = stats.rows[:: max(1, len(stats.rows) // FIT_ROWS)]
     wanted = few @ weights
-    ways = _migrations(stats, weights) if migrate else [_Way()]
-    best = min((_try(few, weights, wanted, stats, way, (1.0,), top) for way in ways), key=lambda each: each.error)
-    best = _try(few, weights, wanted, stats, best.way, CLIPS, top)
+    migrations = _migrations(stats, weights) if migrate else [_Migration()]
+    best = min(
+        (_best_clip(few, weights, wanted, stats, migration, (1.0,), top) for migration in migrations), key=lambda each: each.error
+    )
+    best = _best_clip(few, weights, wanted, stats, best.migration, CLIP_FACTORS, top)
     made = {str(node.name): _weights(node, part, stats.rows, best, top) for node, part in zip(nodes, parts, strict=True)}
-    way = best.way
-    return Fitted(site, (best.scale,), way.mul, way.add, made, way.alpha, way.shift, float(np.sqrt(best.error)))
+    migration = best.migration
+    return Fitted(
+        site, (best.scale,), migration.mul, migration.add, made, migration.alpha, migration.shift, float(np.sqrt(best.error))
+    )
 
 
 def weight_matrix(node: ir.Node) -> np.ndarray:
@@ -149,7 +153,7 @@ def weight_matrix(node: ir.Node) -> np.ndarray:
     return array.T if transposed(node) else array
 
 
-def _migrations(stats: Sampled, weights: np.ndarray) -> Iterator[_Way]:
+def _migrations(stats: Sampled, weights: np.ndarray) -> Iterator[_Migration]:
     """Every alpha and shift, in numbers that float16 holds."""
     strongest = np.maximum(np.abs(weights).max(axis=1), FLOOR)
     for shift, middle in (
@@ -160,16 +164,18 @@ def _migrations(stats: Sampled, weights: np.ndarray) -> Iterator[_Way]:
             factor = reach**alpha / strongest ** (1 - alpha)
             mul = np.clip(np.exp(np.log(factor).mean()) / factor, 2.0**-10, 2.0**10).astype(np.float16).astype(np.float32)
             add = None if shift == "none" else np.clip(-middle * mul, -6e4, 6e4).astype(np.float16).astype(np.float32)
-            yield _Way(mul, add, alpha, shift)
+            yield _Migration(mul, add, alpha, shift)
 
 
-def _try(x: np.ndarray, w: np.ndarray, wanted: np.ndarray, stats: Sampled, way: _Way, clips: tuple[float, ...], top: int) -> _Try:
+def _best_clip(
+    x: np.ndarray, w: np.ndarray, wanted: np.ndarray, stats: Sampled, migration: _Migration, clips: tuple[float, ...], top: int
+) -> _Trial:
     """The best of the clips. x [rows,K], w [K,N], wanted = x w."""
-    moved, spread = way(x), way.weights(w)
+    moved, spread = migration(x), migration.weights(w)
     values, scales = quantise_weights(spread, top)
     stored = values * scales
-    exact = wanted if way.add is None else wanted + way.add @ spread
-    reach = float(max(np.abs(way(end)).max() for end in (stats.lows, stats.highs)))
+    exact = wanted if migration.add is None else wanted + migration.add @ spread
+    reach = float(max(np.abs(migration(end)).max() for end in (stats.lows, stats.highs)))
     size = float(np.square(wanted).mean()) or 1.0
     tried = []
     for clip in clips:
@@ -177,7 +183,7 @@ def _try(x: np.ndarray, w: np.ndarray, wanted: np.ndarray, stats: Sampled, way: 
         lost = (
             float(np.square(quantise_dequantise(moved, scale) @ stored - exact).mean()) / size if np.isfinite(scale) else np.inf
         )
-        tried.append(_Try(way, scale, lost))
+        tried.append(_Trial(migration, scale, lost))
     return min(tried, key=lambda each: each.error)
 
 
@@ -196,11 +202,11 @@ def quantise_weights(weights: np.ndarray, top: int = QMAX) -> tuple[np.ndarray, 
     return np.clip(np.rint(weights / scales), -top, top), scales
 
 
-def _weights(node: ir.Node, w: np.ndarray, x: np.ndarray, best: _Try, top: int) -> Weights:
+def _weights(node: ir.Node, w: np.ndarray, x: np.ndarray, best: _Trial, top: int) -> Weights:
     """The stored integers, and a bias that takes back the shift and the mean error of what was stored."""
-    values, scales = quantise_weights(best.way.weights(w), top)
+    values, scales = quantise_weights(best.migration.weights(w), top)
     mean = x.mean(axis=0, dtype=np.float64)
-    left = quantise_dequantise(best.way(x), best.scale).mean(axis=0, dtype=np.float64)
+    left = quantise_dequantise(best.migration(x), best.scale).mean(axis=0, dtype=np.float64)
     bias = (mean @ w - left @ (values * scales).astype(np.float64)).astype(np.float32)
     return Weights(stored_layout(node, values.astype(np.int8)), scales, bias)
 

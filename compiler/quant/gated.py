@@ -37,7 +37,7 @@ class Gated:
 
 
 def _switched(graph: Graph, fitted: Mapping[str, Fitted]) -> Graph:
-    """Every quantised operand in one branch of an If whose other branch is the operand it was made of.
+    """Every quantised operand in one branch of an If whose other branch is the float operand.
 
     An If runs one branch: a search that tries one site at a time pays for one site.
     """
@@ -52,23 +52,23 @@ def _switched(graph: Graph, fitted: Mapping[str, Fitted]) -> Graph:
         gate = put.node("Gather", [gates, put.constant("index", np.array(index, np.int64))], gates, ir.DataType.BOOL)
         gate.shape = ir.Shape([])
         for name in each.site.nodes:
-            for place, old in enumerate(floats[name].inputs[:2]):
-                _gate_operand(main, nodes[name], place, _plain(main, values, name, place, old), gate)
+            for operand, old in enumerate(floats[name].inputs[:2]):
+                _gate_operand(main, nodes[name], operand, _plain(main, values, name, operand, old), gate)
             if name in each.weights:
                 _gate_bias(main, nodes[name], each.weights[name].bias, gate)
     return made
 
 
-def _plain(main: ir.Graph, values: Mapping[str, ir.Value], name: str, place: int, old: ir.Value | None) -> ir.Value:
+def _plain(main: ir.Graph, values: Mapping[str, ir.Value], name: str, operand: int, old: ir.Value | None) -> ir.Value:
     """The operand as it was; float weights are gone from the quantised graph, and come back."""
     assert old is not None
     if old.const_value is None or str(old.name) in main.initializers:
         return values[str(old.name)]
-    return Writer(main, next(iter(main)), f"{name}/gate{place}").constant("float", old.const_value)
+    return Writer(main, next(iter(main)), f"{name}/gate{operand}").constant("float", old.const_value)
 
 
-def _gate_operand(main: ir.Graph, node: ir.Node, place: int, plain: ir.Value, gate: ir.Value) -> None:
-    quantised = node.inputs[place]
+def _gate_operand(main: ir.Graph, node: ir.Node, operand: int, plain: ir.Value, gate: ir.Value) -> None:
+    quantised = node.inputs[operand]
     if quantised is plain or quantised is None or (maker := quantised.producer()) is None or maker.op_type == "If":
         return  # not quantised, or behind its If already: GEMMs of a site share their activation
     chain: list[ir.Node] = []

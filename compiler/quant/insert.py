@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ..graph import Graph
+from ..graph import Graph, drop_unused_initializers
 from .fit import Fitted
 from .sites import ATTENTION, transposed
 
@@ -27,15 +27,8 @@ def insert_qdq(graph: Graph, chosen: Iterable[Fitted]) -> Graph:
     nodes = {str(node.name): node for node in copy.model.graph}
     for fitted in chosen:
         (_attention if fitted.site.kind == ATTENTION else _gemms)(copy.model.graph, nodes, fitted)
-    drop_unused(copy.model.graph)
+    drop_unused_initializers(copy.model.graph)
     return copy
-
-
-def drop_unused(graph: ir.Graph) -> None:
-    """Initializers that nothing reads any more."""
-    for name, value in list(graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
-            del graph.initializers[name]
 
 
 def _gemms(graph: ir.Graph, nodes: dict[str, ir.Node], fitted: Fitted) -> None:
@@ -97,8 +90,8 @@ def _summed(graph: ir.Graph, node: ir.Node, old: ir.Value, bias: np.ndarray) -> 
 
 def _attention(graph: ir.Graph, nodes: dict[str, ir.Node], fitted: Fitted) -> None:
     scores, context = (nodes[name] for name in fitted.site.nodes)
-    places = ((scores, 0), (scores, 1), (context, 0), (context, 1))
-    for role, (node, index), scale in zip(("q", "k", "softmax", "v"), places, fitted.scales, strict=True):
+    operands = ((scores, 0), (scores, 1), (context, 0), (context, 1))
+    for role, (node, index), scale in zip(("q", "k", "softmax", "v"), operands, fitted.scales, strict=True):
         value = node.inputs[index]
         assert value is not None
         node.replace_input_with(index, Writer(graph, node, f"{fitted.site.name}/{role}").pair(value, scale))

@@ -1,4 +1,4 @@
-"""Which rows of the user's data judge what the others calibrated, and the truth they judge by: what the float32 graph answers."""
+"""Held-out rows of the user's data: which rows judge and do not calibrate, and the float32 outputs they are compared with."""
 
 from __future__ import annotations
 
@@ -9,29 +9,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..core import Outputs, Profile
-from ..data import Labels, Sample, preprocess
-from ..data import samples as samples_module
+from ..data import Labels, Sample, batch_dim, preprocess, row_count
 from ..graph import Graph
 from ..source import Source
 from ..verification import RunSource, Truth, has_decisions
 
-JUDGED, JUDGED_MORE = 4, 2  # every so many batches of the data judge what the others calibrated; more, where a limit needs them
-MOST_JUDGED = 256  # rows, where no limit on decisions is to be shown
-SPARE = 4  # times the rows that show a limit when not one decision changes: some do, and pairs of rows are half as many
+HOLD_OUT_EVERY, HOLD_OUT_EVERY_MORE = 4, 2  # every so many batches are held out; more, where a limit needs them
+MAX_HELD_OUT = 256  # rows, where no limit on decisions is to be shown
+SPARE_FACTOR = 4  # times the rows that show a limit when not one decision changes: some do, and pairs of rows are half as many
 EMBEDDING = "sentence-embedding"  # judged by cosines, of which each row has one, and by neighbours beside them
-NEIGHBOURS = 1024  # rows: of 256 the count of neighbours kept is off by 1.3 % on the average, and the search takes what is lucky
-FEWEST = 64  # rows below which both are done on all of them
+NEIGHBOUR_ROWS = 1024  # of 256 rows the count of neighbours kept is off by 1.3 % on average, and the search takes what is lucky
+MIN_ROWS_TO_SPLIT = 64  # of fewer rows all judge and calibrate
 
 
 @dataclasses.dataclass(frozen=True)
 class JudgingRows:
-    """The batches of a file with their rows counted, and which of them judge. `labels` is None where those have none."""
+    """The batches of a file, the rows of each (`sizes`), and which of them judge. `labels` is None where those have none."""
 
     name: str
     batches: tuple[Sample, ...]
     sizes: tuple[int, ...]
     judges: tuple[bool, ...]
-    meaning: Labels
+    label_meanings: Labels
     notes: tuple[str, ...]
 
     @property
@@ -44,43 +43,38 @@ class JudgingRows:
 
     @property
     def labels(self) -> Labels | None:
-        return self.meaning if any(sample.labels for sample in self.samples) else None
+        return self.label_meanings if any(sample.labels for sample in self.samples) else None
 
 
 def read_judging_rows(
-    path: Path, graph: Graph, source: Source, profiles: Sequence[Profile], *, apart: bool, limit: float | None = None
+    path: Path, graph: Graph, source: Source, profiles: Sequence[Profile], *, calibrated: bool, max_drop: float | None = None
 ) -> JudgingRows:
-    """Read a user's file. `apart`: some rows calibrate, so only the others judge; else nothing calibrates and all of them do.
+    """Read a user's file. `calibrated`: some rows calibrate, and only the others judge; else all of them do.
 
-    `limit`: the largest drop that the rows must be able to show.
+    `max_drop`: the limit that the held-out rows must be able to show.
 
     Raises DataError for data that is missing or unfit.
     """
-    meaning = Labels.from_assets(source.task, source.assets, graph.outputs)
-    found = preprocess.read_data(path, graph.inputs, source.dims, source.assets, profiles, meaning)
-    sizes = tuple(_size(sample, graph, source) for sample in found.samples)
-    judges = choose_judging(sizes, _wanted(source.task, found.samples, limit)) if apart else (True,) * len(sizes)
-    return JudgingRows(path.name, found.samples, sizes, judges, meaning, found.notes)
+    label_meanings = Labels.from_assets(source.task, source.assets, graph.outputs)
+    found = preprocess.read_data(path, graph.inputs, source.dims, source.assets, profiles, label_meanings)
+    batched = batch_dim(graph.inputs, source.dims) is not None  # else a sample is one row, as for `unpadded.open_rows`
+    sizes = tuple(row_count(sample) if batched else 1 for sample in found.samples)
+    judges = choose_judging(sizes, _rows_wanted(source.task, found.samples, max_drop)) if calibrated else (True,) * len(sizes)
+    return JudgingRows(path.name, found.samples, sizes, judges, label_meanings, found.notes)
 
 
 def truth_of_rows(judging: JudgingRows, answers: Sequence[Outputs] | RunSource) -> Truth:
-    """The rows that judge, with what the float32 graph answers, or how to ask it."""
+    """The rows that judge, with the outputs of the float32 graph, or a function that computes them."""
     name = f"{judging.rows} rows of {judging.name}, against the float32 graph"
     return Truth(judging.samples, answers, name, synthetic=False, labels=judging.labels)
 
 
-def _size(sample: Sample, graph: Graph, source: Source) -> int:
-    """Rows of a sample, as `rows.open_rows` tells them apart; one where the model knows no batch."""
-    batch = samples_module.batch_dim(graph.inputs, source.dims)
-    return next((sample.feeds[s.name].shape[0] for s in graph.inputs if batch and s.dims and s.dims[0] == batch), 1)
-
-
-def _wanted(task: str, samples: Sequence[Sample], limit: float | None) -> int:
+def _rows_wanted(task: str, samples: Sequence[Sample], limit: float | None) -> int:
     """Rows that should judge a limit."""
     labelled = any(sample.labels for sample in samples)
     if limit is None or not (labelled or has_decisions(task)):
-        return MOST_JUDGED
-    return NEIGHBOURS if task == EMBEDDING and not labelled else rows_needed(limit)
+        return MAX_HELD_OUT
+    return NEIGHBOUR_ROWS if task == EMBEDDING and not labelled else rows_needed(limit)
 
 
 def rows_needed(limit: float | None) -> int:
@@ -89,18 +83,18 @@ def rows_needed(limit: float | None) -> int:
     With 95 % intervals of Clopper and Pearson, n rows of which none changed show 1 - 0.025^(1/n).
     """
     if limit is None or not 0 < limit < 1:
-        return MOST_JUDGED
-    return max(MOST_JUDGED, math.ceil(SPARE * math.log(0.025) / math.log1p(-limit)))
+        return MAX_HELD_OUT
+    return max(MAX_HELD_OUT, math.ceil(SPARE_FACTOR * math.log(0.025) / math.log1p(-limit)))
 
 
-def choose_judging(sizes: Sequence[int], wanted: int = MOST_JUDGED) -> tuple[bool, ...]:
+def choose_judging(sizes: Sequence[int], wanted: int = MAX_HELD_OUT) -> tuple[bool, ...]:
     """Which batches judge: every fourth, up to 256 rows, or every second where more are wanted and a quarter is too few.
 
     All of them where there are few, and then they calibrate too.
     """
-    if sum(sizes) < FEWEST or len(sizes) < JUDGED:
+    if sum(sizes) < MIN_ROWS_TO_SPLIT or len(sizes) < HOLD_OUT_EVERY:
         return (True,) * len(sizes)
-    every = JUDGED_MORE if wanted > MOST_JUDGED and sum(sizes) < JUDGED * wanted else JUDGED
+    every = HOLD_OUT_EVERY_MORE if wanted > MAX_HELD_OUT and sum(sizes) < HOLD_OUT_EVERY * wanted else HOLD_OUT_EVERY
     made, count = [False] * len(sizes), 0
     for at in range(every - 1, len(sizes), every):
         if count >= wanted:

@@ -1,8 +1,8 @@
-"""Which sites stay int8 under an accuracy budget: each is measured alone once, then precision is given back where it buys most.
+"""Search for the layers that an accuracy budget leaves in float: each is measured in int8 alone, then the worst leave int8.
 
-Sites are given back in the order of the damage they do alone per FLOP they take, until the budget holds; the steps of that road
-are the trade-off curve. An attention goes with the projection behind it (see sites.Site.needs). Attentions are given back early:
-little of the FLOPs, much of the damage; each costs a kernel more a layer (10 for 9), which is told and not counted here.
+Sites leave int8 in the order of the error they cause alone per FLOP they take, until the budget holds; the steps are the
+trade-off curve. An attention goes with the projection behind it (see sites.Site.needs). Attentions go early: few of the FLOPs,
+much of the error; each costs one more kernel a layer (10 for 9), which is not counted here.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 
 from ..core import Advance, Feeds, Outputs, VerifyFailed
-from ..data import Labels, Sample
+from ..data import Labels, Sample, row_count
 from ..verification import Comparison, ComparisonResult, Metric, budgets
 from .fit import Fitted
 from .gated import Gated
 
 SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.0)  # of the GEMM FLOPs: points of the curve
-KEPT = 0.95  # of the decisions beside the metric that is judged: nearest neighbours, where that is the cosine
-ALONE = 32  # rows on which each site is measured alone: it is a rank that is wanted
-NOWHERE = "int8 is within the budget nowhere"
-CURVE = 96  # rows for the points of the curve; the one that is chosen is measured on all
+MIN_KEPT = 0.95  # of the decisions beside the metric in question: nearest neighbours, where that is the cosine
+ROWS_ALONE = 32  # rows on which each site is measured alone: only their order is used
+NOWHERE = "no share of int8 keeps the budget"
+ROWS_OF_CURVE = 96  # rows for the points of the curve; the chosen one is measured on all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,26 +33,29 @@ class CurvePoint:
     95 % interval of the drop), to the closeness of the outputs, and to decisions."""
 
     share: float
-    given_back: tuple[str, ...]
+    left_in_float: tuple[str, ...]
     measure: Metric
     result: ComparisonResult
 
     def to_json(self) -> dict[str, Any]:
         of = self.measure
-        low, high = (None if end is None else _told((of.source or 0.0) - end) for end in (of.high, of.low))
-        drop = None if of.drop is None else _told(of.drop)
-        kept = {m.name: _told(m.artifact) for m in self.result.measures}
-        return {"share": round(self.share, 6), "value": _told(of.artifact), "low": low, "high": high, "drop": drop,
-                "kept_in_fp": list(self.given_back), "measures": kept}  # fmt: skip
+        low, high = (None if end is None else _rounded((of.source or 0.0) - end) for end in (of.high, of.low))
+        drop = None if of.drop is None else _rounded(of.drop)
+        kept = {m.name: _rounded(m.artifact) for m in self.result.metrics}
+        return {"share": round(self.share, 6), "value": _rounded(of.artifact), "low": low, "high": high, "drop": drop,
+                "kept_in_fp": list(self.left_in_float), "measures": kept}  # fmt: skip
 
 
-def _told(value: float) -> float:
+def _rounded(value: float) -> float:
     return round(float(value), 9)
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchResult:
-    """The sites that stay int8, the curve that led there, and why it ends where it does."""
+    """The sites that stay int8 (`chosen`), the curve of the search, the index `at` of its chosen point, and why that one.
+
+    `sensitivity`: squared error of the outputs, relative to them, with one site alone in int8.
+    """
 
     chosen: tuple[str, ...]
     curve: tuple[CurvePoint, ...]
@@ -96,12 +99,12 @@ def search_int8(
     shares = {name: each.site.flops / total for name, each in fitted.items()}
     if max_drop is None:
         point = measure_point(judge, tuple(fitted), (), sum(shares.values()))
-        return SearchResult(tuple(fitted), (point,), 0, {}, "every GEMM that can be int8 is; no --max-drop was given")
-    rows = sum(size_of(sample) for sample in judge.samples)
-    nothing = measure_point(judge, (), tuple(fitted), 0.0, _first(judge, CURVE))
+        return SearchResult(tuple(fitted), (point,), 0, {}, "all GEMMs that can be int8 are (no --max-drop)")
+    rows = sum(row_count(sample) for sample in judge.samples)
+    nothing = measure_point(judge, (), tuple(fitted), 0.0, _first(judge, ROWS_OF_CURVE))
     if not within_limit(nothing, max_drop, rows):
         return SearchResult((), (nothing,), 0, {}, _nowhere(nothing, max_drop, rows))
-    few = _first(judge, ALONE)
+    few = _first(judge, ROWS_ALONE)
     alone = {}
     for done, name in enumerate(fitted):
         alone[name] = _noise(judge((name,), few))
@@ -114,11 +117,11 @@ def search_int8(
     at = _confirmed(judge, order, shares, curve, at, max_drop)
     if at == len(curve):
         return SearchResult((), tuple(curve), at - 1, alone, NOWHERE)
-    back = curve[at].given_back
+    back = curve[at].left_in_float
     if len(back) == len(fitted):
         return SearchResult((), tuple(curve), at, alone, NOWHERE)
-    why = f"the most int8 whose drop of {curve[at].measure.name} stays within {max_drop:g}"
-    why += f" and that keeps {100 * KEPT:g} % of the decisions beside it" if _beside(curve[at].result) else ""
+    why = f"largest int8 share with a drop of {curve[at].measure.name} within {max_drop:g}"
+    why += f" and {100 * MIN_KEPT:g} % of the decisions kept" if _beside(curve[at].result) else ""
     return SearchResult(tuple(n for n in fitted if n not in back), tuple(curve), at, alone, why)
 
 
@@ -127,7 +130,7 @@ def _confirmed(
 ) -> int:
     """The first point from `at` on that holds on all rows, measured there in its place; past the end where none does."""
     while at < len(curve):
-        back = curve[at].given_back
+        back = curve[at].left_in_float
         stay = tuple(name for step in order for name in step if name not in back)
         if not stay:
             return len(curve)
@@ -145,7 +148,7 @@ def measure_point(
 
 
 def point_of(result: ComparisonResult, back: Sequence[str] = (), share: float = 1.0) -> CurvePoint:
-    """What a comparison says about the metric. Raises VerifyFailed where it could judge nothing."""
+    """The point of a comparison, by the metric that its budget decides on. Raises VerifyFailed without one."""
     found = budgets.judged_metrics(result)
     if not found:
         raise VerifyFailed(budgets.why_no_drop(result))
@@ -154,12 +157,12 @@ def point_of(result: ComparisonResult, back: Sequence[str] = (), share: float = 
 
 
 def _nowhere(nothing: CurvePoint, max_drop: float, rows: int) -> str:
-    """Why nothing can fit: the data cannot show the limit even of the graph that is float32 everywhere."""
-    of = nothing.measure
-    needed = of.needed(max_drop)
-    more = f"; about {needed} would, and as many more to calibrate" if needed else ""
-    judged = f"{rows} rows of the data judge, and cannot show"
-    return f"{judged} a drop of {of.name} within {max_drop:g} even where nothing is int8{more}"
+    """Why no int8 can pass: the rows cannot show the limit even of the graph that is float32 everywhere."""
+    needed = nothing.measure.rows_needed(max_drop)
+    more = f": about {needed} needed, and as many more to calibrate" if needed else ""
+    return (
+        f"{rows} held-out rows are too few to show a drop of {nothing.measure.name} within {max_drop:g}, even without int8{more}"
+    )
 
 
 def within_limit(point: CurvePoint, max_drop: float, rows: int | None = None) -> bool:
@@ -167,15 +170,15 @@ def within_limit(point: CurvePoint, max_drop: float, rows: int | None = None) ->
 
     `rows`: all there are, where the point was measured on the first of them. What more of them would probably show counts then,
     and of decisions, which are few and whose count is rough, only a share that is shown to be too small. On all rows it must be a
-    standard error above what is asked: of many points the search takes the first that passes, and among more texts than these
+    standard error above the minimum: of many points the search takes the first that passes, and among more texts than these
     a neighbour is lost more easily.
     """
     of, few = point.measure, rows is not None
     if of.high is None or of.drop is None:
         return False
-    if of.high > max_drop and not (few and of.drop <= max_drop and 0 < (of.needed(max_drop) or 0) <= (rows or 0)):
+    if of.high > max_drop and not (few and of.drop <= max_drop and 0 < (of.rows_needed(max_drop) or 0) <= (rows or 0)):
         return False
-    return all((1 - (each.low or 0.0) if few else _probably(each)) >= KEPT for each in _beside(point.result))
+    return all((1 - (each.low or 0.0) if few else _probably(each)) >= MIN_KEPT for each in _beside(point.result))
 
 
 def _probably(measure: Metric) -> float:
@@ -185,7 +188,7 @@ def _probably(measure: Metric) -> float:
 
 def _beside(result: ComparisonResult) -> list[Metric]:
     """Decisions that are not what `max_drop` is about."""
-    return [m for m in result.measures if m not in budgets.judged_metrics(result) and m.name.startswith("kept:")]
+    return [m for m in result.metrics if m not in budgets.judged_metrics(result) and m.name.startswith("kept:")]
 
 
 def _noise(result: ComparisonResult) -> float:
@@ -194,7 +197,7 @@ def _noise(result: ComparisonResult) -> float:
 
 
 def _order(fitted: Mapping[str, Fitted], alone: Mapping[str, float]) -> list[tuple[str, ...]]:
-    """What to give back first, each with the attention that cannot stay without it."""
+    """The order in which sites leave int8, each with the attention that cannot stay without it."""
     users = {each.site.needs: name for name, each in fitted.items() if each.site.needs}
     ranked = sorted(fitted, key=lambda name: -alone[name] / fitted[name].site.flops)
     order: list[tuple[str, ...]] = []
@@ -229,7 +232,7 @@ def _share(steps: Sequence[tuple[str, ...]], shares: Mapping[str, float]) -> flo
 def _point(judge: Judge, order: Sequence[tuple[str, ...]], prefix: int, shares: Mapping[str, float]) -> CurvePoint:
     back = tuple(name for step in order[:prefix] for name in step)
     stay = tuple(name for step in order[prefix:] for name in step)
-    return measure_point(judge, stay, back, _share(order[prefix:], shares), _first(judge, CURVE))
+    return measure_point(judge, stay, back, _share(order[prefix:], shares), _first(judge, ROWS_OF_CURVE))
 
 
 def _refined(
@@ -238,22 +241,17 @@ def _refined(
     """Halve the steps between the last point that does not hold and the first that does."""
     sizes = [len(step) for step in order]
     steps = {int(n): k for k, n in enumerate(np.cumsum([0, *sizes]))}
-    low, high = steps[len(curve[at - 1].given_back)], steps[len(curve[at].given_back)]
+    low, high = steps[len(curve[at - 1].left_in_float)], steps[len(curve[at].left_in_float)]
     while high - low > 1:
         middle = (low + high) // 2
         point = _point(judge, order, middle, shares)
-        fits = within_limit(point, max_drop, sum(size_of(sample) for sample in judge.samples))
+        fits = within_limit(point, max_drop, sum(row_count(sample) for sample in judge.samples))
         curve = sorted([*curve, point], key=lambda each: -each.share)
         low, high = (low, middle) if fits else (middle, high)
-    chosen = next(i for i, point in enumerate(curve) if steps[len(point.given_back)] == high)
+    chosen = next(i for i, point in enumerate(curve) if steps[len(point.left_in_float)] == high)
     return curve, chosen
 
 
 def _first(judge: Judge, rows: int) -> int:
     """How many samples have that many rows; all, where they are fewer."""
-    return 1 + int(np.searchsorted(np.cumsum([size_of(sample) for sample in judge.samples]), rows))
-
-
-def size_of(sample: Sample) -> int:
-    """Rows of a sample; arrays have no origins to count."""
-    return len(sample.origins) or max(1, *(len(a) for a in map(np.asarray, sample.feeds.values()) if a.ndim), 1)
+    return 1 + int(np.searchsorted(np.cumsum([row_count(sample) for sample in judge.samples]), rows))

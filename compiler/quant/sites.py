@@ -1,4 +1,4 @@
-"""Where INT8 can stand: GEMMs over constant weights, grouped by the activation they read, and the two products of attention.
+"""GEMMs that can be int8: those over constant weights, grouped by the activation they read, and the two products of attention.
 
 Each group is one decision, because GEMMs that read one tensor share its Quantize; the two products of an attention are one,
 because TensorRT makes an int8 kernel of them together or not at all (q, k, v and the softmax: benchmarks/bench_int8.py).
@@ -17,9 +17,7 @@ from ..core import Feeds
 from ..graph import GEMM_OPS, Graph, module_path
 from ..runtime import reference_session, with_outputs
 
-THIN = (
-    16  # a GEMM with fewer rows of weights or columns than this gains nothing from int8 kernels (reference: TensorRT, thin GEMMs)
-)
+THIN = 16  # a GEMM with fewer rows or columns of weights gains nothing from int8 kernels (reference: TensorRT, thin GEMMs)
 GEMM, ATTENTION = "gemm", "attention"
 
 
@@ -88,18 +86,16 @@ def transposed(node: ir.Node) -> bool:
 def _refusal(node: ir.Node) -> str | None:
     weight = weight_of(node)
     if node.inputs[0] is not None and node.inputs[0].const_value is not None:
-        return "a product of constants, which the compiler makes once"
+        return "a product of constants, which the compiler folds"
     if weight is None:
-        return None if node.op_type == "MatMul" else f"{node.op_type} is left in floating point"
+        return None if node.op_type == "MatMul" else f"{node.op_type} is left in float"
     if min(int(size) for size in weight.const_value.shape) < THIN:
-        return f"its weights are {'x'.join(map(str, weight.const_value.shape))}, too thin for an int8 kernel"
+        return f"weights of {'x'.join(map(str, weight.const_value.shape))} are too thin for an int8 kernel (at least {THIN})"
     if node.op_type == "Gemm" and (_factor(node) or node.attributes.get_int("transA", 0)):
         return "a Gemm with alpha, beta or transA"
     shape = node.inputs[0].shape
     if shape is None or len(shape) < 3 or not isinstance(shape[-1], int):
-        return (
-            "it runs on one vector a sample" if shape is not None and len(shape) == 2 else "the shape of its input is not known"
-        )
+        return "it runs on one vector a sample" if shape is not None and len(shape) == 2 else "the shape of its input is unknown"
     return None
 
 

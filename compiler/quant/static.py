@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from ..data import UnpaddedSamples, preprocess
 from ..data import unpadded as rows
 from ..graph import Graph
 from ..source import Source
-from ..targets import Int8Attention
 from ..verification import Truth
 from . import fp8, judging
 from .attention import Attention
@@ -24,30 +22,16 @@ from .fit import Fitted, fit_sites
 from .gated import Gated
 from .insert import insert_qdq
 from .judging import JudgingRows
+from .request import LowBitRequest
 from .search import Judge, SearchResult, search_int8
 from .sites import Sites, find_sites
 
-MOST_CALIBRATED = 1000  # rows: more of them moved no figure of benchmarks/bench_int8.py
-
-
-@dataclasses.dataclass(frozen=True)
-class StaticRequest:
-    """What to quantise for. `attention`: what the target has an int8 kernel for. `bits` of the weights: see `saturation`.
-
-    `kind`: int8, or fp8, which is for GEMMs alone (with attention in it 16 kernels a layer, without 9).
-    """
-
-    data: Path
-    max_drop: float | None
-    profiles: tuple[Profile, ...]
-    attention: Int8Attention | None
-    bits: int = 8
-    kind: str = "int8"
+MAX_CALIBRATION_ROWS = 1000  # rows: more of them moved no figure of benchmarks/bench_int8.py
 
 
 @dataclasses.dataclass(frozen=True)
 class StaticGraph:
-    """The graph with its Q/DQ pairs, what a report says of them, and the rows that judged with what float32 answered."""
+    """The graph with its Q/DQ pairs, its document for the manifest, notes, and the judging rows with their float32 outputs."""
 
     graph: Graph
     document: Mapping[str, Any]
@@ -59,7 +43,7 @@ class StaticGraph:
 
 @dataclasses.dataclass(frozen=True)
 class CalibrationRows:
-    """What quantising a graph begins with: its sites, the rows that judge, and those that calibrate (`chosen` of `rows`)."""
+    """The sites of a graph, the rows that judge, and those that calibrate (`chosen` of `rows`)."""
 
     sites: Sites
     judged: JudgingRows
@@ -67,17 +51,18 @@ class CalibrationRows:
     chosen: tuple[int, ...]
 
 
-def open_calibration(graph: Graph, source: Source, request: StaticRequest) -> CalibrationRows:
+def open_calibration(graph: Graph, source: Source, request: LowBitRequest) -> CalibrationRows:
     """Find the sites and read the data. DataError for data that is missing or unfit, RecipeError for a graph without a site."""
+    assert request.data is not None, "the recipe was refused without"
     limits, encoder, audio = preprocess.preprocessors(graph.inputs, source.dims, source.assets, request.profiles)
     samples = rows.open_unpadded(request.data, graph.inputs, limits, encoder, audio)
-    judged = judging.read_judging_rows(request.data, graph, source, request.profiles, apart=True, limit=request.max_drop)
+    judged = judging.read_judging_rows(request.data, graph, source, request.profiles, calibrated=True, max_drop=request.max_drop)
     kernel = request.attention if request.kind == "int8" else None
     products = Attention(kernel, request.profiles) if kernel else None
     sites = find_sites(graph, opt_feeds(graph, source, request.profiles), products)
     if not sites.found:
-        why = "; ".join(sorted(set(sites.refused.values()))) or "it has none"
-        raise RecipeError(f"no GEMM of the graph can be quantised: {why}")
+        reasons = "; ".join(sorted(set(sites.refused.values()))) or "it has none"
+        raise RecipeError(f"no GEMM of the graph can be quantised: {reasons}")
     return CalibrationRows(sites, judged, samples, _calibrating(judged))
 
 
@@ -92,9 +77,9 @@ def observe_rows(graph: Graph, begun: CalibrationRows, advance: Advance, part: t
 
 
 def quantise_static(
-    graph: Graph, source: Source, request: StaticRequest, advance: Advance, parts: Sequence[Observed] = ()
+    graph: Graph, source: Source, request: LowBitRequest, advance: Advance, parts: Sequence[Observed] = ()
 ) -> StaticGraph:
-    """Quantise a lowered float32 graph as far as the budget allows. `parts`: what was observed elsewhere, of all rows in order.
+    """Quantise a lowered float32 graph as far as the budget allows. `parts`: results of `observe_rows`, of all rows in order.
 
     Raises what `calibration` raises, and RecipeError where no GEMM of the graph can be quantised.
     """
@@ -105,13 +90,14 @@ def quantise_static(
         fp8.fit_fp8_sites(graph, sites, seen) if request.kind == "fp8" else fit_sites(graph, sites, seen, bits=request.bits)
     )
     if not fitted:
-        raise RecipeError(f"no GEMM of the graph can be quantised: {'; '.join(f'{n}: {why}' for n, why in refused.items())}")
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+        raise RecipeError(f"no GEMM of the graph can be quantised: {reasons}")
     judge = Judge.over(Gated(graph, fitted), judged.samples, source.task, judged.labels)
     searched = search_int8(judge, fitted, sites.total, request.max_drop, advance)
     chosen = tuple(fitted[name] for name in searched.chosen)
-    of = {"name": begun.rows.name, "sha256": begun.rows.sha256, "calibrated": seen.samples, "tokens": seen.tokens,
+    data = {"name": begun.rows.name, "sha256": begun.rows.sha256, "calibrated": seen.samples, "tokens": seen.tokens,
           "judged": judged.rows, "apart": not all(judged.judges)}  # fmt: skip
-    document = _document(request, sites, fitted, refused, searched, of)
+    document = _document(request, sites, fitted, refused, searched, data)
     made = insert_qdq(graph, chosen) if chosen else graph
     notes = _notes(document, refused, sites, begun.rows)
     return StaticGraph(made, document, notes, judge, chosen, judging.truth_of_rows(judged, judge.truth))
@@ -121,7 +107,7 @@ def _calibrating(judged: JudgingRows) -> tuple[int, ...]:
     """The rows that do not judge, spread over the file where it has more than are needed."""
     both = all(judged.judges)
     kept = [both or not judges for size, judges in zip(judged.sizes, judged.judges, strict=True) for _ in range(size)]
-    return tuple([at for at, keep in enumerate(kept) if keep][:: max(1, math.ceil(sum(kept) / MOST_CALIBRATED))])
+    return tuple([at for at, keep in enumerate(kept) if keep][:: max(1, math.ceil(sum(kept) / MAX_CALIBRATION_ROWS))])
 
 
 def opt_feeds(graph: Graph, source: Source, profiles: tuple[Profile, ...]) -> Feeds:
@@ -135,12 +121,12 @@ def opt_feeds(graph: Graph, source: Source, profiles: tuple[Profile, ...]) -> Fe
 
 
 def _document(
-    request: StaticRequest, sites: Sites, fitted: Mapping[str, Fitted], refused: Mapping[str, str], searched: SearchResult,
-    of: Mapping[str, Any],
+    request: LowBitRequest, sites: Sites, fitted: Mapping[str, Fitted], refused: Mapping[str, str], searched: SearchResult,
+    data: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     point = searched.curve[searched.at]
     return {
-        "data": dict(of),
+        "data": dict(data),
         "metric": point.measure.name,
         "budget": request.max_drop,
         "kind": request.kind,
@@ -170,21 +156,20 @@ def _site(each: Fitted, searched: SearchResult, total: float) -> dict[str, Any]:
 
 
 def _notes(document: Mapping[str, Any], refused: Mapping[str, str], sites: Sites, samples: UnpaddedSamples) -> tuple[str, ...]:
-    point = document["curve"][document["chosen"]]
-    of = document["data"]
+    point, data, kind = document["curve"][document["chosen"]], document["data"], document["kind"]
     span = "" if point["low"] is None else f" (95 % interval {point['low']:.5f} to {point['high']:.5f})"
-    said = [
-        f"{document['kind']}: {100 * point['share']:.1f} % of the GEMM FLOPs, {document['metric']} {point['value']:.5f}{span} on "
-        f"{of['judged']} rows of {of['name']} that calibrated nothing; {of['calibrated']} others did: {document['why']}"
-    ]  # fmt: skip
-    if not of["apart"]:
-        said = [said[0].replace("that calibrated nothing; ", "that calibrated it too: there are too few to keep any apart; ")]
-    if point["kept_in_fp"]:
-        named = ", ".join(point["kept_in_fp"][:3]) + (" and more (report.json)" if len(point["kept_in_fp"]) > 3 else "")
-        said.append(f"{len(point['kept_in_fp'])} of {len(document['sites'])} sites were given back: {named}")
-    reasons: dict[str, list[str]] = {}
-    for name, why in {**sites.refused, **refused}.items():
-        reasons.setdefault(why, []).append(name)
-    for why, names in reasons.items():
-        said.append(f"not {document['kind']}: {len(names)} ({names[0]}{' ...' if len(names) > 1 else ''}): {why}")
-    return (*said, *samples.notes)
+    share = f"{kind}: {100 * point['share']:.1f} % of the GEMM FLOPs, {document['metric']} {point['value']:.5f}{span}"
+    rows = f"{data['judged']} held-out rows of {data['name']}, {data['calibrated']} others calibrated"
+    if not data["apart"]:
+        rows = f"{data['judged']} rows of {data['name']} that also calibrated (too few to hold any out)"
+    notes = [f"{share} on {rows}: {document['why']}"]
+    left = point["kept_in_fp"]
+    if left:
+        named = ", ".join(left[:3]) + (" and more (report.json)" if len(left) > 3 else "")
+        notes.append(f"{len(left)} of {len(document['sites'])} layers left in float: {named}")
+    names: dict[str, list[str]] = {}
+    for name, reason in {**sites.refused, **refused}.items():
+        names.setdefault(reason, []).append(name)
+    for reason, each in names.items():
+        notes.append(f"not {kind}: {len(each)} ({each[0]}{' ...' if len(each) > 1 else ''}): {reason}")
+    return (*notes, *samples.notes)

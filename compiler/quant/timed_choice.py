@@ -1,4 +1,4 @@
-"""The two forms of INT8 on ONNX Runtime against float32: timed on this machine, judged on the rows that calibrated nothing.
+"""Static and dynamic int8 on ONNX Runtime against float32: timed on this machine, judged on held-out rows.
 
 Which form is faster depends on the CPU and on the shape: the static one skips finding ranges, the dynamic one has larger kernels
 in ONNX Runtime. So it is measured where the build runs, at the first profile's best shape, in turns, so that what else the
@@ -8,6 +8,7 @@ machine does disturbs all alike.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import tempfile
 import time
 from collections.abc import Collection, Mapping
@@ -16,24 +17,29 @@ from typing import Any
 
 import numpy as np
 
-from ..core import Feeds, Progress
+from ..core import Feeds
 from ..graph import Graph, save_graph
-from ..runtime import Runner
+from ..runtime import Runner, time_call
 from ..source import Source
 from ..targets import onnxruntime
 from ..verification import DEFAULT_BUDGETS
 from .dynamic import dynamic_int8
+from .request import LowBitRequest
 from .search import CurvePoint, point_of, within_limit
-from .static import StaticGraph, StaticRequest, opt_feeds
+from .static import StaticGraph, opt_feeds
 
 MIN_GAIN = 1.05  # medians of one form on a busy machine differ by some percent: a gain below is none
-SECONDS, FEWEST, MOST = 1.5, 5, 50  # of timing in all; rounds
+TIMING_SECONDS, MIN_ROUNDS, MAX_ROUNDS = 1.5, 5, 50
 FLOAT, STATIC, DYNAMIC = "fp32", "static", "dynamic"
+ANYWAY = "--int8 static or --int8 dynamic builds int8 anyway"
 
 
 @dataclasses.dataclass(frozen=True)
 class TimedChoice:
-    """`seconds`: the calls of each form. `points`: what each INT8 form did to the metric. `kept`: fp32, static or dynamic."""
+    """`seconds`: float64 [rounds] of each form. `points`: the metric of each int8 form. `within`: the forms within the budget.
+
+    `kept`: fp32, static or dynamic. `graph`: that of the form that is kept.
+    """
 
     graph: Graph
     kept: str
@@ -43,10 +49,11 @@ class TimedChoice:
     within: frozenset[str]
     shape: str
 
-    def said(self) -> str:
+    def summary(self) -> str:
+        """One line: the choice, and the median time and metric of each form."""
         forms = (f"{name} {1e3 * median(calls):.1f} ms{self._judged(name)}" for name, calls in self.seconds.items())
         rounds = len(self.seconds[FLOAT])
-        return f"{self.why}; on this machine at {self.shape}, medians of {rounds} rounds in turns: {', '.join(forms)}"
+        return f"{self.why}; medians of {rounds} rounds at {self.shape} on this machine: {', '.join(forms)}"
 
     def _judged(self, name: str) -> str:
         if name not in self.points:
@@ -68,7 +75,7 @@ class TimedChoice:
         return {"forms": rows, **shared, "kept": self.kept, "why": self.why}
 
 
-def time_forms(graph: Graph, source: Source, made: StaticGraph, request: StaticRequest, watch: Progress) -> TimedChoice:
+def time_forms(graph: Graph, source: Source, made: StaticGraph, request: LowBitRequest) -> TimedChoice:
     """Time and judge float32, the static form where the budget left any, and the dynamic one. `graph` is float32.
 
     `times_fp32` in the JSON: how many times as fast as float32.
@@ -77,7 +84,7 @@ def time_forms(graph: Graph, source: Source, made: StaticGraph, request: StaticR
     feeds = opt_feeds(graph, source, request.profiles)
     with tempfile.TemporaryDirectory(prefix="bertc-") as folder:
         runners = {name: _runner(each, Path(folder) / f"{name}.onnx") for name, each in graphs.items()}
-        seconds = timed(runners, feeds)
+        seconds = _time_in_turns(runners, feeds)
         points = {name: point_of(made.judge.compare(runner.run)) for name, runner in runners.items() if name != FLOAT}
     within = frozenset(name for name, point in points.items() if within_budget(point, request.max_drop))
     kept, why = choose_form({name: median(calls) for name, calls in seconds.items()}, within)
@@ -97,28 +104,25 @@ def choose_form(medians: Mapping[str, float], within: Collection[str]) -> tuple[
     """(the form to build, why): the fastest of those within the budget, if it gains more than the margin over float32."""
     forms = [name for name in medians if name in within]
     if not forms:
-        return FLOAT, "INT8 is within the budget in no form: fp32 is built (--int8 static or --int8 dynamic insists)"
+        return FLOAT, f"no form of int8 is within the budget; fp32 is built ({ANYWAY})"
     best = min(forms, key=lambda name: medians[name])
     gain = medians[FLOAT] / medians[best]
     if gain < MIN_GAIN:
-        why = f"INT8 is not worth it on this CPU: {best} is {gain:.2f} times as fast as fp32, wanted {MIN_GAIN:g}"
-        return FLOAT, f"{why}; fp32 is built (--int8 static or --int8 dynamic insists)"
-    return best, f"{best} int8 is built: {gain:.2f} times as fast as fp32, and the fastest within the budget"
+        return FLOAT, f"{best} int8 is only {gain:.2f} times as fast as fp32 (at least {MIN_GAIN:g}); fp32 is built ({ANYWAY})"
+    return best, f"{best} int8 is built: {gain:.2f} times as fast as fp32, the fastest form within the budget"
 
 
-def timed(runners: Mapping[str, Runner], feeds: Feeds) -> dict[str, np.ndarray]:
-    """Seconds of each call, one of each form a round, after one that is not counted."""
+def _time_in_turns(runners: Mapping[str, Runner], feeds: Feeds) -> dict[str, np.ndarray]:
+    """Seconds [rounds] of each form: one call of each a round, after a call that is not counted."""
     for runner in runners.values():
         runner.run(feeds)
     seconds: dict[str, list[float]] = {name: [] for name in runners}
     started = time.perf_counter()
-    for done in range(MOST):
-        if done >= FEWEST and time.perf_counter() - started > SECONDS:
+    for done in range(MAX_ROUNDS):
+        if done >= MIN_ROUNDS and time.perf_counter() - started > TIMING_SECONDS:
             break
         for name, runner in runners.items():
-            before = time.perf_counter()
-            runner.run(feeds)
-            seconds[name].append(time.perf_counter() - before)
+            seconds[name].append(time_call(functools.partial(runner.run, feeds)))
     return {name: np.array(calls) for name, calls in seconds.items()}
 
 

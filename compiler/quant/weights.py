@@ -10,9 +10,9 @@ import numpy as np
 import onnx_ir as ir
 
 from ..core import RecipeError
-from ..graph import Graph
+from ..graph import Graph, drop_unused_initializers
 from .fit import quantise_weights, stored_layout, weight_matrix
-from .insert import OPSET, dequantised, drop_unused
+from .insert import OPSET, dequantised
 from .sites import THIN, weight_of
 
 
@@ -23,16 +23,16 @@ def weight_only(graph: Graph) -> tuple[Graph, dict[str, str]]:
     """
     copy = graph.copy()
     copy.model.opset_imports[""] = copy.model.graph.opset_imports[""] = max(OPSET, graph.opset)
-    found = [node for node in copy.model.graph if (not node.domain and weight_of(node) is not None)]
+    found = [node for node in copy.model.graph if not node.domain and weight_of(node) is not None]
     refused = {str(node.name): why for node in found if (why := _refusal(node))}
     chosen = [node for node in found if node.name not in refused]
     if not chosen:
-        why = "; ".join(sorted(set(refused.values()))) or "none has constant weights"
-        raise RecipeError(f"no GEMM of the graph can be quantised: {why}")
+        reasons = "; ".join(sorted(set(refused.values()))) or "none has constant weights"
+        raise RecipeError(f"no GEMM of the graph can be quantised: {reasons}")
     for node in chosen:
         values, scales = quantise_weights(weight_matrix(node))
         node.replace_input_with(1, dequantised(copy.model.graph, node, stored_layout(node, values.astype(np.int8)), scales))
-    drop_unused(copy.model.graph)
+    drop_unused_initializers(copy.model.graph)
     return copy, refused
 
 
@@ -40,4 +40,4 @@ def _refusal(node: ir.Node) -> str:
     weight = weight_of(node)
     assert weight is not None and weight.const_value is not None
     shape = weight.const_value.shape.numpy()
-    return f"its weights are {'x'.join(map(str, shape))}, too thin to gain" if min(shape) < THIN else ""
+    return f"weights of {'x'.join(map(str, shape))} are too thin to gain (at least {THIN})" if min(shape) < THIN else ""

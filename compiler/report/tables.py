@@ -82,7 +82,7 @@ def metrics_table(verdicts: Iterable[Verdict]) -> Table | None:
     columns = ("artifact", "metric", "of source", "of artifact", "drop", "95 % interval", "rows", "method", "verdict")
     rows = Table(*columns, wrap=("method",))
     for verdict in verdicts:
-        for at, each in enumerate(verdict.result.measures):
+        for at, each in enumerate(verdict.result.metrics):
             said = _against_budget(verdict, at, each)
             numbers = [_number(value) for value in (each.source, each.artifact, each.drop)]
             interval = "-" if each.low is None else f"{_number(each.low)} to {_number(each.high)}"

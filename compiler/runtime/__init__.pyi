@@ -12,3 +12,4 @@ from .reference import release_pages as release_pages
 from .runner import Runner as Runner
 from .taps import TapSession as TapSession
 from .taps import with_outputs as with_outputs
+from .timing import time_call as time_call

@@ -14,20 +14,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..core import Dim, InputError, Profile, Range, complete_profile
 from .traffic import Traffic, TrafficModel
 
-if TYPE_CHECKING:
-    pass
-
 MIN_SAVING = 0.05  # of the tokens; a profile more costs about as much of the plan's bytes, and its share of the build
 NO_LIMIT = 2**31 - 1
 SEVERAL_PROFILES = (
-    "every profile is compiled for itself: two profiles list the kernels twice and added 7 % to the bytes of a TensorRT-RTX plan",
+    "each profile is compiled separately: a second one added 7 % to the bytes of a TensorRT-RTX plan",
     "Triton's TensorRT backend uses the first profile alone unless config.pbtxt lists them all: "
     "instance_group [{{ profile: [{listed}] }}]",
 )
@@ -62,23 +59,23 @@ class BucketPlan:
 
 
 def plan_buckets(
-    traffic: Traffic, most: int, multiple: int = 1, limit: int | None = None, reach: int | None = None
+    traffic: Traffic, max_buckets: int, multiple: int = 1, limit: int | None = None, last_bound: int | None = None
 ) -> BucketPlan:
-    """The best bounds for 1 to `most` buckets; fewer where there are not so many different bounds.
+    """The best bounds for 1 to `max_buckets` buckets; fewer where there are not so many different bounds.
 
-    `multiple`: bounds are multiples of it, or `limit`, the longest that the model takes. `reach`: the last bound is this one,
-    also where no request is so long. Raises InputError for a number below 1 and a `reach` below a request.
+    `multiple`: bounds are multiples of it, or `limit`, the longest that the model takes. `last_bound`: the last one,
+    also where no request is so long. Raises InputError for a number below 1 and a `last_bound` below a request.
     """
-    if most < 1 or multiple < 1:
-        raise InputError(f"{most} buckets of multiples of {multiple} were asked for; both are whole numbers from 1 on")
-    top = min(limit or reach or NO_LIMIT, reach or NO_LIMIT)
+    if max_buckets < 1 or multiple < 1:
+        raise InputError(f"{max_buckets} buckets, multiples of {multiple}: both must be whole numbers from 1 on")
+    top = min(limit or last_bound or NO_LIMIT, last_bound or NO_LIMIT)
     if top < traffic.longest[-1]:
-        raise InputError(f"the last bucket was asked to end at {top}, and a request has {traffic.longest[-1]} tokens")
+        raise InputError(f"the last bucket is to end at {top}, and a request has {traffic.longest[-1]} tokens")
     capped = np.minimum(-(-traffic.longest // multiple) * multiple, top)
-    bounds, group = np.unique(np.append(capped, reach or capped[-1]), return_inverse=True)
+    bounds, group = np.unique(np.append(capped, last_bound or capped[-1]), return_inverse=True)
     rows = np.zeros(len(bounds), np.int64)
     np.add.at(rows, group[:-1], traffic.rows)
-    choices = tuple(BucketBounds(found, _computed(found, bounds, rows)) for found in best_partitions(bounds, rows, most))
+    choices = tuple(BucketBounds(found, _computed(found, bounds, rows)) for found in best_partitions(bounds, rows, max_buckets))
     return BucketPlan(choices, int(traffic.tokens.sum()), traffic.padded_in_batches, multiple)
 
 
@@ -88,58 +85,58 @@ def _computed(chosen: Sequence[int], bounds: np.ndarray, rows: np.ndarray) -> in
     return int((picked * rows).sum())
 
 
-def best_partitions(bounds: np.ndarray, rows: np.ndarray, most: int) -> list[tuple[int, ...]]:
-    """The best bounds for 1, 2, ... min(most, n) buckets. int64 [n] each: bounds ascending, rows from 0 on.
+def best_partitions(bounds: np.ndarray, rows: np.ndarray, max_buckets: int) -> list[tuple[int, ...]]:
+    """The best bounds for 1, 2, ... min(max_buckets, n) buckets. int64 [n] each: bounds ascending, rows from 0 on.
 
-    O(most * n^2) time and O(most * n) memory.
+    O(max_buckets * n^2) time and O(max_buckets * n) memory.
     """
-    upto = np.cumsum(rows)
-    best = bounds * upto
+    rows_up_to = np.cumsum(rows)
+    best = bounds * rows_up_to
     parents: list[np.ndarray] = [np.full(len(bounds), -1)]
-    found = [_traced(bounds, parents)]
-    for _ in range(1, min(most, len(bounds))):
-        best, parent = _one_more(best, bounds, upto)
+    found = [_bounds_of(bounds, parents)]
+    for _ in range(1, min(max_buckets, len(bounds))):
+        best, parent = _one_more(best, bounds, rows_up_to)
         parents.append(parent)
-        found.append(_traced(bounds, parents))
+        found.append(_bounds_of(bounds, parents))
     return found
 
 
-def _one_more(best: np.ndarray, bounds: np.ndarray, upto: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(cost, where the last bucket begins: behind this place) of the first j lengths with one bucket more than in `best`."""
+def _one_more(best: np.ndarray, bounds: np.ndarray, rows_up_to: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(cost, where the last bucket begins: after this index) of the first j lengths with one bucket more than in `best`."""
     cost, parent = best.copy(), np.full(len(bounds), -1)
     for j in range(1, len(bounds)):
-        found = best[:j] - bounds[j] * upto[:j]
+        found = best[:j] - bounds[j] * rows_up_to[:j]
         i = int(found.argmin())
-        cost[j], parent[j] = found[i] + bounds[j] * upto[j], i
+        cost[j], parent[j] = found[i] + bounds[j] * rows_up_to[j], i
     return cost, parent
 
 
-def _traced(bounds: np.ndarray, parents: Sequence[np.ndarray]) -> tuple[int, ...]:
+def _bounds_of(bounds: np.ndarray, parents: Sequence[np.ndarray]) -> tuple[int, ...]:
     chosen: list[int] = []
-    place = len(bounds) - 1
+    index = len(bounds) - 1
     for parent in reversed(parents):
-        if place < 0:
+        if index < 0:
             break
-        chosen.append(int(bounds[place]))
-        place = int(parent[place])
+        chosen.append(int(bounds[index]))
+        index = int(parent[index])
     return tuple(reversed(chosen))
 
 
-def choose_bucket_count(found: BucketPlan, asked: int | None = None, worth: float = MIN_SAVING) -> tuple[int, str]:
+def choose_bucket_count(found: BucketPlan, requested: int | None = None, worth: float = MIN_SAVING) -> tuple[int, str]:
     """(index of a choice, why): the fewest buckets of which one more saves less than `worth` of the tokens computed.
 
-    InputError for `asked` buckets where there are not so many different bounds.
+    InputError for `requested` buckets where there are not so many different bounds.
     """
-    if asked is not None:
-        if not 1 <= asked <= len(found.choices):
-            raise InputError(f"{asked} buckets were asked for; these requests have bounds for 1 to {len(found.choices)}")
-        return asked - 1, "as many as were asked for"
+    if requested is not None:
+        if not 1 <= requested <= len(found.choices):
+            raise InputError(f"{requested} buckets requested; these requests allow 1 to {len(found.choices)}")
+        return requested - 1, "as requested"
     for at in range(len(found.choices)):
         saving = found.saving(at)
         if saving is not None and saving < worth:
             return at, f"one bucket more saves {saving:.1%} of the tokens, under {worth:.1%}"
     last = len(found.choices) - 1
-    return last, f"each bucket up to here saves {worth:.1%} of the tokens or more, and this is the last that was looked at"
+    return last, f"each bucket saves {worth:.1%} of the tokens or more, the last one tried included"
 
 
 def bucket_profiles(
@@ -151,16 +148,16 @@ def bucket_profiles(
     whose requests compute the most tokens in the bucket; max is the largest seen in this bucket or a longer one, since what
     fits a longer bucket fits a shorter one, or `max_batch`. Raises RecipeError for a range that the model does not take.
     """
-    made: list[Profile] = []
+    profiles: list[Profile] = []
     low = model.shortest
     for bound in bounds:
         here = (traffic.longest >= low) & (traffic.longest <= bound)
         given = {model.length: Range(low, bound, bound)}
         if model.batch is not None:
             given[model.batch] = _batches(traffic, here, traffic.longest >= low, model, max_batch)
-        made.append(complete_profile(given, _dims(model)))
+        profiles.append(complete_profile(given, _dims(model)))
         low = bound + 1
-    return tuple(made)
+    return tuple(profiles)
 
 
 def _batches(traffic: Traffic, here: np.ndarray, onward: np.ndarray, model: TrafficModel, max_batch: int | None) -> Range:
@@ -169,7 +166,7 @@ def _batches(traffic: Traffic, here: np.ndarray, onward: np.ndarray, model: Traf
     rows = np.bincount(traffic.batch[here], traffic.rows[here])
     seen = int(traffic.batch[onward].max())
     if max_batch is not None and max_batch < seen:
-        raise InputError(f"--max-batch {max_batch} is below the {seen} members of a request that was seen")
+        raise InputError(f"--max-batch {max_batch} is below the {seen} members of a request in the file")
     opt = max(int(rows.argmax()), model.smallest_batch)
     return Range(model.smallest_batch, opt, max(max_batch or seen, opt))
 
@@ -184,17 +181,17 @@ def profile_text(profile: Profile) -> str:
     return ",".join(f"{name}={sizes}" for name, sizes in profile.items())
 
 
-def profile_notes(traffic: Traffic, made: Sequence[Profile], model: TrafficModel) -> tuple[str, ...]:
+def profile_notes(traffic: Traffic, profiles: Sequence[Profile], model: TrafficModel) -> tuple[str, ...]:
     """What a user of the profiles should know."""
-    largest = ", ".join(f"{name} {max(p[name].max for p in made)}" for name in made[0])
-    found = [*traffic.notes, f"requests beyond {largest} are refused by a TensorRT engine; --longest and --max-batch make room"]
-    if len(made) > 1:
-        listed = ", ".join(f'"{i}"' for i in range(len(made)))
+    largest = ", ".join(f"{name} {max(p[name].max for p in profiles)}" for name in profiles[0])
+    found = [*traffic.notes, f"a TensorRT engine refuses requests beyond {largest}; raise that with --longest and --max-batch"]
+    if len(profiles) > 1:
+        listed = ", ".join(f'"{i}"' for i in range(len(profiles)))
         found += [SEVERAL_PROFILES[0], SEVERAL_PROFILES[1].format(listed=listed)]
     return tuple(found)
 
 
-def to_json(traffic: Traffic, found: BucketPlan, chosen: int, why: str, made: Sequence[Profile]) -> dict[str, Any]:
+def to_json(traffic: Traffic, found: BucketPlan, chosen: int, why: str, profiles: Sequence[Profile]) -> dict[str, Any]:
     return {
         "requests": int(traffic.count.sum()),
         "rows": int(traffic.rows.sum()),
@@ -207,5 +204,5 @@ def to_json(traffic: Traffic, found: BucketPlan, chosen: int, why: str, made: Se
         ],
         "chosen": chosen + 1,
         "why": why,
-        "profiles": [profile_text(profile) for profile in made],
+        "profiles": [profile_text(profile) for profile in profiles],
     }

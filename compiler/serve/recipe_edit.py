@@ -25,18 +25,18 @@ def set_profiles(path: Path, profiles: Sequence[str], source: str | None = None)
     lines = _lines(profiles)
     if not path.exists():
         if source is None:
-            raise RecipeError(f"no recipe at {path}; name one that is there, or say --source MODEL and a new one is written")
+            raise RecipeError(f"no recipe at {path}; give an existing one, or --source MODEL to write a new one")
         _write(path, f"source = {json.dumps(source)}\n{lines}")
         return f"{path}: a new recipe with {len(profiles)} profiles"
     before = recipe.read(path).profiles  # says what is wrong with a file that is no recipe
     text = path.read_text("utf-8")
     edited = _edited(text, lines)
     if edited is None:
-        raise RecipeError(f"{path}: its profiles cannot be replaced by an edit of the text; write this in their place:\n{lines}")
+        raise RecipeError(f"{path}: its profiles cannot be replaced automatically; write this in their place:\n{lines}")
     wanted = tomllib.loads(text) | {"profiles": list(profiles)}
     assert tomllib.loads(edited) == wanted, "_edited has just compared them"
     _write(path, edited)
-    return f"{path}: {len(profiles)} profiles in the place of {len(before) or 'none'}"
+    return f"{path}: {len(profiles)} profiles, before: {len(before) or 'none'}"
 
 
 def _lines(profiles: Sequence[str]) -> str:

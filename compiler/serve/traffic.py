@@ -65,7 +65,7 @@ def read_traffic(path: Path, limit: int | None = None, encode: Encoder | None = 
     if not path.is_file():
         raise InputError(f"no requests at {path}; give a file of lengths, one a line, or requests as .jsonl")
     totals: dict[Shape, list[int]] = collections.defaultdict(lambda: [0, 0])
-    texts = _Texts(encode)
+    texts = _PendingTexts(encode)
     requests = _json_requests(path, texts) if path.suffix.lower() == ".jsonl" else _number_requests(path)
     for at, (lengths, count) in requests:
         _check(f"{path.name}:{at}", lengths, count, limit)
@@ -73,7 +73,7 @@ def read_traffic(path: Path, limit: int | None = None, encode: Encoder | None = 
         total[0] += count
         total[1] += count * sum(lengths)
     if not totals:
-        raise DataError(f"{path} holds no request: there is nothing to choose by")
+        raise DataError(f"{path} holds no requests")
     longest = max(shape[1] for shape in totals)
     if sum(total[0] * shape[0] for shape, total in totals.items()) * longest > MOST_TOKENS:
         raise DataError(f"{path}: the counts come to more than {MOST_TOKENS:.0e} tokens; divide them by a common number")
@@ -92,7 +92,7 @@ def _check(where: str, lengths: Sequence[int], count: int, limit: int | None) ->
         wrong = f"a count of {count}" if count < 1 else f"a length of {min(lengths)}"
         raise DataError(f"{where} has {wrong}; lengths and counts are whole numbers from 1 on")
     if limit is not None and max(lengths) > limit:
-        raise DataError(f"{where} has a length of {max(lengths)}, over the longest, {limit}; cut it as your service does")
+        raise DataError(f"{where} has a length of {max(lengths)}, over the longest, {limit}; truncate it as your service does")
 
 
 def _number_requests(path: Path) -> Iterator[tuple[int, Request]]:
@@ -103,13 +103,13 @@ def _number_requests(path: Path) -> Iterator[tuple[int, Request]]:
         yield at, ((int(words[0]),), int(words[1]) if len(words) == 2 else 1)
 
 
-def _json_requests(path: Path, texts: _Texts) -> Iterator[tuple[int, Request]]:
+def _json_requests(path: Path, texts: _PendingTexts) -> Iterator[tuple[int, Request]]:
     """Requests in the order they are known: those of texts when enough were collected to tokenize them together."""
     for at, line in tables.lines(path):
         where = f"{path.name}:{at}"
         fields = _object(where, line)
         form, count = _form(where, fields), fields.get("count", 1)
-        if not _whole(count):
+        if not _is_whole(count):
             raise DataError(f"{where} has a count of {count!r}; wanted a whole number from 1 on")
         if form in ("length", "lengths"):
             yield at, (_lengths(where, form, fields[form]), count)
@@ -136,13 +136,13 @@ def _form(where: str, fields: Mapping[str, Any]) -> str:
     return named[0]
 
 
-def _whole(value: Any) -> bool:
+def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _lengths(where: str, form: str, value: Any) -> Sequence[int]:
     lengths = [value] if form == "length" else value
-    if not isinstance(lengths, list) or not lengths or not all(map(_whole, lengths)):
+    if not isinstance(lengths, list) or not lengths or not all(map(_is_whole, lengths)):
         wanted = "a whole number" if form == "length" else "a list of whole numbers, one or more"
         raise DataError(f"{where} has a {form!r} of {value!r:.60}; wanted {wanted}")
     return lengths
@@ -159,39 +159,37 @@ def _texts(where: str, form: str, fields: Mapping[str, Any]) -> list[Text]:
     return found
 
 
-class _Texts:
+class _PendingTexts:
     """Texts waiting to be tokenized, and how many were cut."""
 
     def __init__(self, encode: Encoder | None) -> None:
         self._encode = encode
-        self._waiting: list[tuple[str, int, list[Text], int]] = []
-        self._held = self._cut = self._seen = 0
+        self._pending: list[tuple[str, int, list[Text], int]] = []
+        self._pending_texts = self._cut = self._total = 0
 
     def add(self, where: str, at: int, texts: list[Text], count: int) -> Iterable[tuple[int, Request]]:
         if self._encode is None:
-            raise DataError(f"{where} holds text, and nothing says how it is tokenized; give --source MODEL, or lengths")
-        self._waiting.append((where, at, texts, count))
-        self._held += len(texts)
-        return self.flush() if self._held >= TOGETHER else ()
+            raise DataError(f"{where} holds text, and there is no tokenizer for it; give --source MODEL, or lengths")
+        self._pending.append((where, at, texts, count))
+        self._pending_texts += len(texts)
+        return self.flush() if self._pending_texts >= TOGETHER else ()
 
     def flush(self) -> Sequence[tuple[int, Request]]:
         """The requests that were waiting, with the lengths of their members."""
-        if not self._waiting or self._encode is None:
+        if not self._pending or self._encode is None:
             return []
-        encoded = self._encode.encode_counted([text for _, _, texts, _ in self._waiting for text in texts])
+        encoded = self._encode.encode_counted([text for _, _, texts, _ in self._pending for text in texts])
         lengths = iter(len(encoding.ids) for encoding, _ in encoded.tokens)
-        found = [(at, ([next(lengths) for _ in texts], count)) for _, at, texts, count in self._waiting]
+        found = [(at, ([next(lengths) for _ in texts], count)) for _, at, texts, count in self._pending]
         self._cut += encoded.truncated
-        self._seen += self._held
-        self._waiting, self._held = [], 0
+        self._total += self._pending_texts
+        self._pending, self._pending_texts = [], 0
         return found
 
     def notes(self, path: Path) -> tuple[str, ...]:
         if self._encode is None:
             return ()
-        cut = (
-            f"{path.name}: {self._cut} of {self._seen} texts were longer than {self._encode.max_length} tokens and count as that"
-        )
+        cut = f"{path.name}: {self._cut} of {self._total} texts were longer than {self._encode.max_length} tokens and were cut"
         return self._encode.notes + ((cut,) if self._cut else ())
 
 
@@ -224,7 +222,9 @@ def traffic_model(reference: str, options: SourceOptions | None = None) -> Traff
     others = [name for name in found.dims if name != batch]
     if len(others) != 1:
         named = ", ".join(others) or "none"
-        raise InputError(f"{reference} has {len(others)} dimensions beside the batch ({named}); buckets are of one length")
+        raise InputError(
+            f"{reference} has {len(others)} dimensions beside the batch ({named}); buckets need exactly one, the length"
+        )
     length = found.dims[others[0]]
     _, encode, _ = preprocess.preprocessors(inputs, found.dims, found.assets)
     rows = found.dims.get(batch or "")

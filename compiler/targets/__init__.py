@@ -7,7 +7,10 @@ A target module has four functions and nothing to register:
     build(request) -> Built                     write the engine into request.directory
     load(directory, manifest) -> Runner         run an artifact
 
-and may have a fifth, refusal(sms, precision) -> str | None: why it cannot build that, asked before any work is done.
+and may have two more:
+
+    refusal(sms, precision) -> str | None       why it cannot build that, asked before any work is done
+    list_kernels(request) -> [Kernel]           of an engine it builds and discards, to compare an int8 engine with the base
 """
 
 from __future__ import annotations

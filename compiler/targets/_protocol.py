@@ -1,4 +1,4 @@
-"""What a target is given and what it gives back."""
+"""The types of a target: availability, build request, what was built, int8 attention kernels."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class BuildRequest:
 
 @dataclasses.dataclass(frozen=True)
 class Built:
-    """What a target made: file names relative to the artifact, with their sha256, and facts for the manifest.
+    """What a target built: file names relative to the artifact, with their sha256, and facts for the manifest.
 
     `seconds` is what the compiler itself took; it stands apart because no fact may depend on the time of a build.
     """
@@ -69,7 +69,7 @@ class Target(Protocol):
     """The shape of a target module."""
 
     FUSES: bool  # whether lower() wants the fused graph, or the source's own
-    SMS: tuple[str, ...]  # the SMs it can be asked for, () when it takes none
+    SMS: tuple[str, ...]  # the SMs it builds for, () when it takes none
     DEFAULT_SMS: tuple[str, ...]
     INT8_BASE: str  # the precision of what is not int8 in an int8 build
     INT8_ATTENTION: Int8Attention | None  # None where its compiler has no int8 kernel for attention

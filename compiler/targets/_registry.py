@@ -1,4 +1,4 @@
-"""The targets, found by file name, and what a user calls them: `tensorrt-rtx:sm89=fp16`."""
+"""Targets found by file name; TargetSpec, what a user writes: `tensorrt-rtx:sm89=fp16`."""
 
 from __future__ import annotations
 
@@ -68,5 +68,5 @@ def parse_spec(text: str) -> TargetSpec:
         if sm not in target.SMS:
             raise RecipeError(f"target {text!r}: {name} cannot build for {sm!r}{did_you_mean(sm, target.SMS)}")
     if len(set(sms)) != len(sms):
-        raise RecipeError(f"target {text!r} names an SM twice")
+        raise RecipeError(f"target {text!r} names an SM twice; name each once")
     return TargetSpec(name, sms or target.DEFAULT_SMS, precision or None)

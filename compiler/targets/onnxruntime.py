@@ -39,20 +39,20 @@ def available() -> Availability:
 
 def lower(graph: Graph, sms: tuple[str, ...] = (), *, quantised: bool = False) -> Graph:
     """Standard ONNX in the form that ONNX Runtime's CPU kernels are fastest at."""
-    from ._onnxruntime import lower as _lower_ort
+    from ._onnxruntime import lower as ort
 
-    return _lower_ort.lower(graph)
+    return ort.lower(graph)
 
 
 def lowerings(sms: tuple[str, ...] = (), *, quantised: bool = False) -> Mapping[str, Any]:
-    """The table of lower(), for proofs."""
-    from ._onnxruntime import lower as _lower_ort
+    """The bodies that lower() writes, by operator; the fusions are proven with them."""
+    from ._onnxruntime import lower as ort
 
-    return _lower_ort.LOWERINGS
+    return ort.LOWERINGS
 
 
 def build(request: BuildRequest) -> Built:
-    """`model.onnx` is `graph.onnx` under the name a deployment looks for: a hard link, or a copy where links are not to be had.
+    """`model.onnx` is `graph.onnx` under the name a deployment looks for: a hard link, or a copy where links fail.
 
     The session is made once here, so that a graph ONNX Runtime refuses fails the build and not the deployment.
     """
@@ -66,8 +66,8 @@ def build(request: BuildRequest) -> Built:
     notes: tuple[str, ...] = ()
     if request.precision in ("fp16", "bf16"):
         notes = (
-            f"ONNX Runtime CPU computes {request.precision} in float32 between casts: this artifact is smaller, "
-            "not faster, and does not show the type's overflow; verify runs the emulated reference as well",
+            f"ONNX Runtime CPU computes {request.precision} in float32 between casts: the artifact is smaller, not faster, "
+            "and does not overflow as the type does; verify also runs the reference with emulated rounding",
         )
     if request.precision in ("fp8", "int8-weights"):
         notes = (f"ONNX Runtime CPU computes {request.precision} in float32 behind each DequantizeLinear: smaller, not faster",)

@@ -10,21 +10,20 @@ from typing import Any
 
 from ..core import Missing, RecipeError
 from ..core import machine as packages
-from ..graph import Graph
 from ..runtime import Runner
 from ._protocol import Availability, BuildRequest, Built
 from ._tensorrt import adapter as _trt
-from ._tensorrt import quantised_check as _int8
+from ._tensorrt.adapter import FUSES as FUSES
+from ._tensorrt.adapter import INT8_ATTENTION as INT8_ATTENTION
+from ._tensorrt.adapter import INT8_BASE as INT8_BASE
+from ._tensorrt.adapter import lower as lower
+from ._tensorrt.adapter import lowerings as lowerings
 
 MODULE = "tensorrt"
 INSTALL = "pip install 'bertc[trt]'  (on a host with the GPU)"
 OLDEST = (10, 8)
-OLDEST_FP8 = 89
-FUSES = True
 SMS: tuple[str, ...] = ()
 DEFAULT_SMS: tuple[str, ...] = ()
-INT8_BASE = "fp16"
-INT8_ATTENTION = _int8.ATTENTION  # with float16 around it; there is none in bfloat16
 
 
 def available() -> Availability:
@@ -52,38 +51,15 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(n) for n in re.findall(r"\d+", version)[:2])
 
 
-def lower(graph: Graph, sms: tuple[str, ...] = (), *, quantised: bool = False) -> Graph:
-    """Standard ONNX in the form that makes the fewest kernels; a graph without `bertc` nodes is left as it is.
-
-    `quantised`: the form that makes the fewest once it has Q/DQ pairs.
-    Raises BuildFailed naming nodes that the parser would misread (see _trt.require_plain).
-    """
-    return _trt.lower(graph, sms, quantised)
-
-
-def lowerings(sms: tuple[str, ...] = (), *, quantised: bool = False) -> Mapping[str, Any]:
-    """The table of lower(), for proofs."""
-    from ._tensorrt import lower_encoder as _lower_trt
-
-    return _lower_trt.lowerings(sms, quantised)
-
-
 def refusal(sms: tuple[str, ...], precision: str) -> str | None:
     """Why this compiler cannot build a precision on the GPUs of this machine; None where it can."""
-    if why := _trt.refusal(precision):
-        return why
-    old = [f"{name} ({sm})" for name, sm in packages.gpus() if int(sm.removeprefix("sm")) < OLDEST_FP8]
-    return (
-        f"asked for fp8 on {', '.join(old)}; it needs sm{OLDEST_FP8} or newer: build --int8"
-        if old and precision == "fp8"
-        else None
-    )
+    return _trt.refusal(precision, {sm: f"{name} ({sm})" for name, sm in packages.gpus()})
 
 
 def build(request: BuildRequest) -> Built:
     """engine.plan for the GPU of this machine. Raises RecipeError, Missing, BuildFailed."""
     if request.sms:
-        raise RecipeError(f"asked for {', '.join(request.sms)}; target tensorrt takes no SM, it builds for the GPU it runs on")
+        raise RecipeError(f"target tensorrt takes no SM, got {', '.join(request.sms)}: it builds for the GPU of this machine")
     _require(build=True)
     return _trt.build(MODULE, request)
 

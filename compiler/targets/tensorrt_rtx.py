@@ -9,25 +9,24 @@ from typing import Any
 
 from ..core import InputError, Missing, RecipeError, did_you_mean
 from ..core import machine as packages
-from ..graph import Graph
 from ..runtime import Runner
 from ._protocol import Availability, BuildRequest, Built
 from ._tensorrt import adapter as _trt
 from ._tensorrt import kernel_log as _kernels
-from ._tensorrt import quantised_check as _int8
+from ._tensorrt.adapter import FUSES as FUSES
+from ._tensorrt.adapter import INT8_ATTENTION as INT8_ATTENTION
+from ._tensorrt.adapter import INT8_BASE as INT8_BASE
+from ._tensorrt.adapter import lower as lower
+from ._tensorrt.adapter import lowerings as lowerings
 
 MODULE = "tensorrt_rtx"
 INSTALL = "pip install 'bertc[rtx]'"
-FUSES = True
 SMS: tuple[str, ...] = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 # One plan for these four is as large as for one. Turing wants an engine of its own; sm80 is not in NVIDIA's support matrix.
 DEFAULT_SMS: tuple[str, ...] = ("sm86", "sm89", "sm120", "sm121")
-INT8_BASE = "fp16"
-INT8_ATTENTION = _int8.ATTENTION  # with float16 around it; there is none in bfloat16
-OLDEST_FP8 = 89
 SM80_NOTE = (
-    "sm80 is in the list of this compiler but not in NVIDIA's support matrix for TensorRT-RTX: the engine builds, nobody "
-    "promises that it runs; for A100 and A30 use the target 'tensorrt'"
+    "sm80: TensorRT-RTX builds it, but NVIDIA's support matrix does not list it, so the engine may not run; for A100 and A30 "
+    "use the target 'tensorrt'"
 )
 
 
@@ -46,22 +45,6 @@ def available() -> Availability:
     return Availability(True, True, "", version, INSTALL)
 
 
-def lower(graph: Graph, sms: tuple[str, ...] = (), *, quantised: bool = False) -> Graph:
-    """Standard ONNX in the form that makes the fewest kernels; a graph without `bertc` nodes is left as it is.
-
-    `quantised`: the form that makes the fewest once it has Q/DQ pairs.
-    Raises BuildFailed naming nodes that the parser would misread (see _trt.require_plain).
-    """
-    return _trt.lower(graph, sms, quantised)
-
-
-def lowerings(sms: tuple[str, ...] = (), *, quantised: bool = False) -> Mapping[str, Any]:
-    """The table of lower(), for proofs."""
-    from ._tensorrt import lower_encoder as _lower_trt
-
-    return _lower_trt.lowerings(sms, quantised)
-
-
 def build(request: BuildRequest) -> Built:
     """engine.plan for `request.sms` (DEFAULT_SMS when none). Raises RecipeError, InputError, Missing, BuildFailed."""
     sms = request.sms or DEFAULT_SMS
@@ -74,35 +57,32 @@ def build(request: BuildRequest) -> Built:
 
 
 def list_kernels(request: BuildRequest) -> tuple[_kernels.Kernel, ...]:
-    """The kernels of an engine that is thrown away; for a graph of fixed sizes with every dimension."""
+    """Build an engine, list its kernels, discard it; of a graph of fixed sizes every dimension is a number. Raises as build."""
     return _trt.list_kernels(MODULE, request)
 
 
 def refusal(sms: tuple[str, ...], precision: str) -> str | None:
     """Why this compiler cannot build a precision for these SMs; None where it can."""
-    if why := _trt.refusal(precision):
+    if why := _trt.refusal(precision, {sm: sm for sm in sms}):
         return why
-    old = [sm for sm in sms if precision == "fp8" and int(sm.removeprefix("sm")) < OLDEST_FP8]
-    if old:
-        return f"asked for fp8 on {', '.join(old)}; it needs sm{OLDEST_FP8} or newer: leave older SMs out, or build --int8"
     if "sm75" not in sms:
         return None
     if precision in ("int8", "int8-static"):
-        return f"asked for {precision} on sm75; TensorRT-RTX has no int8 GEMM for Turing: use --fp16, or leave sm75 out"
+        return f"{precision} on sm75: TensorRT-RTX has no int8 GEMM for Turing; use --fp16, or leave sm75 out"
     if precision in ("bf16", "fp32"):
         lacks = "bfloat16" if precision == "bf16" else "float32 GEMM (the builder says 'FP32 GEMM is not supported')"
-        return f"asked for {precision} on sm75; TensorRT-RTX has no {lacks} for Turing: use --fp16"
+        return f"{precision} on sm75: TensorRT-RTX has no {lacks} for Turing; use --fp16"
     return None
 
 
 def require_possible(sms: tuple[str, ...], precision: str) -> None:
-    """RecipeError for an SM it does not know or SMs that cannot be one engine, InputError for a precision that they lack."""
+    """Raises RecipeError for an unknown SM or SMs that cannot share an engine, InputError for a precision that they lack."""
     for sm in sms:
         if sm not in SMS:
             raise RecipeError(f"tensorrt-rtx cannot build for {sm!r}{did_you_mean(sm, SMS)}")
     if "sm75" in sms and len(sms) > 1:
         others = ", ".join(sm for sm in sms if sm != "sm75")
-        raise RecipeError(f"asked for sm75 and {others} in one engine; Turing needs an engine of its own: build sm75 apart")
+        raise RecipeError(f"sm75 and {others} were requested in one engine; Turing needs its own: build sm75 apart")
     if why := refusal(sms, precision):
         raise InputError(why)
 

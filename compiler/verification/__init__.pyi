@@ -3,6 +3,7 @@ from . import intervals as intervals
 from . import verdict as verdict
 from .budgets import DEFAULT_BUDGETS as DEFAULT_BUDGETS
 from .budgets import Budget as Budget
+from .budgets import budget_for as budget_for
 from .comparison import Comparison as Comparison
 from .decisions import has_decisions as has_decisions
 from .export_check import ExportCheck as ExportCheck
@@ -14,6 +15,5 @@ from .result import ComparisonResult as ComparisonResult
 from .verdict import RunSource as RunSource
 from .verdict import Truth as Truth
 from .verdict import Verdict as Verdict
-from .verdict import budget_for as budget_for
 from .verdict import load_runner as load_runner
 from .verdict import verify as verify

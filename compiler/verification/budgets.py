@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING, Any
 
+from ..core import RecipeError, did_you_mean
 from . import intervals as confidence
 from .result import MIN_COSINE_WIDTH, ComparisonResult, _plain
 
@@ -23,7 +24,7 @@ class Budget:
     `agreement` (the smallest share of decisions kept) and `max_drop` (the largest drop of the task's first metric; without
     labels, of the mean cosine of vectors, or the largest share of decisions that change) must be shown by the data: the whole
     95 % interval within the limit passes, the whole of it beyond fails, anything else is undecided, which is no pass. `alarm`
-    is the one that nobody asked for: a share of changed decisions that fails where the whole interval is beyond it, and demands
+    is a default that needs no data: a share of changed decisions that fails where the whole interval is beyond it, and demands
     nothing of few rows; `collapse` is the same for what `max_drop` is about. Random token ids decide nothing, so none of the
     four is judged on synthetic samples.
     """
@@ -35,10 +36,31 @@ class Budget:
     max_drop: float | None = None
     alarm: float | None = None
     collapse: float | None = None
+    origins: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False, repr=False)  # who set which limit
 
     def without_decisions(self) -> Budget:
         """What is left of it on synthetic samples."""
-        return dataclasses.replace(self, **dict.fromkeys(DECISION_LIMITS), alarm=None, collapse=None)
+        return dataclasses.replace(self, agreement=None, max_drop=None, alarm=None, collapse=None)
+
+    def limits(self) -> dict[str, float | None]:
+        """{name: limit, None where there is none}, as manifest and report keep them."""
+        return {name: getattr(self, name) for name in LIMITS}
+
+    def summary(self) -> str:
+        """`budget: cosine >= 0.9999 (default of fp16), max_drop <= 0.01 (--budget)`."""
+        parts = (
+            f"{name} {_bound(name)} {limit:.12g} ({self.origins.get(name, 'given')})"
+            for name, limit in self.limits().items()
+            if limit is not None
+        )
+        return f"budget: {', '.join(parts) or 'none'}"
+
+
+def _bound(name: str) -> str:
+    return ">=" if name in ("cosine", "sqnr_db", "agreement", "SQNR (dB)") else "<="
+
+
+LIMITS = tuple(field.name for field in dataclasses.fields(Budget) if field.name != "origins")
 
 
 # fp32: another order of float32 sums over a few hundred terms moves a result by about 1e-6 of its peak; 1e-5 leaves room for
@@ -48,7 +70,7 @@ class Budget:
 #   decision in a hundred may be a near-tie; more is alarming.
 # bf16: 8 bits, errors 8 times larger, a cosine up to 64 times further from 1 where nothing is kept in fp32; with the softmax and
 #   the norms in fp32, 10 times is the allowance.
-# int8: what it costs is asked of data (`max_drop`). Random token ids drive activations where no text does (MiniLM: a cosine of
+# int8: what it costs is judged on data (`max_drop`). Random token ids drive activations where no text does (MiniLM: a cosine of
 #   0.69 on 512 of them, 0.997 on text), so on synthetic samples only a broken graph is to be found. A drop of 0.05 is a collapse
 #   that nobody wants built, whether or not they gave a limit of their own.
 # int8-weights: weights alone rounded to 8 bits take 0.0005 off the mean cosine of MiniLM on text, and 0.005 on random token ids.
@@ -64,9 +86,30 @@ DEFAULT_BUDGETS: Mapping[str, Budget] = {
 DECISION_LIMITS = ("agreement", "max_drop")  # limits that the data must show to be kept
 
 
+def budget_for(precision: str, limits: Mapping[str, float], overrides: Mapping[str, float] | None = None) -> Budget:
+    """The default budget of a precision with the limits of a recipe, and over these the ones of `--budget` or `--max-drop`.
+
+    Raises RecipeError for a limit that does not exist or is not a number.
+    """
+    default, overrides = DEFAULT_BUDGETS[precision], overrides or {}
+    merged = {**limits, **overrides}
+    for name, limit in merged.items():
+        if name not in LIMITS:
+            raise RecipeError(f"unknown budget {name!r}{did_you_mean(name, LIMITS)}")
+        if math.isnan(limit):  # every comparison with it is false: a check that cannot fail
+            raise RecipeError(f"the budget's {name} is not a number")
+    origins = dict.fromkeys(LIMITS, f"default of {precision}")
+    origins |= {name: "recipe" for name, limit in limits.items() if limit != getattr(default, name)}
+    origins |= {name: "--max-drop" if name == "max_drop" else "--budget" for name in overrides}
+    return dataclasses.replace(default, **merged, origins=origins)
+
+
 @dataclasses.dataclass(frozen=True)
 class Violation:
-    """One limit that was broken, and where it was broken most; or, `undecided`, one that too few rows say nothing of: `why`."""
+    """A limit that is broken, and where most; or, `undecided`, one that too few rows decide, `why` says how few.
+
+    `origin` is who set the limit; it is not in the JSON.
+    """
 
     output: str
     metric: str
@@ -75,16 +118,19 @@ class Violation:
     worst: str
     undecided: bool = False
     why: str = ""
+    origin: str = ""
 
     def __str__(self) -> str:
         if self.undecided and not math.isfinite(self.found):
             return f"{self.output}: {self.metric}: {self.why}"
-        bound = "at least" if self.metric == "cosine" or self.metric == "SQNR (dB)" else "at most"
-        at = f"; worst: {self.worst}" if self.worst else ""
-        return f"{self.output}: {self.metric} {self.found:.6g}{self.why}, wanted {bound} {self.wanted:.6g}{at}"
+        worst = f"; worst: {self.worst}" if self.worst else ""
+        origin = f" ({self.origin})" if self.origin else ""
+        bound = _bound(self.metric)
+        found = f"{self.found:.10g}" if bound == ">=" else f"{self.found:.6g}"  # a cosine is told from 1 by its last digits
+        return f"{self.output}: {self.metric} {found}{self.why}, budget {bound} {self.wanted:.12g}{origin}{worst}"
 
     def to_json(self) -> dict[str, Any]:
-        return {key: _plain(value) for key, value in dataclasses.asdict(self).items()}
+        return {key: _plain(value) for key, value in dataclasses.asdict(self).items() if key != "origin"}
 
 
 def find_violations(result: ComparisonResult, budget: Budget) -> list[Violation]:
@@ -105,74 +151,72 @@ def _judge_decisions(result: ComparisonResult, budget: Budget) -> Iterator[Viola
             continue
         kept = confidence.changed_share(f"changed: {each.name}", each.total - each.agreed, each.total, each.units)
         if budget.agreement is not None:
-            yield from _judge_measure("decision", kept, 1 - budget.agreement, each.worst)
+            yield from _judge_metric("decision", kept, 1 - budget.agreement, budget.origins.get("agreement", ""), each.worst)
         elif budget.alarm is not None and kept.verdict(budget.alarm) == confidence.FAILED:
-            yield from _judge_measure("decision", kept, budget.alarm, each.worst)
+            yield from _judge_metric("decision", kept, budget.alarm, budget.origins.get("alarm", ""), each.worst)
 
 
 def _judge_drop(result: ComparisonResult, budget: Budget) -> Iterator[Violation]:
     """The first metric where there are labels, else the mean cosine of vectors, else every kind of decision."""
     if not result.outputs and budget.max_drop is None:
-        why = "nothing was compared with the source, so nothing is verified"
+        why = "nothing was compared with the source: not verified"
         yield Violation("task", "closeness", math.nan, math.nan, "", True, why)
     if budget.max_drop is None:
-        yield from _judge_collapse(result, budget.collapse)
+        for metric in judged_metrics(result):
+            if budget.collapse is not None and metric.verdict(budget.collapse) == confidence.FAILED:
+                yield from _judge_metric("task", metric, budget.collapse, budget.origins.get("collapse", ""))
         return
-    if not result.measures:
+    if not result.metrics:
         yield Violation("task", "max_drop", math.nan, budget.max_drop, "", True, why_no_drop(result))
-    for measure in judged_metrics(result):
-        yield from _judge_measure("task", measure, budget.max_drop, "")
+    for metric in judged_metrics(result):
+        yield from _judge_metric("task", metric, budget.max_drop, budget.origins.get("max_drop", ""))
 
 
 def why_no_drop(result: ComparisonResult) -> str:
     """Why no drop can be judged, and what to do."""
     if result.note:
-        return f"nothing to judge a drop by: {result.note}; say what its outputs decide, as in --task sequence-classification"
-    return "nothing to judge a drop by: no decision could be compared"
-
-
-def _judge_collapse(result: ComparisonResult, limit: float | None) -> Iterator[Violation]:
-    for measure in judged_metrics(result) if limit is not None else ():
-        if limit is not None and measure.verdict(limit) == confidence.FAILED:
-            yield from _judge_measure("task", measure, limit, "")
+        return f"no drop to judge: {result.note}; name the task, as in --task sequence-classification"
+    return "no drop to judge: no decision could be compared"
 
 
 def judged_metrics(result: ComparisonResult) -> tuple[Metric, ...]:
-    """The measures that `max_drop` is about."""
-    first = result.labelled or (result.measures and result.measures[0].name == "mean cosine")
-    return result.measures[: 1 if first else None]
+    """The metrics that `max_drop` limits."""
+    first = result.labelled or (result.metrics and result.metrics[0].name == "mean cosine")
+    return result.metrics[: 1 if first else None]
 
 
-def _judge_measure(kind: str, measure: Metric, limit: float, worst: str) -> Iterator[Violation]:
+def _judge_metric(kind: str, metric: Metric, limit: float, origin: str, worst: str = "") -> Iterator[Violation]:
     """At most one violation: failed or undecided."""
-    said = measure.verdict(limit)
-    if said == confidence.PASSED:
+    verdict = metric.verdict(limit)
+    if verdict == confidence.PASSED:
         return
-    name = f"drop of {measure.name}" if kind == "task" else measure.name
-    if measure.drop is None or measure.low is None:
-        yield Violation(kind, name, math.nan, limit, worst, True, measure.method)
+    name = f"drop of {metric.name}" if kind == "task" else metric.name
+    if metric.drop is None or metric.low is None:
+        yield Violation(kind, name, math.nan, limit, worst, True, metric.method, origin)
         return
-    why = f" (95 % interval {measure.low:.6g} to {measure.high:.6g})"
-    if said == confidence.FAILED:
-        yield Violation(kind, name, measure.drop, limit, worst, False, why)
+    interval = f"95 % interval {metric.low:.6g} to {metric.high:.6g}"
+    if verdict == confidence.FAILED:
+        yield Violation(kind, name, metric.drop, limit, worst, False, f" ({interval})", origin)
         return
-    enough = measure.needed(limit)
-    more = f"about {enough} would" if enough else "no number of rows would while the drop is as large as the limit"
-    yield Violation(kind, name, measure.drop, limit, f"{worst}", True, f"{why}: {measure.rows} rows do not decide, {more}")
+    enough = metric.rows_needed(limit)
+    more = f"about {enough} needed" if enough else "none are enough for a drop as large as the limit"
+    yield Violation(kind, name, metric.drop, limit, worst, True, f" ({interval}; too few rows: {metric.rows}; {more})", origin)
 
 
 def _judge_output(output: OutputResult, budget: Budget) -> Iterator[Violation]:
+    origin = {name: budget.origins.get(name, "") for name in LIMITS}
     if output.nonfinite:
         yield Violation(output.name, "values not finite", output.nonfinite, 0, output.worst)
     if budget.rel is not None and not output.relative <= budget.rel:  # so written, a NaN breaks the limit
-        yield Violation(output.name, "relative error", output.relative, budget.rel, output.worst)
+        yield Violation(output.name, "relative error", output.relative, budget.rel, output.worst, origin=origin["rel"])
     if budget.cosine is not None and output.width < MIN_COSINE_WIDTH:
         # The angle between two short vectors is all noise where both are near zero (two logits of a token that is neither class).
         # The same allowance, sqrt(2 - 2 cos) of the length, is held against the largest value of the sample instead.
         allowed = math.sqrt(2 - 2 * budget.cosine)
         if not output.relative <= allowed:
-            yield Violation(output.name, "relative error", output.relative, allowed, output.worst)
+            why = f"that of cosine >= {budget.cosine:g}{origin['cosine'] and ', ' + origin['cosine']}"
+            yield Violation(output.name, "relative error", output.relative, allowed, output.worst, origin=why)
     elif budget.cosine is not None and not output.cosine_min >= budget.cosine:
-        yield Violation(output.name, "cosine", output.cosine_min, budget.cosine, output.worst_cosine)
+        yield Violation(output.name, "cosine", output.cosine_min, budget.cosine, output.worst_cosine, origin=origin["cosine"])
     if budget.sqnr_db is not None and not output.sqnr_db >= budget.sqnr_db:
-        yield Violation(output.name, "SQNR (dB)", output.sqnr_db, budget.sqnr_db, output.worst)
+        yield Violation(output.name, "SQNR (dB)", output.sqnr_db, budget.sqnr_db, output.worst, origin=origin["sqnr_db"])

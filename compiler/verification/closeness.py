@@ -44,7 +44,7 @@ class OutputSums:
         self.vectors = self.width = self.nonfinite = self.uncompared = 0
         self.worst = self.worst_cosine = ""
         self._losses = np.zeros(3)  # rows, sum and sum of squares of 1 - mean cosine of a row
-        self._of_rows: dict[int, np.ndarray] = {}  # of one sample: vectors, sum of 1 - cosine
+        self._row_losses: dict[int, np.ndarray] = {}  # of one sample: vectors, sum of 1 - cosine
 
     def add(self, expected: np.ndarray, got: np.ndarray, sample: Sample, batch: int) -> None:
         live = [row for row in range(len(expected) if expected.ndim else 1) if row not in sample.dead_rows]
@@ -54,16 +54,16 @@ class OutputSums:
             self.uncompared += 1
             return
         peak, worst_abs, worst_row = 0.0, -1.0, live[0] if live else 0
-        for row, b, a in _blocks(expected, got, live):
-            error = self._block(b, a, sample, row)
+        for row, b, a in _vector_blocks(expected, got, live):
+            error = self._add_vectors(b, a, sample, row)
             peak = max(peak, float(np.abs(b).max()))
             if error > worst_abs:
                 worst_abs, worst_row = error, row
         if not live:
             return
-        for count, lost in self._of_rows.values():
+        for count, lost in self._row_losses.values():
             self._losses += (1, lost / count, (lost / count) ** 2)
-        self._of_rows.clear()
+        self._row_losses.clear()
         relative = 0.0 if worst_abs == 0 else (worst_abs / peak if peak else math.inf)
         self.max_abs = max(self.max_abs, worst_abs)
         if relative > self.relative:
@@ -80,7 +80,7 @@ class OutputSums:
         self.max_abs = self.relative = math.inf
         self.worst = sample.where(sample.dead_rows[0]) + " (all masked)"
 
-    def _block(self, b: np.ndarray, a: np.ndarray, sample: Sample, row: int) -> float:
+    def _add_vectors(self, b: np.ndarray, a: np.ndarray, sample: Sample, row: int) -> float:
         """Add float64 vectors [n, d]; both are changed. Returns their largest absolute error."""
         alike = np.isinf(b) & (a == b)  # a logit masked with -inf on both sides
         bad = ~alike & ~(np.isfinite(a) & np.isfinite(b))
@@ -93,7 +93,7 @@ class OutputSums:
         self.vectors += len(b)
         self.width = b.shape[1]
         self.cosines += float(cosines.sum())
-        self._of_rows[row] = self._of_rows.get(row, 0) + np.array([len(b), (1 - cosines).sum()])
+        self._row_losses[row] = self._row_losses.get(row, 0) + np.array([len(b), (1 - cosines).sum()])
         if cosines.min() < self.cosine_min:
             self.cosine_min, self.worst_cosine = float(cosines.min()), sample.where(row)
         return math.inf if bad.any() else float(difference.max())
@@ -120,7 +120,7 @@ class OutputSums:
         )
 
 
-def _blocks(expected: np.ndarray, got: np.ndarray, rows: list[int]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+def _vector_blocks(expected: np.ndarray, got: np.ndarray, rows: list[int]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """(row, source, engine) with float64 vectors [n, last axis], copied; an output of rank 0 or 1 has vectors of one element."""
     last = expected.shape[-1] if expected.ndim > 1 else 1
     step = max(1, BLOCK // last)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..core import DataError, VerifyFailed
-from ..data import Labels, Sample, mask_feeds
+from ..data import Labels, Sample, row_count
 from . import intervals as confidence
 from . import task_metrics as scores
 from .closeness import OutputResult, OutputSums
@@ -28,11 +28,11 @@ class Comparison:
         self._scorer = scores.scorer_for(labels) if labels else None
         self._intervals = intervals
         self._outputs: dict[str, OutputSums] = {}
-        self._judges = decision_counters(task, blank)
+        self._counters = decision_counters(task, blank)
         self._samples = self._rows = 0
 
     def add(self, expected: Mapping[str, np.ndarray] | None, got: Mapping[str, np.ndarray], sample: Sample) -> None:
-        """Compare one sample. `expected` is None where only the artifact's own metric can be told. Raises VerifyFailed for
+        """Compare one sample. `expected` is None where only the artifact's own metric can be measured. Raises VerifyFailed for
         missing, unknown or differently shaped outputs and for NaN from the source, DataError for nothing to compare."""
         got = {name: np.asarray(array) for name, array in got.items()}
         if expected is not None:
@@ -41,15 +41,15 @@ class Comparison:
         if self._scorer:
             self._scorer.add(expected, got, sample)
         self._samples += 1
-        self._rows += _batch(sample) - len(sample.dead_rows)
+        self._rows += row_count(sample) - len(sample.dead_rows)
 
     def _compare(self, expected: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray], sample: Sample) -> None:
         self._check(expected, got, sample)
-        batch = _batch(sample)
+        batch = row_count(sample)
         for name, array in expected.items():
             self._outputs.setdefault(name, OutputSums(name)).add(array, got[name], sample, batch)
-        for judge in self._judges:
-            judge.add(expected, got, sample)
+        for counter in self._counters:
+            counter.add(expected, got, sample)
 
     def _check(self, expected: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray], sample: Sample) -> None:
         if not expected:
@@ -57,49 +57,41 @@ class Comparison:
         if set(expected) != set(got) or (self._outputs and set(expected) != set(self._outputs)):
             known = ", ".join(self._outputs or expected)
             gave = f"the source gave {', '.join(expected)}, the engine {', '.join(got) or 'nothing'}"
-            raise VerifyFailed(f"{sample.label}: outputs {known} wanted; {gave}")
+            raise VerifyFailed(f"{sample.label}: expected outputs {known}; {gave}")
         for name, array in expected.items():
             if array.shape != got[name].shape:
                 raise VerifyFailed(f"{sample.label}: output {name!r} has shape {got[name].shape}, in the source {array.shape}")
             if not array.size:
                 raise DataError(f"{sample.label}: output {name!r} of shape {list(array.shape)} is empty: nothing to compare")
-            if np.isnan(_live(array, sample, _batch(sample))).any():
+            if np.isnan(_live(array, sample, row_count(sample))).any():
                 raise VerifyFailed(
-                    f"{sample.label}: output {name!r} of the source itself has NaN, so nothing can be compared with it; "
-                    "look for broken weights, or for an input the model does not take"
+                    f"{sample.label}: the source gives NaN in output {name!r}; check its weights, and whether it takes this input"
                 )
 
     def result(self) -> ComparisonResult:
         """Raises DataError when no sample, or no live row, was compared: that would be a check that cannot fail."""
         if not self._samples:
-            raise DataError("no samples were compared; give data with one row or more")
+            raise DataError("no samples were compared; give data with at least one row")
         for output in self._outputs.values():
             if not output.vectors:
-                raise DataError(f"no row of output {output.name!r} was compared: all rows are masked; give other data")
-        decided = tuple(d for judge in self._judges if (d := judge.result()) is not None) if self._outputs else ()
-        note = "" if self._judges else f"no decision for the task {self.task!r}: numbers only"
+                raise DataError(f"no row of output {output.name!r} was compared: every row is fully masked; give other data")
+        decisions = tuple(d for counter in self._counters if (d := counter.result()) is not None) if self._outputs else ()
+        note = "" if self._counters else f"no decisions for task {self.task!r}"
         outputs = tuple(output.result() for output in self._outputs.values())
-        measures = self._scorer.result() if self._scorer else (*self._close(outputs), *self._kept(decided))
-        return ComparisonResult(self.task, outputs, decided, self._samples, self._rows, note, measures, self._scorer is not None)
+        metrics = self._scorer.result() if self._scorer else (*self._mean_cosine(outputs), *self._decisions_kept(decisions))
+        return ComparisonResult(self.task, outputs, decisions, self._samples, self._rows, note, metrics, self._scorer is not None)
 
-    def _close(self, outputs: tuple[OutputResult, ...]) -> tuple[Metric, ...]:
+    def _mean_cosine(self, outputs: tuple[OutputResult, ...]) -> tuple[Metric, ...]:
         """The mean cosine of the first output of vectors, where the vectors themselves are what the task is for."""
         vectors = [output for output in outputs if output.width >= MIN_COSINE_WIDTH and output.rows]
-        if not vectors or not self._intervals or (self._judges and self.task != "sentence-embedding"):
+        if not vectors or not self._intervals or (self._counters and self.task != "sentence-embedding"):
             return ()
         return (confidence.mean_cosine(vectors[0].cosine_of_rows, vectors[0].cosine_spread, vectors[0].rows),)
 
-    def _kept(self, decided: tuple[Decision, ...]) -> tuple[Metric, ...]:
+    def _decisions_kept(self, decisions: tuple[Decision, ...]) -> tuple[Metric, ...]:
         """The share of each kind of decision that is kept, with its interval."""
-        wanted = [decision for decision in decided if decision.total and self._intervals]
-        return tuple(confidence.changed_share(f"kept: {d.name}", d.total - d.agreed, d.total, d.units) for d in wanted)
-
-
-def _batch(sample: Sample) -> int:
-    """Rows of a sample: axis 0 of its masks, else of its first input of rank 1 or more."""
-    ranked = [array for array in mask_feeds(sample.feeds).values() if np.ndim(array) > 1]
-    ranked += [np.asarray(array) for array in sample.feeds.values() if np.ndim(array)]
-    return len(ranked[0]) if ranked else 1
+        counted = [decision for decision in decisions if decision.total and self._intervals]
+        return tuple(confidence.changed_share(f"kept: {d.name}", d.total - d.agreed, d.total, d.units) for d in counted)
 
 
 def _live(array: np.ndarray, sample: Sample, batch: int) -> np.ndarray:

@@ -94,7 +94,7 @@ class BatchDecisions:
         return Decision(self.name, self.agreed, self.total, self.worst, self.note, self.units)
 
 
-def _pick(expected: Arrays, got: Arrays, name: str, rank: int) -> tuple[np.ndarray, np.ndarray] | str:
+def _matching_output(expected: Arrays, got: Arrays, name: str, rank: int) -> tuple[np.ndarray, np.ndarray] | str:
     """The output of that name, else the first of that rank."""
     ranked = [key for key, array in expected.items() if array.ndim == rank]
     if name in ranked:
@@ -106,10 +106,10 @@ def _pick(expected: Arrays, got: Arrays, name: str, rank: int) -> tuple[np.ndarr
 
 def _classes(expected: Arrays, got: Arrays, sample: Sample) -> Compared:
     """argmax over [batch, classes]; the sign where there is a single logit."""
-    picked = _pick(expected, got, "logits", 2)
-    if isinstance(picked, str):
-        return picked
-    e, g = picked
+    matching = _matching_output(expected, got, "logits", 2)
+    if isinstance(matching, str):
+        return matching
+    e, g = matching
     agree = (e[:, 0] > 0) == (g[:, 0] > 0) if e.shape[1] == 1 else e.argmax(-1) == g.argmax(-1)
     return agree, np.arange(len(e))
 
@@ -122,10 +122,10 @@ def _unmasked(sample: Sample, shape: tuple[int, ...]) -> np.ndarray:
 
 def _positions(expected: Arrays, got: Arrays, sample: Sample) -> Compared:
     """argmax over [batch, length, classes] at each unmasked position."""
-    picked = _pick(expected, got, "logits", 3)
-    if isinstance(picked, str):
-        return picked
-    e, g = picked
+    matching = _matching_output(expected, got, "logits", 3)
+    if isinstance(matching, str):
+        return matching
+    e, g = matching
     live = _unmasked(sample, e.shape[:2])
     return (e.argmax(-1) == g.argmax(-1))[live], np.nonzero(live)[0]
 
@@ -144,10 +144,10 @@ def _spans(expected: Arrays, got: Arrays, sample: Sample) -> Compared:
 
 def _transcripts(expected: Arrays, got: Arrays, sample: Sample, blank: int) -> Compared:
     """Greedy CTC of [batch, frames, symbols]: equal strings of ids. Frames of right padding are left out."""
-    picked = _pick(expected, got, "logits", 3)
-    if isinstance(picked, str):
-        return picked
-    e, g = (array.argmax(-1) for array in picked)
+    matching = _matching_output(expected, got, "logits", 3)
+    if isinstance(matching, str):
+        return matching
+    e, g = (array.argmax(-1) for array in matching)
     frames = live_frames(sample, *e.shape)
     agree = [ctc_collapse(a[:n], blank) == ctc_collapse(b[:n], blank) for a, b, n in zip(e, g, frames, strict=True)]
     return np.array(agree, bool), np.arange(len(e))
@@ -194,9 +194,9 @@ class PairOrder(RowStore):
     """The order of all pairs of scores, for models with a single logit (rankers); equal scores of the source do not count."""
 
     def add(self, expected: Arrays, got: Arrays, sample: Sample) -> None:
-        picked = _pick(expected, got, "logits", 2)
-        if not isinstance(picked, str) and picked[0].shape[1] == 1:
-            self.keep(picked[0][:, 0], picked[1][:, 0], sample)
+        matching = _matching_output(expected, got, "logits", 2)
+        if not isinstance(matching, str) and matching[0].shape[1] == 1:
+            self.keep(matching[0][:, 0], matching[1][:, 0], sample)
 
     def result(self) -> Decision | None:
         if not self.rows:
@@ -219,11 +219,11 @@ class Neighbours(RowStore):
     """The nearest other vector of each vector, by cosine."""
 
     def add(self, expected: Arrays, got: Arrays, sample: Sample) -> None:
-        picked = _pick(expected, got, "sentence_embedding", 2)
-        if isinstance(picked, str):
-            self.note = picked
+        matching = _matching_output(expected, got, "sentence_embedding", 2)
+        if isinstance(matching, str):
+            self.note = matching
             return
-        self.keep(*picked, sample)
+        self.keep(*matching, sample)
 
     def result(self) -> Decision:
         name = "nearest neighbour"

@@ -36,15 +36,17 @@ class ExportCheck:
     outputs: tuple[Outputs, ...]
     comparison: Comparison
     notes: tuple[str, ...] = ()
-    measured: Mapping[str, Any] | None = None  # of a proof that was read back: what was measured when it was made
+    measured: Mapping[str, Any] | None = None  # of a check that was read back: what was measured when it was made
+    what: str = "export check: {} unseen shapes and masks"
 
     def to_json(self) -> dict[str, Any]:
-        """How close the graph came, as metrics.Result says it."""
+        """How close the graph came, as `ComparisonResult.to_json`."""
         return dict(self.measured) if self.measured is not None else self.comparison.result().to_json()
 
     def summary(self) -> str:
-        worst = max(output.relative for output in self.comparison.result().outputs)
-        return f"export: {len(self.samples)} shapes and masks never seen by the exporter, relative error at most {worst:.1e}"
+        result = self.comparison.result()
+        worst = max(output.relative for output in result.outputs)
+        return f"{self.what.format(result.samples)}, max relative error {worst:.1e}"
 
 
 def check_export(
@@ -53,46 +55,53 @@ def check_export(
     """Compare the graph with its source at seeded synthetic feeds. With `golden_data` the goldens are samples of that file.
 
     Raises ExportFailed naming output, sample and the dimension that breaks it."""
-    asked = _samples(source, profiles, seed, golden_data)
-    samples, notes = asked.samples, asked.notes
+    requested = _select_samples(source, profiles, seed, golden_data)
+    samples, notes = requested.samples, requested.notes
     runner = ReferenceRunner(source.graph)
     comparison = Comparison(source.task)
     kept: list[tuple[Sample, Outputs]] = []
     wrong: dict[int, str] = {}
     size = 0
     for index, sample in enumerate(samples):
-        expected = asked.known[index] if asked.known else _truth(source, sample)
-        wrong |= {index: why} if (why := _difference(runner, sample, expected, comparison)) else {}
-        if index >= asked.first_golden:
+        expected = requested.known[index] if requested.known else _run_source(source, sample)
+        wrong |= {index: why} if (why := _what_differs(runner, sample, expected, comparison)) else {}
+        if index >= requested.first_golden:
             size += sum(array.nbytes for array in expected.values())
             kept += [(sample, expected)] if size <= GOLDEN_BYTES or not kept else []
         advance(index + 1, len(samples))
     if wrong:
-        raise ExportFailed(_blame(samples, wrong))
-    wanted = len(samples) - asked.first_golden
+        raise ExportFailed(_explain(samples, wrong, source))
+    wanted = len(samples) - requested.first_golden
     if len(kept) < wanted:
-        notes = (*notes, f"goldens keep {len(kept)} of {wanted} samples: the outputs of all pass {GOLDEN_BYTES >> 20} MiB")
-    notes = (*notes, *_dead_notes(kept))
-    return ExportCheck(tuple(s for s, _ in kept), tuple(o for _, o in kept), comparison, notes)
+        notes = (*notes, f"goldens: {len(kept)} of {wanted} samples kept, outputs are limited to {GOLDEN_BYTES >> 20} MiB")
+    notes = (*notes, *_nan_notes(kept))
+    return ExportCheck(tuple(s for s, _ in kept), tuple(o for _, o in kept), comparison, notes, None, _what(source))
 
 
-def check_fused(fused: Fused, source: Source, proof: ExportCheck) -> None:
+def _what(source: Source) -> str:
+    """What is checked, in words, with {} for the number of samples. An .onnx source has no exporter."""
+    if source.run is None:
+        return "graph check: {} goldens of the artifact"
+    return "graph check: {} shapes and masks" if source.kind == "onnx" else ExportCheck.what
+
+
+def check_fused(fused: Fused, source: Source, check: ExportCheck) -> None:
     """The whole fused graph against the source on the same feeds; ExportFailed naming the output and the sample."""
     from ..ops import expand
 
     runner = ReferenceRunner(expand(fused.graph))
     comparison = Comparison(source.task)
-    for sample, expected in zip(proof.samples, proof.outputs, strict=True):
+    for sample, expected in zip(check.samples, check.outputs, strict=True):
         comparison.add(expected, runner.run(sample.feeds), sample)
     violations = budgets.find_violations(comparison.result(), EXPORT_BUDGET)
     if violations:
         raise ExportFailed(
-            f"the fused graph is not the model: {violations[0]}. --no-fuse builds without fusions; please report this"
+            f"the fused graph differs from the source: {violations[0]}. Build with --no-fuse, and please report this"
         )
 
 
 @dataclasses.dataclass(frozen=True)
-class _Asked:
+class _Samples:
     """Samples to run, their outputs where they are known, and the first that becomes a golden."""
 
     samples: tuple[Sample, ...]
@@ -101,21 +110,21 @@ class _Asked:
     first_golden: int = 0
 
 
-def _samples(source: Source, profiles: Sequence[Profile], seed: int, golden_data: Path | None) -> _Asked:
+def _select_samples(source: Source, profiles: Sequence[Profile], seed: int, golden_data: Path | None) -> _Samples:
     """An artifact brings its goldens; anything else is run at synthetic feeds, and at the user's data where goldens are to be."""
     if source.run is None:
         if golden_data is not None:
-            raise RecipeError(f"--goldens data: {source.reference} is an export and cannot answer data; build from its source")
+            raise RecipeError(f"--goldens data: {source.reference} is an artifact and cannot run the data; build from its source")
         assert source.goldens is not None, "a source without a computation is an artifact, which has goldens"
-        return _Asked(*goldens.load_goldens(source.goldens))
-    made = data.synthetic_samples(source.graph, source.dims, seed, _most_elements(source))
+        return _Samples(*goldens.load_goldens(source.goldens))
+    synthetic = data.synthetic_samples(source.graph, source.dims, seed, _most_elements(source))
     if golden_data is not None:
         from ..data import read_data
 
         read = read_data(golden_data, source.graph.inputs, source.dims, source.assets, profiles)
         # Goldens from data hold the data alone, so that their decisions are decisions about data.
-        return _Asked((*made, *read.samples), (), read.notes, len(made))
-    return _Asked(made)
+        return _Samples((*synthetic, *read.samples), (), read.notes, len(synthetic))
+    return _Samples(synthetic)
 
 
 def _most_elements(source: Source) -> int:
@@ -124,7 +133,7 @@ def _most_elements(source: Source) -> int:
     return min(data.MAX_ELEMENTS, max(1, GOLDEN_BYTES // (4 * widest)))
 
 
-def _truth(source: Source, sample: Sample) -> Outputs:
+def _run_source(source: Source, sample: Sample) -> Outputs:
     assert source.run is not None
     try:
         outputs = source.run(sample.feeds)
@@ -133,12 +142,14 @@ def _truth(source: Source, sample: Sample) -> Outputs:
     except Exception as error:  # PyTorch's and onnxruntime's exceptions share no public base class
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ExportFailed(
-            f"the source itself does not run at {sample.label}: {why}. It must take every size of its dynamic dimensions: "
-            "fix the dimension it was made for, or make the model take any"
+            f"the source fails at {sample.label}: {why}. It must take every size of its dynamic dimensions: "
+            "fix the dimension that it needs fixed, or make the model take any size"
         ) from error
     for name, array in outputs.items():
         if not np.isfinite(_live(array, sample)).all():
-            raise ExportFailed(f"the source itself gives NaN or Inf in {name!r} at {sample.label}; it cannot be verified against")
+            raise ExportFailed(
+                f"the source gives NaN or Inf in output {name!r} at {sample.label}: nothing can be verified against it"
+            )
     return outputs
 
 
@@ -146,16 +157,16 @@ def _live(array: np.ndarray, sample: Sample) -> np.ndarray:
     return np.delete(array, sample.dead_rows, axis=0) if sample.dead_rows and array.ndim else array
 
 
-def _dead_notes(kept: Sequence[tuple[Sample, Outputs]]) -> tuple[str, ...]:
+def _nan_notes(kept: Sequence[tuple[Sample, Outputs]]) -> tuple[str, ...]:
     """A source that gives NaN for a text without a token is no failure of the export, but its users want to know."""
     for sample, outputs in kept:
         for name, array in outputs.items():
             if not np.isfinite(array).all():
-                return (f"the source itself gives NaN or Inf in {name!r} for a row whose mask is all zero ({sample.label})",)
+                return (f"the source gives NaN or Inf in output {name!r} for a row whose mask is all zero ({sample.label})",)
     return ()
 
 
-def _difference(runner: Runner, sample: Sample, expected: Outputs, comparison: Comparison) -> str | None:
+def _what_differs(runner: Runner, sample: Sample, expected: Outputs, comparison: Comparison) -> str | None:
     """What is wrong with the graph at this sample, or None."""
     try:
         got = runner.run(sample.feeds)
@@ -173,23 +184,27 @@ def _difference(runner: Runner, sample: Sample, expected: Outputs, comparison: C
     return str(violations[0]) if violations else None
 
 
-def _blame(samples: Sequence[Sample], wrong: Mapping[int, str]) -> str:
+def _explain(samples: Sequence[Sample], wrong: Mapping[int, str], source: Source) -> str:
     """Name the dimension: the one whose sizes in the failing samples never occur in the passing ones."""
     first = next(iter(wrong))
-    text = f"the exported graph is not the model at {len(wrong)} of {len(samples)} samples"
+    graph, expected = "the exported graph", "the source"
+    if source.run is None:
+        graph, expected = "the artifact's graph", "its goldens"
+    elif source.kind == "onnx":
+        graph, expected = "the graph read from the file", "ONNX Runtime on the file itself"
+    text = f"{graph} differs from {expected} at {len(wrong)} of {len(samples)} samples"
     text += f"; first {samples[first].label}: {wrong[first]}"
+    exported = source.run is not None and source.kind != "onnx"
     for axis_name in _sizes(samples[0].feeds):
         failing = {_sizes(samples[i].feeds)[axis_name] for i in wrong}
         passing = {_sizes(s.feeds)[axis_name] for i, s in enumerate(samples) if i not in wrong}
-        if passing and not failing & passing:  # where nothing passes, no dimension can be told from another
+        if passing and not failing & passing:  # where nothing passes, no dimension can be named
             name, axis = axis_name
-            sizes, well = (", ".join(map(str, sorted(each))) for each in (failing, passing))
-            return (
-                f"{text}. It fails whenever axis {axis} of {name!r} is {sizes}, and holds at {well}: the exporter baked in "
-                "one size of that dimension, or one way of a branch. Rewrite the Python that depends on it (a fixed arange, an "
-                "int() of a shape)"
-            )
-    return text + ". No dimension tells the wrong samples from the right ones: the exporter got an operator or an input wrong"
+            sizes, holding = (", ".join(map(str, sorted(each))) for each in (failing, passing))
+            text += f". It fails whenever axis {axis} of {name!r} is {sizes}, and holds at {holding}"
+            cause = ": the exporter baked in one size of that dimension, or one way of a branch. Rewrite the Python that depends "
+            return text + cause + "on it (a fixed arange, an int() of a shape)" if exported else text
+    return text + (". No dimension explains it: the exporter got an operator or an input wrong" if exported else "")
 
 
 def _sizes(feeds: Feeds) -> dict[tuple[str, int], int]:

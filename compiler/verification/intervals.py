@@ -27,7 +27,7 @@ class Metric:
     """One metric of the source and of the artifact on the same rows.
 
     `drop` is how much worse the artifact is, in the metric's own unit, below 0 where it is better; `low` and `high` are the
-    ends of its 95 % interval. `source` and `drop` are None where the source was not at hand, `low` and `high` where there is
+    ends of its 95 % interval. `source` and `drop` are None where the source was not run, `low` and `high` where there is
     no interval; `method` then says why. `steady`: not one row differs.
     """
 
@@ -49,7 +49,7 @@ class Metric:
             return FAILED
         return PASSED if self.high <= limit else UNDECIDED
 
-    def needed(self, limit: float) -> int | None:
+    def rows_needed(self, limit: float) -> int | None:
         """About how many rows would decide, if the drop stays what it is; None where no number of them would.
 
         An interval around rare events shrinks with the number of rows while none was seen, and with its root afterwards.
@@ -93,7 +93,7 @@ def mean_cosine(mean: float, spread: float, rows: int) -> Metric:
     """The mean over rows of their cosine to the source, with Student's t interval (Biometrika 6, 1908); none for a single row."""
     name, drop = "mean cosine", 1 - mean
     if rows < 2:
-        return Metric(name, 1.0, mean, drop, None, None, rows, "no interval: one row says nothing of the next")
+        return Metric(name, 1.0, mean, drop, None, None, rows, "no interval: 1 row, 2 needed")
     reach = float(scipy_stats().t.ppf((1 + LEVEL) / 2, rows - 1)) * spread / math.sqrt(rows)
     return Metric(name, 1.0, mean, drop, max(0.0, drop - reach), drop + reach, rows, "t interval over rows", spread == 0)
 
@@ -142,7 +142,7 @@ def all_rows_metric(
 
     The paired percentile bootstrap over the rows and over two more behind them, number `rows` that the artifact loses and
     `rows` + 1 that it wins (see `quotient`). Under 20 rows there is no interval. Without the source (`paired` is False) only the
-    artifact is asked for.
+    artifact is measured.
     """
     everything = np.arange(rows)
     value = float(score(1, everything))
@@ -158,7 +158,7 @@ def all_rows_metric(
 
 def artifact_only_metric(name: str, value: float, rows: int) -> Metric:
     """A metric of the artifact alone."""
-    return Metric(name, None, float(value), None, None, None, rows, "no interval: the source's own metric is not known")
+    return Metric(name, None, float(value), None, None, None, rows, "no interval: the source was not run")
 
 
 def bootstrap(statistic: Callable[..., Any], rows: int, resamples: int, *, vectorized: bool) -> tuple[float, float]:

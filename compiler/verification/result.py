@@ -18,8 +18,8 @@ MIN_COSINE_WIDTH = 16  # elements: an output of shorter vectors is not judged by
 class ComparisonResult:
     """What a Comparison measured. `note` says so when the task has no decision.
 
-    `measures` are the task's metrics where the rows have labels, else, if intervals were asked for, the mean cosine of an output
-    of vectors and the share of each kind of decision that is kept. No outputs: the source was not at hand.
+    `metrics` are the task's metrics where the rows have labels, else, with intervals, the mean cosine of an output
+    of vectors and the share of each kind of decision that is kept. No outputs: the source was not available.
     """
 
     task: str
@@ -28,7 +28,7 @@ class ComparisonResult:
     samples: int
     rows: int
     note: str = ""
-    measures: tuple[Metric, ...] = ()
+    metrics: tuple[Metric, ...] = ()
     labelled: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -40,7 +40,7 @@ class ComparisonResult:
             "rows": self.rows,
             "outputs": measured,
             "decisions": [decision.to_json() for decision in self.decisions],
-            "metrics": [measure.to_json() for measure in self.measures],
+            "metrics": [metric.to_json() for metric in self.metrics],
             "note": self.note,
         }
 

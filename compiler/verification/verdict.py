@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from .. import targets
 from ..artifact import Artifact, goldens
 from ..artifact import manifest as artifact
-from ..core import Advance, DataError, Feeds, Missing, Outputs, Progress, RecipeError, SourceError, did_you_mean
+from ..core import Advance, DataError, Feeds, Missing, Outputs, Progress, SourceError
 from ..data import Labels, Sample, read_data
 from ..graph import Graph
 from ..runtime import HALVES, ReferenceRunner, Runner
 from . import budgets
-from .budgets import DECISION_LIMITS, DEFAULT_BUDGETS, Budget, Violation
+from .budgets import DECISION_LIMITS, Budget, Violation, budget_for
 from .comparison import Comparison
 from .intervals import FAILED, PASSED, UNDECIDED
 from .result import ComparisonResult
@@ -32,9 +31,9 @@ RunSource = Callable[[Feeds], Outputs]
 
 @dataclasses.dataclass(frozen=True)
 class Truth:
-    """Samples and what the source answers: outputs at hand, or a function that computes them one sample at a time.
+    """Samples and the source's outputs for them, or a function that computes them one sample at a time.
 
-    `outputs` is None where the source is not at hand and the samples' labels are all the truth there is. `labels` say what
+    `outputs` is None where the source is not available and there are only the samples' labels. `labels` say what
     the labels of the samples mean, None where they have none.
     """
 
@@ -88,14 +87,14 @@ class Verdict:
     def result(self) -> ComparisonResult:
         """The result that counts: the engine's where it ran."""
         found = self.engine or self.graph
-        assert found is not None, "judge() runs one of the two"
+        assert found is not None, "run_and_judge() runs one of the two"
         return found
 
     def summary(self) -> str:
         """`graph: verified, engine: NOT RUN (no NVIDIA GPU)`: what was proven, and what was not."""
-        said = {PASSED: "verified", FAILED: "FAILED", UNDECIDED: "UNDECIDED"}[self.verdict]
-        graph = f"graph: {said}, " if self.graph else ""
-        engine = f"engine: {said}" if self.engine else f"engine: NOT RUN ({self.engine_reason})"
+        outcome = {PASSED: "verified", FAILED: "FAILED", UNDECIDED: "UNDECIDED"}[self.verdict]
+        graph = f"graph: {outcome}, " if self.graph else ""
+        engine = f"engine: {outcome}" if self.engine else f"engine: NOT RUN ({self.engine_reason})"
         return graph + engine
 
     def shortfall(self) -> str:
@@ -114,23 +113,12 @@ class Verdict:
             "verdict": self.verdict,
             "engine_executed": self.engine_executed,
             "engine_reason": self.engine_reason,
-            "budget": dataclasses.asdict(self.budget),
+            "budget": self.budget.limits(),
             "graph": self.graph.to_json() if self.graph else None,
             "engine": self.engine.to_json() if self.engine else None,
             "violations": [v.to_json() for v in self.violations],
             "notes": list(self.notes),
         }
-
-
-def budget_for(precision: str, overrides: Mapping[str, float]) -> Budget:
-    """The default budget of a precision with some limits replaced; RecipeError for a limit that does not exist."""
-    known = [f.name for f in dataclasses.fields(Budget)]
-    for name in overrides:
-        if name not in known:
-            raise RecipeError(f"unknown budget {name!r}{did_you_mean(name, known)}")
-        if math.isnan(overrides[name]):  # every comparison with it is false: a check that cannot fail
-            raise RecipeError(f"the budget {name} is not a number")
-    return dataclasses.replace(DEFAULT_BUDGETS[precision], **overrides)
 
 
 def verify(
@@ -153,30 +141,30 @@ def verify(
     from ..source import open_reference
 
     verdicts = []
-    open_once = functools.cache(open_reference)  # several artifacts have one source: it is loaded once
+    open_cached = functools.cache(open_reference)  # several artifacts have one source: it is loaded once
     for each in artifact.find_artifacts(path):
         found = artifact.open_artifact(each)
         with log.stage(f"verify {each.name}") as advance:
-            truth = find_truth(found, data_path, against, open_once)
-            limits = {**recorded_limits(found), **(budget or {})}
-            _check_asked(budget or {}, truth)
-            verdict = run_and_judge(each, found.manifest, found.graph(), truth, advance, budget_for(found.precision, limits))
+            truth = find_truth(found, data_path, against, open_cached)
+            limits = budget_for(found.precision, recorded_limits(found.manifest), budget)
+            _refuse_unjudgeable(budget or {}, truth)
+            verdict = run_and_judge(each, found.manifest, found.graph(), truth, advance, limits)
         if require_engine and not verdict.engine_executed:
             raise Missing(f"--require-engine: the engine of {each} cannot run here: {verdict.engine_reason}")
         verdicts.append(dataclasses.replace(verdict, path=str(each)))
     return tuple(verdicts)
 
 
-def _check_asked(budget: Mapping[str, float], truth: Truth) -> None:
-    """A limit that this run cannot judge is an error when this run was asked for it: a pass would say that it is kept."""
-    asked = [name for name in DECISION_LIMITS if name in budget]
-    if asked and truth.synthetic:
-        raise DataError(f"{asked[0]} cannot be judged on synthetic samples, which decide nothing; give --data FILE")
+def _refuse_unjudgeable(budget: Mapping[str, float], truth: Truth) -> None:
+    """A limit given for this run that it cannot judge is an error: a pass would say that it is kept."""
+    limits_set = [name for name in DECISION_LIMITS if name in budget]
+    if limits_set and truth.synthetic:
+        raise DataError(f"{limits_set[0]} cannot be judged on synthetic samples; give --data FILE")
 
 
-def recorded_limits(found: Artifact) -> Mapping[str, float]:
-    """The limits that an artifact was built with."""
-    return {k: v for k, v in found.manifest.get("budget", {}).items() if v is not None}
+def recorded_limits(facts: Mapping[str, Any]) -> Mapping[str, float]:
+    """The limits that an artifact was built with, from its manifest."""
+    return {name: limit for name, limit in facts.get("budget", {}).items() if limit is not None}
 
 
 def find_truth(found: Artifact, data_path: Path | None, against: str | None, open_reference: Callable[..., Reference]) -> Truth:
@@ -184,18 +172,18 @@ def find_truth(found: Artifact, data_path: Path | None, against: str | None, ope
     if data_path is None and against is None:
         return Truth(*goldens.load_goldens(found.path / artifact.GOLDENS), "goldens", synthetic=_synthetic(found))
     if data_path is None:
-        answer = _answer(found, against, open_reference)
+        answer = _source_runner(found, against, open_reference)
         samples, _ = goldens.load_goldens(found.path / artifact.GOLDENS)
-        return Truth(samples, answer, f"goldens' inputs, answered by {against}", synthetic=_synthetic(found))
+        return Truth(samples, answer, f"inputs of the goldens, outputs of {against}", synthetic=_synthetic(found))
     labels = Labels.from_assets(found.task, found.assets, found.outputs)
     read = read_data(data_path, found.inputs, found.dims, found.assets, found.profiles, labels)
     labelled = any(sample.labels for sample in read.samples)
     try:
-        outputs, notes = _answer(found, against, open_reference), read.notes
+        outputs, notes = _source_runner(found, against, open_reference), read.notes
     except (Missing, SourceError) as error:
         if against is not None or not labelled:
             raise
-        outputs, notes = None, (*read.notes, f"the artifact's own metric alone, its drop is unknown: {error}")
+        outputs, notes = None, (*read.notes, f"the drop is unknown, only the artifact's own metric is given: {error}")
     return Truth(read.samples, outputs, str(data_path), notes, False, labels if labelled else None)
 
 
@@ -203,7 +191,7 @@ def _synthetic(found: Artifact) -> bool:
     return found.manifest.get("recipe", {}).get("goldens", "synthetic") == "synthetic"
 
 
-def _answer(found: Artifact, against: str | None, open_reference: Callable[..., Reference]) -> RunSource:
+def _source_runner(found: Artifact, against: str | None, open_reference: Callable[..., Reference]) -> RunSource:
     from ..source import SourceOptions
 
     source = found.manifest["source"]
@@ -211,8 +199,8 @@ def _answer(found: Artifact, against: str | None, open_reference: Callable[..., 
         reference = open_reference(str(source["reference"]), SourceOptions(**source["options"]))
         if reference.sha256 != source["sha256"]:
             raise DataError(
-                f"the source {source['reference']} is not what {found.path} was built from (its sha256 differs); "
-                "build again, or say --against SOURCE to compare with it all the same"
+                f"the source {source['reference']} changed since {found.path} was built (its sha256 differs); "
+                f"build again, or compare with it anyway: --against {source['reference']}"
             )
         return reference.run
     if (Path(against) / artifact.MANIFEST).is_file():
@@ -229,9 +217,9 @@ def run_and_judge(
     The graph is run as well for a half-precision ONNX Runtime artifact: ONNX Runtime CPU does not show the type's overflow.
     """
     name, precision, task = facts["target"]["name"], facts["precision"]["mode"], facts["source"]["task"]
-    budget = budget or Budget(**facts["budget"])
+    budget = budget or budget_for(precision, recorded_limits(facts))
     if truth.synthetic:
-        # Random token ids decide nothing that anyone cares about, and near-ties are many: decisions are told, not judged.
+        # Random token ids decide nothing that anyone cares about, and near-ties are many: decisions are reported, not judged.
         budget = budget.without_decisions()
     target = targets.get(name)
     ready = target.available()
@@ -242,14 +230,14 @@ def run_and_judge(
         runners["graph"] = ReferenceRunner(graph)
     results = compare_runners(runners, truth, task, advance)
     found = tuple(v for result in results.values() for v in budgets.find_violations(result, budget))
-    notes = (*truth.notes, *_left_out(runners, truth), *_not_judged(facts, truth))
+    notes = (*truth.notes, *_outside_profiles(runners, truth), *_not_judged_notes(facts, truth))
     reason = "the null target has no engine" if name == "null" else ("" if ready.run else ready.reason)
     return Verdict(name, precision, truth.name, budget, results.get("engine"), reason, results.get("graph"), found, notes)
 
 
-def _not_judged(facts: Mapping[str, Any], truth: Truth) -> tuple[str, ...]:
-    asked = [name for name in DECISION_LIMITS if truth.synthetic and facts.get("budget", {}).get(name) is not None]
-    return (f"{' and '.join(asked)} not judged: synthetic samples decide nothing (bertc verify --data FILE)",) if asked else ()
+def _not_judged_notes(facts: Mapping[str, Any], truth: Truth) -> tuple[str, ...]:
+    limits_set = [name for name in DECISION_LIMITS if truth.synthetic and facts.get("budget", {}).get(name) is not None]
+    return (f"{' and '.join(limits_set)} not judged on synthetic samples (bertc verify --data FILE)",) if limits_set else ()
 
 
 def _is_half(graph: Graph) -> bool:
@@ -272,8 +260,8 @@ def compare_runners(runners: Mapping[str, Runner], truth: Truth, task: str, adva
     return {name: comparison.result() for name, comparison in comparisons.items()}
 
 
-def _left_out(runners: Mapping[str, Runner], truth: Truth) -> tuple[str, ...]:
-    """Goldens hold every size the model takes; an engine takes those of its profiles. What it was not asked is said."""
+def _outside_profiles(runners: Mapping[str, Runner], truth: Truth) -> tuple[str, ...]:
+    """Goldens hold every size the model takes; an engine takes those of its profiles. The rest is noted."""
     outside = [s.label for r in runners.values() for s in truth.samples if not r.takes(s.feeds)]
     if not outside:
         return ()

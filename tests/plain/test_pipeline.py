@@ -128,7 +128,7 @@ def test_an_export_is_built_without_torch(model: Path, tmp_path: Path, capsys: C
     assert (tmp_path / "out" / "tokenizer" / "tokenizer.json").is_file()
     capsys.readouterr()
     run("build", tmp_path / "export", "--target", "null", "--goldens", "data", "--data", model, "-o", tmp_path / "x", code=2)
-    assert "is an export and cannot answer data" in said(capsys)
+    assert "is an artifact and cannot run the data" in said(capsys)
 
 
 def test_a_typed_artifact_is_no_source(built: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -139,12 +139,12 @@ def test_a_typed_artifact_is_no_source(built: Path, tmp_path: Path, capsys: Capt
 # Is the export the model?
 
 
-def altered(model: Path, breaks: Any) -> types.Source:
+def altered(model: Path, breaks: Any, kind: str = "factory") -> types.Source:
     """The encoder, with a truth that `breaks(feeds, outputs)` makes different from its graph."""
     found = source.open_source(str(model))
     assert found.run is not None
     truth = found.run
-    return dataclasses.replace(found, run=lambda feeds: {n: breaks(feeds, a) for n, a in truth(feeds).items()})
+    return dataclasses.replace(found, kind=kind, run=lambda feeds: {n: breaks(feeds, a) for n, a in truth(feeds).items()})
 
 
 def blamed(found: types.Source) -> str:
@@ -175,11 +175,11 @@ def test_positions_for_one_length(tmp_path: Path, capsys: Capture) -> None:
     model.graph.node[0].output[0] = "raw_x"
     model.graph.node.insert(1, oh.make_node("Add", ["raw_x", "positions"], ["x"]))
     onnx.save(model, path)
-    found = dataclasses.replace(source.open_source(str(path)), run=whole.run)
+    found = dataclasses.replace(source.open_source(str(path)), kind="factory", run=whole.run)
     text = blamed(found)
     assert "It fails whenever axis 1 of 'input_ids' is 1, 37, 512, and holds at 17: the exporter baked in" in text
     run("build", path, "--target", "null", "-o", tmp_path / "o", code=1)
-    assert "the source itself does not run at batch 5, length 37" in said(capsys)
+    assert "the source fails at batch 5, length 37" in said(capsys)
 
 
 def test_wrong_everywhere_blames_no_dimension(model: Path) -> None:
@@ -188,8 +188,15 @@ def test_wrong_everywhere_blames_no_dimension(model: Path) -> None:
     assert "fails whenever" not in text
 
 
+def test_nothing_is_said_of_an_exporter_that_an_onnx_file_does_not_have(model: Path) -> None:
+    text = blamed(altered(model, lambda feeds, a: a + (feeds["input_ids"].shape[1] > 100), "onnx"))
+    assert "last_hidden_state: relative error" in text, "the output that differs first"
+    assert "axis 1 of 'input_ids' is 512" in text
+    assert "export" not in text and "Python" not in text
+
+
 def test_a_source_that_gives_nan(model: Path) -> None:
-    assert "the source itself gives NaN" in blamed(altered(model, lambda feeds, a: a * np.nan))
+    assert "the source gives NaN" in blamed(altered(model, lambda feeds, a: a * np.nan))
 
 
 # Verifying
@@ -248,8 +255,8 @@ def test_the_source_changed_since(tmp_path: Path, capsys: Capture) -> None:
     tiny.encoder(path, changed=0.5)
     np.savez(tmp_path / "d.npz", **tiny.feeds())
     run("verify", tmp_path / "o", "--data", tmp_path / "d.npz", code=2)
-    assert "is not what" in (err := said(capsys))
-    assert "--against SOURCE" in err
+    assert "its sha256 differs" in (err := said(capsys))
+    assert "--against " in err
 
 
 def test_an_engine_that_cannot_run(built: Path, capsys: Capture) -> None:
@@ -271,7 +278,7 @@ def test_samples_outside_the_profiles_are_said(model: Path) -> None:
     truth = verification.Truth(samples, found.run, "made up")
     engine = ReferenceRunner(found.graph, (small,))
     assert verification.compare_runners({"engine": engine}, truth, "custom", lambda *_: None)["engine"].samples == 1
-    (note,) = verification._left_out({"engine": engine}, truth)
+    (note,) = verification._outside_profiles({"engine": engine}, truth)
     assert note == "2 samples lie outside the engine's profiles and were not run on it: long; many"
     with pytest.raises(DataError, match="no samples were compared"):
         verification.compare_runners(

@@ -19,7 +19,7 @@ from bertc.core.errors import BertcError, Missing, RecipeError
 from bertc.core.profiles import Dim, Range
 from bertc.recipe import Recipe, choose_targets
 from bertc.targets import Availability
-from bertc.verification.verdict import budget_for
+from bertc.verification import budget_for
 
 
 def refused(call: Callable[[], Any], *words: str, kind: type[BertcError] = RecipeError) -> None:

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.rtx
 RECORD = """
 import json, sys
 import tensorrt_rtx
-from bertc.targets import _trt_worker
+from bertc.targets._tensorrt import worker as _trt_worker
 
 seen = set()
 

@@ -115,14 +115,14 @@ def test_float_gemms_are_caught(tmp_path: Path) -> None:
         folder.mkdir()
     log = log_of(request(make(single, ATTENTION)), tmp_path)
     typed = graph_.load_graph(make(half, ATTENTION, "float16"))
-    with pytest.raises(BuildFailed, match=r"asked for fp16, 6 of 6 GEMMs are Float: node_q0 \(MatMul\).* and 1 more"):
+    with pytest.raises(BuildFailed, match=r"fp16 was requested, 6 of 6 GEMMs are Float: node_q0 \(MatMul\).* and 1 more"):
         _kernels.check_gemms(typed, _kernels.parse_kernels(log), "fp16")
 
 
 def test_a_gemm_that_no_kernel_names_is_caught(tmp_path: Path) -> None:
     asked = request(make(tmp_path, MLP, "float16"), "fp16")
     kernels = [k for k in _kernels.parse_kernels(log_of(asked, tmp_path)) if "node_y" not in k.onnx_nodes]
-    with pytest.raises(BuildFailed, match=r"1 of 2 GEMMs are named by no engine layer.*node_y"):
+    with pytest.raises(BuildFailed, match=r"no engine layer names 1 of 2 GEMMs.*node_y"):
         _kernels.check_gemms(asked.graph, kernels, "fp16")
 
 
@@ -157,7 +157,7 @@ def test_the_profile_reaches_the_builder(tmp_path: Path) -> None:
 
 def test_too_small_a_workspace_says_what_to_do(tmp_path: Path) -> None:
     body = "g (T[batch, length, 64] x) => (T[batch, length, 64] y) { a = MatMul(x, w0) b = Softmax(a) y = MatMul(b, w1) }"
-    with pytest.raises(BuildFailed, match=r"(?s)sm89, failed to build:.*narrow the profile's maximum"):
+    with pytest.raises(BuildFailed, match=r"(?s)sm89. failed to build:.*lower the profile's maximum"):
         _trt.build("tensorrt_rtx", request(make(tmp_path, body)), workspace=1)
 
 
@@ -222,9 +222,9 @@ def test_a_compiler_dies_with_the_process_that_asked(tmp_path: Path, how: signal
 def test_refuses_what_turing_cannot_do(tmp_path: Path) -> None:
     asked = request(make(tmp_path, MLP))
     for precision in ("bf16", "fp32"):
-        with pytest.raises(InputError, match=f"asked for {precision} on sm75.*use --fp16"):
+        with pytest.raises(InputError, match=f"{precision} on sm75.*use --fp16"):
             tensorrt_rtx.build(dataclasses.replace(asked, sms=("sm75",), precision=precision))
-    with pytest.raises(RecipeError, match="sm75 and sm86 in one engine; Turing needs an engine of its own"):
+    with pytest.raises(RecipeError, match=r"sm75 and sm86 .*in one engine"):
         tensorrt_rtx.build(dataclasses.replace(asked, sms=("sm75", "sm86"), precision="fp16"))
     with pytest.raises(RecipeError, match="cannot build for 'sm90'"):
         tensorrt_rtx.build(dataclasses.replace(asked, sms=("sm90",)))
@@ -251,7 +251,7 @@ def test_refuses_local_functions() -> None:
     with pytest.raises(BuildFailed, match=r"1 nodes are not ONNX operators: .*local\.twice"):
         tensorrt_rtx.lower(call)
     inlined.model.graph.remove(list(inlined.model.graph))
-    with pytest.raises(BuildFailed, match=r"holds local functions: local\.twice"):
+    with pytest.raises(BuildFailed, match=r"local functions: local\.twice"):
         tensorrt_rtx.lower(inlined)
 
 
@@ -304,7 +304,7 @@ def worker_of(parent: int) -> int:
     def look() -> bool:
         tasks = Path(f"/proc/{parent}/task").iterdir()
         children = [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
-        found.extend(pid for pid in children if b"_trt_worker" in Path(f"/proc/{pid}/cmdline").read_bytes())
+        found.extend(pid for pid in children if b"_tensorrt.worker" in Path(f"/proc/{pid}/cmdline").read_bytes())
         return bool(found)
 
     wait_until(look)

@@ -87,11 +87,11 @@ METHODS: Mapping[str, Callable[..., float]] = {"minmax": minmax, "percentile": p
 
 
 def check_method(method: str, percentile: float) -> None:
-    """DataError for a method that does not exist or a percentile that is none."""
+    """Raises DataError for an unknown method or a percentile out of range."""
     if method not in METHODS:
         raise DataError(f"unknown method {method!r}{did_you_mean(method, METHODS)}")
     if not 50 < percentile <= 100:  # false for NaN too
-        raise DataError(f"a percentile of {percentile} was asked for; it is above 50, and 100 at most: 99.99")
+        raise DataError(f"percentile {percentile} must be above 50 and at most 100, as in 99.99")
 
 
 def clipping_magnitudes(histogram: Histogram, largest: np.ndarray, method: str, percentile: float = PERCENTILE) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Calibration: one pass over data that fills a histogram for each tensor INT8 could stand on, in memory that does not grow.
+"""Calibration: one pass over data that fills a histogram for each tensor that int8 may quantise, in memory that does not grow.
 
 The graph runs in float32 on ONNX Runtime with those tensors as its outputs, a sample at a time; what they hold is counted and
 forgotten. The counts are exact whole numbers, so that parts calibrated apart merge into what one run gives, and a run that was
@@ -13,7 +13,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import onnx_ir as ir
 
@@ -31,16 +31,8 @@ from .ranges_file import Ranges
 from .statistics import MeasuredTensor, Settings, Statistics
 from .tensors import tensors_to_measure, untyped_tensors
 
-if TYPE_CHECKING:
-    pass
-
 PARTIAL = ".partial"
-LEFT_OUT = {
-    "masked": "values that a mask made",
-    "nan": "NaN",
-    "infinite": "infinite values",
-    "skipped": "tensors of samples whose padding could not be told from the rest",
-}
+LEFT_OUT = {"masked": "masked values", "nan": "NaN", "infinite": "infinite values", "skipped": "tensors whose padding is unknown"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +96,7 @@ def calibrate(
 
 
 def _check(request: CalibrationRequest, out: Path, force: bool) -> tuple[int, int]:
-    """Refuse what cannot be before any work is done; returns the part asked for."""
+    """Check options before any work; returns the part (INDEX, COUNT)."""
     tensor_stats.check_settings(request.settings)
     rows.check_path(request.data)
     if request.target is not None:
@@ -181,13 +173,13 @@ def _unseen(graph: Graph, found: Sequence[MeasuredTensor]) -> Iterator[str]:
         raise SourceError("the graph has no MatMul, convolution, softmax or normalisation over activations: nothing to calibrate")
     unknown = untyped_tensors(graph)
     if unknown:
-        yield f"{len(unknown)} tensors are not measured, their type is not known: {', '.join(unknown[:3])}"
+        yield f"{len(unknown)} tensors not measured, of unknown type: {', '.join(unknown[:3])}"
     top = {id(node) for node in graph.model.graph}
     hidden = [node for node in graph.model.graph.all_nodes() if id(node) not in top]
     hidden += [node for function in graph.model.functions.values() for node in function]
     inside = sum(node.op_type in GEMM_OPS for node in hidden)
     if inside:
-        yield f"{inside} GEMMs inside local functions or branches are not measured"
+        yield f"{inside} GEMMs inside local functions or branches not measured"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,14 +201,14 @@ class CalibrationRun:
             data = ranges.read_json(self.checkpoint)
             found, done = ranges.parse(data, self.checkpoint), data.get("done")
         except DataError as error:
-            raise DataError(f"{error}; --restart drops it and begins anew") from error
+            raise DataError(f"{error}; --restart drops it and starts over") from error
         changed = _changes(fresh, found)
         if changed or not isinstance(done, int):
             raise DataError(
-                f"{self.checkpoint} was left by another run: {'; '.join(changed) or 'it does not say how far it got'}. "
-                "--restart drops it and begins anew"
+                f"the checkpoint {self.checkpoint} is of another run: {'; '.join(changed) or 'it has no count of samples'}. "
+                "--restart drops it and starts over"
             )
-        log.note(f"going on after {done} of {self.samples.size(*self.part)} samples, from {self.checkpoint}")
+        log.note(f"resuming after {done} of {self.samples.size(*self.part)} samples from {self.checkpoint}")
         # In the order of the graph, which is not that of the file.
         return dataclasses.replace(found, tensors={name: found.tensors[name] for name in fresh.tensors}), done
 
@@ -245,7 +237,7 @@ class CalibrationRun:
             ranges.write_checkpoint(made, self.checkpoint, done)
         if not self.checkpoint.exists():
             return "nothing was written"
-        return f"{self.checkpoint} keeps what was counted; the same command goes on from there"
+        return f"{self.checkpoint} keeps what was counted; the same command resumes there"
 
     def _count(self, some: Sequence[tuple[rows.UnpaddedSample, Arrays]], made: Ranges) -> None:
         live = [each for each in some if not each[0].dead]
@@ -258,17 +250,17 @@ class CalibrationRun:
 
 def _changes(fresh: Ranges, found: Ranges) -> list[str]:
     """What differs between this run and the one that left a checkpoint."""
-    said = {"source": "the model", "graph": "the graph", "data": "the data or the shard", "tools": "a tool's version"}
-    changed = [f"{what} changed" for key, what in said.items() if fresh.facts[key] != found.facts[key]]
+    parts = {"source": "the model", "graph": "the graph", "data": "the data or the shard", "tools": "a tool's version"}
+    changed = [f"{what} changed" for key, what in parts.items() if fresh.facts[key] != found.facts[key]]
     changed += ["the settings changed"] if fresh.settings != found.settings else []
-    places_of = [{name: each.place for name, each in one.tensors.items()} for one in (fresh, found)]
-    return changed + (["the tensors to measure changed"] if places_of[0] != places_of[1] else [])
+    ours, theirs = ({name: each.place for name, each in one.tensors.items()} for one in (fresh, found))
+    return changed + (["the tensors to measure changed"] if ours != theirs else [])
 
 
 def _check_measured(made: Ranges) -> None:
     if all(each.status == "unmeasured" for each in made.tensors.values()):
-        why = "every sample is padding only" if not made.totals["samples"] else "padding could not be told from the rest"
-        raise DataError(f"nothing was measured: {why}; give data that is padded at its end, or not at all")
+        reason = "every sample is padding only" if not made.totals["samples"] else "padding could not be told from the rest"
+        raise DataError(f"nothing was measured: {reason}; give data that is padded at its end, or not at all")
 
 
 def merge(paths: Sequence[Path], out: Path, *, force: bool = False) -> Ranges:
@@ -279,23 +271,20 @@ def merge(paths: Sequence[Path], out: Path, *, force: bool = False) -> Ranges:
     return made
 
 
-# What a person reads.
-
-
 def summary(found: Ranges) -> str:
     """One line: what has a range, what has none and why, what was left out."""
     states = collections.Counter(each.status for each in found.tensors.values())
-    said = [f"{len(found.tensors)} tensors over {found.totals['samples']} samples ({found.totals['tokens']} tokens)"]
-    said.append(f"{states['ok']} have a range by {found.settings.method}")
-    said += [f"{count} not to be quantised: {status}" for status, count in sorted(states.items()) if status != "ok"]
+    parts = [f"{len(found.tensors)} tensors over {found.totals['samples']} samples ({found.totals['tokens']} tokens)"]
+    parts.append(f"{states['ok']} have a range by {found.settings.method}")
+    parts += [f"{count} not to be quantised: {status}" for status, count in sorted(states.items()) if status != "ok"]
     times = f"{found.settings.outlier:g}"
     outliers = sum(bool(each.outliers(found.settings.outlier)) for each in found.tensors.values())
-    said.append(f"{outliers} have channels above {times} times the median one")
-    said += [f"{found.totals['truncated']} samples were cut"] if found.totals["truncated"] else []
-    said += [f"{found.totals['dead']} samples are all padding and were left out"] if found.totals["dead"] else []
+    parts.append(f"{outliers} have channels above {times} times the median channel")
+    parts += [f"{found.totals['truncated']} samples truncated"] if found.totals["truncated"] else []
+    parts += [f"{found.totals['dead']} samples are all padding, left out"] if found.totals["dead"] else []
     left = {name: sum(getattr(each, name) for each in found.tensors.values()) for name in LEFT_OUT}
-    said += [f"left out: {left[name]} {what}" for name, what in LEFT_OUT.items() if left[name]]
-    return "; ".join(said)
+    parts += [f"left out: {left[name]} {what}" for name, what in LEFT_OUT.items() if left[name]]
+    return "; ".join(parts)
 
 
 def overview(found: Ranges) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Runs a graph a sample at a time with the tensors that are measured as its outputs, and counts what they hold."""
+"""Run a graph one sample at a time with the measured tensors as its outputs, and count their values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOGETHER = 256  # tokens that are counted at once: enough that numpy counts and 
 
 
 class Meter:
-    """Runs a graph with the wanted tensors as its outputs, and counts what they hold."""
+    """Runs a graph with the measured tensors as its outputs, and counts their values."""
 
     def __init__(self, graph: Graph, found: Sequence[MeasuredTensor]) -> None:
         self._fed = {place.name for place in found} & {spec.name for spec in graph.inputs}
@@ -29,7 +29,7 @@ class Meter:
             self._session, self._weights = reference.reference_session(reference.emulate_rounding(with_outputs(graph, self._run)))
 
     def run(self, row: UnpaddedSample) -> Arrays:
-        """The wanted tensors of one sample, by name; none of a sample that is all padding."""
+        """The measured tensors of one sample, by name; none of a sample that is all padding."""
         if row.dead:
             return {}
         fed = {name: row.feeds[name] for name in self._fed}
@@ -38,7 +38,7 @@ class Meter:
         try:
             return dict(zip(self._run, self._session.run(self._run, {**self._weights, **row.feeds}), strict=True)) | fed
         except Exception as error:  # onnxruntime's exceptions share no public base class
-            raise DataError(f"the model does not run on {row.label}: {str(error).strip().splitlines()[0]}") from error
+            raise DataError(f"the float32 graph does not run on {row.label}: {str(error).strip().splitlines()[0]}") from error
 
     def ahead(self, samples: Iterator[UnpaddedSample]) -> Iterator[list[tuple[UnpaddedSample, Arrays]]]:
         """Samples with their tensors, some short ones at a time; the next one runs while these are counted."""
@@ -64,7 +64,7 @@ class Meter:
             statistics.add(*kept)
 
     def _live(self, array: np.ndarray, place: MeasuredTensor, alive: RealPositions) -> np.ndarray | None:
-        """The values at places that are not padding; None where the tensor's dims do not tell which these are."""
+        """The values at positions that are not padding; None where the tensor's dims do not tell which these are."""
         if len(place.dims) != array.ndim:
             return None
         for axis, (dim, size) in enumerate(zip(place.dims, array.shape, strict=True)):

@@ -1,4 +1,4 @@
-"""What the sites see: one pass over the data, in memory that the number of samples does not change.
+"""Statistics of what the sites read, from one pass over the data, in memory that does not grow with the samples.
 
 Beside calibration's statistics (histograms, channels) a few thousand rows of each GEMM's input are kept: only on rows can it be
 measured what quantising an activation does to the product it goes into.
@@ -50,7 +50,7 @@ class Sampled(Statistics):
         self.seen = 0
 
     def add(self, *arrays: np.ndarray) -> None:
-        """Count; and of each array keep a few rows [places, channels], drawn at random."""
+        """Count; and of each array keep a few rows [positions, channels], drawn at random."""
         super().add(*arrays)
         for array in arrays if self.keep else ():
             rows = self._rows(np.asarray(array, np.float32))
@@ -97,8 +97,8 @@ class Sampled(Statistics):
         return {**counted, "rows": self.rows, "lows": self.lows, "highs": self.highs, "sums": np.stack(self.sums)}
 
     def numbers(self) -> dict[str, Any]:
-        told = {name: getattr(self, name) for name in (*COUNTS, "low", "high", "seen", "keep", "each")}
-        return {**told, "place": dataclasses.asdict(self.place)}
+        counts = {name: getattr(self, name) for name in (*COUNTS, "low", "high", "seen", "keep", "each")}
+        return {**counts, "place": dataclasses.asdict(self.place)}
 
     @staticmethod
     def read(numbers: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Sampled:
@@ -164,7 +164,7 @@ def _block(
 
 
 def merge_parts(parts: Sequence[Observed]) -> Observed:
-    """What one pass over the data of all parts, in this order, would have given. The first is changed in place."""
+    """The parts, in this order, as one pass over all data would have observed them. The first is changed in place."""
     whole, *rest = parts
     for part in rest:
         for name, stats in part.tensors.items():
@@ -173,9 +173,9 @@ def merge_parts(parts: Sequence[Observed]) -> Observed:
 
 
 def require_samples(seen: Observed) -> Observed:
-    """DataError where not one sample holds a place that counts."""
+    """Raises DataError where every sample is padding only."""
     if seen.tensors and not seen.samples:
-        raise DataError("nothing was measured: every sample is padding only")
+        raise DataError("nothing was measured: every sample is padding only; give data with tokens in it")
     return seen
 
 
@@ -184,8 +184,8 @@ def save(seen: Observed, path: Path) -> None:
     from safetensors.numpy import save_file
 
     arrays = {f"{name}/{key}": np.ascontiguousarray(a) for name, s in seen.tensors.items() for key, a in s.arrays().items()}
-    told = {"samples": seen.samples, "tokens": seen.tokens, "tensors": {n: s.numbers() for n, s in seen.tensors.items()}}
-    save_file(arrays, path, {"observed": json.dumps(told)})
+    head = {"samples": seen.samples, "tokens": seen.tokens, "tensors": {n: s.numbers() for n, s in seen.tensors.items()}}
+    save_file(arrays, path, {"observed": json.dumps(head)})
 
 
 def load(path: Path) -> Observed:
@@ -194,13 +194,13 @@ def load(path: Path) -> Observed:
 
     try:
         with safe_open(path, "np") as file:
-            told = json.loads(file.metadata()["observed"])
+            head = json.loads(file.metadata()["observed"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
         groups: dict[str, dict[str, np.ndarray]] = {}
         for key, array in arrays.items():
             name, _, part = key.rpartition("/")
             groups.setdefault(name, {})[part] = array
-        tensors = {name: Sampled.read(numbers, groups[name]) for name, numbers in told["tensors"].items()}
-        return Observed(tensors, int(told["samples"]), int(told["tokens"]))
+        tensors = {name: Sampled.read(numbers, groups[name]) for name, numbers in head["tensors"].items()}
+        return Observed(tensors, int(head["samples"]), int(head["tokens"]))
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is no file of observed tensors ({error}); calibrate again") from error
+        raise DataError(f"{path} is not a file of observed tensors ({error}); calibrate again") from error

@@ -1,4 +1,4 @@
-"""The file of ranges that calibration writes: readable, mergeable, and the checkpoint of a run that was interrupted.
+"""The ranges file of calibration: readable, mergeable, and the checkpoint of an interrupted run.
 
     {"format": 1, "bertc": ..., "tools": {...},
      "source": {"reference", "sha256", "task"}, "graph": {"form", "sha256"},
@@ -140,10 +140,10 @@ def parse(data: Mapping[str, Any], path: Path) -> Ranges:
 def merge(found: Sequence[Ranges], names: Sequence[str]) -> Ranges:
     """One of several, equal to what one run over all their data gives. `names` are what to call them in an error.
 
-    Raises DataError when they measured different models or graphs, were asked for different things, or share data.
+    Raises DataError when they measured different models or graphs, have different settings, or share data.
     """
     if len(found) < 2:
-        raise DataError(f"merging takes two files of ranges or more; got {len(found)}")
+        raise DataError(f"--merge takes two files of ranges or more, got {len(found)}")
     first = found[0]
     for other, name in zip(found[1:], names[1:], strict=True):
         _check_alike(first, other, names[0], name)
@@ -160,11 +160,11 @@ def _check_alike(first: Ranges, other: Ranges, name: str, other_name: str) -> No
     for what, key in (("models", "source"), ("graphs", "graph")):
         ours, theirs = first.facts[key], other.facts[key]
         if ours["sha256"] != theirs["sha256"]:
-            said = "; ".join(f"{n}: {f.get('form') or f.get('reference')}, sha256 {f['sha256'][:12]}" for n, f in
+            both = "; ".join(f"{n}: {f.get('form') or f.get('reference')}, sha256 {f['sha256'][:12]}" for n, f in
                              ((name, ours), (other_name, theirs)))  # fmt: skip
-            raise DataError(f"{name} and {other_name} are of different {what} and cannot be merged ({said})")
+            raise DataError(f"{name} and {other_name} are of different {what} and cannot be merged ({both})")
     if first.settings != other.settings:
-        raise DataError(f"{name} was asked for {first.settings}, {other_name} for {other.settings}; calibrate both alike")
+        raise DataError(f"{name} has {first.settings}, {other_name} {other.settings}; calibrate both alike")
     apart = sorted({k for k in {*first.tensors, *other.tensors} if _place(first, k) != _place(other, k)})
     if apart:
         raise DataError(f"{name} and {other_name} measured different tensors: {', '.join(apart[:3])}; calibrate both alike")
@@ -194,7 +194,7 @@ def parse_part(text: str) -> tuple[int, int]:
 def _part(text: str) -> tuple[int, int]:
     index, count = (int(number) if number.isdecimal() else 0 for number in text.split("/"))
     if not 1 <= index <= count:
-        raise ValueError(f"{text!r} is no part")
+        raise ValueError(f"{text!r} is not INDEX/COUNT")
     return index, count
 
 
@@ -207,7 +207,7 @@ def _joined(found: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]
         parts.setdefault(each["sha256"], []).extend(each["parts"])
     for sha256, name in names.items():
         for one, two in _overlaps(parts[sha256]):
-            raise DataError(f"parts {one} and {two} of {name} share samples, which would count twice; merge each part once")
+            raise DataError(f"parts {one} and {two} of {name} share samples, which would count twice; merge each sample once")
     made = [{"name": name, "sha256": sha256, "parts": _whole(parts[sha256])} for sha256, name in names.items()]
     return sorted(made, key=lambda each: (each["name"], each["sha256"]))
 

@@ -1,4 +1,4 @@
-"""What calibration keeps of one tensor: counts that grow exactly, whatever the order, and the ranges that follow from them."""
+"""Statistics of one tensor: exact counts, whatever the order, and the ranges that follow from them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from ...core import DataError
-from . import clipping as thresholds
+from . import clipping
 from .histogram import Histogram
 
-CHANNEL_BINS = 512  # of a histogram per channel, where that is asked for
+CHANNEL_BINS = 512  # of a histogram per channel
 COUNTS = ("values", "nan", "infinite", "masked", "skipped")
 
 
@@ -43,7 +43,7 @@ class Settings:
     """How ranges follow from the counts. `outlier`: a channel is one when its maximum is so many times that of the median one."""
 
     method: str = "percentile"
-    percentile: float = thresholds.PERCENTILE
+    percentile: float = clipping.PERCENTILE
     outlier: float = 10.0
 
 
@@ -103,7 +103,7 @@ class Statistics:
             self.by_channel.add_rows(magnitudes, tops)
 
     def _rows(self, array: np.ndarray) -> np.ndarray:
-        """[places, channels], or [values] of a tensor without channels."""
+        """[positions, channels], or [values] of a tensor without channels."""
         axis = self.place.axis
         if axis is None:
             return array.reshape(-1)
@@ -134,25 +134,24 @@ class Statistics:
     def largest(self) -> float:
         return max(-self.low, self.high)
 
-    def ranges(self, percentile: float = thresholds.PERCENTILE) -> dict[str, float]:
+    def ranges(self, percentile: float = clipping.PERCENTILE) -> dict[str, float]:
         """The clipping magnitude by each method; {} for a tensor that must not be quantised."""
         if self.status != "ok":
             return {}
-        asked = (self.values, percentile)  # whatever is counted changes `values`
-        if self._known[0] != asked:
+        key = (self.values, percentile)  # whatever is counted changes `values`
+        if self._known[0] != key:
             top = np.array([self.largest])
             found = {
-                name: float(thresholds.clipping_magnitudes(self.histogram, top, name, percentile)[0])
-                for name in thresholds.METHODS
+                name: float(clipping.clipping_magnitudes(self.histogram, top, name, percentile)[0]) for name in clipping.METHODS
             }
-            self._known = (asked, found)
+            self._known = (key, found)
         return self._known[1]
 
     def channel_ranges(self, settings: Settings) -> np.ndarray:
-        """The clipping magnitude of each channel by the method asked for, float64 [channels]; empty where nobody asked for it."""
+        """The clipping magnitude of each channel by the method of the settings, float64 [channels]; else empty."""
         if self.status != "ok" or self.by_channel is None:
             return np.zeros(0)
-        return thresholds.clipping_magnitudes(self.by_channel, self.channels, settings.method, settings.percentile)
+        return clipping.clipping_magnitudes(self.by_channel, self.channels, settings.method, settings.percentile)
 
     def outliers(self, times: float) -> dict[int, float]:
         """Channels whose largest magnitude is above `times` the median of all channels' largest, with that ratio."""
@@ -194,9 +193,7 @@ class Statistics:
         if made.by_channel is not None:
             _read_histogram(made.by_channel, data["channel_histograms"])
         if int(made.histogram.counts.sum()) != made.values:
-            raise ValueError(
-                f"the histogram of {name} holds {made.histogram.counts.sum()} values where {made.values} were counted"
-            )
+            raise ValueError(f"the histogram of {name} holds {made.histogram.counts.sum()} of {made.values} values")
         return made
 
 
@@ -246,7 +243,7 @@ def _read_histogram(histogram: Histogram, data: Iterable[Mapping[str, Any]]) -> 
 
 
 def check_settings(settings: Settings) -> None:
-    """DataError for settings that make no sense."""
-    thresholds.check_method(settings.method, settings.percentile)
+    """Raises DataError for settings out of range."""
+    clipping.check_method(settings.method, settings.percentile)
     if not settings.outlier > 1:
-        raise DataError(f"an outlier is a channel above {settings.outlier} times the median one; wanted a number above 1")
+        raise DataError(f"outlier factor {settings.outlier} must be above 1: it is times the median channel")

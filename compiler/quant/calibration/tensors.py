@@ -1,4 +1,4 @@
-"""Which tensors of a graph calibration measures: what INT8 could stand on, their axes, and the mask constants that reach them."""
+"""Tensors that calibration measures: inputs of GEMMs and the like, their axes, and the mask constants that reach them."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _with_channels(made: Sequence[MeasuredTensor], patterns: Sequence[str]) -> t
         if not found:
             raise DataError(f"no measured tensor or module is called {pattern!r}{did_you_mean(pattern, [p.name for p in made])}")
         if not any(p.channels for p in made if p.name in found):
-            raise DataError(f"ranges per channel of {pattern!r}: the last axis of these tensors has no fixed size")
+            raise DataError(f"no ranges per channel of {pattern!r}: the last axis of these tensors has no fixed size")
         chosen |= found
     return tuple(dataclasses.replace(p, by_channel=bool(p.channels) and p.name in chosen) for p in made)
 

@@ -79,7 +79,8 @@ def _plain(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _state(entry: Mapping[str, Any], found: Mapping[str, Any] | None) -> str:
-    return str(entry.get("state") or ("built" if found else "unknown"))
+    state = str(entry.get("state") or ("built" if found else "unknown"))
+    return "needs another host" if state == "other-host" else state
 
 
 def state_colour(state: str) -> str:

@@ -1,4 +1,4 @@
-"""What ONNX Runtime on the CPU gets for each `bertc` operator: standard operators, in the form its kernels are fastest at.
+"""Lowerings for ONNX Runtime on the CPU: standard operators, in the form its kernels are fastest at.
 
 `benchmarks/bench_ort.py` measures each choice against the source's own graph, which ONNX Runtime optimises when it loads it:
 

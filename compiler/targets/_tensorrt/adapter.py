@@ -1,6 +1,6 @@
-"""What the targets `tensorrt` and `tensorrt-rtx` share: one API, two modules.
+"""Build, lower, load: shared by the targets `tensorrt` and `tensorrt-rtx`, one API in two modules.
 
-Building happens in a process of its own (_trt_worker.py), so this one never imports the compiler. Running goes through
+Building happens in a process of its own (`worker`), so this one never imports the compiler. Running goes through
 Polygraphy. The worker sets up builder, profiles and config itself: Polygraphy's config for TensorRT-RTX leaves TF32 on, and any
 of its configs attaches a timing cache, which TensorRT-RTX has no use for.
 """
@@ -32,41 +32,38 @@ from . import weight_check as _weights
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from ...ops import Body
+
 PLAN = "engine.plan"
 SHOWN_ERRORS = 5
+FUSES = True
+INT8_BASE = "fp16"
+INT8_ATTENTION = _int8.ATTENTION  # with float16 around it; there is none in bfloat16
+OLDEST_FP8 = 89
 # What the builders say -> why, and what to do about it.
-CATALOGUE: tuple[tuple[str, str], ...] = (
+REMEDIES: tuple[tuple[str, str], ...] = (
     (
         r"Attention operation was not supported by a dedicated kernel",
-        "there is no fused attention kernel for this type or head size (float32 never has one); give the Attention node the "
+        "no fused attention kernel for this type or head size (float32 never has one); give the Attention node the "
         "attribute TRT_decomposable=1, decompose it into MatMul, Softmax and MatMul, or build fp16",
     ),
     (
         r"Elementwise layer does not support operator \w+ and the given inputs with type BOOL",
         "a boolean mask is used in arithmetic; turn it into a float mask (0 where it may attend, very negative elsewhere)",
     ),
-    (
-        r"HW-specific datatypes: b16",
-        "bfloat16 needs sm80 or newer; build fp16 for sm75, or leave sm75 out",
-    ),
-    (
-        r"HW-specific datatypes: fp8",
-        "fp8 needs sm89 or newer; leave older SMs out, or build int8 or fp16 for them",
-    ),
-    (
-        r"HW-specific datatypes: int4",
-        "int4 weights do not run on sm75; leave sm75 out, or use int8 weights",
-    ),
+    (r"HW-specific datatypes: b16", "bfloat16 needs sm80 or newer; build fp16 for sm75, or leave sm75 out"),
+    (r"HW-specific datatypes: fp8", "fp8 needs sm89 or newer; leave older SMs out, or build int8 or fp16 for them"),
+    (r"HW-specific datatypes: int4", "int4 weights do not run on sm75; leave sm75 out, or use int8 weights"),
     (r"FP32 GEMM is not supported", "TensorRT-RTX has no float32 GEMM for sm75; build fp16 for it, or leave sm75 out"),
     (
         r"OutOfMemory|Requested size was \d+ bytes|insufficient (workspace|memory)|within workspace limit",
-        "the layers need more scratch memory than they may have at the largest sizes of a profile; narrow the profile's maximum, "
+        "the layers need more scratch memory than the limit at the largest sizes of a profile; lower the profile's maximum, "
         "or raise the workspace limit",
     ),
     (r"no optimization profile has been defined", "the graph has dynamic inputs; give it a profile (--profile batch=1:8:32,...)"),
     (
         r"values for profile \d+ violate shape constraints",
-        "a profile asks for a size that the model cannot take (a table of positions ends before it); lower the profile's maximum",
+        "a profile has a size that the model cannot take (a table of positions ends before it); lower the profile's maximum",
     ),
     (
         r"missing values for shape input tensor",
@@ -74,7 +71,7 @@ CATALOGUE: tuple[tuple[str, str], ...] = (
     ),
     (
         r"Plugin not found|creator .* not found|No importer registered for op",
-        "the parser knows no such operator; it matches by name and ignores the domain. Inline or lower the node before the build",
+        "the parser has no such operator (it matches by name and ignores the domain); inline or lower the node before the build",
     ),
     (r"graph_jit\.cpp.*CUDA_SUCCESS|STRIP_PLAN|REFIT", "refit and stripped weights need a GPU at build time; build without them"),
     (r"no lean (library|runtime)|VERSION_COMPATIBLE", "version-compatible engines need a lean runtime, which is not shipped"),
@@ -83,27 +80,39 @@ CATALOGUE: tuple[tuple[str, str], ...] = (
 
 def advice(message: str) -> str:
     """Cause and remedy for a builder's message, or '' for one that is not known."""
-    return next((help_ for pattern, help_ in CATALOGUE if re.search(pattern, message)), "")
+    return next((remedy for pattern, remedy in REMEDIES if re.search(pattern, message)), "")
 
 
-def refusal(precision: str) -> str | None:
-    """What neither compiler can build."""
-    if precision != "int8-dynamic":
-        return None
-    why = "TensorRT imports neither DynamicQuantizeLinear nor MatMulInteger"
-    return f"asked for int8-dynamic; {why}: use --int8 static with --data, or the target onnxruntime"
+def refusal(precision: str, sms: Mapping[str, str]) -> str | None:
+    """Why neither compiler can build a precision; None where they can. `sms`: what to call each SM (`sm89`) in the reason."""
+    if precision == "int8-dynamic":
+        why = "TensorRT imports neither DynamicQuantizeLinear nor MatMulInteger"
+        return f"int8-dynamic: {why}; use --int8 static with --data, or the target onnxruntime"
+    old = [name for sm, name in sms.items() if int(sm.removeprefix("sm")) < OLDEST_FP8]
+    if old and precision == "fp8":
+        return f"fp8 on {', '.join(old)}: it needs sm{OLDEST_FP8} or newer; build --int8, or leave older SMs out"
+    return None
 
 
-def lower(graph: Graph, sms: tuple[str, ...], quantised: bool = False) -> Graph:
-    """Each `bertc` node in the form of `_lower_trt`, then the needless layout swaps between them gone."""
+def lowerings(sms: tuple[str, ...] = (), *, quantised: bool = False) -> Mapping[str, Body]:
+    """The bodies that lower() writes for these SMs, by operator; the fusions are proven with them."""
+    from . import lower_encoder
+
+    return lower_encoder.lowerings(sms, quantised)
+
+
+def lower(graph: Graph, sms: tuple[str, ...] = (), *, quantised: bool = False) -> Graph:
+    """Standard ONNX in the form that makes the fewest kernels (of a graph with Q/DQ pairs, where `quantised`).
+
+    A graph without `bertc` nodes stays as it is. Raises BuildFailed naming nodes that the parser would misread.
+    """
     if not any(node.domain == DOMAIN for node in graph.model.graph):
         require_plain(graph)
         return graph
     from ...ops import expand
-    from . import layout as _trt_graph
-    from . import lower_encoder as _lower_trt
+    from . import layout
 
-    lowered = _trt_graph.tidy(expand(graph, _lower_trt.lowerings(sms, quantised)))
+    lowered = layout.tidy(expand(graph, lowerings(sms, quantised=quantised)))
     require_plain(lowered)
     return lowered
 
@@ -120,14 +129,14 @@ def require_plain(graph: Graph) -> None:
         raise BuildFailed(f"{len(foreign)} nodes are not ONNX operators: {shown}; TensorRT ignores domains: inline or lower them")
     if graph.model.functions:
         shown = ", ".join(f"{domain}.{name}" for domain, name, _ in list(graph.model.functions)[:SHOWN_ERRORS])
-        raise BuildFailed(f"the graph holds local functions: {shown}; TensorRT mixes up their weights: inline them first")
+        raise BuildFailed(f"the graph has local functions: {shown}; TensorRT mixes up their weights: inline them first")
 
 
 def build(module: str, request: BuildRequest, workspace: int | None = None, notes: tuple[str, ...] = ()) -> Built:
     """Compile `request.graph_path` with `module` ("tensorrt" or "tensorrt_rtx") into `request.directory`/engine.plan.
 
     workspace: bytes of scratch memory the builder may plan with; None for all. Raises BuildFailed when the compiler refuses or
-    crashes, when a GEMM did not get its type, or when weights are missing; Missing when the module cannot be imported.
+    crashes, a GEMM runs in another type, or weights are missing; Missing when the module cannot be imported.
     """
     _require_unique_names(request.graph)
     plan = request.directory / PLAN
@@ -143,7 +152,7 @@ def build(module: str, request: BuildRequest, workspace: int | None = None, note
 
 
 def list_kernels(module: str, request: BuildRequest) -> tuple[_kernels.Kernel, ...]:
-    """The kernels of an engine that is thrown away; for a graph of fixed sizes with every dimension. Raises as build."""
+    """Build an engine, list its kernels, discard it; of a graph of fixed sizes every dimension is a number. Raises as build."""
     with tempfile.TemporaryDirectory(prefix="bertc-") as folder:
         _, log = _compile(module, dataclasses.replace(request, directory=Path(folder)), None, Path(folder))
     return _kernels.parse_kernels(log)
@@ -153,16 +162,11 @@ def _facts(request: BuildRequest, result: Mapping[str, Any], log: str, kernels: 
     modules = {_kernels.node_name(n): module_path(n) for n in request.graph.model.graph.all_nodes()}
     first = [k for k in kernels if k.profile == 0]
     on_gpu = [k for k in first if not k.host]
-    rows = _kernels.kernel_rows(kernels, modules)
+    layers, rows = _kernels.kernels_per_layer(first, modules), _kernels.kernel_rows(kernels, modules)
     return {
         "sms": list(request.sms),
         "tf32": result["tf32"],
-        "kernels": {
-            "count": len(on_gpu),
-            "host": len(first) - len(on_gpu),
-            **_kernels.kernels_per_layer(first, modules),
-            "rows": rows,
-        },
+        "kernels": {"count": len(on_gpu), "host": len(first) - len(on_gpu), **layers, "rows": rows},
         "gemms": _kernels.check_gemms(request.graph, kernels, request.precision) | _int8.check_quantised(request.graph, kernels),
         **_weights.check_constants(request.graph, kernels, _weights.stored_bytes(log) or result["nbytes"]),
         "engine_bytes": result["nbytes"],
@@ -202,18 +206,14 @@ def _compile(module: str, request: BuildRequest, workspace: int | None, folder: 
     with stderr_path.open("wb") as stderr:
         code = _run_worker(job_path, stderr)
     log = "\n".join(p.read_text(encoding="utf-8", errors="replace") for p in (Path(paths["log"]), stderr_path) if p.exists())
-    what = _what(module, request)
+    sms = f" for {', '.join(request.sms)}" if request.sms else ""
+    what = f"{module} ({request.precision}{sms})"
     if code != 0:
         raise BuildFailed(f"{what} crashed: {_ending(code)}. {_last_words(log)}{_hint(log)}")
     result = json.loads(Path(paths["result"]).read_text(encoding="utf-8"))
     if result["stage"] != "done":
         raise _refusal(what, result, request.graph)
     return result, log
-
-
-def _what(module: str, request: BuildRequest) -> str:
-    targets = f" for {', '.join(request.sms)}" if request.sms else ""
-    return f"{module}, asked for {request.precision}{targets},"
 
 
 def _run_worker(job_path: Path, stderr: Any) -> int:
@@ -244,13 +244,13 @@ def _ending(code: int) -> str:
 
 def _last_words(log: str) -> str:
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    told = [line for line in lines if not line.startswith(("[VERBOSE]", "[INFO]"))][-SHOWN_ERRORS:] or lines[-SHOWN_ERRORS:]
-    return "Last messages: " + " | ".join(line[:300] for line in told) if told else "It left no message."
+    shown = [line for line in lines if not line.startswith(("[VERBOSE]", "[INFO]"))][-SHOWN_ERRORS:] or lines[-SHOWN_ERRORS:]
+    return "Last messages: " + " | ".join(line[:300] for line in shown) if shown else "It left no message."
 
 
 def _hint(text: str) -> str:
-    help_ = advice(text)
-    return f"\n  {help_}" if help_ else ""
+    remedy = advice(text)
+    return f"\n  {remedy}" if remedy else ""
 
 
 def _refusal(what: str, result: Mapping[str, Any], graph: Graph) -> Exception:
@@ -279,8 +279,8 @@ def try_import(module: str) -> tuple[str, str]:
     done = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return done.stdout.split()[-1], ""
-    told = done.stderr.strip().splitlines()
-    return "", told[-1] if told else _ending(done.returncode)
+    lines = done.stderr.strip().splitlines()
+    return "", lines[-1] if lines else _ending(done.returncode)
 
 
 def load(module: str, directory: Path, manifest: Mapping[str, Any]) -> Runner:
@@ -306,14 +306,14 @@ def _names(found: Sequence[tuple[str, str]]) -> str:
 
 def _point_polygraphy_at(module: str) -> None:
     """Polygraphy chooses its TensorRT when it is first imported; one process cannot use both."""
-    wanted = module == "tensorrt_rtx"
-    os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = str(int(wanted))
+    rtx = module == "tensorrt_rtx"
+    os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = str(int(rtx))
     try:
         from polygraphy import config
     except ImportError as error:
         raise Missing(f"running a {module} engine needs polygraphy ({error}); pip install polygraphy") from error
-    if bool(config.USE_TENSORRT_RTX) != wanted:
-        raise Missing(f"this process uses polygraphy with another TensorRT; run the {module} engine in a process of its own")
+    if bool(config.USE_TENSORRT_RTX) != rtx:
+        raise Missing(f"polygraphy already runs another TensorRT in this process; run the {module} engine in its own process")
 
 
 class TrtRunner(Runner):
@@ -335,10 +335,10 @@ class TrtRunner(Runner):
     def _run(self, feeds: Feeds) -> Outputs:
         import numpy as np
 
-        wanted = self._profile_for(feeds)
-        if wanted != self._profile:
-            self._engine.set_profile(wanted)
-            self._profile = wanted
+        profile = self._profile_for(feeds)
+        if profile != self._profile:
+            self._engine.set_profile(profile)
+            self._profile = profile
         found = self._engine.infer({name: np.ascontiguousarray(array) for name, array in feeds.items()})
         # The runner reuses its buffers: without a copy the next run would change this one's outputs.
         return {spec.name: np.array(found[spec.name]) for spec in self.outputs}

@@ -2,7 +2,7 @@
 
 The builder prints one line a layer (`Name: ..., LayerType: ..., Inputs: [...], ...`) when the profiling verbosity is DETAILED.
 It is the only evidence of what was built on a machine that cannot run the engine: which kernels there are, that every GEMM got
-the type the graph asks for. (That no weight was lost: `_weights`.)
+the type the graph asks for. (That no weight was lost: `weight_check`.)
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ def parse_kernels(log: str) -> tuple[Kernel, ...]:
     found = [_kernel(match) for match in _LINE.finditer(log)]
     if not found:
         raise BuildFailed(
-            f"the builder's log ({len(log)} characters) lists no engine layers, so nothing about the engine can be proven; "
-            "wanted lines 'Name: ..., LayerType: ...', which a build with profiling verbosity DETAILED prints"
+            f"the builder's log ({len(log)} characters) lists no engine layers, so no check of the engine can pass; expected "
+            "lines 'Name: ..., LayerType: ...', which a build with profiling verbosity DETAILED prints"
         )
     return _with_profiles(found)
 
@@ -133,7 +133,7 @@ def _kernel(match: re.Match[str]) -> Kernel:
 def _tensors(text: str) -> tuple[Tensor, ...]:
     found, there = _TENSOR.findall(text), text.count("{ Name: ")
     if len(found) != there:
-        raise BuildFailed(f"read {len(found)} of the {there} tensors that the builder's log lists in: {text[:300]}")
+        raise BuildFailed(f"read {len(found)} of {there} tensors in a line of the builder's log: {text[:300]}")
     named = ((_PROFILE.sub("", name), [d for d in dims.split(",") if d.strip()], dtype) for name, dims, dtype in found)
     return tuple(Tensor(name, tuple(map(int, dims)), dtype) for name, dims, dtype in named)
 
@@ -183,51 +183,43 @@ def kernel_rows(kernels: Sequence[Kernel], node_module: Mapping[str, str]) -> li
     rows = []
     for kernel in (k for k in kernels if not k.host):
         home = _layer(kernel, node_module)
-        rows.append(
-            {
-                "name": kernel.name,
-                "type": kernel.type,
-                "dtype": kernel.dtype,
-                "layer": f"{home[0]}.{home[1]}" if home else "",
-                "onnx_nodes": list(kernel.onnx_nodes),
-                "profile": kernel.profile,
-            }
-        )
+        kinds = {"name": kernel.name, "type": kernel.type, "dtype": kernel.dtype, "layer": f"{home[0]}.{home[1]}" if home else ""}
+        rows.append({**kinds, "onnx_nodes": list(kernel.onnx_nodes), "profile": kernel.profile})
     return rows
 
 
 def check_gemms(graph: Graph, kernels: Sequence[Kernel], precision: str) -> dict[str, int]:
     """{"total": GEMMs of the graph, "half": those proven to run in the half type they are typed in}.
 
-    A GEMM that the graph types float32 is asked nothing. One typed FLOAT16 or BFLOAT16 must be named by an engine layer of every
+    A GEMM that the graph types float32 is not checked. One typed FLOAT16 or BFLOAT16 must be named by an engine layer of every
     profile, and that layer must read its operands in that type (or quantised). Raises BuildFailed naming those that do not.
     """
     gemms = [node for node in graph.model.graph.all_nodes() if node.op_type in GEMM_OPS and node.domain in ("", "ai.onnx")]
-    wanted = [(node, _HALF[dtype]) for node in gemms if (dtype := _operand_dtype(node)) in _HALF]
-    if precision in ("fp16", "bf16") and gemms and not wanted:
-        raise BuildFailed(f"asked for {precision}, but all {len(gemms)} GEMMs of the graph are float32; was the pass applied?")
+    half = [(node, _HALF[dtype]) for node in gemms if (dtype := _operand_dtype(node)) in _HALF]
+    if precision in ("fp16", "bf16") and gemms and not half:
+        raise BuildFailed(f"{precision} was requested, but all {len(gemms)} GEMMs of the graph are float32; was it typed?")
     unnamed: list[ir.Node] = []
     floats: list[ir.Node] = []
-    for node, allowed in wanted:
+    for node, allowed in half:
         verdicts = [runs_in(node, allowed, named) for named in kernels_naming(node, kernels)]
         if None in verdicts:
             unnamed.append(node)
         elif False in verdicts:
             floats.append(node)
     if floats:
-        raise BuildFailed(f"asked for {precision}, {len(floats)} of {len(wanted)} GEMMs are Float: {shown_nodes(floats)}")
+        raise BuildFailed(f"{precision} was requested, {len(floats)} of {len(half)} GEMMs are Float: {shown_nodes(floats)}")
     if unnamed:
         raise BuildFailed(
-            f"asked for {precision}, {len(unnamed)} of {len(wanted)} GEMMs are named by no engine layer, so their type cannot be "
-            f"proven: {shown_nodes(unnamed)}"
+            f"{precision} was requested, but no engine layer names {len(unnamed)} of {len(half)} GEMMs, their type is unknown: "
+            f"{shown_nodes(unnamed)}"
         )
-    return {"total": len(gemms), "half": len(wanted)}
+    return {"total": len(gemms), "half": len(half)}
 
 
 def _operand_dtype(node: ir.Node) -> str:
     known = [v.dtype.name for v in node.inputs[:2] if v is not None and v.dtype is not None]
     if not known:
-        raise BuildFailed(f"the graph gives no type for the inputs of {node.op_type} {node.name!r}; run shape inference on it")
+        raise BuildFailed(f"the inputs of {node.op_type} {node.name!r} have no type; run shape inference on the graph")
     return known[0]
 
 
@@ -268,7 +260,7 @@ def _reads(node: ir.Node, kernel: Kernel, allowed: frozenset[str]) -> bool:
     """Whether a kernel reads as many operands of an allowed type as the GEMM has from outside that kernel.
 
     Only operands count, because a fused kernel may rightly read float32 too: a residual, the weights of a LayerNorm, a mask. An
-    operand that the same kernel makes (the softmax of a fused attention) is not among its inputs and is not asked for.
+    operand that the same kernel makes (the softmax of a fused attention) is not among its inputs and is not counted.
     """
     count = 3 if node.op_type == "Attention" else 2
     outside = {v.name for v in node.inputs[:count] if v is not None and not made_in(v, kernel)}

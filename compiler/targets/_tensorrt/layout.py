@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import IdentityEliminationPass, RemoveUnusedNodesPass
 
-from ...graph import Graph
+from ...graph import Graph, drop_unused_initializers
 from .lower_common import SWAP
 
 UNARY = frozenset("Gelu Erf Tanh Sigmoid Relu Cast Identity Neg Abs Sqrt Exp".split())
@@ -38,9 +38,7 @@ def tidy(graph: Graph) -> Graph:
         _cancel_output(main, index, value)
     RemoveUnusedNodesPass()(copy.model)
     IdentityEliminationPass()(copy.model)
-    for name, value in list(main.initializers.items()):
-        if not value.uses() and not value.is_graph_output():
-            del main.initializers[name]
+    drop_unused_initializers(main)
     return copy
 
 

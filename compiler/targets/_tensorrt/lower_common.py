@@ -1,8 +1,8 @@
-"""What the lowerings of several operators share: weights taken apart, heads made wider, constants, transpositions."""
+"""Shared by the lowerings: packed weights cut apart, heads padded to a width, constants, transpositions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,15 +15,12 @@ SWAP = (1, 0, 2)  # [B,S,H] <-> [S,B,H]
 # The fused attention kernel reads heads in place only where they are aligned. Others are made wider by zeros in the weights,
 # which changes no score and no result, where that makes them no more than so many times as wide (26 of TinyBERT: 32).
 ALIGNED = 8
-
 WIDER = 1.34
-
 LARGEST = 257  # TensorRT-RTX 1.7 fuses attention with heads of 256 and not of 264
-
 TURING = "sm75"
 
 
-def _finish(
+def attend_and_project(
     op: Any, node: ir.Node, parts: Parts, q: ir.Value, k: ir.Value, v: ir.Value, mask: ir.Value | None, bias: np.ndarray | None
 ) -> ir.Value:
     """softmax(q k + mask) v, heads merged, projected; the bias rides in the add-and-norm kernel behind it."""
@@ -60,24 +57,14 @@ class Parts:
             part = array[:, "qkv".index(name) * width :][:, :width]
             return self._widened(part * self.scale if name == "q" else part)
 
-        return self._lazy(op, f"W{name}", (int(self.w.shape[0]), len(name) * self.heads * self.width), load)
+        return lazy_weight(op, f"{self.prefix}/W{name}", (int(self.w.shape[0]), len(name) * self.heads * self.width), load)
 
     def out(self, op: Any) -> ir.Value:
         """Wo, with rows of zeros for what heads are wider by."""
         if self.width == self.size:
             return self.wo
         shape = self.heads * self.width, int(self.wo.shape[1])
-        return self._lazy(op, "Wo", shape, lambda: self._widened(self.wo.const_value.numpy().T).T)
-
-    def _lazy(self, op: Any, name: str, shape: tuple[int, int], load: Callable[[], np.ndarray]) -> ir.Value:
-        full = f"{self.prefix}/{name}"
-
-        def made() -> ir.TensorProtocol:
-            return ir.tensor(np.ascontiguousarray(load()))
-
-        return op.initializer(
-            ir.LazyTensor(made, dtype=ir.DataType.FLOAT, shape=ir.Shape(shape), name=full, cache=False), name=full
-        )
+        return lazy_weight(op, f"{self.prefix}/Wo", shape, lambda: self._widened(self.wo.const_value.numpy().T).T)
 
     def _widened(self, array: np.ndarray) -> np.ndarray:
         """[..., heads * size] with zeros behind the numbers of each head; of q, k and v together, too."""
@@ -99,20 +86,34 @@ class Parts:
         return self._widened(np.concatenate([q * self.scale, k, v]))
 
     def output_bias(self) -> np.ndarray | None:
-        """bo + bv @ Wo, in float64 until it is stored."""
-        bias = None if self.bo is None else self.bo.const_value.numpy()
-        value = None if self.b is None else np.split(self.b.const_value.numpy(), 3)[2]
-        if value is None or not value.any():
-            return bias
-        folded = value.astype(np.float64) @ self.wo.const_value.numpy().astype(np.float64)
-        return (folded if bias is None else bias + folded).astype(np.float32)
+        """bo + bv @ Wo (`folded_bias`)."""
+        return folded_bias(None if self.b is None else np.split(self.b.const_value.numpy(), 3)[2], self.wo, self.bo)
 
 
-def _given(*values: ir.Value | None) -> list[ir.Value]:
+def lazy_weight(op: Any, name: str, shape: Sequence[int], load: Callable[[], np.ndarray]) -> ir.Value:
+    """A float32 initializer that is computed when it is read: the source holds the weights it is cut from already."""
+
+    def tensor() -> ir.TensorProtocol:
+        return ir.tensor(np.ascontiguousarray(load()))
+
+    lazy = ir.LazyTensor(tensor, dtype=ir.DataType.FLOAT, shape=ir.Shape(shape), name=name, cache=False)
+    return op.initializer(lazy, name=name)
+
+
+def folded_bias(value_bias: np.ndarray | None, wo: Any, bo: Any) -> np.ndarray | None:
+    """bo + bv @ Wo, in float64 until it is stored: the rows of a softmax sum to 1, so the value's bias passes through it."""
+    bias = None if bo is None else bo.const_value.numpy()
+    if value_bias is None or not value_bias.any():
+        return bias
+    folded = value_bias.astype(np.float64) @ wo.const_value.numpy().astype(np.float64)
+    return (folded if bias is None else bias + folded).astype(np.float32)
+
+
+def present(*values: ir.Value | None) -> list[ir.Value]:
     return [value for value in values if value is not None]
 
 
-def _turn(op: Any, *values: ir.Value) -> Callable[[ir.Value], ir.Value]:
+def layout_swap(op: Any, *values: ir.Value) -> Callable[[ir.Value], ir.Value]:
     """Swaps batch and length where all values are known to be [B,S,H], else leaves them (a head works on [B,H])."""
     if all(value.shape is not None and len(value.shape) == 3 for value in values):
         return lambda value: op.Transpose(value, perm=SWAP)

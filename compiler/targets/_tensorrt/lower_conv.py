@@ -1,4 +1,4 @@
-"""What TensorRT gets for FusedConv1dGelu: its compiler makes GELU the tail of a convolution, however both are spelled.
+"""Lowering of FusedConv1dGelu for TensorRT: its compiler makes GELU the tail of a convolution, however both are spelled.
 
 A norm between them is spelled out (means of the values, of their squared differences): one kernel reads the convolution's
 output, normalises it and applies GELU. InstanceNormalization is five kernels, a LayerNormalization between two Transposes two.
@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...ops import EPSILON, gelu, padded_inputs
+from .lower_common import constant
 
 CHANNELS, TIME = 1, 2
 
@@ -37,20 +38,15 @@ def conv1d_gelu(op: Any, node: ir.Node) -> Sequence[ir.Value]:
 
 
 def _normalised(op: Any, node: ir.Node, x: ir.Value, axis: int, gamma: ir.Value, beta: ir.Value | None) -> ir.Value:
-    axes = _constant(op, node, "axes", np.array([axis], np.int64))
+    axes = constant(op, node, "axes", np.array([axis], np.int64))
     centred = op.Sub(x, op.ReduceMean(x, axes, keepdims=1))
-    variance = op.ReduceMean(op.Pow(centred, _constant(op, node, "two", np.float32(2))), axes, keepdims=1)
+    variance = op.ReduceMean(op.Pow(centred, constant(op, node, "two", np.float32(2))), axes, keepdims=1)
     epsilon = np.float32(node.attributes.get_float("epsilon", EPSILON))
-    normal = op.Div(centred, op.Sqrt(op.Add(variance, _constant(op, node, "epsilon", epsilon))))
+    normal = op.Div(centred, op.Sqrt(op.Add(variance, constant(op, node, "epsilon", epsilon))))
     scaled = op.Mul(normal, _column(op, node, "gamma", gamma))
     return scaled if beta is None else op.Add(scaled, _column(op, node, "beta", beta))
 
 
 def _column(op: Any, node: ir.Node, name: str, vector: ir.Value) -> ir.Value:
     assert vector.const_value is not None
-    return _constant(op, node, name, vector.const_value.numpy()[:, None])
-
-
-def _constant(op: Any, node: ir.Node, name: str, array: Any) -> ir.Value:
-    full = f"{node.name}/{name}"
-    return op.initializer(ir.tensor(np.asarray(array), name=full), name=full)
+    return constant(op, node, name, vector.const_value.numpy()[:, None])

@@ -1,4 +1,4 @@
-"""What TensorRT and TensorRT-RTX get for decoders: a step with its cache, a causal mask, attention to an encoder.
+"""Lowerings of decoders for TensorRT and TensorRT-RTX: a step with its cache, a causal mask, attention to an encoder.
 
 A step has one query, so its products are vectors and its kernels are of another kind (`_gemv_mha`): the compiler puts the new key
 and value into the cache and adds their biases by itself. So nothing is turned around here; the scale is multiplied into Wq, and a
@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...ops import Body, padded_inputs
-from .lower_common import SWAP, constant
+from .lower_common import SWAP, constant, folded_bias, lazy_weight
 
 
 def causal_mask(op: Any, node: ir.Node) -> Sequence[ir.Value]:
@@ -23,11 +23,11 @@ def causal_mask(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     mask, queries = padded_inputs(node, 2)
     zero, one = (constant(op, node, name, np.int64(n)) for name, n in (("zero", 0), ("one", 1)))
     scalar = constant(op, node, "scalar", np.array([], np.int64))
-    places = queries if mask is None else op.Shape(mask, start=1, end=2)
-    end = op.Reshape(places, scalar)
+    length = queries if mask is None else op.Shape(mask, start=1, end=2)
+    end = op.Reshape(length, scalar)
     keys = rows = op.Range(zero, end, one)
     if mask is not None and queries is not None:
-        rows = op.Range(op.Reshape(op.Sub(places, queries), scalar), end, one)
+        rows = op.Range(op.Reshape(op.Sub(length, queries), scalar), end, one)
     rows = op.Unsqueeze(rows, constant(op, node, "behind", np.array([1], np.int64)))
     seen = op.Unsqueeze(op.LessOrEqual(keys, rows), constant(op, node, "before", np.array([0, 1], np.int64)))
     if mask is not None:
@@ -42,7 +42,8 @@ def past_attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     x, mask, past_k, past_v, w, b, wo, bo = padded_inputs(node, 8)
     heads = node.attributes["num_heads"].as_int()
     width = int(w.shape[1]) // 3
-    y = op.MatMul(x, _scaled(op, node, w, width))
+    packed = lazy_weight(op, f"{node.name}/Wqkv", list(w.shape), lambda: _scale(node, w.const_value.numpy(), width))
+    y = op.MatMul(x, packed)
     if b is not None:
         y = op.Add(y, constant(op, node, "qkv_bias", _scale(node, b.const_value.numpy(), width)))
     y = op.Reshape(y, constant(op, node, "split", np.array([0, 0, 3 * heads, width // heads], np.int64)))
@@ -60,15 +61,6 @@ def _scale(node: ir.Node, array: np.ndarray, width: int) -> np.ndarray:
     """The columns of q times the scale."""
     scale = np.float32(node.attributes.get_float("scale", 1.0))
     return np.concatenate([array[..., :width] * scale, array[..., width:]], axis=-1)
-
-
-def _scaled(op: Any, node: ir.Node, w: Any, width: int) -> ir.Value:
-    def load() -> ir.TensorProtocol:
-        return ir.tensor(_scale(node, w.const_value.numpy(), width))
-
-    name = f"{node.name}/Wqkv"
-    tensor = ir.LazyTensor(load, dtype=ir.DataType.FLOAT, shape=ir.Shape(list(w.shape)), name=name, cache=False)
-    return op.initializer(tensor, name=name)
 
 
 def cross_attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
@@ -91,29 +83,14 @@ def cross_attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     scores = scores if mask is None else op.Add(scores, mask)
     context = op.Transpose(op.MatMul(op.Softmax(scores, axis=-1), v), perm=(2, 0, 1, 3))
     made = op.MatMul(op.Reshape(context, constant(op, node, "merge", np.array([0, 0, width], np.int64))), wo)
-    bias = _output_bias(bkv, wo, bo, width)
+    bias = folded_bias(None if bkv is None else bkv.const_value.numpy()[width:], wo, bo)
     return [op.Transpose(made if bias is None else op.Add(made, constant(op, node, "out_bias", bias)), perm=SWAP)]
 
 
 def _columns(op: Any, node: ir.Node, name: str, w: Any, part: slice, factor: np.float32) -> ir.Value:
     """Some columns of a weight times a number, cut out when they are read."""
-
-    def load() -> ir.TensorProtocol:
-        return ir.tensor(np.ascontiguousarray(w.const_value.numpy()[:, part] * factor))
-
-    full = f"{node.name}/W{name}"
-    shape = ir.Shape([int(w.shape[0]), part.stop - part.start])
-    return op.initializer(ir.LazyTensor(load, dtype=ir.DataType.FLOAT, shape=shape, name=full, cache=False), name=full)
-
-
-def _output_bias(bkv: Any, wo: Any, bo: Any, width: int) -> np.ndarray | None:
-    """bo + bv @ Wo, in float64 until it is stored: the rows of a softmax sum to 1."""
-    bias = None if bo is None else bo.const_value.numpy()
-    value = None if bkv is None else bkv.const_value.numpy()[width:]
-    if value is None or not value.any():
-        return bias
-    folded = value.astype(np.float64) @ wo.const_value.numpy().astype(np.float64)
-    return (folded if bias is None else bias + folded).astype(np.float32)
+    shape = int(w.shape[0]), part.stop - part.start
+    return lazy_weight(op, f"{node.name}/W{name}", shape, lambda: w.const_value.numpy()[:, part] * factor)
 
 
 LOWERINGS: Mapping[str, Body] = {

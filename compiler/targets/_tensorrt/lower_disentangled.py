@@ -1,4 +1,4 @@
-"""What TensorRT and TensorRT-RTX get for attention that knows positions by more than its embeddings.
+"""Lowering of disentangled attention (DeBERTa) for TensorRT and TensorRT-RTX; why rotary attention and SDPA have none.
 
 FusedRotaryAttention has no entry: its canonical body is one kernel for the split and both rotations, and five other forms that
 were tried (three projections, rotations before the transposition, rotated weights, q and k together) cost as much or more.
@@ -22,7 +22,7 @@ import onnx_ir as ir
 
 from ...ops import Body, padded_inputs
 from ...ops.bodies import disentangled_attention as canonical
-from .lower_common import SWAP, Parts, _finish, constant
+from .lower_common import SWAP, Parts, attend_and_project, constant
 
 
 def disentangled_attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
@@ -47,7 +47,7 @@ def disentangled_attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     positions = op.Add(from_q, from_k)
     added = positions if mask is None else op.Add(positions, mask)
     k_t, v = op.Transpose(k, perm=(0, 1, 3, 2)), op.Transpose(v, perm=(1, 2, 0, 3))
-    return [_finish(op, node, parts, q, k_t, v, added, None if out_bias is None else out_bias.const_value.numpy())]
+    return [attend_and_project(op, node, parts, q, k_t, v, added, None if out_bias is None else out_bias.const_value.numpy())]
 
 
 def _products(op: Any, node: ir.Node, parts: Parts, qk: ir.Value, tables: ir.Value, x: ir.Value) -> ir.Value:
@@ -55,8 +55,8 @@ def _products(op: Any, node: ir.Node, parts: Parts, qk: ir.Value, tables: ir.Val
     flat = op.Reshape(op.Transpose(qk, perm=(2, 0, 1, 3)), _ints(op, node, "flat", 2 * parts.heads, -1, parts.size))
     products = op.MatMul(flat, op.Transpose(tables, perm=(0, 2, 1)))
     count, rows = _ints(op, node, "heads", 2 * parts.heads), op.Shape(tables, start=1, end=2)
-    places = op.Concat(count, op.Shape(x, start=1, end=2), op.Shape(x, start=0, end=1), rows, axis=0)
-    return op.Transpose(op.Reshape(products, places), perm=(2, 0, 1, 3))
+    dims = op.Concat(count, op.Shape(x, start=1, end=2), op.Shape(x, start=0, end=1), rows, axis=0)
+    return op.Transpose(op.Reshape(products, dims), perm=(2, 0, 1, 3))
 
 
 def _ints(op: Any, node: ir.Node, name: str, *numbers: int) -> ir.Value:

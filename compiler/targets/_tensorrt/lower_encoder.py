@@ -1,7 +1,9 @@
-"""What TensorRT and TensorRT-RTX get for each `bertc` operator: the form their compiler makes the fewest kernels of.
+"""Lowerings for TensorRT and TensorRT-RTX: linear, GELU, norms, embeddings, score masks, self-attention; the table of all.
+
+Each operator takes the form that their compiler makes the fewest kernels of.
 
 Activations run length-first ([S,B,H]): the fused attention kernel then reads q, k and v where the projection left them, and no
-transposition is left. Each lowering takes and gives batch-first values, with a Transpose at every border; `_trt_graph.tidy` takes
+transposition is left. Each lowering takes and gives batch-first values, with a Transpose at every border; `layout.tidy` takes
 out the pairs that meet, so no operator has to know its neighbours.
 
 The bias algebra of attention is exact (benchmarks/bench_kernels.py shows what each step saves):
@@ -25,7 +27,7 @@ from ...ops.bodies import attention as packed
 from ...ops.bodies import embeddings as lookups
 from . import lower_decoder as lower_past
 from . import lower_disentangled as lower_positions
-from .lower_common import ALIGNED, LARGEST, SWAP, TURING, Parts, _finish, _given, _turn, constant
+from .lower_common import ALIGNED, LARGEST, SWAP, TURING, Parts, attend_and_project, constant, layout_swap, present
 from .lower_conv import conv1d_gelu
 from .quantised_check import ATTENTION
 
@@ -33,7 +35,7 @@ from .quantised_check import ATTENTION
 def linear(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     """FusedLinear: MatMul and Add, which fuse into one kernel (Gemm and MatMul count the same)."""
     x, w, b = padded_inputs(node, 3)
-    turn = _turn(op, x)
+    turn = layout_swap(op, x)
     y = op.MatMul(turn(x), w)
     return [turn(y if b is None else op.Add(y, b))]
 
@@ -41,7 +43,7 @@ def linear(op: Any, node: ir.Node) -> Sequence[ir.Value]:
 def bias_gelu(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     """FusedBiasGelu: becomes the tail of the projection before it; how GELU is spelled is indifferent."""
     x, b = padded_inputs(node, 2)
-    turn = _turn(op, x)
+    turn = layout_swap(op, x)
     form = node.attributes.get_string("form", "erf")
     y = op.Add(turn(x), b)
     if form == "quick":
@@ -52,10 +54,10 @@ def bias_gelu(op: Any, node: ir.Node) -> Sequence[ir.Value]:
 def skip_layernorm(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     """FusedSkipLayerNorm: bias, residual and norm are one kernel in any order; the sum is a second output of it."""
     x, skip, b, gamma, beta = padded_inputs(node, 5)
-    turn = _turn(op, x, skip)
+    turn = layout_swap(op, x, skip)
     y = turn(x) if b is None else op.Add(turn(x), b)
     total = op.Add(y, turn(skip))
-    made = op.LayerNormalization(*_given(total, gamma, beta), axis=-1, epsilon=node.attributes.get_float("epsilon", 1e-5))
+    made = op.LayerNormalization(*present(total, gamma, beta), axis=-1, epsilon=node.attributes.get_float("epsilon", 1e-5))
     return [turn(made), turn(total)] if len(node.outputs) > 1 else [turn(made)]
 
 
@@ -71,7 +73,7 @@ def embeddings(op: Any, node: ir.Node) -> Sequence[ir.Value]:
         total = op.Add(total, op.Gather(kind, constant(op, node, "type", np.int64(0)), axis=0))
     if position is not None:
         total = op.Add(total, _positions(op, node, ids, positions, position))
-    made = op.LayerNormalization(*_given(total, gamma, beta), axis=-1, epsilon=node.attributes.get_float("epsilon", 1e-5))
+    made = op.LayerNormalization(*present(total, gamma, beta), axis=-1, epsilon=node.attributes.get_float("epsilon", 1e-5))
     return [op.Transpose(made, perm=SWAP)]
 
 
@@ -112,7 +114,7 @@ def attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     bias = parts.query_bias()
     if bias is not None:
         q = op.Add(q, constant(op, node, "q_bias", bias.reshape(1, parts.heads, 1, parts.width)))
-    return [_finish(op, node, parts, q, k, v, mask, parts.output_bias())]
+    return [attend_and_project(op, node, parts, q, k, v, mask, parts.output_bias())]
 
 
 def packed_attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
@@ -136,7 +138,7 @@ def _packed(op: Any, node: ir.Node, widths: Iterable[int]) -> Sequence[ir.Value]
     heads = op.Reshape(y, constant(op, node, "split", np.array([0, 0, 3 * parts.heads, parts.width], np.int64)))
     q, k, v = op.Split(heads, axis=2, num_outputs=3, _outputs=3)
     q, k, v = (op.Transpose(t, perm=perm) for t, perm in ((q, (1, 2, 0, 3)), (k, (1, 2, 3, 0)), (v, (1, 2, 0, 3))))
-    return [_finish(op, node, parts, q, k, v, mask, None if out_bias is None else out_bias.const_value.numpy())]
+    return [attend_and_project(op, node, parts, q, k, v, mask, None if out_bias is None else out_bias.const_value.numpy())]
 
 
 LOWERINGS: Mapping[str, Body] = {

@@ -1,5 +1,7 @@
-"""Proof that a GEMM asked to be int8 or fp8 is: from the builder's log, which names the nodes of each kernel and the types it
-reads. Where only the weights are quantised, that the engine stores them so."""
+"""Check that quantised GEMMs read int8 or fp8 in the engine, by the builder's log: nodes of each kernel and the types it reads.
+
+Where only the weights are quantised, that the engine stores them so.
+"""
 
 from __future__ import annotations
 
@@ -34,18 +36,18 @@ def check_quantised(graph: Graph, kernels: Sequence[Kernel]) -> dict[str, int]:
     for dtype, (name, spelt) in TYPES.items():
         both = [node for node in gemms if _types(node) == [dtype, dtype]]
         wrong = [node for node in both if not _is_proven(node, both, kernels, spelt)]
-        _refuse(wrong, f"asked for {name}, {len(wrong)} of {len(both)} quantised GEMMs do not read {name} in the engine")
+        _refuse(wrong, f"{name} was requested, {len(wrong)} of {len(both)} quantised GEMMs do not read {name} in the engine")
         weights = [node for node in gemms if _types(node) == [None, dtype]]
         wrong = [node for node in weights if not _are_stored(node, kernels, spelt)]
-        _refuse(wrong, f"asked for weights in {name}, {len(wrong)} of {len(weights)} GEMMs read none in the engine")
+        _refuse(wrong, f"{name} weights were requested, {len(wrong)} of {len(weights)} GEMMs read none in the engine")
         found |= {"asked": found.get("asked", 0) + len(both), name: len(both)} if both else {}
         found |= {f"{name}_weights": len(weights)} if weights else {}
     return found
 
 
-def _refuse(wrong: Sequence[ir.Node], why: str) -> None:
+def _refuse(wrong: Sequence[ir.Node], reason: str) -> None:
     if wrong:
-        raise BuildFailed(f"{why}: {shown_nodes(wrong)}")
+        raise BuildFailed(f"{reason}: {shown_nodes(wrong)}")
 
 
 def _types(node: ir.Node) -> list[ir.DataType | None]:

@@ -1,4 +1,4 @@
-"""That an engine has all the weights of its graph: their bytes, by the builder's log, against those of the graph."""
+"""Check that an engine has all the weights of its graph: bytes by the builder's log against bytes of the graph."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def constant_bytes(kernels: Sequence[Kernel]) -> int:
 
 def stored_bytes(log: str) -> int | None:
     """Bytes of weights the builder says it stored (`Total Weights Memory`), None when it does not say."""
-    said = _STORED.findall(log)
-    return int(said[-1]) if said else None
+    sizes = _STORED.findall(log)
+    return int(sizes[-1]) if sizes else None
 
 
 def check_constants(graph: Graph, kernels: Sequence[Kernel], stored: int) -> dict[str, Any]:
@@ -53,15 +53,15 @@ def check_constants(graph: Graph, kernels: Sequence[Kernel], stored: int) -> dic
     the weights of one and every kernel count looked right. Never below 1 by right, but above it where the builder pads (a
     convolution of one channel becomes one of eight). Raises BuildFailed.
     """
-    listed, wanted = constant_bytes(kernels), expected_bytes(graph)
+    listed, expected = constant_bytes(kernels), expected_bytes(graph)
     held = min(listed, stored)
-    ratio = held / wanted if wanted else 1.0
+    ratio = held / expected if expected else 1.0
     if ratio < 1 - SHORTFALL:
         raise BuildFailed(
-            f"the graph has {wanted} bytes of weights, the engine {held} ({ratio:.1%}): weights were dropped or shared by layers "
-            "that do not share them; inline every local function and give every node and weight its own name"
+            f"the graph has {expected} bytes of weights, the engine {held} ({ratio:.1%}): weights were dropped or wrongly shared "
+            "by layers; inline every local function and give every node and weight its own name"
         )
-    return {"constant_bytes": listed, "stored_bytes": stored, "initializer_bytes": wanted, "constant_ratio": round(ratio, 6)}
+    return {"constant_bytes": listed, "stored_bytes": stored, "initializer_bytes": expected, "constant_ratio": round(ratio, 6)}
 
 
 def expected_bytes(graph: Graph) -> int:

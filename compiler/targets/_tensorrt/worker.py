@@ -1,4 +1,4 @@
-"""The process that compiles one engine: `python -m bertc.targets._trt_worker job.json`.
+"""The process that compiles one engine: `python -m bertc.targets._tensorrt.worker job.json`.
 
 One process an engine, because a failed build changes the next one in the same process, and because a builder that aborts must not
 take its caller along. Reads a job, writes the engine, the builder's log (as it comes, so that it survives a crash) and a result.
@@ -36,7 +36,7 @@ RTX_ONLY = frozenset(
 
 
 class Refused(Exception):
-    """The compiler said no: the stage it said so in, and its errors, each {"node", "op", "message"}."""
+    """The compiler refused: the stage, and its errors, each {"node", "op", "message"}."""
 
     def __init__(self, stage: str, errors: list[dict[str, str]]) -> None:
         super().__init__(stage)
@@ -86,7 +86,7 @@ def compile_job(trt: Any, job: Mapping[str, Any]) -> dict[str, Any]:
         plan = builder.build_serialized_network(network, config)
         seconds = time.perf_counter() - started
         if plan is None:
-            raise Refused("build", [_error(m) for m in errors] or [_error("no engine and no message")])
+            raise Refused("build", [_error(m) for m in errors] or [_error("the builder gave no engine and no message")])
         if job["timing_cache"]:
             _keep_timings(config, Path(job["timing_cache"]))
         if not logger.listed_layers:
@@ -183,7 +183,7 @@ def _set_sms(trt: Any, config: Any, sms: list[str]) -> None:
     known = trt.ComputeCapability.__members__
     unknown = [sm for sm in sms if sm.upper() not in known]
     if unknown:
-        raise Refused("config", [_error(f"this version has no {', '.join(unknown)}; it knows {', '.join(known).lower()}")])
+        raise Refused("config", [_error(f"this version has no {', '.join(unknown)}; it builds for {', '.join(known).lower()}")])
     config.num_compute_capabilities = len(sms)
     for index, sm in enumerate(sms):
         if not config.set_compute_capability(known[sm.upper()], index):

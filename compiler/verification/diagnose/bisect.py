@@ -1,9 +1,9 @@
-"""The smallest set of nodes of an artifact's graph that, put back to float32, restores its budget.
+"""The smallest set of nodes of an artifact's graph that, in float32, restores its budget.
 
 Delta debugging (Zeller and Hildebrandt 2002, "Simplifying and Isolating Failure-Inducing Input", figure 3): groups of nodes,
 first the layers, then their modules, then single nodes, are left out as long as what remains restores the budget. So the set is
 1-minimal: leave any one node out, and the artifact is over its budget. That no other set is smaller is not shown; sums of many
-small errors have no small set, and the search then stops after `RUNS` and says so.
+small errors have no small set, and the search then stops after `MAX_RUNS` and says so.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from ..comparison import Comparison
 from .float32_switch import Float32SwitchRunner
 from .unrounded_weights import UnroundedWeights
 
-RUNS = 200  # of one sample each
-TOGETHER = 1024  # tokens that are run at once
-NUMBERED = re.compile(r"^(?:.*?\.)??\w*?[a-z_]+\.\d+(?=\.|$)")
+MAX_RUNS = 200  # of one sample each
+TOKENS_AT_ONCE = 1024  # tokens that are run at once
+NUMBERED_MODULE = re.compile(r"^(?:.*?\.)??\w*?[a-z_]+\.\d+(?=\.|$)")
 # The largest finite number of each half-precision type.
-LARGEST = {ir.DataType.FLOAT16: 65504.0, ir.DataType.BFLOAT16: 3.3895313892515355e38}
+LARGEST_FINITE = {ir.DataType.FLOAT16: 65504.0, ir.DataType.BFLOAT16: 3.3895313892515355e38}
 Group = tuple[ir.Node, ...]
 
 
@@ -48,7 +48,7 @@ class Float32Node:
     limit: float | None
 
     def __str__(self) -> str:
-        over = f": reaches {self.largest:,.6g}, the type ends at {self.limit:,.6g}" if self.overflows else ""
+        over = f": reaches {self.largest:,.6g}, largest of the type {self.limit:,.6g}" if self.overflows else ""
         return f"{self.op} {self.node!r} in {self.origin}{over}"
 
     @property
@@ -69,7 +69,7 @@ class Bisection:
 
     path: str
     verdict: str
-    violations: tuple[Violation, ...]  # as it is; of `not precision`, with every node put back
+    violations: tuple[Violation, ...]  # as it is; of `not precision`, with every node in float32
     nodes: tuple[Float32Node, ...] = ()
     candidates: int = 0
     runs: int = 0
@@ -79,23 +79,25 @@ class Bisection:
     def summary(self) -> str:
         reasons = "; ".join(map(str, self.violations))
         if self.verdict == "within budget":
-            return f"its graph, rounded as its types round, is within its budget on {self.samples} samples: nothing to put back"
+            return (
+                f"the typed graph, its rounding emulated, is within its budget on {self.samples} samples: no node needs float32"
+            )
         if self.verdict == "not precision":
             return f"not precision: even with all {self.candidates} nodes in float32 it is over its budget: {reasons}"
-        least = "no node of them can be left out" if self.verdict == "found" else f"not minimal: stopped after {self.runs} runs"
-        return f"{len(self.nodes)} of {self.candidates} nodes put back to float32 restore the budget ({least}; {self.runs} runs)"
+        minimal = "minimal: every one is needed" if self.verdict == "found" else "not minimal: the runs ran out"
+        return f"{len(self.nodes)} of {self.candidates} nodes in float32 restore the budget ({minimal}; {self.runs} runs)"
 
     def to_json(self) -> dict[str, Any]:
         data = dataclasses.asdict(self) | {"nodes": [node.to_json() for node in self.nodes]}
         return data | {"violations": [violation.to_json() for violation in self.violations], "summary": self.summary()}
 
 
-class _Enough(Exception):
+class _OutOfRuns(Exception):
     """The runs ran out."""
 
 
 class BudgetTest:
-    """Whether the budget holds with some nodes put back, each question asked once. Only closeness is judged: decisions and
+    """Whether the budget holds with some nodes in float32, each case run once. Only closeness is judged: decisions and
     metrics are about all of the data."""
 
     def __init__(self, runner: Float32SwitchRunner, task: str, budget: Budget, samples: Sequence[tuple[Sample, Outputs]]) -> None:
@@ -103,14 +105,14 @@ class BudgetTest:
         self.runs = 0
         self._known: dict[tuple[frozenset[ir.Node], int], tuple[Violation, ...]] = {}
 
-    def violations(self, back: frozenset[ir.Node], indices: Sequence[int]) -> Iterator[tuple[int, tuple[Violation, ...]]]:
+    def violations(self, in_float32: frozenset[ir.Node], indices: Sequence[int]) -> Iterator[tuple[int, tuple[Violation, ...]]]:
         """Sample by sample."""
         for index in indices:
-            key = (back, index)
+            key = (in_float32, index)
             if key not in self._known:
                 sample, expected = self.samples[index]
                 self.runs += 1
-                self.runner.back = back
+                self.runner.in_float32 = in_float32
                 comparison = Comparison(self.task)
                 comparison.add(expected, self._run(sample), sample)
                 self._known[key] = tuple(budgets.find_violations(comparison.result(), self.budget))
@@ -121,18 +123,18 @@ class BudgetTest:
         specs = (*self.runner.inputs, *self.runner.outputs)
         first = {spec.dims[0] if spec.dims else 1 for spec in specs}
         count = len(next(iter(sample.feeds.values()))) if len(first) == 1 and isinstance(next(iter(first)), str) else 1
-        rows = max(1, TOGETHER * count // max(1, max(array.size for array in sample.feeds.values())))
+        rows = max(1, TOKENS_AT_ONCE * count // max(1, max(array.size for array in sample.feeds.values())))
         if rows >= count:
             return self.runner.run(sample.feeds)
         parts = [self.runner.run({n: a[at : at + rows] for n, a in sample.feeds.items()}) for at in range(0, count, rows)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def holds(self, back: Sequence[ir.Node], indices: Sequence[int]) -> bool:
-        return all(not broken for _, broken in self.violations(frozenset(back), indices))
+    def holds(self, in_float32: Sequence[ir.Node], indices: Sequence[int]) -> bool:
+        return all(not broken for _, broken in self.violations(frozenset(in_float32), indices))
 
-    def broken(self, back: Sequence[ir.Node]) -> dict[int, tuple[Violation, ...]]:
+    def broken(self, in_float32: Sequence[ir.Node]) -> dict[int, tuple[Violation, ...]]:
         """The samples that are over the budget."""
-        return {i: v for i, v in self.violations(frozenset(back), range(len(self.samples))) if v}
+        return {i: v for i, v in self.violations(frozenset(in_float32), range(len(self.samples))) if v}
 
 
 def bisect_graph(
@@ -147,52 +149,52 @@ def bisect_graph(
 ) -> Bisection:
     """Find the set for a typed graph (float16, bfloat16 or Q/DQ nodes) on samples with what the source answers.
 
-    Memory: the graph's weights in float32 and the activations of `TOGETHER` tokens, or of one row. Raises DataError where the
-    graph does not run.
+    Memory: the graph's weights in float32 and the activations of `TOKENS_AT_ONCE` tokens, or of one row. Raises DataError where
+    the graph does not run.
     """
     judge = BudgetTest(Float32SwitchRunner(graph, originals), task, budget, samples)
-    tell = advance or (lambda done, total: None)
+    advance = advance or (lambda done, total: None)
     items = judge.runner.items
     fixed = judge.runner.fixed
-    notes = (*notes, f"{fixed} weights are stored in INT8 alone and stay so") if fixed else notes
+    notes = (*notes, f"{fixed} weights stay in INT8: they are stored in nothing else") if fixed else notes
     broken = judge.broken(())
-    made = functools.partial(Bisection, str(path), candidates=len(items), samples=len(samples))
+    bisection = functools.partial(Bisection, str(path), candidates=len(items), samples=len(samples))
     if not broken:
-        return made("within budget", (), runs=judge.runs, notes=notes)
+        return bisection("within budget", (), runs=judge.runs, notes=notes)
     reasons = tuple(v for found in broken.values() for v in found)
     still = judge.broken(items)
     if still or not items:
         worst = tuple(v for found in still.values() for v in found) or reasons
-        return made("not precision", _worst(worst), runs=judge.runs, notes=notes)
-    chosen, minimal = _search(judge, items, sorted(broken, key=lambda i: _size(samples[i][0])), tell)
+        return bisection("not precision", _first_of_each_kind(worst), runs=judge.runs, notes=notes)
+    chosen, minimal = _search(judge, items, sorted(broken, key=lambda i: _size(samples[i][0])), advance)
     sample = samples[min(broken, key=lambda i: _size(samples[i][0]))][0]
     runs = judge.runs
     del judge  # the weights of its session, before those of the next
-    nodes = tuple(_guilty(graph, chosen, sample))
-    return made("found" if minimal else "not minimal", _worst(reasons), nodes=nodes, runs=runs, notes=notes)
+    nodes = tuple(_describe_nodes(graph, chosen, sample))
+    return bisection("found" if minimal else "not minimal", _first_of_each_kind(reasons), nodes=nodes, runs=runs, notes=notes)
 
 
 def _size(sample: Sample) -> int:
     return sum(array.size for array in sample.feeds.values())
 
 
-def _worst(violations: Sequence[Violation]) -> tuple[Violation, ...]:
+def _first_of_each_kind(violations: Sequence[Violation]) -> tuple[Violation, ...]:
     """One of each kind: that of the first sample that breaks it."""
     return tuple({(v.output, v.metric): v for v in reversed(violations)}.values())
 
 
-def _search(judge: BudgetTest, items: Group, failing: Sequence[int], tell: Advance) -> tuple[Group, bool]:
+def _search(judge: BudgetTest, items: Group, failing: Sequence[int], advance: Advance) -> tuple[Group, bool]:
     """(the set, whether no node of it can be left out): on the smallest failing sample, then with one that its answer does not do
     for, then on all of them."""
-    asked, everything = [failing[0]], list(range(len(judge.samples)))
+    indices, everything = [failing[0]], list(range(len(judge.samples)))
     for _ in range(2):
-        attempt = _Attempt(judge, asked, items, tell)
+        attempt = _Attempt(judge, indices, items, advance)
         minimal = attempt.run()
         worse = judge.broken(attempt.best)
         if not worse:
             return attempt.best, minimal
-        asked = [*asked, min(worse, key=lambda i: _size(judge.samples[i][0]))]
-    attempt = _Attempt(judge, everything, items, tell)
+        indices = [*indices, min(worse, key=lambda i: _size(judge.samples[i][0]))]
+    attempt = _Attempt(judge, everything, items, advance)
     minimal = attempt.run()
     return attempt.best, minimal
 
@@ -202,24 +204,24 @@ class _Attempt:
     """A search on some samples. `best` is the smallest set so far that restores the budget on them."""
 
     judge: BudgetTest
-    asked: Sequence[int]
+    indices: Sequence[int]
     best: Group
-    tell: Advance
+    advance: Advance
 
     def run(self) -> bool:
         """False where the runs ran out."""
         try:
             self.best = minimal_nodes(self.best, self.holds)
-        except _Enough:
+        except _OutOfRuns:
             return False
         return True
 
-    def holds(self, back: Sequence[ir.Node]) -> bool:
-        if self.judge.runs >= RUNS:
-            raise _Enough
-        self.tell(self.judge.runs, RUNS)
-        held = self.judge.holds(back, self.asked)
-        self.best = tuple(back) if held else self.best
+    def holds(self, in_float32: Sequence[ir.Node]) -> bool:
+        if self.judge.runs >= MAX_RUNS:
+            raise _OutOfRuns
+        self.advance(self.judge.runs, MAX_RUNS)
+        held = self.judge.holds(in_float32, self.indices)
+        self.best = tuple(in_float32) if held else self.best
         return held
 
 
@@ -230,19 +232,19 @@ def minimal_nodes(items: Group, test: Callable[[Sequence[ir.Node]], bool]) -> Gr
         groups: dict[str, list[ir.Node]] = {}
         for node in left:
             groups.setdefault(key(node), []).append(node)
-        parts = ddmin([tuple(group) for group in groups.values()], lambda some, all_=left: test(_joined(some, all_)))  # type: ignore[misc]
-        left = _joined(parts, left)
+        parts = ddmin([tuple(group) for group in groups.values()], lambda some, all_=left: test(_in_graph_order(some, all_)))  # type: ignore[misc]
+        left = _in_graph_order(parts, left)
     return left
 
 
 def layer_of(node: ir.Node) -> str:
     """`encoder.layer.3` of what is in it, else the first two steps of the module's path."""
     path = origin.origin_of(node).module
-    found = NUMBERED.search(path)
+    found = NUMBERED_MODULE.search(path)
     return found[0] if found else ".".join(path.split(".")[:2])
 
 
-def _joined(groups: Sequence[Group], order: Group) -> Group:
+def _in_graph_order(groups: Sequence[Group], order: Group) -> Group:
     """The nodes of some groups, in the order of the graph."""
     wanted = {node for group in groups for node in group}
     return tuple(node for node in order if node in wanted)
@@ -269,19 +271,19 @@ def ddmin(groups: Sequence[Group], test: Callable[[Sequence[Group]], bool]) -> S
     return groups
 
 
-def _guilty(graph: Graph, nodes: Group, sample: Sample) -> Iterator[Float32Node]:
+def _describe_nodes(graph: Graph, nodes: Group, sample: Sample) -> Iterator[Float32Node]:
     """The nodes with what they reach when all of the graph is in float32."""
     values = {node: value for node in nodes for value in node.outputs if value.name and value.dtype is not None}
     names = [str(value.name) for value in values.values()]
-    made, weights = reference_session(emulate_rounding(with_outputs(graph, names), rounded=False))
-    wanted = {each.name for each in made.get_inputs()}
+    runner, weights = reference_session(emulate_rounding(with_outputs(graph, names), rounded=False))
+    wanted = {each.name for each in runner.get_inputs()}
     feeds = {name: array for name, array in _cast(graph, sample.feeds).items() if name in wanted}
-    found = dict(zip(names, made.run(names, {**weights, **feeds}), strict=True))
+    found = dict(zip(names, runner.run(names, {**weights, **feeds}), strict=True))
     for node in nodes:
         value = values[node]
         array = found[str(value.name)]
         largest = float(np.abs(array).max(initial=0)) if array.dtype.kind == "f" else 0.0
-        limit = LARGEST.get(value.dtype) if value.dtype is not None else None
+        limit = LARGEST_FINITE.get(value.dtype) if value.dtype is not None else None
         yield Float32Node(str(node.name), node.op_type, origin.origin_of(node), largest, limit)
 
 

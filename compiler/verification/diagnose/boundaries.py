@@ -20,11 +20,11 @@ from ...graph import Graph, Origin
 from ...graph import provenance as origin
 from ...runtime import FLOAT, HALVES, TapSession, emulate_rounding
 
-SAME = 0.02  # relative error of two float32 runs, one with rounded weights; different values differ by about 1
-CERTAIN = frozenset("LayerNormalization RMSNormalization Softmax Gelu Relu Tanh Sigmoid Erf".split())
+SAME_VALUE_ERROR = 0.02  # relative error of two float32 runs, one with rounded weights; different values differ by about 1
+VALUE_DEFINING_OPS = frozenset("LayerNormalization RMSNormalization Softmax Gelu Relu Tanh Sigmoid Erf".split())
 FLOATS = (FLOAT, *HALVES)
-LAYER = re.compile(r"\.\d+$")
-SWAP = (1, 0)
+NUMBERED_LAYER = re.compile(r"\.\d+$")
+SWAPPED_AXES = (1, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ def module_boundaries(source: Graph) -> Iterator[tuple[str, ir.Value]]:
         path = origin.module_path(node)
         for value in node.outputs:
             if value.dtype == FLOAT and value.shape is not None and len(value.shape) > 1:
-                for module in _left(value, path):
+                for module in _modules_left(value, path):
                     leaving.setdefault(module, []).append(value)
     modules: dict[ir.Value, list[str]] = {}
     for module, found in leaving.items():
@@ -60,10 +60,10 @@ def module_boundaries(source: Graph) -> Iterator[tuple[str, ir.Value]]:
         for value in node.outputs:
             if value in modules:
                 named = sorted(modules[value], key=len)
-                yield next((m for m in reversed(named) if LAYER.search(m)), named[0]), value
+                yield next((m for m in reversed(named) if NUMBERED_LAYER.search(m)), named[0]), value
 
 
-def _left(value: ir.Value, path: str) -> Iterator[str]:
+def _modules_left(value: ir.Value, path: str) -> Iterator[str]:
     """The modules round a value that it leaves: another module reads it. (The shape of a value is read by anybody.)"""
     readers = [origin.module_path(use.node) for use in value.uses() if use.node.op_type != "Shape"]
     if not path:
@@ -90,11 +90,11 @@ def match_boundaries(source: Graph, artifact: Graph, samples: Sequence[Sample]) 
     check = _Check(source, artifact, candidates, samples)
     found, missing = [], []
     for module, value in wanted:
-        twin = check.twin(value, candidates.get(value, []))
-        if twin is None:
+        matching_node = check.matching_node(value, candidates.get(value, []))
+        if matching_node is None:
             missing.append(module)
             continue
-        node, swapped = twin
+        node, swapped = matching_node
         where = origin.origin_of(value.producer()) if value.producer() is not None else Origin()  # type: ignore[arg-type]
         dims = tuple(d if isinstance(d, int) else str(d.value) for d in value.shape or ())
         found.append(Boundary(module, where, node.op_type, str(value.name), str(node.outputs[0].name), swapped, dims))
@@ -119,7 +119,7 @@ class _Check:
         names = dict.fromkeys(str(node.outputs[0].name) for nodes in candidates.values() for node in nodes)
         self.found = _values(emulate_rounding(artifact, rounded=False), list(names), feeds)
 
-    def twin(self, value: ir.Value, nodes: Sequence[ir.Node]) -> tuple[ir.Node, bool] | None:
+    def matching_node(self, value: ir.Value, nodes: Sequence[ir.Node]) -> tuple[ir.Node, bool] | None:
         """(the node, whether its first two axes are swapped), or None."""
         best: tuple[float, ir.Node, bool] | None = None
         for node in nodes:
@@ -127,10 +127,11 @@ class _Check:
                 error = self._error(self.wanted[str(value.name)], self.found[str(node.outputs[0].name)], swapped)
                 if best is None or error < best[0]:
                     best = (error, node, swapped)
-        if best is not None and best[0] <= SAME:
+        if best is not None and best[0] <= SAME_VALUE_ERROR:
             return best[1:]
         maker = value.producer()
-        alike = [node for node in nodes if maker is not None and node.op_type == maker.op_type and node.op_type in CERTAIN]
+        op_type = maker.op_type if maker is not None and maker.op_type in VALUE_DEFINING_OPS else None
+        alike = [node for node in nodes if node.op_type == op_type]
         return self._by_shape(value, alike[0]) if len(alike) == 1 else None
 
     def _by_shape(self, value: ir.Value, node: ir.Node) -> tuple[ir.Node, bool] | None:
@@ -141,7 +142,7 @@ class _Check:
 
     def _error(self, wanted: np.ndarray, found: np.ndarray, swapped: bool) -> float:
         if swapped and found.ndim > 1:
-            found = np.swapaxes(found, *SWAP)
+            found = np.swapaxes(found, *SWAPPED_AXES)
         if wanted.shape != found.shape or not np.isfinite(found).all():
             return math.inf
         size = math.sqrt(float(np.square(wanted, dtype=np.float64).sum()))

@@ -1,7 +1,7 @@
 """How far the artifact's graph drifts from its source's, after every layer.
 
-Compared are values that both graphs have (`boundaries`), over all places that are no padding. Memory: one graph is open at a
-time, and no more than `WINDOW` bytes of its values are held for the other.
+Compared are values that both graphs have (`boundaries`), at all positions but padding. Memory: one graph is open at a
+time, and no more than `WINDOW_BYTES` of its values are held for the other.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ...core import Advance, DataError
 from ...data import Sample, mask_feeds
 from ...graph import Graph, Origin
 from ...graph import provenance as origin
-from ...runtime import TapSession, emulate_rounding
-from .boundaries import FLOATS, SWAP, Boundary, match_boundaries
+from ...runtime import TapSession
+from .boundaries import FLOATS, SWAPPED_AXES, Boundary, match_boundaries
 
-WINDOW = 64 * 2**20  # bytes of values held
-TOKENS = 1024  # in the samples that are compared: layers drift alike on more
+WINDOW_BYTES = 64 * 2**20  # bytes of values held
+MAX_TOKENS = 1024  # in the samples that are compared: layers drift alike on more
 PADDING = ("none", "left out", "counted")
 
 
@@ -43,7 +43,7 @@ class LayerDrift:
     cosine_min: float
     nonfinite: int
     values: int
-    padding: str  # `left out`, `none`, or `counted` where the axes do not tell which places are padding
+    padding: str  # `left out`, `none`, or `counted` where the axes do not tell which positions are padding
 
     def to_json(self) -> dict[str, Any]:
         data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)} | {"origin": self.origin.to_json()}
@@ -64,9 +64,9 @@ class Drift:
 
     def summary(self) -> str:
         worst = max(self.layers, key=lambda layer: layer.relative if math.isfinite(layer.relative) else math.inf)
-        text = f"{len(self.layers)} of {len(self.layers) + len(self.unmatched)} module boundaries compared with {self.against}, "
-        text += f"on {self.samples} samples; the largest drift, {worst.relative:.2g}, is at {worst.module}"
-        return f"{text}; the first value that is not finite: {self.first}" if self.first else text
+        text = f"{len(self.layers)} of {len(self.layers) + len(self.unmatched)} module boundaries compared with {self.against} "
+        text += f"on {self.samples} samples; largest drift {worst.relative:.2g} at {worst.module}"
+        return f"{text}; first value that is not finite: {self.first}" if self.first else text
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -80,9 +80,6 @@ class Drift:
         }
 
 
-# ---- drift -----------------------------------------------------------------------------------------------------------
-
-
 class _Sums:
     """Running sums of one boundary."""
 
@@ -91,10 +88,10 @@ class _Sums:
         self.cosine_min, self.nonfinite, self.values, self.padding = math.inf, 0, 0, "none"
         self.sample: Sample | None = None  # the first with a value that is not finite
 
-    def add(self, wanted: np.ndarray, found: np.ndarray, padding: str, sample: Sample) -> None:
-        if not wanted.size:
+    def add(self, expected: np.ndarray, found: np.ndarray, padding: str, sample: Sample) -> None:
+        if not expected.size:
             return
-        a, b = (array.reshape(-1, array.shape[-1]).astype(np.float64) for array in (wanted, found))
+        a, b = (array.reshape(-1, array.shape[-1]).astype(np.float64) for array in (expected, found))
         bad = ~np.isfinite(b) & np.isfinite(a)
         kept = np.isfinite(a) & np.isfinite(b)
         a, b = np.where(kept, a, 0), np.where(kept, b, 0)
@@ -106,7 +103,7 @@ class _Sums:
         self.max_abs = max(self.max_abs, float(difference.max()))
         self.cosine_min = min(self.cosine_min, float(cosines.min(initial=math.inf)))
         self.nonfinite += int(bad.sum())
-        self.values += wanted.size
+        self.values += expected.size
         self.padding = max(self.padding, padding, key=PADDING.index)
         self.sample = self.sample or (sample if bad.any() else None)
 
@@ -131,10 +128,10 @@ def measure_drift(
     """
     found, missing = match_boundaries(source, artifact, samples)
     if not found:
-        raise DataError("no value that leaves a module is in both graphs: nothing to compare (was it built by an older bertc?)")
-    chosen = _some(samples)
+        raise DataError("no module output is in both graphs: nothing to compare (was it built by an older bertc?)")
+    chosen = _up_to_token_limit(samples)
     if len(chosen) < len(samples):
-        notes = (*notes, f"{len(chosen)} of {len(samples)} samples were compared, {TOKENS} tokens being enough")
+        notes = (*notes, f"{len(chosen)} of {len(samples)} samples compared, up to {MAX_TOKENS} tokens")
     sums = {boundary: _Sums() for boundary in found}
     windows = list(_windows(found, chosen))
     for index, window in enumerate(windows):
@@ -143,28 +140,28 @@ def measure_drift(
             advance(index + 1, len(windows))
     layers = tuple(_layers(sums))
     first = next((s for s in sums.items() if s[1].sample is not None), None)
-    named = _first(artifact, found, first[0], first[1].sample) if first and first[1].sample else ""
+    named = _first_nonfinite(artifact, found, first[0], first[1].sample) if first and first[1].sample else ""
     return Drift(layers, against, missing, len(chosen), len(windows), named, notes)
 
 
-def _some(samples: Sequence[Sample]) -> list[Sample]:
-    """The first samples up to `TOKENS`, at least one; the largest do not count if others are there."""
+def _up_to_token_limit(samples: Sequence[Sample]) -> list[Sample]:
+    """The first samples up to `MAX_TOKENS`, at least one; the largest do not count if others are there."""
     chosen, tokens = list[Sample](), 0
     for sample in samples:
         size = max((array.size for array in sample.feeds.values()), default=0)
-        if tokens + size <= TOKENS:
+        if tokens + size <= MAX_TOKENS:
             chosen.append(sample)
             tokens += size
     return chosen or [min(samples, key=lambda s: max(array.size for array in s.feeds.values()))]
 
 
 def _windows(found: Sequence[Boundary], samples: Sequence[Sample]) -> Iterator[list[Boundary]]:
-    """Boundaries in order, in groups whose values on all samples fit into `WINDOW` bytes."""
+    """Boundaries in order, in groups whose values on all samples fit into `WINDOW_BYTES`."""
     window: list[Boundary] = []
     size = 0
     for boundary in found:
-        own = sum(_bytes(boundary, sample) for sample in samples)
-        if window and size + own > WINDOW:
+        own = sum(_bytes_held(boundary, sample) for sample in samples)
+        if window and size + own > WINDOW_BYTES:
             yield window
             window, size = [], 0
         window.append(boundary)
@@ -172,7 +169,7 @@ def _windows(found: Sequence[Boundary], samples: Sequence[Sample]) -> Iterator[l
     yield window
 
 
-def _bytes(boundary: Boundary, sample: Sample) -> int:
+def _bytes_held(boundary: Boundary, sample: Sample) -> int:
     """An upper bound: a dimension with a name is no larger than the largest of the feeds."""
     largest = max((max(array.shape, default=1) for array in sample.feeds.values()), default=1)
     batch = min((array.shape[0] for array in sample.feeds.values() if array.ndim), default=1)
@@ -185,32 +182,32 @@ def _compare(
     source: Graph, artifact: Graph, window: Sequence[Boundary], samples: Sequence[Sample], sums: Mapping[Boundary, _Sums]
 ) -> None:
     with TapSession(source, [b.source for b in window]) as run:
-        wanted = [run.run(sample.feeds) for sample in samples]
+        expected = [run.run(sample.feeds) for sample in samples]
     with TapSession(artifact, list(dict.fromkeys(b.artifact for b in window))) as run:
-        for sample, truth in zip(samples, wanted, strict=True):
+        for sample, truth in zip(samples, expected, strict=True):
             got = run.run(sample.feeds)
             for boundary in window:
                 a, b = truth[boundary.source], got[boundary.artifact]
-                b = np.swapaxes(b, *SWAP) if boundary.swapped else b
+                b = np.swapaxes(b, *SWAPPED_AXES) if boundary.swapped else b
                 *both, padding = drop_padding(source, boundary.dims, sample, a, b)
                 sums[boundary].add(both[0], both[1], padding, sample)
 
 
 def drop_padding(source: Graph, dims: Sequence[int | str], sample: Sample, *arrays: np.ndarray) -> tuple[Any, ...]:
-    """The arrays at places that are not padding, and whether that was `left out`, is `counted` or `none`."""
+    """The arrays at positions that are not padding, and whether that was `left out`, is `counted` or `none`."""
     mask = next(iter(mask_feeds(sample.feeds).values()), None)
     if mask is None or mask.ndim != 2 or mask.all():
         return (*arrays, "none")
     name = next(name for name in mask_feeds(sample.feeds))
     spec = next(spec for spec in source.inputs if spec.name == name)
-    rows, places = (dims.index(dim) if dim in dims else None for dim in spec.dims)
+    rows, positions = (dims.index(dim) if dim in dims else None for dim in spec.dims)
     chosen = np.asarray(mask) != 0
-    if rows is not None and places is not None:
-        return (*(np.moveaxis(array, (rows, places), (0, 1))[chosen] for array in arrays), "left out")
+    if rows is not None and positions is not None:
+        return (*(np.moveaxis(array, (rows, positions), (0, 1))[chosen] for array in arrays), "left out")
     other = [dim for dim in dims if isinstance(dim, str) and dim not in spec.dims]
-    if other or (rows is None and places is None):
+    if other or (rows is None and positions is None):
         return (*arrays, "counted")
-    axis, kept = (rows, chosen.any(1)) if rows is not None else (places, chosen.any(0))
+    axis, kept = (rows, chosen.any(1)) if rows is not None else (positions, chosen.any(0))
     return (*(array.compress(kept, axis) for array in arrays), "left out")
 
 
@@ -224,7 +221,7 @@ def _layers(sums: Mapping[Boundary, _Sums]) -> Iterator[LayerDrift]:
         )
 
 
-def _first(artifact: Graph, found: Sequence[Boundary], boundary: Boundary, sample: Sample) -> str:
+def _first_nonfinite(artifact: Graph, found: Sequence[Boundary], boundary: Boundary, sample: Sample) -> str:
     """The first node whose output is not finite although all that it reads is, looked for up to a boundary."""
     nodes = [n for n in artifact.model.graph if n.outputs[0].dtype in FLOATS and n.outputs[0].name]
     end = next(i for i, n in enumerate(nodes) if n.outputs[0].name == boundary.artifact)
@@ -239,8 +236,3 @@ def _first(artifact: Graph, found: Sequence[Boundary], boundary: Boundary, sampl
         if bad is not None:
             return f"{bad.op_type} {bad.name!r} in {origin.origin_of(bad)}, on {sample.label}"
     return f"before {boundary.module}, on {sample.label}"
-
-
-def float32_graph(artifact: Graph) -> Graph:
-    """The artifact's own graph in float32 throughout: what stands for the source's where that is not at hand."""
-    return emulate_rounding(artifact, rounded=False)

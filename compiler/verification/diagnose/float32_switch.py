@@ -1,11 +1,11 @@
-"""A typed graph as one float32 session in which each node can be put back to float32 from run to run.
+"""A typed graph as one float32 session in which each node can run in float32 or rounded, chosen for each run.
 
 As in `reference`, half precision is emulated: a float32 graph that rounds. Here every reader's input is a choice: rounded, or
-exact where its maker and the reader are both put back. So a node that is put back computes in float32 and gives float32 to
+exact where its maker and the reader are both in float32. So such a node computes in float32 and gives float32 to
 readers in float32 alone: what a float32 island of the real graph does. Its weights are those of the source where these are at
 hand, else as the artifact stores them.
 
-Of an INT8 graph, a node that reads a DequantizeLinear behind a QuantizeLinear reads what was quantised when it is put back.
+Of an INT8 graph, a node that reads a DequantizeLinear behind a QuantizeLinear reads what was quantised when it is in float32.
 
 Operators that only move values, and casts between float types, follow the node whose values they move.
 """
@@ -31,33 +31,33 @@ Maybe = ir.Node | None
 
 @dataclasses.dataclass(frozen=True)
 class RoundingChoice:
-    """A choice in the session: exact where both nodes are put back (None stands for what is in float32 anyway)."""
+    """A choice in the session: exact where both nodes are in float32 (None stands for what is in float32 anyway)."""
 
     maker: Maybe
     reader: Maybe
 
-    def exact(self, back: frozenset[ir.Node]) -> bool:
-        return all(node is None or node in back for node in (self.maker, self.reader))
+    def exact(self, in_float32: frozenset[ir.Node]) -> bool:
+        return all(node is None or node in in_float32 for node in (self.maker, self.reader))
 
 
 class Float32SwitchRunner(Runner):
-    """The session. `items` are the nodes that can be put back, in the order of the graph; `fixed` counts the weights that are
+    """The session. `items` are the nodes that can run in float32, in the order of the graph; `fixed` counts the weights that are
     stored in INT8 alone, which cannot be."""
 
     def __init__(self, graph: Graph, originals: UnroundedWeights | None = None) -> None:
         super().__init__(graph.inputs, graph.outputs)
-        made = _Made(graph, originals)
-        self.items, self.fixed, self._edges, self._readers = made.items, made.fixed, made.edges, made.readers
-        self.back: frozenset[ir.Node] = frozenset()  # what is put back in the next run
-        self._stored, self._originals = made.stored, originals
-        self._session, self._weights = reference_session(Graph(made.model), arena=True)
+        switch = _SwitchGraph(graph, originals)
+        self.items, self.fixed, self._edges, self._readers = switch.items, switch.fixed, switch.edges, switch.readers
+        self.in_float32: frozenset[ir.Node] = frozenset()  # in the next run
+        self._stored, self._originals = switch.stored, originals
+        self._session, self._weights = reference_session(Graph(switch.model), arena=True)
         self._settings = import_onnxruntime().RunOptions()
         # What one sample took is given back before the next, of another shape.
         self._settings.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        self._whole: dict[str, bool] = {}  # which of the weights that have an original are fed as it
+        self._unrounded: dict[str, bool] = {}  # which of the weights that have an original are fed as it
 
     def _run(self, feeds: Feeds) -> Outputs:
-        flags = {name: np.array(edge.exact(self.back)) for edge, name in self._edges.items()}
+        flags = {name: np.array(edge.exact(self.in_float32)) for edge, name in self._edges.items()}
         names = [spec.name for spec in self.outputs]
         self._choose_weights()
         try:
@@ -67,17 +67,17 @@ class Float32SwitchRunner(Runner):
         return dict(zip(names, found, strict=True))
 
     def _choose_weights(self) -> None:
-        """Each weight is held once: the source's own where all its readers are put back, else as it is stored."""
+        """Each weight is held once: the source's own where all its readers are in float32, else as it is stored."""
         for name, tensor in self._stored.items():
-            whole = self._readers[name] <= self.back
-            if self._whole.get(name) is not whole:
+            unrounded = self._readers[name] <= self.in_float32
+            if self._unrounded.get(name) is not unrounded:
                 assert self._originals is not None
                 self._weights.pop(name, None)  # before the other one is read
-                self._weights[name] = self._originals.read(name) if whole else as_float32(tensor).numpy()
-                self._whole[name] = whole
+                self._weights[name] = self._originals.read(name) if unrounded else as_float32(tensor).numpy()
+                self._unrounded[name] = unrounded
 
 
-class _Made:
+class _SwitchGraph:
     """The graph of the session, made of a copy. Items are nodes of the graph that was given."""
 
     def __init__(self, graph: Graph, originals: UnroundedWeights | None) -> None:
@@ -230,11 +230,11 @@ class _Made:
     def _node(self, op_type: str, inputs: list[ir.Value], name: str, dtype: ir.DataType, **attributes: int) -> ir.Value:
         self.count += 1
         node = ir.node(op_type, inputs, attributes=attributes, name=f"{name}.{self.count}")
-        made = node.outputs[0]
-        made.name, made.type = node.name, ir.TensorType(dtype)
+        output = node.outputs[0]
+        output.name, output.type = node.name, ir.TensorType(dtype)
         # Before its first reader, whose turn it is: what is made early is held long.
         self.graph.insert_before(self.reader, node) if self.reader is not None else self.graph.append(node)
-        return made
+        return output
 
     def _named(self, old: ir.Value, new: ir.Value) -> ir.Value:
         """The new value under the name of an output."""

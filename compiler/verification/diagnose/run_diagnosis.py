@@ -5,28 +5,25 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ...artifact import Artifact, goldens
 from ...artifact import manifest as artifact
 from ...core import BertcError, DataError, Progress
 from ...data import Sample, preprocess
 from ...graph import Graph
+from ...runtime import emulate_rounding
 from ...source import SourceOptions, open_reference
 from ...source import opening as source
 from .. import verdict as verification
+from ..budgets import budget_for
 from . import bisect as bisection
 from . import drift
-from . import unrounded_weights as originals
+from . import unrounded_weights as unrounded
 from .bisect import Bisection
 from .drift import Drift
 
-if TYPE_CHECKING:
-    pass
-
-SHOWN = 20  # rows
 SAMPLES = 64  # of data that a search runs on; goldens are fewer
-OWN = "its own graph in float32"
+OWN_GRAPH = "its own graph in float32"
 
 
 def measure_artifact_drift(
@@ -34,15 +31,15 @@ def measure_artifact_drift(
 ) -> Drift:
     """Drift of one artifact after every layer, on its goldens' inputs or on a file of data.
 
-    Compared with the graph of `against`, else of the artifact's source; where that is not at hand, with the artifact's own graph
-    in float32, and the result says so. Raises what opening the artifact, the data and `against` raises.
+    Compared with the graph of `against`, else of the artifact's source; without it, with the artifact's own graph in
+    float32, and the result says so. Raises what opening the artifact, the data and `against` raises.
     """
     log = progress or Progress()
     found = artifact.open_artifact(path)
     samples, notes = _samples(found, data_path)
     graph = found.graph(mapped=True)
     with log.stage("open the source"):
-        plain, name, more = _plain(found, graph, against)
+        plain, name, more = _float32_graph(found, graph, against)
     with log.stage(f"drift of {path.name}") as advance:
         return drift.measure_drift(plain, graph, samples, name, advance, (*notes, *more))
 
@@ -54,7 +51,7 @@ def _samples(found: Artifact, data_path: Path | None) -> tuple[Sequence[Sample],
     return read.samples, read.notes
 
 
-def _plain(found: Artifact, graph: Graph, against: str | None) -> tuple[Graph, str, tuple[str, ...]]:
+def _float32_graph(found: Artifact, graph: Graph, against: str | None) -> tuple[Graph, str, tuple[str, ...]]:
     """(the float32 graph to compare with, what to call it, notes)."""
     facts = found.manifest["source"]
     options = SourceOptions(**facts["options"])
@@ -63,14 +60,18 @@ def _plain(found: Artifact, graph: Graph, against: str | None) -> tuple[Graph, s
     try:
         sha256, plain = source.open_graph(str(facts["reference"]), options)
     except BertcError as error:
-        why = f"the source is not at hand: {error}"
+        why = f"the source is not available: {error}"
     else:
         if sha256 == facts["sha256"]:
             return plain, f"the graph of {facts['reference']}", ()
-        why = f"the source {facts['reference']} is not what the artifact was built from: its sha256 differs"
+        why = f"the source {facts['reference']} changed since the build: its sha256 differs"
     if found.precision == "fp32":
-        raise DataError(f"{why}; say --against SOURCE: an artifact in float32 has nothing else to be compared with")
-    return drift.float32_graph(graph), OWN, (f"{why}. Compared with {OWN}, weights as they are stored: fusions do not show",)
+        raise DataError(f"{why}; give --against SOURCE: a float32 artifact has nothing else to compare with")
+    return (
+        emulate_rounding(graph, rounded=False),
+        OWN_GRAPH,
+        (f"{why}. Compared with {OWN_GRAPH}, with its stored weights: errors of fusions do not show",),
+    )
 
 
 def bisect_artifact(
@@ -81,7 +82,7 @@ def bisect_artifact(
     budget: Mapping[str, float] | None = None,
     progress: Progress | None = None,
 ) -> Bisection:
-    """The nodes of one artifact's graph that restore its budget when they are put back to float32.
+    """The nodes of one artifact's graph that restore its budget when they are in float32.
 
     Judged is the graph with its rounding emulated, on the goldens, or on data that the source answers; limits on decisions are
     not (they need all of the data). Raises what `verification.verify` raises.
@@ -90,17 +91,13 @@ def bisect_artifact(
     found = artifact.open_artifact(path)
     truth = verification.find_truth(found, data_path, against, open_reference)
     if truth.outputs is None:
-        raise DataError(f"the source cannot answer the data: {'; '.join(truth.notes)}")
+        raise DataError(f"the source cannot run the data: {'; '.join(truth.notes)}")
     pairs = [(s, outputs) for s, outputs in itertools.islice(truth.pairs(), SAMPLES) if outputs is not None]
-    limits = {**verification.recorded_limits(found), **(budget or {})}
     graph = found.graph(mapped=True)
     with log.stage("open the source"):
-        weights, note = originals.find_unrounded_weights(found, graph)
+        weights, note = unrounded.find_unrounded_weights(found, graph)
     notes = [note] if note else []
     notes += [f"{len(pairs)} of {len(truth.samples)} samples were used"] if len(pairs) < len(truth.samples) else []
-    allowed = verification.budget_for(found.precision, limits)
+    allowed = budget_for(found.precision, verification.recorded_limits(found.manifest), budget)
     with log.stage(f"bisect {path.name}") as advance:
         return bisection.bisect_graph(path, graph, found.task, allowed, pairs, weights, advance, tuple(notes))
-
-
-# ---- what a person reads ---------------------------------------------------------------------------------------------

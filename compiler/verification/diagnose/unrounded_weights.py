@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class UnroundedWeights:
-    """Weights by the name that the artifact's graph has for them; read when they are asked for."""
+    """Weights by the name that the artifact's graph has for them; read on use."""
 
     def __init__(self, tensors: Mapping[str, ir.TensorProtocol], mapped: Graph) -> None:
         self.names, self._tensors = frozenset(tensors), tensors
@@ -50,19 +50,24 @@ def find_unrounded_weights(found: Artifact, graph: Graph) -> tuple[UnroundedWeig
     try:
         sha256, plain = source.open_graph(str(facts["source"]["reference"]), types.SourceOptions(**facts["source"]["options"]))
         if sha256 != facts["source"]["sha256"]:
-            return None, f"the source {facts['source']['reference']} has changed since: weights are as the artifact stores them"
+            return (
+                None,
+                f"the source {facts['source']['reference']} changed since the build: the artifact's rounded weights are used",
+            )
         lowered = _lowered(found, plain)
     except BertcError as error:
-        return None, f"the source is not at hand ({error}): weights are as the artifact stores them, rounded"
-    known = {}
+        return None, f"the source is not available ({error}): the artifact's rounded weights are used"
+    unrounded = {}
     for name, tensor in halves.items():
         original = lowered.get(name.rpartition(".")[0])
         if original is not None and _rounds_to(original, tensor):
-            known[name] = original
+            unrounded[name] = original
         release_pages(tensor)
-    missing = [name for name in halves if name not in known]
-    said = f"{len(missing)} of {len(halves)} weights stay as the artifact stores them: {', '.join(missing[:3])} became another"
-    return UnroundedWeights(known, plain), said + " number, or were not found in the source" if missing else ""
+    missing = [name for name in halves if name not in unrounded]
+    if not missing:
+        return UnroundedWeights(unrounded, plain), ""
+    kept = f"{len(missing)} of {len(halves)} weights keep the artifact's rounded values ({', '.join(missing[:3])})"
+    return UnroundedWeights(unrounded, plain), f"{kept}: not in the source, or changed by more than rounding"
 
 
 def _lowered(found: Artifact, graph: Graph) -> dict[str, ir.TensorProtocol]:

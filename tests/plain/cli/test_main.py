@@ -121,7 +121,11 @@ ERRORS = [
     ("inspect {o}", 2, ("{o} is not a bertc artifact",)),
     ("inspect {o}/m.onnx", 2, ("not a bertc artifact", "no such directory")),
     ("doctor --jso", 2, ("No such option", "--json")),
-    ("verify {h} --budget rel=1e-30", 1, ("is over its budget", "last_hidden_state: relative error", "wanted at most 1e-30")),
+    (
+        "verify {h} --budget rel=1e-30",
+        1,
+        ("is over its budget", "last_hidden_state: relative error", "budget <= 1e-30 (--budget)"),
+    ),
     ("build {m} -o {o} --fp16 --target onnxruntime --budget rel=1e-30", 1, ("over its budget", "nothing was written")),
 ]
 
@@ -224,7 +228,7 @@ def test_json_of_build_and_export(command: str, source: Path, tmp_path: Path, ca
     (made,) = found["artifacts"]
     assert made["path"] == str(tmp_path / "o")
     assert made["manifest"] == json.loads((tmp_path / "o" / "manifest.json").read_text())
-    assert "export: 12 shapes and masks never seen by the exporter" in flat(err)
+    assert "graph check: 12 shapes and masks" in flat(err)
 
 
 def test_json_of_verify(built: Path, capsys: Capture) -> None:

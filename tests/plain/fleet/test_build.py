@@ -92,7 +92,7 @@ def test_a_gpu_that_a_plan_covers_builds_nothing(tmp_path: Path) -> None:
 
 def test_reasons(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert steps(file)["a/export"].reasons == ("never made",)
-    assert steps(file)["a/null-fp32"].state == "waits"
+    assert steps(file)["a/null-fp32"].state == "pending"
     fleets.build(file)
     assert {step.state for step in steps(file).values()} == {"cached"}
     real = machine.versions()
@@ -107,10 +107,10 @@ def test_reasons(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_changed_file_of_bertc_is_named(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fleets.build(file)
     hashed = keys.hash_file
-    keys._code.cache_clear()
+    keys._code_hashes.cache_clear()
     monkeypatch.setattr(keys, "hash_file", lambda path: "changed" if path.name == "bf16.py" else hashed(path))
     found = {slot: step for slot, step in steps(file).items() if step.state != "cached"}
-    keys._code.cache_clear()
+    keys._code_hashes.cache_clear()
     assert {slot: step.reasons for slot, step in found.items()} == {"a/null-bf16": ("precision/bf16.py changed",)}
 
 
@@ -123,7 +123,7 @@ def test_a_changed_option_and_a_changed_source(file: Path) -> None:
     file.write_text(text)
     tiny.encoder(file.parent / "a" / "m.onnx", changed=0.5)
     assert steps(file)["a/export"].reasons == ("the source's m.onnx changed",)
-    assert steps(file)["a/null-fp32"].state == "waits"
+    assert steps(file)["a/null-fp32"].state == "pending"
 
 
 def test_data_that_nothing_reads_makes_nothing_stale(tmp_path: Path) -> None:
@@ -245,9 +245,13 @@ def test_a_build_that_no_room_is_enough_for_says_so(tmp_path: Path) -> None:
 def test_what_another_host_builds_is_said_and_no_failure(tmp_path: Path, capsys: Capture) -> None:
     path = fleets.write(tmp_path, "a", 'gpus = ["h100"]\ntargets = ["null=fp32"]\nprecisions = ["fp16"]\n')
     outcomes = fleets.build(path)
-    assert outcomes["a/h100-fp16"].state == "elsewhere"
-    assert "needs a host with h100" in outcomes["a/h100-fp16"].reason
+    assert outcomes["a/h100-fp16"].state == "other-host"
+    assert "no h100 here" in outcomes["a/h100-fp16"].reason
     assert worst_exit_code(o.exit_code for o in outcomes.values()) == 0
+    assert cli.run(["fleet", "plan", str(path), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert "needs another host" in " ".join(err.split())
+    assert {e["name"]: e["state"] for e in json.loads(out)["entries"]}["a/h100-fp16"] == "other-host"
 
 
 def test_a_source_that_is_not_there_fails_its_model_alone(tmp_path: Path) -> None:
@@ -287,7 +291,7 @@ def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_commands(file: Path, capsys: Capture) -> None:
     """Real processes: plan, build, build again, status, verify."""
     assert cli.run(["fleet", "plan", str(file), "--json"]) == 0
-    assert [entry["state"] for entry in json.loads(capsys.readouterr().out)["entries"]] == ["waits", "waits"]
+    assert [entry["state"] for entry in json.loads(capsys.readouterr().out)["entries"]] == ["pending", "pending"]
     assert cli.run(["fleet", "build", str(file), "--json"]) == 0
     printed = capsys.readouterr()
     assert "[3/3] made a/null-bf16" in printed.err or "[3/3] made a/null-fp32" in printed.err
@@ -322,11 +326,11 @@ def test_locked_refuses_to_drift(file: Path, capsys: Capture, monkeypatch: pytes
     document["stages"]["a/null-fp32"]["digest"] = "0" * 64
     fleet.lock.write_text(json.dumps(document))
     outcomes = list(fleets.build(file).values())
-    with pytest.raises(CheckFailed, match=r"a/null-fp32 came out different.*something that is not in the key"):
+    with pytest.raises(CheckFailed, match=r"a/null-fp32 came out different.*outside the key"):
         lock.require_contents(fleet, store, outcomes)
     document["entries"]["a/null-fp32"]["files"]["engine.plan"] = "0" * 64
     fleet.lock.write_text(json.dumps(document))
-    with pytest.raises(CheckFailed, match=r"a/null-fp32 \(engine.plan\) came out.*the compiler made another engine of it"):
+    with pytest.raises(CheckFailed, match=r"a/null-fp32 \(engine.plan\) came out.*the compiler built another engine"):
         lock.require_contents(fleet, store, outcomes)
     tiny.encoder(file.parent / "a" / "m.onnx", changed=0.7)
     with pytest.raises(CheckFailed, match=r"the source's m\.onnx changed"):

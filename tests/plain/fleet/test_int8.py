@@ -103,10 +103,10 @@ def test_data_makes_it_stale_and_a_compiler_does_not(path: Path, monkeypatch: py
 
 def test_code_that_quantises_is_named_and_is_not_the_builds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed = keys.hash_file
-    keys._code.cache_clear()
+    keys._code_hashes.cache_clear()
     monkeypatch.setattr(keys, "hash_file", lambda path: "changed" if path.name == "fit.py" else hashed(path))
     found = stale(path)
-    keys._code.cache_clear()
+    keys._code_hashes.cache_clear()
     assert set(found) == {f"a/{stage}{target}-int8-static" for stage in ("quantise-", "") for target in ("onnxruntime", "null")}
     assert found["a/quantise-null-int8-static"] == ("quant/fit.py changed",)
     assert found["a/null-int8-static"] == ("after a/export, a/quantise-null-int8-static",)
@@ -164,8 +164,8 @@ def test_the_clock_is_owned_up_to(tmp_path: Path, capsys: pytest.CaptureFixture[
     path = fleets.low_bit(tmp_path, 'targets = ["onnxruntime"]\nprecisions = ["int8", "int8-dynamic"]\n')
     assert cli.run(["fleet", "plan", str(path)]) == 0
     said = capsys.readouterr().err
-    assert "a/quantise-onnxruntime-int8: the machine that quantises times the forms of int8" in said
-    assert "a/quantise-onnxruntime-int8-dynamic: the machine" not in said
+    assert "a/quantise-onnxruntime-int8: int8 takes the form that is fastest on the machine" in said
+    assert "a/quantise-onnxruntime-int8-dynamic: int8" not in said
 
 
 def test_calibration_in_parts_gives_the_same_bytes(path: Path) -> None:
@@ -207,5 +207,5 @@ def test_fp8_for_a_gpu_whose_plan_is_shared_with_an_older_one_says_what_would_do
 @pytest.mark.parametrize("given", ["0", "17", "true", '"2"', "1.5"])
 def test_shards_are_a_number(tmp_path: Path, given: str) -> None:
     path = fleets.low_bit(tmp_path, f"shards = {given}\n{MATRIX}")
-    with pytest.raises(RecipeError, match=r"shards is .*, wants a whole number from 1 to 16"):
+    with pytest.raises(RecipeError, match=r"shards is .*, expected a whole number from 1 to 16"):
         fleets.opened(path)

@@ -55,7 +55,7 @@ def test_a_killed_writer_leaves_nothing_but_a_folder_to_sweep(tmp_path: Path) ->
     store.sweep()
     assert [name for name in os.listdir(tmp_path / "tmp") if not name.endswith(".lock")] == []
     for key in store.finished():
-        assert not store.making(key), "the lock of a dead process is free"
+        assert not store.is_being_made(key), "the lock of a dead process is free"
 
 
 def test_who_comes_second_finds_the_first(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_who_comes_second_finds_the_first(tmp_path: Path) -> None:
     assert (store.folder("k1") / "file").read_text() == "first"
     assert len(store.journal()) == 1
     with store.lock("k1"):
-        assert store.making("k1")
+        assert store.is_being_made("k1")
 
 
 def test_finished_files_are_read_only(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_a_limit_is_searched_for_and_the_curve_is_shown(model: Path, texts: Path
     assert len(said["curve"]) >= 2
     assert said["curve"][said["chosen"]]["share"] == said["share"]
     printed = capsys.readouterr().err
-    assert "layers left in float" in printed
+    assert "left in float" in printed
     assert all(f"{100 * point['share']:.1f}" in printed for point in said["curve"])
 
 
@@ -130,7 +130,7 @@ def test_where_nothing_fits_the_base_is_built_and_says_so(
     assert said["share"] == 0
     assert not any(site["int8"] for site in said["sites"])
     printed = " ".join(capsys.readouterr().err.split())
-    assert f"note nothing is int8: {said['why']}; {base} is built in its place" in printed
+    assert f"no layer is int8: {said['why']}; {base} is built instead" in printed
 
 
 def test_int8_without_data_is_wrong_usage(model: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -176,7 +176,7 @@ def test_few_rows_calibrate_and_judge_and_that_is_said(model: Path, tmp_path: Pa
     assert build(model, few, tmp_path / "out", "--target", "null") == 0
     data = int8_of(tmp_path / "out")["data"]
     assert (data["judged"], data["calibrated"], data["apart"]) == (40, 40, False)
-    assert "calibrated it too: there are too few to keep any apart" in " ".join(capsys.readouterr().err.split())
+    assert "40 rows of few.txt that also calibrated" in " ".join(capsys.readouterr().err.split())
 
 
 def test_arrays_are_split_into_what_calibrates_and_what_judges(model: Path, tmp_path: Path) -> None:

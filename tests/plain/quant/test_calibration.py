@@ -181,7 +181,7 @@ def test_masks_constants_and_infinities(tmp_path: Path, low: float, capsys: Capt
     assert found.range_of("infinite") is None and np.isfinite(infinite.high)
     said = " ".join(capsys.readouterr().err.split())
     assert "1 not to be quantised: constant; 1 not to be quantised: not finite" in said
-    assert f"left out: {masked.masked} values that a mask made; left out: 1 infinite values" in said
+    assert f"left out: {masked.masked} masked values; left out: 1 infinite values" in said
 
 
 def test_a_large_value_that_no_mask_made_counts(model: Path, tmp_path: Path) -> None:
@@ -284,11 +284,11 @@ def test_an_interrupted_run_goes_on(
         child.send_signal(number)
         _, err = child.communicate(timeout=60)
     assert child.returncode == (-9 if number == signal.SIGKILL else 130), err
-    assert number == signal.SIGKILL or "the same command goes on from there" in " ".join(err.split())
+    assert number == signal.SIGKILL or "the same command resumes there" in " ".join(err.split())
     done = json.loads(partial.read_text())["done"]
     assert 0 < done < MANY and not out.exists()
     assert cli.run(words[:-2]) == 0
-    assert f"going on after {done} of {MANY} samples" in " ".join(capsys.readouterr().err.split())
+    assert f"resuming after {done} of {MANY} samples" in " ".join(capsys.readouterr().err.split())
     assert sorted(os.listdir(tmp_path)) == ["r.json", "t.txt"]
     assert out.read_bytes() == undisturbed
 
@@ -323,8 +323,8 @@ def test_errors(model: Path, tmp_path: Path, capsys: Capture) -> None:
         ([str(model), "--data", str(tmp_path / "no.txt"), "-o", out], "no data at"),
         ([str(model), "--data", str(empty), "-o", out], "nothing would be measured"),
         ([*whole, "--method", "kl"], "unknown method 'kl'; known: entropy, minmax, mse, percentile"),
-        ([*whole, "--percentile", "0.999"], "a percentile of 0.999"),
-        ([*whole, "--outlier", "1"], "wanted a number above 1"),
+        ([*whole, "--percentile", "0.999"], "percentile 0.999"),
+        ([*whole, "--outlier", "1"], "must be above 1"),
         ([*whole, "--shard", "5/4"], "'5/4' is not INDEX/COUNT"),
         ([*whole, "--shard", "4/4"], "part 4/4 of t.txt is empty: it has 3 samples"),
         ([*whole, "--tensor", "nothing*"], "no tensor is called 'nothing*'"),

@@ -40,8 +40,8 @@ def test_the_estimate_is_the_sum_of_its_parts() -> None:
 def test_the_smaller_estimate_is_kept(int8: EngineEstimate, kept: str) -> None:
     found = worth(int8)
     assert found.kept == found.to_json()["kept"] == kept
-    assert ("--int8 static" in found.said()) == (kept == "fp16")
-    assert "8x128" in found.why and "no time was measured" in found.said()
+    assert ("--int8 static" in found.summary()) == (kept == "fp16")
+    assert "8x128" in found.why and "not timed" in found.summary()
 
 
 def test_bytes_are_what_kernels_read_and_write() -> None:
@@ -66,8 +66,8 @@ def test_a_view_of_a_buffer_is_the_part_of_it() -> None:
 
 
 def test_what_has_no_size_is_said() -> None:
-    assert "(2 tensors of unknown size left out)" in dataclasses.replace(HALF, unknown=2).said()
-    assert "unknown" not in HALF.said()
+    assert "2 tensors of unknown size left out" in dataclasses.replace(HALF, unknown=2).summary()
+    assert "unknown" not in HALF.summary()
     assert dataclasses.replace(HALF, unknown=2).to_json()["unknown"] == 2
 
 

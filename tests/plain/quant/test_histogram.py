@@ -146,7 +146,7 @@ def test_statistics_read_back_as_they_were(by_channel: bool) -> None:
     assert np.array_equal(found.channels, made.channels) and (found.low, found.high) == (made.low, made.high)
     assert found.to_json() == data
     data["values"] += 1
-    with pytest.raises(ValueError, match="holds 200 values where 201 were counted"):
+    with pytest.raises(ValueError, match="holds 200 of 201 values"):
         Statistics.from_json("t", data)
 
 
@@ -234,5 +234,5 @@ def test_an_unknown_method_or_percentile() -> None:
     with pytest.raises(DataError, match="did you mean 'entropy'"):
         thresholds.check_method("entropie", 99.9)
     for percentile in (0.9999, 101.0, math.nan):
-        with pytest.raises(DataError, match="percentile of"):
+        with pytest.raises(DataError, match=r"percentile .* must be above 50"):
             thresholds.check_method("minmax", percentile)

@@ -139,5 +139,5 @@ def test_what_is_saved_is_what_was_observed(tmp_path: Path) -> None:
     save(load(files[0]), files[1])
     assert files[0].read_bytes() == files[1].read_bytes()
     files[1].write_bytes(files[0].read_bytes()[:-5])
-    with pytest.raises(DataError, match="is no file of observed tensors"):
+    with pytest.raises(DataError, match="is not a file of observed tensors"):
         load(files[1])

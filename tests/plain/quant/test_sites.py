@@ -40,8 +40,8 @@ def test_flops_are_those_counted_by_hand() -> None:
 def test_what_cannot_be_int8_says_why() -> None:
     found = sites.find_sites(layer(), feeds(batch=BATCH), Attention(_int8.ATTENTION, PROFILES))
     assert sorted(found.refused.values()) == [
-        "its weights are 32x4, too thin for an int8 kernel",
-        "its weights are 4x32, too thin for an int8 kernel",
+        "weights of 32x4 are too thin for an int8 kernel (at least 16)",
+        "weights of 4x32 are too thin for an int8 kernel (at least 16)",
     ]
     without = sites.find_sites(layer(), feeds(batch=BATCH))
     assert list(without.refused.values()).count("both operands are activations") == 2
@@ -53,7 +53,7 @@ def test_what_cannot_be_int8_says_why() -> None:
     ("sizes", "longest", "length", "why"),
     [
         ((16, 32, 64), 512, 512, ""),
-        ((16, 32, 64), 512, 513, "no int8 kernel for attention over 513 places, only up to 512: see --profile"),
+        ((16, 32, 64), 512, 513, "no int8 kernel for attention over 513 positions, only up to 512 (--profile)"),
         ((16, 64), 512, 512, "no int8 kernel for attention with heads of 32, only of 16, 64"),
     ],
 )
@@ -81,11 +81,11 @@ def test_the_length_of_speech_is_computed_from_its_samples() -> None:
         return {
             why
             for why in sites.find_sites(graph, given, Attention(_int8.ATTENTION, profiles)).refused.values()
-            if "places" in why
+            if "positions" in why
         }
 
     assert refused(2051) == set()
-    assert refused(2052) == {"no int8 kernel for attention over 513 places, only up to 512: see --profile"}
+    assert refused(2052) == {"no int8 kernel for attention over 513 positions, only up to 512 (--profile)"}
 
 
 def test_convolutions_pooled_vectors_and_scaled_gemms_are_left() -> None:
@@ -99,7 +99,7 @@ def test_convolutions_pooled_vectors_and_scaled_gemms_are_left() -> None:
     found = sites.find_sites(graph, given)
     assert not found.found
     assert sorted(found.refused.values()) == [
-        "Conv is left in floating point",
+        "Conv is left in float",
         "a Gemm with alpha, beta or transA",
         "it runs on one vector a sample",
     ]

@@ -92,7 +92,7 @@ def _by_hand() -> None:
     measure = verification.Metric(
         "kept: nearest neighbour", 0.98765, 0.97654, 0.01111, -0.00123, 0.02345, 1234, "Clopper-Pearson"
     )
-    result = verification.ComparisonResult("custom", (), (), 12, 1234, measures=(measure,))
+    result = verification.ComparisonResult("custom", (), (), 12, 1234, metrics=(measure,))
     budget = verification.DEFAULT_BUDGETS["bf16"]
     verdict = verification.Verdict("onnxruntime", "bf16", "t.txt", budget, result, "", result, (), path="out/onnxruntime-bf16")
     assert tables.metrics_table([verdict]) is not None

@@ -81,10 +81,10 @@ def test_the_number_of_buckets_is_where_one_more_is_not_worth_it() -> None:
     assert [c.computed for c in found.choices] == [20301, 11201, 11101]
     assert buckets.choose_bucket_count(found, worth=0.02) == (1, "one bucket more saves 0.9% of the tokens, under 2.0%")
     at, why = buckets.choose_bucket_count(found, worth=0.001)
-    assert at == 2 and "the last that was looked at" in why
-    assert buckets.choose_bucket_count(found, asked=1)[0] == 0
-    with pytest.raises(InputError, match="bounds for 1 to 3"):
-        buckets.choose_bucket_count(found, asked=4)
+    assert at == 2 and "last one tried" in why
+    assert buckets.choose_bucket_count(found, requested=1)[0] == 0
+    with pytest.raises(InputError, match="allow 1 to 3"):
+        buckets.choose_bucket_count(found, requested=4)
 
 
 def test_profiles_tell_the_batches_of_their_bucket() -> None:

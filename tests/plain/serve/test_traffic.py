@@ -90,7 +90,7 @@ BROKEN = [
     ("r.jsonl", '{"lengths": [3, 0]}', "r.jsonl:2 has a length of 0"),
     ("r.jsonl", '{"length": 3, "count": 1.5}', "a count of 1.5"),
     ("r.jsonl", '{"texts": ["a", 3]}', "in 'texts' a list of strings or pairs"),
-    ("r.jsonl", '{"text": "a"}', "r.jsonl:2 holds text, and nothing says how it is tokenized; give --source"),
+    ("r.jsonl", '{"text": "a"}', "r.jsonl:2 holds text, and there is no tokenizer for it; give --source"),
 ]
 
 
@@ -103,7 +103,7 @@ def test_a_broken_line_is_named(name: str, line: str, said: str, tmp_path: Path)
 
 
 def test_nothing_to_choose_by_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no request"):
+    with pytest.raises(DataError, match="holds no requests"):
         traffic.read_traffic(write(tmp_path / "l.txt", "", " "))
     with pytest.raises(DataError, match="divide them by a common number"):
         traffic.read_traffic(write(tmp_path / "l.txt", f"512 {2**52}"))
@@ -117,7 +117,7 @@ def test_only_the_profiles_of_a_recipe_change(tmp_path: Path) -> None:
     path.write_text(COMMENTED, encoding="utf-8")
     said = recipe_file.set_profiles(path, ["batch=1:1:4,length=1:16:16", "batch=1:1:1,length=17:64:64"])
     text = path.read_text("utf-8")
-    assert "2 profiles in the place of 1" in said
+    assert "2 profiles, before: 1" in said
     assert recipe.read(path).profiles == ("batch=1:1:4,length=1:16:16", "batch=1:1:1,length=17:64:64")
     kept = [line for line in COMMENTED.splitlines() if line not in COMMENTED.splitlines()[2:5]]
     assert [line for line in text.splitlines() if line in kept] == kept
@@ -167,7 +167,7 @@ ERRORS = [
     ("profile {e}", 2, "holds no request"),
     ("profile {o}", 2, "no requests at"),
     ("profile {l} --longest 20", 2, "l.txt:2 has a length of 30, over the longest, 20"),
-    ("profile {l} --buckets 3", 2, "bounds for 1 to 2"),
+    ("profile {l} --buckets 3", 2, "allow 1 to 2"),
     ("profile {l} --max-buckets 0", 2, "whole numbers from 1 on"),
     ("profile {l} --longest 0", 2, "--longest 0"),
     ("profile {l} --recipe {o}.toml", 2, "no recipe at"),

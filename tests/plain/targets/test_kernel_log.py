@@ -111,7 +111,7 @@ def test_a_tensor_that_cannot_be_read_is_an_error() -> None:
     lines = LOG.splitlines()
     at = next(at for at, line in enumerate(lines) if line.startswith("Name: _gemm_mha_v2_myl0_7"))
     lines[at] = lines[at].replace("Datatype: Float", "Precision: Float")
-    with pytest.raises(BuildFailed, match=r"read 3 of the 4 tensors that the builder's log lists in: .*Name: __mye15785_myl0"):
+    with pytest.raises(BuildFailed, match=r"read 3 of 4 tensors .*Name: __mye15785_myl0"):
         _kernels.parse_kernels("\n".join(lines))
 
 
@@ -173,7 +173,7 @@ def test_every_gemm_is_proven_half() -> None:
 
 def test_a_float32_graph_is_asked_nothing() -> None:
     assert _kernels.check_gemms(encoder("float"), kernels(), "fp32") == {"total": 16, "half": 0}
-    with pytest.raises(BuildFailed, match="asked for fp16, but all 16 GEMMs of the graph are float32"):
+    with pytest.raises(BuildFailed, match="fp16 was requested, but all 16 GEMMs of the graph are float32"):
         _kernels.check_gemms(encoder("float"), kernels(), "fp16")
 
 
@@ -216,7 +216,7 @@ def test_a_half_type_other_than_the_one_asked_for_is_caught() -> None:
 
 def test_a_gemm_that_one_profile_does_not_name_is_caught() -> None:
     listed = [k for k in kernels() if not (k.profile == 1 and "node_d_1" in k.onnx_nodes)]
-    with pytest.raises(BuildFailed, match=r"1 of 16 GEMMs are named by no engine layer.*node_d_1"):
+    with pytest.raises(BuildFailed, match=r"no engine layer names 1 of 16 GEMMs.*node_d_1"):
         _kernels.check_gemms(encoder(), listed, "fp16")
 
 
@@ -236,9 +236,9 @@ def test_constants_are_not_added_up_over_profiles() -> None:
 def test_weights_lost_from_the_list_or_from_the_store_are_caught() -> None:
     stored = _weights.stored_bytes(LOG) or 0
     short = [dataclasses.replace(k, constants=()) if k.name.startswith("__myl_FcAddDiv") else k for k in kernels()]
-    with pytest.raises(BuildFailed, match=r"weights, the engine \d+ \(\d\d\.\d%\): weights were dropped or shared"):
+    with pytest.raises(BuildFailed, match=r"weights, the engine \d+ \(\d\d\.\d%\): weights were dropped"):
         _weights.check_constants(encoder(), short, stored)
-    with pytest.raises(BuildFailed, match="weights were dropped or shared"):
+    with pytest.raises(BuildFailed, match="weights were dropped"):
         _weights.check_constants(encoder(), kernels(), stored // 2)
 
 

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from bertc.core.errors import DataError, VerifyFailed
 from bertc.data.samples import Sample
-from bertc.verification.budgets import DEFAULT_BUDGETS, Budget, find_violations
+from bertc.verification.budgets import DEFAULT_BUDGETS, Budget, budget_for, find_violations
 from bertc.verification.comparison import Comparison
 from bertc.verification.decisions import Decision, ctc_collapse
 
@@ -114,7 +114,7 @@ def test_infinities_of_the_source_must_be_met():
 
 
 def test_nan_of_the_source_is_an_error():
-    with pytest.raises(VerifyFailed, match="source itself has NaN"):
+    with pytest.raises(VerifyFailed, match="source gives NaN"):
         compared([[1.0, np.nan]], [[1.0, np.nan]])
 
 
@@ -152,7 +152,7 @@ def test_nothing_compared_is_an_error():
 
 @pytest.mark.parametrize("got", [{}, {"y": np.ones((1, 2))}, {"x": np.ones((1, 2)), "y": np.ones((1, 2))}])
 def test_other_outputs_are_an_error(got):
-    with pytest.raises(VerifyFailed, match="outputs x wanted"):
+    with pytest.raises(VerifyFailed, match="expected outputs x;"):
         Comparison().add({"x": np.ones((1, 2))}, got, sample())
 
 
@@ -161,7 +161,7 @@ def test_other_shapes_and_vanishing_outputs_are_errors():
         compared(np.ones((1, 2)), np.ones((1, 3)))
     comparison = Comparison()
     comparison.add({"x": np.ones(1), "y": np.ones(1)}, {"x": np.ones(1), "y": np.ones(1)}, sample())
-    with pytest.raises(VerifyFailed, match="outputs x, y wanted"):
+    with pytest.raises(VerifyFailed, match="expected outputs x, y;"):
         comparison.add({"x": np.ones(1)}, {"x": np.ones(1)}, sample())
 
 
@@ -303,7 +303,7 @@ def test_transcripts_leave_out_padding():
 def test_no_decision_is_said(task):
     result = compared([[1.0]], [[1.0]], task)
     assert result.decisions == ()
-    assert "no decision" in result.note
+    assert "no decisions" in result.note
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ def test_every_limit_is_judged():
     broken = find_violations(result, Budget(rel=0.1, cosine=0.9, sqnr_db=30, agreement=0.95))
     assert [v.metric for v in broken] == ["relative error", "relative error", "SQNR (dB)", "changed: class"]
     assert {v.worst for v in broken} == {"s, row 1"}
-    assert str(broken[0]) == "logits: relative error 0.5, wanted at most 0.1; worst: s, row 1"
+    assert str(broken[0]) == "logits: relative error 0.5, budget <= 0.1; worst: s, row 1"
     assert find_violations(result, Budget(rel=0.5, cosine=0.7, sqnr_db=3, agreement=0.0)) == []
 
 
@@ -338,6 +338,21 @@ def test_short_vectors_are_judged_by_their_length_and_long_ones_by_their_angle()
     wide = np.full((2, 16), 0.001)
     turned = wide * np.where(np.arange(16) < 1, -1, 1)
     assert find_violations(compared(wide, turned), Budget(cosine=0.9999))[0].metric == "cosine"
+
+
+def test_a_limit_says_who_set_it():
+    budget = budget_for("fp16", {"cosine": 0.9, "alarm": 0.01, "max_drop": 0.2}, {"max_drop": 0.1, "rel": 0.5})
+    assert {name: budget.origins[name] for name in ("cosine", "alarm", "max_drop", "rel")} == {
+        "cosine": "recipe",
+        "alarm": "default of fp16",
+        "max_drop": "--max-drop",
+        "rel": "--budget",
+    }
+    assert "cosine >= 0.9 (recipe)" in budget.summary()
+    assert "max_drop <= 0.1 (--max-drop)" in budget.summary()
+    assert "origins" not in budget.limits() and budget.limits()["sqnr_db"] is None
+    (broken,) = find_violations(compared([[1.0]], [[3.0]]), budget_for("fp32", {}))
+    assert "budget <= 1e-05 (default of fp32)" in str(broken) and "origin" not in broken.to_json()
 
 
 @pytest.mark.parametrize(
@@ -367,9 +382,7 @@ def test_decisions_are_judged_by_their_interval(total, wrong, budget, said):
 def test_an_undecided_budget_says_how_many_rows_would_decide():
     e = np.tile([[1.0, 2.0]], (64, 1))
     (broken,) = find_violations(compared(e, e, "sequence-classification", "logits"), Budget(agreement=0.99))
-    assert str(broken) == (
-        "decision: changed: class 0 (95 % interval 0 to 0.0560091): 64 rows do not decide, about 360 would, wanted at most 0.01"
-    )
+    assert "too few rows: 64; about 360 needed" in str(broken)
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_no_difference_is_no_certainty():
 def test_the_source_not_at_hand():
     found = ratio_metric("accuracy", None, (np.array([1.0, 0.0]), np.ones(2)))
     assert (found.artifact, found.source, found.drop, found.low) == (0.5, None, None, None)
-    assert (found.verdict(1.0), found.needed(1.0)) == (UNDECIDED, None)
+    assert (found.verdict(1.0), found.rows_needed(1.0)) == (UNDECIDED, None)
 
 
 @pytest.mark.parametrize(("rows", "lost", "won"), [(100, 0.03, 0.01), (200, 0.05, 0.0), (200, 0.0, 0.0), (200, 0.02, 0.02)])
@@ -121,10 +121,10 @@ def test_a_limit_and_an_interval(low, high, limit, said):
 
 
 def test_how_many_rows_would_decide():
-    assert measure(-0.03, 0.0, 0.03, 100, steady=True).needed(0.005) == 600, "none seen: in proportion"
-    assert measure(-0.03, 0.0, 0.03, 100).needed(0.005) == 3600, "else with the square"
-    assert measure(0.0, 0.03, 0.06, 100).needed(0.01) == 230, "towards a failure as well"
-    assert measure(0.0, 0.01, 0.02).needed(0.01) is None, "at the limit none is enough"
+    assert measure(-0.03, 0.0, 0.03, 100, steady=True).rows_needed(0.005) == 600, "none seen: in proportion"
+    assert measure(-0.03, 0.0, 0.03, 100).rows_needed(0.005) == 3600, "else with the square"
+    assert measure(0.0, 0.03, 0.06, 100).rows_needed(0.01) == 230, "towards a failure as well"
+    assert measure(0.0, 0.01, 0.02).rows_needed(0.01) is None, "at the limit none is enough"
 
 
 @pytest.mark.parametrize(("lost", "won", "limit"), [(0.0, 0.0, 0.01), (0.01, 0.01, 0.02), (0.1, 0.0, 0.05)])
@@ -132,9 +132,9 @@ def test_so_many_rows_do_decide(lost, won, limit):
     rng = np.random.default_rng(3)
     first = accuracy(*right(rng, 60, lost, won))
     assert first.verdict(limit) == UNDECIDED
-    rows = first.needed(limit)
+    rows = first.rows_needed(limit)
     while (then := accuracy(*right(rng, rows, lost, won))).verdict(limit) == UNDECIDED and rows < 10**5:
-        rows = then.needed(limit)  # the drop of 60 rows is an estimate itself
+        rows = then.rows_needed(limit)  # the drop of 60 rows is an estimate itself
     assert then.verdict(limit) == (PASSED if lost - won < limit else FAILED)
 
 

@@ -83,7 +83,7 @@ def test_reciprocal_rank():
 def test_queries_without_a_relevant_passage():
     labels = Labels("sequence-classification", classes=1)
     gold = [GoldScore(0.0, "a"), GoldScore(0.0, "a")]
-    with pytest.raises(DataError, match="no query has a passage with a label above 0"):
+    with pytest.raises(DataError, match="no query has a relevant passage"):
         scored(labels, gold, {"logits": np.zeros((2, 1))})
 
 
