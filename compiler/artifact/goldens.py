@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..core import ArtifactError, DataError, Outputs, hash_file
-from ..data import Sample
+from ..data import Sample, read_npz
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can say: equal goldens are equal bytes
 
@@ -23,11 +22,13 @@ def save_goldens(path: Path, samples: Sequence[Sample], outputs: Sequence[Mappin
     not kept. The bytes depend on the contents alone. Raises DataError for no samples, or a type that .npz cannot hold.
     """
     if not samples or len(samples) != len(outputs):
-        raise DataError(f"goldens want as many outputs as samples, one or more; got {len(outputs)} and {len(samples)}")
+        raise DataError(
+            f"goldens need outputs for each sample, one or more; got {len(outputs)} outputs for {len(samples)} samples"
+        )
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for at, (sample, output) in enumerate(zip(samples, outputs, strict=True)):
             if not sample.feeds or not output:
-                raise DataError(f"goldens of sample {sample.label!r} have no inputs or no outputs")
+                raise DataError(f"goldens: sample {sample.label!r} has no inputs or no outputs")
             arrays = {f"in/{name}": array for name, array in sample.feeds.items()}
             arrays |= {f"out/{name}": array for name, array in output.items()}
             arrays |= {"label": np.array(sample.label), "dead": np.array(sample.dead_rows, np.int64)}
@@ -47,31 +48,26 @@ def _write(archive: zipfile.ZipFile, key: str, array: np.ndarray) -> None:
 
 def load_goldens(path: Path) -> tuple[tuple[Sample, ...], tuple[Outputs, ...]]:
     """Read what `save_goldens` wrote. Raises ArtifactError for a missing, damaged, incomplete or empty file."""
-    mend = "build the artifact again, or copy it again"
+    advice = "build or copy the artifact again"
     if not path.is_file():
-        raise ArtifactError(f"no goldens at {path}; {mend}")
+        raise ArtifactError(f"no goldens at {path}; {advice}")
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # before numpy believes a header
-            if damaged:
-                raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ArtifactError(f"{path} is damaged ({error}); {mend}") from error
+        arrays = read_npz(path)
+    except DataError as error:
+        raise ArtifactError(f"{path} is damaged ({error.__cause__}); {advice}") from error
     groups: dict[str, dict[str, np.ndarray]] = {}
     for key, array in arrays.items():
         number, _, rest = key.partition("/")
         groups.setdefault(number, {})[rest] = array
     if not groups or sorted(groups) != sorted(map(str, range(len(groups)))):
-        raise ArtifactError(f"{path} holds no complete series of samples (found {', '.join(sorted(groups)) or 'none'}); {mend}")
-    read = [_sample(groups[str(at)], f"{path}, sample {at}", mend) for at in range(len(groups))]
+        raise ArtifactError(f"{path} lacks samples (found {', '.join(sorted(groups)) or 'none'}); {advice}")
+    read = [_sample(groups[str(at)], f"{path}, sample {at}", advice) for at in range(len(groups))]
     return tuple(sample for sample, _ in read), tuple(outputs for _, outputs in read)
 
 
-def _sample(arrays: Mapping[str, np.ndarray], what: str, mend: str) -> tuple[Sample, Outputs]:
+def _sample(arrays: Mapping[str, np.ndarray], what: str, advice: str) -> tuple[Sample, Outputs]:
     feeds: dict[str, Any] = {name[3:]: array for name, array in arrays.items() if name.startswith("in/")}
     outputs: Outputs = {name[4:]: array for name, array in arrays.items() if name.startswith("out/")}
     if not feeds or not outputs or "label" not in arrays or "dead" not in arrays:
-        raise ArtifactError(f"{what} is incomplete (it has {', '.join(sorted(arrays))}); {mend}")
+        raise ArtifactError(f"{what} is incomplete (it has {', '.join(sorted(arrays))}); {advice}")
     return Sample(str(arrays["label"]), feeds, tuple(int(row) for row in np.atleast_1d(arrays["dead"]))), outputs

@@ -14,15 +14,12 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..core import ArtifactError, Dim, Profile, TensorSpec, disk_errors, hash_file, write_json
 from ..core import profiles_from_json as profiles_from_json
 from ..graph import Graph
 from ..graph import load_graph as load_graph
-
-if TYPE_CHECKING:
-    pass
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -100,7 +97,7 @@ def open_artifact(path: Path) -> Artifact:
         if not file.is_file():
             raise ArtifactError(f"{path}: {name} is missing; copy the whole directory or build it again")
         if hash_file(file) != entry["sha256"]:
-            raise ArtifactError(f"{path}: {name} is not the file that was built (its sha256 differs); copy or build it again")
+            raise ArtifactError(f"{path}: {name} differs from the file that was built (sha256); copy or build it again")
     return Artifact(path, manifest)
 
 
@@ -108,22 +105,22 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     file = path / MANIFEST
     if not file.is_file():
         found = ", ".join(sorted(p.name for p in path.iterdir())[:5]) if path.is_dir() else "no such directory"
-        raise ArtifactError(f"{path} is not a bertc artifact: it holds no {MANIFEST} ({found or 'it is empty'})")
-    mend = "copy or build the artifact again"
+        raise ArtifactError(f"{path} is not a bertc artifact: no {MANIFEST} (found: {found or 'nothing'})")
+    advice = "copy or build the artifact again"
     try:
         manifest = json.loads(file.read_text("utf-8"))
         version = int(manifest["format"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{file} is damaged ({type(error).__name__}: {error}); {mend}") from error
+        raise ArtifactError(f"{file} is damaged ({type(error).__name__}: {error}); {advice}") from error
     if version > FORMAT:
         raise ArtifactError(f"{path} has artifact format {version}, this bertc reads up to {FORMAT}: pip install -U bertc")
     missing = [key for key in REQUIRED if key not in manifest]
     if missing:
-        raise ArtifactError(f"{file} is damaged: it lacks {', '.join(missing)}; {mend}")
+        raise ArtifactError(f"{file} is damaged: it lacks {', '.join(missing)}; {advice}")
     try:
         _check_shape(Artifact(path, manifest))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{file} is damaged ({type(error).__name__}: {error}); {mend}") from error
+        raise ArtifactError(f"{file} is damaged ({type(error).__name__}: {error}); {advice}") from error
     return dict(manifest)
 
 
@@ -190,7 +187,7 @@ def _check_free(out: Path, force: bool) -> None:
         raise ArtifactError(f"the output {out} exists; --force replaces it, or choose another -o")
     # A folder of artifacts holds nothing else: one artifact among a user's other folders must not cost them those.
     if not _made_here(out) and not all(map(_made_here, out.iterdir())):
-        raise ArtifactError(f"the output {out} holds something that bertc did not make; --force only replaces artifacts")
+        raise ArtifactError(f"the output {out} holds files that bertc did not write; --force replaces artifacts only")
 
 
 def _made_here(folder: Path) -> bool:

@@ -54,7 +54,7 @@ class ExportFailed(CheckFailed):
 
 
 class NotFused(CheckFailed):
-    """A graph that no fusion can be looked for in."""
+    """The graph cannot be prepared for fusion: its opset cannot be converted, say."""
 
 
 class BuildFailed(CheckFailed):

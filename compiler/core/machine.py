@@ -73,8 +73,8 @@ def environment() -> dict[str, Any]:
 
 def _processor() -> str:
     """The processor's name where the system tells it, else its architecture."""
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text("utf-8", "replace").splitlines() if told.is_file() else []
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text("utf-8", "replace").splitlines() if cpuinfo.is_file() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return named[0] if named else platform.processor() or platform.machine()
 

@@ -16,4 +16,4 @@ def die_with_parent(parent: int) -> None:
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
-        sys.exit("the process that asked for this engine is gone")
+        sys.exit("the parent process ended: this build stops")

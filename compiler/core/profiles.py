@@ -72,7 +72,7 @@ def complete_profile(given: Mapping[str, Range], dims: Mapping[str, Dim]) -> Pro
 
 def _check(name: str, sizes: Range, dim: Dim) -> None:
     if not sizes.min <= sizes.opt <= sizes.max:
-        raise RecipeError(f"profile {name}={sizes}: wants MIN <= OPT <= MAX")
+        raise RecipeError(f"profile {name}={sizes}: needs MIN <= OPT <= MAX")
     if sizes.min < dim.min:
         raise RecipeError(f"profile {name}={sizes}: the smallest {name} this model takes is {dim.min}")
     if dim.max is not None and sizes.max > dim.max:

@@ -29,9 +29,8 @@ def samples_from_file(
     """Read .txt (a text a line), .jsonl, .csv or .tsv (the columns of tables.COLUMNS), .npz (raw feeds) or a directory of .wav.
 
     Feeds have the dtypes of `inputs`; rows keep the order of the file, `batch` at a time (fewer where the model takes
-    fewer), padded to the longest of the batch. With
-    `labels` a label is what the task takes it for. Raises DataError for anything missing, empty, broken or unfit for the
-    model, and Missing when audio needs soundfile.
+    fewer), padded to the longest of the batch. With `labels` a label is what the task takes it for. Raises DataError for anything
+    missing, empty, broken or unfit for the model, and Missing when audio needs soundfile.
     """
     from . import readers, tables  # readers import Sample from here
 
@@ -47,6 +46,4 @@ def samples_from_file(
         return readers.table_samples(path, fit, encode, audio, labels)
     if path.suffix.lower() == ".npz":
         return readers.npz_samples(path, fit)
-    raise DataError(
-        f"{path}: data of type {path.suffix or 'unknown'!r}; known: .txt, .jsonl, .csv, .tsv, .npz, or a directory of .wav"
-    )
+    raise DataError(f"{path}: unknown data format {path.suffix!r}; known: .txt, .jsonl, .csv, .tsv, .npz, or a directory of .wav")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core import ArtifactError, DataError, TensorSpec, did_you_mean
+from ..core import DataError, TensorSpec, did_you_mean
 from .tables import Row
+from .tokenizer import read_config
 
 TASKS = ("sequence-classification", "token-classification", "question-answering", "sentence-embedding", "ctc")
 
@@ -67,14 +67,14 @@ class Labels:
     def from_assets(task: str, assets: Sequence[Path], outputs: Sequence[TensorSpec] = ()) -> Labels:
         """Read config.json's id2label, and vocab.json for CTC. Raises ArtifactError for a damaged file."""
         files = {path.name: path for path in assets}
-        config = _json(files["config.json"]) if "config.json" in files else {}
+        config = read_config(files["config.json"]) if "config.json" in files else {}
         names = {int(key): str(name) for key, name in (config.get("id2label") or {}).items()}
         widths = [spec.dims[-1] for spec in outputs if spec.dims]
         classes = widths[0] if len(widths) == 1 and isinstance(widths[0], int) else len(names) or None
         if task != "ctc" or "vocab.json" not in files:
             return Labels(task, names, classes)
-        settings = _json(files["tokenizer_config.json"]) if "tokenizer_config.json" in files else {}
-        vocabulary = _json(files["vocab.json"])
+        settings = read_config(files["tokenizer_config.json"]) if "tokenizer_config.json" in files else {}
+        vocabulary = read_config(files["vocab.json"])
         blank = config.get("pad_token_id")
         delimiter = str(settings.get("word_delimiter_token") or "|")
         symbols = {int(number): str(token) for token, number in vocabulary.items() if isinstance(number, int)}
@@ -83,7 +83,7 @@ class Labels:
     def unused(self) -> str:
         """Why labels are not used, "" where they are. DataError where what they need is not in the artifact."""
         if self.task not in TASKS:
-            return f"labels are not used: the task {self.task!r} has no metric; {', '.join(TASKS)} have"
+            return f"labels are ignored: task {self.task!r} has no metric; these have: {', '.join(TASKS)}"
         if self.task == "ctc" and not self.symbols:
             raise DataError(
                 "transcripts need the model's vocab.json, which the artifact lacks; put it beside the source and rebuild"
@@ -106,7 +106,7 @@ class Labels:
         if isinstance(value, str) and value in by_name:
             return by_name[value]
         if isinstance(value, list | dict):
-            raise DataError(f"{where} has a label of type {type(value).__name__}; wanted one class, by name or id")
+            raise DataError(f"{where} has a label of type {type(value).__name__}; expected one class, by name or id")
         try:
             number = int(value)
             whole = float(value) == number
@@ -121,8 +121,8 @@ class Labels:
     def _tags(self, row: Row, encoding: Any, shift: int) -> Tags:
         given = row.label.split() if isinstance(row.label, str) else row.label
         if not isinstance(given, list) or len(given) != len(row.words):
-            said = f"{len(given)} labels" if isinstance(given, list) else f"a label of type {type(given).__name__}"
-            raise DataError(f"{row.where} has {said} for {len(row.words)} words; wanted a list with one for each word")
+            count = f"{len(given)} labels" if isinstance(given, list) else f"a label of type {type(given).__name__}"
+            raise DataError(f"{row.where} has {count} for {len(row.words)} words; expected one label per word")
         ids = [self.class_id(value, row.where) for value in given]
         firsts = _first_tokens(str(row.text), row.words, encoding)
         kept = [(at + shift, number) for at, number in zip(firsts, ids, strict=True) if at is not None]
@@ -146,27 +146,21 @@ class Labels:
         texts = [" ".join(row.label.split()) if isinstance(row.label, str) else "" for row in rows]
         for row, text in zip(rows, texts, strict=True):
             if not text:
-                raise DataError(f"{row.where} has a label that is no transcript: {row.label!r:.60}; wanted a string with words")
+                raise DataError(
+                    f"{row.where} has a label that is not a transcript: {row.label!r:.60}; expected a string with words"
+                )
         known = set("".join(self.symbols.values()))
         cases: dict[str, Callable[[str], str]] = {"as it is": str, "in upper case": str.upper, "in lower case": str.lower}
-        fitting = {said: sum(letter in known for text in texts for letter in case(text)) for said, case in cases.items()}
-        best = max(fitting, key=lambda said: fitting[said])
-        note = "" if best == "as it is" else f"transcripts are compared {best}, the only one the vocabulary has"
+        fitting = {name: sum(letter in known for text in texts for letter in case(text)) for name, case in cases.items()}
+        best = max(fitting, key=lambda name: fitting[name])
+        note = "" if best == "as it is" else f"transcripts are compared {best}, as the vocabulary is"
         return [cases[best](text) for text in texts], note
 
     def spell(self, ids: Sequence[int]) -> str:
         """What a CTC model's symbols say, special ones left out."""
         tokens = [self.symbols.get(number, "") for number in ids]
-        said = "".join(" " if token == self.delimiter else token for token in tokens if not token.startswith(("<", "[")))
-        return " ".join(said.split())
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ArtifactError(f"{path} is not valid JSON ({error}); copy it again from the source model") from error
-    return found if isinstance(found, dict) else {}
+        text = "".join(" " if token == self.delimiter else token for token in tokens if not token.startswith(("<", "[")))
+        return " ".join(text.split())
 
 
 def _number(row: Row) -> float:
@@ -175,7 +169,7 @@ def _number(row: Row) -> float:
     except (TypeError, ValueError):
         value = math.nan
     if not math.isfinite(value):
-        raise DataError(f"{row.where}: the label {row.label!r:.60} is no number; this model gives one score, which labels rank")
+        raise DataError(f"{row.where}: the label {row.label!r:.60} is not a number; this model gives one score per row")
     return value
 
 
@@ -213,7 +207,7 @@ def _texts(row: Row) -> Answers:
     given = [given] if isinstance(given, str) else given
     texts = [each.get("text") if isinstance(each, dict) else each for each in given] if isinstance(given, list) else [None]
     if not all(isinstance(text, str) for text in texts):
-        raise DataError(f"{row.where} has 'answers' {row.label!r:.60}; wanted a list of strings, or SQuAD's {{'text': [...]}}")
+        raise DataError(f"{row.where} has 'answers' {row.label!r:.60}; expected a list of strings, or SQuAD's {{'text': [...]}}")
     if not isinstance(row.text, tuple):
         raise DataError(f"{row.where} has a label and no 'question' and 'context'")
     return Answers(row.text[1], (), tuple(text for text in texts if text))

@@ -67,7 +67,7 @@ class ModelInputs:
     def chunks(self, spec: TensorSpec, rows: Sequence[Any], what: Path) -> Iterator[Sequence[Any]]:
         """Rows in order, a batch at a time; DataError when the last batch is smaller than the model takes."""
         if self.batch < 1:
-            raise DataError(f"a batch of {self.batch} was asked for; wanted 1 or more")
+            raise DataError(f"batch {self.batch} is not 1 or more")
         low, high = self.limits(spec.dims[0])
         size = max(1, low, min(self.batch, high or self.batch))
         for start in range(0, len(rows), size):
@@ -142,7 +142,7 @@ def text_rows(path: Path) -> Iterator[Row]:
 def _encoded(path: Path, rows: Sequence[Row], fit: ModelInputs, encode: Encoder | None, labels: Labels | None) -> Data:
     reader = dataclasses.replace(TextReader.fitted(path, fit, encode), labels=labels)
     if not rows:
-        raise DataError(f"{path} is empty: nothing would be checked; give one text or more")
+        raise DataError(f"{path} is empty; give one text or more")
     rows = labels.prepared(rows) if labels else rows
     made = [reader.sample(chunk) for chunk in fit.chunks(reader.specs["input_ids"], rows, path)]
     truncated = sum(cut for _, cut in made)
@@ -254,15 +254,15 @@ def npz_samples(path: Path, fit: ModelInputs) -> Data:
     """.npz of raw feeds: arrays named as the inputs (one sample), or "<n>/<input>" (sample n)."""
     groups: dict[int, dict[str, np.ndarray]] = {}
     names = [spec.name for spec in fit.inputs]
-    found = _read_npz(path)
+    found = read_npz(path)
     plain = set(found) == set(names)
     for key, array in found.items():
         number, _, name = key.partition("/")
         if not plain and not (number.isdecimal() and name in names):
-            raise DataError(f"{path} has an array {key!r}; wanted {', '.join(names)}, or <n>/NAME of the same names, n from 0")
+            raise DataError(f"{path} has an array {key!r}; expected {', '.join(names)}, or <n>/NAME of the same names, n from 0")
         groups.setdefault(0 if plain else int(number), {})[key if plain else name] = array
     if not groups:
-        raise DataError(f"{path} holds no arrays: nothing would be checked")
+        raise DataError(f"{path} holds no arrays; give one sample or more")
     samples = []
     for at, feeds in sorted(groups.items()):
         label = path.name if plain else f"{path.name} {at}"
@@ -271,15 +271,16 @@ def npz_samples(path: Path, fit: ModelInputs) -> Data:
     return Data(tuple(samples))
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz by name. Raises DataError for a damaged file, and for one that holds pickles."""
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+            damaged = archive.testzip()  # before numpy believes a header
             if damaged:
                 raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is not a readable .npz of plain arrays ({error}); write it with numpy.savez") from error
 
 
@@ -305,7 +306,7 @@ def _checked(feeds: Mapping[str, np.ndarray], fit: ModelInputs, label: str) -> d
 
 def _check_shape(spec: TensorSpec, shape: tuple[int, ...], sizes: dict[str, int], fit: ModelInputs, label: str) -> None:
     if len(shape) != len(spec.dims) or 0 in shape:
-        raise DataError(f"{label}: {spec.name!r} has shape {list(shape)}; wanted {spec}, nothing empty")
+        raise DataError(f"{label}: {spec.name!r} has shape {list(shape)}; expected {spec}, no empty axis")
     for dim, size in zip(spec.dims, shape, strict=True):
         low, high = fit.limits(dim)
         if size < low or (high is not None and size > high):

@@ -167,10 +167,10 @@ def _used_dims(inputs: Sequence[TensorSpec], dims: Mapping[str, Dim]) -> dict[st
     used: dict[str, Dim] = {}
     for spec in inputs:
         if np.dtype(spec.dtype).kind not in "biuf":
-            raise DataError(f"input {spec} has a type that no synthetic data exists for; give data in an .npz file")
+            raise DataError(f"input {spec} has a type without synthetic data; give data in an .npz file")
         for dim in spec.dims:
             if isinstance(dim, str) and dim not in dims:
-                raise DataError(f"input {spec} has a dimension {dim!r} of unknown range{did_you_mean(dim, dims)}")
+                raise DataError(f"input {spec} has an unknown dimension {dim!r}{did_you_mean(dim, dims)}")
             if isinstance(dim, str):
                 used[dim] = dims[dim]
     return used
@@ -208,8 +208,8 @@ def _size(dim: Dim, which: str, at: int) -> int:
 
 
 def _cut(sizes: dict[str, int], used: Mapping[str, Dim], batch: str | None, max_elements: int) -> str:
-    """Lower sizes in place until their product fits; says what was cut."""
-    said = ""
+    """Lower sizes in place until their product fits; returns a note of what was cut."""
+    note = ""
     others = sorted((name for name in sizes if name != batch), key=lambda name: -sizes[name])
     for name in ([batch] if batch else []) + others:
         total = math.prod(sizes.values())
@@ -217,9 +217,9 @@ def _cut(sizes: dict[str, int], used: Mapping[str, Dim], batch: str | None, max_
             break
         size = max(sizes_tried(used[name])[0], max_elements // (total // sizes[name]))
         if size < sizes[name]:
-            said += f" ({name} cut from {sizes[name]})"
+            note += f" ({name} cut from {sizes[name]})"
             sizes[name] = size
-    return said
+    return note
 
 
 def _feeds(

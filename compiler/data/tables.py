@@ -47,7 +47,7 @@ def read_table(path: Path) -> Table:
     """
     found = list(_fields(path))
     if not found:
-        raise DataError(f"{path} is empty: nothing would be checked; give one row or more")
+        raise DataError(f"{path} is empty; give one row or more")
     rows = tuple(_row(path, line, fields) for line, fields in found)
     bare = [row.where for row in rows if row.label is None]
     if bare and len(bare) < len(rows):
@@ -85,9 +85,11 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Fields]]:
         try:
             fields = json.loads(line)
         except ValueError as error:
-            raise DataError(f'{path.name}:{at} is not a line of JSON ({error}); wanted an object like {{"text": ...}}') from error
+            raise DataError(
+                f'{path.name}:{at} is not a line of JSON ({error}); expected an object like {{"text": ...}}'
+            ) from error
         if not isinstance(fields, dict):
-            raise DataError(f"{path.name}:{at} has no string 'text' (found {type(fields).__name__}); wanted a JSON object")
+            raise DataError(f"{path.name}:{at} has no string 'text' (found {type(fields).__name__}); expected a JSON object")
         yield at, fields
 
 
@@ -125,7 +127,7 @@ def _json_cell(where: str, name: str, cell: str) -> Any:
     except ValueError:
         if name == "tokens":
             return cell.split()  # a text that begins with a bracket
-        raise DataError(f"{where}: {name} {cell!r:.60} begins as JSON and is none; quote it in JSON") from None
+        raise DataError(f"{where}: {name} {cell!r:.60} begins like JSON but is not valid; quote it in JSON") from None
 
 
 def _check_columns(where: str, fields: Fields) -> None:
@@ -157,7 +159,7 @@ def _row(path: Path, line: int, fields: Fields) -> Row:
 
 def _words(where: str, tokens: Any) -> tuple[str, ...]:
     if not isinstance(tokens, list) or not tokens or not all(isinstance(word, str) and word.strip() for word in tokens):
-        raise DataError(f"{where} has 'tokens' that are no list of words: {tokens!r:.60}")
+        raise DataError(f"{where} has 'tokens' that are not a list of words: {tokens!r:.60}")
     return tuple(tokens)
 
 
@@ -166,6 +168,6 @@ def _string(where: str, fields: Fields, name: str) -> str:
     if isinstance(value, str):
         return value
     if name in fields and name != "text":
-        raise DataError(f"{where} has a {name!r} of type {type(value).__name__}; wanted a string")
+        raise DataError(f"{where} has a {name!r} of type {type(value).__name__}; expected a string")
     found = ", ".join(map(str, fields)) or "nothing"
-    raise DataError(f"{where} has no string {name!r} (found {found}); wanted text, and text_pair and label where there are")
+    raise DataError(f"{where} has no string {name!r} (found {found}); expected text, and optional text_pair and label")

@@ -59,7 +59,7 @@ class Encoder:
                 "give data as arrays in an .npz file"
             )
         tokenizer = _load(path / "tokenizer.json")
-        config = _config(path / "special_tokens_map.json") | _config(path / "tokenizer_config.json")
+        config = read_config(path / "special_tokens_map.json") | read_config(path / "tokenizer_config.json")
         padding, truncation = tokenizer.padding or {}, tokenizer.truncation or {}
         if max_length is None and 0 < config.get("model_max_length", 0) < UNLIMITED:
             max_length = int(config["model_max_length"])
@@ -111,18 +111,16 @@ class Encoder:
 
     def _check(self, texts: Sequence[Text]) -> None:
         if isinstance(texts, str) or not len(texts):
-            raise DataError(f"encode wants a list of texts, one or more; got {texts!r}")
+            raise DataError(f"encode needs a list of texts, one or more; got {texts!r}")
         pairs = False
         for text in texts:
             pair = isinstance(text, tuple) and len(text) == 2 and all(isinstance(part, str) for part in text)
             if not pair and not isinstance(text, str):
-                raise DataError(f"encode wants texts or pairs (tuples) of texts; got {text!r:.80}")
+                raise DataError(f"encode needs texts or pairs (tuples) of texts; got {text!r:.80}")
             pairs |= pair
         special = self.tokenizer.num_special_tokens_to_add(pairs)
         if self.max_length is not None and self.max_length <= special:
-            raise DataError(
-                f"at most {self.max_length} tokens leave no room for text: this tokenizer adds {special} special ones"
-            )
+            raise DataError(f"max length {self.max_length} leaves no room for text: the tokenizer adds {special} special tokens")
 
     def _fill(self, rows: Sequence[Sequence[int]], length: int, pad: int) -> np.ndarray:
         array = np.full((len(rows), length), pad, np.int64)
@@ -145,7 +143,8 @@ def _load(path: Path) -> Any:
         raise ArtifactError(f"{path} is not a readable tokenizer ({error}); copy it again from the source model") from error
 
 
-def _config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON object of the model's assets, {} where there is no file. Raises ArtifactError for a damaged one."""
     if not path.is_file():
         return {}
     try:
@@ -153,7 +152,7 @@ def _config(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ArtifactError(f"{path} is not valid JSON ({error}); copy it again from the source model") from error
     if not isinstance(data, dict):
-        raise ArtifactError(f"{path} holds {type(data).__name__}, wanted a JSON object; copy it again from the source model")
+        raise ArtifactError(f"{path} holds {type(data).__name__}, not a JSON object; copy it again from the source model")
     return data
 
 
@@ -166,7 +165,7 @@ def _notes(padding: Mapping[str, Any], truncation: Mapping[str, Any], max_length
     if not baked:
         return ()
     done = "no truncation" if max_length is None else f"truncation at {max_length}"
-    return (f"tokenizer.json asks for {' and '.join(baked)}: overridden, padding is to the longest of a batch, {done}",)
+    return (f"tokenizer.json sets {' and '.join(baked)}: overridden by padding to the longest of a batch, {done}",)
 
 
 def override_notes(assets: Sequence[Path]) -> tuple[str, ...]:
@@ -178,7 +177,7 @@ def override_notes(assets: Sequence[Path]) -> tuple[str, ...]:
     strategy = (settings.get("padding") or {}).get("strategy")
     fixed = strategy.get("Fixed") if isinstance(strategy, dict) else None
     notes = _notes({"length": fixed}, settings.get("truncation") or {}, None)
-    return tuple(note.replace("no truncation", "truncation is at what the model or the profile takes") for note in notes)
+    return tuple(note.replace("no truncation", "truncation at the limit of the model or profile") for note in notes)
 
 
 def _pad_id(tokenizer: Any, config: Mapping[str, Any], padding: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
@@ -189,7 +188,7 @@ def _pad_id(tokenizer: Any, config: Mapping[str, Any], padding: Mapping[str, Any
         found = tokenizer.token_to_id(name)
         if found is not None:
             return int(found), ()
-    return 0, ("the tokenizer has no padding token: padded with id 0",)
+    return 0, ("the tokenizer has no padding token: id 0 pads",)
 
 
 def _side(value: str, path: Path) -> str:

@@ -23,10 +23,10 @@ from .tokenizer import Encoder
 
 @dataclasses.dataclass(frozen=True)
 class RealPositions:
-    """Places of the dimension `name` that are not padding, where padding had to stay: bool [length]."""
+    """Positions of the dimension `name` that are not padding, where padding had to stay: bool [length]."""
 
     name: str
-    places: np.ndarray
+    positions: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +41,9 @@ class UnpaddedSample:
 
     @property
     def tokens(self) -> int:
-        """Places that count: of the mask, or of the second axis of the first input where there is no mask."""
+        """Positions that count: of the mask, or of the second axis of the first input where there is no mask."""
         if self.alive is not None:
-            return int(self.alive.places.sum())
+            return int(self.alive.positions.sum())
         shape = next(iter(self.feeds.values())).shape
         return int(shape[1]) if len(shape) > 1 else 1
 
@@ -93,7 +93,7 @@ def check_path(path: Path) -> None:
     check_exists(path)
     if not path.is_dir() and path.suffix.lower() not in (".txt", ".jsonl", ".npz"):
         kind = path.suffix or "unknown"
-        raise DataError(f"{path}: data of type {kind!r}; known: .txt, .jsonl, .npz, or a directory of .wav files")
+        raise DataError(f"{path}: unknown data format {kind!r}; known: .txt, .jsonl, .npz, or a directory of .wav files")
 
 
 def _check_batch(inputs: Sequence[TensorSpec], dims: Mapping[str, Dim]) -> None:
@@ -108,7 +108,7 @@ def _texts(path: Path, fit: readers.ModelInputs, encode: Encoder | None) -> Unpa
     reader = readers.TextReader.fitted(path, fit, encode)
     count = sum(1 for _ in readers.text_rows(path))
     if not count:
-        raise DataError(f"{path} is empty: nothing would be measured; give one text or more")
+        raise DataError(f"{path} is empty; give one text or more")
 
     def make(row: tables.Row) -> UnpaddedSample:
         sample, cut = reader.sample([row])
@@ -153,30 +153,34 @@ def _split(feeds: Feeds, fit: readers.ModelInputs) -> Iterator[Feeds]:
     size = next((feeds[s.name].shape[0] for s in fit.inputs if s.dims and s.dims[0] == batch), 1)
     for spec in fit.inputs:
         if batch in spec.dims[1:]:
-            raise DataError(f"calibration takes batches apart, and {spec} has {batch} behind its first axis: give single rows")
+            raise DataError(
+                f"calibration splits batches into rows, and {spec} has {batch} after its first axis: give single rows"
+            )
     split = {s.name for s in fit.inputs if batch is not None and s.dims and s.dims[0] == batch}
     for row in range(size):
         yield {name: array[row : row + 1] if name in split else array for name, array in feeds.items()}
 
 
 def strip_padding(feeds: Feeds, fit: readers.ModelInputs, label: str) -> UnpaddedSample:
-    """One sample without the padding at its end. Padding before or between cannot go, or places would move: it is told apart."""
+    """One sample without the padding at its end; padding before or between tokens stays, marked: else positions would shift."""
     masks = {s.name: s for s in fit.inputs if tensors.is_mask(s.name, s.dtype) and len(s.dims) > 1}
     if not masks:
         return UnpaddedSample(feeds, label)
     spec = next(iter(masks.values()))
     same = [feeds[name] for name, each in masks.items() if each.dims[-1] == spec.dims[-1]]
-    places = np.all([np.any(m, axis=tuple(range(m.ndim - 1))) for m in same], axis=0)
-    if not places.any():
+    positions = np.all([np.any(m, axis=tuple(range(m.ndim - 1))) for m in same], axis=0)
+    if not positions.any():
         return UnpaddedSample(feeds, label, dead=True)
-    if places.all():
+    if positions.all():
         return UnpaddedSample(feeds, label)
     if isinstance(spec.dims[-1], int):
-        raise DataError(f"{spec} has one length, and the data is padded to it; export with a dynamic length to calibrate without")
+        raise DataError(
+            f"{spec} has a fixed length and the data is padded to it; export with a dynamic length to calibrate without padding"
+        )
     name = spec.dims[-1]
-    length = max(int(np.flatnonzero(places)[-1]) + 1, fit.limits(name)[0])
+    length = max(int(np.flatnonzero(positions)[-1]) + 1, fit.limits(name)[0])
     cut = {s.name: _cut(feeds[s.name], s, name, length) for s in fit.inputs}
-    return UnpaddedSample(cut, label, None if places[:length].all() else RealPositions(name, places[:length]))
+    return UnpaddedSample(cut, label, None if positions[:length].all() else RealPositions(name, positions[:length]))
 
 
 def _cut(array: np.ndarray, spec: TensorSpec, name: str, length: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Fuse a graph: clean it, apply every rule in order, prove each match, and hold the result against what a family promises."""
+"""Fuse a graph: normalise, apply every rule in order, prove each match; check the counts against a fusion contract."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def _activations(
     try:
         found = capture_activations(graph, samples or data.synthetic_samples(graph, dims, seed))
     except DataError as error:
-        return {}, (f"matches were proven on made-up activations alone, the graph could not be run for its own: {error}",)
+        return {}, (f"matches were proven on random activations only, because the graph does not run: {error}",)
     return {name: (array,) for name, array in found.items()}, ()
 
 
@@ -129,7 +129,7 @@ def rules_from_file(path: Path) -> Sequence[pattern.RewriteRule]:
     """RULES of a user's Python file; it is run, so only a file the user names is read. RecipeError when it has none."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None or not path.is_file():
-        raise RecipeError(f"--rules {path}: no Python file there")
+        raise RecipeError(f"--rules {path}: no such Python file")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -153,16 +153,16 @@ def layers_of(graph: Graph) -> int:
 
 
 def expect_fusions(graph: Graph, change: Change, family: str) -> None:
-    """Hold the counts against what a family promises (`bert`, or `bert:6` to say how many layers).
+    """Check the counts against the fusion contract of a family (`bert`, or `bert:6` for its number of layers).
 
-    Raises CheckFailed naming each rule that fell short, the layer, the node and the reason of the best near-miss.
+    Raises CheckFailed naming each rule that fell short, the layer, the node and the reasons of its candidates.
     """
     name, _, given = family.partition(":")
     if name not in families.FAMILIES:
         raise RecipeError(f"unknown family {name!r}{did_you_mean(name, families.FAMILIES)}")
     layers = int(given) if given.isdigit() else layers_of(graph)
     if layers == 0:
-        raise RecipeError(f"the graph does not tell how many layers it has; say it: --expect {name}:6")
+        raise RecipeError(f"the graph has no layer names to count; give the number of layers: --expect {name}:6")
     counts = change.counts()
     short = {
         rule: (counts.get(rule, 0), n) for rule, n in families.expected_counts(name, layers).items() if counts.get(rule, 0) < n
@@ -173,8 +173,8 @@ def expect_fusions(graph: Graph, change: Change, family: str) -> None:
 
 def _shortfall(rule: str, found: int, wanted: int, change: Change) -> str:
     misses = [r for r in change.refusals if r.rule == rule]
-    reasons = "\n".join(f"    {each}" for each in misses[:SHOWN]) or "    nothing in the graph began to match"
-    return f"{rule}: {found} of {wanted} found; the nearest misses:\n{reasons}"
+    reasons = "\n".join(f"    {each}" for each in misses[:SHOWN]) or "    no candidate in the graph"
+    return f"{rule}: {found} of {wanted} found; candidates not fused:\n{reasons}"
 
 
 def fusions_to_json(fused: Fused, before: Graph) -> dict[str, Any]:

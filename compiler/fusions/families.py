@@ -1,4 +1,4 @@
-"""What each model family promises to fuse into: per transformer layer, and once."""
+"""The fusion contract of each model family: matches per transformer layer, and once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ ENCODER = {"attention": 1, "skip_layernorm": 2, "bias_gelu": 1}
 READER = {"attention": 1, "cross_attention": 1, "skip_layernorm": 3, "bias_gelu": 1}
 ONCE = {"embeddings": 1, "mask": 1}
 # Every wav2vec 2.0 and HuBERT has 7 convolutions and a positional one, and a norm before the first layer (base) or behind the
-# last (large). A mask is one of samples, made one of frames in the middle of the network, where there is any: no promise.
+# last (large). A mask is one of samples, made one of frames in the middle of the network, where there is any: no contract.
 SPEECH = {"conv1d_gelu": 8, "skip_layernorm": 1}
 
 
@@ -62,7 +62,7 @@ FAMILIES: Mapping[str, Family] = {
 
 
 def expected_counts(name: str, layers: int) -> dict[str, int]:
-    """Matches of each rule that a model of so many layers promises."""
+    """Matches of each rule in the contract of a model with so many layers."""
     family = FAMILIES[name]
     rules = {**family.per_layer, **family.once}
     return {rule: family.per_layer.get(rule, 0) * layers + family.once.get(rule, 0) for rule in rules}

@@ -1,7 +1,7 @@
-"""The rule base: apply fusion rules to a graph, prove each match before it is kept, and say why near-misses were refused.
+"""The rule base: apply fusion rules to a graph, prove each match before it is kept, and say why candidates were not fused.
 
 Matching is onnxscript's (`onnxscript.rewriter.pattern`). What is added here: a match is applied only after `prove` accepted it,
-and the reasons of the best near-misses are kept, by rule and by the place in the model.
+and the best candidates that were not fused are kept with the reason, by rule and node.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..graph import DOMAIN, Graph
 from ..graph import provenance as origin
 
 RULE = "bertc.rule"
-# Rules that look at one node: what their check says is a near-miss, too.
+# Rules that look at one node: one node that fails the check is a candidate, too.
 ONE_NODE = frozenset({"causal", "onnx_attention"})
 ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min", "Where"})
 
@@ -34,7 +34,7 @@ class Applied:
 
 @dataclasses.dataclass(frozen=True)
 class Refusal:
-    """A near-miss: the rule's pattern began to match at a node, and this is where and why it stopped."""
+    """A candidate not fused: the rule's pattern began to match at a node, and this is where and why it stopped."""
 
     rule: str
     node: str
@@ -82,7 +82,7 @@ class Match:
     bindings: Mapping[str, Any]
 
 
-# What a proof answers: the relative error it found, or a sentence that says why the match must not be kept.
+# A proof returns the relative error of a match, or the reason why it must not be kept.
 Prove = Callable[[Match], float | str]
 
 
@@ -219,7 +219,7 @@ def _detach(nodes: Sequence[ir.Node]) -> None:
 
 
 class _Tracer(pattern.MatchingTracer):
-    """Keeps the near-misses of one rule: at each root node, the attempt that matched the most nodes before it stopped."""
+    """Keeps the candidates of one rule: at each root node, the attempt that matched the most nodes before it stopped."""
 
     def __init__(self, name: str, found: dict[tuple[str, ir.Node], tuple[float, Refusal]]) -> None:
         super().__init__()
@@ -231,8 +231,8 @@ class _Tracer(pattern.MatchingTracer):
             return
         score = len(match_result.nodes) + 0.5 * (status == pattern.MatchStatus.CONDITION_FAILED)  # a check says more than a shape
         if score < (1.5 if self.name in ONE_NODE else 2) or score <= self.found.get((self.name, node), (0.0,))[0]:
-            return  # one node of the right type is no near-miss
+            return  # one node of the right type is no candidate
         where = [n for n in match_result.failure_nodes_and_values or () if n is not None]
         spot = f" ({', '.join(str(getattr(w, 'name', w)) for w in where[:2])})" if where else ""
-        reason = f"{match_result.reason or 'the pattern does not go on here'}{spot}"
+        reason = f"{match_result.reason or 'the pattern stops here'}{spot}"
         self.found[self.name, node] = (score, Refusal(self.name, str(node.name), node.op_type, origin.module_path(node), reason))

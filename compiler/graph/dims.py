@@ -164,7 +164,7 @@ def unify_dims(model: ir.Model, loose: frozenset[str] = frozenset()) -> dict[str
             _join_broadcast(node, names)
         if node.op_type == "Softmax" and node.inputs[0] is not None:
             _join_scores(node.inputs[0], names.join)
-    for value in _values(model):
+    for value in (value for node in model.graph for value in node.outputs):
         if value.shape is not None and any(names.find(dim) is not dim for dim in value.shape):
             value.shape = ir.Shape([names.find(dim) for dim in value.shape])
     ends = {name: names.find(ir.SymbolicDim(name)) for name in loose & names.same.keys()}
@@ -172,10 +172,10 @@ def unify_dims(model: ir.Model, loose: frozenset[str] = frozenset()) -> dict[str
 
 
 def _join_made(node: ir.Node, sizes: SizeReader, names: _Names) -> None:
-    told, out = inferred_dims(node, sizes), node.outputs[0].shape
-    if told is None or out is None or len(told) != len(out):
+    inferred, out = inferred_dims(node, sizes), node.outputs[0].shape
+    if inferred is None or out is None or len(inferred) != len(out):
         return
-    for new, known in zip(out, told, strict=True):
+    for new, known in zip(out, inferred, strict=True):
         if known is not None:
             names.join(new, known)
 
@@ -186,11 +186,6 @@ def _join_broadcast(node: ir.Node, names: _Names) -> None:
         wide = [names.find(part) for part in parts if part != 1]
         if wide and all(same_dim(part, wide[0]) for part in wide):
             names.join(new, wide[0])
-
-
-def _values(model: ir.Model) -> Iterator[ir.Value]:
-    for node in model.graph:
-        yield from node.outputs
 
 
 def _solved(node: ir.Node) -> tuple[Any, Any]:

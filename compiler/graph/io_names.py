@@ -96,13 +96,13 @@ def name_dims(model: ir.Model, dims: Dims) -> None:
 def _bind(names: dict[str, str], value: str, wanted: str, dim: int | ir.SymbolicDim) -> None:
     where = f"dimension {wanted!r} of input {value!r}"
     if isinstance(dim, int):
-        raise SourceError(f"{where} was specialised to {dim} by the exporter; the model's code fixes it")
+        raise SourceError(f"{where} is fixed at {dim} in the exported graph: the model's code depends on the size of the example")
     symbol = str(dim.value)
     if not SYMBOL.fullmatch(symbol):
-        raise SourceError(f"{where} became {symbol} in the exporter: not every size is possible")
+        raise SourceError(f"{where} became {symbol} in the exported graph: the model does not take every size")
     if names.setdefault(symbol, wanted) != wanted:
         raise SourceError(
-            f"{where} always equals dimension {names[symbol]!r} in the exported model; give both one name, or mend the model"
+            f"{where} always equals dimension {names[symbol]!r} in the exported model; give both one name, or change the model"
         )
 
 

@@ -113,7 +113,7 @@ def _check_external_data(proto: Any, path: Path) -> None:
         if not inside:
             raise SourceError(
                 f"{path}: tensor {tensor.name!r} points to external data {location!r}, outside the model's folder; "
-                "bertc only reads weights that lie beside the model"
+                "bertc reads only weights in that folder"
             )
         if not file.is_file():
             raise SourceError(f"{path}: tensor {tensor.name!r} needs the external data file {location!r}, which is missing")
@@ -144,7 +144,9 @@ def _extent(tensor: Any, info: Mapping[str, str], path: Path) -> tuple[int, int,
 
     texts = info.get("offset", "0"), info.get("length", "0")
     if not all(text.isdecimal() for text in texts):
-        raise SourceError(f"{path}: tensor {tensor.name!r} has external data at offset {texts[0]!r} of length {texts[1]!r}")
+        raise SourceError(
+            f"{path}: tensor {tensor.name!r} has external data at offset {texts[0]!r} of length {texts[1]!r}, not whole numbers"
+        )
     offset, length = map(int, texts)
     try:
         bits = ir.DataType(tensor.data_type).bitwidth

@@ -48,7 +48,7 @@ def upgrade_opset(graph: Graph) -> Upgraded:
     _restore(model.graph, converted)
     model.graph = converted
     model.ir_version = max(model.ir_version or 0, 9)  # of opset 20
-    return Upgraded(Graph(model), (f"the graph was converted from opset {graph.opset} to {OPSET} to be fused",))
+    return Upgraded(Graph(model), (f"opset converted from {graph.opset} to {OPSET} for fusion",))
 
 
 def _inline(model: ir.Model, opset: int) -> None:
@@ -57,7 +57,7 @@ def _inline(model: ir.Model, opset: int) -> None:
         common.InlinePass()(model)
     except Exception as error:
         why = f"its functions cannot be inlined: {short_reason(error)}"
-        raise NotFused(f"the graph of opset {opset} cannot be converted to opset {OPSET}: {why}") from error
+        raise NotFused(f"opset {opset} cannot be converted to {OPSET}: {why}") from error
 
 
 def _check_known(node: ir.Node, opset: int) -> None:
@@ -82,7 +82,7 @@ def _converted(model: ir.Model, opset: int) -> Any:
     except Exception as error:  # whatever onnx's C++ throws
         for node in model.graph:
             _try_alone(node, model, opset)
-        raise NotFused(f"the graph of opset {opset} cannot be converted to opset {OPSET}: {short_reason(error)}") from error
+        raise NotFused(f"opset {opset} cannot be converted to {OPSET}: {short_reason(error)}") from error
     return made
 
 
@@ -100,7 +100,7 @@ def _try_alone(node: ir.Node, model: ir.Model, opset: int) -> None:
 
 
 def _refused(node: ir.Node, opset: int, why: str) -> NotFused:
-    return NotFused(f"the graph of opset {opset} cannot be converted to opset {OPSET}: {node.op_type} {node.name!r}: {why}")
+    return NotFused(f"opset {opset} cannot be converted to {OPSET}: {node.op_type} {node.name!r}: {why}")
 
 
 def short_reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""What shape arithmetic computes, by name: which dim each place of a small integer tensor holds, and the shapes made of them.
+"""What shape arithmetic computes, by name: which dim each element of a small integer tensor holds, and the shapes made of them.
 
 onnx's shape inference follows a dim through Shape, Gather and Concat, and loses it in a Range, in a Slice of a table up to a
 length, and in what torch.jit writes before every Expand, Where(sizes == -1, 1, sizes). A dim is never negative: that is `sizes`.
@@ -11,20 +11,20 @@ from typing import Any
 
 import onnx_ir as ir
 
-MOST = 64  # places of a tensor of sizes; larger ones are data
-KEPT = frozenset({"Cast", "Identity", "Unsqueeze", "Squeeze", "Reshape"})
+MAX_ELEMENTS = 64  # elements of a tensor of sizes; larger ones are data
+KEEPS_ELEMENTS = frozenset({"Cast", "Identity", "Unsqueeze", "Squeeze", "Reshape"})
 Element = Any  # int, ir.SymbolicDim, or None where it is not known
 
 
 class SizeReader:
-    """Reads values as flat lists of places; `named` says what a dim is called by now."""
+    """Reads values as flat lists of elements; `named` says what a dim is called by now."""
 
     def __init__(self, named: Callable[[Any], Any]) -> None:
         self.named = named
         self._found: dict[ir.Value, list[Element] | None] = {}
 
     def __call__(self, value: ir.Value | None) -> list[Element] | None:
-        """The places of an integer tensor, None where it is no arithmetic of sizes."""
+        """The elements of an integer tensor, None where it is no arithmetic of sizes."""
         if value is None:
             return None
         if value not in self._found:
@@ -48,7 +48,7 @@ class SizeReader:
         node = value.producer()
         if node is None or node.domain:
             return None
-        if node.op_type in KEPT:
+        if node.op_type in KEEPS_ELEMENTS:
             integer = value.dtype is None or value.dtype.is_integer()
             return self(node.inputs[0]) if integer else None
         rule = getattr(self, f"_{node.op_type.lower()}", None)
@@ -60,25 +60,25 @@ class SizeReader:
         return None if dims is None else dims[start.as_int() if start else 0 : end.as_int() if end else None]
 
     def _gather(self, node: ir.Node) -> list[Element] | None:
-        places, picked = map(self, node.inputs[:2])
-        if places is None or picked is None or not all(isinstance(i, int) and -len(places) <= i < len(places) for i in picked):
+        values, picked = map(self, node.inputs[:2])
+        if values is None or picked is None or not all(isinstance(i, int) and -len(values) <= i < len(values) for i in picked):
             return None
-        return [places[i] for i in picked]
+        return [values[i] for i in picked]
 
     def _slice(self, node: ir.Node) -> list[Element] | None:
-        places, *bounds = map(self, (*node.inputs[:3], *node.inputs[4:5]))
+        elements, *bounds = map(self, (*node.inputs[:3], *node.inputs[4:5]))
         numbers = [bound[0] if bound is not None and len(bound) == 1 else None for bound in bounds]
-        if places is None or not all(isinstance(number, int) for number in numbers):
+        if elements is None or not all(isinstance(number, int) for number in numbers):
             return None
-        return places[slice(*numbers)]
+        return elements[slice(*numbers)]
 
     def _concat(self, node: ir.Node) -> list[Element] | None:
         parts = [self(value) for value in node.inputs]
-        return None if any(part is None for part in parts) else [place for part in parts for place in part or ()]
+        return None if any(part is None for part in parts) else [element for part in parts for element in part or ()]
 
     def _constantofshape(self, node: ir.Node) -> list[Element] | None:
         count, filling = self(node.inputs[0]), node.attributes.get("value")
-        if count is None or len(count) != 1 or not isinstance(count[0], int) or count[0] > MOST:
+        if count is None or len(count) != 1 or not isinstance(count[0], int) or count[0] > MAX_ELEMENTS:
             return None
         made = _constant(filling.as_tensor()) if filling is not None else None
         return made * count[0] if made else None
@@ -94,13 +94,13 @@ class SizeReader:
 
     def _each(self, node: ir.Node, rule: Callable[..., Element]) -> list[Element] | None:
         given = [self(value) for value in node.inputs]
-        if any(places is None for places in given):
+        if any(elements is None for elements in given):
             return None
-        length = max(len(places or ()) for places in given)
-        if any(len(places or ()) not in (1, length) for places in given):
+        length = max(len(elements or ()) for elements in given)
+        if any(len(elements or ()) not in (1, length) for elements in given):
             return None
-        wide = [(places or []) * (length if len(places or ()) == 1 else 1) for places in given]
-        return [rule(*places) for places in zip(*wide, strict=True)]
+        wide = [(elements or []) * (length if len(elements or ()) == 1 else 1) for elements in given]
+        return [rule(*elements) for elements in zip(*wide, strict=True)]
 
 
 def inferred_dims(node: ir.Node, sizes: SizeReader) -> list[Element] | None:
@@ -112,19 +112,19 @@ def inferred_dims(node: ir.Node, sizes: SizeReader) -> list[Element] | None:
 
 
 def _reshaped(node: ir.Node, sizes: SizeReader) -> list[Element] | None:
-    before, wanted = sizes.shape(node.inputs[0]), sizes(node.inputs[1])
-    if before is None or wanted is None or ("allowzero" in node.attributes and node.attributes["allowzero"].as_int()):
+    before, target = sizes.shape(node.inputs[0]), sizes(node.inputs[1])
+    if before is None or target is None or ("allowzero" in node.attributes and node.attributes["allowzero"].as_int()):
         return None
-    kept = [before[i] if i < len(before) else None for i in range(len(wanted))]
-    return [kept[i] if place == 0 else None if place == -1 else place for i, place in enumerate(wanted)]
+    kept = [before[i] if i < len(before) else None for i in range(len(target))]
+    return [kept[i] if element == 0 else None if element == -1 else element for i, element in enumerate(target)]
 
 
 def _expanded(node: ir.Node, sizes: SizeReader) -> list[Element] | None:
-    before, wanted = sizes.shape(node.inputs[0]), sizes(node.inputs[1])
-    if before is None or wanted is None:
+    before, target = sizes.shape(node.inputs[0]), sizes(node.inputs[1])
+    if before is None or target is None:
         return None
-    rank = max(len(before), len(wanted))
-    pairs = zip([1] * (rank - len(before)) + before, [1] * (rank - len(wanted)) + wanted, strict=True)
+    rank = max(len(before), len(target))
+    pairs = zip([1] * (rank - len(before)) + before, [1] * (rank - len(target)) + target, strict=True)
     return [b if a == 1 else a if b == 1 or _equals(a, b) else None for a, b in pairs]
 
 
@@ -157,15 +157,15 @@ def _range(node: ir.Node, sizes: SizeReader) -> list[Element] | None:
 
 def _constant(tensor: Any) -> list[Element] | None:
     integer = tensor.dtype.is_integer() or tensor.dtype == ir.DataType.BOOL
-    return [int(number) for number in tensor.numpy().reshape(-1)] if integer and tensor.size <= MOST else None
+    return [int(number) for number in tensor.numpy().reshape(-1)] if integer and tensor.size <= MAX_ELEMENTS else None
 
 
-def _numbers(*places: Element) -> bool:
-    return all(isinstance(place, int) for place in places)
+def _numbers(*elements: Element) -> bool:
+    return all(isinstance(element, int) for element in elements)
 
 
 def _equals(a: Element, b: Element) -> bool | None:
-    """Whether two places are equal, None where that depends on the sizes."""
+    """Whether two elements are equal, None where that depends on the sizes."""
     if a is None or b is None:
         return None
     if _numbers(a, b):

@@ -53,7 +53,7 @@ def load_without_weights(path: Path) -> onnx.ModelProto:
     protobuf reads a file into memory and takes it apart in memory: twice the weights. Raises ValueError for what is no message.
     """
     if not path.stat().st_size:
-        raise ValueError("an empty file")
+        raise ValueError("empty file")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         parts: list[bytes] = []
         for number, start, begin, end in _fields(data, 0, len(data)):
@@ -78,7 +78,7 @@ def lazy_from_file(tensor: ir.TensorProtocol | None, path: Path) -> ir.TensorPro
     def load() -> ir.TensorProtocol:
         array = np.fromfile(path, np.uint8, length, offset=offset)
         if array.nbytes != length:
-            raise SourceError(f"{path} has changed while it was read: {name} ends behind it")
+            raise SourceError(f"{path} changed while it was read: tensor {name} is cut off")
         return ir.Tensor(array.view(dtype.numpy()).reshape(shape), name=name)
 
     return ir.LazyTensor(load, dtype=dtype, shape=ir.Shape(shape), name=name, cache=False)
@@ -125,9 +125,9 @@ def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int,
         elif kind in sizes:
             at += sizes[kind]
         else:
-            raise ValueError(f"a field of wire type {kind}")
+            raise ValueError(f"unknown wire type {kind}")
         if at > end:
-            raise ValueError("a field that goes past its message")
+            raise ValueError("field runs past the end of its message")
         yield tag >> 3, start, first, at
 
 
@@ -138,7 +138,7 @@ def _read_varint(data: mmap.mmap, at: int) -> tuple[int, int]:
         value, at, shift = value | (byte & 0x7F) << shift, at + 1, shift + 7
         if byte < 0x80:
             return value, at
-    raise ValueError("a number that does not end")
+    raise ValueError("unterminated varint")
 
 
 def _is_large(tensor: ir.TensorProtocol) -> bool:

@@ -115,7 +115,7 @@ def model_from_nodes(
         kind = value.type or (ir.TensorType(fixed.dtype) if fixed is not None else None)
         shape = value.shape if value.shape is not None else (ir.Shape(fixed.shape.numpy()) if fixed is not None else None)
         if kind is None or shape is None:
-            raise Refused(f"the type or the number of dimensions of {value.name!r} is not known; run shape inference before")
+            raise Refused(f"the type or rank of {value.name!r} is unknown; run onnx.shape_inference on the file first")
         inner[value] = ir.Value(name=value.name, type=kind, shape=ir.Shape(shape), const_value=fixed)
     copies = []
     for node in ordered(nodes):
@@ -128,6 +128,6 @@ def model_from_nodes(
         copies.append(copy)
     made = [inner.get(value) for value in outputs]
     if any(value is None or value.producer() is None for value in made):
-        raise Refused("an output is not made by any node, it is handed through")
+        raise Refused("an output is an input or a weight of the subgraph, not the result of a node")
     graph = ir.Graph([inner[v] for v in read], made, nodes=copies, opset_imports=opsets, name="proof")  # type: ignore[misc,arg-type]
     return ir.Model(graph, ir_version=ir_version), read

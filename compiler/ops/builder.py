@@ -69,7 +69,7 @@ def gelu(op: Any, x: ir.Value, form: str) -> ir.Value:
         return op.Mul(x, op.Sigmoid(op.Mul(x, constant(op, 1.702))))
     known = {"erf": "none", "tanh": "tanh"}
     if form not in known:
-        raise InputError(f"an unknown form of GELU {form!r}{did_you_mean(form, [*known, 'quick'])}")
+        raise InputError(f"unknown GELU form {form!r}{did_you_mean(form, [*known, 'quick'])}")
     return op.Gelu(x, approximate=known[form])
 
 
@@ -84,3 +84,22 @@ def scaled_dot_product(op: Any, q: ir.Value, k_t: ir.Value, v: ir.Value, mask: I
     scaled = q if scale == 1 else op.Mul(q, constant(op, scale))  # q is smaller than the scores
     scores = add_all(op, op.MatMul(scaled, k_t), mask)
     return op.MatMul(op.Softmax(scores, axis=-1), v)
+
+
+def head_count(node: ir.Node) -> int:
+    """The attribute num_heads. Raises InputError without it."""
+    if not (heads := node.attributes.get_int("num_heads", 0)):
+        raise InputError(f"{node.op_type} {node.name!r} has no attribute num_heads")
+    return heads
+
+
+def split_heads(op: Any, x: ir.Value, w: ir.Value, b: Input, heads: int, parts: int) -> Sequence[ir.Value]:
+    """x W + b of packed projections as so many parts, each [B,S,h,d]."""
+    packed = op.Reshape(add_all(op, op.MatMul(x, w), b), constant(op, [0, 0, parts * heads, -1], np.int64))
+    return op.Split(packed, axis=2, num_outputs=parts, _outputs=parts)
+
+
+def merge_heads(op: Any, context: ir.Value, wo: ir.Value, bo: Input) -> ir.Value:
+    """[B,h,S,d] to [B,S,h*d], and the output projection."""
+    merged = op.Reshape(op.Transpose(context, perm=[0, 2, 1, 3]), constant(op, [0, 0, -1], np.int64))
+    return add_all(op, op.MatMul(merged, wo), bo)

@@ -24,13 +24,19 @@ def expand(graph: Graph, lowerings: Mapping[str, Body] = {}) -> Graph:
     type and shape; the other new values get theirs from ONNX's shape inference (values of foreign operators have none unless the
     lowering sets them). Raises InputError for an opset below 20 or an operator that nobody defines.
     """
-    if graph.opset < OPSET:
-        raise InputError(f"the graph is of opset {graph.opset}; bertc operators expand to opset {OPSET}: convert it first")
-    copy = graph.copy()
+    copy = _copy_at_opset(graph)
     known = {value.name: (value.type, value.shape) for node in copy.model.graph.all_nodes() for value in node.outputs}
     inline(copy.model, lowerings)
     _infer(copy.model, known)
     return copy
+
+
+def _copy_at_opset(graph: Graph) -> Graph:
+    if graph.opset < OPSET:
+        raise InputError(
+            f"the graph has opset {graph.opset}, bertc operators need {OPSET}: convert it first (onnx.version_converter)"
+        )
+    return graph.copy()
 
 
 def inline(model: ir.Model, lowerings: Mapping[str, Body] = {}) -> None:
@@ -47,9 +53,7 @@ def inline(model: ir.Model, lowerings: Mapping[str, Body] = {}) -> None:
 
 def _body(node: ir.Node) -> Body:
     if node.op_type not in BODIES:
-        raise InputError(
-            f"node {node.name!r} is of the unknown operator bertc.{node.op_type}{did_you_mean(node.op_type, BODIES)}"
-        )
+        raise InputError(f"node {node.name!r}: unknown operator bertc.{node.op_type}{did_you_mean(node.op_type, BODIES)}")
     return BODIES[node.op_type]
 
 
@@ -101,9 +105,7 @@ def as_functions(graph: Graph) -> Graph:
     `FusedLinear_v2` and so on. Not by `overload`: the ONNX reference evaluator and TensorRT's parser look functions up by name
     alone, and would silently give every node the last variant. Weights are shared, and stay in the main graph.
     """
-    if graph.opset < OPSET:
-        raise InputError(f"the graph is of opset {graph.opset}; bertc operators expand to opset {OPSET}: convert it first")
-    copy = graph.copy()
+    copy = _copy_at_opset(graph)
     given = set(copy.model.functions)  # a file that was fused before brings its own
     names: dict[Any, str] = {}
     variants: dict[str, int] = {}

@@ -14,4 +14,4 @@ _FILES = [importlib.import_module(f"{__package__}.bodies.{name}") for name in mo
 BODIES: Mapping[str, Body] = {module.OP: module.body for module in _FILES}
 
 # Operator -> which of its inputs is added to the scores.
-MASK_INPUTS: Mapping[str, int] = {module.OP: module.ADDED for module in _FILES if hasattr(module, "ADDED")}
+MASK_INPUTS: Mapping[str, int] = {module.OP: module.MASK_INPUT for module in _FILES if hasattr(module, "MASK_INPUT")}

@@ -7,6 +7,7 @@ from .reference import as_float32 as as_float32
 from .reference import emulate_rounding as emulate_rounding
 from .reference import import_onnxruntime as import_onnxruntime
 from .reference import open_session as open_session
+from .reference import reference_options as reference_options
 from .reference import reference_session as reference_session
 from .reference import release_pages as release_pages
 from .runner import Runner as Runner

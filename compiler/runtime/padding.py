@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..core import DataError, Profile, TensorSpec
+from ..core import DataError, Profile, TensorSpec, is_mask
 
 if TYPE_CHECKING:
     from ..core import Feeds, Outputs
@@ -18,15 +18,13 @@ IDS = "input_ids"
 
 def padded_dim(inputs: Sequence[TensorSpec]) -> str:
     """The dimension that padding makes longer: the last one of the mask. DataError where padding would change the result."""
-    from ..core import is_mask
-
     floats = [spec.name for spec in inputs if np.dtype(spec.dtype).kind not in "iub"]
     if floats:
-        raise DataError(f"input {floats[0]!r} holds no token ids: padding it would change the result; run it as it is")
+        raise DataError(f"input {floats[0]!r} is not token ids: padding would change the result; run without padding")
     masks = [spec for spec in inputs if is_mask(spec.name, spec.dtype) and len(spec.dims) > 1]
     found = {spec.dims[-1] for spec in masks}
     if len(found) != 1 or not isinstance(dim := next(iter(found)), str):
-        raise DataError("the model has no mask [batch, length] that says what is padding; run it without padding")
+        raise DataError("the model has no mask [batch, length] to mark padding; run without padding")
     return dim
 
 
@@ -53,7 +51,7 @@ def sizes_of(feeds: Feeds, inputs: Sequence[TensorSpec]) -> dict[str, int]:
     for spec in inputs:
         if spec.name not in feeds or np.ndim(feeds[spec.name]) != len(spec.dims):
             found = f"shape {list(np.shape(feeds[spec.name]))}" if spec.name in feeds else "nothing"
-            raise DataError(f"input {spec} got {found}; nothing can be padded")
+            raise DataError(f"input {spec} got {found}: cannot be padded")
         named = zip(spec.dims, np.shape(feeds[spec.name]), strict=True)
         sizes |= {dim: size for dim, size in named if isinstance(dim, str)}
     return sizes
@@ -68,7 +66,7 @@ def _bound(sizes: Mapping[str, int], dim: str, buckets: Sequence[Profile]) -> in
     if not found:
         asked = ", ".join(f"{name}={size}" for name, size in sizes.items())
         known = " or ".join(",".join(f"{name}={r.min}..{r.max}" for name, r in p.items()) for p in buckets)
-        raise DataError(f"no bucket of this artifact holds {asked} (its profiles: {known or 'none'})")
+        raise DataError(f"no bucket of this artifact fits {asked} (its profiles: {known or 'none'})")
     return min(found)
 
 
@@ -80,6 +78,6 @@ def cut_outputs(outputs: Outputs, inputs: Sequence[TensorSpec], specs: Sequence[
     for spec in specs:
         derived = [d for d in spec.dims if isinstance(d, str) and d != dim and dim in re.findall(r"\w+", d)]
         if derived:
-            raise DataError(f"output {spec} has a size made from {dim}: it cannot be cut back; run without padding")
+            raise DataError(f"output {spec} has a size computed from {dim} and cannot be cut back; run without padding")
         made[spec.name] = outputs[spec.name][tuple(slice(length) if d == dim else slice(None) for d in spec.dims)]
     return made

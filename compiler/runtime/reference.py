@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +79,7 @@ def reference_session(graph: Graph, arena: bool = False) -> tuple[Any, dict[str,
     to read it and once more to pack it. An `arena` keeps what the largest sample took; without one, many values of many sizes
     leave holes. Raises Missing without onnxruntime, BuildFailed when it refuses the graph.
     """
-    ort = import_onnxruntime()
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4  # what it refuses is raised, and said once
-    # Threads that spin while they wait take the cores from PyTorch, which runs in turns with this session.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options = reference_options()
     options.enable_cpu_mem_arena = arena
     copy, weights = graph.copy().model, {}
     for name, value in list(copy.graph.initializers.items()):
@@ -98,7 +93,18 @@ def reference_session(graph: Graph, arena: bool = False) -> tuple[Any, dict[str,
         copy.graph.initializers.pop(name)
         copy.graph.inputs.append(value)
     ir.external_data.load_to_model(copy)  # ONNX Runtime would look for a small weight's file in the current directory
-    return _opened(ir.to_proto(copy).SerializeToString(), options), weights
+    return open_session(ir.to_proto(copy).SerializeToString(), options), weights
+
+
+def reference_options() -> Any:
+    """SessionOptions with all optimisations off. Raises Missing without onnxruntime."""
+    ort = import_onnxruntime()
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4  # what it refuses is raised, and said once
+    # Threads that spin while they wait take the cores from PyTorch, which runs in turns with this session.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
 
 
 def release_pages(tensor: ir.TensorProtocol) -> None:
@@ -108,17 +114,15 @@ def release_pages(tensor: ir.TensorProtocol) -> None:
             tensor.release()
 
 
-def open_session(path: Path, options: Any) -> Any:
-    """An ONNX Runtime CPU session over a file; BuildFailed with its message when it refuses the graph."""
-    return _opened(str(path), options)
-
-
-def _opened(model: str | bytes, options: Any) -> Any:
+def open_session(model: Path | bytes, options: Any) -> Any:
+    """An ONNX Runtime CPU session over a file or its bytes; BuildFailed with its message when it refuses the graph."""
     ort = import_onnxruntime()
     if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
         options.intra_op_num_threads = int(threads)  # PyTorch and numpy keep to it, ONNX Runtime takes all cores
     try:
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(
+            model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # onnxruntime's exceptions share no public base class
         raise BuildFailed(f"ONNX Runtime refuses the graph: {error}") from error
 
@@ -129,7 +133,7 @@ def import_onnxruntime() -> Any:
         import onnxruntime as ort
     except ImportError as error:
         raise Missing(
-            f"this needs onnxruntime, which cannot be imported ({error}): pip install 'bertc[cpu]' (or 'bertc[gpu]')"
+            f"onnxruntime is needed and cannot be imported ({error}): pip install 'bertc[cpu]' (or 'bertc[gpu]')"
         ) from error
     return ort
 
@@ -206,8 +210,3 @@ def _emulate_borders(graph: ir.Graph) -> None:
     for value in (*graph.inputs, *graph.outputs):
         if value.dtype in HALVES:
             value.type = ir.TensorType(FLOAT)
-
-
-def run_model(graph: Graph, feeds: Mapping[str, Any]) -> Outputs:
-    """Run a graph once on the reference."""
-    return ReferenceRunner(graph).run(feeds)

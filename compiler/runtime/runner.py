@@ -99,7 +99,7 @@ class Runner(abc.ABC):
         if not self.takes(checked):  # each size fits some profile, but no profile has them all
             asked = ", ".join(f"{dim}={size}" for dim, size in sizes.items())
             allowed = " or ".join(",".join(f"{name}={r.min}..{r.max}" for name, r in p.items()) for p in self.profiles)
-            raise DataError(f"{asked} together fit no profile of this artifact ({allowed})")
+            raise DataError(f"no profile of this artifact fits {asked} ({allowed})")
         return checked
 
     def _checked_input(self, spec: TensorSpec, feeds: Feeds, sizes: dict[str, int]) -> np.ndarray:
@@ -112,14 +112,14 @@ class Runner(abc.ABC):
         except ValueError as error:
             raise DataError(f"input {spec} is no array: {error}") from error
         if array.ndim != len(spec.dims):
-            raise DataError(f"input {spec} wants rank {len(spec.dims)}, got shape {list(array.shape)}")
+            raise DataError(f"input {spec} needs rank {len(spec.dims)}, got shape {list(array.shape)}")
         for dim, size in zip(spec.dims, array.shape, strict=True):
             self._check_size(spec, dim, size, sizes)
         wanted = np.dtype(spec.dtype)
         if array.dtype == wanted:
             return array
         if array.dtype.kind != wanted.kind and not (array.dtype.kind in "iub" and wanted.kind in "iub"):
-            raise DataError(f"input {spec} got dtype {array.dtype}; it is never turned into {wanted} silently")
+            raise DataError(f"input {spec} got dtype {array.dtype}; cast it to {wanted}")
         cast = array.astype(wanted)
         if wanted.kind in "iu" and not np.array_equal(cast, array):
             raise DataError(f"input {spec} got {array.dtype} values that do not fit {wanted}")
@@ -128,7 +128,7 @@ class Runner(abc.ABC):
     def _check_size(self, spec: TensorSpec, dim: int | str, size: int, sizes: dict[str, int]) -> None:
         if isinstance(dim, int):
             if dim != size:
-                raise DataError(f"input {spec} wants a size of {dim}, got {size}")
+                raise DataError(f"input {spec} needs size {dim}, got {size}")
             return
         if sizes.setdefault(dim, size) != size:
             raise DataError(f"input {spec.name!r} has {dim}={size}, but an earlier input has {dim}={sizes[dim]}")

@@ -49,7 +49,7 @@ def _converted(folder: Path) -> tuple[Path | None, str]:
             tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True).backend_tokenizer
     except Exception as error:  # noqa: BLE001 - a tokenizer nobody can convert is no reason to refuse the model
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return None, f"no tokenizer.json, and the slow tokenizer cannot be converted ({why})"
+        return None, f"no tokenizer.json, and converting the slow tokenizer failed ({why})"
     target = Path(tempfile.mkdtemp(prefix="bertc-tokenizer-"))
     atexit.register(shutil.rmtree, target, ignore_errors=True)
     tokenizer.save(str(target / "tokenizer.json"))

@@ -137,7 +137,9 @@ def read_checkpoint(root: Path, allow_pickle: bool = False, trust_remote_code: b
             "executed; read that code, then pass --trust-remote-code"
         )
     if config.get("quantization_config"):
-        raise SourceError(f"{folder} holds quantised weights; bertc quantises by itself and wants the model before that")
+        raise SourceError(
+            f"{folder} holds quantised weights (quantization_config); give the float model, bertc quantises it itself"
+        )
     weights = find_weights(folder, allow_pickle)
     return Checkpoint(root, folder, config, weights, specs[1:], tuple(_dtype_notes(weights)))
 
@@ -259,15 +261,15 @@ def embedding_chain(checkpoint: Checkpoint) -> tuple[ModuleSpec, ...]:
     specs = [spec for spec in checkpoint.chain if spec.kind != "Dropout"]
     if not specs:
         raise SourceError(
-            f"{checkpoint.root} has no sentence-transformers pooling (modules.json), so what a sentence embedding of it is "
-            "is unknown; use --task features"
+            f"{checkpoint.root} has no sentence-transformers pooling (modules.json), which task sentence-embedding needs; "
+            "use --task features"
         )
     for position, spec in enumerate(specs):
         if spec.kind not in MODULE_KINDS:
-            raise SourceError(f"{checkpoint.root}: bertc has no module {spec.kind!r}{did_you_mean(spec.kind, MODULE_KINDS)}")
+            raise SourceError(f"{checkpoint.root}: unsupported module {spec.kind!r}{did_you_mean(spec.kind, MODULE_KINDS)}")
         if (spec.kind == "Pooling") != (position == 0):
             names = " -> ".join(s.kind for s in checkpoint.chain)
-            raise SourceError(f"{checkpoint.root}: modules.json has the order Transformer -> {names}; bertc wants Pooling second")
+            raise SourceError(f"{checkpoint.root}: modules.json has the order Transformer -> {names}; bertc needs Pooling second")
         ports = {str(spec.config.get(key) or "sentence_embedding") for key in ("module_input_name", "module_output_name")}
         elsewhere = ports - {"sentence_embedding"}
         if elsewhere:

@@ -24,7 +24,9 @@ from ..core import Dim, SourceError, did_you_mean
 
 PATTERN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 NAME = re.compile(r"[A-Za-z_]\w*")
-WANTED = "wanted FactoryModel(module, inputs, dims) or that tuple: torch.nn.Module, {input: example tensor}, {input: (dim, ...)}"
+WANTED = (
+    "expected FactoryModel(module, inputs, dims) or that tuple: torch.nn.Module, {input: example tensor}, {input: (dim, ...)}"
+)
 
 
 class FactoryModel(NamedTuple):
@@ -130,7 +132,7 @@ def _checked(reference: str, result: Any, module_type: type, tensor_type: Any) -
         _check_input(reference, name, tuple(example.shape), made.dims.get(name))
     _check_limits(reference, made)
     if made.assets is not None and not Path(made.assets).is_dir():
-        raise SourceError(f"factory {reference!r}: assets is {made.assets!r}, where no folder is")
+        raise SourceError(f"factory {reference!r}: assets {str(made.assets)!r} is not a folder")
     return made
 
 
@@ -139,7 +141,7 @@ def _check_input(reference: str, name: str, shape: tuple[int, ...], dims: Sequen
     if dims is None:
         raise SourceError(f"{where} has no dims; give one entry per axis of its example {list(shape)}, a str for a dynamic one")
     if isinstance(dims, str) or len(dims) != len(shape):
-        raise SourceError(f"{where} has dims {dims!r}, but its example has shape {list(shape)}: one entry per axis is wanted")
+        raise SourceError(f"{where} has dims {dims!r}, but its example has shape {list(shape)}: give one entry per axis")
     for dim, size in zip(dims, shape, strict=True):
         if isinstance(dim, str) and not NAME.fullmatch(dim):
             raise SourceError(f"{where}: dimension name {dim!r} must be letters, digits and underscores")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core import Dim, Feeds, Missing, Outputs, SourceError
+from ..core import BuildFailed, Dim, Feeds, NotFused, Outputs, SourceError
 from ..graph import Graph, load_graph, mark_origins
 
 if TYPE_CHECKING:
@@ -37,9 +37,13 @@ def read_onnx_file(path: Path, known: bool = False) -> tuple[Graph, dict[str, Di
     for value in defaults:
         inner.inputs.remove(value)
     if defaults:
-        notes.append(f"{len(defaults)} weights that were listed as inputs are constants now")
+        notes.append(f"{len(defaults)} initializers that were also graph inputs are constants now")
     typed = all(v.dtype is not None and v.shape is not None for v in (*inner.inputs, *inner.outputs))
-    model = graph.model if typed else _infer(graph)
+    model = graph.model
+    if not typed:
+        from onnx_ir.passes.common import ShapeInferencePass
+
+        model = ShapeInferencePass()(model).model
     for value in (*model.graph.inputs, *model.graph.outputs):
         if value.dtype is None or value.shape is None:
             raise SourceError(f"{path}: {value.name!r} has no type or no rank, and it cannot be inferred; export it with shapes")
@@ -76,7 +80,7 @@ def _check_ops(path: Path, graph: Graph) -> None:
     )
     if unknown:
         raise SourceError(
-            f"{path} uses operators that no runtime of bertc knows: {', '.join(unknown[:5])}; export it without them, or with "
+            f"{path} uses operators of unknown domains: {', '.join(unknown[:5])}; export it without them, or with "
             "their definition as ONNX functions in the file"
         )
 
@@ -111,12 +115,6 @@ def _has_nan(tensor: ir.TensorProtocol | None) -> bool:
     return any(np.isnan(piece.min()) for piece in pieces)  # a minimum is NaN where anything is
 
 
-def _infer(graph: Graph) -> ir.Model:
-    from onnx_ir.passes.common import ShapeInferencePass
-
-    return ShapeInferencePass()(graph.model).model
-
-
 def _name_dims(model: ir.Model) -> Iterator[str]:
     """Give unnamed dynamic dimensions stable names, `<value>_d<axis>`."""
     import onnx_ir as ir
@@ -131,7 +129,7 @@ def _name_dims(model: ir.Model) -> Iterator[str]:
             dims[axis] = ir.SymbolicDim(re.sub(r"\W", "_", f"{value.name}_d{axis}"))
         value.shape = ir.Shape(dims)
         named = ", ".join(str(dims[axis].value) for axis in unnamed)  # type: ignore[union-attr]
-        yield f"dynamic dimensions without a name are called {named}"
+        yield f"unnamed dynamic dimensions are named {named}"
 
 
 def _tie_dims(model: ir.Model) -> Iterator[str]:
@@ -150,7 +148,7 @@ def _tie_dims(model: ir.Model) -> Iterator[str]:
         dims = [tied.get(str(dim.value), dim.value) if isinstance(dim, ir.SymbolicDim) else dim for dim in value.shape or ()]
         value.shape = ir.Shape(dims)
     if tied:
-        yield "dimensions that are one, by what the graph adds: " + ", ".join(f"{name} is {tied[name]}" for name in sorted(tied))
+        yield "equal dimensions, because the graph adds them: " + ", ".join(f"{name} = {tied[name]}" for name in sorted(tied))
 
 
 def _equal_batches(inputs: list[ir.Value], loose: frozenset[str], tied: dict[str, str | int]) -> dict[str, str | int]:
@@ -169,8 +167,7 @@ def _equal_batches(inputs: list[ir.Value], loose: frozenset[str], tied: dict[str
 
 
 def _equal_dims(model: ir.Model, loose: frozenset[str]) -> dict[str, str | int]:
-    from ..core import NotFused
-    from ..graph import infer_shapes, upgrade_opset
+    from ..graph import infer_shapes, upgrade_opset  # onnxscript takes its time
 
     try:
         copy = upgrade_opset(Graph(model)).graph.copy().model  # shape inference reads sizes from opset 13 on
@@ -199,14 +196,9 @@ def reference_runner(path: Path) -> Callable[[Feeds], Outputs]:
 
 
 def _session(path: Path) -> Any:
+    from ..runtime import open_session, reference_options
+
     try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise Missing("running an .onnx source needs ONNX Runtime; pip install 'bertc[cpu]'") from error
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4  # what it refuses is raised, and said once
-    try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime raises a dozen classes of its own
-        raise SourceError(f"{path} does not load in ONNX Runtime: {str(error).splitlines()[0]}") from error
+        return open_session(path, reference_options())
+    except BuildFailed as error:
+        raise SourceError(f"{path} does not load in ONNX Runtime: {str(error.__cause__).splitlines()[0]}") from error

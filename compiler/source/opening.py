@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.metadata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core import Dim, Missing, SourceError, did_you_mean, hash_file
+from ..core import Dim, Missing, SourceError, did_you_mean, hash_file, machine
 from ..data import tokenizer as text
 from ..graph import Graph, with_int32_ids
-from . import assets, checkpoint, factory, hub
-from .from_artifact import _open_export
+from . import assets, checkpoint, factory, hub, onnx_file
+from .from_artifact import open_export
 from .gc_pause import paused_gc
+from .size_limits import measure_limits
 from .types import FORMS, IDS, TASKS, Location, Reference, Source, SourceOptions
 
 
@@ -32,7 +32,7 @@ def open_source(reference: str, options: SourceOptions | None = None) -> Source:
     options = options or SourceOptions()
     place = resolve_reference(reference, options)
     if place.kind == "artifact":
-        return _open_export(place.path, options)
+        return open_export(place.path, options)
     opener = {"huggingface": _open_checkpoint, "factory": _open_factory, "onnx": _open_onnx}[place.kind]
     source = dataclasses.replace(opener(reference, place, options), options=options)
     return dataclasses.replace(source, graph=with_int32_ids(source.graph)) if options.ids == "int32" else source
@@ -46,12 +46,10 @@ def open_reference(reference: str, options: SourceOptions | None = None) -> Refe
     options = options or SourceOptions()
     place = resolve_reference(reference, options)
     if place.kind == "artifact":
-        raise SourceError(f"{place.path} is an artifact; to compare with the truth, give the source it was built from")
+        raise SourceError(f"{place.path} is an artifact; give the source it was built from")
     if place.kind == "onnx":
-        from . import onnx_file as onnx_source
-
-        graph, _, _ = onnx_source.read_onnx_file(place.path)
-        return Reference(_onnx_sha256(place.path, graph), onnx_source.reference_runner(place.path))
+        graph, _, _ = onnx_file.read_onnx_file(place.path)
+        return Reference(_onnx_sha256(place.path, graph), onnx_file.reference_runner(place.path))
     made, sha256 = _module(reference, place, options)
     torch_export = _torch_export()
     return Reference(sha256, torch_export.module_runner(made, torch_export.output_names(made)))
@@ -88,9 +86,7 @@ def open_graph(reference: str, options: SourceOptions | None = None) -> tuple[st
     if place.kind != "onnx":
         source = open_source(reference, options)
         return source.sha256, source.graph
-    from . import onnx_file as onnx_source
-
-    graph, _, _ = onnx_source.read_onnx_file(place.path, known=True)
+    graph, _, _ = onnx_file.read_onnx_file(place.path, known=True)
     return _onnx_sha256(place.path, graph), with_int32_ids(graph) if options.ids == "int32" else graph
 
 
@@ -113,7 +109,7 @@ def resolve_reference(reference: str, options: SourceOptions) -> Location:
         except (Missing, SourceError) as error:
             raise type(error)(f"{error}{_neighbours(reference)}") from error
         return Location("huggingface", folder, commit)
-    raise SourceError(f"nothing at {reference!r}{_neighbours(reference)}; a source is {FORMS}")
+    raise SourceError(f"no source at {reference!r}{_neighbours(reference)}; a source is {FORMS}")
 
 
 def _is_path(reference: str) -> bool:
@@ -141,7 +137,7 @@ def _locate_directory(path: Path) -> Location:
         return Location("onnx", models[0])
     found = sorted(entry.name for entry in path.iterdir())
     raise SourceError(
-        f"{path} is no source: no config.json, modules.json or manifest.json, and {len(models)} .onnx files where one would do; "
+        f"{path} is not a source: no config.json, modules.json or manifest.json, and {len(models)} .onnx files (one is needed); "
         f"it holds {', '.join(found[:12]) or 'nothing'}"
     )
 
@@ -216,22 +212,17 @@ def _open_factory(reference: str, place: Location, options: SourceOptions) -> So
 
 
 def _onnx_sha256(path: Path, graph: Graph) -> str:
-    from . import onnx_file as onnx_source
-
     digest = hashlib.sha256()
-    for file in onnx_source.data_files(path, graph):
+    for file in onnx_file.data_files(path, graph):
         digest.update(f"{file.name}\0{hash_file(file)}\n".encode())
     return digest.hexdigest()
 
 
 def _open_onnx(reference: str, place: Location, options: SourceOptions) -> Source:
-    from . import onnx_file as onnx_source
-    from . import size_limits as limits
-
     path = place.path
-    graph, dims, notes = onnx_source.read_onnx_file(path)
-    run = onnx_source.reference_runner(path)
-    dims, found = limits.measure_limits(graph, dims, run)
+    graph, dims, notes = onnx_file.read_onnx_file(path)
+    run = onnx_file.reference_runner(path)
+    dims, found = measure_limits(graph, dims, run)
     files, asset_notes = assets.collect_assets(path.parent, path.parent)
     return Source(
         reference=reference,
@@ -256,10 +247,5 @@ def _torch_export() -> Any:
 
 
 def _versions(*packages: str) -> dict[str, str]:
-    found = {}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # an optional one: the list of versions says what took part
-    return found
+    """Of the installed ones: the list says what took part."""
+    return {package: version for package in packages if (version := machine.installed_version(package))}

@@ -24,7 +24,7 @@ NO_MEMORY = re.compile(r"allocat|bad_alloc", re.IGNORECASE)
 
 
 def measure_limits(graph: Graph, dims: Mapping[str, Dim], run: Callable[[Feeds], Outputs]) -> tuple[dict[str, Dim], list[str]]:
-    """`dims` with the limits that were found, and a note of each. A graph that runs at no size is left to the export's check."""
+    """`dims` with the limits that were found, and a note of each. A graph that runs at no size is left to the export check."""
     batch = samples.batch_dim(graph.inputs, dims)
     usual = {name: 1 if name == batch else _odd(dim, at) for at, (name, dim) in enumerate(dims.items())}
     found, notes = dict(dims), []
@@ -34,10 +34,10 @@ def measure_limits(graph: Graph, dims: Mapping[str, Dim], run: Callable[[Feeds],
         high, why_not = search.until(data.sizes_tried(dims[name])[1])
         if why:
             found[name] = dataclasses.replace(found[name], min=low)
-            notes.append(f"{name}: at least {low}, the smallest size that the model runs at: {why}")
+            notes.append(f"dimension {name}: minimum {low} ({why})")
         if why_not:
             found[name] = dataclasses.replace(found[name], max=high)
-            notes.append(f"{name}: at most {high}, the largest size that the model runs at: {why_not}")
+            notes.append(f"dimension {name}: maximum {high} ({why_not})")
     return found, notes
 
 
@@ -75,7 +75,7 @@ class _Search:
             raise
         except Exception as error:  # noqa: BLE001  ONNX Runtime raises a dozen classes of its own
             if NO_MEMORY.search(str(error)):
-                return ""  # the machine's limit and not the model's: the check of the export runs into it again, and tells it
+                return ""  # the machine's limit and not the model's: the export check runs into it again, and says so
             named = REFUSING.search(str(error))
             return f"{named[1]} {named[2]!r} fails at {size}" if named else f"{type(error).__name__} at {size}"
         empty = [name for name, array in answers.items() if not array.size]

@@ -62,7 +62,7 @@ class _OtherThreads:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """torch and transformers say nothing: what matters of it is checked and becomes an error or a note of our own."""
+    """torch and transformers say nothing: what matters is checked and becomes an error or a note of bertc."""
     # Not imported for the sake of silence alone: a factory may do without transformers.
     hf_logging: Any = sys.modules.get("transformers.utils.logging")
     before, bars = logging.root.manager.disable, hf_logging is not None and hf_logging.is_progress_bar_enabled()
@@ -299,7 +299,7 @@ def output_names(made: FactoryModel) -> tuple[str, ...]:
     for name, value in zip(names, tensors, strict=True):
         if not isinstance(value, Tensor):
             kind = type(value).__name__
-            raise SourceError(f"{_name(made)} returns a {kind} as {name}; wanted a tensor, or a flat tuple or dict of tensors")
+            raise SourceError(f"{_name(made)} returns a {kind} as {name}; expected a tensor, or a flat tuple or dict of tensors")
     if made.outputs is not None and len(made.outputs) != len(names):
         raise SourceError(f"{_name(made)} returns {len(names)} tensors, {len(made.outputs)} output names are given")
     wanted = tuple(made.outputs or names)
@@ -371,12 +371,12 @@ def _explained(error: Exception, made: FactoryModel) -> SourceError:
     named = [(d, n) for d, n in ports if re.search(rf"\b{d}\b", detail) or re.search(rf"\b{d}\b", violated)]
     dim, name = named[0] if named else ("?", "?")
     fixed = FIXED.search(detail)
-    what = f"was specialised to {fixed[1]} by the exporter" if fixed else "does not take every size it was declared for"
+    what = f"is fixed at {fixed[1]} by the model's code" if fixed else "does not take every size it was declared for"
     fixes = [f for f in lines if f.startswith(f"{dim} = ")]
     if fixes and fixes[-1].partition(" = ")[2] in {d for d, _ in ports}:
         other = fixes[-1].partition(" = ")[2]
         return SourceError(f"{_name(made)}: dimension {dim!r} of input {name!r} always equals {other!r}; give both one name")
-    hint = f" (what would work: {fixes[-1]})" if fixes else ""
+    hint = f" (torch.export suggests: {fixes[-1]})" if fixes else ""
     return SourceError(f"{_name(made)}: dimension {dim!r} of input {name!r} {what}: {detail}{hint}")
 
 

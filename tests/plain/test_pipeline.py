@@ -133,7 +133,7 @@ def test_an_export_is_built_without_torch(model: Path, tmp_path: Path, capsys: C
 
 def test_a_typed_artifact_is_no_source(built: Path, tmp_path: Path, capsys: Capture) -> None:
     run("build", built / "onnxruntime-fp16", "--target", "null", "-o", tmp_path / "x", code=2)
-    assert "is typed fp16 already; build from the export" in said(capsys)
+    assert "is already fp16; build from its export" in said(capsys)
 
 
 # Is the export the model?
@@ -323,7 +323,7 @@ def test_run_outside_the_profiles(model: Path, tmp_path: Path) -> None:
     runner.run(tiny.feeds(32, 16))
     refused(runner, tiny.feeds(1, 129), "length=129", "length 1..128 or 1..16")
     refused(runner, tiny.feeds(33, 16), "batch=33", "batch 1..1 or 2..32")
-    refused(runner, tiny.feeds(2, 17), "batch=2, length=17 together fit no profile", "batch=2..32,length=1..16")
+    refused(runner, tiny.feeds(2, 17), "no profile of this artifact fits batch=2, length=17", "batch=2..32,length=1..16")
 
 
 def test_encode(built: Path, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def capture_activations(graph: Graph, samples: Sequence[Sample], limit: int = LI
 
 def _run(graph: Graph, names: Sequence[str], candidates: Iterator[Feeds]) -> tuple[Feeds, Sequence[np.ndarray]]:
     """The first feeds that the graph runs on, and what it answers."""
-    why = "no sample has a place to attend to in every row"
+    why = "every sample has a fully masked row"
     try:
         runner, weights = reference_session(graph)
     except BertcError as error:
@@ -60,7 +60,7 @@ def small_feeds(graph: Graph, samples: Sequence[Sample]) -> Feeds:
     """Feeds of a few tokens, as `capture` would run the graph on. Raises DataError where no sample has a living row."""
     found = next(_small(graph, samples), None)
     if found is None:
-        raise DataError("no sample has a place to attend to in every row")
+        raise DataError("every sample has a fully masked row")
     return found
 
 

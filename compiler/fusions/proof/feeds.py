@@ -168,11 +168,11 @@ class _Sizes:
 
 def _check(value: ir.Value) -> None:
     if value.dtype is None or value.shape is None:
-        raise Refused(f"the type or shape of {value.name!r} is not known; run shape inference before")
+        raise Refused(f"the type or shape of {value.name!r} is unknown; run onnx.shape_inference on the file first")
     if value.dtype.numpy().kind not in "fiub":
-        raise Refused(f"nothing can be made up for {value.name!r} of type {value.dtype.name}")
+        raise Refused(f"no test data can be generated for {value.name!r} of type {value.dtype.name}")
     if any(not isinstance(d, int) and d.value is None for d in value.shape):
-        raise Refused(f"{value.name!r} has a dimension with no name in {value.shape}; run shape inference before")
+        raise Refused(f"{value.name!r} has an unnamed dimension in {value.shape}; run onnx.shape_inference on the file first")
 
 
 def _lows(graph: Graph) -> tuple[bool, float]:

@@ -2,7 +2,7 @@
 
 Both sides become small ONNX models whose inputs are everything that comes from outside, weights too. So one ONNX Runtime
 session serves every layer of the same structure, each match is still proven with its own weights, and nothing is compared with
-itself: the two sides share no node. The feeds are made in `proof_feeds.py`.
+itself: the two sides share no node. The feeds are made in `feeds.py`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ...core import BertcError, Dim
+from ...core import BertcError, BuildFailed, Dim
 from ...graph import DOMAIN, OPSET, Graph, Refused, constant_of, extend_match, model_from_nodes, outer_values
 from ...ops import Body
 from ...ops import expansion as canonical
-from ...runtime import import_onnxruntime
+from ...runtime import open_session, reference_options
 from ..rewrite import Match
 from .feeds import ROWS, Case, Feeder
 
@@ -113,7 +113,7 @@ class Prover:
                 error = _run(side, case, feeds, wanted)
                 if not error <= self.tolerance:
                     raise Refused(
-                        f"{side.what} is {error:.3g} off the original ({case.label}), the tolerance is {self.tolerance:g}; "
+                        f"{side.what} has a relative error of {error:.3g} ({case.label}), above {self.tolerance:g}; "
                         "check the order of its inputs and its attributes"
                     )
                 worst = max(worst, error)
@@ -157,15 +157,10 @@ def _unlike(sides: Sequence[_Side]) -> list[_Side]:
 
 
 def _open(data: bytes, what: str) -> Any:
-    ort = import_onnxruntime()
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise Refused(f"{what} is not a graph that ONNX Runtime takes: {_line(error)}") from error
+        return open_session(data, reference_options())
+    except BuildFailed as error:
+        raise Refused(f"ONNX Runtime rejects {what}: {_line(error.__cause__)}") from error
 
 
 def _run(side: _Side, case: Case, feeds: Arrays, wanted: Sequence[np.ndarray]) -> float:
@@ -183,7 +178,7 @@ def _living(got: np.ndarray, wanted: np.ndarray, case: Case, what: str) -> tuple
     if case.dead is None or wanted.shape != got.shape or wanted.shape[:1] != (ROWS,) or wanted.dtype.kind != "f":
         return got, wanted
     if (np.isfinite(wanted[case.dead]) & ~np.isfinite(got[case.dead])).any():
-        raise Refused(f"{what} gives values that are not finite; a row with every place masked must stay finite")
+        raise Refused(f"{what} gives NaN or Inf; a fully masked row must stay finite")
     return np.delete(got, case.dead, 0), np.delete(wanted, case.dead, 0)
 
 
@@ -194,7 +189,7 @@ def distance(got: np.ndarray, wanted: np.ndarray, what: str = "the new form") ->
     if wanted.dtype.kind != "f":
         return 0.0 if np.array_equal(got, wanted) else np.inf
     if (np.isfinite(wanted) & ~np.isfinite(got)).any() or (np.isnan(got) & ~np.isnan(wanted)).any():
-        raise Refused(f"{what} gives values that are not finite; a row with every place masked must stay finite")
+        raise Refused(f"{what} gives NaN or Inf; a fully masked row must stay finite")
     if (np.isinf(wanted) & ~(got * np.sign(wanted) >= -LOWEST)).any():
         raise Refused(f"{what} gives ordinary numbers where the original is infinite")
     b, a = wanted.astype(np.float64), got.astype(np.float64)
@@ -207,7 +202,7 @@ def _relative(a: np.ndarray, b: np.ndarray) -> float:
     return difference / peak if (peak := float(np.abs(b).max(initial=0))) else (np.inf if difference else 0.0)
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException | None) -> str:
     return str(error).strip().splitlines()[0][:300]
 
 

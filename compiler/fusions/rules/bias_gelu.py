@@ -45,15 +45,14 @@ class BiasGelu(pattern.RewriteRuleClassBase):
         if w is not None:
             x = op.FusedLinear(x, w, _domain=DOMAIN)
             x.shape, x.dtype = gelu.shape, gelu.dtype
-        return op.FusedBiasGelu(x, b, form=_form(gelu), _domain=DOMAIN)
+        return op.FusedBiasGelu(x, b, form=gelu_form(gelu), _domain=DOMAIN)
 
 
-def _form(gelu: Any) -> str:
+def gelu_form(gelu: Any) -> str:
+    """erf, tanh or quick: the form of a Gelu or FusedGelu by its output."""
     attributes = gelu.producer().attributes
-    if "form" in attributes:
-        return attributes["form"].as_string()
-    approximate = attributes.get("approximate")
-    return "tanh" if approximate is not None and approximate.as_string() == "tanh" else "erf"
+    approximate = attributes.get_string("approximate", "none")
+    return attributes.get_string("form", "tanh" if approximate == "tanh" else "erf")
 
 
 RULES: list[pattern.RewriteRule] = [

@@ -38,20 +38,20 @@ class Causal(pattern.RewriteRuleClassBase):
     def check(self, context, zero, low, out, **_):
         result = pattern.MatchResult()
         if constant_number(zero) != 0.0:
-            return result.fail("what stands for a score that is kept is not 0", zero)
+            return result.fail("kept scores get something other than 0", zero)
         if constant_number(low) is None or constant_number(low) > -1e4:
-            return result.fail("what stands for a masked score is not a low number", low)
+            return result.fail("masked scores do not get a large negative number", low)
         if out.shape is None or len(out.shape) != 4 or out.shape[1] != 1:
             return result.fail("the mask is not known to be [batch, 1, queries, keys]", out)
         if not any(use.node.op_type in FUSED for use in out.uses()):
-            return result.fail("no scores read it", out)
+            return result.fail("no attention scores read the mask", out)
         places, window, square = _places(out), _window(out), same_dim(out.shape[2], out.shape[3])
         if window is not None:
-            return result.fail(f"it compares with {window:g}: that may be a window, which no length tried would show", out)
+            return result.fail(f"it compares with {window:g}: maybe a sliding window, longer than any length that is tried", out)
         if places is None and not (square and out.shape[0] == 1):
             return result.fail("no mask [batch, keys] makes it, and it is not [1, 1, length, length]", out)
         if (places is None or not (square or out.shape[2] == 1)) and _measured(out) is None:
-            return result.fail("nothing on its way has as many places as it has queries", out)
+            return result.fail("no value on its way has as many positions as there are queries", out)
         return result
 
     def rewrite(self, op, out, low, **_):
@@ -154,6 +154,6 @@ EXAMPLES: list[str] = [
 _NEAR = "q = Unsqueeze(k, axis)\nh = Sub(q, k)\ng = Less(h, window)\nv = Unsqueeze(g, ones)\nw = And(v, c)\n"
 NEAR_MISSES: list[tuple[str, str]] = [
     (_text(_NEAR + _ORDER.replace("(c, x)", "(w, x)") + _END), "not proven"),
-    (_text(_NEAR + _ORDER.replace("(c, x)", "(w, x)") + _END, window=128), "that may be a window"),
+    (_text(_NEAR + _ORDER.replace("(c, x)", "(w, x)") + _END, window=128), "maybe a sliding window"),
     (_text("q = Unsqueeze(k, axis)\n" + _ORDER.replace("LessOrEqual", "GreaterOrEqual") + _END), "not proven"),
 ]

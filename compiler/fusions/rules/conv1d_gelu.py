@@ -21,6 +21,7 @@ import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
 from ...graph import DOMAIN, constant_number
+from .bias_gelu import gelu_form
 from .layernorm import is_vector
 
 OP = "FusedConv1dGelu"
@@ -67,7 +68,7 @@ class ConvGelu(pattern.RewriteRuleClassBase):
             return result.fail("auto_pad: the padding depends on the length", conv)
         channels = int(w.const_value.shape[0])
         if b is not None and not is_vector(b, channels):
-            return result.fail("the bias is not a constant vector, one number a channel", b)
+            return result.fail("the bias is not a constant vector, one number per channel", b)
         if crop and (reason := _why_no_crop(conv.producer(), cropped.producer())):
             return result.fail(reason, cropped)
         return result if norm is None else self._check_norm(result, channels, norm, found)
@@ -76,16 +77,16 @@ class ConvGelu(pattern.RewriteRuleClassBase):
         node = norm.producer()
         assert node is not None
         if self.spelling == "group" and node.attributes.get_int("num_groups", 0) != channels:
-            return result.fail("a group of several channels is normalised together", norm)
+            return result.fail("several channels are normalised together", norm)
         if self.spelling == "layer" and node.attributes.get_int("axis", -1) not in (-1, 2):
             return result.fail("the normalisation is not over the channels alone", norm)
         for name in ("one", "zero", "gamma", "beta"):
             value = found.get(name)
             column = self.spelling == "affine" and name in ("gamma", "beta")
             if value is not None and not (_is_column(value, channels) if column else is_vector(value, channels)):
-                return result.fail(f"{value.name} is not one constant number a channel", value)
+                return result.fail(f"{value.name} is not one constant number per channel", value)
         if self.spelling == "affine" and (_differs(found["one"], 1) or _differs(found["zero"], 0)):
-            return result.fail("the instance norm has a scale of its own beside the one behind it", norm)
+            return result.fail("the instance norm has its own scale besides the one after it", norm)
         return result
 
     def rewrite(self, op, x, w, conv, gelu, crop, b=None, cropped=None, norm=None, gamma=None, beta=None, **_):
@@ -93,7 +94,7 @@ class ConvGelu(pattern.RewriteRuleClassBase):
         strides, pads, dilations = _geometry(node)
         if crop:
             pads[1] -= strides[0] * _dropped(cropped.producer())
-        attributes = {"group": node.attributes.get_int("group", 1), "norm": NORMS[self.spelling], "form": _form(gelu)}
+        attributes = {"group": node.attributes.get_int("group", 1), "norm": NORMS[self.spelling], "form": gelu_form(gelu)}
         if norm is not None:
             attributes["epsilon"] = norm.producer().attributes.get_float("epsilon", 1e-5)
         if self.spelling == "affine":
@@ -119,9 +120,9 @@ def _why_no_crop(conv: ir.Node, crop: ir.Node) -> str:
     """Why what a Slice drops cannot be left out of the padding, "" if it can."""
     dropped = _dropped(crop)
     if dropped is None:
-        return "the slice does not drop a fixed number of the last places in time"
+        return "the slice does not drop a fixed number of last time steps"
     strides, pads, _ = _geometry(conv)
-    return "" if strides[0] * dropped <= pads[1] else "more places are dropped than the padding made"
+    return "" if strides[0] * dropped <= pads[1] else "more time steps are dropped than the padding added"
 
 
 def _is_column(value: ir.Value, channels: int) -> bool:
@@ -146,13 +147,6 @@ def _flat(value: ir.Value) -> ir.TensorProtocol:
         return ir.tensor(np.ascontiguousarray(tensor.numpy().reshape(-1)), name=name)
 
     return ir.LazyTensor(load, dtype=tensor.dtype, shape=ir.Shape([tensor.size]), name=name)
-
-
-def _form(gelu: ir.Value) -> str:
-    node = gelu.producer()
-    assert node is not None
-    approximate = node.attributes.get_string("approximate", "none")
-    return node.attributes.get_string("form", "tanh" if approximate == "tanh" else "erf")
 
 
 RULES: list[pattern.RewriteRule] = [
@@ -199,11 +193,11 @@ EXAMPLES: list[str] = [
 NEAR_MISSES: list[tuple[str, str]] = [
     (_text("c = Conv(x, v, b)\ny = Gelu(c)"), "not a convolution over one axis with a constant weight"),
     (_text('c = Conv <auto_pad = "SAME_UPPER"> (x, w, b)\ny = Gelu(c)'), "the padding depends on the length"),
-    (_text(_CONV + _AFFINE.format("g")), "a scale of its own"),
+    (_text(_CONV + _AFFINE.format("g")), "its own scale"),
     (
         _text(_CONV + "n = GroupNormalization <num_groups = 2> (c, g, beta)\ny = Gelu(n)", opset=21),
-        "a group of several channels is normalised together",
+        "several channels are normalised together",
     ),
-    (_text(_PADDED.format("second", "end")), "does not drop a fixed number of the last places"),
-    (_text(_PADDED.format("first", "far")), "more places are dropped than the padding made"),
+    (_text(_PADDED.format("second", "end")), "does not drop a fixed number of last time steps"),
+    (_text(_PADDED.format("first", "far")), "more time steps are dropped than the padding added"),
 ]

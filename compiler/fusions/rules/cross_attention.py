@@ -32,11 +32,11 @@ class CrossAttention(pattern.RewriteRuleClassBase):
             return result.fail("q, k and v are of different sizes", m["wk"])
         x, memory = m["x"], m["memory"]
         if x is memory:
-            return result.fail("queries and keys are of one sequence", x)
+            return result.fail("queries and keys come from the same sequence", x)
         if any(value.shape is None or len(value.shape) != 3 for value in (x, memory)):
-            return result.fail("what attends, or what it attends to, is not known to be [batch, length, width]", memory)
+            return result.fail("x or memory is not known to be [batch, length, width]", memory)
         if not same_dim(x.shape[0], memory.shape[0]):
-            return result.fail("the two sequences are not known to be of one batch", memory)
+            return result.fail("the two sequences are not known to have the same batch", memory)
         return check_shapes({**m, "other": memory}, shapes.pop()[1])
 
     def rewrite(self, op, **m):
@@ -76,5 +76,5 @@ EXAMPLES: list[str] = [
 ]
 NEAR_MISSES: list[tuple[str, str]] = [
     (_GRAPH.format(B="B", body="q = bertc.FusedLinear(x, wq)\n" + _K + _V.replace("memory", "third")), "memory bound to two"),
-    (_GRAPH.format(B="R", body="q = bertc.FusedLinear(x, wq)\n" + _K + _V), "not known to be of one batch"),
+    (_GRAPH.format(B="R", body="q = bertc.FusedLinear(x, wq)\n" + _K + _V), "not known to have the same batch"),
 ]

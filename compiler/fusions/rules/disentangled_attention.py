@@ -45,10 +45,10 @@ class DisentangledAttention(pattern.RewriteRuleClassBase):
         if constant_number(m["s"]) is None or not constant_number(m["s"]) == constant_number(m["s_c2p"]) == constant_number(
             m["s_p2c"]
         ):
-            return result.fail("the terms of the scores are not divided by one constant number", m["s_c2p"])
+            return result.fail("the terms of the scores are not divided by the same constant", m["s_c2p"])
         lowest = constant_number(m["low"])
         if lowest is None or lowest > -1e4:
-            return result.fail("the masked scores are not low", m["low"])
+            return result.fail("masked scores do not get a large negative number", m["low"])
         if m["scores"].shape is None or len(m["scores"].shape) != 4:
             return result.fail("the scores are not known to be [batch, heads, length, length]", m["scores"])
         for name in ("c2p", "p2c"):
@@ -172,7 +172,7 @@ def _text(first: str = "x", r: float = 40, low: float = -3.4028234663852886e38, 
 EXAMPLES: list[str] = [_text()]
 NEAR_MISSES: list[tuple[str, str]] = [
     (_text(first="other"), "x bound to two different values"),
-    (_text(r=41), "the terms of the scores are not divided by one constant number"),
-    (_text(low=-1), "the masked scores are not low"),
+    (_text(r=41), "the terms of the scores are not divided by the same constant"),
+    (_text(low=-1), "masked scores do not get a large negative number"),
     (_text(rows="B"), "the relative positions are not known to be [1, length, length]"),
 ]

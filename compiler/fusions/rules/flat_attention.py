@@ -51,7 +51,7 @@ class FlatAttention(pattern.RewriteRuleClassBase):
         if constant_number(m["scale_q"]) is None:
             return result.fail("q is multiplied by something that is not a constant number", m["scale_q"])
         if added.shape is None or len(added.shape) != 3 or not all(same_dim(dim, x.shape[1]) for dim in added.shape[1:]):
-            return result.fail("what is added is not known to be [batch * heads, length, length]", added)
+            return result.fail("the term added to the scores is not known to be [batch * heads, length, length]", added)
         back = m["unfolded"].shape
         if back is None or len(back) != 3 or not same_dim(back[0], x.shape[1]) or not same_dim(back[1], x.shape[0]):
             return result.fail("the result is not unfolded to [length, batch, width]", m["unfolded"])
@@ -134,5 +134,5 @@ def _text(total: str = "a, added", scale: str = "f") -> str:
 EXAMPLES: list[str] = [_text(), _text("added, a")]
 NEAR_MISSES: list[tuple[str, str]] = [
     (_text(scale="ff"), "q is multiplied by something that is not a constant number"),
-    (_text("a, z"), "what is added is not known to be [batch * heads, length, length]"),
+    (_text("a, z"), "the term added to the scores is not known to be [batch * heads, length, length]"),
 ]

@@ -36,7 +36,7 @@ def apply(graph: Graph, prove: Prove | None = None) -> tuple[Graph, Change]:
         mask = node.inputs[MASK] if (node.domain, node.op_type) == (DOMAIN, "FusedSdpa") and len(node.inputs) > MASK else None
         if mask is None or depends.get(mask):
             continue
-        answer: float | str | None = f"{mask.name} is made of positions alone, and is not known to mask nothing"
+        answer: float | str | None = f"{mask.name} depends on positions only, and may mask something"
         if _is_zero(mask):
             answer = _proven(node, mask, depends, prove) if prove else None
         module = origin_of(node).module
@@ -121,6 +121,6 @@ example (float[B, 2, S, 3] q, float[B, 2, 3, S] k, float[B, 2, S, 3] v, bool[B, 
 _HOLDS = "GreaterOrEqual(p, least)"
 EXAMPLES: list[str] = [_GRAPH.format(start=0, compare=_HOLDS), _GRAPH.format(start=0, compare="GreaterOrEqual(p, less)")]
 NEAR_MISSES: list[tuple[str, str]] = [
-    (_GRAPH.format(start=-1, compare=_HOLDS), "is not known to mask nothing"),
-    (_GRAPH.format(start=0, compare="Greater(p, least)"), "is not known to mask nothing"),
+    (_GRAPH.format(start=-1, compare=_HOLDS), "may mask something"),
+    (_GRAPH.format(start=0, compare="Greater(p, least)"), "may mask something"),
 ]

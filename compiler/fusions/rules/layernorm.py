@@ -13,6 +13,8 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
+from ...graph import constant_number
+
 OP = "LayerNormalization"
 OPSET = 17
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
@@ -57,9 +59,9 @@ class Decomposed(pattern.RewriteRuleClassBase):
             return result.fail("the input is not known to be floats of a fixed width", x)
         if not all(_over_last_axis(value, len(x.shape)) for value in (mean, variance)):
             return result.fail("a mean is not over the last axis alone, or drops it", mean)
-        if number(epsilon) is None:
+        if constant_number(epsilon) is None:
             return result.fail("epsilon is not a constant number", epsilon)
-        if two is not None and number(two) != 2:
+        if two is not None and constant_number(two) != 2:
             return result.fail("the power is not 2", two)
         for value in (gamma, beta):
             if value is not None and not is_vector(value, x.shape[-1]):
@@ -71,14 +73,7 @@ class Decomposed(pattern.RewriteRuleClassBase):
             ones = np.ones(x.shape[-1], x.dtype.numpy())
             gamma = op.initializer(ir.tensor(ones, dtype=x.dtype, name=f"{x.name}.ones"))
         inputs = [x, gamma] if beta is None else [x, gamma, beta]
-        return op.LayerNormalization(*inputs, axis=-1, epsilon=number(epsilon))
-
-
-def number(value: Any) -> float | None:
-    """The one number that a constant holds, whatever its rank; else None."""
-    if value is None or value.const_value is None or value.const_value.size != 1:
-        return None
-    return float(value.const_value.numpy().reshape(-1)[0])
+        return op.LayerNormalization(*inputs, axis=-1, epsilon=constant_number(epsilon))
 
 
 def is_vector(value: Any, width: int | None = None) -> bool:

@@ -48,7 +48,7 @@ class WithBias(pattern.RewriteRuleClassBase):
         if b.const_value is None:
             return result.fail("the bias is not constant", b)
         if not _is_row(b, w.const_value.shape[0 if swap else 1]) or x.shape is None or len(b.const_value.shape) > len(x.shape):
-            return result.fail("the bias is not one number a column", b)
+            return result.fail("the bias is not one number per column", b)
         return result
 
     def rewrite(self, op, x, w, b, swap, **_):
@@ -93,7 +93,7 @@ class Gemm(pattern.RewriteRuleClassBase):
         if b is not None and b.const_value is None:
             return result.fail("the bias is not constant", b)
         if b is not None and not _is_row(b, columns):
-            return result.fail("the bias is not one number a column", b)
+            return result.fail("the bias is not one number per column", b)
         if not self.flattened:
             return result
         if _attribute(gemm, "transA", 0):
@@ -180,6 +180,6 @@ EXAMPLES: list[str] = [
 ]
 NEAR_MISSES: list[tuple[str, str]] = [
     (_GRAPH.format(body="m = MatMul(x, w)\ny = Add(m, r)"), "the bias is not constant"),
-    (_GRAPH.format(body="m = MatMul(x, w)\ny = Add(m, one)"), "the bias is not one number a column"),
+    (_GRAPH.format(body="m = MatMul(x, w)\ny = Add(m, one)"), "the bias is not one number per column"),
     (_GRAPH.format(body="f = Reshape(x, flat)\ngm = Gemm(f, w, b)\ny = Reshape(gm, back)"), "do not undo each other"),
 ]

@@ -166,7 +166,7 @@ def _meaning(value: ir.Value, nodes: list[ir.Node], depends: Mapping[ir.Value, f
             return f"the shape of {node.inputs[0].name} is not known in terms of {source.name}"
     longest = max([64, *(2 * n + 3 for n in _integers(nodes))])
     if longest > LONGEST:
-        return f"it compares with {(longest - 3) // 2}, too far to try every length up to there"
+        return f"it compares with {(longest - 3) // 2}: too many lengths to try"
     low: float | None = None
     try:
         run = Run(value, nodes, foreign, source)

@@ -39,11 +39,11 @@ class Plain(pattern.RewriteRuleClassBase):
         if causal and self.past:
             return result.fail("both causal and with past", node)
         if not causal and not self.past:
-            return result.fail("neither causal nor with past: sdpa takes it", node)
+            return result.fail("neither causal nor with past: left to rule sdpa", node)
         if not self.past and any(value is not None for value in node.inputs[4:]):
             return result.fail("past keys and values are given, but no more than one output", node)
         if any(value.uses() or value.is_graph_output() for value in node.outputs[3 if self.past else 1 :]):
-            return result.fail("an output that only the operator gives is used", node)
+            return result.fail("an output of Attention that has no fused form is used", node)
         if node.attributes.get_float("softcap", 0.0):
             return result.fail("the scores are capped (softcap)", node)
         given = [v for v in (q, k, v, past_k, past_v) if v is not None]

@@ -49,11 +49,11 @@ class PastAttention(pattern.RewriteRuleClassBase):
         for name in ("k", "v"):
             past, present = m[f"past_{name}"], m[f"present_{name}"]
             if past.shape is None or present.shape is None or len(past.shape) != 4 or len(present.shape) != 4:
-                return result.fail("the cache is not known to be [batch, heads, places, size]", past)
+                return result.fail("the cache is not known to be [batch, heads, length, size]", past)
             if present.producer().attributes["axis"].as_int() not in (2, -2):
-                return result.fail("what is new is not put behind the places of the cache", present)
+                return result.fail("new keys or values are not appended to the cache", present)
             if not same_dim(past.shape[1], present.shape[1]) or not same_dim(past.shape[3], present.shape[3]):
-                return result.fail("the heads of the cache are others than the new ones", past)
+                return result.fail("the cache has other heads than the new keys or values", past)
         if self.one_weight:
             return check_packed(m)
         widths = {tuple(m[f"w{name}"].const_value.shape.numpy()) for name in NAMES}
@@ -110,5 +110,5 @@ EXAMPLES: list[str] = [
 ]
 NEAR_MISSES: list[tuple[str, str]] = [
     (_text(_THREE.format("other")), "x bound to two different values"),
-    (_text(_THREE.format("x"), axis=0), "not put behind the places of the cache"),
+    (_text(_THREE.format("x"), axis=0), "are not appended to the cache"),
 ]

@@ -40,9 +40,9 @@ class Rotary(pattern.RewriteRuleClassBase):
             return result.fail("the heads are not cut in two halves", first)
         for value in (cos, sin):
             if value.shape is None or len(value.shape) != 4 or value.shape[1] != 1 or value.shape[3] != size:
-                return result.fail("the angles are not known to be [1 or batch, 1, length, size]", value)
+                return result.fail("cos or sin is not known to be [1 or batch, 1, length, size]", value)
             if not same_dim(value.shape[2], x.shape[2]):
-                return result.fail("the angles are not as many as the places", value)
+                return result.fail("cos or sin is not known to have one row per position", value)
         return result
 
     def rewrite(self, op, x, cos, sin, **_):
@@ -91,5 +91,5 @@ EXAMPLES: list[str] = [_text(), _text(total="m, c")]
 NEAR_MISSES: list[tuple[str, str]] = [
     (_text(cut="wrong"), "the heads are not cut in two halves"),
     (_text(negated="a", other="b"), "the heads are not cut in two halves"),
-    (_text(sin="flat"), "the angles are not known to be [1 or batch, 1, length, size]"),
+    (_text(sin="flat"), "cos or sin is not known to be [1 or batch, 1, length, size]"),
 ]

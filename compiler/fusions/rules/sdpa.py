@@ -65,11 +65,11 @@ class Sdpa(pattern.RewriteRuleClassBase):
         if axis is not None and axis.as_int() not in (-1, 3):
             return result.fail("the softmax is not over the last axis", p)
         if rest["tail"] and constant_number(zero) != 0.0:
-            return result.fail("the tail does not put 0 for NaN", zero)
+            return result.fail("NaN is replaced by something other than 0", zero)
         if rest["kind"] in ("keep", "drop") and constant_number(low) is None:
-            return result.fail("what stands for a masked score is not a constant number", low)
+            return result.fail("the value of masked scores is not a constant number", low)
         if rest["kind"] in ("keep", "drop") and constant_number(low) > -1e4:
-            return result.fail("the masked scores are not low", low)
+            return result.fail("masked scores do not get a large negative number", low)
         if mask is not None and (mask.shape is None or len(mask.shape) > 4):
             return result.fail("the mask is not known to broadcast to [batch, heads, length, length]", mask)
         if self.on_operands and (not (rest["on_q"] or rest["on_k"]) or _operands(q, k_t, rest) is None):
@@ -240,7 +240,10 @@ EXAMPLES: list[str] = [
 _REST = "p = Softmax <axis = -1> (b)\ny = MatMul(p, v)"
 NEAR_MISSES: list[tuple[str, str]] = [
     (_GRAPH.format(body="a = MatMul(q, k_t)\nb = Mul(a, f)\n" + _REST), "the scale is not a constant number"),
-    (_GRAPH.format(body="a = MatMul(q, k_t)\nb = Where(keep, a, one)\n" + _REST), "the masked scores are not low"),
+    (
+        _GRAPH.format(body="a = MatMul(q, k_t)\nb = Where(keep, a, one)\n" + _REST),
+        "masked scores do not get a large negative number",
+    ),
     (_GRAPH.format(body=_SCORES + "p = Softmax <axis = 1> (b)\ny = MatMul(p, v)"), "not over the last axis"),
-    (_GRAPH.format(body=_SCORES + "p = Softmax (b)\nn = IsNaN(p)\nz = Where(n, one, p)\ny = MatMul(z, v)"), "put 0 for NaN"),
+    (_GRAPH.format(body=_SCORES + "p = Softmax (b)\nn = IsNaN(p)\nz = Where(n, one, p)\ny = MatMul(z, v)"), "NaN is replaced"),
 ]

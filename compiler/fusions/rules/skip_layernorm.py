@@ -13,8 +13,8 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
-from ...graph import DOMAIN
-from .layernorm import _over_last_axis, is_vector, number
+from ...graph import DOMAIN, constant_number
+from .layernorm import _over_last_axis, is_vector
 
 OP = "FusedSkipLayerNorm"
 RMS_OP = "FusedSkipRmsNorm"
@@ -68,7 +68,7 @@ class Skip(pattern.RewriteRuleClassBase):
 
     def rewrite(self, op, x, skip, gamma, y, b=None, beta=None, epsilon=None, **_):
         if epsilon is not None:
-            value = number(epsilon)
+            value = constant_number(epsilon)
         else:
             attribute = y.producer().attributes.get("epsilon")
             value = 1e-5 if attribute is None else attribute.as_float()
@@ -79,9 +79,9 @@ class Skip(pattern.RewriteRuleClassBase):
 
 
 def _check_rms(result: Any, total: ir.Value, found: dict[str, Any]) -> Any:
-    if number(found.get("epsilon")) is None:
+    if constant_number(found.get("epsilon")) is None:
         return result.fail("epsilon is not a constant number", found.get("epsilon"))
-    if found.get("two") is not None and number(found["two"]) != 2:
+    if found.get("two") is not None and constant_number(found["two"]) != 2:
         return result.fail("the power is not 2", found["two"])
     if not _over_last_axis(found["mean"], len(total.shape or ())):
         return result.fail("the mean is not over the last axis alone, or drops it", found["mean"])

@@ -22,7 +22,7 @@ def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     mask, queries = padded_inputs(node, 2)
     low = node.attributes.get_float("low")
     if low is None or not np.isfinite(low):
-        raise InputError(f"FusedCausalMask {node.name!r} has low {low}; it takes a finite number, or a row with no place is NaN")
+        raise InputError(f"FusedCausalMask {node.name!r} has low {low}; it takes a finite number, or a fully masked row is NaN")
     if mask is None and queries is None:
         raise InputError(f"FusedCausalMask {node.name!r} has neither a mask nor a number of queries: its size is not known")
     places = queries if mask is None else op.Shape(mask, start=1, end=2)

@@ -14,27 +14,20 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ...core import InputError
-from ..builder import add_all, constant, padded_inputs
+from ..builder import add_all, constant, head_count, merge_heads, padded_inputs, split_heads
 
 OP = "FusedDisentangledAttention"
-ADDED = 1  # the input that is added to the scores
+MASK_INPUT = 1  # the input that is added to the scores
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     x, mask, wqkv, bqkv, wo, bo, pos_k, c2p, pos_q, p2c = padded_inputs(node, 10)
-    heads = node.attributes.get_int("num_heads")
-    if not heads:
-        raise InputError(f"FusedDisentangledAttention {node.name!r} has no attribute num_heads")
-    packed = op.Reshape(add_all(op, op.MatMul(x, wqkv), bqkv), constant(op, [0, 0, 3 * heads, -1], np.int64))
-    parts = op.Split(packed, axis=2, num_outputs=3, _outputs=3)
-    q, k, v = (op.Transpose(part, perm=[0, 2, 1, 3]) for part in parts)
+    q, k, v = (op.Transpose(part, perm=[0, 2, 1, 3]) for part in split_heads(op, x, wqkv, bqkv, head_count(node), 3))
     positions = op.Add(_looked_up(op, q, pos_k, c2p), op.Transpose(_looked_up(op, k, pos_q, p2c), perm=[0, 1, 3, 2]))
     scores = op.Add(op.MatMul(q, op.Transpose(k, perm=[0, 1, 3, 2])), positions)
     scaled = op.Mul(scores, constant(op, node.attributes.get_float("scale", 1.0)))
     context = op.MatMul(op.Softmax(add_all(op, scaled, mask), axis=-1), v)
-    merged = op.Reshape(op.Transpose(context, perm=[0, 2, 1, 3]), constant(op, [0, 0, -1], np.int64))
-    return [add_all(op, op.MatMul(merged, wo), bo)]
+    return [merge_heads(op, context, wo, bo)]
 
 
 def _looked_up(op: Any, x: ir.Value, table: ir.Value, index: ir.Value) -> ir.Value:

@@ -9,25 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
-from ...core import InputError
-from ..builder import add_all, constant, padded_inputs, scaled_dot_product
+from ..builder import head_count, merge_heads, padded_inputs, scaled_dot_product, split_heads
 from .rotary import rotate
 
 OP = "FusedRotaryAttention"
-ADDED = 1  # the input that is added to the scores
+MASK_INPUT = 1  # the input that is added to the scores
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     x, mask, cos, sin, wqkv, bqkv, wo, bo = padded_inputs(node, 8)
-    heads = node.attributes.get_int("num_heads")
-    if not heads:
-        raise InputError(f"FusedRotaryAttention {node.name!r} has no attribute num_heads")
-    packed = op.Reshape(add_all(op, op.MatMul(x, wqkv), bqkv), constant(op, [0, 0, 3 * heads, -1], np.int64))
-    parts = op.Split(packed, axis=2, num_outputs=3, _outputs=3)
-    q, k, v = (op.Transpose(part, perm=[0, 2, 1, 3]) for part in parts)
+    q, k, v = (op.Transpose(part, perm=[0, 2, 1, 3]) for part in split_heads(op, x, wqkv, bqkv, head_count(node), 3))
     q, k_t = rotate(op, q, cos, sin), op.Transpose(rotate(op, k, cos, sin), perm=[0, 1, 3, 2])
-    context = op.Transpose(scaled_dot_product(op, q, k_t, v, mask, node.attributes.get_float("scale", 1.0)), perm=[0, 2, 1, 3])
-    return [add_all(op, op.MatMul(op.Reshape(context, constant(op, [0, 0, -1], np.int64)), wo), bo)]
+    context = scaled_dot_product(op, q, k_t, v, mask, node.attributes.get_float("scale", 1.0))
+    return [merge_heads(op, context, wo, bo)]

@@ -21,6 +21,6 @@ def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     mask = node.inputs[0]
     low = node.attributes.get_float("low")
     if low is None or not np.isfinite(low):
-        raise InputError(f"FusedScoreMask {node.name!r} has low {low}; it takes a finite number, or a row with no place is NaN")
+        raise InputError(f"FusedScoreMask {node.name!r} has low {low}; it takes a finite number, or a fully masked row is NaN")
     seen = op.Unsqueeze(op.Cast(mask, to=ir.DataType.BOOL), constant(op, [1, 2], np.int64))
     return [op.Where(seen, constant(op, 0.0), constant(op, low))]

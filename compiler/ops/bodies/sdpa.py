@@ -13,7 +13,7 @@ import onnx_ir as ir
 from ..builder import padded_inputs, scaled_dot_product
 
 OP = "FusedSdpa"
-ADDED = 3  # the input that is added to the scores
+MASK_INPUT = 3  # the input that is added to the scores
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:

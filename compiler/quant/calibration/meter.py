@@ -75,7 +75,7 @@ class Meter:
                 return None
             if alive.name not in names:
                 continue
-            if size != len(alive.places):
+            if size != len(alive.positions):
                 return None
-            array = array.compress(alive.places, axis)
+            array = array.compress(alive.positions, axis)
         return array

@@ -126,7 +126,10 @@ def require_plain(graph: Graph) -> None:
     foreign = [n for n in graph.model.graph.all_nodes() if n.domain not in ("", "ai.onnx")]
     if foreign:
         shown = ", ".join(f"{n.name!r} ({n.domain}.{n.op_type})" for n in foreign[:SHOWN_ERRORS])
-        raise BuildFailed(f"{len(foreign)} nodes are not ONNX operators: {shown}; TensorRT ignores domains: inline or lower them")
+        raise BuildFailed(
+            f"{len(foreign)} nodes are not ONNX operators: {shown}; TensorRT cannot read them: give the file from before ONNX "
+            "Runtime's optimiser, or build for onnxruntime=fp32"
+        )
     if graph.model.functions:
         shown = ", ".join(f"{domain}.{name}" for domain, name, _ in list(graph.model.functions)[:SHOWN_ERRORS])
         raise BuildFailed(f"the graph has local functions: {shown}; TensorRT mixes up their weights: inline them first")

@@ -70,7 +70,7 @@ def test_incomplete_goldens(tmp_path):
         load_goldens(tmp_path / "goldens.npz")
     with zipfile.ZipFile(tmp_path / "goldens.npz", "w"):
         pass
-    with pytest.raises(ArtifactError, match="no complete series"):
+    with pytest.raises(ArtifactError, match="lacks samples"):
         load_goldens(tmp_path / "goldens.npz")
     whole = {"0/in/x": np.ones(1), "0/out/y": np.ones(1), "0/label": np.array("a"), "0/dead": np.zeros(0, int)}
     for absent in whole:
@@ -78,7 +78,7 @@ def test_incomplete_goldens(tmp_path):
         with pytest.raises(ArtifactError, match="sample 0 is incomplete"):
             load_goldens(tmp_path / "goldens.npz")
     np.savez(tmp_path / "goldens.npz", **{key.replace("0/", "1/"): array for key, array in whole.items()})
-    with pytest.raises(ArtifactError, match=r"no complete series of samples \(found 1\)"):
+    with pytest.raises(ArtifactError, match=r"lacks samples \(found 1\)"):
         load_goldens(tmp_path / "goldens.npz")
     np.savez(tmp_path / "goldens.npz", **(whole | {"0/in/x": np.array([None])}))
     with pytest.raises(ArtifactError, match="is damaged"):

@@ -115,7 +115,7 @@ def test_force_replaces_nothing_that_bertc_did_not_make(tmp_path: Path) -> None:
     (mixed / "photos").mkdir()
     for out in (plain, web, mixed):
         before = sorted(out.rglob("*"))
-        refused(lambda out=out: stage_one(out, force=True), "did not make", "--force")  # type: ignore[misc]
+        refused(lambda out=out: stage_one(out, force=True), "did not write", "--force")  # type: ignore[misc]
         assert sorted(out.rglob("*")) == before
     several = fake(tmp_path / "several" / "null-fp32").parent
     fake(several / "onnxruntime-fp16")
@@ -225,7 +225,7 @@ def test_one_changed_bit_or_a_missing_file_is_found(copy: Path, name: str) -> No
     data = bytearray((copy / name).read_bytes())
     data[len(data) // 2] ^= 1
     (copy / name).write_bytes(data)
-    refused(lambda: open_artifact(copy), name, "sha256 differs", "build it again")
+    refused(lambda: open_artifact(copy), name, "sha256", "build it again")
     (copy / name).unlink()
     refused(lambda: open_artifact(copy), name, "is missing", "copy the whole directory")
 
@@ -236,7 +236,7 @@ def test_every_command_checks_hashes_first(copy: Path, command: str, capsys: pyt
         file.write(b"x")
     more = ["--target", "null", "--fp32", "-o", str(copy.parent / "new")] if command == "build" else []
     assert cli.run([command, str(copy), *more]) == 2
-    assert "goldens.npz is not the file that was built" in capsys.readouterr().err
+    assert "goldens.npz differs from the file that was built" in capsys.readouterr().err
     assert not (copy.parent / "new").exists()
 
 
@@ -298,10 +298,10 @@ def test_files_outside_the_artifact(copy: Path) -> None:
 
 
 def test_no_artifact_at_all(tmp_path: Path) -> None:
-    refused(lambda: open_artifact(tmp_path), "not a bertc artifact", "it is empty")
+    refused(lambda: open_artifact(tmp_path), "not a bertc artifact", "found: nothing")
     refused(lambda: open_artifact(tmp_path / "gone"), "no such directory")
     (tmp_path / "a.txt").write_text("")
-    refused(lambda: open_artifact(tmp_path), "holds no manifest.json (a.txt)")
+    refused(lambda: open_artifact(tmp_path), "no manifest.json (found: a.txt)")
 
 
 def test_model_and_graph_are_one_file(built: Path, copy: Path) -> None:

@@ -69,7 +69,7 @@ def test_names_and_the_number_of_classes_come_from_the_assets(tmp_path):
     logits = TensorSpec("logits", "float32", ("batch", 1))
     assert Labels.from_assets("sequence-classification", [config]).classes == 2
     assert Labels.from_assets("sequence-classification", [config], [logits]).classes == 1
-    assert Labels.from_assets("features", []).unused().startswith("labels are not used: the task 'features' has no metric")
+    assert Labels.from_assets("features", []).unused().startswith("labels are ignored: task 'features' has no metric")
     config.write_text("{")
     with pytest.raises(ArtifactError, match="not valid JSON"):
         Labels.from_assets("sequence-classification", [config])
@@ -167,7 +167,7 @@ def test_each_text_of_a_pair_is_embedded_alone(tmp_path, encoder):
 def test_bad_pairs(tmp_path, encoder):
     with pytest.raises(DataError, match=r"p\.jsonl:1 has a label and no 'text_pair'"):
         read(write(tmp_path / "p.jsonl", {"text": "a", "label": 1}), Labels("sentence-embedding"), encoder)
-    with pytest.raises(DataError, match=r"p\.jsonl:1: the label 'high' is no number"):
+    with pytest.raises(DataError, match=r"p\.jsonl:1: the label 'high' is not a number"):
         read(write(tmp_path / "p.jsonl", {"text": "a", "text_pair": "b", "label": "high"}), Labels("sentence-embedding"), encoder)
 
 
@@ -215,5 +215,5 @@ def test_symbols_and_the_blank_come_from_the_assets(tmp_path):
 
 def test_a_transcript_without_words(tmp_path):
     path = write(tmp_path / "t.jsonl", {"audio": "a.wav", "label": " "})
-    with pytest.raises(DataError, match=r"t\.jsonl:1 has a label that is no transcript"):
+    with pytest.raises(DataError, match=r"t\.jsonl:1 has a label that is not a transcript"):
         CTC.transcripts(list(rows_of(path)))

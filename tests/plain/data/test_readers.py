@@ -1,4 +1,4 @@
-"""Data of every kind of file: what it gives, and that nothing empty, broken or unfit passes."""
+"""Data of every kind of file: what it gives, and that no empty axis, broken or unfit passes."""
 
 import builtins
 import json
@@ -100,7 +100,7 @@ def test_batches_stay_within_the_model(tmp_path, encoder):
         ("t.tsv", "text\tlabel\na\t1\nb\t\n", "t.tsv:3 has no label, and 1 of 2 rows have one"),
         ("t.csv", "text,lable\na,1\n", "t.csv:2 has a column 'lable'; did you mean 'label'"),
         ("t.jsonl", '{"text": "a", "label": 1}\n{"text": "b"}', "t.jsonl:2 has no label, and 1 of 2 rows have one"),
-        ("t.jsonl", '{"tokens": ["a", ""]}', "t.jsonl:1 has 'tokens' that are no list of words"),
+        ("t.jsonl", '{"tokens": ["a", ""]}', "t.jsonl:1 has 'tokens' that are not a list of words"),
         ("t.jsonl", '{"question": "a"}', "t.jsonl:1 has no string 'context'"),
         ("t.parquet", "a", "known: .txt"),
         ("t", "a", "known: .txt"),
@@ -246,11 +246,11 @@ def test_numbered_arrays(tmp_path):
     ("arrays", "message"),
     [
         ({}, "holds no arrays"),
-        ({"ids": np.ones((1, 1), int)}, "has an array 'ids'; wanted input_ids"),
+        ({"ids": np.ones((1, 1), int)}, "has an array 'ids'; expected input_ids"),
         ({"0/input_ids": np.ones((1, 1), int)}, "x.npz 0 lacks the input attention_mask"),
         (feeds_of(extra=np.ones(1)), "has an array"),
         (feeds_of(input_ids=np.ones(3, int)), r"'input_ids' has shape \[3\]"),
-        (feeds_of(rows=0), "nothing empty"),
+        (feeds_of(rows=0), "no empty axis"),
         (feeds_of(length=65), "length from 1 to 64"),
         (feeds_of(attention_mask=np.ones((2, 4), int)), "length=4, an earlier input has length=3"),
         (feeds_of(input_ids=np.ones((2, 3))), "is float64, which does not fit"),

@@ -204,7 +204,7 @@ def test_fixed_shapes_keep_the_paddings():
 
 
 def test_synthetic_refuses_what_it_cannot_make():
-    with pytest.raises(DataError, match="'legnth' of unknown range; did you mean 'length'"):
+    with pytest.raises(DataError, match="unknown dimension 'legnth'; did you mean 'length'"):
         synthetic_samples(of_inputs("int64[batch, legnth] x"), DIMS)
     with pytest.raises(DataError, match=r"\.npz"):
         synthetic_samples(of_inputs("string[batch] x"), DIMS)

@@ -58,7 +58,7 @@ def test_sides_equal_to_transformers(folder, side):
 def test_baked_padding_and_truncation_are_overridden_and_said():
     encoder = Encoder.from_directory(MINILM, 512)
     assert encoder.notes == (
-        "tokenizer.json asks for padding to 128 and truncation at 128: overridden, padding is to the longest of a batch, "
+        "tokenizer.json sets padding to 128 and truncation at 128: overridden by padding to the longest of a batch, "
         "truncation at 512",
     )
     assert encoder.encode(["a cat"])["input_ids"].shape == (1, 4)
@@ -67,7 +67,7 @@ def test_baked_padding_and_truncation_are_overridden_and_said():
 
 def test_limit_of_the_configuration_counts_where_none_is_given():
     assert Encoder.from_directory(MINILM).max_length == 512
-    assert Encoder.from_directory(MINILM, 128).notes[0].startswith("tokenizer.json asks for padding to 128: overridden")
+    assert Encoder.from_directory(MINILM, 128).notes[0].startswith("tokenizer.json sets padding to 128: overridden")
 
 
 def test_no_limit(folder):
@@ -119,7 +119,7 @@ def test_no_padding_token_is_said(tmp_path):
 
     Tokenizer(models.WordLevel({"x": 5}, unk_token="x")).save(str(tmp_path / "tokenizer.json"))
     encoder = Encoder.from_directory(tmp_path)
-    assert encoder.notes == ("the tokenizer has no padding token: padded with id 0",)
+    assert encoder.notes == ("the tokenizer has no padding token: id 0 pads",)
 
 
 @pytest.mark.parametrize(

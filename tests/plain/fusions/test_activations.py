@@ -87,7 +87,7 @@ def test_a_graph_that_cannot_be_run_is_said() -> None:
     with pytest.raises(DataError, match="indices element out of data bounds"):
         activations.capture_activations(broken, data.synthetic_samples(graph(), DIMS))
     (note,) = fuse.fuse(graph(), {}).notes
-    assert "could not be run for its own" in note and "dimension 'batch' of unknown range" in note
+    assert "random activations only" in note and "unknown dimension 'batch'" in note
 
 
 def test_weights_beside_the_file_are_found_from_anywhere(tmp_path: Path) -> None:

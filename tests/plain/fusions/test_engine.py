@@ -111,7 +111,7 @@ def test_a_rules_file_that_cannot_be_used(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(RecipeError, match="rules"):
         fuse.rules_from_file(path)
-    with pytest.raises(RecipeError, match="no Python file"):
+    with pytest.raises(RecipeError, match="no such Python file"):
         fuse.rules_from_file(tmp_path / "absent.py")
 
 
@@ -124,7 +124,7 @@ def test_an_expectation_is_never_passed_over_in_silence(tmp_path: Path, capsys: 
     assert run([*build, "-o", str(tmp_path / "a")]) == 1
     said = capsys.readouterr().err
     assert "attention: 0 of 1 found" in said
-    assert "converted from opset 17 to 20" in said
+    assert "converted from 17 to 20" in said
     assert run([*build, "--no-fuse", "-o", str(tmp_path / "b")]) == 0
     assert "--no-fuse); expected fusions (bert:1): not checked" in " ".join(capsys.readouterr().err.split())
 

@@ -142,9 +142,9 @@ def test_no_weight_is_held_twice() -> None:
 def test_the_whole_graph_gives_the_same_fused_expanded_and_as_functions() -> None:
     graph = fused()[0]
     for sample in data.synthetic_samples(encoder(), DIMS):
-        wanted = reference.run_model(encoder(), sample.feeds)["y"]
+        wanted = reference.ReferenceRunner(encoder()).run(sample.feeds)["y"]
         for made in (canonical.expand(graph), canonical.as_functions(graph)):
-            assert distance(reference.run_model(made, sample.feeds)["y"], wanted) < 1e-5
+            assert distance(reference.ReferenceRunner(made).run(sample.feeds)["y"], wanted) < 1e-5
 
 
 def permuted(index: int, order: str) -> Mutation:
@@ -230,7 +230,7 @@ def test_a_mutation_is_caught_in_every_match(name: str) -> None:
     answers = mutated(mutate, op)
     assert answers and all(isinstance(answer, str) for answer in answers), answers
     # by its numbers, but for a number of heads that the mask or the width does not divide into
-    assert all("off the original" in str(answer) for answer in answers) or name == "number of heads", answers
+    assert all("relative error" in str(answer) for answer in answers) or name == "number of heads", answers
 
 
 @pytest.mark.parametrize("op", sorted({op for op, _ in MUTATIONS.values()}))
@@ -246,7 +246,7 @@ def test_a_refused_match_leaves_the_graph_as_it_was_and_says_why() -> None:
     prover = Prover(clean, DIMS, lowerings={"upside-down": table})
     graph, change = apply_rules(clean, fuse.named_rules("linear", linear.RULES), prover)
     assert not change.applied and graph.op_counts() == clean.op_counts()
-    assert any("upside-down's lowering is" in r.reason for r in change.refusals)
+    assert any("upside-down's lowering has" in r.reason for r in change.refusals)
     again, change = apply_rules(graph, fuse.named_rules("linear", linear.RULES))
     assert change.applied and "bertc.FusedLinear" in again.op_counts()
 
@@ -298,7 +298,7 @@ def test_what_cannot_be_run_is_refused_with_the_reason() -> None:
     linear = importlib.import_module("bertc.fusions.rules.linear")
     _, change = apply_rules(graph, fuse.named_rules("linear", linear.RULES), Prover(graph, DIMS))
     reasons = {r.reason for r in change.refusals}
-    assert not change.applied and any("is not known; run shape inference" in reason for reason in reasons), reasons
+    assert not change.applied and any("is unknown; run onnx.shape_inference" in reason for reason in reasons), reasons
 
 
 def test_distance_looks_at_ordinary_numbers_beside_a_score_mask() -> None:
@@ -311,7 +311,7 @@ def test_distance_looks_at_ordinary_numbers_beside_a_score_mask() -> None:
     for got in (0.0, np.nan, np.inf):
         with pytest.raises(Refused):
             distance(np.array([got], np.float32), np.array([-np.inf], np.float32))
-    with pytest.raises(Refused, match="not finite"):
+    with pytest.raises(Refused, match="NaN or Inf"):
         distance(np.array([np.nan], np.float32), np.array([0], np.float32))
     with pytest.raises(Refused, match="the original"):
         distance(np.zeros(3, np.float32), np.zeros((1, 3), np.float32))

@@ -136,7 +136,7 @@ MUTATIONS: dict[str, tuple[int, Mutation]] = {
 def test_a_mutation_is_caught(name: str) -> None:
     index, mutate = MUTATIONS[name]
     answers = proved(index, mutate)
-    assert answers and all("the original" in answer for answer in answers), answers
+    assert answers and all(answer.startswith("not proven: the canonical body") for answer in answers), answers
 
 
 @pytest.mark.parametrize("index", sorted({index for index, _ in MUTATIONS.values()}))

@@ -152,5 +152,5 @@ def test_a_bias_filled_where_nobody_looks_is_a_bias_and_a_mask() -> None:
         source = Graph(ir.from_onnx_text(HEAD + text.format(low=low, more=more, body=body)))
         graph = cleanup.normalize(source)
         assert (graph.op_counts()["Add"] == 2) == split
-        found = [reference.run_model(g, feeds)["y"] for g in (source, graph)]
+        found = [reference.ReferenceRunner(g).run(feeds)["y"] for g in (source, graph)]
         np.testing.assert_array_equal(*found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import jit
@@ -66,12 +67,12 @@ def test_conversion_alone_changes_no_bit_and_no_weight(name: str, tmp_path: Path
     weights = {key: value.const_value for key, value in graph.model.graph.initializers.items()}
     upgraded = opset.upgrade_opset(graph)
     assert upgraded.graph.opset == 20
-    assert upgraded.notes == (f"the graph was converted from opset {graph.opset} to 20 to be fused",)
+    assert upgraded.notes == (f"opset converted from {graph.opset} to 20 for fusion",)
     assert upgraded.graph.inputs == graph.inputs
     assert upgraded.graph.outputs == graph.outputs
     after = upgraded.graph.model.graph.initializers
     assert all(after[key].const_value is tensor for key, tensor in weights.items() if tensor.size > opset.KEPT)
-    assert "relative error at most 0.0e+00" in conversion.check_conversion(graph, upgraded.graph, dims)
+    assert "relative error 0.0e+00" in conversion.check_conversion(graph, upgraded.graph, dims)
 
 
 def test_weights_are_not_read_however_large() -> None:
@@ -212,15 +213,15 @@ def test_a_target_that_fuses_builds_on_with_the_reason(tmp_path: Path) -> None:
     builds = [pipeline.Build(targets.parse_spec(text), "fp32") for text in recipe.targets]
     assert pipeline.fuse_graph(recipe, source, builds, proof, log) is None
     (note,) = log.notes
-    assert note.startswith("no fusions: the graph of opset 11 cannot be converted to opset 20: BatchNormalization 'batch_norm'")
+    assert note.startswith("no fusions: opset 11 cannot be converted to 20: BatchNormalization 'batch_norm'")
 
 
 def test_the_command_says_what_it_converted_and_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = jit.saved("bert_eager_11", tmp_path)
     assert run(["fuse", str(path), "-o", str(tmp_path / "out.onnx"), "--expect", "bert", "--json"]) == 0
     converted, checked = json.loads(capsys.readouterr().out)["notes"]
-    assert converted == "the graph was converted from opset 11 to 20 to be fused"
-    assert checked.startswith("the converted graph was run against the original at 1")
+    assert "converted from 11 to 20" in converted
+    assert re.search(r"checked: 1\d shapes", checked)
     session = onnxruntime.InferenceSession(tmp_path / "out.onnx", providers=["CPUExecutionProvider"])
     graph = onnx_source.read_onnx_file(path)[0]
     feeds = jit.feeds(graph.inputs, "left")
@@ -232,7 +233,7 @@ def test_a_wrong_conversion_is_refused(tmp_path: Path) -> None:
     wrong = opset.upgrade_opset(graph).graph
     softmax = next(node for node in wrong.model.graph if node.op_type == "Softmax")
     softmax.attributes["axis"] = ir.AttrInt64("axis", 1)
-    with pytest.raises(NotFused, match=r"its conversion is .* off in 'last_hidden_state' at batch"):
+    with pytest.raises(NotFused, match=r"changes 'last_hidden_state' at batch.*relative error"):
         conversion.check_conversion(graph, wrong, dims)
 
 
@@ -240,7 +241,7 @@ def test_dims_that_nobody_named_are_one_where_the_graph_adds_them(tmp_path: Path
     graph, dims, notes = onnx_source.read_onnx_file(jit.saved("bert_sdpa_17_unnamed", tmp_path))
     assert [spec.dims for spec in graph.inputs] == [("input_ids_dynamic_axes_1", "input_ids_dynamic_axes_2")] * 3
     assert len(dims) == 2
-    assert "attention_mask_dynamic_axes_2 is input_ids_dynamic_axes_2" in notes[-1]
+    assert "attention_mask_dynamic_axes_2 = input_ids_dynamic_axes_2" in notes[-1]
 
 
 def test_dims_that_somebody_named_stay_apart(tmp_path: Path) -> None:

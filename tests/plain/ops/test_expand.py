@@ -68,8 +68,8 @@ def agrees(op: str, arrays: Arrays, wanted: np.ndarray | Sequence[np.ndarray], *
     feeds = {f"x{i}": a for i, a in enumerate(arrays) if a is not None}
     proto = ir.to_proto(canonical.as_functions(graph).model)
     onnx.checker.check_model(proto, full_check=True)
-    found = [list(reference.run_model(canonical.expand(graph), feeds).values())]
-    found.append(list(reference.run_model(canonical.as_functions(graph), feeds).values()))
+    found = [list(reference.ReferenceRunner(canonical.expand(graph)).run(feeds).values())]
+    found.append(list(reference.ReferenceRunner(canonical.as_functions(graph)).run(feeds).values()))
     found.append(ReferenceEvaluator(proto).run(None, feeds))
     for outputs in found:
         for got, want in zip(outputs, expected, strict=True):
@@ -261,8 +261,8 @@ def test_variants_are_functions_of_their_own_and_give_the_same() -> None:
     onnx.checker.check_model(proto, full_check=True)
     draw = Draw(0)
     feeds = {"x": draw(3, 4), "w": draw(4, 4), "b": draw(4)}
-    wanted = reference.run_model(canonical.expand(two()), feeds)["y"]
-    assert relative_error(reference.run_model(made, feeds)["y"], wanted) < 1e-6
+    wanted = reference.ReferenceRunner(canonical.expand(two())).run(feeds)["y"]
+    assert relative_error(reference.ReferenceRunner(made).run(feeds)["y"], wanted) < 1e-6
     assert relative_error(ReferenceEvaluator(proto).run(None, feeds)[0], wanted) < 1e-6
 
 

@@ -114,7 +114,7 @@ def test_a_limit_is_searched_for_and_the_curve_is_shown(model: Path, texts: Path
     assert len(said["curve"]) >= 2
     assert said["curve"][said["chosen"]]["share"] == said["share"]
     printed = capsys.readouterr().err
-    assert "left in float" in printed
+    assert "layers left in float" in printed
     assert all(f"{100 * point['share']:.1f}" in printed for point in said["curve"])
 
 

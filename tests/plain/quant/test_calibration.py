@@ -321,7 +321,7 @@ def test_errors(model: Path, tmp_path: Path, capsys: Capture) -> None:
     cases: list[tuple[list[str], str]] = [
         ([str(model), "-o", out], "--data texts.txt"),
         ([str(model), "--data", str(tmp_path / "no.txt"), "-o", out], "no data at"),
-        ([str(model), "--data", str(empty), "-o", out], "nothing would be measured"),
+        ([str(model), "--data", str(empty), "-o", out], "is empty"),
         ([*whole, "--method", "kl"], "unknown method 'kl'; known: entropy, minmax, mse, percentile"),
         ([*whole, "--percentile", "0.999"], "percentile 0.999"),
         ([*whole, "--outlier", "1"], "must be above 1"),

@@ -39,7 +39,7 @@ def test_padded_answers_are_the_same(batch: int, length: int, bound: int, runner
 
 def test_what_no_bucket_holds_is_refused_and_runs_as_it_is(runner: Runner) -> None:
     for batch, length in ((1, 25), (3, 9)):
-        with pytest.raises(DataError, match=f"no bucket of this artifact holds batch={batch}, length={length}"):
+        with pytest.raises(DataError, match=f"no bucket of this artifact fits batch={batch}, length={length}"):
             runner.bucket(tiny.feeds(batch, length))
         assert runner.run(tiny.feeds(batch, length))["last_hidden_state"].shape[1] == length
     with pytest.raises(DataError, match=r"attention_mask.* got nothing"):
@@ -59,7 +59,7 @@ def test_models_that_padding_would_change_are_refused() -> None:
         TensorSpec("input_values", "float32", ("batch", "samples")),
         TensorSpec("attention_mask", "int64", ("batch", "samples")),
     ]
-    with pytest.raises(DataError, match="'input_values' holds no token ids"):
+    with pytest.raises(DataError, match="'input_values' is not token ids"):
         padded_dim(audio)
     with pytest.raises(DataError, match="no mask"):
         padded_dim(TEXT[:1])
@@ -71,5 +71,5 @@ def test_an_output_of_a_computed_length_cannot_be_cut() -> None:
     feeds = {spec.name: np.ones((1, 3), np.int64) for spec in TEXT}
     outputs = {"pooled": np.ones((1, 4)), "half": np.ones((1, 4))}
     assert cut_outputs(outputs, TEXT, [TensorSpec("pooled", "float32", ("batch", 4))], feeds)["pooled"].shape == (1, 4)
-    with pytest.raises(DataError, match=r"half.*has a size made from length"):
+    with pytest.raises(DataError, match=r"half.*size computed from length"):
         cut_outputs(outputs, TEXT, [TensorSpec("half", "float32", ("batch", "length//2"))], feeds)

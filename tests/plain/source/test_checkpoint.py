@@ -43,7 +43,7 @@ def test_config_missing_or_truncated(directory):
     (directory / "config.json").write_text("[]")
     refused(directory, "holds a list")
     (directory / "config.json").unlink()
-    refused(directory, "is no source", "model.safetensors")
+    refused(directory, "is not a source", "model.safetensors")
 
 
 def test_config_without_architectures(directory):

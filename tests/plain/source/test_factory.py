@@ -109,9 +109,9 @@ def test_a_forward_with_more_parameters_than_examples(write):
 
 
 SPECIALISED = {
-    "an added constant": ("x + torch.arange(16).unsqueeze(-1)", ("'length'", "'ids'", "specialised to 16")),
+    "an added constant": ("x + torch.arange(16).unsqueeze(-1)", ("'length'", "'ids'", "fixed at 16")),
     "a branch on length": ("x * 2 if ids.shape[1] > 10 else x", ("'length'", "'ids'", "does not take every size", "min=11")),
-    "a number made of it": ("x * float(int(ids.shape[0]))", ("'batch'", "'ids'", "specialised to 2")),
+    "a number made of it": ("x * float(int(ids.shape[0]))", ("'batch'", "'ids'", "fixed at 2")),
     "a branch on data": ("x * 2 if ids.sum() > 3 else x", ("Student cannot be exported", "data-dependent")),
 }
 
@@ -175,4 +175,4 @@ def test_assets_travel_with_the_model_and_must_be_there(write, tmp_path):
     text = STUDENT + f"\ndef placed():\n    return FactoryModel(Student().eval(), inputs(), DIMS, assets={str(tmp_path)!r})\n"
     made = open_source(f"{write(text, BODY='x')}:placed")
     assert [file.name for file in made.assets] == ["tokenizer.json", "tokenizer_config.json"]
-    refused(f"{write(text.replace(str(tmp_path), 'nowhere'), BODY='x')}:placed", "assets is 'nowhere', where no folder is")
+    refused(f"{write(text.replace(str(tmp_path), 'nowhere'), BODY='x')}:placed", "'nowhere' is not a folder")

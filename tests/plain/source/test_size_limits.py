@@ -55,8 +55,8 @@ def test_the_end_of_a_table_is_the_limit(end: int, tmp_path: Path) -> None:
     found, notes = limits.measure_limits(graph, dims, run)
     assert found == {"batch": Dim("batch"), "length": Dim("length", max=end)}
     (note,) = notes
-    assert note.startswith(f"length: at most {end}, the largest size that the model runs at: Add ")
-    assert note.endswith(f" fails at {end + 1}")
+    assert note.startswith(f"dimension length: maximum {end} (Add ")
+    assert note.endswith(f" fails at {end + 1})")
     assert max(lengths) == 512 and len(lengths) <= 13
 
 
@@ -83,7 +83,7 @@ def test_a_frame_takes_some_samples(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "m.onnx")
     source = open_source(str(tmp_path / "m.onnx"))
     assert source.dims["samples"] == Dim("samples", min=45)
-    assert any(note.startswith("samples: at least 45, the smallest size that the model runs at: ") for note in source.notes)
+    assert any(note.startswith("dimension samples: minimum 45 (") for note in source.notes)
 
 
 def test_what_runs_at_one_size_alone_has_no_limit(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_build_says_the_limit_and_keeps_to_it(tmp_path: Path, capsys: pytest.C
     path = write(tmp_path / "m.onnx", 40)
     assert open_source(str(path)).dims["length"].max == 40
     assert cli.run(["build", str(path), "--target", "onnxruntime=fp32", "-o", str(tmp_path / "out")]) == 0
-    assert "note length: at most 40, the largest size that the model runs at: Add" in capsys.readouterr().err
+    assert "note dimension length: maximum 40 (Add" in capsys.readouterr().err
     made = artifact.open_artifact(tmp_path / "out")
     assert made.dims["length"].max == 40 and made.profiles[0]["length"].max == 40
     asked = ["build", str(path), "--target", "onnxruntime=fp32", "--profile", "length=1:8:41", "-o", str(tmp_path / "more")]

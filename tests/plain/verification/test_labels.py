@@ -140,7 +140,7 @@ def test_a_limit_that_cannot_be_judged_is_an_error(built: Path, capsys: Capture)
     [
         ({"text": "a", "label": "dog"}, "d.jsonl:2: no class 'dog'; did you mean 'dogs'?"),
         ({"text": "a", "label": 2}, "d.jsonl:2: no class 2; known: cats, dogs, or 0 to 1"),
-        ({"text": "a", "label": ["cats"]}, "d.jsonl:2 has a label of type list; wanted one class"),
+        ({"text": "a", "label": ["cats"]}, "d.jsonl:2 has a label of type list; expected one class"),
         ({"text": "a", "label": True}, ""),
         ({"text": "a", "lable": "cats"}, "d.jsonl:2 has a column 'lable'; did you mean 'label'?"),
         ({"text": "a"}, "d.jsonl:2 has no label, and 1 of 2 rows have one; label all or none"),
