@@ -16,6 +16,7 @@ from .templates import breakable, environment
 LISTS = ("gpu", "sm", "reason")  # fields that a fleet's status may write as lists: gpus, sms, reasons
 NOT_SHOWN = frozenset({"entries", "reports", "summary", "stages", "code"})  # stages and code: keys and hashes of what was built
 PLACE = ("gpu", "sm", "target", "path")  # one of them tells an entry from another
+STATE_WORDS = {"other-host": "needs another host"}  # as `fleet status` prints it; the others are words already
 IN_REPORT = {"bytes": ("size", "total"), "kernels": ("engine", "kernels", "count"), "seconds": ("summary", "seconds")}
 GOOD, BAD = (
     frozenset({"done", "built", "cached", "ok", "verified", "fresh"}),
@@ -39,6 +40,7 @@ def render(status: Mapping[str, Any], documents: Sequence[Mapping[str, Any] | No
             models=models,
             rest=[key for key in data if key not in NOT_SHOWN],
             tone=state_colour,
+            words=STATE_WORDS,
             verdict=lambda at: verdict_words(doc.get("reports", at)),
             worst=lambda at: worst(doc, at),
             fact=lambda at, key: fact(doc, at, key),

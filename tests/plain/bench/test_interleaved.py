@@ -230,5 +230,5 @@ def test_outputs_that_are_missing_are_no_agreement(built: Path) -> None:
     bad = baselines.Contender("bad", "fp32", good.prepare, lambda result: {"other": result["last_hidden_state"]})
     samples = bench._samples(found, bench.BenchRequest(shapes=(shape(1, 4),)))
     calls = {c.name: [c.prepare(s.feeds) for s in samples] for c in (good, bad)}
-    with pytest.raises(VerifyFailed, match="outputs last_hidden_state wanted"):
+    with pytest.raises(VerifyFailed, match="expected outputs last_hidden_state"):
         bench._agree([good, bad], samples, calls, "features")

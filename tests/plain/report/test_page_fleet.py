@@ -120,6 +120,8 @@ def test_what_was_built_in_the_place_of_what_was_asked_for_is_shown(built_pages:
     told = entry | {"built_precision": "fp32", "precision_why": "no form is worth it"}
     words = " ".join(Read(page.fleet_page({"entries": [told]}, [None])).texts)
     assert "is fp32: no form is worth it" in words
+    away = Read(page.fleet_page({"entries": [entry | {"state": "other-host"}]}, [None])).texts
+    assert "needs another host" in away and "other-host" not in away
     same = " ".join(Read(page.fleet_page({"entries": [told | {"built_precision": "int8"}]}, [None])).texts)
     assert "is int8" not in same
     half = reports.of(built_pages / "onnxruntime-fp16")
