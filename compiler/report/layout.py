@@ -36,9 +36,14 @@ class Table:
         self.rows.append(cells)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text()
+        yield from self._fitted(options.max_width)
+        yield Text()
+
+    def _fitted(self, room: int) -> RenderResult:
         for count in range(len(self.drop) + 1):
             dropped = self.drop[:count]
-            widths = self._widths([name for name in self.columns if name not in dropped], options.max_width)
+            widths = self._widths([name for name in self.columns if name not in dropped], room)
             if widths:
                 yield self._wide(widths)
                 if dropped:
