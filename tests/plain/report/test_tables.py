@@ -103,7 +103,8 @@ def drawn(table: layout.Table, width: int) -> list[str]:
     Console(file=file, width=width).print(table)
     lines = file.getvalue().splitlines()
     assert all(len(line) <= width for line in lines)
-    return lines
+    assert not lines[0] and not lines[-1], "a table stands between blank lines"
+    return lines[1:-1]
 
 
 @pytest.mark.parametrize("width", [60, 80, 99, 100, 160, 2**16])
