@@ -37,8 +37,6 @@ def list(what: str | None, names: Sequence[str], as_json: bool) -> None:
     found = {kind: select(rows(), names) for kind, rows in KINDS.items() if what in (None, kind)}
     for kind, rows_of_kind in found.items():
         show(kind, rows_of_kind)
-        if what is None:
-            print_result("")
     if as_json:
         print_json(found)
 
@@ -63,15 +61,13 @@ def select(rows: Rows, names: Sequence[str]) -> Rows:
 
 def show(kind: str, rows: Rows) -> None:
     """A heading and one line a name."""
-    from rich.table import Table
+    from ..report import Table
 
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in COLUMNS[kind]:
-        table.add_column(column, no_wrap=column != COLUMNS[kind][-1])  # a name that is cut is no name
+    table = Table(*COLUMNS[kind], wrap=PROSE)
     for name, row in rows.items():
-        table.add_row(name, *CELLS[kind](row))
+        table.add(name, *CELLS[kind](row))
     print_result(f"{kind} ({len(rows)})")
-    console().print(table, highlight=False, markup=False)
+    console().print(table)
 
 
 def targets_here() -> Rows:
@@ -97,7 +93,7 @@ def targets_here() -> Rows:
 def target_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     ready = row["build"] and row["run"]
     missing = row["reason"] if row["build"] else f"{row['reason']}: {row['install']}"
-    return ("yes" if row["build"] else "no", "yes" if row["run"] else "no", row["about"] + ("" if ready else f"\n{missing}"))
+    return ("yes" if row["build"] else "no", "yes" if row["run"] else "no", row["about"], "" if ready else missing)
 
 
 def recipes_here() -> Rows:
@@ -166,8 +162,9 @@ KINDS: Mapping[str, Callable[[], Rows]] = {
     "precisions": precisions_here,
     "gpus": gpus_known,
 }
+PROSE = ("what it is", "missing here", "source")
 COLUMNS = {
-    "targets": ("target", "build", "run", "what it is; what is missing here"),
+    "targets": ("target", "build", "run", "what it is", "missing here"),
     "recipes": ("recipe", "source", "what it is"),
     "precisions": ("precision", "option", "data", "what it is"),
     "gpus": ("GPU", "SM", "memory", "target", "here"),
