@@ -193,7 +193,8 @@ def test_the_page_of_a_real_engine(built: Path) -> None:
             found = found[int(key)] if isinstance(found, list) else found[key.replace("\0", "/").replace("~0", "~")]
         assert json.loads(value) == found, where
     assert sum(report["summary"]["kernels"].values()) == report["engine"]["kernels"]["count"] > 40
-    assert all(row["name"] in unescape(html) for row in report["engine"]["kernels"]["rows"])
+    shown = unescape(html.replace("<wbr>", ""))  # where a line may break
+    assert all(row["name"] in shown for row in report["engine"]["kernels"]["rows"])
 
 
 def test_verify_in_an_environment_without_torch(built: Path, export: Path, texts: Path, tmp_path: Path) -> None:
