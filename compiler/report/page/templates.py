@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 _WORDS = re.compile(r"(?<=>)[^<>]+(?=</(?:span|code)>)")  # of a report, as its templates mark them
 _LONG = re.compile(r"[^\s;&]{18,}")
 _BREAK = re.compile(r"(?<=[A-Za-z)])[._/](?=[A-Za-z_])|(?<=[a-z])(?=[A-Z])")  # never inside a number or a version
-_FLAG = re.compile(r"--[a-z][a-z-]*")
+_FLAG = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")  # of a command line
 
 
 class Absent(jinja2.StrictUndefined):
@@ -23,7 +23,7 @@ class Absent(jinja2.StrictUndefined):
 
 
 def breakable(html: str) -> str:
-    """HTML whose long names (in <span> and <code>) break between their parts, with <wbr>, and whose --flags do not break."""
+    """HTML whose long names (in <span> and <code>) break between their parts, with <wbr>, and whose flags (-o, --data) do not break."""
 
     def fit(words: re.Match[str]) -> str:
         parted = _LONG.sub(lambda name: _BREAK.sub(r"\g<0><wbr>", name[0]), words[0])
