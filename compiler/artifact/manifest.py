@@ -104,6 +104,8 @@ def open_artifact(path: Path) -> Artifact:
 def _read_manifest(path: Path) -> dict[str, Any]:
     file = path / MANIFEST
     if not file.is_file():
+        if path.is_file():
+            raise ArtifactError(f"{path} is a file; an artifact is the directory that bertc build or bertc export wrote")
         found = ", ".join(sorted(p.name for p in path.iterdir())[:5]) if path.is_dir() else "no such directory"
         raise ArtifactError(f"{path} is not a bertc artifact: no {MANIFEST} (found: {found or 'nothing'})")
     advice = "copy or build the artifact again"

@@ -11,7 +11,7 @@ from typing import cast
 
 import click
 
-from ..core import did_you_mean, module_names
+from ..core import module_names
 from ._command import Group
 
 SECTIONS = ("Build", "Check", "Look", "Fleet")  # in this order; a heading of a command's own comes behind them
@@ -30,12 +30,6 @@ class Commands(Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return get(cmd_name) if cmd_name in names() else None
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does, and a typing slip is told the nearest command."""
-        if args and not args[0].startswith("-") and args[0] not in names():
-            ctx.fail(f"no such command {args[0]!r}{did_you_mean(args[0], names())}")
-        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """One heading a section, with all summaries in one column."""

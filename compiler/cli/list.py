@@ -162,7 +162,7 @@ KINDS: Mapping[str, Callable[[], Rows]] = {
     "precisions": precisions_here,
     "gpus": gpus_known,
 }
-PROSE = ("what it is", "missing here", "source")
+PROSE = ("what it is", "missing here")
 COLUMNS = {
     "targets": ("target", "build", "run", "what it is", "missing here"),
     "recipes": ("recipe", "source", "what it is"),

@@ -77,6 +77,8 @@ class Plan:
         listed = [island for island in measured if island.kind != SUMS]
         shown = tuple(f"{island.node} ({island.op}) stays in float32: {island.reason}" for island in listed[:SHOWN])
         more = (f"and {len(listed) - SHOWN} more (bertc inspect)",) if len(listed) > SHOWN else ()
+        if not measured:
+            return ()
         return (f"{len(measured)} float32 islands come from measured values ({self.evidence})", *shown, *more)
 
     def reasons(self) -> dict[str, int]:

@@ -23,7 +23,7 @@ class Absent(jinja2.StrictUndefined):
 
 
 def breakable(html: str) -> str:
-    """HTML whose long names (in <span> and <code>) break between their parts, with <wbr>, and whose flags (-o, --data) do not break."""
+    """HTML whose long names (in <span> and <code>) break between their parts, with <wbr>; flags (-o, --data) stay whole."""
 
     def fit(words: re.Match[str]) -> str:
         parted = _LONG.sub(lambda name: _BREAK.sub(r"\g<0><wbr>", name[0]), words[0])

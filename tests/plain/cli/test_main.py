@@ -120,6 +120,8 @@ ERRORS = [
     ("verify {a} --against {m}x", 2, ("did you mean 'm.onnx'?",)),
     ("inspect {o}", 2, ("{o} is not a bertc artifact",)),
     ("inspect {o}/m.onnx", 2, ("not a bertc artifact", "no such directory")),
+    ("verify {m}", 2, ("{m} is a file", "an artifact is the directory")),
+    ("fleet pln", 2, ("no such command", "did you mean")),
     ("doctor --jso", 2, ("No such option", "--json")),
     (
         "verify {h} --budget rel=1e-30",
