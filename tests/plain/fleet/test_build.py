@@ -172,6 +172,16 @@ print(json.dumps(sorted(inside - keyed)))
     assert left_out <= words | targets, done.stdout
 
 
+def test_a_name_of_a_face_leads_to_its_own_file_alone() -> None:
+    """`from ..core import write_hashed` is core/files.py, not all that the face of core lists; `targets.get` likewise."""
+    goldens = code.closure([code.PACKAGE / "artifact" / "goldens.py"], code.PACKAGE)
+    names = {path.relative_to(code.PACKAGE).as_posix() for path in goldens}
+    assert {"core/__init__.py", "core/files.py", "data/samples.py"} <= names
+    assert not {"core/machine.py", "core/processes.py", "data/labels.py"} & names
+    doctor = code.closure([code.PACKAGE / "report" / "doctor.py"], code.PACKAGE)
+    assert code.PACKAGE / "targets" / "_registry.py" in doctor
+
+
 def test_late_imports_count_and_type_checking_does_not() -> None:
     root = code.PACKAGE / "targets" / "tensorrt_rtx.py"
     found = {path.name for path in code.closure([root], code.PACKAGE)}
