@@ -159,6 +159,8 @@ def resolve(reference: str) -> tuple[Recipe, str]:
         return found, f"recipe {reference}: source {found.source}"
     if path.suffix == ".toml":
         raise RecipeError(f"no recipe file {reference}{did_you_mean(path.stem, known)}")
+    if path.suffix == ".onnx":
+        return Recipe(reference), f"source: file {reference} (not found)"
     if ":" in reference:
         return Recipe(reference), f"source: Python factory {reference}"
     return Recipe(reference), f"source: hub id {reference} (no such path; no such recipe{did_you_mean(reference, known)})"

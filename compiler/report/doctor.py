@@ -60,8 +60,8 @@ def show(found: dict[str, Any], console: Console) -> None:
     console.print(Columns([Text(f"{name} {version}") for name, version in found["tools"].items()], padding=(0, 2)))
     rows = Table("target", "build", "run", "version", "reason", "install", wrap=("reason", "install"))
     for name, t in found["targets"].items():
-        ready = t["build"] and t["run"]
-        rows.add(name, _yes(t["build"]), _yes(t["run"]), t["version"], t["reason"], "" if ready else t["install"])
+        installed = t["build"] and t["version"]  # what is missing then is no package
+        rows.add(name, _yes(t["build"]), _yes(t["run"]), t["version"], t["reason"], "" if installed else t["install"])
     console.print(rows)
     for problem in found["problems"]:
         console.print(f"problem: {problem}", highlight=False, markup=False)
