@@ -65,9 +65,13 @@ class VerifyFailed(CheckFailed):
     """An artifact is further from its source than its budget allows."""
 
 
+SHOWN = 40  # names that an error lists; a folder may hold thousands
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'? Known: ...` for an unknown name, to append to an error message."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else ";"
-    return f"{hint} known: {', '.join(names) or 'none'}"
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{hint} known: {', '.join(names[:SHOWN]) or 'none'}{more}"

@@ -124,7 +124,8 @@ def _neighbours(reference: str) -> str:
         return ""
     if not parent.is_dir():
         return f" (there is no folder {str(parent)!r})" if _is_path(reference) else ""
-    return f" (in {str(parent)!r}{did_you_mean(path.name, [entry.name for entry in parent.iterdir()])})"
+    visible = [entry.name for entry in parent.iterdir() if not entry.name.startswith(".")]
+    return f" (in {str(parent)!r}{did_you_mean(path.name, visible)})"
 
 
 def _locate_directory(path: Path) -> Location:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -130,3 +131,12 @@ def test_nan_in_the_last_piece_of_a_weight(tmp_path, monkeypatch):
     weight = np.zeros((4, 4), np.float32)
     weight[3, 3] = np.nan
     refused(tiny(tmp_path / "nan.onnx", weight=weight), "NaN", "w")
+
+
+def test_a_missing_file_among_many_is_told_its_neighbours_in_short(tmp_path: Path) -> None:
+    for number in range(60):
+        (tmp_path / f"m{number:02}.onnx").touch()
+    (tmp_path / ".out.tmp-1").mkdir()
+    with pytest.raises(SourceError, match=r"did you mean 'm.7\.onnx'") as error:
+        open_source(str(tmp_path / "m7.onnx"))
+    assert "and 20 more" in str(error.value) and ".tmp" not in str(error.value)
