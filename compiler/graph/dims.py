@@ -150,8 +150,8 @@ class _Names:
 def unify_dims(model: ir.Model, loose: frozenset[str] = frozenset()) -> dict[str, str | int]:
     """Give dims that are equal one name. The names of inputs stay, but for the `loose` ones; returns what became of these.
 
-    Equal are the dims of a sum of equal dims, those that shape arithmetic made (`sizes`), and the dims of masked scores and
-    of the scores: what is added before a softmax is taken to broadcast to the product of q and k, as in FusedSdpa's contract (a
+    Equal are the dims of a sum of equal dims, those that `size_arithmetic` computed, and the dims of masked scores and of the
+    scores: what is added before a softmax is taken to broadcast to the product of q and k, as in FusedSdpa's contract (a
     batch of 1 under a mask for many is no attention that a model writes; the proof of each match runs batches of more than one).
     """
     names = _Names(model, loose)

@@ -17,7 +17,7 @@ HALF = HalfType("bf16", "BFLOAT16", max=3.3895e38, tiny=2.0**-133, mask=-1e30, n
 
 
 def apply(graph: Graph, evidence: Evidence | None = None) -> Typed:
-    """A copy of `graph` typed bfloat16 where that is safe; casts at the borders. See `_typed.rewrite`."""
+    """A copy of `graph` typed bfloat16 where that is safe; casts at the borders. See `_typed.type_half`."""
     return type_half(_with_convolutions(graph), HALF, evidence)
 
 

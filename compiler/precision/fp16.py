@@ -14,5 +14,5 @@ HALF = HalfType("fp16", "FLOAT16", max=65504.0, tiny=2.0**-24, mask=-3e4, normal
 
 
 def apply(graph: Graph, evidence: Evidence | None = None) -> Typed:
-    """A copy of `graph` typed float16 where float16 is safe; casts at the borders. See `_typed.rewrite`."""
+    """A copy of `graph` typed float16 where float16 is safe; casts at the borders. See `_typed.type_half`."""
     return type_half(graph, HALF, evidence)

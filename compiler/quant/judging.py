@@ -57,7 +57,7 @@ def read_judging_rows(
     """
     label_meanings = Labels.from_assets(source.task, source.assets, graph.outputs)
     found = preprocess.read_data(path, graph.inputs, source.dims, source.assets, profiles, label_meanings)
-    batched = batch_dim(graph.inputs, source.dims) is not None  # else a sample is one row, as for `unpadded.open_rows`
+    batched = batch_dim(graph.inputs, source.dims) is not None  # else a sample is one row, as for `unpadded.open_unpadded`
     sizes = tuple(row_count(sample) if batched else 1 for sample in found.samples)
     judges = choose_judging(sizes, _rows_wanted(source.task, found.samples, max_drop)) if calibrated else (True,) * len(sizes)
     return JudgingRows(path.name, found.samples, sizes, judges, label_meanings, found.notes)
