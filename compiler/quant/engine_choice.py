@@ -101,7 +101,7 @@ def estimate_engine(typed: Graph, facts: Mapping[str, Any], request: BuildReques
 def bytes_moved(kernels: Sequence[Kernel]) -> int:
     """Bytes that kernels of fixed sizes read and write: each tensor that a kernel lists once, of a table one row for each index.
 
-    What `targets.graph_work` counts from the graph is a lower bound of it. A view is listed with its own dimensions: a kernel that
+    What `targets.graph_work` counts is a lower bound of it. A view is listed with its own dimensions: a kernel that
     reads k and v out of one buffer of q, k and v reads two thirds of it.
     """
     return sum(_moved(kernel) for kernel in kernels if not kernel.host)

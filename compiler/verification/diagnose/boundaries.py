@@ -1,7 +1,7 @@
 """Values that a source's graph and an artifact's graph both have: what leaves a PyTorch module, and which node makes it still.
 
 A normalisation, softmax or activation of the same origin (`graph.provenance`) makes the same value. Of any other node of the same
-origin that is shown by running both graphs in float32 on a few tokens first. What is found in neither way is counted, not guessed.
+origin that is shown by running both graphs in float32 on a few tokens first. What neither way finds is counted, not guessed.
 """
 
 from __future__ import annotations
