@@ -30,7 +30,7 @@ $(VENV)/docs.done: pyproject.toml constraints.txt
 demo: $(VENV)/demo.done ## build a real distilled BERT for ONNX Runtime and TensorRT-RTX, and verify both on real text
 	$(BIN)/python -m benchmarks.real_text out/demo/texts.txt --count 200
 	$(BIN)/bertc build minilm -o out/demo/minilm --force
-	$(BIN)/bertc verify out/demo/minilm --data out/demo/texts.txt
+	$(BIN)/bertc verify out/demo/minilm --data out/demo/texts.txt --against minilm
 
 test: $(VENV)/test.done ## run all tests that this machine can run
 	$(PYTEST) $(ARGS)

@@ -29,7 +29,7 @@ def run() -> str:
         texts = Path(folder, "texts.txt")
         texts.write_text("\n".join(sentences(TEXTS)) + "\n", encoding="utf-8")
         goldens = {Path(v.path).name: v for v in bertc.verify(outs[0])}
-        real = {Path(v.path).name: v for v in bertc.verify(outs[0], data=texts)}
+        real = {Path(v.path).name: v for v in bertc.verify(outs[0], data=texts, against=str(MODEL))}
         rows = [_row(name, goldens[name], real[name]) for name in sorted(real)]
         kernels = [_kernels(out) for out in sorted(outs[0].iterdir()) if "rtx" in out.name]
         same = [_same(outs, name) for name in sorted(real)]

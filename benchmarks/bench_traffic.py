@@ -25,6 +25,7 @@ from bertc.core import profiles
 from bertc.core.profiles import Profile, Shape
 from bertc.data.tokenizer import Encoder
 from bertc.serve import buckets, traffic
+from bertc.source import GivenSource
 
 from .real_text import sentences
 from .tools import MODEL, table
@@ -137,7 +138,7 @@ def against(folder: Path) -> str:
     out = folder / "minilm"
     made = bertc.build(MODEL, out, targets=["onnxruntime=fp32"], profiles=["batch=1:8:32,length=1:128:256"])
     shapes = tuple(Shape((("batch", batch), ("length", length))) for batch, length in SHAPES)
-    result = bench.time_artifact(made[0], bench.BenchRequest((str(MODEL),), shapes, ROUNDS))
+    result = bench.time_artifact(made[0], bench.BenchRequest((GivenSource(str(MODEL)),), shapes, ROUNDS))
     ratios = {(r.shape, r.contender): r for r in result.ratios}
     rows = []
     for each in result.timings:

@@ -2,7 +2,7 @@
 
     import bertc
     bertc.build("minilm", "out/minilm", precision="fp16", targets=["tensorrt-rtx:sm89"])
-    verdicts = bertc.verify("out/minilm", data="texts.txt")
+    verdicts = bertc.verify("out/minilm", data="texts.txt", against="minilm")
     runner = bertc.load("out/minilm-cpu")
     runner.run(runner.encode(["two words"]))
 
@@ -54,17 +54,33 @@ def verify(
     *,
     data: Name | None = None,
     against: str | None = None,
+    revision: str | None = None,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+    allow_changed_source: bool = False,
     require_engine: bool = False,
     budget: Mapping[str, float] | None = None,
 ) -> Sequence[Verdict]:
     """Compare an artifact, or each artifact below a folder, with its source; look at `.passed` and `.engine_executed`.
 
+    Without `data` the goldens in the artifact are the source's outputs; `data` is answered by the source, `against`. The three
+    options behind it say how it may be opened, `allow_changed_source` that its sha256 need not be the manifest's.
     With labels in `data`, `.result.metrics` are the task's metrics; `budget={"max_drop": 0.005}` judges the first.
     """
+    from .recipe import given_source
     from .verification import verify as run
 
     path = Path(data) if data else None
-    return run(Path(artifact), data_path=path, against=against, require_engine=require_engine, budget=budget)
+    given = None
+    if against is not None:
+        given = given_source(
+            str(against),
+            revision=revision,
+            allow_pickle=allow_pickle,
+            trust_remote_code=trust_remote_code,
+            changed=allow_changed_source,
+        )
+    return run(Path(artifact), data_path=path, against=given, require_engine=require_engine, budget=budget)
 
 
 def load(artifact: Name) -> Runner:

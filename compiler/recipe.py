@@ -17,7 +17,7 @@ from . import targets
 from .core import Missing, RecipeError, did_you_mean
 
 if TYPE_CHECKING:
-    from .source import SourceOptions
+    from .source import GivenSource, SourceOptions
 
 
 def _option(help_text: str, default: Any = dataclasses.MISSING, takes: str | None = None) -> Any:
@@ -164,6 +164,25 @@ def resolve(reference: str) -> tuple[Recipe, str]:
     if ":" in reference:
         return Recipe(reference), f"source: Python factory {reference}"
     return Recipe(reference), f"source: hub id {reference} (no such path; no such recipe{did_you_mean(reference, known)})"
+
+
+def given_source(
+    reference: str,
+    *,
+    revision: str | None = None,
+    allow_pickle: bool | None = None,
+    trust_remote_code: bool | None = None,
+    changed: bool = False,
+) -> GivenSource:
+    """A source to hold an artifact against; a recipe's name stands for its source and what it allows.
+
+    `changed`: its sha256 need not be that of the artifact's source.
+    """
+    from .source import GivenSource
+
+    found, _ = resolve(reference)
+    pickles, code = allow_pickle or found.allow_pickle, trust_remote_code or found.trust_remote_code
+    return GivenSource(found.source, revision or found.revision, pickles, code, changed)
 
 
 def choose_targets(recipe: Recipe) -> tuple[Recipe, str | None]:

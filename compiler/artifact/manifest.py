@@ -77,10 +77,15 @@ class Artifact:
         return folder if folder.is_dir() else None
 
     @property
+    def goldens(self) -> Path:
+        """The file of feeds and the source's outputs for them. Raises ArtifactError where the manifest lists none."""
+        return listed_file(self.path, self.manifest, GOLDENS)
+
+    @property
     def assets(self) -> tuple[Path, ...]:
         """The files that travel with the model: tokenizer, feature extractor, config."""
-        folders = [self.path / name for name in ASSET_FOLDERS]
-        return tuple(file for folder in folders if folder.is_dir() for file in sorted(folder.iterdir()))
+        listed = [name for name in self.manifest["files"] if name.partition("/")[0] in ASSET_FOLDERS]
+        return tuple(self.path / name for name in sorted(listed))
 
     def graph(self, mapped: bool = False) -> Graph:
         """The exact graph that was given to the target's compiler; `mapped`: its weights stay in the file."""
@@ -91,14 +96,36 @@ def open_artifact(path: Path) -> Artifact:
     """Read and check an artifact. ArtifactError when it is none, of a newer format, or not what its hashes say."""
     manifest = _read_manifest(path)
     for name, entry in manifest["files"].items():
-        file = path / name
-        if not file.resolve().is_relative_to(path.resolve()):
-            raise ArtifactError(f"{path}: the manifest names {name!r}, outside the artifact")
+        file = listed_file(path, manifest, name)
         if not file.is_file():
             raise ArtifactError(f"{path}: {name} is missing; copy the whole directory or build it again")
         if hash_file(file) != entry["sha256"]:
             raise ArtifactError(f"{path}: {name} differs from the file that was built (sha256); copy or build it again")
-    return Artifact(path, manifest)
+    found = Artifact(path, manifest)
+    _refuse_unlisted(found)
+    return found
+
+
+def listed_file(path: Path, manifest: Mapping[str, Any], name: str) -> Path:
+    """The file of that name in the artifact at `path`. ArtifactError where the manifest has no hash for it or it lies outside."""
+    if name not in manifest["files"]:
+        raise ArtifactError(f"{path}: the manifest lists no {name}; copy the whole directory or build it again")
+    file = path / name
+    # resolve() follows links: a link that leads out of the artifact reads what its sender does not have.
+    if "\\" in name or "\0" in name or not file.resolve().is_relative_to(path.resolve()):
+        raise ArtifactError(f"{path}: the manifest names {name!r}, outside the artifact")
+    return file
+
+
+def _refuse_unlisted(found: Artifact) -> None:
+    """Tokenizers are read by libraries that open what they find in a folder: there must be nothing but what was hashed."""
+    for folder in (found.path / name for name in ASSET_FOLDERS):
+        for file in sorted(folder.rglob("*")) if folder.is_dir() else ():
+            name = file.relative_to(found.path).as_posix()
+            if not file.name.startswith(".") and (file.is_symlink() or not file.is_dir()) and name not in found.manifest["files"]:
+                raise ArtifactError(
+                    f"{found.path}: {name} is not in the manifest; remove it, or copy or build the artifact again"
+                )
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -112,7 +139,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(file.read_text("utf-8"))
         version = int(manifest["format"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtifactError(f"{file} is damaged ({type(error).__name__}: {error}); {advice}") from error
     if version > FORMAT:
         raise ArtifactError(f"{path} has artifact format {version}, this bertc reads up to {FORMAT}: pip install -U bertc")
@@ -132,6 +159,10 @@ def _check_shape(found: Artifact) -> None:
     if GRAPH not in listed:
         raise KeyError(f"{GRAPH} among the files")
     found.manifest["engine"].items()
+    made = found.manifest["source"]
+    made["options"].items()
+    if not all(isinstance(made[key], str) for key in ("reference", "kind", "sha256", "task")):
+        raise TypeError("source.reference, kind, sha256 and task are texts")
     # What is read is thrown away: only that it can be read matters.
     _ = (found.target, found.precision, found.task, found.inputs, found.outputs, found.dims, found.profiles)
 

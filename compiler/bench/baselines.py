@@ -21,7 +21,7 @@ from ..core import Feeds, Outputs
 from ..data import Sample
 from ..graph import Graph, save_graph
 from ..runtime import Runner
-from ..source import SourceOptions, open_module, open_source
+from ..source import GivenSource, open_module, open_source, options_for
 
 if TYPE_CHECKING:
     from ..source import FactoryModel
@@ -96,13 +96,12 @@ def _of_runner(name: str, precision: str, runner: Runner, run: Callable[[Feeds],
     return Contender(name, precision, prepare, lambda result: dict(result), description)
 
 
-def open_contenders(
-    reference: str, options: SourceOptions, found: Artifact, samples: Sequence[Sample], count: int, folder: Path
-) -> Any:
+def open_contenders(given: GivenSource, found: Artifact, samples: Sequence[Sample], count: int, folder: Path) -> Any:
     """Contenders and Skipped for an --against: an artifact, or a source with its baselines.
 
     `found` is the artifact under test; an exported graph is written to `folder`. Raises what opening the reference raises.
     """
+    reference, options = given.reference, options_for(found, given)
     if (Path(reference) / artifact.MANIFEST).is_file():
         other = artifact.open_artifact(Path(reference))
         if other.target != "null":
@@ -188,9 +187,3 @@ def _of_module(name: str, made: FactoryModel, module: Any, outputs: Sequence[str
         return call
 
     return Contender(name, "fp32", prepare, lambda result: torch_export.outputs_to_arrays(result, outputs), description)
-
-
-def source_options_for(found: Artifact) -> SourceOptions:
-    """Options to open another source with: those of the artifact's own source, without its revision."""
-    task = found.task if found.task != "custom" else None
-    return SourceOptions(**{**found.manifest["source"]["options"], "task": task, "revision": None})

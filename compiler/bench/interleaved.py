@@ -26,6 +26,7 @@ from ..core import Dim, InputError, Missing, Progress, Shape, VerifyFailed
 from ..data import Sample
 from ..data import synthetic as data
 from ..runtime import time_call
+from ..source import GivenSource
 from ..verification import DEFAULT_BUDGETS, Comparison, budget_for, budgets
 from . import baselines, timings
 from .baselines import Contender, Skipped
@@ -42,7 +43,7 @@ class BenchRequest:
     """What `bertc bench` times. `threads` 0: one for each core that this process may use. `padded`: the artifact padded to its
     buckets is one more contender."""
 
-    against: tuple[str, ...] = ()
+    against: tuple[GivenSource, ...] = ()
     shapes: tuple[Shape, ...] = ()
     rounds: int = ROUNDS
     threads: int = 0
@@ -159,10 +160,10 @@ def _contenders(
     made: list[Contender | Skipped] = [baselines.artifact_contender(found, count)]
     if request.padded:
         made.append(baselines.artifact_contender(found, count, f"{found.path.name}, padded", padded=True))
-    for at, reference in enumerate(request.against):
+    for at, given in enumerate(request.against):
         place = folder / str(at)
         place.mkdir()
-        made += baselines.open_contenders(reference, baselines.source_options_for(found), found, samples, count, place)
+        made += baselines.open_contenders(given, found, samples, count, place)
     contenders = [each for each in made if isinstance(each, Contender)]
     # The artifact against itself is a fair question: what the machine's noise looks like.
     numbered = [dataclasses.replace(c, name=_other_name(c.name, contenders[:i])) for i, c in enumerate(contenders)]

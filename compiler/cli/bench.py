@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -36,6 +36,7 @@ EXAMPLES = (
     metavar="SOURCE|ARTIFACT",
     help="A source (as PyTorch, torch.compile, unfused ONNX Runtime) or an artifact; repeatable.",
 )
+@shared.recipe_options(*shared.GIVEN_OPTIONS)
 @click.option(
     "--shapes",
     "texts",
@@ -65,6 +66,7 @@ def bench(
     plot_path: Path | None,
     require_engine: bool,
     as_json: bool,
+    **allowed: Any,
 ) -> None:
     """Time ARTIFACT. Contenders run in turns with equal threads; their outputs are compared first (exit 1 if they differ).
 
@@ -73,6 +75,7 @@ def bench(
     from ..artifact import manifest as artifact
     from ..bench import interleaved as benching
     from ..bench import timings
+    from ..recipe import given_source
     from ..report import figures, plots
 
     log = progress()
@@ -82,8 +85,9 @@ def bench(
         if require_engine:
             raise Missing(f"--require-engine: the engine of {path} cannot run here: {reason}")
         return _show_work(found, shapes, reason, against, as_json)
+    given = tuple(given_source(each, **allowed) for each in against)
     log.say(f"{path} on {', '.join(map(str, shapes))}")
-    request = benching.BenchRequest(tuple(against), shapes, rounds, threads, seed, padded)
+    request = benching.BenchRequest(given, shapes, rounds, threads, seed, padded)
     result = benching.time_artifact(found, request, log)
     if csv_path is not None:
         csv_path.write_text(timings.to_csv(result), encoding="utf-8")

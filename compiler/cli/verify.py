@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,10 +14,13 @@ from ._command import Command
 from ._output import console, print_json, print_result, progress
 from ._types import FILE, Source
 
+if TYPE_CHECKING:
+    from ..source import GivenSource
+
 SECTION = "Check"
 EXAMPLES = (
-    "bertc verify out/minilm --data texts.jsonl --max-drop 0.005",
-    "bertc verify out/engine --layers --plot drift.svg",
+    "bertc verify out/minilm --data texts.jsonl --against minilm --max-drop 0.005",
+    "bertc verify out/engine --layers --against out/export --plot drift.svg",
 )
 
 
@@ -28,13 +32,19 @@ EXAMPLES = (
     metavar="FILE|DIR",
     help="Texts (.txt, .jsonl, .csv, .tsv), with or without labels, arrays (.npz) or a directory of .wav.",
 )
-@click.option("--against", type=Source(), metavar="SOURCE", help="Compare with this source, not the one it was built from.")
+@click.option(
+    "--against", type=Source(), metavar="SOURCE", help="The source that it was built from, or another build of that; for --data."
+)
+@shared.recipe_options(*shared.GIVEN_OPTIONS)
+@click.option(
+    "--allow-changed-source", is_flag=True, help="Compare though --against is not what it was built from (its sha256 differs)."
+)
 @click.option("--require-engine", is_flag=True, help="Exit 3 where the engine itself cannot run.")
 @click.option("--budget", multiple=True, metavar="NAME=NUMBER", help="A limit, as in cosine=0.9999; repeatable.")
 @click.option(
     "--max-drop", type=float, metavar="NUMBER", help="Exit 1 unless the data shows that the metric drops by at most this."
 )
-@click.option("--layers", is_flag=True, help="Instead: drift after every layer, against the source's graph.")
+@click.option("--layers", is_flag=True, help="Instead: drift after every layer, from the source's graph or in its own float32.")
 @click.option("--plot", type=FILE, metavar="FILE", help="With --layers: draw the drift, as .svg.")
 @click.option("--bisect", is_flag=True, help="Instead: the nodes that restore the budget when put back to float32.")
 @shared.JSON
@@ -42,6 +52,7 @@ def verify(
     artifact: Path,
     data: Path | None,
     against: str | None,
+    allow_changed_source: bool,
     require_engine: bool,
     budget: Sequence[str],
     max_drop: float | None,
@@ -49,26 +60,40 @@ def verify(
     plot: Path | None,
     bisect: bool,
     as_json: bool,
+    **allowed: Any,
 ) -> None:
     """Compare ARTIFACT with its source, on its goldens or on --data. Exit 1 when it is over its budget, or undecided.
+
+    The goldens in it are the source's outputs. On --data the source itself answers: name it with --against. Nothing that the
+    artifact names is opened or run.
 
     --layers and --bisect find where it drifts and why, by ONNX node, PyTorch module and source line. --layers exits 1 when a
     value is not finite, --bisect when the artifact is over its budget.
 
     With a `label` in each row of --data: the task's metric of both, and a 95 % interval of the drop.
     """
+    from ..recipe import given_source
+
+    if against is None and (allow_changed_source or any(allowed.values())):
+        raise InputError("--revision, --allow-pickle, --trust-remote-code and --allow-changed-source go with --against SOURCE")
+    given = given_source(against, changed=allow_changed_source, **allowed) if against is not None else None
     if layers or bisect or plot is not None:
         _check_options(layers, bisect, plot, require_engine, max_drop, budget)
         limits = shared.limits_of(budget) if budget else None
-        _layers(artifact, data, against, plot, as_json) if layers else _bisect(artifact, data, against, limits, as_json)
+        _layers(artifact, data, given, plot, as_json) if layers else _bisect(artifact, data, given, limits, as_json)
         return
     limits = shared.limits_of(budget) if budget else None
     limits = limits if max_drop is None else (limits or {}) | {"max_drop": max_drop}
-    _compare(artifact, data, against, require_engine, limits, as_json)
+    _compare(artifact, data, given, require_engine, limits, as_json)
 
 
 def _compare(
-    artifact: Path, data: Path | None, against: str | None, require_engine: bool, limits: dict[str, float] | None, as_json: bool
+    artifact: Path,
+    data: Path | None,
+    against: GivenSource | None,
+    require_engine: bool,
+    limits: dict[str, float] | None,
+    as_json: bool,
 ) -> None:
     from ..report import tables
     from ..verification import verify as run
@@ -103,7 +128,7 @@ def _check_options(
         raise InputError("--layers has no budget; --budget goes with --bisect")
 
 
-def _layers(artifact: Path, data: Path | None, against: str | None, plot: Path | None, as_json: bool) -> None:
+def _layers(artifact: Path, data: Path | None, against: GivenSource | None, plot: Path | None, as_json: bool) -> None:
     from ..artifact import find_artifacts
     from ..report import figures, plots, tables
     from ..verification.diagnose import run_diagnosis as explaining
@@ -125,7 +150,9 @@ def _layers(artifact: Path, data: Path | None, against: str | None, plot: Path |
     shared.fail_check([f"{path}: {drift.first}" for path, drift in found.items() if drift.first])
 
 
-def _bisect(artifact: Path, data: Path | None, against: str | None, budget: dict[str, float] | None, as_json: bool) -> None:
+def _bisect(
+    artifact: Path, data: Path | None, against: GivenSource | None, budget: dict[str, float] | None, as_json: bool
+) -> None:
     from ..artifact import find_artifacts
     from ..report import tables
     from ..verification.diagnose import run_diagnosis as explaining

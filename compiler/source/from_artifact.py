@@ -1,17 +1,23 @@
-"""An artifact that bertc wrote, as a source: its graph, and its goldens as the truth."""
+"""An artifact that bertc wrote, as a source: its graph, and its goldens as the truth.
+
+What its manifest says of its own source is a record. Nothing that it names is opened, imported or allowed: an artifact may be
+anybody's.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from ..artifact import GOLDENS, open_artifact
-from ..core import ArtifactError, SourceError
+from ..artifact import MANIFEST, open_artifact
+from ..core import ArtifactError, DataError, SourceError
 from ..graph import with_int32_ids
-from .types import Source, SourceOptions
+from .types import IDS, TASKS, GivenSource, Source, SourceOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from ..artifact import Artifact
 
 
 def open_export(path: Path, options: SourceOptions) -> Source:
@@ -49,6 +55,46 @@ def open_artifact_source(path: Path) -> Source:
         notes=(*made["notes"], f"built from an export of {made['reference']}; its goldens are the reference")
         + (lowered if found.manifest.get("passes") else ()),
         versions=found.manifest.get("tools", {}),
-        options=SourceOptions(**made["options"]),
-        goldens=path / GOLDENS,
+        options=recorded_options(found),
+        goldens=found.goldens,
     )
+
+
+def recorded_options(found: Artifact) -> SourceOptions:
+    """What the manifest says its source was opened with, for the record. ArtifactError for what bertc cannot have written."""
+    recorded = found.manifest["source"]["options"]
+    fields = {field.name: getattr(SourceOptions, field.name) for field in dataclasses.fields(SourceOptions)}
+    for name, value in recorded.items():
+        kinds = (str, type(None)) if fields.get(name) is None else (type(fields[name]),)
+        if name not in fields or type(value) not in kinds or (name == "ids" and value not in IDS):
+            raise ArtifactError(f"{found.path / MANIFEST} is damaged: source.options.{name} is {value!r}; copy or build it again")
+    return SourceOptions(**recorded)
+
+
+def options_for(found: Artifact, given: GivenSource) -> SourceOptions:
+    """How to open a source that a user gave to compare an artifact with: the artifact's task, integer type and opset.
+
+    Whether pickles are read and remote code runs, and which revision is meant, is the user's word alone.
+    """
+    recorded = recorded_options(found)
+    task = found.task if found.task in TASKS else None
+    return SourceOptions(task, given.revision, given.allow_pickle, given.trust_remote_code, recorded.ids, recorded.opset)
+
+
+def source_wanted(found: Artifact, what: str) -> DataError:
+    """The error where the source is needed and nobody gave it."""
+    made = found.manifest["source"]
+    return DataError(
+        f"{what} needs the source of {found.path}: give --against SOURCE. The manifest says that it was built from "
+        f"{made['reference']!r}; a manifest may be anybody's, so bertc opens nothing that it names"
+    )
+
+
+def check_same_source(found: Artifact, given: GivenSource, sha256: str) -> None:
+    """Raises DataError where the source that was given is not the one that the artifact was built from, by its hash."""
+    made = found.manifest["source"]
+    if sha256 != made["sha256"] and not given.changed:
+        raise DataError(
+            f"--against {given} is not what {found.path} was built from: its sha256 is {sha256[:12]}..., the manifest has "
+            f"{made['sha256'][:12]}... ({made['reference']!r}). Build again, or compare with it anyway: --allow-changed-source"
+        )

@@ -40,11 +40,30 @@ class SourceOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class GivenSource:
+    """A source that a user named to hold an artifact against, and what the user allows for opening it.
+
+    `changed`: it need not be the one that the artifact was built from. None of this ever comes out of an artifact: its manifest
+    is data of whoever wrote it.
+    """
+
+    reference: str
+    revision: str | None = None
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+    changed: bool = False
+
+    def __str__(self) -> str:
+        return self.reference
+
+
+@dataclasses.dataclass(frozen=True)
 class Source:
     """An opened source.
 
     `run` is the truth: PyTorch for a checkpoint or a factory, ONNX Runtime without optimisations for an .onnx file, None for an
-    artifact: there the file `goldens` is the truth, and `reference`, `kind` and `options` are those of its own source.
+    artifact: there the file `goldens` is the truth, and `reference`, `kind` and `options` are what its manifest says of its own
+    source: a record to be written down again, never opened.
     `assets` are tokenizer or preprocessor files to copy.
     """
 

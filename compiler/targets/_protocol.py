@@ -78,3 +78,13 @@ class Target(Protocol):
     def lower(self, graph: Graph, sms: tuple[str, ...] = (), *, quantised: bool = False) -> Graph: ...
     def build(self, request: BuildRequest) -> Built: ...
     def load(self, directory: Path, manifest: Mapping[str, Any]) -> Runner: ...
+
+
+def engine_file(directory: Path, manifest: Mapping[str, Any], name: str) -> Path:
+    """The engine's file in an artifact, which its manifest must list: what was not hashed is not loaded.
+
+    A build verifies before its manifest has hashes ("files"). Raises ArtifactError.
+    """
+    from ..artifact import listed_file
+
+    return listed_file(directory, manifest, name) if "files" in manifest else directory / name

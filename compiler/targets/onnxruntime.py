@@ -7,17 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core import Feeds, Outputs, TensorSpec, profiles
+from ..core import ArtifactError, Feeds, Outputs, TensorSpec, did_you_mean, profiles
 from ..core import machine as packages
 from ..graph import Graph
 from ..runtime import Runner
-from ._protocol import Availability, BuildRequest, Built
+from ._protocol import Availability, BuildRequest, Built, engine_file
 
 FUSES = True  # what ONNX Runtime makes of the source's own graph when it loads it is slower: benchmarks/bench_ort.py
 SMS: tuple[str, ...] = ()
 DEFAULT_SMS: tuple[str, ...] = ()
 INT8_BASE, INT8_ATTENTION = "fp32", None
 MODEL = "model.onnx"
+MOST_THREADS = 1024
 # What load() runs with; recorded in the manifest so that a deployment can use the same. Optimised when the session is made,
 # not offline: ONNX Runtime's saved optimised graphs are tied to the instruction set of the machine that wrote them.
 SESSION = {
@@ -76,7 +77,7 @@ def build(request: BuildRequest) -> Built:
 
 def load(directory: Path, manifest: Mapping[str, Any]) -> Runner:
     """A CPU session over model.onnx with the session options of the manifest; `intra_op_num_threads` among them is heeded."""
-    return OnnxRuntimeRunner(directory / MODEL, manifest)
+    return OnnxRuntimeRunner(engine_file(directory, manifest, MODEL), manifest)
 
 
 def open_file(path: Path, described: Mapping[str, Any]) -> Runner:
@@ -95,12 +96,23 @@ class OnnxRuntimeRunner(Runner):
 
         ort = import_onnxruntime()
         options = ort.SessionOptions()
-        chosen = manifest["engine"]["session"]
-        options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, chosen["graph_optimization_level"])
-        options.execution_mode = getattr(ort.ExecutionMode, chosen["execution_mode"])
-        options.intra_op_num_threads = chosen.get("intra_op_num_threads", 0)  # 0: as many as there are cores
+        chosen = SESSION | dict(manifest["engine"]["session"])
+        options.graph_optimization_level = _member(ort.GraphOptimizationLevel, chosen, "graph_optimization_level", path)
+        options.execution_mode = _member(ort.ExecutionMode, chosen, "execution_mode", path)
+        threads = chosen.get("intra_op_num_threads", 0)  # 0: as many as there are cores
+        if type(threads) is not int or not 0 <= threads <= MOST_THREADS:
+            raise ArtifactError(f"{path}: engine.session.intra_op_num_threads is {threads!r}; it is 0 to {MOST_THREADS}")
+        options.intra_op_num_threads = threads
         self._session = open_session(path, options)
 
     def _run(self, feeds: Feeds) -> Outputs:
         names = [spec.name for spec in self.outputs]
         return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+
+
+def _member(kind: Any, chosen: Mapping[str, Any], key: str, path: Path) -> Any:
+    """A session option by the name that a manifest has for it, which must be one of ONNX Runtime's."""
+    known = kind.__members__
+    if not isinstance(chosen[key], str) or chosen[key] not in known:
+        raise ArtifactError(f"{path}: engine.session.{key} is {chosen[key]!r}{did_you_mean(str(chosen[key]), known)}")
+    return known[chosen[key]]

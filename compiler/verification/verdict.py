@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .. import targets
 from ..artifact import Artifact, goldens
 from ..artifact import manifest as artifact
-from ..core import Advance, DataError, Feeds, Missing, Outputs, Progress, SourceError
+from ..core import Advance, DataError, Feeds, Missing, Outputs, Progress
 from ..data import Labels, Sample, read_data
 from ..graph import Graph
 from ..runtime import HALVES, ReferenceRunner, Runner
@@ -23,7 +23,7 @@ from .intervals import FAILED, PASSED, UNDECIDED
 from .result import ComparisonResult
 
 if TYPE_CHECKING:
-    from ..source import Reference
+    from ..source import GivenSource, Reference
 
 WINDOW = 16  # samples whose outputs are held at a time
 RunSource = Callable[[Feeds], Outputs]
@@ -125,7 +125,7 @@ def verify(
     path: Path,
     *,
     data_path: Path | None = None,
-    against: str | None = None,
+    against: GivenSource | None = None,
     require_engine: bool = False,
     budget: Mapping[str, float] | None = None,
     progress: Progress | None = None,
@@ -134,8 +134,10 @@ def verify(
 
     `budget` goes over the recorded one.
 
-    Without data the goldens in the artifact are the truth and nothing but ONNX Runtime is needed. Raises Missing (exit 3) when
-    data is given and the source, or PyTorch for it, is not there; and for `require_engine` where the engine cannot run.
+    Without data the goldens in the artifact are the truth and nothing but ONNX Runtime is needed. Data is answered by `against`,
+    which must be what the artifact was built from (its sha256) unless it says otherwise. Raises DataError for data without
+    labels and no `against`, Missing (exit 3) where PyTorch for it is not there; and for `require_engine` where the engine
+    cannot run.
     """
     log = progress or Progress()
     from ..source import open_reference
@@ -167,46 +169,57 @@ def recorded_limits(facts: Mapping[str, Any]) -> Mapping[str, float]:
     return {name: limit for name, limit in facts.get("budget", {}).items() if limit is not None}
 
 
-def find_truth(found: Artifact, data_path: Path | None, against: str | None, open_reference: Callable[..., Reference]) -> Truth:
-    """Goldens; or the samples of `data_path` answered by `against` or by the artifact's own source."""
+def find_truth(
+    found: Artifact, data_path: Path | None, against: GivenSource | None, open_reference: Callable[..., Reference]
+) -> Truth:
+    """Goldens; or the samples of `data_path` answered by `against`, and by nobody where they have labels and it is not given."""
     if data_path is None and against is None:
-        return Truth(*goldens.load_goldens(found.path / artifact.GOLDENS), "goldens", synthetic=_synthetic(found))
+        return Truth(*goldens.load_goldens(found.goldens), "goldens", synthetic=_synthetic(found))
     if data_path is None:
-        answer = _source_runner(found, against, open_reference)
-        samples, _ = goldens.load_goldens(found.path / artifact.GOLDENS)
-        return Truth(samples, answer, f"inputs of the goldens, outputs of {against}", synthetic=_synthetic(found))
+        assert against is not None
+        answer, notes = _source_runner(found, against, open_reference)
+        samples, _ = goldens.load_goldens(found.goldens)
+        return Truth(samples, answer, f"inputs of the goldens, outputs of {against}", notes, synthetic=_synthetic(found))
     labels = Labels.from_assets(found.task, found.assets, found.outputs)
     read = read_data(data_path, found.inputs, found.dims, found.assets, found.profiles, labels)
     labelled = any(sample.labels for sample in read.samples)
-    try:
-        outputs, notes = _source_runner(found, against, open_reference), read.notes
-    except (Missing, SourceError) as error:
-        if against is not None or not labelled:
-            raise
-        outputs, notes = None, (*read.notes, f"the drop is unknown, only the artifact's own metric is given: {error}")
-    return Truth(read.samples, outputs, str(data_path), notes, False, labels if labelled else None)
+    if against is not None:
+        outputs, notes = _source_runner(found, against, open_reference)
+    elif not labelled:
+        raise _wanted(found, f"verifying on {data_path} (rows without labels)")
+    else:
+        outputs = None
+        notes = ("the drop is unknown, only the artifact's own metric is given: the source answers with --against SOURCE",)
+    return Truth(read.samples, outputs, str(data_path), (*read.notes, *notes), False, labels if labelled else None)
+
+
+def _wanted(found: Artifact, what: str) -> DataError:
+    from ..source import source_wanted
+
+    return source_wanted(found, what)
 
 
 def _synthetic(found: Artifact) -> bool:
     return found.manifest.get("recipe", {}).get("goldens", "synthetic") == "synthetic"
 
 
-def _source_runner(found: Artifact, against: str | None, open_reference: Callable[..., Reference]) -> RunSource:
-    from ..source import SourceOptions
+def _source_runner(
+    found: Artifact, against: GivenSource, open_reference: Callable[..., Reference]
+) -> tuple[RunSource, tuple[str, ...]]:
+    """(the computation of the source that was given, notes). Raises DataError where it is not the artifact's own."""
+    from ..source import check_same_source, options_for
 
-    source = found.manifest["source"]
-    if against is None:
-        reference = open_reference(str(source["reference"]), SourceOptions(**source["options"]))
-        if reference.sha256 != source["sha256"]:
-            raise DataError(
-                f"the source {source['reference']} changed since {found.path} was built (its sha256 differs); "
-                f"build again, or compare with it anyway: --against {source['reference']}"
-            )
-        return reference.run
-    if (Path(against) / artifact.MANIFEST).is_file():
-        return load_runner(Path(against)).run
-    options = SourceOptions(**source["options"] | {"task": found.task if found.task != "custom" else None, "revision": None})
-    return open_reference(against, options).run
+    path = Path(against.reference)
+    run: RunSource
+    if (path / artifact.MANIFEST).is_file():
+        runner = load_runner(path)
+        run, sha256 = runner.run, str(artifact.open_artifact(path).manifest["source"]["sha256"])
+    else:
+        reference = open_reference(against.reference, options_for(found, against))
+        run, sha256 = reference.run, reference.sha256
+    check_same_source(found, against, sha256)
+    changed = sha256 != found.manifest["source"]["sha256"]
+    return run, (f"{against} is not the source that the artifact was built from",) if changed else ()
 
 
 def run_and_judge(

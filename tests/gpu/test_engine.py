@@ -17,7 +17,7 @@ def test_the_engine_runs_and_is_within_budget(name: str, precision: str, minilm:
     if not (ready.build and ready.run):
         pytest.skip(f"{name} cannot build and run here: {ready.reason}")
     bertc.build(minilm, tmp_path / "out", targets=[name], precision=precision)
-    (verdict,) = bertc.verify(tmp_path / "out", data=texts, require_engine=True)
+    (verdict,) = bertc.verify(tmp_path / "out", data=texts, against=str(minilm), require_engine=True)
     assert verdict.engine_executed
     assert verdict.passed, verdict.reasons()
     runner = bertc.load(tmp_path / "out")

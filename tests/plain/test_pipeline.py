@@ -236,16 +236,18 @@ def test_another_model_behind_the_same_goldens(
 
 def test_verify_with_data_and_against(model: Path, built: Path, tmp_path: Path, capsys: Capture) -> None:
     np.savez(tmp_path / "d.npz", **tiny.feeds(3, 9))
-    run("verify", built / "onnxruntime-fp32", "--data", tmp_path / "d.npz", "--json")
+    run("verify", built / "onnxruntime-fp32", "--data", tmp_path / "d.npz", "--against", model, "--json")
     (verdict,) = json.loads(capsys.readouterr().out)["artifacts"]
     assert (verdict["data"], verdict["engine"]["rows"]) == (str(tmp_path / "d.npz"), 3)
     (tmp_path / "t.txt").write_text("two words\nand more words and more\n")
-    run("verify", built, "--data", tmp_path / "t.txt")
+    run("verify", built, "--data", tmp_path / "t.txt", "--against", model)
     other = tiny.encoder(tmp_path / "other.onnx", changed=0.5)
-    run("verify", built / "onnxruntime-fp32", "--against", other, code=1)
+    run("verify", built / "onnxruntime-fp32", "--against", other, code=2)
+    assert "is not what" in said(capsys)
+    run("verify", built / "onnxruntime-fp32", "--against", other, "--allow-changed-source", code=1)
     assert "is over its budget" in said(capsys)
     np.savez(tmp_path / "bad.npz", input_ids=tiny.feeds()["input_ids"])
-    run("verify", built / "onnxruntime-fp32", "--data", tmp_path / "bad.npz", code=2)
+    run("verify", built / "onnxruntime-fp32", "--data", tmp_path / "bad.npz", "--against", model, code=2)
     assert "attention_mask" in said(capsys)
 
 
@@ -255,8 +257,12 @@ def test_the_source_changed_since(tmp_path: Path, capsys: Capture) -> None:
     tiny.encoder(path, changed=0.5)
     np.savez(tmp_path / "d.npz", **tiny.feeds())
     run("verify", tmp_path / "o", "--data", tmp_path / "d.npz", code=2)
-    assert "its sha256 differs" in (err := said(capsys))
-    assert "--against " in err
+    assert "--against SOURCE" in said(capsys)
+    words = ("verify", tmp_path / "o", "--data", tmp_path / "d.npz", "--against", path)
+    run(*words, code=2)
+    assert "--allow-changed-source" in said(capsys)
+    run(*words, "--allow-changed-source", code=1)
+    assert "is not the source that the artifact was built from" in said(capsys)
 
 
 def test_an_engine_that_cannot_run(built: Path, capsys: Capture) -> None:

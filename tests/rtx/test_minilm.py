@@ -197,7 +197,7 @@ def test_the_page_of_a_real_engine(built: Path) -> None:
     assert all(row["name"] in shown for row in report["engine"]["kernels"]["rows"])
 
 
-def test_verify_in_an_environment_without_torch(built: Path, export: Path, texts: Path, tmp_path: Path) -> None:
+def test_verify_in_an_environment_without_torch(built: Path, export: Path, minilm: Path, texts: Path, tmp_path: Path) -> None:
     """A real virtual environment with `bertc[rtx,cpu]` and nothing else."""
     home = tmp_path / "venv"
     venv.create(home)
@@ -216,6 +216,9 @@ def test_verify_in_an_environment_without_torch(built: Path, export: Path, texts
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["passed"] is True
     done = bertc_there("verify", str(built / "onnxruntime-fp32"), "--data", str(texts))
+    assert done.returncode == 2, done.stderr
+    assert "--against" in done.stderr
+    done = bertc_there("verify", str(built / "onnxruntime-fp32"), "--data", str(texts), "--against", str(minilm))
     assert done.returncode == 3, done.stderr
     assert "bertc[export]" in done.stderr
     rebuilt = tmp_path / "rebuilt"

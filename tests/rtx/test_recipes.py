@@ -43,7 +43,7 @@ def test_bert_ranker_scores_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[
         file = tmp_path / "pairs.jsonl"
         file.write_text("\n".join(json.dumps({"text": a, "text_pair": b}) for a, b in rows) + "\n")
         capsys.readouterr()
-        assert run(["verify", str(where), "--data", str(file), "--json"]) == code
+        assert run(["verify", str(where), "--data", str(file), "--against", "bert-ranker", "--json"]) == code
         assert [verdict["verdict"] for verdict in json.loads(capsys.readouterr().out)["artifacts"]] == words
     runner = bertc.load(tmp_path / "out" / "onnxruntime-fp32")
     assert runner.run(runner.encode(BIGRAMS))["logits"].shape == (2, 1)

@@ -24,7 +24,7 @@ from ...core import machine as packages
 from ...core import profiles as profiles_
 from ...graph import DOMAIN, Graph, module_path
 from ...runtime import Runner
-from .._protocol import BuildRequest, Built
+from .._protocol import BuildRequest, Built, engine_file
 from . import kernel_log as _kernels
 from . import quantised_check as _int8
 from . import weight_check as _weights
@@ -291,7 +291,7 @@ def load(module: str, directory: Path, manifest: Mapping[str, Any]) -> Runner:
     _point_polygraphy_at(module)
     from polygraphy.exception import PolygraphyException
 
-    plan = directory / PLAN
+    plan = engine_file(directory, manifest, PLAN)
     if not plan.is_file():
         raise ArtifactError(f"{directory} holds no {PLAN}; was it built for {module}?")
     try:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from ...artifact import Artifact, goldens
 from ...artifact import manifest as artifact
-from ...core import BertcError, DataError, Progress
+from ...core import Progress
 from ...data import Sample, preprocess
 from ...graph import Graph
 from ...runtime import emulate_rounding
-from ...source import SourceOptions, open_reference
+from ...source import GivenSource, check_same_source, open_reference, options_for, source_wanted
 from ...source import opening as source
 from .. import verdict as verification
 from ..budgets import budget_for
@@ -27,12 +27,12 @@ OWN_GRAPH = "its own graph in float32"
 
 
 def measure_artifact_drift(
-    path: Path, *, data_path: Path | None = None, against: str | None = None, progress: Progress | None = None
+    path: Path, *, data_path: Path | None = None, against: GivenSource | None = None, progress: Progress | None = None
 ) -> Drift:
     """Drift of one artifact after every layer, on its goldens' inputs or on a file of data.
 
-    Compared with the graph of `against`, else of the artifact's source; without it, with the artifact's own graph in
-    float32, and the result says so. Raises what opening the artifact, the data and `against` raises.
+    Compared with the graph of `against`; without it, with the artifact's own graph in float32, and the result says so.
+    Raises what opening the artifact, the data and `against` raises, and DataError for a float32 artifact without `against`.
     """
     log = progress or Progress()
     found = artifact.open_artifact(path)
@@ -46,31 +46,26 @@ def measure_artifact_drift(
 
 def _samples(found: Artifact, data_path: Path | None) -> tuple[Sequence[Sample], tuple[str, ...]]:
     if data_path is None:
-        return goldens.load_goldens(found.path / artifact.GOLDENS)[0], ()
+        return goldens.load_goldens(found.goldens)[0], ()
     read = preprocess.read_data(data_path, found.inputs, found.dims, found.assets, found.profiles)
     return read.samples, read.notes
 
 
-def _float32_graph(found: Artifact, graph: Graph, against: str | None) -> tuple[Graph, str, tuple[str, ...]]:
+def _float32_graph(found: Artifact, graph: Graph, against: GivenSource | None) -> tuple[Graph, str, tuple[str, ...]]:
     """(the float32 graph to compare with, what to call it, notes)."""
-    facts = found.manifest["source"]
-    options = SourceOptions(**facts["options"])
     if against is not None:
-        return source.open_graph(against, options)[1], against, ()
-    try:
-        sha256, plain = source.open_graph(str(facts["reference"]), options)
-    except BertcError as error:
-        why = f"the source is not available: {error}"
-    else:
-        if sha256 == facts["sha256"]:
-            return plain, f"the graph of {facts['reference']}", ()
-        why = f"the source {facts['reference']} changed since the build: its sha256 differs"
+        sha256, plain = source.open_graph(against.reference, options_for(found, against))
+        check_same_source(found, against, sha256)
+        return plain, f"the graph of {against}", ()
     if found.precision == "fp32":
-        raise DataError(f"{why}; give --against SOURCE: a float32 artifact has nothing else to compare with")
+        raise source_wanted(found, "drift of a float32 artifact, which has nothing else to compare with,")
     return (
         emulate_rounding(graph, rounded=False),
         OWN_GRAPH,
-        (f"{why}. Compared with {OWN_GRAPH}, with its stored weights: errors of fusions do not show",),
+        (
+            f"no --against SOURCE: compared with {OWN_GRAPH}, with its stored weights; errors of fusions and of rounded weights "
+            "do not show",
+        ),
     )
 
 
@@ -78,7 +73,7 @@ def bisect_artifact(
     path: Path,
     *,
     data_path: Path | None = None,
-    against: str | None = None,
+    against: GivenSource | None = None,
     budget: Mapping[str, float] | None = None,
     progress: Progress | None = None,
 ) -> Bisection:
@@ -91,11 +86,11 @@ def bisect_artifact(
     found = artifact.open_artifact(path)
     truth = verification.find_truth(found, data_path, against, open_reference)
     if truth.outputs is None:
-        raise DataError(f"the source cannot run the data: {'; '.join(truth.notes)}")
+        raise source_wanted(found, f"--bisect on {data_path}")
     pairs = [(s, outputs) for s, outputs in itertools.islice(truth.pairs(), SAMPLES) if outputs is not None]
     graph = found.graph(mapped=True)
     with log.stage("open the source"):
-        weights, note = unrounded.find_unrounded_weights(found, graph)
+        weights, note = unrounded.find_unrounded_weights(found, graph, against)
     notes = [note] if note else []
     notes += [f"{len(pairs)} of {len(truth.samples)} samples were used"] if len(pairs) < len(truth.samples) else []
     allowed = budget_for(found.precision, verification.recorded_limits(found.manifest), budget)

@@ -14,10 +14,11 @@ from ...fusions import engine as fusing
 from ...graph import Graph
 from ...runtime import HALVES, release_pages
 from ...source import opening as source
-from ...source import types
+from ...source import options_for
 
 if TYPE_CHECKING:
     from ...artifact import Artifact
+    from ...source import GivenSource
 
 
 class UnroundedWeights:
@@ -36,7 +37,7 @@ class UnroundedWeights:
         return array
 
 
-def find_unrounded_weights(found: Artifact, graph: Graph) -> tuple[UnroundedWeights | None, str]:
+def find_unrounded_weights(found: Artifact, graph: Graph, against: GivenSource | None) -> tuple[UnroundedWeights | None, str]:
     """The originals of a graph's half-precision weights, and a sentence where there are none, or not of all.
 
     A weight is taken for another's original only if it becomes that one, bit for bit, when it is rounded.
@@ -46,17 +47,16 @@ def find_unrounded_weights(found: Artifact, graph: Graph) -> tuple[UnroundedWeig
     }
     if not halves:
         return None, ""
-    facts = found.manifest
+    rounded = "the artifact's rounded weights are used"
+    if against is None:
+        return None, f"no --against SOURCE: {rounded}"
     try:
-        sha256, plain = source.open_graph(str(facts["source"]["reference"]), types.SourceOptions(**facts["source"]["options"]))
-        if sha256 != facts["source"]["sha256"]:
-            return (
-                None,
-                f"the source {facts['source']['reference']} changed since the build: the artifact's rounded weights are used",
-            )
+        sha256, plain = source.open_graph(against.reference, options_for(found, against))
+        if sha256 != found.manifest["source"]["sha256"]:
+            return None, f"{against} is not the source that the artifact was built from: {rounded}"
         lowered = _lowered(found, plain)
     except BertcError as error:
-        return None, f"the source is not available ({error}): the artifact's rounded weights are used"
+        return None, f"the graph of {against} is not available ({error}): {rounded}"
     unrounded = {}
     for name, tensor in halves.items():
         original = lowered.get(name.rpartition(".")[0])

@@ -19,6 +19,7 @@ from bertc.cli import _main as cli
 from bertc.core.errors import InputError, Missing, VerifyFailed
 from bertc.core.profiles import Dim, Shape
 from bertc.data import samples as samples_module
+from bertc.source import GivenSource
 
 Capture = pytest.CaptureFixture[str]
 DIMS = {"batch": Dim("batch"), "length": Dim("length", max=32)}
@@ -144,7 +145,7 @@ def test_a_wrong_answer_is_not_timed(built: Path, capsys: Capture) -> None:
 def test_each_pair_is_judged_by_the_coarser_precision(built: Path) -> None:
     """fp16 differs from fp32 by more than fp32's budget, which is no fault."""
     found = artifact.open_artifact(built / "half")
-    result = bench.time_artifact(found, bench.BenchRequest((str(built / "cpu"),), (shape(2, 8),), rounds=2))
+    result = bench.time_artifact(found, bench.BenchRequest((GivenSource(str(built / "cpu")),), (shape(2, 8),), rounds=2))
     assert 1e-5 < max(result.agreement.values()) < 1e-2
 
 

@@ -64,9 +64,9 @@ def _commands(folder: Path) -> None:
     halves = [out / f"onnxruntime-{precision}" for precision in ("fp16", "fp32")]
     run("build", model, "--target", "onnxruntime=fp16", "--target", "onnxruntime=fp32", "-o", out)
     run("build", model, "--target", "null", "--fp32", "-o", folder / "null")
-    run("verify", halves[0], "--layers")
-    run("verify", halves[0], "--bisect", "--budget", "cosine=0.99999999", code=1)
-    run("verify", out, "--data", folder / "t.txt")
+    run("verify", halves[0], "--layers", "--against", model)
+    run("verify", halves[0], "--bisect", "--against", model, "--budget", "cosine=0.99999999", code=1)
+    run("verify", out, "--data", folder / "t.txt", "--against", model)
     run("fuse", model, "-o", folder / "fused.onnx")
     run("calibrate", model, "--data", folder / "t.txt", "-o", folder / "ranges.json")
     run("bench", halves[0], "--against", halves[1], "--shapes", "1x4,2x8", "--rounds", "11", "--threads", "1")

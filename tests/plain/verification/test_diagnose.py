@@ -22,6 +22,7 @@ from bertc.graph import model as graph
 from bertc.graph import provenance as origin
 from bertc.graph.model import Graph
 from bertc.runtime.reference import ReferenceRunner
+from bertc.source import GivenSource
 from bertc.verification.budgets import Budget
 from bertc.verification.diagnose import bisect as bisection
 from bertc.verification.diagnose import drift
@@ -70,6 +71,10 @@ def artifact(folder: Path, broken: int | None = None, target: str = "null=fp16",
     return folder / "out"
 
 
+def source_of(made: Path) -> GivenSource:
+    return GivenSource(str(made.parent / "model.onnx"))
+
+
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return artifact(tmp_path_factory.mktemp("sound"))
@@ -84,7 +89,7 @@ def overflowing(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_drift_after_every_layer(sound: Path) -> None:
-    found = explaining.measure_artifact_drift(sound)
+    found = explaining.measure_artifact_drift(sound, against=source_of(sound))
     assert found.against.startswith("the graph of ")
     assert [f"enc.layer.{at}" for at in range(LAYERS)] == [x.module for x in found.layers if x.op == "LayerNormalization"]
     assert not found.unmatched
@@ -97,9 +102,9 @@ def test_drift_after_every_layer(sound: Path) -> None:
 
 def test_windows_do_not_change_what_is_found(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drift, "MAX_TOKENS", 20)
-    whole = explaining.measure_artifact_drift(sound)
+    whole = explaining.measure_artifact_drift(sound, against=source_of(sound))
     monkeypatch.setattr(drift, "WINDOW_BYTES", 1)
-    small = explaining.measure_artifact_drift(sound)
+    small = explaining.measure_artifact_drift(sound, against=source_of(sound))
     assert (whole.windows, small.windows) == (1, len(whole.layers))
     assert small.layers == whole.layers
 
@@ -131,7 +136,8 @@ def test_a_value_of_another_meaning_is_not_matched(tmp_path: Path) -> None:
 
 
 def test_the_first_value_that_is_not_finite_has_a_name(overflowing: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["verify", str(overflowing), "--layers", "--json"]) == 1
+    against = str(source_of(overflowing))
+    assert run(["verify", str(overflowing), "--layers", "--against", against, "--json"]) == 1
     out, err = capsys.readouterr()
     (found,) = json.loads(out)["artifacts"]
     assert found["first_nonfinite"].startswith("MatMul 'node_p2' in enc.layer.2.dense net.py:12, on ")
@@ -142,17 +148,16 @@ def test_the_first_value_that_is_not_finite_has_a_name(overflowing: Path, capsys
     assert by_module["enc.layer.2.dense"]["relative"] == "inf"
 
 
-def test_without_its_source_it_is_compared_with_itself_and_says_so(tmp_path: Path) -> None:
+def test_without_a_source_it_is_compared_with_itself_and_says_so(tmp_path: Path) -> None:
     made = artifact(tmp_path)
-    (tmp_path / "model.onnx").unlink()
     found = explaining.measure_artifact_drift(made)
     assert found.against == explaining.OWN_GRAPH
-    assert any("source is not available" in note for note in found.notes)
+    assert any("no --against SOURCE" in note for note in found.notes)
     assert found.layers[-1].relative < 1e-2
 
 
 def test_a_plot_of_the_layers(sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["verify", str(sound), "--layers", "--plot", str(tmp_path / "drift.svg")]) == 0
+    assert run(["verify", str(sound), "--layers", "--against", str(source_of(sound)), "--plot", str(tmp_path / "drift.svg")]) == 0
     assert "enc.layer.3" in capsys.readouterr().err
     text = (tmp_path / "drift.svg").read_text("utf-8")
     assert text.startswith("<?xml")
@@ -197,13 +202,16 @@ def test_bisect_within_the_budget_says_so(sound: Path, capsys: pytest.CaptureFix
 
 def test_bisect_of_what_is_no_matter_of_precision(sound: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = model(sound.parent / "other.onnx", broken=0)
-    assert run(["verify", str(sound), "--bisect", "--against", str(model(other, broken=1))]) in (0, 1)
+    words = ["verify", str(sound), "--bisect", "--against", str(model(other, broken=1))]
+    assert run(words) == 2
+    assert "--allow-changed-source" in capsys.readouterr().err
+    assert run([*words, "--allow-changed-source"]) in (0, 1)
     capsys.readouterr()
     changed = onnx.load(other)
     weight = next(w for w in changed.graph.initializer if w.name == "w1")
     weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight)[::-1].copy(), "w1"))
     onnx.save(changed, other)
-    assert run(["verify", str(sound), "--bisect", "--against", str(other), "--json"]) == 1
+    assert run(["verify", str(sound), "--bisect", "--against", str(other), "--allow-changed-source", "--json"]) == 1
     (found,) = json.loads(capsys.readouterr().out)["artifacts"]
     assert (found["verdict"], found["nodes"]) == ("not precision", [])
     assert "not precision: even with all" in found["summary"]
@@ -211,7 +219,7 @@ def test_bisect_of_what_is_no_matter_of_precision(sound: Path, capsys: pytest.Ca
 
 def test_weights_of_the_source_are_put_back_too(sound: Path) -> None:
     """All back is the source, to the last digits of float32: no rounding of a weight is left."""
-    found = explaining.bisect_artifact(sound, budget={"rel": 1e-5, "cosine": 0.0})
+    found = explaining.bisect_artifact(sound, against=source_of(sound), budget={"rel": 1e-5, "cosine": 0.0})
     assert found.verdict in ("found", "not minimal")
     assert len(found.nodes) > LAYERS
     assert not [note for note in found.notes if "weights" in note]
