@@ -20,7 +20,6 @@ from .artifact import Artifact, goldens
 from .artifact import manifest as artifact
 from .core import VERSION, InputError, Missing, NotFused, Profile, Progress, RecipeError, VerifyFailed, machine, profiles
 from .data import preprocess
-from .data import synthetic as data
 from .fusions import Fused
 from .fusions import engine as fusing
 from .graph import Graph, save_graph
@@ -30,7 +29,7 @@ from .report import document as report
 from .report import page, tables
 from .source import Source, open_source
 from .targets import BuildRequest, Built, TargetSpec
-from .verification import FAILED, ExportCheck, budget_for, check_export, check_fused
+from .verification import ExportCheck, budget_for, check_export, check_fused, on_data
 from .verification import verdict as verification
 
 if TYPE_CHECKING:
@@ -79,14 +78,16 @@ def build_recipe(recipe: Recipe, out: Path, *, force: bool = False, progress: Pr
             log.note(note)
         ranges = choose_profiles(recipe, source)
         log.detail(f"profiles: {profiles.profiles_to_json(ranges)}")
-        require_data(recipe, source, ranges, builds)
+        rows = require_data(recipe, source, ranges, builds)
         with log.stage("check export") as advance:
-            proof = check_export(source, ranges, advance, seed=recipe.seed, golden_data=golden_data(recipe))
+            proof = check_export(
+                source, ranges, advance, seed=recipe.seed, golden_data=golden_data(recipe), has_data=bool(recipe.data)
+            )
         log.say(proof.summary())
         for note in proof.notes:
             log.note(note)
         fused = fuse_graph(recipe, source, builds, proof, log)
-        job = Job(recipe, source, ranges, proof, fused)
+        job = Job(recipe, source, ranges, proof, fused, rows=rows)
         for build in builds:
             directory = stage if len(builds) == 1 else stage / build.name
             directory.mkdir(exist_ok=True)
@@ -123,13 +124,24 @@ def golden_data(recipe: Recipe) -> Path | None:
     return Path(str(recipe.data)) if recipe.goldens == "data" else None
 
 
-def require_data(recipe: Recipe, source: Source, ranges: tuple[Profile, ...], builds: Sequence[Build]) -> None:
-    """Before any long work: DataError for data that the model cannot be fed. (A single bad row is told where it is read.)"""
-    from .data import unpadded as rows
+def require_data(recipe: Recipe, source: Source, ranges: tuple[Profile, ...], builds: Sequence[Build]) -> on_data.Rows:
+    """The rows of --data to verify on. Before any long work: DataError for data that the model cannot be fed.
 
-    if recipe.data and any(build.precision in precision.CALIBRATED for build in builds):
-        limits, encoder, audio = preprocess.preprocessors(source.graph.inputs, source.dims, source.assets, ranges)
-        rows.open_unpadded(Path(recipe.data), source.graph.inputs, limits, encoder, audio)
+    (A single bad row of data that calibrates is told where it is read.)
+    """
+    calibrated = [build.precision in precision.CALIBRATED for build in builds]
+    if recipe.data and any(calibrated):
+        preprocess.require_readable(Path(recipe.data), source.graph.inputs, source.dims, source.assets, ranges)
+    rows = rows_of_data(recipe, source, ranges)
+    if not all(calibrated):
+        rows()
+    return rows
+
+
+def rows_of_data(recipe: Recipe, source: Source, ranges: tuple[Profile, ...]) -> on_data.Rows:
+    """The rows of --data to verify on; none where they are in the goldens, or where nothing is verified."""
+    wanted = recipe.data and recipe.goldens == "synthetic" and recipe.verify
+    return on_data.read_when_wanted(Path(str(recipe.data)) if wanted else None, source, ranges)
 
 
 def fuse_graph(recipe: Recipe, source: Source, builds: Sequence[Build], proof: ExportCheck, log: Progress) -> Fused | None:
@@ -182,6 +194,7 @@ class Job:
     proof: ExportCheck
     fused: Fused | None = None
     timing_cache: Path | None = None
+    rows: on_data.Rows = on_data.no_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +228,7 @@ def build_artifact(build: Build, job: Job, directory: Path, log: Progress, quant
     hashes[artifact.GOLDENS] = goldens.save_goldens(directory / artifact.GOLDENS, job.proof.samples, job.proof.outputs)
     artifact.copy_assets(job.source.assets, directory)
     facts = manifest_facts(compiled.build, job, compiled.typed, compiled.built, quantised)
-    rows = quantised.truth if quantised and compiled.build.quantised else None  # what is not quantised is checked as it always is
+    rows = quantised.truth if quantised and compiled.build.quantised else job.rows()
     verdict = check_artifact(compiled.build, job, directory, facts, compiled.typed, watch, rows)
     if why := page.why_no_page():
         watch.note(why)
@@ -308,16 +321,10 @@ def type_graph(build: Build, job: Job, graph: Graph) -> Typed:
 
 
 def value_evidence(job: Job) -> Evidence:
-    """What values are measured on: the goldens, and where these are data, synthetic samples of every kind of mask beside them."""
-    samples, recipe, source = job.proof.samples, job.recipe, job.source
-    if source.run is None:
-        return Evidence(samples, f"the {len(samples)} goldens of the export")
-    if recipe.goldens == "synthetic":
-        return Evidence(samples, f"{len(samples)} synthetic samples")
-    synthetic = data.synthetic_samples(source.graph, source.dims, recipe.seed)
-    rows = sum(max(1, len(sample.origins)) for sample in samples)
-    name = f"{rows} rows of {Path(str(recipe.data)).name} and {len(synthetic)} synthetic samples"
-    return Evidence((*samples, *synthetic), name)
+    """What values are measured on."""
+    rows, recipe = job.rows(), job.recipe
+    file = Path(str(recipe.data)).name if rows or recipe.goldens == "data" else None
+    return on_data.collect_evidence(job.proof.samples, job.source, rows, file, recipe.seed)
 
 
 def check_artifact(
@@ -329,7 +336,7 @@ def check_artifact(
     watch: Progress,
     rows: verification.Truth | None = None,
 ) -> verification.Verdict | None:
-    """Verify an artifact on its goldens before it is written, and a low-bit one on data that calibrated nothing of it.
+    """Verify an artifact on its goldens before it is written, and on --data: a low-bit one on rows that calibrated nothing of it.
 
     None where the recipe says not to.
 
@@ -347,14 +354,8 @@ def check_artifact(
         watch.say(f"{verdict.summary()} on {verdict.data}" if rows else verdict.summary())
         if not verdict.passed:
             why = f"on {verdict.data}: {verdict.reasons()}"
-            raise VerifyFailed(f"{build.name} is {verdict.shortfall()}: {why}; nothing was written{_advice(verdict)}")
+            raise VerifyFailed(f"{build.name} is {verdict.shortfall()}: {why}; nothing was written{verdict.advice()}")
     return verdicts[-1]
-
-
-def _advice(verdict: verification.Verdict) -> str:
-    if verdict.precision == "fp32" or verdict.verdict != FAILED:
-        return ""
-    return ". To find the nodes that cause it: build with --no-verify, then `bertc verify OUT --bisect`"
 
 
 def manifest_facts(

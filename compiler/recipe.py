@@ -46,7 +46,7 @@ class Recipe:
     )
     goldens: str = _option("Samples kept in goldens.npz; data: your users' texts, from --data.", "synthetic")
     data: str | None = _option(
-        "Texts, pairs, audio or arrays like what the model will see: for int8, fp8, --goldens data.", None, "FILE"
+        "Texts, pairs, audio or arrays like what the model will see: to verify on, and to calibrate int8 and fp8.", None, "FILE"
     )
     seed: int = _option("Seed of the synthetic samples; default: 0.", 0, "NUMBER")
     budget: Mapping[str, float] = _option("Limit of the verification, as in cosine=0.9999; repeatable.", {}, "NAME=NUMBER")

@@ -15,6 +15,7 @@ from .samples import batch_dim as batch_dim
 from .samples import dead_rows as dead_rows
 from .samples import mask_feeds as mask_feeds
 from .samples import row_count as row_count
+from .special_tokens import special_ids as special_ids
 from .synthetic import AUDIO_MIN as AUDIO_MIN
 from .synthetic import DEFAULT_BOUND as DEFAULT_BOUND
 from .synthetic import index_bounds as index_bounds

@@ -34,6 +34,16 @@ def read_data(
     return files.samples_from_file(path, inputs=inputs, dims=limits, encode=encoder, audio=audio, labels=labels)
 
 
+def require_readable(
+    path: Path, inputs: Sequence[TensorSpec], dims: Mapping[str, Dim], assets: Sequence[Path], profiles: Sequence[Profile]
+) -> None:
+    """DataError for data that the model cannot be fed one sample at a time, as calibration does."""
+    from . import unpadded
+
+    limits, encoder, audio = preprocessors(inputs, dims, assets, profiles)
+    unpadded.open_unpadded(path, inputs, limits, encoder, audio)
+
+
 def preprocessors(
     inputs: Sequence[TensorSpec], dims: Mapping[str, Dim], assets: Sequence[Path], profiles: Sequence[Profile] = ()
 ) -> tuple[Mapping[str, Dim], Encoder | None, Audio | None]:

@@ -58,7 +58,7 @@ class Encoder:
                 f"the model takes {', '.join(map(repr, inputs)) or 'no input'}; a tokenizer makes {', '.join(INPUTS)}; "
                 "give data as arrays in an .npz file"
             )
-        tokenizer = _load(path / "tokenizer.json")
+        tokenizer = load_tokenizer(path / "tokenizer.json")
         config = read_config(path / "special_tokens_map.json") | read_config(path / "tokenizer_config.json")
         padding, truncation = tokenizer.padding or {}, tokenizer.truncation or {}
         if max_length is None and 0 < config.get("model_max_length", 0) < UNLIMITED:
@@ -129,7 +129,8 @@ class Encoder:
         return array
 
 
-def _load(path: Path) -> Any:
+def load_tokenizer(path: Path) -> Any:
+    """The tokenizer of a tokenizer.json. Raises ArtifactError for a missing or damaged file."""
     from tokenizers import Tokenizer
 
     if not path.is_file():

@@ -225,9 +225,12 @@ UNREAD = frozenset({".h5", ".msgpack", ".ot", ".md", ".onnx"} - set(hub.WANTED))
 
 
 def _reads_data(stage: str, recipe: Recipe) -> bool:
-    """The stages that read data: goldens from data, calibration, and the judgement of a low-bit artifact."""
-    goldens = recipe.goldens == "data" and stage == "export"
-    return goldens or stage in ("calibrate", "quantise") or (stage == "build" and recipe.precision in precisions.QUANTISED)
+    """The stages that read data: goldens from data, calibration, and the verification of an artifact on it."""
+    if stage == "export":
+        return recipe.goldens == "data"
+    return stage in ("calibrate", "quantise") or (
+        stage == "build" and (recipe.goldens != "data" or recipe.precision in precisions.QUANTISED)
+    )
 
 
 def _data_files(path: Path) -> list[Path]:

@@ -120,7 +120,8 @@ def _job(work: StageJob) -> pipeline.Job:
     source, check = _exported(work.before["export"])
     fused = _fused(work.before["fuse"]) if "fuse" in work.before else None
     ranges = pipeline.choose_profiles(work.recipe, source)
-    return pipeline.Job(work.recipe, source, ranges, check, fused, work.timing_cache)
+    rows = pipeline.rows_of_data(work.recipe, source, ranges)
+    return pipeline.Job(work.recipe, source, ranges, check, fused, work.timing_cache, rows)
 
 
 def _quantised(path: Path, wanted: pipeline.Build, job: pipeline.Job) -> LowBitGraph:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core import Dim, Missing, SourceError, did_you_mean, hash_file, machine
+from ..data import Sample
 from ..data import tokenizer as text
 from ..graph import Graph, with_int32_ids
 from . import assets, checkpoint, factory, hub, onnx_file
@@ -209,6 +210,7 @@ def _open_factory(reference: str, place: Location, options: SourceOptions) -> So
         assets=files,
         notes=(*notes, *text.override_notes(files), *asset_notes),
         versions=_versions("torch", "onnx-ir", "onnxscript"),
+        samples=(Sample("the factory's example", torch_export.example_feeds(made)),),
     )
 
 

@@ -335,6 +335,12 @@ def module_arguments(made: FactoryModel, feeds: Feeds) -> tuple[tuple[Tensor, ..
     return _arguments(made, {n: torch.from_numpy(np.ascontiguousarray(feeds[n])).to(e.dtype) for n, e in made.inputs.items()})
 
 
+def example_feeds(made: FactoryModel) -> dict[str, np.ndarray]:
+    """The examples of a factory as feeds; half precision as float32, which numpy has for bfloat16."""
+    found = {name: example.detach().cpu() for name, example in made.inputs.items()}
+    return {name: (e.float() if e.dtype in (torch.float16, torch.bfloat16) else e).numpy() for name, e in found.items()}
+
+
 def outputs_to_arrays(result: Any, outputs: Sequence[str]) -> Outputs:
     """What the module returned as numpy arrays by name, floats as float32."""
     found = [value.float() if value.is_floating_point() else value for value in _flat(result)[1]]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..core import Dim, Feeds, Outputs
+    from ..data import Sample
     from ..graph import Graph
 
 IDS = ("int64", "int32")
@@ -63,7 +64,7 @@ class Source:
 
     `run` is the truth: PyTorch for a checkpoint or a factory, ONNX Runtime without optimisations for an .onnx file, None for an
     artifact: there the file `goldens` is the truth, and `reference`, `kind` and `options` are what its manifest says of its own
-    source: a record to be written down again, never opened.
+    source: a record to be written down again, never opened. `samples` are feeds that came with it: a factory's examples.
     `assets` are tokenizer or preprocessor files to copy.
     """
 
@@ -80,6 +81,7 @@ class Source:
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     options: SourceOptions = dataclasses.field(default_factory=SourceOptions)
     goldens: Path | None = None
+    samples: tuple[Sample, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 from . import budgets as budgets
 from . import intervals as intervals
+from . import on_data as on_data
 from . import verdict as verdict
 from .budgets import DEFAULT_BUDGETS as DEFAULT_BUDGETS
 from .budgets import Budget as Budget

@@ -101,6 +101,12 @@ class Verdict:
         """What is wrong with an artifact that did not pass, in words."""
         return "over its budget" if self.verdict == FAILED else "undecided"
 
+    def advice(self) -> str:
+        """How to find out why a build failed, where its precision may be the cause."""
+        if self.precision == "fp32" or self.verdict != FAILED:
+            return ""
+        return ". To find the nodes that cause it: build with --no-verify, then `bertc verify OUT --bisect`"
+
     def reasons(self) -> str:
         return "; ".join(map(str, self.violations)) or "none"
 

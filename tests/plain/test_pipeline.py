@@ -127,7 +127,20 @@ def test_an_export_is_built_without_torch(model: Path, tmp_path: Path, capsys: C
         assert (tmp_path / "out" / file).read_bytes() == (straight / file).read_bytes()
     assert (tmp_path / "out" / "tokenizer" / "tokenizer.json").is_file()
     capsys.readouterr()
-    run("build", tmp_path / "export", "--target", "null", "--goldens", "data", "--data", model, "-o", tmp_path / "x", code=2)
+    (tmp_path / "t.txt").write_text("two words\n")
+    run(
+        "build",
+        tmp_path / "export",
+        "--target",
+        "null",
+        "--goldens",
+        "data",
+        "--data",
+        tmp_path / "t.txt",
+        "-o",
+        tmp_path / "x",
+        code=2,
+    )
     assert "is an artifact and cannot run the data" in said(capsys)
 
 
