@@ -149,7 +149,7 @@ def read_config(path: Path) -> dict[str, Any]:
         return {}
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is not valid JSON ({error}); copy it again from the source model") from error
     if not isinstance(data, dict):
         raise ArtifactError(f"{path} holds {type(data).__name__}, not a JSON object; copy it again from the source model")

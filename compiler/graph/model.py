@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from ..core import SourceError, TensorSpec, hash_file
+from ..core import SourceError, TensorSpec, check_link, hash_file
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -101,7 +101,6 @@ def load_graph(path: Path, mapped: bool = False) -> Graph:
 
 
 def _check_external_data(proto: Any, path: Path) -> None:
-    folder = path.parent.resolve()
     for tensor in itertools.chain(_tensors(proto.graph), *map(_tensors, proto.functions)):
         if tensor.data_location != tensor.EXTERNAL:
             continue
@@ -109,12 +108,17 @@ def _check_external_data(proto: Any, path: Path) -> None:
         location = info.get("location", "")
         pure = PurePosixPath(location.replace("\\", "/"))
         file = path.parent / location
-        inside = location and not pure.is_absolute() and ".." not in pure.parts and file.resolve().is_relative_to(folder)
-        if not inside:
+        if not location or pure.is_absolute() or ".." in pure.parts:
             raise SourceError(
                 f"{path}: tensor {tensor.name!r} points to external data {location!r}, outside the model's folder; "
                 "bertc reads only weights in that folder"
             )
+        try:
+            check_link(file, path.parent)
+        except SourceError as error:
+            raise SourceError(
+                f"{path}: tensor {tensor.name!r} points to external data {location!r}, outside the model's folder: {error}"
+            ) from error
         if not file.is_file():
             raise SourceError(f"{path}: tensor {tensor.name!r} needs the external data file {location!r}, which is missing")
         start, length, size = _extent(tensor, info, path)

@@ -222,7 +222,12 @@ def _activation(spec: ModuleSpec) -> nn.Module:
     if not (inspect.isclass(kind) and issubclass(kind, nn.Module)):
         known = [*nn.modules.activation.__all__, "Identity"]
         raise SourceError(f"{spec.folder}: activation_function {path!r} is not a module of torch.nn{did_you_mean(name, known)}")
-    return kind()
+    try:
+        return kind()
+    except TypeError as error:
+        raise SourceError(
+            f"{spec.folder}: activation_function {path!r} takes settings ({error}); known: those that take none"
+        ) from error
 
 
 def _weights(spec: ModuleSpec) -> dict[str, Tensor]:
