@@ -25,6 +25,7 @@ from bertc.cli import _main as cli
 from bertc.core.errors import InputError, SourceError
 from bertc.graph import model as graph
 from bertc.graph import provenance
+from bertc.source.onnx_file import read_onnx_file
 
 HEALTHY = {"location": "w.bin", "offset": "0", "length": "64"}
 
@@ -97,8 +98,22 @@ def test_external_data_outside_the_folder(model: Path, where: str) -> None:
         refused(pointing(model, where, location=location), "outside the model's folder", repr(location))
     (model.parent / "link.bin").symlink_to(secret)
     (model.parent / "linked").symlink_to(secret.parent)
-    for location in ("link.bin", "linked/secret.bin"):
-        refused(pointing(model, where, location=location), "outside the model's folder", location)
+    for location in ("link.bin", "linked/secret.bin"):  # what they point to is named, and a way out
+        refused(pointing(model, where, location=location), "outside the model's folder", location, str(secret), "cp -rL")
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_external_data_that_the_libraries_do_not_read(model: Path, where: str) -> None:
+    """onnx and onnx_ir raise in the middle of a build for links, also for those within the folder and for hard links."""
+    (model.parent / "link.bin").symlink_to("w.bin")
+    refused(pointing(model, where, location="link.bin"), "'link.bin'", "a link to", "cp -rL")
+    (model.parent / "link.bin").unlink()
+    os.link(model.parent / "w.bin", model.parent / "twice.bin")
+    with pytest.raises(SourceError, match="hard link") as caught:
+        read_onnx_file(pointing(model, where))
+    assert "cp -rL" in str(caught.value)
+    shutil.copytree(model.parent, model.parent.with_name("copy"))
+    read_onnx_file(model.parent.with_name("copy") / model.name)
 
 
 @pytest.mark.parametrize("where", PLACES)
