@@ -251,7 +251,10 @@ def _alive(pid: int) -> bool:
 
 
 def copy_assets(assets: tuple[Path, ...], directory: Path) -> None:
-    """Copy tokenizer files to tokenizer/, feature-extractor files to preprocessor/, config.json (class names) to model/."""
+    """Copy tokenizer files to tokenizer/, feature-extractor files to preprocessor/, config.json (class names) to model/.
+
+    Contents are copied, never links; `source.assets` refused those that lead out of the source's folder.
+    """
     for file in assets:
         named = {"preprocessor_config.json": "preprocessor", "config.json": "model"}
         folder = directory / named.get(file.name, "tokenizer")
