@@ -16,6 +16,7 @@ from bertc.source import torch_export
 from bertc.source.assets import collect_assets
 from bertc.source.checkpoint import read_checkpoint
 from bertc.source.opening import open_source
+from bertc.source.types import SourceOptions
 
 KERNEL = "evil/kernel"
 OWN = "from pathlib import Path\nPath({!r}).write_text('ran')\n"
@@ -194,3 +195,37 @@ def test_assets_are_no_links_to_files_elsewhere(tmp_path, name):
 def test_json_that_is_too_deep_is_refused(directory):
     (directory / "config.json").write_text('{"a":' * 100_000 + "1" + "}" * 100_000)
     refused(directory, "config.json", "not valid JSON")
+
+
+class Payload:
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize("place", [".", "2_Dense"])
+def test_allow_pickle_reads_tensors_and_still_runs_nothing(tmp_path, place):
+    import torch
+
+    directory = models.sentence_transformer(tmp_path / "model", {"pooling_mode": "mean"}, ["Dense"])
+    (directory / place / "model.safetensors").unlink()
+    pickled = directory / place / "pytorch_model.bin"
+    torch.save({"linear.weight": Payload(tmp_path / "ran")}, pickled)
+    with pytest.raises(SourceError, match="pickle"):
+        open_source(str(directory))
+    with pytest.raises(SourceError, match=r"Weights only|weights_only"):
+        open_source(str(directory), SourceOptions(allow_pickle=True))
+    assert not (tmp_path / "ran").exists()
+    torch.load(pickled, weights_only=False)  # the payload is a real one
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["torch.nn.Linear", "torch.nn.functional.relu", "os.system", "torch.nn.modules.os.system", "torch.nn."]
+)
+def test_an_activation_that_is_no_activation_is_refused(tmp_path, name):
+    directory = models.sentence_transformer(tmp_path / "model", {"pooling_mode": "mean"}, ["Dense"])
+    edit(directory / "2_Dense" / "config.json", activation_function=name)
+    refused(directory, "activation_function", name)
