@@ -21,6 +21,8 @@ from .files import disk_errors as disk_errors
 from .files import hash_file as hash_file
 from .files import write_hashed as write_hashed
 from .files import write_json as write_json
+from .links import check_link as check_link
+from .machine import available_bytes as available_bytes
 from .machine import environment as environment
 from .machine import memory_gib as memory_gib
 from .machine import versions as versions

@@ -8,8 +8,8 @@ from .labels import Answers as Answers
 from .labels import Labels as Labels
 from .labels import PairText as PairText
 from .labels import Tags as Tags
+from .npz import read_npz as read_npz
 from .preprocess import read_data as read_data
-from .readers import read_npz as read_npz
 from .samples import Sample as Sample
 from .samples import batch_dim as batch_dim
 from .samples import dead_rows as dead_rows

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ import numpy as np
 
 from ..core import ArtifactError, DataError, Dim, Missing, TensorSpec, is_mask
 from . import tables
+from .npz import read_npz
 from .samples import Data, Sample, dead_rows
 from .tables import Row
 
@@ -38,15 +37,16 @@ class Audio:
         try:
             config = json.loads(file.read_text(encoding="utf-8"))
             rate = int(config["sampling_rate"])
+            padding = float(config.get("padding_value", 0.0))
         except FileNotFoundError as error:
             raise ArtifactError(f"no preprocessor_config.json in {path}; copy it from the source model") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise ArtifactError(f"{file} has no readable sampling_rate ({error!r}); copy it from the source model") from error
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise ArtifactError(
+                f"{file} has no readable sampling_rate or padding_value ({error!r}); copy it from the source model"
+            ) from error
         if config.get("feature_size", 1) != 1:
             raise ArtifactError(f"{file} asks for {config['feature_size']} features per frame; give .npz data")
-        return Audio(
-            rate, bool(config.get("do_normalize")), config.get("padding_side", "right"), float(config.get("padding_value", 0.0))
-        )
+        return Audio(rate, bool(config.get("do_normalize")), config.get("padding_side", "right"), padding)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,19 +269,6 @@ def npz_samples(path: Path, fit: ModelInputs) -> Data:
         checked = _checked(feeds, fit, label)
         samples.append(Sample(label, checked, dead_rows(checked)))
     return Data(tuple(samples))
-
-
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz by name. Raises DataError for a damaged file, and for one that holds pickles."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # before numpy believes a header
-            if damaged:
-                raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is not a readable .npz of plain arrays ({error}); write it with numpy.savez") from error
 
 
 def _checked(feeds: Mapping[str, np.ndarray], fit: ModelInputs, label: str) -> dict[str, np.ndarray]:

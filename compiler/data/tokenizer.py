@@ -12,6 +12,7 @@ import numpy as np
 
 from ..core import ArtifactError, DataError
 
+CONFIG = "tokenizer_config.json"
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 UNLIMITED = 10**6  # tokenizer_config.json says 1e30 for "no limit"
 PAD_TOKENS = ("[PAD]", "<pad>", "<|padding|>", "<|endoftext|>", "</s>")
@@ -59,10 +60,11 @@ class Encoder:
                 "give data as arrays in an .npz file"
             )
         tokenizer = load_tokenizer(path / "tokenizer.json")
-        config = read_config(path / "special_tokens_map.json") | read_config(path / "tokenizer_config.json")
+        config = read_config(path / "special_tokens_map.json") | read_config(path / CONFIG)
         padding, truncation = tokenizer.padding or {}, tokenizer.truncation or {}
-        if max_length is None and 0 < config.get("model_max_length", 0) < UNLIMITED:
-            max_length = int(config["model_max_length"])
+        longest = _whole(config, "model_max_length", 0, 2.0**1000, path)
+        if max_length is None and 0 < longest < UNLIMITED:
+            max_length = longest
         notes = _notes(padding, truncation, max_length)
         tokenizer.no_padding()
         pad_id, missing = _pad_id(tokenizer, config, padding)
@@ -71,7 +73,7 @@ class Encoder:
             tuple(inputs),
             max_length,
             pad_id,
-            int(config.get("pad_token_type_id", padding.get("pad_type_id", 0))),
+            _whole(config, "pad_token_type_id", padding.get("pad_type_id", 0), 2**31, path),
             _side(config.get("padding_side", padding.get("direction", "right")), path),
             _side(config.get("truncation_side", truncation.get("direction", "right")), path),
             notes + missing,
@@ -95,7 +97,12 @@ class Encoder:
             self.tokenizer.no_truncation()
         else:
             self.tokenizer.enable_truncation(self.max_length, strategy="longest_first", direction=self.truncation_side)
-        encodings = self.tokenizer.encode_batch(list(texts))
+        try:
+            encodings = self.tokenizer.encode_batch(list(texts))
+        except Exception as error:  # the package raises bare Exception, also for a vocabulary without its own unknown token
+            raise DataError(
+                f"the tokenizer cannot encode these texts: {error}; copy tokenizer.json again from the source"
+            ) from error
         for text, encoding in zip(texts, encodings, strict=True):
             if not encoding.ids:
                 raise DataError(f"the text {text!r} has no tokens; an encoder needs one or more")
@@ -150,7 +157,7 @@ def read_config(path: Path) -> dict[str, Any]:
         return {}
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is not valid JSON ({error}); copy it again from the source model") from error
     if not isinstance(data, dict):
         raise ArtifactError(f"{path} holds {type(data).__name__}, not a JSON object; copy it again from the source model")
@@ -174,22 +181,35 @@ def override_notes(assets: Sequence[Path]) -> tuple[str, ...]:
     found = [file for file in assets if file.name == "tokenizer.json"]
     if not found:
         return ()
-    settings = json.loads(found[0].read_text("utf-8"))
-    strategy = (settings.get("padding") or {}).get("strategy")
+    settings = read_config(found[0])
+    padding, truncation = (each if isinstance(each := settings.get(key), dict) else {} for key in ("padding", "truncation"))
+    strategy = padding.get("strategy")
     fixed = strategy.get("Fixed") if isinstance(strategy, dict) else None
-    notes = _notes({"length": fixed}, settings.get("truncation") or {}, None)
+    notes = _notes({"length": fixed}, truncation, None)
     return tuple(note.replace("no truncation", "truncation at the limit of the model or profile") for note in notes)
 
 
 def _pad_id(tokenizer: Any, config: Mapping[str, Any], padding: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
     """The padding id, in the order transformers looks for it: its configuration, tokenizer.json, then well-known names."""
     token = config.get("pad_token") or padding.get("pad_token")
-    names = [token.get("content") if isinstance(token, dict) else token] if token else []
-    for name in (*names, *PAD_TOKENS):
+    named = token.get("content") if isinstance(token, dict) else token
+    for name in (*([named] if isinstance(named, str) else []), *PAD_TOKENS):
         found = tokenizer.token_to_id(name)
         if found is not None:
             return int(found), ()
     return 0, ("the tokenizer has no padding token: id 0 pads",)
+
+
+def _whole(config: Mapping[str, Any], key: str, default: int, limit: float, path: Path) -> int:
+    """A whole number of tokenizer_config.json; a null counts as absent, 1e30 ("no limit") as a number."""
+    found = config.get(key)
+    if found is None:
+        return default
+    if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 <= found < limit:  # false for NaN too
+        raise ArtifactError(
+            f"{path / CONFIG}: {key!r} is {str(found)[:60]!r}, not a number from 0 to {limit:g}; copy it from the source model"
+        )
+    return int(found)
 
 
 def _side(value: str, path: Path) -> str:

@@ -13,6 +13,7 @@ from .model import EXTERNAL_DATA_THRESHOLD as EXTERNAL_DATA_THRESHOLD
 from .model import GEMM_OPS as GEMM_OPS
 from .model import Graph as Graph
 from .model import drop_unused_initializers as drop_unused_initializers
+from .model import external_files as external_files
 from .model import load_graph as load_graph
 from .model import save_graph as save_graph
 from .normalization import MASK_LOW as MASK_LOW

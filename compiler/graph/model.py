@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..core import SourceError, TensorSpec, hash_file
 
@@ -100,6 +100,21 @@ def load_graph(path: Path, mapped: bool = False) -> Graph:
     return Graph(model)
 
 
+def external_files(path: Path) -> tuple[str, ...]:
+    """The files beside an .onnx file that its tensors lie in, as it names them. SourceError for a file that is no model."""
+    from . import stream as onnx_file
+
+    try:
+        proto = onnx_file.load_without_weights(path)
+    except Exception as error:  # protobuf's own errors share no public base class with ValueError
+        raise SourceError(f"{path} is not a readable .onnx file ({type(error).__name__}: {error})") from error
+    tensors = itertools.chain(_tensors(proto.graph), *map(_tensors, proto.functions))
+    named = (
+        entry.value for t in tensors if t.data_location == t.EXTERNAL for entry in t.external_data if entry.key == "location"
+    )
+    return tuple(sorted(set(named) - {path.name}))
+
+
 def _check_external_data(proto: Any, path: Path) -> None:
     folder = path.parent.resolve()
     for tensor in itertools.chain(_tensors(proto.graph), *map(_tensors, proto.functions)):
@@ -109,14 +124,17 @@ def _check_external_data(proto: Any, path: Path) -> None:
         location = info.get("location", "")
         pure = PurePosixPath(location.replace("\\", "/"))
         file = path.parent / location
-        inside = location and not pure.is_absolute() and ".." not in pure.parts and file.resolve().is_relative_to(folder)
-        if not inside:
+        if not location or pure.is_absolute() or ".." in pure.parts:
             raise SourceError(
                 f"{path}: tensor {tensor.name!r} points to external data {location!r}, outside the model's folder; "
                 "bertc reads only weights in that folder"
             )
+        if not file.resolve().is_relative_to(folder):
+            _refuse_link(path, tensor.name, f"{location!r}, a link to {file.resolve()}, outside the model's folder")
         if not file.is_file():
             raise SourceError(f"{path}: tensor {tensor.name!r} needs the external data file {location!r}, which is missing")
+        if file.is_symlink():  # onnx reads no weights through a link, those within the folder and of a hub cache included
+            _refuse_link(path, tensor.name, f"{location!r}, a link to {file.resolve()}")
         start, length, size = _extent(tensor, info, path)
         end = start + length
         if length < size:
@@ -126,14 +144,28 @@ def _check_external_data(proto: Any, path: Path) -> None:
             raise SourceError(f"{path}: external data {location!r} has {found} bytes, {tensor.name!r} ends at {end}; copy again")
 
 
+def _refuse_link(path: Path, name: str, found: str) -> NoReturn:
+    raise SourceError(
+        f"{path}: tensor {name!r} points to external data {found}; bertc reads weights from plain files in that folder: copy it "
+        f"with its links followed, cp -rL {path.parent} COPY"
+    )
+
+
 def _embed_attributes(proto: Any, path: Path) -> None:
     """Read external data of attributes and subgraphs now: only the main graph's initializers stay on disk."""
+    import onnx
     from onnx.external_data_helper import load_external_data_for_tensor
 
     behind_initializers = itertools.islice(_tensors(proto.graph), len(proto.graph.initializer), None)
     for tensor in itertools.chain(behind_initializers, *map(_tensors, proto.functions)):
         if tensor.data_location == tensor.EXTERNAL:
-            load_external_data_for_tensor(tensor, str(path.parent))
+            try:
+                load_external_data_for_tensor(tensor, str(path.parent))
+            except (ValueError, OSError, onnx.checker.ValidationError) as error:  # hard links, say
+                raise SourceError(
+                    f"{path}: tensor {tensor.name!r} has external data that onnx does not read ({error}); copy its folder: "
+                    f"cp -rL {path.parent} COPY"
+                ) from error
             tensor.data_location = tensor.DEFAULT
             del tensor.external_data[:]
 

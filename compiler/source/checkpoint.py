@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..core import SourceError, did_you_mean, hash_file
+from ..core import SourceError, check_link, did_you_mean, hash_file
+from . import config_check
 
 MODULE_KINDS = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
 ENCODER_KINDS = ("Transformer", "MLMTransformer")
@@ -122,6 +123,7 @@ def read_checkpoint(root: Path, allow_pickle: bool = False, trust_remote_code: b
     Raises SourceError for a missing or truncated config, no `architectures`, missing or truncated weights, weights that
     are only there as a pickle, remote code, and a sentence-transformers module that bertc does not know.
     """
+    config_check.check_links(root, root)
     specs = _read_chain(root, allow_pickle)
     folder = specs[0].folder if specs else root
     config = read_json(folder / "config.json", "the model's config")
@@ -131,11 +133,7 @@ def read_checkpoint(root: Path, allow_pickle: bool = False, trust_remote_code: b
             f"{folder / 'config.json'} names no `architectures`, so the model's class is unknown; "
             'save the model with save_pretrained, or add e.g. "architectures": ["BertModel"]'
         )
-    if config.get("auto_map") and not trust_remote_code:
-        raise SourceError(
-            f"{folder} needs Python code of its own ({', '.join(map(str, config['auto_map'].values()))}), which would be "
-            "executed; read that code, then pass --trust-remote-code"
-        )
+    config_check.check_config(folder / "config.json", config, trust_remote_code)
     if config.get("quantization_config"):
         raise SourceError(
             f"{folder} holds quantised weights (quantization_config); give the float model, bertc quantises it itself"
@@ -158,7 +156,7 @@ def _read_any_json(path: Path, what: str) -> Any:
         raise SourceError(f"{path} ({what}) is missing; the folder holds {', '.join(found[:12]) or 'nothing'}")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise SourceError(f"{path} ({what}) is not valid JSON: {error}; is the download complete?") from error
 
 
@@ -250,7 +248,9 @@ def _module(root: Path, entry: Mapping[str, Any], allow_pickle: bool) -> ModuleS
     path = PurePosixPath(str(entry.get("path", "")))
     if path.is_absolute() or ".." in path.parts:
         raise SourceError(f"{root / 'modules.json'} points to {path}, outside its own folder")
-    folder = root / path
+    folder = check_link(root / path, root)
+    if folder.is_dir():
+        config_check.check_links(folder, root)
     if kind in ("Pooling", "Dense", "LayerNorm") or (kind == "Normalize" and (folder / "config.json").is_file()):
         return ModuleSpec(kind, folder, read_json(folder / "config.json", f"the {kind} module"), allow_pickle)
     return ModuleSpec(kind, folder, {}, allow_pickle)

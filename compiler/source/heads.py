@@ -222,16 +222,32 @@ def _activation(spec: ModuleSpec) -> nn.Module:
     if not (inspect.isclass(kind) and issubclass(kind, nn.Module)):
         known = [*nn.modules.activation.__all__, "Identity"]
         raise SourceError(f"{spec.folder}: activation_function {path!r} is not a module of torch.nn{did_you_mean(name, known)}")
-    return kind()
+    try:
+        return kind()
+    except TypeError as error:
+        raise SourceError(
+            f"{spec.folder}: activation_function {path!r} takes settings ({error}); known: those that take none"
+        ) from error
 
 
 def _weights(spec: ModuleSpec) -> dict[str, Tensor]:
     path: Path = spec.weights()
     if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise SourceError(f"{path} is not a readable safetensors file: {error}; is the download complete?") from error
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises anything from EOFError to UnpicklingError for a file that it does not read
+        reason = (str(error).splitlines() or [type(error).__name__])[-1]
+        raise SourceError(f"{path} is not read, it is damaged or holds more than tensors (weights_only): {reason}") from error
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise SourceError(f"{path} holds a {type(found).__name__}, not a state_dict of tensors")
+    return found
 
 
 def _load(module: nn.Module, weights: dict[str, Tensor], spec: ModuleSpec) -> None:

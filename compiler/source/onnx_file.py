@@ -28,6 +28,7 @@ def read_onnx_file(path: Path, known: bool = False) -> tuple[Graph, dict[str, Di
     not read: they stay in the file.
     """
     graph = load_graph(path, mapped=known)
+    _check_links(path, graph)
     _check_ops(path, graph)
     if not known:
         _check_weights(path, graph)
@@ -63,6 +64,17 @@ def data_files(path: Path, graph: Graph) -> list[Path]:
 
     tensors = [v.const_value for v in graph.model.graph.initializers.values()]
     return [path, *sorted({path.parent / t.location for t in tensors if isinstance(t, ir.ExternalTensor)} - {path})]
+
+
+def _check_links(path: Path, graph: Graph) -> None:
+    """Raises SourceError for weights that onnx_ir does not read: it takes a second name of a file for an attack."""
+    for file in data_files(path, graph)[1:]:
+        names = file.stat().st_nlink
+        if names > 1:
+            raise SourceError(
+                f"{path}: the external data {file.name!r} has {names} names (hard links), which onnx_ir does not read; "
+                f"copy the folder: cp -rL {path.parent} COPY"
+            )
 
 
 def _check_ops(path: Path, graph: Graph) -> None:

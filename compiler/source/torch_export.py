@@ -124,18 +124,18 @@ def _from_pretrained(checkpoint: Checkpoint, task: str, trust_remote_code: bool)
         "use_safetensors": not checkpoint.pickled,
         # Else transformers raises and names no weight; they are refused below, by name.
         "ignore_mismatched_sizes": True,
+        # Said also where it is False: else transformers asks on the terminal, and a "y" in a pipe runs the code.
+        "trust_remote_code": trust_remote_code,
     }
-    if trust_remote_code:
-        arguments["trust_remote_code"] = True
     build = getattr(transformers, name).from_pretrained
     notes: list[str] = []
     try:
         try:
-            model, info = build(str(checkpoint.folder), attn_implementation="eager", **arguments)
+            model, info = build(str(checkpoint.folder), **_attention("eager"), **arguments)
         except ValueError as error:
             if "attn" not in str(error) and "eager" not in str(error):
                 raise
-            model, info = build(str(checkpoint.folder), **arguments)
+            model, info = build(str(checkpoint.folder), **_attention(None), **arguments)
             notes.append(f"{type(model).__name__} has no eager attention; exported with {model.config._attn_implementation!r}")
     except Exception as error:  # transformers raises anything from KeyError to ImportError for a model it cannot build
         raise SourceError(f"transformers cannot load {checkpoint.folder} as {name}: {root_cause(error)}") from error
@@ -146,6 +146,12 @@ def _from_pretrained(checkpoint: Checkpoint, task: str, trust_remote_code: bool)
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = False
     return model.eval(), set(info["missing_keys"]), notes
+
+
+def _attention(name: str | None) -> dict[str, Any]:
+    """Which attention to build; None is transformers' own choice. Never the config's: that may be code on the hub, even by the
+    name of flash_attention_2. A `_attn_implementation` in config.json wins over the public argument, so both are given."""
+    return {"attn_implementation": name, "_attn_implementation": name}
 
 
 def check_finite(module: nn.Module, where: str) -> None:
@@ -336,9 +342,8 @@ def module_arguments(made: FactoryModel, feeds: Feeds) -> tuple[tuple[Tensor, ..
 
 
 def example_feeds(made: FactoryModel) -> dict[str, np.ndarray]:
-    """The examples of a factory as feeds; half precision as float32, which numpy has for bfloat16."""
-    found = {name: example.detach().cpu() for name, example in made.inputs.items()}
-    return {name: (e.float() if e.dtype in (torch.float16, torch.bfloat16) else e).numpy() for name, e in found.items()}
+    """The examples of a factory as feeds; bfloat16, which numpy lacks, as float32."""
+    return {n: (e.float() if e.dtype is torch.bfloat16 else e).numpy(force=True) for n, e in made.inputs.items()}
 
 
 def outputs_to_arrays(result: Any, outputs: Sequence[str]) -> Outputs:

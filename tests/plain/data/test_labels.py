@@ -217,3 +217,10 @@ def test_a_transcript_without_words(tmp_path):
     path = write(tmp_path / "t.jsonl", {"audio": "a.wav", "label": " "})
     with pytest.raises(DataError, match=r"t\.jsonl:1 has a label that is not a transcript"):
         CTC.transcripts(list(rows_of(path)))
+
+
+@pytest.mark.parametrize("found", [{"one": "A"}, ["A", "B"], "A", 5])
+def test_class_names_that_are_none_are_refused(tmp_path, found):
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": found}))
+    with pytest.raises(ArtifactError, match="id2label"):
+        Labels.from_assets("sequence-classification", [tmp_path / "config.json"])
