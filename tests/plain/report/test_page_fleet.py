@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,8 @@ def test_a_lock_file(built_pages: Path, tmp_path: Path) -> None:
     """Paths are relative to it; an artifact that is not there or damaged is said, not skipped."""
     broken = tmp_path / "broken"
     broken.mkdir()
-    places = [Path("..") / built_pages.relative_to(tmp_path.parent) / "onnxruntime-fp16", "gone", "broken", None]
+    shutil.copytree(built_pages / "onnxruntime-fp16", tmp_path / "good")
+    places = ["good", "gone", "broken", None]
     entries = [{"gpu": "L4", "precision": "fp16", "path": str(place) if place else None} for place in places]
     lock = tmp_path / "fleet.lock.json"
     lock.write_text(json.dumps({"entries": entries}))
@@ -97,7 +99,7 @@ def test_lists_and_accuracy_of_a_status(tmp_path: Path) -> None:
 
 def test_the_entries_of_a_lock_by_name(built_pages: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "m-fp16").symlink_to(built_pages / "onnxruntime-fp16")
+    shutil.copytree(built_pages / "onnxruntime-fp16", tmp_path / "out" / "m-fp16")
     entry = {"model": "m", "target": "onnxruntime", "sms": [], "precision": "fp16", "gpus": []}
     (tmp_path / "fleet.lock.json").write_text(json.dumps({"entries": {"m-fp16": entry, "m-fp32": entry}}))
     status, documents = sources.fleet_documents(tmp_path / "fleet.lock.json")
@@ -107,7 +109,7 @@ def test_the_entries_of_a_lock_by_name(built_pages: Path, tmp_path: Path) -> Non
 
 def test_a_lock_says_where_its_artifacts_lie(built_pages: Path, tmp_path: Path) -> None:
     (tmp_path / "engines").mkdir()
-    (tmp_path / "engines" / "m-fp16").symlink_to(built_pages / "onnxruntime-fp16")
+    shutil.copytree(built_pages / "onnxruntime-fp16", tmp_path / "engines" / "m-fp16")
     entry = {"model": "m", "target": "onnxruntime", "sms": [], "precision": "fp16", "gpus": []}
     (tmp_path / "fleet.lock.json").write_text(json.dumps({"out": "engines", "entries": {"m-fp16": entry}}))
     status, documents = sources.fleet_documents(tmp_path / "fleet.lock.json")
