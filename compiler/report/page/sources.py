@@ -87,7 +87,8 @@ def _report_of(entry: Mapping[str, Any], file: Path, root: Path) -> tuple[dict[s
     except (OSError, ValueError, RuntimeError):  # no path at all: a null character, a circle of links
         inside = False
     if not inside:
-        return None, f"{entry['path']} was not read: it lies outside {root}, the folder of {file.name}; name the fleet.toml, or put {file.name} beside the artifacts"
+        why = f"it lies outside {root}, the folder of {file.name}"
+        return None, f"{entry['path']} was not read: {why}; name the fleet.toml, or put {file.name} beside the artifacts"
     if not where.exists():
         return None, f"no artifact at {entry['path']} here"
     try:

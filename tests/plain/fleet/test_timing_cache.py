@@ -46,7 +46,8 @@ class Config:
 @pytest.mark.parametrize("data", [b"\x80\x04garbage" * 9, GOOD[:-3], OTHERS, b"\0"])
 def test_bytes_that_are_no_use_leave_a_note_and_are_replaced(data: bytes, tmp_path: Path) -> None:
     config: Any = Config()
-    file, notes = tmp_path / "l4-11.cache", []
+    file = tmp_path / "l4-11.cache"
+    notes: list[str] = []
     file.write_bytes(data)
     worker._read_timings(config, file, notes)
     assert config.used.data == b"", "the build begins with an empty one"
@@ -57,7 +58,8 @@ def test_bytes_that_are_no_use_leave_a_note_and_are_replaced(data: bytes, tmp_pa
 
 def test_a_good_one_is_used_without_a_note(tmp_path: Path) -> None:
     config: Any = Config()
-    file, notes = tmp_path / "l4-11.cache", []
+    file = tmp_path / "l4-11.cache"
+    notes: list[str] = []
     file.write_bytes(GOOD)
     worker._read_timings(config, file, notes)
     worker._keep_timings(config, file, notes)

@@ -107,6 +107,41 @@ def test_the_entries_of_a_lock_by_name(built_pages: Path, tmp_path: Path) -> Non
     assert [each["reason"] for each in status["entries"]] == ["", "no artifact at out/m-fp32 here"]
 
 
+@pytest.mark.parametrize("where", ["../elsewhere", "linked", "/", "a\0b"])
+def test_a_lock_opens_nothing_outside_its_folder(where: str, built_pages: Path, tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    shutil.copytree(built_pages / "onnxruntime-fp16", tmp_path / "elsewhere")
+    (tmp_path / "theirs" / "linked").symlink_to(tmp_path / "elsewhere")
+    lock = tmp_path / "theirs" / "fleet.lock.json"
+    lock.write_text(json.dumps({"entries": [{"gpu": "L4", "precision": "fp16", "path": where}]}))
+    status, documents = sources.fleet_documents(lock)
+    assert documents == [None] and "was not read" in status["entries"][0]["reason"]
+
+
+@pytest.mark.parametrize("text", ["<script>x()</script>", '"><b onclick=x>', "</style><b>", "{{ 7 * 7 }}", "$\\frac$", "$x$"])
+def test_what_a_status_says_is_text(text: str) -> None:
+    close = {"verdict": text, "engine_executed": False, "engine_reason": text, "cosine_min": 0.9, "relative": 0.1}
+    entry = {"model": text, "gpus": [text], "target": text, "precision": text, "state": text, "reason": text, "accuracy": close}
+    html = page.fleet_page({"entries": [entry, entry | {"gpus": ["l4"]}], text: {text: [text]}}, [None, None])
+    assert "<script" not in html and "<b onclick" not in html and "</style><b>" not in html and ">49<" not in html
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"target": []},
+        {"sms": 3},
+        {"state": {}},
+        {"bytes": 10**400},
+        {"seconds": float("nan")},
+        {"accuracy": {"relative": 10**400}},
+    ],
+)
+def test_a_field_of_another_kind(field: Report) -> None:
+    with pytest.raises(InputError):
+        page.fleet_page({"entries": [{"gpu": "l4", "model": "m", "precision": "fp16"} | field]}, [None])
+
+
 def test_a_lock_says_where_its_artifacts_lie(built_pages: Path, tmp_path: Path) -> None:
     (tmp_path / "engines").mkdir()
     shutil.copytree(built_pages / "onnxruntime-fp16", tmp_path / "engines" / "m-fp16")
