@@ -192,7 +192,7 @@ def place(chosen: Fleet, kept: Store, outcomes: Sequence[Outcome]) -> int:
     from ..fleet import outputs
 
     built = [o for o in outcomes if o.task.entry and o.key and o.digest]
-    return sum(outputs.place(kept, str(o.key), chosen.out / o.task.slot) for o in built)
+    return sum(outputs.place(kept, str(o.key), chosen.place_of(o.task.slot)) for o in built)
 
 
 def exit_code_of_requested(outcomes: Sequence[Outcome], entries: Sequence[str]) -> int:

@@ -41,7 +41,7 @@ def verify_fleet(fleet: Fleet, require_engine: bool = False) -> Iterator[EntryCh
 
 
 def _checked(entry: Entry, fleet: Fleet, locked: dict[str, Any], require_engine: bool) -> EntryCheck:
-    path = fleet.out / entry.name
+    path = fleet.place_of(entry.name)
     if not path.exists():
         raise CheckFailed(f"not built: there is no {path}")
     (verdict,) = verification.verify(path, require_engine=require_engine, budget=None)

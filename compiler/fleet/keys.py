@@ -24,6 +24,7 @@ from ..source import opening as source
 from ..targets import TargetSpec
 from . import code
 from . import content_digest as contents
+from .travelled import shown
 
 STAGES = ("export", "fuse", "calibrate", "quantise", "build")
 HASH = 64  # characters of a hash; what is shorter is a version
@@ -254,7 +255,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     for part in ("gpu", "format"):
         if before.get(part) != now.get(part):
             reasons.append(f"{part} {before.get(part)} -> {now.get(part)}")
-    return reasons
+    return [shown(reason) for reason in reasons]  # `before` may be what another's store or lock says
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], *, values: bool = False) -> list[tuple[str, str]]:

@@ -151,7 +151,7 @@ def build(module: str, request: BuildRequest, workspace: int | None = None, note
         except BaseException:
             plan.unlink(missing_ok=True)
             raise
-    return Built({PLAN: result["sha256"]}, facts, notes, result["seconds"])
+    return Built({PLAN: result["sha256"]}, facts, (*notes, *result["notes"]), result["seconds"])
 
 
 def list_kernels(module: str, request: BuildRequest) -> tuple[_kernels.Kernel, ...]:
