@@ -95,6 +95,7 @@ class OnnxRuntimeRunner(Runner):
 
         ort = import_onnxruntime()
         options = ort.SessionOptions()
+        options.log_severity_level = 4  # its log goes past every console, names as they are; what it refuses is raised
         chosen = manifest["engine"]["session"]
         options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, chosen["graph_optimization_level"])
         options.execution_mode = getattr(ort.ExecutionMode, chosen["execution_mode"])
