@@ -22,7 +22,7 @@ class PlainConsole(Console):
     def __init__(self, **options: Any) -> None:
         super().__init__(stderr=True, markup=False, emoji=False, **options)
 
-    def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
+    def render_str(self, text: str, **options: Any) -> Text:
         """A string as text that can be wrapped: escaped here, so that its width is known."""
         return super().render_str(one_line(text), **options)
 

@@ -104,8 +104,7 @@ def _disk_full(words: Sequence[str], error: OSError) -> int:
 def _bug(words: Sequence[str], error: Exception) -> int:
     import traceback
 
-    for line in "".join(traceback.format_exception(error)).splitlines():
-        print_error(line)
+    print_error("".join(traceback.format_exception(error)).rstrip("\n"))
     print_error(f"error: a bug in bertc ({type(error).__name__}: {error}); please report the lines above")
     return _failed(words, f"{type(error).__name__}: {error}", 4)
 

@@ -10,6 +10,7 @@ import http.server
 import re
 import threading
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import chromium
 import hostile
 import pytest
 from hostile import Elements, poisoned
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pages import Report
 
@@ -25,7 +26,7 @@ from bertc.core import printable
 from bertc.report import page
 
 BROWSER = pytest.mark.skipif(chromium.program() is None, reason="no Chromium on this machine (apt-get install chromium)")
-BENIGN = " x"
+BENIGN = " x" * 40  # as long as what it is compared with: long names under a plot are turned
 
 
 def whole_page(kind: str, full: Report, fleet: Any, text: str) -> str:
@@ -47,39 +48,41 @@ def benign(kind: str, full: Report, whole_fleet: Any) -> Elements:
     return Elements(whole_page(kind, full, whole_fleet, BENIGN))
 
 
-@pytest.mark.parametrize("text", hostile.MARKUP)
-def test_names_are_text(text: str, kind: str, benign: Elements, full: Report, whole_fleet: Any) -> None:
+def test_names_are_text(kind: str, benign: Elements, full: Report, whole_fleet: Any) -> None:
+    text = " ".join(hostile.MARKUP)
     found = Elements(whole_page(kind, full, whole_fleet, text))
     assert found.kinds == benign.kinds
-    assert found.text.count(text) >= benign.text.count(BENIGN) / 2 > 20
+    assert found.text.count(text) >= benign.text.count(BENIGN) / 2 > 20  # `_` of a name may be shown as a space
 
 
-SLOW = settings(
-    max_examples=12,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    database=None,
-)
 MARKS = st.sampled_from(["<", ">", '"', "'", "&", "/", "<!--", "-->", "<b", "</", "=", "{{", "{%", "$", "\\", "`", "&#", ";"])
 TEXTS = st.lists(st.one_of(MARKS, st.text(st.characters(), max_size=8)), min_size=1, max_size=12).map("".join)
 
 
-@SLOW
-@given(text=TEXTS)
-def test_no_text_is_an_element(text: str, kind: str, benign: Elements, full: Report, whole_fleet: Any) -> None:
+def test_no_text_is_an_element(kind: str, benign: Elements, full: Report, whole_fleet: Any) -> None:
     """As html.parser reads it: no element, and no attribute, that the page of plain names lacks."""
     bare = {**full, "verification": {**full["verification"], "drift": None}, "int8": None}  # plots take most of the time
-    found = Elements(whole_page(kind, bare, (whole_fleet[0], [None] * 5), text))
-    assert found.kinds <= benign.kinds
-    assert printable(text).strip() in found.text
+    bare["verification"]["graph"] = {**full["verification"]["graph"], "metrics": []}
+    if bare["verification"]["engine"]:
+        bare["verification"]["engine"] = {**full["verification"]["engine"], "metrics": []}
+    fleet = (whole_fleet[0], [None] * len(whole_fleet[1]))
+
+    @settings(max_examples=25, deadline=None, database=None)
+    @given(text=TEXTS)
+    def holds(text: str) -> None:
+        found = Elements(whole_page(kind, bare, fleet, text))
+        assert found.kinds <= benign.kinds
+        assert "".join(printable(text).split()) in "".join(found.text.split())
+
+    holds()
 
 
-@pytest.mark.parametrize(("text", "shown"), hostile.STEERING.items())
-def test_what_is_invisible_is_shown(text: str, shown: str, kind: str, full: Report, whole_fleet: Any) -> None:
-    html = whole_page(kind, full, whole_fleet, text)
+def test_what_is_invisible_is_shown(kind: str, full: Report, whole_fleet: Any) -> None:
+    html = whole_page(kind, full, whole_fleet, hostile.NAME)
     assert not hostile.steers(html)
-    words = shown.replace(r"\n", "\n").replace(r"##\x5b", "##[")  # both do no harm on a page
-    assert words in Elements(html).text
+    found = Elements(html).text
+    for shown in hostile.STEERING.values():
+        assert shown.replace(r"\n", "\n").replace(r"##\x5b", "##[") in found, shown  # both do no harm on a page
 
 
 def test_a_file_name_that_is_no_text(full: Report, tmp_path: Path) -> None:
@@ -97,8 +100,6 @@ def test_a_name_is_no_code(name: str, full: Report) -> None:
     """Lines that somebody copies and runs: a name in them is a string."""
     document = copy.deepcopy(full)
     document["inputs"][0]["name"] = name
-    from html import unescape
-
     html = page.artifact_page({**document, "size": None})
     (lines,) = [unescape(text) for text in re.findall(r"<pre>(.*?)</pre>", html, re.DOTALL) if "bertc.load" in unescape(text)]
     lines = lines[lines.index("feeds") : lines.index("outputs")]
@@ -120,7 +121,8 @@ def test_the_policy_names_the_style(full: Report, whole_fleet: Any) -> None:
         assert said == none | {"style-src": f"'sha256-{digest}'"}
         assert html.index("http-equiv") < html.index("<title>")
         assert '<meta name="referrer" content="no-referrer">' in html
-        assert not re.search(r"\sstyle=|\son\w+=", html)
+        names = {name for _, attributes in Elements(html).kinds for name in attributes}
+        assert not [name for name in names if name == "style" or name.startswith("on")]
 
 
 class Asked(http.server.BaseHTTPRequestHandler):
