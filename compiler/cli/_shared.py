@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..core import CheckFailed, InputError
-from ._output import console, print_json
+from ._output import console, print_error, print_json
 from ._types import FILE, Family, OneOf, Option, Source, Target, integer_types, tasks
 
 if TYPE_CHECKING:
@@ -99,5 +99,5 @@ def show_artifacts(made: Sequence[Any], as_json: bool) -> None:
 def fail_check(reasons: Sequence[str]) -> None:
     """Exit 1 where there is a reason. Not by CheckFailed: the JSON document is printed already."""
     if reasons:
-        click.echo(f"error: {'; '.join(reasons)}", err=True)
+        print_error(f"error: {'; '.join(reasons)}")
         raise click.exceptions.Exit(CheckFailed.exit_code)

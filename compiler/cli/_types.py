@@ -152,7 +152,8 @@ class Entry(TextType):
 
 
 def matching(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
-    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    """Names that a shell can take; those of a fleet may hold anything."""
+    return [CompletionItem(name) for name in names if name.startswith(incomplete) and name.isprintable()]
 
 
 def families() -> tuple[str, ...]:

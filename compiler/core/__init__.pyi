@@ -17,6 +17,9 @@ from .errors import RecipeError as RecipeError
 from .errors import SourceError as SourceError
 from .errors import VerifyFailed as VerifyFailed
 from .errors import did_you_mean as did_you_mean
+from .escaping import message_lines as message_lines
+from .escaping import one_line as one_line
+from .escaping import printable as printable
 from .files import disk_errors as disk_errors
 from .files import hash_file as hash_file
 from .files import write_hashed as write_hashed

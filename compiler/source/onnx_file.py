@@ -46,6 +46,8 @@ def read_onnx_file(path: Path, known: bool = False) -> tuple[Graph, dict[str, Di
 
         model = ShapeInferencePass()(model).model
     for value in (*model.graph.inputs, *model.graph.outputs):
+        if "\0" in str(value.name):
+            raise SourceError(f"{path}: the name {value.name!r} has a NUL in it, where other programs end a name; rename it")
         if value.dtype is None or value.shape is None:
             raise SourceError(f"{path}: {value.name!r} has no type or no rank, and it cannot be inferred; export it with shapes")
     notes += _name_dims(model)
