@@ -49,7 +49,7 @@ ROOTS = {
     "fuse": (*STAGES_CODE, "fusions/engine", "verification/export_check", "fusions/rules/*", *OPERATORS),
     "calibrate": (*STAGES_CODE, "quant/forms", *OPERATORS),
     "quantise": (*STAGES_CODE, "quant/forms", *OPERATORS),
-    "build": (*STAGES_CODE, "verification/verdict", "artifact/manifest", "ops/bodies/*"),
+    "build": (*STAGES_CODE, "verification/verdict", "verification/on_data", "artifact/manifest", "ops/bodies/*"),
 }
 # Code that words, shows or orders things, and the stages before: what those made comes in by its hash.
 NOT_READ = ("recipe", "report/*", "report/page/*", "core/progress", "cli/*", "fleet/__init__", "fleet/keys")

@@ -223,7 +223,7 @@ def test_errors(words_: str, said: str, built_pages: Path, tmp_path: Path, capsy
 
 def test_a_verdict_on_real_data(built_pages: Path, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "t.txt").write_text("two words\nand more words and more\n")
-    run("verify", built_pages, "--data", tmp_path / "t.txt", "--json")
+    run("verify", built_pages, "--data", tmp_path / "t.txt", "--against", built_pages / "onnxruntime-fp32", "--json")
     (tmp_path / "v.json").write_text(capsys.readouterr().out)
     run("report", built_pages / "onnxruntime-fp16", "-o", tmp_path / "r.html", "--verdict", tmp_path / "v.json")
     assert str(tmp_path / "t.txt") in (tmp_path / "r.html").read_text("utf-8").replace("<wbr>", "")
