@@ -40,7 +40,7 @@ class Recipe:
     ids: str = _option("Type of token ids and masks at the graph's inputs; default: int64.", "int64")
     opset: int = _option("ONNX opset of the export, 20 or newer; default: 20.", 20, "NUMBER")
     precision: str | None = _option("Precision of targets that name none of their own.", None, "MODE")
-    targets: tuple[str, ...] = _option("As in tensorrt-rtx:sm86,sm89=fp16 (bertc list targets); repeatable.", ())
+    targets: tuple[str, ...] = _option("As in tensorrt-rtx:sm86,l4=fp16 (bertc list targets, gpus); repeatable.", ())
     profiles: tuple[str, ...] = _option(
         "Optimisation profile, as in batch=1:8:32,length=16:128:512; repeatable.", (), "DIM=MIN:OPT:MAX,..."
     )

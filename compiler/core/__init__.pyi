@@ -1,4 +1,5 @@
 from . import files as files
+from . import gpu_models as gpu_models
 from . import machine as machine
 from . import processes as processes
 from . import profiles as profiles

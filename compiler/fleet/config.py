@@ -38,11 +38,11 @@ from typing import Any
 from .. import precision as precisions
 from .. import recipe as recipes
 from .. import targets
-from ..core import RecipeError, did_you_mean
+from ..core import RecipeError, did_you_mean, gpu_models
 from ..recipe import Recipe
 from ..targets import TargetSpec
 from ..verification import budgets
-from . import gpus, travelled
+from . import travelled
 from .keys import EXPORT_FIELDS, FUSE_FIELDS
 
 MATCH = ("model", "gpu", "target", "precision")
@@ -137,7 +137,7 @@ def _runners(given: Any, where: str) -> dict[str, tuple[str, ...]]:
     found = {}
     for name, labels in given.items():
         if name != "any":
-            gpus.get(name)
+            gpu_models.get(name)
         listed = [labels] if isinstance(labels, str) else labels
         if not isinstance(listed, list) or not listed:
             raise RecipeError(f"{where}: runners.{name} is {labels!r}, expected a label or a list of labels")
@@ -254,7 +254,7 @@ def _matrix(models: Any, named: Sequence[str], specs: Sequence[str], wanted: Seq
     columns: list[tuple[str | None, TargetSpec]] = []
     for text in named:
         name, _, target = text.partition("/")
-        columns.append((name, gpus.target_for(gpus.get(name), target or None, per_sm=per_sm)))
+        columns.append((name, targets.target_for(gpu_models.get(name), target or None, per_sm=per_sm)))
     for text in specs:
         spec = targets.parse_spec(text)
         if spec.name == "tensorrt":
@@ -289,7 +289,7 @@ def _other_ways(cell: _Cell, target: Any) -> str:
     if not cell.gpu:
         return ""
     ways = [f'build "{cell.gpu}/tensorrt"']
-    own = gpus.get(cell.gpu).sm
+    own = gpu_models.get(cell.gpu).sm
     if len(cell.spec.sms) > 1 and target.refusal((own,), cell.precision) is None:
         ways.insert(0, f"say per_sm = true, for a plan of {own} alone")
     return f", or {', or '.join(ways)}"

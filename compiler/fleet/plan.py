@@ -9,10 +9,10 @@ from typing import Any
 
 from .. import precision as precisions
 from .. import targets
-from ..core import BertcError
+from ..core import BertcError, gpu_models
 from ..recipe import Recipe
 from ..targets import TargetSpec
-from . import gpus, keys
+from . import keys
 from .config import Entry, Fleet
 from .store import Store
 from .travelled import shown
@@ -120,7 +120,7 @@ def _shared(entry: Entry, stage: str, needs: Mapping[str, str], shared: dict[str
 def plan_fleet(fleet: Fleet, store: Store) -> list[Step]:
     """The state of every task."""
     steps: dict[str, Step] = {}
-    here = gpus.local_gpus()
+    here = gpu_models.local_gpus()
     for task in tasks(fleet):
         steps[task.slot] = plan_task(task, store, upstream_digests(task, steps, store), here)
     return list(steps.values())

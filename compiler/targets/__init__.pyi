@@ -1,5 +1,6 @@
 from . import onnxruntime as onnxruntime
 from . import tensorrt_rtx as tensorrt_rtx
+from ._for_gpu import target_for as target_for
 from ._protocol import Availability as Availability
 from ._protocol import BuildRequest as BuildRequest
 from ._protocol import Built as Built

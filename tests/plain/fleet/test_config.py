@@ -8,8 +8,9 @@ import fleets
 import pytest
 
 from bertc import targets
+from bertc.core import gpu_models
 from bertc.core.errors import RecipeError
-from bertc.fleet import ci, config, gpus
+from bertc.fleet import ci, config
 
 
 def read(folder: Path, text: str, models: str = "a") -> config.Fleet:
@@ -42,8 +43,8 @@ def test_a_plan_for_each_sm_and_a_target_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", "l4 a10 l40s rtx-4090 rtx-pro-6000 a100 h100 h200 b200 t4".split())
 def test_every_gpu_model_has_a_target_that_knows_its_sm(name: str) -> None:
-    gpu = gpus.get(name)
-    spec = gpus.target_for(gpu)
+    gpu = gpu_models.get(name)
+    spec = targets.target_for(gpu)
     assert spec.name == ("tensorrt-rtx" if gpu.sm in ("sm75", "sm86", "sm89", "sm120", "sm121") else "tensorrt")
     assert not spec.sms or gpu.sm in spec.sms
 
@@ -67,8 +68,8 @@ def test_every_gpu_model_has_a_target_that_knows_its_sm(name: str) -> None:
     ],
 )
 def test_the_name_that_a_driver_gives(told: str, name: str) -> None:
-    assert gpus._named(told) == name
-    assert sum(gpu.name == gpus._named(told) for gpu in gpus.TABLE) <= 1
+    assert gpu_models.named(told) == name
+    assert sum(gpu.name == gpu_models.named(told) for gpu in gpu_models.TABLE) <= 1
 
 
 def test_exclude_include_and_override(tmp_path: Path) -> None:
@@ -141,4 +142,4 @@ def test_ci_jobs_build_exactly_their_entry_on_a_runner_that_can(tmp_path: Path) 
 
 
 def test_one_default_plan_is_what_the_target_says() -> None:
-    assert gpus.target_for(gpus.get("l4")) == targets.parse_spec("tensorrt-rtx")
+    assert targets.target_for(gpu_models.get("l4")) == targets.parse_spec("tensorrt-rtx")
