@@ -196,6 +196,10 @@ class Job:
     timing_cache: Path | None = None
     rows: on_data.Rows = on_data.no_rows
 
+    @property
+    def goldens(self) -> verification.Truth:
+        return on_data.goldens_truth(self.proof, synthetic=self.recipe.goldens == "synthetic")
+
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
@@ -267,9 +271,9 @@ def quantisation_request(build: Build, job: Job) -> quant.LowBitRequest:
 
     target, recipe = targets.get(build.spec.name), job.recipe
     path, limit = Path(recipe.data) if recipe.data else None, quant.drop_limit(recipe.budget)
-    return quant.LowBitRequest(
-        build.precision, build.spec.name, target.INT8_BASE, target.INT8_ATTENTION, path, limit, job.ranges
-    )  # fmt: skip
+    judged = (build.limits, job.goldens if recipe.verify else None)
+    words = (build.precision, build.spec.name, target.INT8_BASE, target.INT8_ATTENTION)
+    return quant.LowBitRequest(*words, path, limit, job.ranges, *judged)
 
 
 def compile_graph(build: Build, job: Job, graph: Graph, directory: Path, watch: Progress) -> Compiled:
@@ -338,17 +342,13 @@ def check_artifact(
 ) -> verification.Verdict | None:
     """Verify an artifact on its goldens before it is written, and on --data: a low-bit one on rows that calibrated nothing of it.
 
-    None where the recipe says not to.
-
-    Raises VerifyFailed when it is over its budget, or when the budget asks for more than the goldens can show.
+    None where the recipe says not to. Raises VerifyFailed when it is over its budget, or when that asks for more than can be shown.
     """
     if not job.recipe.verify:
         watch.note(f"{build.name}: not verified (--no-verify)")
         return None
     with watch.stage(f"{build.name}: verify") as advance:
-        synthetic = job.recipe.goldens == "synthetic"
-        truths = [verification.Truth(job.proof.samples, job.proof.outputs, "goldens", synthetic=synthetic)]
-        truths += [rows] if rows else []
+        truths = [job.goldens, *([rows] if rows else [])]
         verdicts = [verification.run_and_judge(directory, facts, typed.graph, truth, advance) for truth in truths]
     for verdict in verdicts:
         watch.say(f"{verdict.summary()} on {verdict.data}" if rows else verdict.summary())

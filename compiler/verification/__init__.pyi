@@ -16,5 +16,6 @@ from .result import ComparisonResult as ComparisonResult
 from .verdict import RunSource as RunSource
 from .verdict import Truth as Truth
 from .verdict import Verdict as Verdict
+from .verdict import find_broken_limits as find_broken_limits
 from .verdict import load_runner as load_runner
 from .verdict import verify as verify

@@ -12,6 +12,7 @@ from ..data import synthetic as data
 from ..precision import Evidence
 from ..runtime import ReferenceRunner
 from ..source import Source
+from .export_check import ExportCheck
 from .verdict import Truth
 
 MOST_ROWS = 256  # verified at build; bertc verify --data takes them all
@@ -22,6 +23,11 @@ Rows = Callable[[], Truth | None]
 def no_rows() -> Truth | None:
     """Where there is no --data to verify on."""
     return None
+
+
+def goldens_truth(check: ExportCheck, *, synthetic: bool) -> Truth:
+    """The goldens to verify on."""
+    return Truth(check.samples, check.outputs, "goldens", synthetic=synthetic)
 
 
 def read_when_wanted(path: Path | None, source: Source, profiles: Sequence[Profile]) -> Rows:

@@ -279,6 +279,13 @@ def compare_runners(runners: Mapping[str, Runner], truth: Truth, task: str, adva
     return {name: comparison.result() for name, comparison in comparisons.items()}
 
 
+def find_broken_limits(runner: Runner, truth: Truth, task: str, budget: Budget) -> tuple[Violation, ...]:
+    """What a runner breaks of a budget on some samples, as `run_and_judge` would find it."""
+    judged = budget.without_decisions() if truth.synthetic else budget
+    result = compare_runners({"": runner}, truth, task, lambda done, total: None)[""]
+    return tuple(budgets.find_violations(result, judged))
+
+
 def _outside_profiles(runners: Mapping[str, Runner], truth: Truth) -> tuple[str, ...]:
     """Goldens hold every size the model takes; an engine takes those of its profiles. The rest is noted."""
     outside = [s.label for r in runners.values() for s in truth.samples if not r.takes(s.feeds)]

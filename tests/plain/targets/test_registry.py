@@ -36,10 +36,10 @@ def test_a_typing_error_is_answered(word: str, meant: str) -> None:
         targets.parse_spec(f"tensorrt-rtx:{word}")
 
 
-def test_every_model_of_the_table_is_taken_or_refused_with_a_reason() -> None:
-    for gpu in gpu_models.TABLE:
-        try:
-            assert targets.parse_spec(f"tensorrt-rtx:{gpu.name}").sms == (gpu.sm,)
-        except RecipeError as error:
-            assert gpu.sm not in targets.get("tensorrt-rtx").SMS
-            assert gpu.sm in str(error)
+@pytest.mark.parametrize("gpu", gpu_models.TABLE, ids=lambda gpu: gpu.name)
+def test_every_model_of_the_table_is_taken_or_refused_with_its_sm(gpu: gpu_models.Gpu) -> None:
+    if gpu.sm in targets.get("tensorrt-rtx").SMS:
+        assert targets.parse_spec(f"tensorrt-rtx:{gpu.name}").sms == (gpu.sm,)
+        return
+    with pytest.raises(RecipeError, match=gpu.sm):
+        targets.parse_spec(f"tensorrt-rtx:{gpu.name}")
