@@ -342,7 +342,7 @@ def check_artifact(
 ) -> verification.Verdict | None:
     """Verify an artifact on its goldens before it is written, and on --data: a low-bit one on rows that calibrated nothing of it.
 
-    None where the recipe says not to. Raises VerifyFailed when it is over its budget, or when that asks for more than can be shown.
+    None where the recipe says not to. Raises VerifyFailed when it is over its budget, or where that asks for what nothing shows.
     """
     if not job.recipe.verify:
         watch.note(f"{build.name}: not verified (--no-verify)")
