@@ -336,7 +336,7 @@ def check_artifact(
     Raises VerifyFailed when it is over its budget, or when the budget asks for more than the goldens can show.
     """
     if not job.recipe.verify:
-        watch.note(f"{build.name}: not verified (--no-verify)")
+        watch.note(f"{build.name}: not verified (--no-verify); {verification.run_once(directory, job.proof.samples)}")
         return None
     with watch.stage(f"{build.name}: verify") as advance:
         synthetic = job.recipe.goldens == "synthetic"

@@ -37,5 +37,5 @@ def fuse_file(path: Path, out: Path, *, force: bool, prove: bool, rules_file: Pa
         ran = trial.check_written(Path(folder, out.name), graph, dims, run)
         for name in reversed(names):
             Path(folder, name).replace(out.with_name(name))
-    notes = (*sizes, *upgraded.notes, *checked, *fused.notes, ran)
+    notes = (*([run.note] if run.note else []), *sizes, *upgraded.notes, *checked, *fused.notes, ran)
     return graph, dataclasses.replace(fused, notes=notes)

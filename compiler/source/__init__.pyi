@@ -5,6 +5,7 @@ from . import torch_export as torch_export
 from . import types as types
 from .factory import FactoryModel as FactoryModel
 from .factory import is_factory as is_factory
+from .file_runner import FileRunner as FileRunner
 from .from_artifact import open_artifact_source as open_artifact_source
 from .inference import infer_types as infer_types
 from .opening import open_module as open_module

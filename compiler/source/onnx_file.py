@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..core import BuildFailed, Dim, Feeds, Outputs, SourceError
+from ..core import Dim, SourceError
 from ..graph import DATA_FILES, Graph, load_graph, mark_origins, name_apart
 from .dim_names import name_dims, settle_dims
+from .file_runner import FileRunner
 from .inference import infer_types
 
 if TYPE_CHECKING:
@@ -123,26 +123,6 @@ def _own_names(model: ir.Model) -> None:
             value.shape = ir.Shape(dims)
 
 
-def reference_runner(path: Path) -> Callable[[Feeds], Outputs]:
-    """Runs the file as it is on ONNX Runtime's CPU provider, all optimisations off. The session is made on first use."""
-    session: Any = None
-
-    def run(feeds: Feeds) -> Outputs:
-        nonlocal session
-        session = session or _session(path)
-        wanted = {entry.name: entry.type for entry in session.get_inputs()}
-        # Integer ids may come as int32 where the file wants int64.
-        cast = {name: feeds[name].astype("int64") if wanted[name] == "tensor(int64)" else feeds[name] for name in wanted}
-        names = [entry.name for entry in session.get_outputs()]
-        return dict(zip(names, session.run(names, cast), strict=True))
-
-    return run
-
-
-def _session(path: Path) -> Any:
-    from ..runtime import open_session, reference_options
-
-    try:
-        return open_session(path, reference_options())
-    except BuildFailed as error:
-        raise SourceError(f"{path} does not load in ONNX Runtime: {str(error.__cause__).splitlines()[0]}") from error
+def reference_runner(path: Path) -> FileRunner:
+    """Runs the file as it is, on ONNX Runtime."""
+    return FileRunner(path)

@@ -228,6 +228,7 @@ def _open_onnx(reference: str, place: Location, options: SourceOptions, profiles
     path = place.path
     graph, dims, notes = onnx_file.read_onnx_file(path)
     run = onnx_file.reference_runner(path)
+    notes += [run.note] if run.note else []
     dims, found = settle_sizes(graph, dims, run, profiles)
     files, asset_notes = assets.collect_assets(path.parent, path.parent)
     return Source(

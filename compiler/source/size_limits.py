@@ -13,13 +13,13 @@ import bisect
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
-from ..core import Dim, Feeds, Outputs, Range, RecipeError, read_ranges
+from ..core import AUDIO_DIM, Dim, Feeds, Outputs, Range, RecipeError, default_range, read_ranges
 from ..data import samples
 from ..data import synthetic as data
 from ..graph import Graph
 from .dim_names import call_by_role, rename_dims
 from .size_ties import first_sizes, ties
-from .size_trial import SAID, Trial
+from .size_trial import Trial
 
 MULTIPLES = (
     2,
@@ -132,6 +132,8 @@ class _Search:
             return dataclasses.replace(dim, min=here, max=here), [text]
         notes = [f"dimension {self.name}: multiples of {step} ({why})"] if step > 1 else []
         low, why_low = self.until(low_end, step)
+        if dim.name != AUDIO_DIM:  # whose profile goes to 20 s
+            high_end = max(high_end, default_range(dataclasses.replace(dim, min=low)).max)
         high, why_high = self.until(high_end, step)
         if why_low:
             notes.append(f"dimension {self.name}: minimum {low} ({why_low})")
@@ -173,12 +175,13 @@ def _check_asked(trial: Trial, base: Mapping[str, int], ranges: Mapping[str, Ran
         for size in dict.fromkeys((each.opt, each.min, each.max)):
             why = trial.refused({**base, name: size}) if size else "there is nothing to run at"
             if why:
-                found = f"the source does not take {name} {size}: {why}; {_takes(name, dims[name])}{_quoted(trial.said)}"
+                found = f"the source does not take {name} {size}: {why}; {_takes(name, dims[name])}"
+                found += _quoted(trial.said({**base, name: size}))
                 raise RecipeError(f"profile {name}={each}: {found}")
     together = {name: each.opt for name, each in given.items()}
     if why := trial.refused({**base, **together}) if together else "":
         sizes = ", ".join(f"{name} {size}" for name, size in together.items())
-        raise RecipeError(f"profile: the source does not take {sizes} together: {why}{_quoted(trial.said)}")
+        raise RecipeError(f"profile: the source does not take {sizes} together: {why}{_quoted(trial.said({**base, **together}))}")
 
 
 def _takes(name: str, dim: Dim) -> str:
@@ -190,5 +193,4 @@ def _takes(name: str, dim: Dim) -> str:
 
 
 def _quoted(said: str) -> str:
-    text = said.strip().splitlines()[0] if said.strip() else ""
-    return f" (the source: {text[-SAID:]})" if text else ""
+    return f" (the source: {said})" if said else ""

@@ -32,11 +32,11 @@ class Trial:
     dims: Mapping[str, Dim]
     run: Callable[[Feeds], Outputs]
     known: dict[tuple[tuple[str, int], ...], str] = dataclasses.field(default_factory=dict)
-    said: str = ""  # the last refusal in full: it often names the size that is wanted
+    words: dict[tuple[tuple[str, int], ...], str] = dataclasses.field(default_factory=dict)  # of the source, where it refused
 
     def refused(self, sizes: Sizes) -> str:
         """Why the source does not run at these sizes; "" where it does."""
-        key = tuple(sorted(sizes.items()))
+        key = _key(sizes)
         if key not in self.known:
             self.known[key] = self._refused(sizes)
         return self.known[key]
@@ -49,11 +49,16 @@ class Trial:
         except Exception as error:  # noqa: BLE001  ONNX Runtime raises a dozen classes of its own
             if NO_MEMORY.search(str(error)):
                 return ""  # the machine's limit and not the model's: the export check runs into it again, and says so
-            self.said = str(error)
+            self.words[_key(sizes)] = str(error)
             named = REFUSING.search(str(error))
             return f"{named[1]} {named[2]!r} fails" if named else f"{type(error).__name__}: {_line(error)}"
         empty = [name for name, array in answers.items() if not array.size]
         return f"{empty[0]!r} is empty" if empty else ""
+
+    def said(self, sizes: Sizes) -> str:
+        """What the source said where it refused sizes, without what comes before its message."""
+        text = (self.words.get(_key(sizes), "").strip().splitlines() or [""])[0]
+        return text.rpartition("Status Message: ")[2][-SAID:]
 
     def usual(self) -> dict[str, int]:
         """A size of its own for each dimension, one row."""
@@ -67,8 +72,13 @@ class Trial:
 
     def candidates(self) -> Iterator[int]:
         """Sizes to try where the usual ones are refused: those it spoke of, those often wanted, then all."""
-        spoken = [int(number) for number in NUMBER.findall(self.said) if 1 < int(number) <= 2**16]
+        said = next(reversed(self.words.values()), "")  # it often names the size that is wanted
+        spoken = [int(number) for number in NUMBER.findall(said) if 1 < int(number) <= 2**16]
         yield from dict.fromkeys(itertools.chain(sorted(set(spoken)), USUAL, range(1, EVERY + 1)))
+
+
+def _key(sizes: Sizes) -> tuple[tuple[str, int], ...]:
+    return tuple(sorted(sizes.items()))
 
 
 def _line(error: Exception) -> str:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ...core import BertcError, BuildFailed, CheckFailed, DataError, Dim, Feeds, Outputs
+from ...core import BertcError, CheckFailed, DataError, Dim, Feeds, Outputs, SourceError
 from ...data import synthetic as data
 from ...graph import Graph, Refused, short_reason
-from ...runtime import HALVES, open_session, reference_options
+from ...runtime import HALVES
 from .prover import distance
 
 # Another order of float32 sums: as the export check.
@@ -25,11 +25,13 @@ def check_written(written: Path, graph: Graph, dims: Mapping[str, Dim], run: Cal
 
     Returns a note. Raises CheckFailed where the file does not load, does not run where the original does, or answers otherwise.
     """
+    from ...source import FileRunner
+
+    fused = FileRunner(written)
     try:
-        session = open_session(written, reference_options())
-    except BuildFailed as error:
+        fused.open()
+    except SourceError as error:
         raise CheckFailed(f"nothing was written: {short_reason(error)}") from error
-    names = [output.name for output in session.get_outputs()]
     try:
         samples = data.synthetic_samples(graph, dims, seed, SAMPLE_ELEMENTS)
     except DataError as why:
@@ -44,7 +46,7 @@ def check_written(written: Path, graph: Graph, dims: Mapping[str, Dim], run: Cal
             failed = f"{sample.label}: {short_reason(error)}"
             continue
         try:
-            got = dict(zip(names, session.run(names, _fed(session, sample.feeds)), strict=True))
+            got = fused(sample.feeds)
         except Exception as error:
             raise CheckFailed(f"nothing was written: the fused graph does not run at {sample.label}: {error}") from error
         for name, array in wanted.items():
@@ -53,10 +55,6 @@ def check_written(written: Path, graph: Graph, dims: Mapping[str, Dim], run: Cal
     if not count:
         return f"the fused file loads in ONNX Runtime; it was not run, because the source itself fails ({failed})"
     return f"the fused file was run: {count} shapes and masks, max relative error {worst:.1e}"
-
-
-def _fed(session: object, feeds: Feeds) -> dict[str, np.ndarray]:
-    return {entry.name: feeds[entry.name] for entry in session.get_inputs()}  # type: ignore[attr-defined]
 
 
 def _tolerance(graph: Graph) -> float:
