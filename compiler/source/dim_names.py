@@ -26,6 +26,7 @@ TIE_ROUNDS = 2  # what is equal by the first names more of what lies behind
 def settle_dims(model: ir.Model) -> Iterator[str]:
     """Name and tie the dims of a model's inputs, in place; notes of what was done."""
     yield from name_dims(model.graph.inputs)
+    _forget_invented(model.graph, frozenset(_symbols(model.graph.inputs)))
     yield from _tie_by_graph(model)
     yield from call_by_role(model)
 
@@ -48,6 +49,26 @@ def name_dims(values: Iterable[ir.Value]) -> Iterator[str]:
 
 def _is_no_name(name: str | None) -> bool:
     return not name or name.strip().lower() in NO_NAME
+
+
+def _symbols(values: Iterable[ir.Value]) -> Iterator[str]:
+    yield from (str(dim.value) for value in values for dim in value.shape or () if isinstance(dim, ir.SymbolicDim))
+
+
+def _forget_invented(graph: ir.Graph, given: frozenset[str]) -> None:
+    """Names that an exporter's own inference made up for inner values and outputs hide what ours would find."""
+    for value in [*graph.outputs, *(value for node in graph for value in node.outputs)]:
+        made_up = [name not in given and (_is_no_name(name) or INVENTED.fullmatch(name)) for name in _names(value)]
+        if any(made_up):
+            dims = [ir.SymbolicDim(None) if new else dim for new, dim in zip(made_up, value.shape or (), strict=True)]
+            value.shape = ir.Shape(dims)
+    for inner in (inner for node in graph for inner in subgraphs(node)):
+        _forget_invented(inner, given)
+
+
+def _names(value: ir.Value) -> list[str]:
+    """The name of each dim: a number is its own."""
+    return [str(dim) if isinstance(dim, int) else dim.value or "?" for dim in value.shape or ()]
 
 
 def rename_dims(model: ir.Model, names: Mapping[str, str | int]) -> None:
@@ -84,7 +105,7 @@ def _tie_by_graph(model: ir.Model) -> Iterator[str]:
     """Give dims of inputs that the graph adds to each other one name, where a tool made the names up, one an input: ids and their
     mask are of one length."""
     inputs = [value for value in model.graph.inputs if value.shape is not None]
-    names = dict.fromkeys(str(dim.value) for value in inputs for dim in value.shape or () if isinstance(dim, ir.SymbolicDim))
+    names = dict.fromkeys(_symbols(inputs))
     loose = frozenset(name for name in names if INVENTED.fullmatch(name))
     if not loose or len(names) < 2:
         return
@@ -126,7 +147,7 @@ def _equal_dims(model: ir.Model, loose: frozenset[str]) -> dict[str, str | int]:
 def call_by_role(model: ir.Model) -> Iterator[str]:
     """Names that say nothing become `batch`, the leading dim of all inputs, and `length`, the next one of ids or of vectors."""
     inputs = [value for value in model.graph.inputs if value.shape is not None and len(value.shape) > 1]
-    used = {str(dim.value) for value in inputs for dim in value.shape or () if isinstance(dim, ir.SymbolicDim)}
+    used = set(_symbols(inputs))
     roles: dict[str, str | int] = {}
     leading = dict.fromkeys(_symbol(value, 0) for value in inputs if _symbol(value, 0))
     if len(leading) == 1 and BATCH not in used and INVENTED.fullmatch(name := str(next(iter(leading)))):

@@ -23,7 +23,7 @@ def infer_types(graph: Graph) -> list[str]:
     """
     from onnx_ir.passes.common import ShapeInferencePass
 
-    if not any(_untyped(graph.model.graph)):
+    if not any(_untyped(graph.model.graph)) and not any(_unnamed(graph.model.graph)):
         return []
     ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(graph.model)
     left = list(_untyped(graph.model.graph))
@@ -43,6 +43,13 @@ def _untyped(graph: ir.Graph) -> Iterator[ir.Value]:
         yield from (v for v in node.outputs if (v.dtype is None or v.shape is None) and v.name and _is_tensor(v))
         for inner in subgraphs(node):
             yield from _untyped(inner)
+
+
+def _unnamed(graph: ir.Graph) -> Iterator[ir.Value]:
+    """Values with a dim of which nothing is said."""
+    for value in (value for node in graph.all_nodes() for value in node.outputs if value.shape is not None):
+        if any(isinstance(dim, ir.SymbolicDim) and not dim.value for dim in value.shape or ()):
+            yield value
 
 
 def _is_tensor(value: ir.Value) -> bool:
