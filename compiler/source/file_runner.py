@@ -11,6 +11,7 @@ from ..graph import load_graph
 from .inference import infer_types
 
 MISSING_KERNEL = re.compile(r"NOT_IMPLEMENTED.*?implementation for (\w+)")
+EXTERNAL = "external tensors"  # "Cannot parse data from external tensors": an operator's shape or axes are stored outside
 TYPES = {"tensor(int64)": "int64", "tensor(float)": "float32"}  # that ids and halves are cast to where the session wants them
 
 
@@ -18,7 +19,8 @@ class FileRunner:
     """ONNX Runtime's CPU provider on a file, all optimisations off. The session is made on first use.
 
     Where ONNX Runtime has no kernel of an operator in float16 or bfloat16, the graph runs in float32 and every result is rounded
-    to its type: `note` says so. Raises SourceError for a file that does not load either way.
+    to its type; small tensors that lie outside the file, which it may not read, are read for it. `note` says so.
+    Raises SourceError for a file that does not load either way.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,24 +51,28 @@ class FileRunner:
             try:
                 self._session = open_session(self.path, reference_options())
             except BuildFailed as error:
-                self._session = self._emulated(error)
+                self._session = self._otherwise(error)
         return self._session
 
-    def _emulated(self, refused: BuildFailed) -> Any:
+    def _otherwise(self, refused: BuildFailed) -> Any:
+        """A session over the file's graph as bertc reads it, where that mends what ONNX Runtime refuses of the file."""
         from ..runtime import emulate_rounding, reference_session
 
-        graph, missing = load_graph(self.path), MISSING_KERNEL.search(str(refused))
         why = str(refused.__cause__).splitlines()[0]
+        failed = SourceError(f"{self.path} does not load in ONNX Runtime: {why}")
+        missing, graph = MISSING_KERNEL.search(why), load_graph(self.path)
         infer_types(graph)
-        widened = emulate_rounding(graph)
-        if missing is None or widened is graph:
-            raise SourceError(f"{self.path} does not load in ONNX Runtime: {why}") from refused
+        widened = emulate_rounding(graph) if missing else graph
+        if (missing and widened is graph) or not (missing or EXTERNAL in why):
+            raise failed from refused
         try:
             session, self._weights = reference_session(widened)
-        except BuildFailed as error:
-            raise SourceError(f"{self.path} does not load in ONNX Runtime: {why}; nor in float32: {error}") from error
+        except BuildFailed:
+            raise failed from refused
         self._note = (
             f"ONNX Runtime's CPU has no {missing[1]} in the file's half precision: as the source it runs in float32, each result "
             "rounded to its type"
+            if missing
+            else "ONNX Runtime does not read shapes from external data: they are handed to it"
         )
         return session
