@@ -136,10 +136,11 @@ def _embed_external(proto: Any, path: Path) -> None:
     import onnx_ir as ir
     from onnx.external_data_helper import load_external_data_for_tensor
 
-    weights = {id(tensor) for tensor in proto.graph.initializer}
-    for tensor in _external(proto):
-        bits = ir.DataType(tensor.data_type).bitwidth
-        if id(tensor) in weights and math.prod(tensor.dims) * bits > SMALL_EXTERNAL * 8:
+    weights = len(proto.graph.initializer)  # the first ones
+    for place, tensor in enumerate(itertools.chain(_tensors(proto.graph), *map(_tensors, proto.functions))):
+        if tensor.data_location != tensor.EXTERNAL:
+            continue
+        if place < weights and math.prod(tensor.dims) * ir.DataType(tensor.data_type).bitwidth > SMALL_EXTERNAL * 8:
             continue
         load_external_data_for_tensor(tensor, str(path.parent))
         tensor.data_location = tensor.DEFAULT
