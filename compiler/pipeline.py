@@ -72,7 +72,7 @@ def build_recipe(recipe: Recipe, out: Path, *, force: bool = False, progress: Pr
     builds = plan_builds(recipe)
     with artifact.staging(out, force) as stage:
         with log.stage("export"):
-            source = open_source(recipe.source, recipe.source_options)
+            source = open_source(recipe.source, recipe.source_options, recipe.profiles)
         log.detail(f"source: {source.kind}, sha256 {source.sha256}; operators: {source.graph.op_counts()}")
         for note in source.notes:
             log.note(note)
@@ -345,7 +345,7 @@ def check_artifact(
     None where the recipe says not to. Raises VerifyFailed when it is over its budget, or where that asks for what nothing shows.
     """
     if not job.recipe.verify:
-        watch.note(f"{build.name}: not verified (--no-verify)")
+        watch.note(f"{build.name}: not verified (--no-verify); {verification.run_once(directory, job.proof.samples)}")
         return None
     with watch.stage(f"{build.name}: verify") as advance:
         truths = [job.goldens, *([rows] if rows else [])]
@@ -386,7 +386,7 @@ def manifest_facts(
         "engine": dict(built.facts),
         "inputs": [spec.to_json() for spec in graph.inputs],
         "outputs": [spec.to_json() for spec in graph.outputs],
-        "dims": {name: {"min": dim.min, "max": dim.max} for name, dim in source.dims.items()},
+        "dims": {name: dim.to_json() for name, dim in source.dims.items()},
         "profiles": profiles.profiles_to_json(job.ranges),
         "seed": recipe.seed,
         "budget": budget_for(build.precision, build.limits).limits(),

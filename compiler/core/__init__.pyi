@@ -38,7 +38,9 @@ from .profiles import Profile as Profile
 from .profiles import Range as Range
 from .profiles import Shape as Shape
 from .profiles import complete_profile as complete_profile
+from .profiles import default_range as default_range
 from .profiles import profiles_from_json as profiles_from_json
+from .profiles import read_ranges as read_ranges
 from .progress import Advance as Advance
 from .progress import Progress as Progress
 from .tensors import Feeds as Feeds

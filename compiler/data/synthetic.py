@@ -197,7 +197,7 @@ def _plans(used: Mapping[str, Dim], batch: str | None, masked: bool, max_element
 def sizes_tried(dim: Dim) -> tuple[int, int]:
     """Smallest and largest size tried."""
     if dim.name != AUDIO_DIM:
-        return dim.min, dim.max or max(UNBOUNDED_LENGTH, dim.min)
+        return dim.min, dim.max or max(UNBOUNDED_LENGTH, dim.fit(dim.min))
     top = min(dim.max or AUDIO_MAX, max(AUDIO_MAX, dim.min))
     return (dim.min if dim.min > 1 else min(AUDIO_MIN, top)), top
 
@@ -206,7 +206,7 @@ def _size(dim: Dim, which: str, at: int) -> int:
     """A size of one dimension; `at` keeps the odd sizes of different dimensions apart, so that a swap of two shows."""
     low, top = sizes_tried(dim)
     sizes = {"low": low, "odd": (3 * low + 13 + 2 * at) | 1, "odder": (7 * low + 29 + 2 * at) | 1, "top": top}
-    return min(sizes[which], top)
+    return dim.fit(min(sizes[which], top))
 
 
 def _cut(sizes: dict[str, int], used: Mapping[str, Dim], batch: str | None, max_elements: int) -> str:
@@ -217,7 +217,7 @@ def _cut(sizes: dict[str, int], used: Mapping[str, Dim], batch: str | None, max_
         total = math.prod(sizes.values())
         if total <= max_elements:
             break
-        size = max(sizes_tried(used[name])[0], max_elements // (total // sizes[name]))
+        size = used[name].fit(max(sizes_tried(used[name])[0], max_elements // (total // sizes[name])))
         if size < sizes[name]:
             note += f" ({name} cut from {sizes[name]})"
             sizes[name] = size

@@ -5,13 +5,16 @@ from . import torch_export as torch_export
 from . import types as types
 from .factory import FactoryModel as FactoryModel
 from .factory import is_factory as is_factory
+from .file_runner import FileRunner as FileRunner
 from .from_artifact import check_same_source as check_same_source
 from .from_artifact import open_artifact_source as open_artifact_source
 from .from_artifact import options_for as options_for
 from .from_artifact import source_wanted as source_wanted
+from .inference import infer_types as infer_types
 from .opening import open_module as open_module
 from .opening import open_reference as open_reference
 from .opening import open_source as open_source
+from .size_limits import settle_sizes as settle_sizes
 from .torch_export import quiet as quiet
 from .torch_export import root_cause as root_cause
 from .types import GivenSource as GivenSource

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,15 @@ from ..graph import Graph, with_int32_ids
 from . import assets, checkpoint, factory, hub, onnx_file
 from .from_artifact import open_export
 from .gc_pause import paused_gc
-from .size_limits import measure_limits
+from .size_limits import settle_sizes
 from .types import FORMS, IDS, TASKS, Location, Reference, Source, SourceOptions
 
 
 @paused_gc()
-def open_source(reference: str, options: SourceOptions | None = None) -> Source:
+def open_source(reference: str, options: SourceOptions | None = None, profiles: Sequence[str] = ()) -> Source:
     """Open what a user points at: an existing path, else a Python factory, else a Hugging Face hub id.
+
+    `profiles`, as the user wrote them, are the sizes that an .onnx file is tried at first.
 
     `task` is one of TASKS, or "custom" for a factory or an .onnx file whose task was not given.
     Raises SourceError for a source that cannot be used as asked, Missing when this machine lacks something it needs
@@ -34,8 +36,11 @@ def open_source(reference: str, options: SourceOptions | None = None) -> Source:
     place = resolve_reference(reference, options)
     if place.kind == "artifact":
         return open_export(place.path, options)
-    opener = {"huggingface": _open_checkpoint, "factory": _open_factory, "onnx": _open_onnx}[place.kind]
-    source = dataclasses.replace(opener(reference, place, options), options=options)
+    if place.kind == "onnx":
+        source = _open_onnx(reference, place, options, profiles)
+    else:
+        source = {"huggingface": _open_checkpoint, "factory": _open_factory}[place.kind](reference, place, options)
+    source = dataclasses.replace(source, options=options)
     return dataclasses.replace(source, graph=with_int32_ids(source.graph)) if options.ids == "int32" else source
 
 
@@ -221,11 +226,12 @@ def _onnx_sha256(path: Path, graph: Graph) -> str:
     return digest.hexdigest()
 
 
-def _open_onnx(reference: str, place: Location, options: SourceOptions) -> Source:
+def _open_onnx(reference: str, place: Location, options: SourceOptions, profiles: Sequence[str]) -> Source:
     path = place.path
     graph, dims, notes = onnx_file.read_onnx_file(path)
     run = onnx_file.reference_runner(path)
-    dims, found = measure_limits(graph, dims, run)
+    notes += [run.note] if run.note else []
+    dims, found = settle_sizes(graph, dims, run, profiles)
     files, asset_notes = assets.collect_assets(path.parent, path.parent)
     return Source(
         reference=reference,

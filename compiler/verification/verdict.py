@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from .. import targets
 from ..artifact import Artifact, goldens
 from ..artifact import manifest as artifact
-from ..core import Advance, DataError, Feeds, Missing, Outputs, Progress
+from ..core import Advance, DataError, Feeds, Missing, Outputs, Progress, VerifyFailed
 from ..data import Labels, Sample, read_data
-from ..graph import Graph
+from ..graph import Graph, load_graph, short_reason
 from ..runtime import HALVES, ReferenceRunner, Runner
 from . import budgets
 from .budgets import DECISION_LIMITS, Budget, Violation, budget_for
@@ -292,6 +292,18 @@ def _outside_profiles(runners: Mapping[str, Runner], truth: Truth) -> tuple[str,
     if not outside:
         return ()
     return (f"{len(outside)} samples lie outside the engine's profiles and were not run on it: {'; '.join(outside)}",)
+
+
+def run_once(directory: Path, samples: Sequence[Sample]) -> str:
+    """Run the graph that was written, unverified, on its smallest sample; returns a note. VerifyFailed where it does not run."""
+    sample = min(samples, key=lambda each: sum(array.size for array in each.feeds.values()))
+    try:
+        ReferenceRunner(load_graph(directory / artifact.GRAPH)).run(sample.feeds)
+    except (DataError, Missing):
+        raise
+    except Exception as error:  # onnxruntime's exceptions share no public base class
+        raise VerifyFailed(f"the graph does not run at {sample.label}: {short_reason(error)}; nothing was written") from error
+    return "its graph was run once"
 
 
 def load_runner(path: Path) -> Runner:

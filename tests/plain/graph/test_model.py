@@ -188,7 +188,10 @@ def test_save_above_the_threshold_keeps_external_data(tmp_path: Path, monkeypatc
     hashes = graph.save_graph(first, out / "graph.onnx")
     assert set(hashes) == {"graph.onnx", "graph.onnx.data"}
     assert hashes == digests(out)
-    assert all(t.nbytes < 256 or isinstance(t, ir.ExternalTensor) for t in tensors(graph.load_graph(out / "graph.onnx")))
+    assert all(
+        t.nbytes <= graph.SMALL_EXTERNAL or isinstance(t, ir.ExternalTensor)
+        for t in tensors(graph.load_graph(out / "graph.onnx"))
+    )
     again = graph.load_graph(out / "graph.onnx")
     same(first, again)
     (tmp_path / "twice").mkdir()
