@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import BuildFailed, Dim, Feeds, NotFused, Outputs, SourceError
 from ..graph import Graph, load_graph, mark_origins
+from .float_form import as_float
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -38,6 +39,9 @@ def read_onnx_file(path: Path, known: bool = False) -> tuple[Graph, dict[str, Di
         inner.inputs.remove(value)
     if defaults:
         notes.append(f"{len(defaults)} initializers that were also graph inputs are constants now")
+    graph, changed = as_float(graph)
+    inner = graph.model.graph
+    notes += changed
     typed = all(v.dtype is not None and v.shape is not None for v in (*inner.inputs, *inner.outputs))
     model = graph.model
     if not typed:
