@@ -20,14 +20,16 @@ def fuse_file(path: Path, out: Path, *, force: bool, prove: bool, rules_file: Pa
     from ..core import disk_errors
     from ..ops import expansion as canonical
     from ..source import onnx_file as onnx_source
+    from ..source import refuse_quantised
 
     if out.exists() and not force:
         raise ArtifactError(f"the output {out} exists; --force replaces it, or choose another -o")
-    graph, dims, _ = onnx_source.read_onnx_file(path)
+    graph, dims, notes = onnx_source.read_onnx_file(path)
+    refuse_quantised(graph, "fusing")
     upgraded = opset.upgrade_opset(graph)
     checked = (conversion.check_conversion(graph, upgraded.graph, dims),) if prove and upgraded.notes else ()
     fused = fuse(upgraded.graph, dims, prove=prove, rules_file=rules_file)
-    fused = dataclasses.replace(fused, notes=(*upgraded.notes, *checked))
+    fused = dataclasses.replace(fused, notes=(*notes, *upgraded.notes, *checked))
     with disk_errors(out), tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         # The weights file of a large model is named in the file itself, so both are written under their own names and moved.
         for name in reversed(save_graph(canonical.as_functions(fused.graph), Path(folder, out.name))):

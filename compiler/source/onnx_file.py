@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core import BuildFailed, Dim, Feeds, NotFused, Outputs, SourceError
+from ..core import BuildFailed, Dim, Feeds, NotFused, Outputs, SourceError, hash_file
 from ..graph import Graph, load_graph, mark_origins
 from .float_form import as_float
 
@@ -67,6 +68,14 @@ def data_files(path: Path, graph: Graph) -> list[Path]:
 
     tensors = [v.const_value for v in graph.model.graph.initializers.values()]
     return [path, *sorted({path.parent / t.location for t in tensors if isinstance(t, ir.ExternalTensor)} - {path})]
+
+
+def sha256(path: Path) -> str:
+    """Of the file and its external data, as they lie on disk."""
+    digest = hashlib.sha256()
+    for file in data_files(path, load_graph(path, mapped=True)):
+        digest.update(f"{file.name}\0{hash_file(file)}\n".encode())
+    return digest.hexdigest()
 
 
 def _check_ops(path: Path, graph: Graph) -> None:

@@ -6,19 +6,20 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core import Dim, Missing, SourceError, did_you_mean, hash_file, machine
+from ..core import Dim, Feeds, Missing, Outputs, SourceError, did_you_mean, machine
 from ..data import tokenizer as text
 from ..graph import Graph, with_int32_ids
 from . import assets, checkpoint, factory, hub, onnx_file
 from .from_artifact import open_export
 from .gc_pause import paused_gc
+from .given import find_given, lazy_runner
+from .quantised_activations import describe_quantised
 from .size_limits import measure_limits
-from .types import FORMS, IDS, TASKS, Location, Reference, Source, SourceOptions
+from .types import FORMS, IDS, TASKS, Given, Location, Reference, Source, SourceOptions
 
 
 @paused_gc()
@@ -49,7 +50,7 @@ def open_reference(reference: str, options: SourceOptions | None = None) -> Refe
         raise SourceError(f"{place.path} is an artifact; give the source it was built from")
     if place.kind == "onnx":
         graph, _, _ = onnx_file.read_onnx_file(place.path)
-        return Reference(_onnx_sha256(place.path, graph), onnx_file.reference_runner(place.path))
+        return Reference(onnx_file.sha256(place.path), _onnx_run(place.path, graph, find_given(place.path)))
     made, sha256 = _module(reference, place, options)
     torch_export = _torch_export()
     return Reference(sha256, torch_export.module_runner(made, torch_export.output_names(made)))
@@ -87,7 +88,7 @@ def open_graph(reference: str, options: SourceOptions | None = None) -> tuple[st
         source = open_source(reference, options)
         return source.sha256, source.graph
     graph, _, _ = onnx_file.read_onnx_file(place.path, known=True)
-    return _onnx_sha256(place.path, graph), with_int32_ids(graph) if options.ids == "int32" else graph
+    return onnx_file.sha256(place.path), with_int32_ids(graph) if options.ids == "int32" else graph
 
 
 def resolve_reference(reference: str, options: SourceOptions) -> Location:
@@ -212,23 +213,22 @@ def _open_factory(reference: str, place: Location, options: SourceOptions) -> So
     )
 
 
-def _onnx_sha256(path: Path, graph: Graph) -> str:
-    digest = hashlib.sha256()
-    for file in onnx_file.data_files(path, graph):
-        digest.update(f"{file.name}\0{hash_file(file)}\n".encode())
-    return digest.hexdigest()
+def _onnx_run(path: Path, graph: Graph, given: Given | None) -> Callable[[Feeds], Outputs]:
+    """The file itself in float32; its float32 graph where it computes in less; as it is deployed, where it is quantised."""
+    return lazy_runner(graph) if given is not None or describe_quantised(graph) else onnx_file.reference_runner(path)
 
 
 def _open_onnx(reference: str, place: Location, options: SourceOptions) -> Source:
     path = place.path
     graph, dims, notes = onnx_file.read_onnx_file(path)
-    run = onnx_file.reference_runner(path)
+    given = find_given(path)
+    run = _onnx_run(path, graph, given)
     dims, found = measure_limits(graph, dims, run)
     files, asset_notes = assets.collect_assets(path.parent, path.parent)
     return Source(
         reference=reference,
         kind="onnx",
-        sha256=_onnx_sha256(path, graph),
+        sha256=onnx_file.sha256(path),
         task=options.task or "custom",
         graph=graph,
         dims=dims,
@@ -236,6 +236,7 @@ def _open_onnx(reference: str, place: Location, options: SourceOptions) -> Sourc
         assets=files,
         notes=(*notes, *found, *asset_notes),
         versions=_versions("onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu"),
+        given=given,
     )
 
 

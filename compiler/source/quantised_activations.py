@@ -1,4 +1,4 @@
-"""Graphs whose activations are quantised already: their arithmetic is integers and rounding, which no rewrite of floats may touch.
+"""Graphs whose activations are quantised already: integers and rounding, which no rewrite of floats may touch.
 
 They run on ONNX Runtime as they are given. Weights in few bits with float arithmetic are another thing (`stored_weights.py`).
 """
@@ -50,6 +50,6 @@ def refuse_quantised(graph: Graph, what: str) -> None:
     """Raises SourceError where the activations of a graph are quantised; `what` says what needs floats."""
     if found := describe_quantised(graph):
         raise SourceError(
-            f"the model is quantised already ({found}), and {what} needs floats: give the float model, or build this one as it is "
-            "with --fp32 --target onnxruntime"
+            f"the model is quantised already ({found}), and {what} needs floats: give the float model, or build this one as it "
+            "is with --fp32 --target onnxruntime"
         )

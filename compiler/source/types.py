@@ -40,11 +40,23 @@ class SourceOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class Given:
+    """A source that computes in low precision, as it was given: `precision` is the type whose tolerance its float32 graph is held
+    to, for a `reason`; `how` it is run."""
+
+    run: Callable[[Feeds], Outputs]
+    precision: str  # fp16, bf16 or int8
+    reason: str
+    how: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Source:
     """An opened source.
 
     `run` is the truth: PyTorch for a checkpoint or a factory, ONNX Runtime without optimisations for an .onnx file, None for an
-    artifact: there the file `goldens` is the truth, and `reference`, `kind` and `options` are those of its own source.
+    artifact: there the file `goldens` is the truth, and `reference`, `kind` and `options` are those of its own source. Of a
+    source that computes in half precision the truth is its graph in float32, which is held against the source as `given`.
     `assets` are tokenizer or preprocessor files to copy.
     """
 
@@ -61,6 +73,7 @@ class Source:
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     options: SourceOptions = dataclasses.field(default_factory=SourceOptions)
     goldens: Path | None = None
+    given: Given | None = None
 
 
 @dataclasses.dataclass(frozen=True)

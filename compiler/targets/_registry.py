@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ..core import RecipeError, did_you_mean, module_names
 
 if TYPE_CHECKING:
+    from ..graph import Graph
     from ._protocol import Target
 
 
@@ -36,6 +37,12 @@ def refusal(spec: TargetSpec, precision: str) -> str | None:
     """Why a target cannot build a precision for these SMs; None where it can."""
     target = get(spec.name)
     return cast("str | None", target.refusal(spec.sms, precision)) if hasattr(target, "refusal") else None
+
+
+def graph_refusal(spec: TargetSpec, graph: Graph) -> str | None:
+    """Why a target cannot take the graph of a source, whatever it is fused to; None where it can."""
+    target = get(spec.name)
+    return cast("str | None", target.graph_refusal(graph)) if hasattr(target, "graph_refusal") else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,10 +15,11 @@ from ..core import Advance, BertcError, DataError, ExportFailed, Feeds, Outputs,
 from ..data import Sample
 from ..data import synthetic as data
 from ..runtime import ReferenceRunner, Runner
-from ..source import Source
+from ..source import Source, runner_of
 from . import budgets
 from .budgets import Budget
 from .comparison import Comparison
+from .given_check import check_given
 
 if TYPE_CHECKING:
     from ..fusions import Fused
@@ -57,7 +58,7 @@ def check_export(
     Raises ExportFailed naming output, sample and the dimension that breaks it."""
     requested = _select_samples(source, profiles, seed, golden_data)
     samples, notes = requested.samples, requested.notes
-    runner = ReferenceRunner(source.graph)
+    runner = runner_of(source.graph)
     comparison = Comparison(source.task)
     kept: list[tuple[Sample, Outputs]] = []
     wrong: dict[int, str] = {}
@@ -74,7 +75,7 @@ def check_export(
     wanted = len(samples) - requested.first_golden
     if len(kept) < wanted:
         notes = (*notes, f"goldens: {len(kept)} of {wanted} samples kept, outputs are limited to {GOLDEN_BYTES >> 20} MiB")
-    notes = (*notes, *_nan_notes(kept))
+    notes = (*notes, *_nan_notes(kept), *check_given(source, [s for s, _ in kept], [o for _, o in kept]))
     return ExportCheck(tuple(s for s, _ in kept), tuple(o for _, o in kept), comparison, notes, None, _what(source))
 
 

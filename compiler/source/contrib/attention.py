@@ -11,8 +11,11 @@ import onnx_ir as ir
 
 from ...core import InputError
 from ...ops import add_all, constant, padded_inputs
-from ._masks import LOW, score_mask
+from ._masks import score_mask
 from ._pieces import integers, rank, refuse_flags, size
+
+ROWS, COLUMNS = (0, 2, 1, 3), (0, 2, 3, 1)  # [B,S,h,d] to [B,h,S,d], and to [B,h,d,S]
+SWAPPED = (0, 1, 3, 2)
 
 
 def attention(op: Any, node: ir.Node) -> Sequence[ir.Value | None]:
@@ -21,14 +24,19 @@ def attention(op: Any, node: ir.Node) -> Sequence[ir.Value | None]:
     x, weight, bias, mask, past, score_bias, *_ = padded_inputs(node, 7)
     heads = node.attributes.get_int("num_heads")
     parts = _parts(op, node, x, weight, bias)
-    q, k, v = (_to_heads(op, part, heads) for part in parts)
+    q, k, v = (_split(op, part, heads) for part in parts)
+    queries = op.Transpose(q, perm=ROWS)
+    if past is None and len(node.outputs) < 2:
+        turned = (queries, op.Transpose(k, perm=COLUMNS), op.Transpose(v, perm=ROWS))
+        return [_attend(op, node, turned, mask, score_bias, size(op, x, 1))]
+    keys, values = (op.Transpose(value, perm=ROWS) for value in (k, v))
     if past is not None:
         old = op.Split(past, axis=0, num_outputs=2, _outputs=2)
-        k, v = (op.Concat(op.Squeeze(o, integers(op, 0)), new, axis=2) for o, new in zip(old, (k, v), strict=True))
-    y = _attend(op, node, q, k, v, mask, score_bias, size(op, x, 0))
-    if len(node.outputs) < 2:
-        return [y]
-    return [y, op.Concat(*(op.Unsqueeze(value, integers(op, 0)) for value in (k, v)), axis=0)]
+        keys, values = (
+            op.Concat(op.Squeeze(o, integers(op, 0)), new, axis=2) for o, new in zip(old, (keys, values), strict=True)
+        )
+    y = _attend(op, node, (queries, op.Transpose(keys, perm=SWAPPED), values), mask, score_bias, size(op, keys, 2))
+    return [y, op.Concat(*(op.Unsqueeze(value, integers(op, 0)) for value in (keys, values)), axis=0)]
 
 
 def _parts(op: Any, node: ir.Node, x: ir.Value, weight: ir.Value, bias: ir.Value | None) -> list[ir.Value]:
@@ -48,21 +56,25 @@ def _parts(op: Any, node: ir.Node, x: ir.Value, weight: ir.Value, bias: ir.Value
     return made
 
 
-def _to_heads(op: Any, value: ir.Value, heads: int) -> ir.Value:
-    """[B,S,h*d] to [B,h,S,d]."""
-    return op.Transpose(op.Reshape(value, integers(op, 0, 0, heads, -1)), perm=[0, 2, 1, 3])
+def _split(op: Any, value: ir.Value, heads: int) -> ir.Value:
+    """[B,S,h*d] to [B,S,h,d]."""
+    return op.Reshape(value, integers(op, 0, 0, heads, -1))
 
 
 def _attend(
-    op: Any, node: ir.Node, q: ir.Value, k: ir.Value, v: ir.Value, mask: ir.Value | None, bias: ir.Value | None, batch: ir.Value
+    op: Any, node: ir.Node, parts: Sequence[ir.Value], mask: ir.Value | None, bias: ir.Value | None, keys: ir.Value
 ) -> ir.Value:
-    low = node.attributes.get_float("mask_filter_value", LOW)
-    scores = op.MatMul(q, op.Transpose(k, perm=[0, 1, 3, 2]))
-    scores = op.Mul(scores, _scale(op, node, q))
-    added = [term for term in (score_mask(op, node, mask, q, k, low, batch), bias) if term is not None]
+    """softmax(q k_t * scale + (mask + bias)) v, the heads side by side. Parts: q [B,h,S,d], k_t [B,h,d,T], v [B,h,T,d]; `keys` is
+    T as a vector, not read off k_t, which has no other reader where it is fused."""
+    q, k_t, v = parts
+    x = node.inputs[0]
+    assert x is not None
+    scores = op.Mul(op.MatMul(q, k_t), _scale(op, node, q))
+    masked = score_mask(op, node, mask, size(op, x, 0), size(op, x, 1), keys)
+    added = [term for term in (masked, bias) if term is not None]
     scores = op.Add(scores, add_all(op, *added)) if added else scores  # in this order: float32 has three digits beside -10000
     context = op.MatMul(op.Softmax(scores, axis=-1), v)
-    return op.Reshape(op.Transpose(context, perm=[0, 2, 1, 3]), integers(op, 0, 0, -1))
+    return op.Reshape(op.Transpose(context, perm=ROWS), integers(op, 0, 0, -1))
 
 
 def _scale(op: Any, node: ir.Node, q: ir.Value) -> ir.Value:
@@ -89,7 +101,7 @@ def _width(node: ir.Node) -> int | None:
 
 def multi_head_attention(op: Any, node: ir.Node) -> Sequence[ir.Value | None]:
     """(q, k?, v?, bias?, mask?, score bias?, past k?, past v?; num_heads, scale, unidirectional) -> y, present k?, present v?"""
-    query, _, _, bias, mask, score_bias, past_k, past_v, *rest = padded_inputs(node, 10)
+    query, key, _, bias, mask, score_bias, past_k, past_v, *rest = padded_inputs(node, 10)
     if any(value is not None for value in rest):
         raise InputError("a past of shared buffers (past_sequence_length, cache_indirection) has no expansion")
     if mask is not None and rank(mask) == 1 and _is_packed_mask(mask, query):
@@ -97,7 +109,9 @@ def multi_head_attention(op: Any, node: ir.Node) -> Sequence[ir.Value | None]:
     q, k, v = _separate(op, node, bias)
     if past_k is not None:
         k, v = op.Concat(past_k, k, axis=2), op.Concat(past_v, v, axis=2)
-    y = _attend(op, node, q, k, v, mask, score_bias, size(op, query, 0))
+    known = past_k is None and key is not None and rank(key) == 3
+    length = size(op, key, 1) if known else size(op, k, 2)
+    y = _attend(op, node, (q, op.Transpose(k, perm=SWAPPED), v), mask, score_bias, length)
     return [y, k, v] if len(node.outputs) > 1 else [y]
 
 
@@ -113,10 +127,11 @@ def _separate(op: Any, node: ir.Node, bias: ir.Value | None) -> list[ir.Value]:
     if key is None or 5 in (rank(query), rank(key)):
         raise InputError("packed queries, keys or values have no expansion")
     parts = _biases(op, node, bias)
-    q = _to_heads(op, add_all(op, query, parts[0]), heads)
+    q = op.Transpose(_split(op, add_all(op, query, parts[0]), heads), perm=ROWS)
     if rank(key) == 4:  # of a cross attention, whose keys were computed before
         return [q, key, value]
-    return [q, *(_to_heads(op, add_all(op, x, b), heads) for x, b in ((key, parts[1]), (value, parts[2])))]
+    apart = ((key, parts[1]), (value, parts[2]))
+    return [q, *(op.Transpose(_split(op, add_all(op, x, b), heads), perm=ROWS) for x, b in apart)]
 
 
 def _biases(op: Any, node: ir.Node, bias: ir.Value | None) -> list[ir.Value | None]:

@@ -9,22 +9,27 @@ import numpy as np
 import onnx_ir as ir
 
 from ...ops import add_all, constant, padded_inputs
-from ._pieces import integers, size
+from ._pieces import count, integers, size
 from .normalization import SKIP_EPSILON
 
 
 def embed_layer_normalization(op: Any, node: ir.Node) -> Sequence[ir.Value | None]:
     """(ids, segments?, word, position, segment?, gamma, beta, mask?, positions?; epsilon) -> y, lengths?, sum?"""
     ids, segments, word, position, segment, gamma, beta, mask, positions = padded_inputs(node, 9)[:9]
-    if positions is None:
-        here = op.Slice(position, integers(op, 0), size(op, ids, 1), integers(op, 0))
-    else:
-        here = op.Gather(position, positions)
+    here = op.Gather(position, _counted(op, ids, position) if positions is None else positions)
     total = add_all(op, op.Gather(word, ids), here, None if segment is None else op.Gather(segment, segments))
     y = op.LayerNormalization(
         total, gamma, beta, axis=-1, epsilon=node.attributes.get_float("epsilon", SKIP_EPSILON)
     )  # fmt: skip
     return [y, _lengths(op, ids, mask), total][: len(node.outputs)]
+
+
+def _counted(op: Any, ids: ir.Value, position: ir.Value) -> ir.Value:
+    """0 .. S-1: of a constant where the table is one, so that a length beyond the table fails."""
+    if position.const_value is None:
+        return count(op, size(op, ids, 1))
+    every = constant(op, np.arange(position.const_value.shape.numpy()[0]), np.int64)
+    return op.Slice(every, integers(op, 0), size(op, ids, 1), integers(op, 0))
 
 
 def _lengths(op: Any, ids: ir.Value, mask: ir.Value | None) -> ir.Value:
