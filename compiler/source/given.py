@@ -17,7 +17,7 @@ from ..graph import Graph, load_graph
 from ..runtime import DeployedRunner, ReferenceRunner, Runner, open_session, reference_options
 from .quantised_activations import quantised_operators
 from .types import Given
-from .widening import NAMES, find_half
+from .widening import NAMES, HalfParts, find_half
 
 MODES = {ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16"}
 INT8_ACCURACY = 4  # accuracy_level of MatMulNBits: the kernel rounds activations to int8
@@ -52,15 +52,22 @@ def find_given(path: Path) -> Given | None:
         inner.inputs.remove(value)
     if quantised_operators(graph.model):
         return None
-    half = find_half(graph.model).computed_in
-    if half is not None:
-        run, how = _runner(path, half)
-        return Given(run, MODES[half], f"{NAMES[half]} rounds between its nodes, the graph in float32 does not", how)
+    half = find_half(graph.model)
+    if half.computed_in is not None:
+        return given_in_half(half, *_runner(path, half.computed_in))
     blocks = [n for n in inner.all_nodes() if n.op_type == "MatMulNBits" and n.attributes.get_int("accuracy_level", 0)]
     if any(node.attributes.get_int("accuracy_level") == INT8_ACCURACY for node in blocks):
         why = "its MatMulNBits (accuracy_level 4) rounds activations to int8, the graph in float32 does not"
         return Given(_session_runner(path), "int8", why, "ONNX Runtime on the file")
     return None
+
+
+def given_in_half(half: HalfParts, run: Callable[[Feeds], Outputs], how: str) -> Given | None:
+    """A source that computes in half precision; None where it does not."""
+    if half.computed_in is None:
+        return None
+    why = f"{NAMES[half.computed_in]} rounds between its nodes, the graph in float32 does not"
+    return Given(run, MODES[half.computed_in], why, how)
 
 
 def _runner(path: Path, half: ir.DataType) -> tuple[Callable[[Feeds], Outputs], str]:

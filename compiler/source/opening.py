@@ -16,10 +16,11 @@ from ..graph import Graph, with_int32_ids
 from . import assets, checkpoint, factory, hub, onnx_file
 from .from_artifact import open_export
 from .gc_pause import paused_gc
-from .given import find_given, lazy_runner
+from .given import find_given, given_in_half, lazy_runner
 from .quantised_activations import describe_quantised
 from .size_limits import measure_limits
 from .types import FORMS, IDS, TASKS, Given, Location, Reference, Source, SourceOptions
+from .widening import widen
 
 
 @paused_gc()
@@ -53,6 +54,12 @@ def open_reference(reference: str, options: SourceOptions | None = None) -> Refe
         return Reference(onnx_file.sha256(place.path), _onnx_run(place.path, graph, find_given(place.path)))
     made, sha256 = _module(reference, place, options)
     torch_export = _torch_export()
+    from .half_modules import computes_half
+
+    if place.kind == "factory" and computes_half(made):  # the truth is its graph in float32, as when it is built
+        run = _open_factory(reference, place, options).run
+        assert run is not None
+        return Reference(sha256, run)
     return Reference(sha256, torch_export.module_runner(made, torch_export.output_names(made)))
 
 
@@ -198,6 +205,9 @@ def _open_factory(reference: str, place: Location, options: SourceOptions) -> So
     torch_export = _torch_export()
     made, notes = _call_factory(reference)
     graph, outputs = torch_export.export_module(made, options.opset)
+    run = torch_export.module_runner(made, outputs)
+    half, half_notes = widen(graph.model)
+    given = given_in_half(half, run, "the module in PyTorch on the CPU")
     files, asset_notes = assets.collect_assets(Path(made.assets), Path(made.assets)) if made.assets is not None else ((), [])
     return Source(
         reference=reference,
@@ -206,10 +216,11 @@ def _open_factory(reference: str, place: Location, options: SourceOptions) -> So
         task=options.task or "custom",
         graph=graph,
         dims=factory.dims_of(made),
-        run=torch_export.module_runner(made, outputs),
+        run=run if given is None else lazy_runner(graph),
         assets=files,
-        notes=(*notes, *text.override_notes(files), *asset_notes),
+        notes=(*notes, *half_notes, *text.override_notes(files), *asset_notes),
         versions=_versions("torch", "onnx-ir", "onnxscript"),
+        given=given,
     )
 
 
