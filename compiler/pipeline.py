@@ -18,19 +18,7 @@ from typing import TYPE_CHECKING, Any
 from . import precision, targets
 from .artifact import Artifact, goldens
 from .artifact import manifest as artifact
-from .core import (
-    VERSION,
-    InputError,
-    Missing,
-    NotFused,
-    Profile,
-    Progress,
-    RecipeError,
-    SourceError,
-    VerifyFailed,
-    machine,
-    profiles,
-)
+from .core import VERSION, InputError, Missing, NotFused, Profile, Progress, RecipeError, VerifyFailed, machine, profiles
 from .data import preprocess
 from .data import synthetic as data
 from .fusions import Fused
@@ -40,7 +28,7 @@ from .precision import Evidence, Typed
 from .recipe import Recipe, check, choose_targets
 from .report import document as report
 from .report import page, tables
-from .source import Source, describe_quantised, open_source, refuse_quantised
+from .source import Source, open_source
 from .targets import BuildRequest, Built, TargetSpec
 from .verification import FAILED, ExportCheck, budget_for, check_export, check_fused
 from .verification import verdict as verification
@@ -89,7 +77,7 @@ def build_recipe(recipe: Recipe, out: Path, *, force: bool = False, progress: Pr
         log.detail(f"source: {source.kind}, sha256 {source.sha256}; operators: {source.graph.op_counts()}")
         for note in source.notes:
             log.note(note)
-        refuse_builds(source, builds)
+        targets.require_takes(source.graph, [(build.spec, build.precision) for build in builds])
         ranges = choose_profiles(recipe, source)
         log.detail(f"profiles: {profiles.profiles_to_json(ranges)}")
         require_data(recipe, source, ranges, builds)
@@ -126,15 +114,6 @@ def plan_builds(recipe: Recipe) -> tuple[Build, ...]:
     return tuple(builds)
 
 
-def refuse_builds(source: Source, builds: Sequence[Build]) -> None:
-    """Before any long work: SourceError for a graph whose operators or quantised activations a build cannot take."""
-    for build in builds:
-        if build.precision != "fp32":
-            refuse_quantised(source.graph, f"--{build.precision}")
-        if why := targets.graph_refusal(build.spec, source.graph):
-            raise SourceError(why)
-
-
 def choose_profiles(recipe: Recipe, source: Source) -> tuple[Profile, ...]:
     """The recipe's optimisation profiles, or one with defaults from the model."""
     return tuple(profiles.parse_profile(text, source.dims) for text in recipe.profiles or ("",))
@@ -166,11 +145,6 @@ def fuse_graph(recipe: Recipe, source: Source, builds: Sequence[Build], proof: E
         log.note(f"no fusions (--no-fuse){unchecked}")
         return None
     if not wanting and not recipe.expect:
-        return None
-    if found := describe_quantised(source.graph):
-        if recipe.expect:
-            refuse_quantised(source.graph, f"--expect {recipe.expect}")
-        log.note(f"no fusions: activations are quantised already ({found}); the graph runs as it is given")
         return None
     with log.stage("fuse"):
         tables = {f"{b.spec} {b.precision}": targets.lowerings(b.spec, quantised=b.quantised) for b in wanting}

@@ -5,6 +5,7 @@ From then on the float32 graph is the truth: what bertc does to it is judged as 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import onnx_ir as ir
 
 from ..core import BuildFailed, Feeds, Outputs, SourceError
 from ..graph import Graph, load_graph
-from ..runtime import DeployedRunner, ReferenceRunner, Runner, open_session, reference_options
+from ..runtime import DeployedRunner, ReferenceRunner, Runner, emulate_rounding, open_session, reference_options
 from .quantised_activations import quantised_operators
 from .types import Given
 from .widening import NAMES, HalfParts, find_half
@@ -54,7 +55,9 @@ def find_given(path: Path) -> Given | None:
         return None
     half = find_half(graph.model)
     if half.computed_in is not None:
-        return given_in_half(half, *_runner(path, half.computed_in))
+        given = given_in_half(half, *_runner(path, half.computed_in))
+        assert given is not None
+        return dataclasses.replace(given, rounded=_rounded(path))
     blocks = [n for n in inner.all_nodes() if n.op_type == "MatMulNBits" and n.attributes.get_int("accuracy_level", 0)]
     if any(node.attributes.get_int("accuracy_level") == INT8_ACCURACY for node in blocks):
         why = "its MatMulNBits (accuracy_level 4) rounds activations to int8, the graph in float32 does not"
@@ -83,18 +86,30 @@ def _runner(path: Path, half: ir.DataType) -> tuple[Callable[[Feeds], Outputs], 
     from ..graph import infer_shapes
 
     infer_shapes(graph.model)
-    return _cast_for(ReferenceRunner(graph)), f"the file with {NAMES[half]} rounding emulated: ONNX Runtime has no kernel for it"
+    return _cast_for(
+        ReferenceRunner(emulate_rounding(graph))
+    ), f"the file with {NAMES[half]} rounding emulated: ONNX Runtime has no kernel for it"
+
+
+def _rounded(path: Path) -> Callable[[Feeds], Outputs] | None:
+    """The file with each result rounded, as a GPU rounds it; None where a type cannot be inferred, or the CPU cannot run it."""
+    from ..graph import infer_shapes
+
+    graph = load_graph(path)
+    infer_shapes(graph.model)
+    if any(value.dtype is None for node in graph.model.graph.all_nodes() for value in node.outputs if value.uses()):
+        return None
+    try:
+        return _cast_for(ReferenceRunner(emulate_rounding(graph)))
+    except BuildFailed:
+        return None
 
 
 def _cast_for(runner: Runner) -> Callable[[Feeds], Outputs]:
     def run(feeds: Feeds) -> Outputs:
-        return runner.run({spec.name: feeds[spec.name].astype(_fed(spec.dtype), copy=False) for spec in runner.inputs})
+        return runner.run({spec.name: feeds[spec.name].astype(spec.dtype, copy=False) for spec in runner.inputs})
 
     return run
-
-
-def _fed(dtype: str) -> str:
-    return "float32" if dtype in ("float16", "bfloat16") else dtype
 
 
 def _session_runner(path: Path) -> Callable[[Feeds], Outputs]:

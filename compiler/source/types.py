@@ -42,12 +42,14 @@ class SourceOptions:
 @dataclasses.dataclass(frozen=True)
 class Given:
     """A source that computes in low precision, as it was given: `precision` is the type whose tolerance its float32 graph is held
-    to, for a `reason`; `how` it is run."""
+    to, for a `reason`; `how` it is run. `rounded` is the same with every result rounded for real, where `run` may not: there an
+    overflow shows."""
 
     run: Callable[[Feeds], Outputs]
     precision: str  # fp16, bf16 or int8
     reason: str
     how: str
+    rounded: Callable[[Feeds], Outputs] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

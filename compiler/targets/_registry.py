@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ..core import RecipeError, did_you_mean, module_names
+from ..core import RecipeError, SourceError, did_you_mean, module_names
+from ..source import refuse_quantised
 
 if TYPE_CHECKING:
     from ..graph import Graph
@@ -43,6 +44,15 @@ def graph_refusal(spec: TargetSpec, graph: Graph) -> str | None:
     """Why a target cannot take the graph of a source, whatever it is fused to; None where it can."""
     target = get(spec.name)
     return cast("str | None", target.graph_refusal(graph)) if hasattr(target, "graph_refusal") else None
+
+
+def require_takes(graph: Graph, builds: Sequence[tuple[TargetSpec, str]]) -> None:
+    """Before any long work: SourceError where a target cannot take the operators or the quantised activations of a source."""
+    for spec, precision in builds:
+        if why := graph_refusal(spec, graph):
+            raise SourceError(why)
+        if precision != "fp32":
+            refuse_quantised(graph, f"--{precision}")
 
 
 @dataclasses.dataclass(frozen=True)
