@@ -18,6 +18,7 @@ DOMAIN = "com.microsoft"
 _FOLDER = Path(__file__).parent / "contrib"
 _FILES = [importlib.import_module(f"{__package__}.contrib.{name}") for name in module_names(_FOLDER)]
 BODIES: Mapping[str, Body] = {name: body for module in _FILES for name, body in getattr(module, "BODIES", {}).items()}
+STORES = frozenset(importlib.import_module(f"{__package__}.contrib.weights").BODIES)  # weights in few bits
 # Written without a domain, as if they were of the standard: LayerNormalization before opset 17 was ONNX Runtime's own.
 UNDER_NO_DOMAIN = {"LayerNormalization": 17, "SimplifiedLayerNormalization": OPSET + 100}
 

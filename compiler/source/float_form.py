@@ -29,10 +29,13 @@ def as_float(graph: Graph) -> tuple[Graph, list[str]]:
         upgraded = upgrade_opset(graph)
     except NotFused as why:
         return graph, [*notes, f"operators of com.microsoft are kept as they are: {why}"]
-    made = upgraded.graph if upgraded.graph is not graph else graph
+    made, before = upgraded.graph, upgraded.graph.initializer_bytes
     done, kept = contrib.expand_contrib(made.model)
     counts = ", ".join(f"{count} {name}" for name, count in Counter(done).most_common())
-    expanded = [f"expanded to standard operators at opset {made.opset}: {counts}"] if done else []
+    size = ""
+    if contrib.STORES & set(done):
+        size = f"; weights in few bits are float32 now: {before / 2**20:.1f} MiB become {made.initializer_bytes / 2**20:.1f}"
+    expanded = [f"expanded to standard operators at opset {made.opset}: {counts}{size}"] if done else []
     return made, [*notes, *expanded, *_left(kept)]
 
 

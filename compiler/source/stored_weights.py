@@ -45,7 +45,7 @@ def fold_stored_weights(model: ir.Model) -> list[str]:
         return []
     after = sum(4 * (v.const_value.size if v.const_value is not None else 0) for v in ends)
     _drop_dead(model)
-    tables = f", {moved} of them looked up in" if moved else ""
+    tables = f" ({moved} of them tables of lookups)" if moved else ""
     return [
         f"{len(ends)} weights stored in few bits{tables} are float32 now, as their scales say: "
         f"{before / 2**20:.1f} MiB become {after / 2**20:.1f}; --int8 quantises them again"
