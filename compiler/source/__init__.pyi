@@ -3,6 +3,8 @@ from . import onnx_file as onnx_file
 from . import opening as opening
 from . import torch_export as torch_export
 from . import types as types
+from .carried_quantisation import carry_quantisation as carry_quantisation
+from .carried_quantisation import why_not_carried as why_not_carried
 from .contrib_operators import why_kept as why_kept
 from .factory import FactoryModel as FactoryModel
 from .factory import is_factory as is_factory

@@ -51,5 +51,5 @@ def refuse_quantised(graph: Graph, what: str) -> None:
     if found := describe_quantised(graph):
         raise SourceError(
             f"the model is quantised already ({found}), and {what} needs floats: give the float model, or build this one as it "
-            "is with --fp32 --target onnxruntime"
+            "is: --fp32 --target onnxruntime"
         )

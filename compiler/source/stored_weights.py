@@ -40,7 +40,7 @@ def fold_stored_weights(model: ir.Model) -> list[str]:
     before = sum(_stored_bytes(value) for value in model.graph.initializers.values() if value in found.low)
     ends = list(_ends(found))
     for value in ends:
-        _fold(model, value)
+        fold_value(model, value)
     if not ends:
         return []
     after = sum(4 * (v.const_value.size if v.const_value is not None else 0) for v in ends)
@@ -50,6 +50,11 @@ def fold_stored_weights(model: ir.Model) -> list[str]:
         f"{len(ends)} weights stored in few bits{tables} are float32 now, as their scales say: "
         f"{before / 2**20:.1f} MiB become {after / 2**20:.1f}; --int8 quantises them again"
     ]
+
+
+def stored_constants(model: ir.Model) -> frozenset[ir.Value]:
+    """Every constant of a model."""
+    return find_stored(model).constant
 
 
 def find_stored(model: ir.Model) -> Stored:
@@ -114,7 +119,7 @@ def _is_float(value: ir.Value, node: ir.Node) -> bool:
     return node.op_type not in ("Constant", "Shape", "Size")
 
 
-def _fold(model: ir.Model, value: ir.Value) -> None:
+def fold_value(model: ir.Model, value: ir.Value) -> None:
     """Compute one constant, and let its readers read the result under its name."""
     array = _computed(model, value)
     if array.dtype != np.float32:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...graph import DOMAIN, Graph
-from ...source import describe_quantised, why_kept
+from ...source import describe_quantised, why_kept, why_not_carried
 
 SHOWN = 3
 
@@ -13,10 +13,10 @@ def graph_refusal(graph: Graph) -> str | None:
     functions = {(key[0], key[1]) for key in graph.model.functions}
     foreign = [n for n in graph.model.graph.all_nodes() if n.domain not in ("", "ai.onnx", DOMAIN)]
     foreign = [node for node in foreign if (node.domain, node.op_type) not in functions]
-    if found := describe_quantised(graph):
+    if (found := describe_quantised(graph)) and (why := why_not_carried(graph)):
         return (
-            f"the model is quantised already ({found}), which TensorRT does not take as it is: give the float model and build it "
-            "with --int8 --data FILE, or build this one for ONNX Runtime: --fp32 --target onnxruntime"
+            f"the model is quantised already ({found}), and TensorRT takes symmetric Q/DQ pairs of int8 alone: {why}. Give the "
+            "float model and build it with --int8 --data FILE, or build this one for ONNX Runtime: --fp32 --target onnxruntime"
         )
     if not foreign:
         return None

@@ -365,3 +365,60 @@ def test_what_fusing_refuses(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="quantised already"):
         fuse_file(quantised_file(tmp_path, "dynamic"), tmp_path / "f.onnx", force=False, prove=True, rules_file=None)
     assert not (tmp_path / "f.onnx").exists()
+
+
+def symmetric_pairs(path: Path, zero: int = 0, kind: type = np.int8) -> Path:
+    """Two products between Q/DQ pairs, the bias as int32."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "s": np.array(0.03, np.float32), "z": np.array(zero, kind), "w": rng.integers(-127, 127, (16, 16)).astype(np.int8),
+        "ws": np.array(0.01, np.float32), "wz": np.array(0, np.int8), "b": rng.integers(-900, 900, 16).astype(np.int32),
+        "bs": np.array(0.0003, np.float32), "bz": np.array(0, np.int32),
+    }  # fmt: skip
+    nodes = [
+        oh.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]), oh.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        oh.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"]), oh.make_node("DequantizeLinear", ["b", "bs", "bz"], ["bd"]),
+        oh.make_node("MatMul", ["d", "wd"], ["m"]), oh.make_node("Add", ["m", "bd"], ["y"]),
+    ]  # fmt: skip
+    ports = [[oh.make_tensor_value_info(n, FLOAT, ["b", "s", 16])] for n in ("x", "y")]
+    graph = oh.make_graph(nodes, "g", *ports, [numpy_helper.from_array(a, n) for n, a in weights.items()])
+    onnx.save(oh.make_model(graph, opset_imports=[oh.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def test_symmetric_pairs_are_carried_to_tensorrt(tmp_path: Path) -> None:
+    from bertc.runtime import DeployedRunner
+    from bertc.targets import graph_refusal, parse_spec, tensorrt_rtx
+
+    path = symmetric_pairs(tmp_path / "m.onnx")
+    source = open_source(str(path))
+    assert graph_refusal(parse_spec("tensorrt-rtx:sm89"), source.graph) is None
+    lowered = tensorrt_rtx.lower(source.graph)
+    assert lowered.op_counts()["DequantizeLinear"] == 2  # of the activation and of the weight, not of the bias
+    assert "INT32" not in {v.const_value.dtype.name for v in lowered.model.graph.initializers.values()}
+    feeds = {"x": np.random.default_rng(1).standard_normal((2, 3, 16)).astype(np.float32)}
+    assert np.allclose(DeployedRunner(lowered).run(feeds)["y"], answers(path, feeds)[0], atol=1e-6)
+
+
+@pytest.mark.parametrize(("zero", "kind", "word"), [(3, np.int8, "zero point"), (128, np.uint8, "uint8")])
+def test_other_pairs_are_not(tmp_path: Path, zero: int, kind: type, word: str) -> None:
+    from bertc.targets import graph_refusal, parse_spec
+
+    why = graph_refusal(parse_spec("tensorrt-rtx:sm89"), open_source(str(symmetric_pairs(tmp_path / "m.onnx", zero, kind))).graph)
+    assert why is not None and word in why and "QuantizeLinear" in why
+
+
+def test_an_operator_without_expansion_is_named_before_any_work(tmp_path: Path) -> None:
+    from bertc.pipeline import build_recipe
+
+    node = oh.make_node("CDist", ["x", "w"], ["y"], name="far", domain="com.microsoft", metric="euclidean")
+    ports = [oh.make_tensor_value_info("x", FLOAT, ["b", 16])], [oh.make_tensor_value_info("y", FLOAT, ["b", 4])]
+    weights = [numpy_helper.from_array(np.random.default_rng(0).standard_normal((4, 16)).astype(np.float32), "w")]
+    opsets = [oh.make_opsetid("", 17), oh.make_opsetid("com.microsoft", 1)]
+    path = tmp_path / "m.onnx"
+    onnx.save(oh.make_model(oh.make_graph([node], "g", *ports, weights), opset_imports=opsets, ir_version=8), path)
+    with pytest.raises(SourceError, match=r"CDist 'far': no expansion") as caught:
+        build_recipe(Recipe(source=str(path), targets=("tensorrt-rtx:sm89",), precision="fp32"), tmp_path / "rtx")
+    assert caught.value.exit_code == 2
+    (made,) = build_recipe(Recipe(source=str(path), targets=("onnxruntime",), precision="fp32"), tmp_path / "ort")
+    assert any("CDist 'far'" in note for note in made.manifest["source"]["notes"])
