@@ -86,9 +86,11 @@ def _runner(path: Path, half: ir.DataType) -> tuple[Callable[[Feeds], Outputs], 
     from ..graph import infer_shapes
 
     infer_shapes(graph.model)
-    return _cast_for(
-        ReferenceRunner(emulate_rounding(graph))
-    ), f"the file with {NAMES[half]} rounding emulated: ONNX Runtime has no kernel for it"
+    try:
+        emulated = _cast_for(ReferenceRunner(emulate_rounding(graph)))
+    except BuildFailed as error:
+        raise SourceError(f"{path} does not load in ONNX Runtime: {str(error.__cause__).splitlines()[0]}") from error
+    return emulated, f"the file with {NAMES[half]} rounding emulated: ONNX Runtime has no kernel for it"
 
 
 def _rounded(path: Path) -> Callable[[Feeds], Outputs] | None:

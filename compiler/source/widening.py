@@ -1,8 +1,8 @@
 """A graph that is float16 or bfloat16 inside, as float32: every half number is one of float32, so nothing is rounded.
 
 What the source rounded between its nodes is not rounded any more: the graph is what its author had before it was converted. Which
-values become half again is decided when an artifact is typed, as for any float32 graph. Numbers keep their meaning: -65504 in a
-mask stays -65504. A Cast to half becomes one to float32, inputs and outputs of the interface become float32.
+values become half again is decided when an artifact is typed, as for any float32 graph. Numbers keep their meaning (see
+`half_constants.py`). A Cast to half becomes one to float32, inputs and outputs of the interface become float32.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from ..runtime import EXACT, FLOAT, HALVES
+from .half_constants import restored
 
 NAMES = {ir.DataType.FLOAT16: "float16", ir.DataType.BFLOAT16: "bfloat16"}
 # Attributes that name a type: of what a node makes, or of what it computes in.
@@ -117,7 +117,7 @@ def widen(model: ir.Model) -> tuple[HalfParts, list[str]]:
             _widen_value(value)
         for value in graph.initializers.values():
             if value.const_value is not None and value.const_value.dtype in HALVES:
-                value.const_value = ir.tensor(value.const_value.numpy().astype(np.float32), name=value.name)
+                value.const_value = ir.tensor(restored(value.const_value), name=value.name)
             _widen_value(value)
     for node in list(model.graph.all_nodes()):
         _widen_node(node)
@@ -157,7 +157,7 @@ def _widen_node(node: ir.Node) -> None:
         if name in TYPES and attribute.type == ir.AttributeType.INT and attribute.value in map(int, HALVES):
             node.attributes[name] = ir.AttrInt64(name, int(FLOAT))
         elif attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype in HALVES:
-            node.attributes[name] = ir.AttrTensor(name, ir.tensor(attribute.as_tensor().numpy().astype(np.float32)))
+            node.attributes[name] = ir.AttrTensor(name, ir.tensor(restored(attribute.as_tensor())))
     for value in node.outputs:
         _widen_value(value)
     source = node.inputs[0] if node.inputs else None

@@ -166,8 +166,12 @@ def test_weights_stored_half_and_computed_in_float32_are_a_float32_source(tmp_pa
     assert farthest(path) < 1e-5 and attentions(path) == 2
 
 
-@pytest.mark.parametrize("number", [-65504.0, -10000.0, -np.inf])
-def test_numbers_of_masks_keep_their_meaning(tmp_path: Path, number: float) -> None:
+LOWEST = float(np.finfo(np.float32).min)
+
+
+@pytest.mark.parametrize(("number", "wide"), [(-65504.0, LOWEST), (-10000.0, -10000.0), (-np.inf, -np.inf)])
+def test_numbers_of_masks_keep_their_meaning(tmp_path: Path, number: float, wide: float) -> None:
+    """A row that is all masked is the mean of all: by -65504 in float16, which leaves nothing of a score, by LOWEST in float32."""
     nodes = [
         oh.make_node("Cast", ["mask"], ["keep"], to=HALF), oh.make_node("Cast", ["x"], ["h"], to=HALF),
         oh.make_node("Cast", ["mask"], ["b"], to=TensorProto.BOOL), oh.make_node("Where", ["b", "zero", "low"], ["added"]),
@@ -182,7 +186,7 @@ def test_numbers_of_masks_keep_their_meaning(tmp_path: Path, number: float) -> N
     source = open_source(str(tmp_path / "m.onnx"))
     feeds = {"x": np.array([[1.25, 2.5, 0.1]], np.float32), "mask": np.array([[1, 1, 0]])}
     got = source.run(feeds)
-    assert [v.const_value.numpy().item() for n, v in source.graph.model.graph.initializers.items() if n == "low"] == [number]
+    assert [v.const_value.numpy().item() for n, v in source.graph.model.graph.initializers.items() if n == "low"] == [wide]
     assert got["y"].dtype == np.float32 and got["n"] == 2 and got["y"][0, 2] == 0
     assert np.allclose(got["y"][0, :2], np.exp([1.25, 2.5]) / np.exp([1.25, 2.5]).sum(), atol=1e-6)
 
@@ -422,3 +426,21 @@ def test_an_operator_without_expansion_is_named_before_any_work(tmp_path: Path) 
     assert caught.value.exit_code == 2
     (made,) = build_recipe(Recipe(source=str(path), targets=("onnxruntime",), precision="fp32"), tmp_path / "ort")
     assert any("CDist 'far'" in note for note in made.manifest["source"]["notes"])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_rounded_constants_of_gelu_and_masks(dtype: str) -> None:
+    import ml_dtypes
+    import onnx_ir as ir
+
+    from bertc.source.half_constants import restored
+
+    kind = np.dtype(np.float16 if dtype == "float16" else ml_dtypes.bfloat16)
+    for number in (np.sqrt(2), 0.044715, np.sqrt(2 / np.pi), 1.702):
+        rounded = np.array(number, kind)
+        assert restored(ir.tensor(rounded)) == np.float32(number) != rounded.astype(np.float32)
+    weights = np.array([1.4140625, -2.0, 0.5], kind)
+    assert np.array_equal(restored(ir.tensor(weights)), weights.astype(np.float32))
+    if dtype == "float16":
+        assert restored(ir.tensor(np.array([0, -65504], kind))).tolist() == [0, LOWEST]
+        assert restored(ir.tensor(np.array([1, -65504], kind))).tolist() == [1, -65504]  # no mask
