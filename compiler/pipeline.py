@@ -76,13 +76,13 @@ def build_recipe(recipe: Recipe, out: Path, *, force: bool = False, progress: Pr
         log.detail(f"source: {source.kind}, sha256 {source.sha256}; operators: {source.graph.op_counts()}")
         for note in source.notes:
             log.note(note)
+        targets.require_takes(source.graph, [(build.spec, build.precision) for build in builds])
         ranges = choose_profiles(recipe, source)
         log.detail(f"profiles: {profiles.profiles_to_json(ranges)}")
         rows = require_data(recipe, source, ranges, builds)
         with log.stage("check export") as advance:
-            proof = check_export(
-                source, ranges, advance, seed=recipe.seed, golden_data=golden_data(recipe), has_data=bool(recipe.data)
-            )
+            kept = golden_data(recipe)
+            proof = check_export(source, ranges, advance, seed=recipe.seed, golden_data=kept, has_data=bool(recipe.data))
         log.say(proof.summary())
         for note in proof.notes:
             log.note(note)

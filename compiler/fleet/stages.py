@@ -104,6 +104,7 @@ def build(work: StageJob, directory: Path, log: Progress) -> None:
     """One artifact, verified."""
     (wanted,) = pipeline.plan_builds(work.recipe)
     job = _job(work)
+    targets.require_takes(job.source.graph, [(wanted.spec, wanted.precision)])
     for before in work.before.values():
         with _reading(before / NOTES):
             written = json.loads((before / NOTES).read_text("utf-8"))

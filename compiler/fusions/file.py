@@ -20,13 +20,14 @@ def fuse_file(path: Path, out: Path, *, force: bool, prove: bool, rules_file: Pa
     """
     from ..core import disk_errors
     from ..ops import expansion as canonical
+    from ..source import find_given, refuse_quantised, settle_sizes, truth_of_file
     from ..source import onnx_file as onnx_source
-    from ..source import settle_sizes
 
     if out.exists() and not force:
         raise ArtifactError(f"the output {out} exists; --force replaces it, or choose another -o")
-    graph, dims, _ = onnx_source.read_onnx_file(path)
-    run = onnx_source.reference_runner(path)
+    graph, dims, notes = onnx_source.read_onnx_file(path)
+    refuse_quantised(graph, "fusing")
+    run, said = truth_of_file(path, graph, find_given(path))
     dims, sizes = settle_sizes(graph, dims, run)
     upgraded = opset.upgrade_opset(graph)
     checked = (conversion.check_conversion(graph, upgraded.graph, dims),) if prove and upgraded.notes else ()
@@ -37,5 +38,5 @@ def fuse_file(path: Path, out: Path, *, force: bool, prove: bool, rules_file: Pa
         ran = trial.check_written(Path(folder, out.name), graph, dims, run)
         for name in reversed(names):
             Path(folder, name).replace(out.with_name(name))
-    notes = (*([run.note] if run.note else []), *sizes, *upgraded.notes, *checked, *fused.notes, ran)
+    notes = (*notes, *said, *sizes, *upgraded.notes, *checked, *fused.notes, ran)
     return graph, dataclasses.replace(fused, notes=notes)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core import Dim, SourceError
+from ..core import Dim, SourceError, hash_file
 from ..graph import DATA_FILES, Graph, load_graph, mark_origins, name_apart
 from .dim_names import name_dims, settle_dims
-from .file_runner import FileRunner
+from .float_form import as_float
 from .inference import infer_types
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ def read_onnx_file(path: Path, known: bool = False) -> tuple[Graph, dict[str, Di
         inner.inputs.remove(value)
     if defaults:
         notes.append(f"{len(defaults)} initializers that were also graph inputs are constants now")
+    graph, changed = as_float(graph)
+    inner = graph.model.graph
+    notes += changed
     model = graph.model
     typed = all(v.dtype is not None and v.shape is not None for v in (*inner.inputs, *inner.outputs))
     name_apart(model)
@@ -72,6 +76,14 @@ def _check_links(path: Path, graph: Graph) -> None:
                 f"{path}: the external data {file.name!r} has {names} names (hard links), which onnx_ir does not read; "
                 f"copy the folder: cp -rL {path.parent} COPY"
             )
+
+
+def sha256(path: Path) -> str:
+    """Of the file and its external data, as they lie on disk."""
+    digest = hashlib.sha256()
+    for file in data_files(path, load_graph(path, mapped=True)):
+        digest.update(f"{file.name}\0{hash_file(file)}\n".encode())
+    return digest.hexdigest()
 
 
 def _check_ops(path: Path, graph: Graph) -> None:
@@ -135,8 +147,3 @@ def _own_names(model: ir.Model) -> None:
         if any(made_up):
             dims = [ir.SymbolicDim(None) if new else dim for new, dim in zip(made_up, value.shape or (), strict=True)]
             value.shape = ir.Shape(dims)
-
-
-def reference_runner(path: Path) -> FileRunner:
-    """Runs the file as it is, on ONNX Runtime."""
-    return FileRunner(path)

@@ -6,20 +6,21 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core import Dim, Missing, SourceError, did_you_mean, hash_file, machine
+from ..core import Dim, Missing, SourceError, did_you_mean, machine
 from ..data import Sample
 from ..data import tokenizer as text
 from ..graph import Graph, with_int32_ids
 from . import assets, checkpoint, factory, hub, onnx_file
 from .from_artifact import open_export
 from .gc_pause import paused_gc
+from .given import find_given, given_in_half, lazy_runner, truth_of_file
 from .size_limits import settle_sizes
 from .types import FORMS, IDS, TASKS, Location, Reference, Source, SourceOptions
+from .widening import widen
 
 
 @paused_gc()
@@ -55,9 +56,15 @@ def open_reference(reference: str, options: SourceOptions | None = None) -> Refe
         raise SourceError(f"{place.path} is an artifact; give the source it was built from")
     if place.kind == "onnx":
         graph, _, _ = onnx_file.read_onnx_file(place.path)
-        return Reference(_onnx_sha256(place.path, graph), onnx_file.reference_runner(place.path))
+        return Reference(onnx_file.sha256(place.path), truth_of_file(place.path, graph, find_given(place.path))[0])
     made, sha256 = _module(reference, place, options)
     torch_export = _torch_export()
+    from .half_modules import computes_half
+
+    if place.kind == "factory" and computes_half(made):  # the truth is its graph in float32, as when it is built
+        run = _open_factory(reference, place, options).run
+        assert run is not None
+        return Reference(sha256, run)
     return Reference(sha256, torch_export.module_runner(made, torch_export.output_names(made)))
 
 
@@ -93,7 +100,7 @@ def open_graph(reference: str, options: SourceOptions | None = None) -> tuple[st
         source = open_source(reference, options)
         return source.sha256, source.graph
     graph, _, _ = onnx_file.read_onnx_file(place.path, known=True)
-    return _onnx_sha256(place.path, graph), with_int32_ids(graph) if options.ids == "int32" else graph
+    return onnx_file.sha256(place.path), with_int32_ids(graph) if options.ids == "int32" else graph
 
 
 def resolve_reference(reference: str, options: SourceOptions) -> Location:
@@ -203,6 +210,9 @@ def _open_factory(reference: str, place: Location, options: SourceOptions) -> So
     torch_export = _torch_export()
     made, notes = _call_factory(reference)
     graph, outputs = torch_export.export_module(made, options.opset)
+    run = torch_export.module_runner(made, outputs)
+    half, half_notes = widen(graph.model)
+    given = given_in_half(half, run, "the module in PyTorch on the CPU")
     files, asset_notes = assets.collect_assets(Path(made.assets), Path(made.assets)) if made.assets is not None else ((), [])
     return Source(
         reference=reference,
@@ -211,32 +221,27 @@ def _open_factory(reference: str, place: Location, options: SourceOptions) -> So
         task=options.task or "custom",
         graph=graph,
         dims=factory.dims_of(made),
-        run=torch_export.module_runner(made, outputs),
+        run=run if given is None else lazy_runner(graph),
         assets=files,
-        notes=(*notes, *text.override_notes(files), *asset_notes),
+        notes=(*notes, *half_notes, *text.override_notes(files), *asset_notes),
         versions=_versions("torch", "onnx-ir", "onnxscript"),
         samples=(Sample("the factory's example", torch_export.example_feeds(made)),),
+        given=given,
     )
-
-
-def _onnx_sha256(path: Path, graph: Graph) -> str:
-    digest = hashlib.sha256()
-    for file in onnx_file.data_files(path, graph):
-        digest.update(f"{file.name}\0{hash_file(file)}\n".encode())
-    return digest.hexdigest()
 
 
 def _open_onnx(reference: str, place: Location, options: SourceOptions, profiles: Sequence[str]) -> Source:
     path = place.path
     graph, dims, notes = onnx_file.read_onnx_file(path)
-    run = onnx_file.reference_runner(path)
-    notes += [run.note] if run.note else []
+    given = find_given(path)
+    run, said = truth_of_file(path, graph, given)
+    notes += said
     dims, found = settle_sizes(graph, dims, run, profiles)
     files, asset_notes = assets.collect_assets(path.parent, path.parent)
     return Source(
         reference=reference,
         kind="onnx",
-        sha256=_onnx_sha256(path, graph),
+        sha256=onnx_file.sha256(path),
         task=options.task or "custom",
         graph=graph,
         dims=dims,
@@ -244,6 +249,7 @@ def _open_onnx(reference: str, place: Location, options: SourceOptions, profiles
         assets=files,
         notes=(*notes, *found, *asset_notes),
         versions=_versions("onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu"),
+        given=given,
     )
 
 

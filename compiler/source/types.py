@@ -59,12 +59,26 @@ class GivenSource:
 
 
 @dataclasses.dataclass(frozen=True)
+class Given:
+    """A source that computes in low precision, as it was given: `precision` is the type whose tolerance its float32 graph is held
+    to, for a `reason`; `how` it is run. `rounded` is the same with every result rounded for real, where `run` may not: there an
+    overflow shows."""
+
+    run: Callable[[Feeds], Outputs]
+    precision: str  # fp16, bf16 or int8
+    reason: str
+    how: str
+    rounded: Callable[[Feeds], Outputs] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Source:
     """An opened source.
 
     `run` is the truth: PyTorch for a checkpoint or a factory, ONNX Runtime without optimisations for an .onnx file, None for an
     artifact: there the file `goldens` is the truth, and `reference`, `kind` and `options` are what its manifest says of its own
-    source: a record to be written down again, never opened. `samples` are feeds that came with it: a factory's examples.
+    source: a record to be written down again, never opened. `samples` are feeds that came with it: a factory's examples. Of
+    a source that computes in half precision the truth is its graph in float32, which is held against the source as `given`.
     `assets` are tokenizer or preprocessor files to copy.
     """
 
@@ -82,6 +96,7 @@ class Source:
     options: SourceOptions = dataclasses.field(default_factory=SourceOptions)
     goldens: Path | None = None
     samples: tuple[Sample, ...] = ()
+    given: Given | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,10 +7,12 @@ from ._protocol import Built as Built
 from ._protocol import Int8Attention as Int8Attention
 from ._registry import TargetSpec as TargetSpec
 from ._registry import get as get
+from ._registry import graph_refusal as graph_refusal
 from ._registry import lowerings as lowerings
 from ._registry import names as names
 from ._registry import parse_spec as parse_spec
 from ._registry import refusal as refusal
+from ._registry import require_takes as require_takes
 from ._tensorrt.adapter import PLAN as PLAN
 from ._tensorrt.cost import Work as Work
 from ._tensorrt.cost import artifact_work as artifact_work

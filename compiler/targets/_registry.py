@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ..core import RecipeError, did_you_mean, gpu_models, module_names
+from ..core import RecipeError, SourceError, did_you_mean, gpu_models, module_names
+from ..source import refuse_quantised
 
 if TYPE_CHECKING:
+    from ..graph import Graph
     from ._protocol import Target
 
 
@@ -36,6 +38,21 @@ def refusal(spec: TargetSpec, precision: str) -> str | None:
     """Why a target cannot build a precision for these SMs; None where it can."""
     target = get(spec.name)
     return cast("str | None", target.refusal(spec.sms, precision)) if hasattr(target, "refusal") else None
+
+
+def graph_refusal(spec: TargetSpec, graph: Graph) -> str | None:
+    """Why a target cannot take the graph of a source, whatever it is fused to; None where it can."""
+    target = get(spec.name)
+    return cast("str | None", target.graph_refusal(graph)) if hasattr(target, "graph_refusal") else None
+
+
+def require_takes(graph: Graph, builds: Sequence[tuple[TargetSpec, str]]) -> None:
+    """Before any long work: SourceError where a target cannot take the operators or the quantised activations of a source."""
+    for spec, precision in builds:
+        if why := graph_refusal(spec, graph):
+            raise SourceError(why)
+        if precision != "fp32":
+            refuse_quantised(graph, f"--{precision}")
 
 
 @dataclasses.dataclass(frozen=True)

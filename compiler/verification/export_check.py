@@ -15,11 +15,12 @@ from ..core import Advance, BertcError, DataError, ExportFailed, Feeds, Outputs,
 from ..data import Sample, dead_rows, special_ids
 from ..data import synthetic as data
 from ..runtime import ReferenceRunner, Runner
-from ..source import Source
+from ..source import Source, runner_of
 from . import budgets
 from .blind import SpreadMeter, describe_blind
 from .budgets import Budget
 from .comparison import Comparison
+from .given_check import check_given
 
 if TYPE_CHECKING:
     from ..fusions import Fused
@@ -65,7 +66,7 @@ def check_export(
     the same for all of them) unless the build `has_data` to verify on beside them."""
     requested = _select_samples(source, profiles, seed, golden_data)
     samples, notes = requested.samples, requested.notes
-    runner = ReferenceRunner(source.graph)
+    runner = runner_of(source.graph)
     comparison, meter = Comparison(source.task), SpreadMeter(source.graph.outputs)
     kept: list[tuple[Sample, Outputs]] = []
     wrong: dict[int, str] = {}
@@ -84,6 +85,7 @@ def check_export(
     if len(kept) < wanted:
         notes = (*notes, f"goldens: {len(kept)} of {wanted} samples kept, outputs are limited to {GOLDEN_BYTES >> 20} MiB")
     notes = (*notes, *_nan_notes(kept), *_blind_notes(meter.blind(), source, wanted, has_data))
+    notes = (*notes, *check_given(source, [s for s, _ in kept], [o for _, o in kept]))
     return ExportCheck(tuple(s for s, _ in kept), tuple(o for _, o in kept), comparison, notes, None, _what(source))
 
 

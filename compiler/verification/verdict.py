@@ -242,11 +242,13 @@ def run_and_judge(
         budget = budget.without_decisions()
     target = targets.get(name)
     ready = target.available()
+    from ..source import runner_of
+
     runners: dict[str, Runner] = {}
     if ready.run and name != "null":
         runners["engine"] = target.load(directory, facts)
     if not runners or precision != "fp32" or _is_half(graph):
-        runners["graph"] = ReferenceRunner(graph)
+        runners["graph"] = runner_of(graph) if precision == "fp32" else ReferenceRunner(graph)
     results = compare_runners(runners, truth, task, advance)
     found = tuple(v for result in results.values() for v in budgets.find_violations(result, budget))
     notes = (*truth.notes, *_outside_profiles(runners, truth), *_not_judged_notes(facts, truth))
