@@ -27,5 +27,6 @@ def digest(directory: Path) -> str:
     if (directory / MANIFEST).is_file():
         manifest = json.loads((directory / MANIFEST).read_text("utf-8"))
         found["manifest"] = {name: manifest.get(name) for name in DIGESTED_FIELDS}
-        found["source"] = {name: manifest["source"].get(name) for name in ("sha256", "task", "options")}
+        found["source"] = {name: manifest["source"].get(name) for name in ("sha256", "task")}
+        found["source"]["options"] = {k: v for k, v in manifest["source"].get("options", {}).items() if k != "adapter"}
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()

@@ -6,11 +6,11 @@ from . import types as types
 from .factory import FactoryModel as FactoryModel
 from .factory import is_factory as is_factory
 from .from_artifact import open_artifact_source as open_artifact_source
+from .loading import root_cause as root_cause
 from .opening import open_module as open_module
 from .opening import open_reference as open_reference
 from .opening import open_source as open_source
 from .torch_export import quiet as quiet
-from .torch_export import root_cause as root_cause
 from .types import Reference as Reference
 from .types import Source as Source
 from .types import SourceOptions as SourceOptions

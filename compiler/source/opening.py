@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..core import Dim, Missing, SourceError, did_you_mean, hash_file, machine
 from ..data import tokenizer as text
 from ..graph import Graph, with_int32_ids
-from . import assets, checkpoint, factory, hub, onnx_file
+from . import adapter as adapters
+from . import assets, chain, checkpoint, factory, hub, inventory, onnx_file
+from .chain import EMBEDDINGS
 from .from_artifact import open_export
 from .gc_pause import paused_gc
 from .size_limits import measure_limits
-from .types import FORMS, IDS, TASKS, Location, Reference, Source, SourceOptions
+from .types import FORMS, IDS, KINDS, TASKS, Location, Reference, Source, SourceOptions
 
 
 @paused_gc()
@@ -31,6 +33,8 @@ def open_source(reference: str, options: SourceOptions | None = None) -> Source:
     """
     options = options or SourceOptions()
     place = resolve_reference(reference, options)
+    if options.adapter and place.kind != "huggingface":
+        raise SourceError(f"--adapter is for a checkpoint's folder or a hub id; {reference!r} is {KINDS[place.kind]}")
     if place.kind == "artifact":
         return open_export(place.path, options)
     opener = {"huggingface": _open_checkpoint, "factory": _open_factory, "onnx": _open_onnx}[place.kind]
@@ -144,12 +148,25 @@ def _locate_directory(path: Path) -> Location:
 
 
 def _read_checkpoint(path: Path, options: SourceOptions) -> tuple[checkpoint.Checkpoint, str]:
-    found = checkpoint.read_checkpoint(path, options.allow_pickle, options.trust_remote_code)
-    task = options.task or checkpoint.task_of(found, TASKS)
+    adapter, folder = adapters.resolve(checkpoint.encoder_place(path), options)
+    found = checkpoint.read_checkpoint(path, options.allow_pickle, options.trust_remote_code, folder, adapter)
+    guessed = chain.task_of_chain(found) or (None if options.task else adapters.task_of_adapter(adapter))
+    task = options.task or guessed or checkpoint.task_of(found, TASKS)
     checkpoint.check_task(found, task)
-    if task == "sentence-embedding":
-        checkpoint.embedding_chain(found)
+    if task in EMBEDDINGS:
+        chain.read_chain(found, task)
     return found, task
+
+
+def _inventory(found: checkpoint.Checkpoint, task: str, files: Sequence[Path]) -> list[str]:
+    """What of a checkpoint's folder the graph does not come from."""
+    kinds = [spec.kind for spec in found.chain if spec.kind != "Dropout"]
+    notes = list(chain.read_chain(found, task).notes) if task in EMBEDDINGS else []
+    if kinds and task not in EMBEDDINGS:
+        notes.append(f"not used: {' -> '.join(kinds)} of modules.json: outside task {task!r}")
+    used = {*found.files(), *files, *(place / name for place in (found.root, found.place) for name in assets.FILES)}
+    apart = () if found.folder.is_relative_to(found.root) else (found.folder,)
+    return notes + [note for folder in (found.root, *apart) for note in inventory.file_notes(folder, used)]
 
 
 def _open_checkpoint(reference: str, place: Location, options: SourceOptions) -> Source:
@@ -157,7 +174,8 @@ def _open_checkpoint(reference: str, place: Location, options: SourceOptions) ->
     torch_export = _torch_export()
     made, dims, notes = torch_export.load_module(found, task, options.trust_remote_code)
     graph, outputs = torch_export.export_module(made, options.opset)
-    files, asset_notes = assets.collect_assets(found.folder, found.root)
+    alone = found.place != found.folder  # an adapter: its tokenizer goes before that of its base
+    files, asset_notes = assets.collect_assets(found.place if alone else found.folder, found.folder if alone else found.root)
     return Source(
         reference=reference,
         kind="huggingface",
@@ -168,13 +186,16 @@ def _open_checkpoint(reference: str, place: Location, options: SourceOptions) ->
         run=torch_export.module_runner(made, outputs),
         assets=files,
         revision=place.revision,
-        notes=(*found.notes, *notes, *_length_notes(found, dims), *text.override_notes(files), *asset_notes),
+        notes=(
+            *(*found.notes, *notes, *_length_notes(found, dims), *text.override_notes(files), *asset_notes),
+            *_inventory(found, task, files),
+        ),
         versions=_versions("torch", "transformers", "onnx-ir", "onnxscript"),
     )
 
 
 def _length_notes(found: checkpoint.Checkpoint, dims: Mapping[str, Dim]) -> tuple[str, ...]:
-    path = found.folder / "sentence_bert_config.json"
+    path = found.place / "sentence_bert_config.json"
     if not found.chain or not path.is_file():
         return ()
     length = checkpoint.read_json(path, "the sentence-transformers settings").get("max_seq_length")
