@@ -20,6 +20,7 @@ TASKS = {
     "QUESTION_ANS": "question-answering",
     "FEATURE_EXTRACTION": "features",
 }
+HEAD_MODULES = {"classifier", "score", "qa_outputs"}
 HEADS = ("classifier.weight", "classifier.out_proj.weight", "score.weight")
 
 
@@ -112,9 +113,12 @@ def merge(model: Any, adapter: Adapter) -> tuple[Any, set[str]]:
         raise Missing(f"merging an adapter needs {error.name}; pip install 'bertc[adapter]'") from error
     before = set(model.state_dict())
     try:
-        if peft.PeftConfig.from_pretrained(str(adapter.folder)).is_prompt_learning:
+        config = peft.PeftConfig.from_pretrained(str(adapter.folder))
+        if config.is_prompt_learning:
             raise SourceError(f"{adapter.folder}: {adapter.kind} adds inputs, not weights: PEFT cannot merge it into a model")
-        wrapped = peft.PeftModel.from_pretrained(model, str(adapter.folder))
+        if not any(HEAD_MODULES & set(name.split(".")) for name in _names(adapter)):
+            config.task_type = None  # else PEFT looks for a classifier in the file, and the model's own is the one that stands
+        wrapped = peft.PeftModel.from_pretrained(model, str(adapter.folder), config=config)
         placed = set(peft.get_peft_model_state_dict(wrapped))
         _check_fits(adapter, _names(adapter), placed, before)
         merged = wrapped.merge_and_unload(safe_merge=True)

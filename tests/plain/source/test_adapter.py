@@ -67,6 +67,18 @@ def test_a_merged_adapter_is_what_peft_computes(kind, tmp_path):
     assert plain.sha256 != merged.sha256
 
 
+def test_an_adapter_without_a_classifier_leaves_that_of_the_model(tmp_path):
+    """As transformers' own add_adapter saves it, though the config says SEQ_CLS."""
+    from transformers import AutoModelForSequenceClassification
+
+    base = models.checkpoint("sequence-classification")
+    module = AutoModelForSequenceClassification.from_pretrained(base).eval()
+    module.add_adapter(lora(init_lora_weights=False))
+    module.save_pretrained(str(tmp_path / "a"))
+    merged = open_reference(str(base), SourceOptions(adapter=str(tmp_path / "a")))
+    assert models.relative_error(merged.run(feeds())["logits"], logits(module, feeds())) < 1e-5
+
+
 def both(tmp_path):
     """Weights and adapter in one folder."""
     folder = tmp_path / "both"
