@@ -269,10 +269,13 @@ def _read_chain(root: Path, allow_pickle: bool) -> tuple[ModuleSpec, ...]:
     entries = _read_any_json(root / "modules.json", "the sentence-transformers modules")
     if not isinstance(entries, list) or not entries or not all(isinstance(e, dict) and "type" in e for e in entries):
         raise SourceError(f"{root / 'modules.json'} is not a list of modules with a type each")
-    specs = tuple(_module(root, entry, allow_pickle) for entry in entries)
-    if specs[0].kind not in ENCODER_KINDS:
-        raise SourceError(f"{root}: its first module is {specs[0].kind!r}; bertc reads chains that begin with a Transformer")
-    return specs
+    first = _module(root, entries[0], allow_pickle)
+    if first.kind not in ENCODER_KINDS:
+        raise SourceError(
+            f"{root}: its first module is {first.kind!r}; bertc reads chains that begin with a Transformer of "
+            "sentence-transformers"
+        )
+    return (first, *(_module(root, entry, allow_pickle) for entry in entries[1:]))
 
 
 def _module(root: Path, entry: Mapping[str, Any], allow_pickle: bool) -> ModuleSpec:

@@ -23,7 +23,7 @@ DOCUMENTS = (
     *("readme*", "license*", "notice*", "use_policy*", "*.md", "*.rst", "*.html", "*.pdf", "*.png", "*.jpg", "*.jpeg", "*.gif"),
     *("*.svg", "*.csv", "*.tsv", "*.log", "*.yaml", "*.yml", ".*", "training_args.*", "trainer_state.json", "optimizer.*"),
     *("scheduler.*", "rng_state*", "scaler.pt", "*results.json", "generation_config.json", "runs", "logs", "eval", "events.out*"),
-    *("similarity_*", "__pycache__", "train_script.py", "artifact.metadata"),
+    *("similarity_*", "__pycache__", "train_script.py", "data_config.json", "artifact.metadata"),
 )
 OTHER_FORMS = (
     *("pytorch_model*", "model*.safetensors*", "tf_model*", "flax_model*", "rust_model*", "*.h5", "*.msgpack", "*.ot", "*.onnx*"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +180,18 @@ def tensor_names(checkpoint: Checkpoint) -> list[str]:
         return sorted(name for file in checkpoint.weights for name in safetensors_header(file))
     from . import heads
 
-    return sorted(str(name) for file in checkpoint.weights for name in heads.read_pickle(file))
+    names = []
+    for file in checkpoint.weights:
+        found = heads.read_pickle(file)
+        other = [str(name) for name, value in found.items() if not hasattr(value, "shape")]
+        if other:
+            inner = " or ".join(repr(name) for name in other if isinstance(found[name], Mapping)) or "the state_dict"
+            raise SourceError(
+                f"{file} holds {', '.join(map(repr, other[:4]))}, not tensors by name: it is the state of a training; "
+                f"save what it has as {inner} under this name (torch.save)"
+            )
+        names += [str(name) for name in found]
+    return sorted(names)
 
 
 def _structure(model: Any) -> inventory.Structure:

@@ -33,8 +33,6 @@ def open_source(reference: str, options: SourceOptions | None = None) -> Source:
     """
     options = options or SourceOptions()
     place = resolve_reference(reference, options)
-    if options.adapter and place.kind != "huggingface":
-        raise SourceError(f"--adapter is for a checkpoint's folder or a hub id; {reference!r} is {KINDS[place.kind]}")
     if place.kind == "artifact":
         return open_export(place.path, options)
     opener = {"huggingface": _open_checkpoint, "factory": _open_factory, "onnx": _open_onnx}[place.kind]
@@ -95,6 +93,14 @@ def open_graph(reference: str, options: SourceOptions | None = None) -> tuple[st
 
 
 def resolve_reference(reference: str, options: SourceOptions) -> Location:
+    """Where a reference leads. SourceError for one that leads nowhere, or that has no use for an option."""
+    place = _resolve(reference, options)
+    if options.adapter and place.kind != "huggingface":
+        raise SourceError(f"--adapter is for a checkpoint's folder or a hub id; {reference!r} is {KINDS[place.kind]}")
+    return place
+
+
+def _resolve(reference: str, options: SourceOptions) -> Location:
     if options.task is not None and options.task not in TASKS:
         raise SourceError(f"unknown task {options.task!r}{did_you_mean(options.task, TASKS)}")
     if options.ids not in IDS:

@@ -144,6 +144,14 @@ def test_an_adapter_of_sentence_transformers(tmp_path):
     np.testing.assert_allclose(found.run(ids)["sentence_embedding"], theirs.encode(texts), rtol=0, atol=1e-5)
 
 
+def test_an_adapter_is_of_no_use_to_an_onnx_file(tmp_path):
+    import tiny
+
+    file = tiny.encoder(tmp_path / "m.onnx")
+    with pytest.raises(SourceError, match=r"--adapter is for a checkpoint.* is an \.onnx file"):
+        open_reference(str(file), SourceOptions(adapter=str(tmp_path)))
+
+
 def test_what_cannot_be_merged_is_named(tmp_path):
     base = models.checkpoint("sequence-classification")
     trained(base, tmp_path / "p", peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3))

@@ -167,6 +167,14 @@ def test_the_advice_for_a_normalize_without_a_pooling_works(tmp_path):
     np.testing.assert_allclose(np.linalg.norm(got, axis=-1), 1.0, rtol=0, atol=1e-5)
 
 
+def test_the_encoder_of_another_author_is_named(tmp_path):
+    path = chain(tmp_path / "m", (f"{OURS}Pooling", {"pooling_mode": "cls"}, {}))
+    listed = json.loads((path / "modules.json").read_text())
+    (path / "modules.json").write_text(json.dumps([{**listed[0], "type": "custom_st.Transformer"}, *listed[1:]]))
+    with pytest.raises(SourceError, match=r"first module is 'custom_st\.Transformer'"):
+        open_reference(str(path))
+
+
 def test_a_transformer_that_hands_on_something_else_is_refused(tmp_path):
     path = chain(tmp_path / "m", (f"{OURS}Pooling", {"pooling_mode": "cls"}, {}))
     (path / "sentence_bert_config.json").write_text(json.dumps({"transformer_task": "text-generation"}))

@@ -69,6 +69,22 @@ def test_a_wrapper_around_some_of_the_weights_is_named(tmp_path):
         open_reference(str(path))
 
 
+def test_the_state_of_a_training_is_named_and_what_is_advised_works(tmp_path):
+    import torch
+    from safetensors.torch import load_file
+
+    path = tmp_path / "m"
+    shutil.copytree(models.checkpoint("sequence-classification"), path)
+    state = {f"model.{name}": value for name, value in load_file(path / "model.safetensors").items()}
+    (path / "model.safetensors").unlink()
+    torch.save({"state_dict": state, "epoch": 3}, path / "pytorch_model.bin")
+    with pytest.raises(SourceError, match=r"'state_dict', 'epoch'.* save what it has as 'state_dict'"):
+        open_reference(str(path), SourceOptions(allow_pickle=True))
+    torch.save(state, path / "pytorch_model.bin")
+    wanted = open_reference(str(models.checkpoint("sequence-classification"))).run(feeds())["logits"]
+    np.testing.assert_array_equal(open_reference(str(path), SourceOptions(allow_pickle=True)).run(feeds())["logits"], wanted)
+
+
 def relative(path):
     """BERT with relative positions, which this version of transformers has no class for."""
     import torch
