@@ -310,6 +310,11 @@ def task_of(checkpoint: Checkpoint, tasks: Sequence[str]) -> str:
 def check_task(checkpoint: Checkpoint, task: str) -> None:
     """Raises SourceError when a checkpoint cannot do a task for a reason that its config shows."""
     audio = task in (*AUDIO_TASKS.values(), "audio-frame-classification", "ctc")
+    if "feature_projection_input_dim" in checkpoint.config and not checkpoint.is_audio:
+        raise SourceError(
+            f"{checkpoint.folder}: {checkpoint.architecture} takes mel features, which no task of bertc does; write a Python "
+            "factory (package.module:function)"
+        )
     if audio != checkpoint.is_audio:
         kind = "raw audio samples" if checkpoint.is_audio else "token ids"
         raise SourceError(f"{checkpoint.folder}: task {task!r} does not fit {checkpoint.architecture}, which takes {kind}")
