@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 Command = Callable[..., Any]
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-MODEL_OPTIONS = ("task", "revision", "allow_pickle", "trust_remote_code", "ids", "opset")
-GIVEN_OPTIONS = ("revision", "allow_pickle", "trust_remote_code")  # of a source that an artifact is held against
+MODEL_OPTIONS = ("task", "revision", "allow_pickle", "trust_remote_code", "ids", "opset", "adapter")
+GIVEN_OPTIONS = ("revision", "allow_pickle", "trust_remote_code", "adapter")  # of a source that an artifact is held against
 SOURCE_OPTIONS = (*MODEL_OPTIONS, "seed", "goldens", "data")
 OUT_DIRECTORY = click.option("-o", "--out", required=True, type=FILE, metavar="DIR", help="The directory to write.")
 FORCE_ARTIFACT = click.option("--force", is_flag=True, help="Replace an artifact that is there.")

@@ -12,7 +12,10 @@ from ..core import ArtifactError, DataError, TensorSpec, did_you_mean
 from .tables import Row
 from .tokenizer import read_config
 
-TASKS = ("sequence-classification", "token-classification", "question-answering", "sentence-embedding", "ctc")
+TASKS = (
+    *("sequence-classification", "token-classification", "question-answering", "sentence-embedding"),
+    *("audio-classification", "ctc"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,6 +147,12 @@ class Labels:
         if all(row.label is None or row.label.texts for row in answers):
             return answers
         return [dataclasses.replace(row, label=dataclasses.replace(row.label, answerable=False)) for row in answers]
+
+    def of_recordings(self, rows: Sequence[Row]) -> tuple[Sequence[Any], str]:
+        """The labels of recordings: classes, or transcripts with a note."""
+        if self.task == "audio-classification":
+            return [None if row.label is None else self.class_id(row.label, row.where) for row in rows], ""
+        return self.transcripts(rows)
 
     def transcripts(self, rows: Sequence[Row]) -> tuple[list[str], str]:
         """Transcripts in the case that the vocabulary has, spaces made single, and a note where the case was changed."""

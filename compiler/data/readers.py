@@ -176,7 +176,7 @@ def wav_samples(path: Path, fit: ModelInputs, audio: Audio | None, only: Sequenc
 
 
 def _recordings(path: Path, rows: Sequence[Row], fit: ModelInputs, audio: Audio | None, labels: Labels | None) -> Data:
-    """Rows with the path of a .wav file, relative to the table's folder, and its transcript as the label."""
+    """Rows with the path of a .wav file, relative to the table's folder, and its transcript or class as the label."""
     files = [path.parent / str(row.text) for row in rows]
     for row, file in zip(rows, files, strict=True):
         if not file.is_file():
@@ -184,8 +184,8 @@ def _recordings(path: Path, rows: Sequence[Row], fit: ModelInputs, audio: Audio 
     data = _waves(path, files, fit, audio)
     if labels is None or rows[0].label is None:
         return data
-    transcripts, note = labels.transcripts(rows)
-    left = iter(transcripts)
+    golds, note = labels.of_recordings(rows)
+    left = iter(golds)
     samples = tuple(dataclasses.replace(s, labels=tuple(next(left) for _ in s.origins)) for s in data.samples)
     return Data(samples, data.notes + ((note,) if note else ()))
 

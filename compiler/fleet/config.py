@@ -219,7 +219,7 @@ def _model(name: str, table: Mapping[str, Any], path: Path) -> Recipe:
         beside = path.parent / reference
         found, _ = recipes.resolve(str(beside) if beside.exists() else reference)
         base = found.to_json()
-    for key in ("source", "data"):
+    for key in ("source", "data", "adapter"):
         if key in given and (path.parent / str(given[key])).exists():
             given[key] = str(path.parent / str(given[key]))
     recipe = recipes.from_mapping(base | given, f"{path}: models.{name}")

@@ -34,7 +34,8 @@ def digest(directory: Path, known: Mapping[str, str] | None = None) -> str:
         try:
             manifest = json.loads((directory / MANIFEST).read_text("utf-8"))
             found["manifest"] = {name: manifest.get(name) for name in DIGESTED_FIELDS}
-            found["source"] = {name: manifest["source"].get(name) for name in ("sha256", "task", "options")}
+            found["source"] = {name: manifest["source"].get(name) for name in ("sha256", "task")}
+            found["source"]["options"] = {k: v for k, v in manifest["source"].get("options", {}).items() if k != "adapter"}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ArtifactError(f"{directory / MANIFEST} is damaged ({error}); copy or build the artifact again") from error
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()

@@ -31,6 +31,7 @@ HASH = 64  # characters of a hash; what is shorter is a version
 FORMAT = 1  # raised when what a stage writes means something else
 # Fields of a recipe by the first stage that reads them; what is in neither is the last stage's.
 EXPORT_FIELDS = ("source", "task", "revision", "allow_pickle", "trust_remote_code", "ids", "opset", "goldens", "seed")
+PATHS = ("source", "data", "adapter")  # fields of which the files count, not where they are
 FUSE_FIELDS = ("fuse", "prove", "expect")
 TOOLS = ("python", "numpy", "onnx", "onnx_ir", "onnxscript", "onnxruntime")
 EXPORT_TOOLS = ("torch", "transformers")
@@ -140,7 +141,7 @@ def _modules(name: str) -> Iterator[Path]:
 
 def options(stage: str, recipe: Recipe, spec: TargetSpec) -> dict[str, Any]:
     """The fields that the stage reads, without the paths of the source and the data: the same files elsewhere are the same."""
-    plain = {"source", "data", "targets"}
+    plain = {*PATHS, "targets"}
     every = {name: value for name, value in json.loads(json.dumps(dataclasses.asdict(recipe))).items() if name not in plain}
     if stage == "export":
         wanted = {n: v for n, v in every.items() if n in EXPORT_FIELDS}
@@ -206,6 +207,9 @@ def source_paths(recipe: Recipe) -> tuple[dict[str, Path], dict[str, str]]:
     if place.kind == "onnx":
         return {path.name: path for path in _beside(place.path)}, {}
     below = {path.relative_to(place.path).as_posix(): path for path in _files_below(place.path)}
+    if options.adapter:
+        folder = Path(options.adapter).expanduser()
+        below |= {f"adapter/{path.relative_to(folder).as_posix()}": path for path in _files_below(folder)}
     return below, ({"revision": place.revision} if place.revision else {})
 
 

@@ -17,6 +17,7 @@ from .given import find_given as find_given
 from .given import runner_of as runner_of
 from .given import truth_of_file as truth_of_file
 from .inference import infer_types as infer_types
+from .loading import root_cause as root_cause
 from .opening import open_module as open_module
 from .opening import open_reference as open_reference
 from .opening import open_source as open_source
@@ -24,7 +25,6 @@ from .quantised_activations import describe_quantised as describe_quantised
 from .quantised_activations import refuse_quantised as refuse_quantised
 from .size_limits import settle_sizes as settle_sizes
 from .torch_export import quiet as quiet
-from .torch_export import root_cause as root_cause
 from .types import Given as Given
 from .types import GivenSource as GivenSource
 from .types import Reference as Reference

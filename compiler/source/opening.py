@@ -14,12 +14,14 @@ from ..core import Dim, Missing, SourceError, did_you_mean, machine
 from ..data import Sample
 from ..data import tokenizer as text
 from ..graph import Graph, with_int32_ids
-from . import assets, checkpoint, factory, hub, onnx_file
+from . import adapter as adapters
+from . import assets, chain, checkpoint, factory, hub, inventory, onnx_file
+from .chain import EMBEDDINGS
 from .from_artifact import open_export
 from .gc_pause import paused_gc
 from .given import find_given, given_in_half, lazy_runner, truth_of_file
 from .size_limits import settle_sizes
-from .types import FORMS, IDS, TASKS, Location, Reference, Source, SourceOptions
+from .types import FORMS, IDS, KINDS, TASKS, Location, Reference, Source, SourceOptions
 from .widening import widen
 
 
@@ -104,6 +106,14 @@ def open_graph(reference: str, options: SourceOptions | None = None) -> tuple[st
 
 
 def resolve_reference(reference: str, options: SourceOptions) -> Location:
+    """Where a reference leads. SourceError for one that leads nowhere, or that has no use for an option."""
+    place = _resolve(reference, options)
+    if options.adapter and place.kind != "huggingface":
+        raise SourceError(f"--adapter is for a checkpoint's folder or a hub id; {reference!r} is {KINDS[place.kind]}")
+    return place
+
+
+def _resolve(reference: str, options: SourceOptions) -> Location:
     if options.task is not None and options.task not in TASKS:
         raise SourceError(f"unknown task {options.task!r}{did_you_mean(options.task, TASKS)}")
     if options.ids not in IDS:
@@ -157,12 +167,25 @@ def _locate_directory(path: Path) -> Location:
 
 
 def _read_checkpoint(path: Path, options: SourceOptions) -> tuple[checkpoint.Checkpoint, str]:
-    found = checkpoint.read_checkpoint(path, options.allow_pickle, options.trust_remote_code)
-    task = options.task or checkpoint.task_of(found, TASKS)
+    adapter, folder = adapters.resolve(checkpoint.encoder_place(path), options)
+    found = checkpoint.read_checkpoint(path, options.allow_pickle, options.trust_remote_code, folder, adapter)
+    guessed = chain.task_of_chain(found) or (None if options.task else adapters.task_of_adapter(adapter))
+    task = options.task or guessed or checkpoint.task_of(found, TASKS)
     checkpoint.check_task(found, task)
-    if task == "sentence-embedding":
-        checkpoint.embedding_chain(found)
+    if task in EMBEDDINGS:
+        chain.read_chain(found, task)
     return found, task
+
+
+def _inventory(found: checkpoint.Checkpoint, task: str, files: Sequence[Path]) -> list[str]:
+    """What of a checkpoint's folder the graph does not come from."""
+    kinds = [spec.kind for spec in found.chain if spec.kind != "Dropout"]
+    notes = list(chain.read_chain(found, task).notes) if task in EMBEDDINGS else []
+    if kinds and task not in EMBEDDINGS:
+        notes.append(f"not used: {' -> '.join(kinds)} of modules.json: outside task {task!r}")
+    used = {*found.files(), *files, *(place / name for place in (found.root, found.place) for name in assets.FILES)}
+    apart = () if found.folder.is_relative_to(found.root) else (found.folder,)
+    return notes + [note for folder in (found.root, *apart) for note in inventory.file_notes(folder, used)]
 
 
 def _open_checkpoint(reference: str, place: Location, options: SourceOptions) -> Source:
@@ -170,7 +193,8 @@ def _open_checkpoint(reference: str, place: Location, options: SourceOptions) ->
     torch_export = _torch_export()
     made, dims, notes = torch_export.load_module(found, task, options.trust_remote_code)
     graph, outputs = torch_export.export_module(made, options.opset)
-    files, asset_notes = assets.collect_assets(found.folder, found.root)
+    alone = found.place != found.folder  # an adapter: its tokenizer goes before that of its base
+    files, asset_notes = assets.collect_assets(found.place if alone else found.folder, found.folder if alone else found.root)
     return Source(
         reference=reference,
         kind="huggingface",
@@ -181,13 +205,16 @@ def _open_checkpoint(reference: str, place: Location, options: SourceOptions) ->
         run=torch_export.module_runner(made, outputs),
         assets=files,
         revision=place.revision,
-        notes=(*found.notes, *notes, *_length_notes(found, dims), *text.override_notes(files), *asset_notes),
+        notes=(
+            *(*found.notes, *notes, *_length_notes(found, dims), *text.override_notes(files), *asset_notes),
+            *_inventory(found, task, files),
+        ),
         versions=_versions("torch", "transformers", "onnx-ir", "onnxscript"),
     )
 
 
 def _length_notes(found: checkpoint.Checkpoint, dims: Mapping[str, Dim]) -> tuple[str, ...]:
-    path = found.folder / "sentence_bert_config.json"
+    path = found.place / "sentence_bert_config.json"
     if not found.chain or not path.is_file():
         return ()
     length = checkpoint.read_json(path, "the sentence-transformers settings").get("max_seq_length")

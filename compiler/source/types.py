@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..core import Dim, Feeds, Outputs
@@ -16,21 +16,29 @@ IDS = ("int64", "int32")
 
 FORMS = "a Hugging Face directory, a hub id (org/name), package.module:function, an .onnx file or an artifact directory"
 
+KINDS = {"factory": "a Python factory", "onnx": "an .onnx file", "artifact": "an artifact", "huggingface": "a checkpoint"}
+
 TASKS = (
     "features",
     "sentence-embedding",
+    "token-embedding",
     "sequence-classification",
     "token-classification",
     "question-answering",
     "masked-lm",
     "audio-features",
+    "audio-classification",
+    "audio-frame-classification",
     "ctc",
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class SourceOptions:
-    """How to open a source. `ids` is the integer type at the graph's boundary: int64, or int32 for TensorRT."""
+    """How to open a source. `ids` is the integer type at the graph's boundary: int64, or int32 for TensorRT.
+
+    `adapter` is the folder of a PEFT adapter to merge into the weights.
+    """
 
     task: str | None = None
     revision: str | None = None
@@ -38,6 +46,27 @@ class SourceOptions:
     trust_remote_code: bool = False
     ids: str = "int64"
     opset: int = 20
+    adapter: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapter:
+    """A folder with adapter_config.json and its weights, checked (adapter.py)."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    weights: Path
+
+    @property
+    def kind(self) -> str:
+        return str(self.config["peft_type"])
+
+    @property
+    def base(self) -> str:
+        return str(self.config.get("base_model_name_or_path") or "")
+
+    def files(self) -> tuple[Path, Path]:
+        return self.folder / "adapter_config.json", self.weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +81,7 @@ class GivenSource:
     revision: str | None = None
     allow_pickle: bool = False
     trust_remote_code: bool = False
+    adapter: str | None = None
     changed: bool = False
 
     def __str__(self) -> str:

@@ -143,3 +143,20 @@ def test_ci_jobs_build_exactly_their_entry_on_a_runner_that_can(tmp_path: Path) 
 
 def test_one_default_plan_is_what_the_target_says() -> None:
     assert targets.target_for(gpu_models.get("l4")) == targets.parse_spec("tensorrt-rtx")
+
+
+def test_an_adapter_beside_the_fleet_is_part_of_the_source(tmp_path: Path) -> None:
+    """By its files and not by its path: the same adapter elsewhere is the same."""
+    from bertc.fleet import keys
+    from bertc.recipe import Recipe
+
+    for name in ("base", "lora"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ("config.json" if name == "base" else "adapter_config.json")).write_text("{}")
+    recipe = Recipe(str(tmp_path / "base"), adapter=str(tmp_path / "lora"))
+    paths, _ = keys.source_paths(recipe)
+    assert set(paths) == {"config.json", "adapter/adapter_config.json"}
+    assert "adapter" not in keys.options("export", recipe, targets.parse_spec("null"))
+    text = '[models.b]\nsource = "base"\nadapter = "lora"\n'
+    (tmp_path / "fleet.toml").write_text('gpus = ["l4"]\nprecisions = ["fp16"]\n' + text)
+    assert config.read(tmp_path / "fleet.toml").models["b"].adapter == str(tmp_path / "lora")
