@@ -19,7 +19,7 @@ def eliminate_identities(model: ir.Model) -> bool:
     One stays where its output is an output of its graph and its input is not made by a node of the same graph, or is an output
     itself: two outputs of one value are two values. (onnx_ir's pass leaves the branch with a value that it does not make.)
     """
-    graphs = [model.graph, *model.functions.values()]
+    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
     found = [_eliminated(node) for graph in graphs for node in list(ir.traversal.RecursiveGraphIterator(graph))]
     return any(found)
 
