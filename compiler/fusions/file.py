@@ -27,7 +27,8 @@ def fuse_file(path: Path, out: Path, *, force: bool, prove: bool, rules_file: Pa
         raise ArtifactError(f"the output {out} exists; --force replaces it, or choose another -o")
     graph, dims, notes = onnx_source.read_onnx_file(path)
     refuse_quantised(graph, "fusing")
-    run, said = truth_of_file(path, graph, find_given(path))
+    given = find_given(path)
+    run, said = truth_of_file(path, graph, given)
     dims, sizes = settle_sizes(graph, dims, run)
     upgraded = opset.upgrade_opset(graph)
     checked = (conversion.check_conversion(graph, upgraded.graph, dims),) if prove and upgraded.notes else ()
@@ -35,8 +36,11 @@ def fuse_file(path: Path, out: Path, *, force: bool, prove: bool, rules_file: Pa
     with disk_errors(out), tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         # The weights file of a large model is named in the file itself, so both are written under their own names and moved.
         names = save_graph(canonical.as_functions(fused.graph), Path(folder, out.name))
-        ran = trial.check_written(Path(folder, out.name), graph, dims, run)
+        ran = [trial.check_written(Path(folder, out.name), graph, dims, run)]
+        if given is not None:
+            beside = trial.check_written(Path(folder, out.name), graph, dims, given.run, half=True)
+            ran.append(f"beside the file as given ({given.reason}): {beside}")
         for name in reversed(names):
             Path(folder, name).replace(out.with_name(name))
-    notes = (*notes, *said, *sizes, *upgraded.notes, *checked, *fused.notes, ran)
+    notes = (*notes, *said, *sizes, *upgraded.notes, *checked, *fused.notes, *ran)
     return graph, dataclasses.replace(fused, notes=notes)

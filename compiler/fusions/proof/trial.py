@@ -20,10 +20,12 @@ HALF_TOLERANCE = 2e-2
 SAMPLE_ELEMENTS = 4096  # rows x length
 
 
-def check_written(written: Path, graph: Graph, dims: Mapping[str, Dim], run: Callable[[Feeds], Outputs], seed: int = 0) -> str:
+def check_written(
+    written: Path, graph: Graph, dims: Mapping[str, Dim], run: Callable[[Feeds], Outputs], *, half: bool = False, seed: int = 0
+) -> str:
     """Load the file `written` in ONNX Runtime and compare it with `run`, the original, on synthetic feeds of `graph`'s inputs.
 
-    Returns a note. Raises CheckFailed where the file does not load, does not run where the original does, or answers otherwise.
+    `half`: the original rounds to half precision, and the written file does not. Returns a note. Raises CheckFailed where the file does not load, does not run where the original does, or answers otherwise.
     """
     from ...source import FileRunner
 
@@ -37,6 +39,7 @@ def check_written(written: Path, graph: Graph, dims: Mapping[str, Dim], run: Cal
     except DataError as why:
         return f"the fused file loads in ONNX Runtime; it was not run: {why}"
     worst, count, failed = 0.0, 0, ""
+    tolerance = HALF_TOLERANCE if half else _tolerance(graph)
     for sample in samples:
         try:
             wanted = run(sample.feeds)
@@ -50,7 +53,7 @@ def check_written(written: Path, graph: Graph, dims: Mapping[str, Dim], run: Cal
         except Exception as error:
             raise CheckFailed(f"nothing was written: the fused graph does not run at {sample.label}: {error}") from error
         for name, array in wanted.items():
-            worst = max(worst, _difference(got, name, array, sample.label, sample.dead_rows, _tolerance(graph)))
+            worst = max(worst, _difference(got, name, array, sample.label, sample.dead_rows, tolerance))
         count += 1
     if not count:
         return f"the fused file loads in ONNX Runtime; it was not run, because the source itself fails ({failed})"
