@@ -7,6 +7,7 @@ from .concrete_shapes import ConcreteShapes as ConcreteShapes
 from .concrete_shapes import evaluate_dim as evaluate_dim
 from .dims import constant_number as constant_number
 from .dims import same_dim as same_dim
+from .io_names import restore_io as restore_io
 from .io_names import with_int32_ids as with_int32_ids
 from .model import DOMAIN as DOMAIN
 from .model import EXTERNAL_DATA_THRESHOLD as EXTERNAL_DATA_THRESHOLD

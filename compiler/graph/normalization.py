@@ -20,6 +20,7 @@ from onnxscript.optimizer import fold_constants
 from onnxscript.rewriter import RewriteRuleSet, pattern
 
 from .dims import constant_number, same_shape, share_dims, unify_dims
+from .io_names import restore_io
 from .model import Graph
 from .provenance import keep_origins, uniting_origins
 
@@ -48,6 +49,7 @@ def normalize(graph: Graph) -> Graph:
         common.RemoveUnusedNodesPass()(model)
         if not changed:
             break
+    restore_io(model, graph.model)
     deduplicate_initializers(model)
     with keep_origins(model.graph):
         common.CommonSubexpressionEliminationPass()(model)
