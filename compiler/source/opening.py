@@ -14,7 +14,7 @@ from typing import Any
 from ..core import Dim, Missing, SourceError, did_you_mean, hash_file, machine
 from ..data import tokenizer as text
 from ..graph import Graph, with_int32_ids
-from . import assets, checkpoint, factory, hub, onnx_file
+from . import assets, checkpoint, factory, hub, onnx_file, onnx_folder
 from .from_artifact import open_export
 from .gc_pause import paused_gc
 from .size_limits import measure_limits
@@ -131,6 +131,9 @@ def _neighbours(reference: str) -> str:
 def _locate_directory(path: Path) -> Location:
     if (path / "manifest.json").is_file():
         return Location("artifact", path)
+    alone = None if onnx_folder.has_weights(path) else onnx_folder.choose_onnx(path)
+    if alone is not None:
+        return Location("onnx", alone)
     if checkpoint.is_checkpoint(path):
         return Location("huggingface", path)
     models = sorted(path.glob("*.onnx"))
@@ -187,16 +190,25 @@ def _length_notes(found: checkpoint.Checkpoint, dims: Mapping[str, Dim]) -> tupl
 def _call_factory(reference: str) -> tuple[factory.FactoryModel, tuple[str, ...]]:
     torch_export = _torch_export()
     made = factory.call_factory(reference, torch_export.nn.Module, torch_export.Tensor)
+    module, unwrapped = torch_export.unwrap(made.module, f"factory {reference!r}")
+    made = made._replace(module=module)
     notes = ("the factory's module was in training mode; it is used in evaluation mode",) if made.module.training else ()
     made.module.eval()
     torch_export.check_finite(made.module, f"factory {reference!r}")
-    return made, notes
+    found: list[str] = []
+    if not made.dims:
+        made, found = torch_export.find_dims(made)
+    return made, (*unwrapped, *notes, *torch_export.output_notes(made), *found)
 
 
 def _open_factory(reference: str, place: Location, options: SourceOptions) -> Source:
     torch_export = _torch_export()
     made, notes = _call_factory(reference)
     graph, outputs = torch_export.export_module(made, options.opset)
+    run, dims = torch_export.module_runner(made, outputs), factory.dims_of(made)
+    if made.limits is None:  # nobody says how long an input may be: a table of positions has an end
+        dims, found = measure_limits(graph, dims, run)
+        notes = (*notes, *found)
     files, asset_notes = assets.collect_assets(Path(made.assets), Path(made.assets)) if made.assets is not None else ((), [])
     return Source(
         reference=reference,
@@ -204,8 +216,8 @@ def _open_factory(reference: str, place: Location, options: SourceOptions) -> So
         sha256=torch_export.state_sha256(made.module),
         task=options.task or "custom",
         graph=graph,
-        dims=factory.dims_of(made),
-        run=torch_export.module_runner(made, outputs),
+        dims=dims,
+        run=run,
         assets=files,
         notes=(*notes, *text.override_notes(files), *asset_notes),
         versions=_versions("torch", "onnx-ir", "onnxscript"),
@@ -224,12 +236,17 @@ def _open_onnx(reference: str, place: Location, options: SourceOptions) -> Sourc
     graph, dims, notes = onnx_file.read_onnx_file(path)
     run = onnx_file.reference_runner(path)
     dims, found = measure_limits(graph, dims, run)
-    files, asset_notes = assets.collect_assets(path.parent, path.parent)
+    root = onnx_folder.asset_root(path)
+    files, asset_notes = assets.collect_assets(path.parent, root)
+    folder = Path(reference).expanduser()
+    if folder.is_dir():
+        notes = [*onnx_folder.choice_notes(folder, path), *notes]
+    task = options.task or onnx_folder.task_of(root, [spec.name for spec in graph.outputs], TASKS)
     return Source(
         reference=reference,
         kind="onnx",
         sha256=_onnx_sha256(path, graph),
-        task=options.task or "custom",
+        task=task or "custom",
         graph=graph,
         dims=dims,
         run=run,
