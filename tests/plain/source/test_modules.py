@@ -205,9 +205,8 @@ def test_a_branch_on_values_names_its_line_and_the_advice_works(write, tmp_path)
         open_source(write(BRANCH.format(code) + "\n    def make(): return model(Branch())"))
     assert "if mask.sum() == mask.numel()" in str(caught.value)
     code = "return torch.where(mask.sum() == mask.numel(), h.mean(1), h.sum(1))"
-    (tmp_path / "branch_followed.py").write_text(
-        COMMON + textwrap.dedent(BRANCH).format(code) + "\ndef make(): return model(Branch())"
-    )
+    followed = textwrap.dedent(BRANCH).format(code) + "\ndef make(): return model(Branch())"
+    (tmp_path / "branch_followed.py").write_text(COMMON + followed)
     exported("branch_followed:make")
 
 
