@@ -17,6 +17,7 @@ from .model import drop_unused_initializers as drop_unused_initializers
 from .model import load_graph as load_graph
 from .model import save_graph as save_graph
 from .normalization import MASK_LOW as MASK_LOW
+from .normalization import finite_masks as finite_masks
 from .normalization import infer_shapes as infer_shapes
 from .normalization import lazy_transpose as lazy_transpose
 from .normalization import normalize as normalize

@@ -57,6 +57,12 @@ def normalize(graph: Graph) -> Graph:
     return copy
 
 
+def finite_masks(model: ir.Model) -> None:
+    """-inf in masks becomes LOW, in place: PyTorch's attention gives 0 for a row that attends to nothing, and Softmax NaN."""
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    RewriteRuleSet([uniting_origins(FiniteMask.rule(first)) for first in (False, True)]).apply_to_model(model)
+
+
 def _settle(model: ir.Model) -> bool:
     before = len(model.graph)
     with keep_origins(model.graph):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import Dim, SourceError
-from ..graph import Graph, mark_origins
+from ..graph import Graph, finite_masks, mark_origins
 from ..graph import io_names as exported
 from . import heads
 from .checkpoint import ENCODER_CLASSES, Checkpoint, embedding_chain, smallest_samples, takes_audio_mask
@@ -225,6 +225,8 @@ def export_module(made: FactoryModel, opset: int) -> tuple[Graph, tuple[str, ...
     exported.name_io(model, list(made.inputs), outputs)
     exported.name_dims(model, made.dims)
     exported.scrub_paths(model)
+    if any(isinstance(part, nn.MultiheadAttention) for part in made.module.modules()):
+        finite_masks(model)
     mark_origins(model)
     return Graph(model), outputs
 

@@ -261,3 +261,34 @@ def test_a_guard_that_torch_cannot_prove_is_no_limit(write):
     """))  # fmt: skip
     assert source.dims["samples"].min == 20
     check_export(source, (), lambda *_: None)
+
+
+ATTENTIONS = {
+    "a layer, batch first": ("nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)", "self.a(x, src_key_padding_mask=p)"),
+    "a layer, time first": (
+        "nn.TransformerEncoderLayer(8, 2, 16)",
+        "self.a(x.transpose(0, 1), src_key_padding_mask=p).transpose(0, 1)",
+    ),
+    "attention of one head": (
+        "nn.MultiheadAttention(8, 1, batch_first=True)",
+        "self.a(x, x, x, key_padding_mask=p, need_weights=False)[0]",
+    ),
+    "attention with its weights": ("nn.MultiheadAttention(8, 2, batch_first=True)", "self.a(x, x, x, key_padding_mask=p)"),
+}
+
+
+@pytest.mark.parametrize("kind", list(ATTENTIONS))
+def test_pytorchs_own_attention_is_exported_in_all_its_forms(write, kind):
+    """Rows that attend to nothing are 0 in PyTorch's kernel, and must be finite in the graph."""
+    made, call = ATTENTIONS[kind]
+    source = open_source(write(f"""
+        class Own(Base):
+            def __init__(self):
+                super().__init__()
+                self.a = {made}
+            def forward(self, ids, mask):
+                x, p = self.words(ids), mask == 0
+                return {call}
+        def make(): return model(Own())
+    """))  # fmt: skip
+    check_export(source, (), lambda *_: None)
