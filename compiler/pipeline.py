@@ -30,7 +30,7 @@ from .report import document as report
 from .report import page, tables
 from .source import Source, open_source
 from .targets import BuildRequest, Built, TargetSpec
-from .verification import FAILED, ExportCheck, budget_for, check_export, check_fused
+from .verification import FAILED, ExportCheck, InputsCheck, budget_for, check_export, check_fused, check_inputs
 from .verification import verdict as verification
 
 if TYPE_CHECKING:
@@ -85,8 +85,9 @@ def build_recipe(recipe: Recipe, out: Path, *, force: bool = False, progress: Pr
         log.say(proof.summary())
         for note in proof.notes:
             log.note(note)
+        inputs = check_inputs(source, log)
         fused = fuse_graph(recipe, source, builds, proof, log)
-        job = Job(recipe, source, ranges, proof, fused)
+        job = Job(recipe, source, ranges, proof, fused, inputs=inputs)
         for build in builds:
             directory = stage if len(builds) == 1 else stage / build.name
             directory.mkdir(exist_ok=True)
@@ -182,6 +183,7 @@ class Job:
     proof: ExportCheck
     fused: Fused | None = None
     timing_cache: Path | None = None
+    inputs: InputsCheck = dataclasses.field(default_factory=InputsCheck)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,6 +224,7 @@ def build_artifact(build: Build, job: Job, directory: Path, log: Progress, quant
     known = dataclasses.replace(watch, stages=log.stages | watch.stages, notes=[*log.notes, *watch.notes])
     before = {"source": job.source.graph, "fused": job.fused.graph if job.fused and target.FUSES else None}
     document = report.build_report(facts, before, job.proof, verdict, known, report.ArtifactSize.of(directory))
+    document["inputs_check"] = job.inputs.to_json()
     hashes |= page.write_report(
         directory, {**document, "int8": {**quantised.document, **quantised.measured}} if quantised else document
     )
@@ -386,6 +389,8 @@ def manifest_facts(
         "inputs": [spec.to_json() for spec in graph.inputs],
         "outputs": [spec.to_json() for spec in graph.outputs],
         "dims": {name: {"min": dim.min, "max": dim.max} for name, dim in source.dims.items()},
+        "index_bounds": data.index_bounds(source.graph),
+        "inputs_check": job.inputs.facts(),
         "profiles": profiles.profiles_to_json(job.ranges),
         "seed": recipe.seed,
         "budget": budget_for(build.precision, build.limits).limits(),

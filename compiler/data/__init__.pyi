@@ -9,6 +9,10 @@ from .labels import Labels as Labels
 from .labels import PairText as PairText
 from .labels import Tags as Tags
 from .preprocess import read_data as read_data
+from .readers import AUDIO_FILES as AUDIO_FILES
+from .readers import Audio as Audio
+from .readers import audio_feeds as audio_feeds
+from .readers import audio_settings as audio_settings
 from .readers import read_npz as read_npz
 from .samples import Sample as Sample
 from .samples import batch_dim as batch_dim
@@ -19,6 +23,10 @@ from .synthetic import AUDIO_MIN as AUDIO_MIN
 from .synthetic import DEFAULT_BOUND as DEFAULT_BOUND
 from .synthetic import index_bounds as index_bounds
 from .synthetic import mask_pattern as mask_pattern
+from .text_settings import PROMPT_MASK as PROMPT_MASK
+from .text_settings import SENTENCE_FILES as SENTENCE_FILES
+from .text_settings import TextSettings as TextSettings
+from .text_settings import read_settings as read_settings
 from .tokenizer import Encoder as Encoder
 from .tokenizer import Text as Text
 from .unpadded import RealPositions as RealPositions

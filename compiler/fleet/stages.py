@@ -24,7 +24,7 @@ from ..graph import load_graph, save_graph
 from ..recipe import Recipe
 from ..source import Source, open_artifact_source
 from ..targets import TargetSpec
-from ..verification import Comparison, ExportCheck
+from ..verification import Comparison, ExportCheck, InputsCheck
 from .content_digest import NOTES
 
 if TYPE_CHECKING:
@@ -120,7 +120,8 @@ def _job(work: StageJob) -> pipeline.Job:
     source, check = _exported(work.before["export"])
     fused = _fused(work.before["fuse"]) if "fuse" in work.before else None
     ranges = pipeline.choose_profiles(work.recipe, source)
-    return pipeline.Job(work.recipe, source, ranges, check, fused, work.timing_cache)
+    inputs = InputsCheck.recorded(source.inputs_record)
+    return pipeline.Job(work.recipe, source, ranges, check, fused, work.timing_cache, inputs)
 
 
 def _quantised(path: Path, wanted: pipeline.Build, job: pipeline.Job) -> LowBitGraph:

@@ -15,6 +15,7 @@ from .opening import open_source as open_source
 from .torch_export import quiet as quiet
 from .torch_export import root_cause as root_cause
 from .types import GivenSource as GivenSource
+from .types import InputTruth as InputTruth
 from .types import Reference as Reference
 from .types import Source as Source
 from .types import SourceOptions as SourceOptions

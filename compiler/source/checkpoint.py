@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..core import SourceError, did_you_mean, hash_file
+from ..data import AUDIO_FILES, audio_settings
 
 MODULE_KINDS = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
 ENCODER_KINDS = ("Transformer", "MLMTransformer")
@@ -94,7 +95,7 @@ class Checkpoint:
     def files(self) -> Iterator[Path]:
         """Everything that decides what the model computes, in a stable order."""
         files = {self.folder / "config.json", *self.weights}
-        files.update(f for f in (self.root / "modules.json", self.folder / "preprocessor_config.json") if f.is_file())
+        files.update(f for f in (self.root / "modules.json", *(self.folder / name for name in AUDIO_FILES)) if f.is_file())
         if self.config.get("auto_map"):
             files.update(self.folder.glob("*.py"))
         for spec in self.chain:
@@ -320,7 +321,7 @@ def smallest_samples(config: Mapping[str, Any], frames: int) -> int:
 
 def takes_audio_mask(checkpoint: Checkpoint) -> bool:
     """Whether the model was trained with a mask over samples, as its preprocessor says (else by its normalisation)."""
-    path = checkpoint.folder / "preprocessor_config.json"
-    config = read_json(path, "the preprocessor") if path.is_file() else {}
-    found = config.get("return_attention_mask")
-    return bool(found) if found is not None else checkpoint.config.get("feat_extract_norm") == "layer"
+    _, config = audio_settings({name: path for name in AUDIO_FILES if (path := checkpoint.folder / name).is_file()})
+    if config:
+        return bool(config.get("return_attention_mask"))
+    return checkpoint.config.get("feat_extract_norm") == "layer"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core import SourceError, did_you_mean
+from ..core import Feeds, Outputs, SourceError, did_you_mean
 from .checkpoint import ModuleSpec
 
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -42,6 +42,13 @@ class TextHead(nn.Module):
             feeds["token_type_ids"] = token_type_ids
         return self.model(**feeds, return_dict=True)
 
+    def run_bare(self, feeds: Feeds, outputs: Sequence[str]) -> Outputs:
+        """Outputs of the model of transformers inside, on all that its tokenizer makes, as somebody without bertc gets them."""
+        known = inspect.signature(self.model.forward).parameters
+        with torch.inference_mode():
+            found = self.model(**{n: torch.from_numpy(array) for n, array in feeds.items() if n in known}, return_dict=True)
+            return {name: getattr(found, name).float().numpy() for name in outputs}
+
 
 class Features(TextHead):
     """last_hidden_state [batch, length, hidden]; with_pooler adds pooler_output [batch, hidden]."""
@@ -56,7 +63,10 @@ class Features(TextHead):
 
 
 class SentenceEmbedding(TextHead):
-    """sentence_embedding [batch, dim]: the chain of a sentence-transformers directory after its encoder."""
+    """sentence_embedding [batch, dim]: the chain of a sentence-transformers directory after its encoder.
+
+    `pooling_mask` is the mask without the prompt, for a pooling with include_prompt false.
+    """
 
     outputs = ("sentence_embedding",)
 
@@ -65,8 +75,15 @@ class SentenceEmbedding(TextHead):
         self.pooling = pooling
         self.after = nn.ModuleList(after)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        x = self.pooling(self.encode(input_ids, attention_mask, token_type_ids).last_hidden_state, attention_mask)
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+        pooling_mask: Tensor | None = None,
+    ) -> Tensor:
+        x = self.encode(input_ids, attention_mask, token_type_ids).last_hidden_state
+        x = self.pooling(x, attention_mask, pooling_mask)
         for module in self.after:
             x = module(x)
         return x
@@ -112,15 +129,20 @@ class Pooling(nn.Module):
 
     Equal to sentence_transformers' Pooling for every row that has a token, also left-padded or with holes. A row without
     one gives zeros (cls: its first state) where sentence_transformers gives -inf for max: an engine must stay finite.
+    `pooled` [batch, length] are the positions to pool, where these are not all of the mask; weights count from the mask's first.
     """
 
     def __init__(self, modes: Sequence[str]) -> None:
         super().__init__()
         self.modes = tuple(modes)
 
-    def forward(self, x: Tensor, attention_mask: Tensor) -> Tensor:
-        pooled = [getattr(self, f"_{mode}")(x, attention_mask) for mode in self.modes]
-        return pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=-1)
+    def forward(self, x: Tensor, attention_mask: Tensor, pooled: Tensor | None = None) -> Tensor:
+        mask = attention_mask if pooled is None else pooled
+        made = [
+            self._weightedmean(x, mask, attention_mask) if mode == "weightedmean" else getattr(self, f"_{mode}")(x, mask)
+            for mode in self.modes
+        ]
+        return made[0] if len(made) == 1 else torch.cat(made, dim=-1)
 
     def _cls(self, x: Tensor, mask: Tensor) -> Tensor:
         return _state_at(x, _first(mask))
@@ -139,9 +161,9 @@ class Pooling(nn.Module):
         keep = mask.unsqueeze(-1).to(x.dtype)
         return (x * keep).sum(dim=1) / keep.sum(dim=1).clamp(min=1.0).sqrt()
 
-    def _weightedmean(self, x: Tensor, mask: Tensor) -> Tensor:
-        # Weights count from the first token on: 1, 2, 3 ...
-        weight = _positions(mask) + 1 - _first(mask).unsqueeze(-1)
+    def _weightedmean(self, x: Tensor, mask: Tensor, whole: Tensor) -> Tensor:
+        # Weights count from the first token on, of a prompt too: 1, 2, 3 ...
+        weight = _positions(mask) + 1 - _first(whole).unsqueeze(-1)
         weight = (weight * mask).unsqueeze(-1).to(x.dtype)
         return (x * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1.0)
 
@@ -176,6 +198,17 @@ class Dense(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.activation(self.linear(x))
         return y if self.residual is None else y + self.residual(x)
+
+
+class Truncate(nn.Module):
+    """The first dimensions of the last axis: truncate_dim of sentence-transformers, which does not normalise again."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[..., : self.width]
 
 
 class Normalize(nn.Module):

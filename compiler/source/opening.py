@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..core import Dim, Missing, SourceError, did_you_mean, hash_file, machine
+from ..data import TextSettings, audio_settings, read_settings
 from ..data import tokenizer as text
 from ..graph import Graph, with_int32_ids
-from . import assets, checkpoint, factory, hub, onnx_file
+from . import assets, checkpoint, factory, hub, inputs_truth, onnx_file
 from .from_artifact import open_export
 from .gc_pause import paused_gc
 from .size_limits import measure_limits
@@ -149,6 +150,8 @@ def _read_checkpoint(path: Path, options: SourceOptions) -> tuple[checkpoint.Che
     checkpoint.check_task(found, task)
     if task == "sentence-embedding":
         checkpoint.embedding_chain(found)
+    if (found.root / "modules.json").is_file():
+        read_settings(assets.sentence_files(found.folder, found.root))
     return found, task
 
 
@@ -157,7 +160,8 @@ def _open_checkpoint(reference: str, place: Location, options: SourceOptions) ->
     torch_export = _torch_export()
     made, dims, notes = torch_export.load_module(found, task, options.trust_remote_code)
     graph, outputs = torch_export.export_module(made, options.opset)
-    files, asset_notes = assets.collect_assets(found.folder, found.root)
+    files, asset_notes = assets.collect_assets(found.folder, found.root, model=True)
+    settings = _settings(files)
     return Source(
         reference=reference,
         kind="huggingface",
@@ -168,20 +172,32 @@ def _open_checkpoint(reference: str, place: Location, options: SourceOptions) ->
         run=torch_export.module_runner(made, outputs),
         assets=files,
         revision=place.revision,
-        notes=(*found.notes, *notes, *_length_notes(found, dims), *text.override_notes(files), *asset_notes),
+        notes=(*found.notes, *notes, *_input_notes(found, settings, dims, files), *text.override_notes(files), *asset_notes),
         versions=_versions("torch", "transformers", "onnx-ir", "onnxscript"),
+        inputs_truth=lambda: inputs_truth.of_checkpoint(found, task, settings, made, options.trust_remote_code),
     )
 
 
-def _length_notes(found: checkpoint.Checkpoint, dims: Mapping[str, Dim]) -> tuple[str, ...]:
-    path = found.folder / "sentence_bert_config.json"
-    if not found.chain or not path.is_file():
-        return ()
-    length = checkpoint.read_json(path, "the sentence-transformers settings").get("max_seq_length")
+def _settings(files: Sequence[Path]) -> TextSettings:
+    return read_settings({path.name: path for path in files})
+
+
+def _input_notes(
+    found: checkpoint.Checkpoint, settings: TextSettings, dims: Mapping[str, Dim], files: Sequence[Path]
+) -> tuple[str, ...]:
+    """What a user may not expect of how texts and recordings become inputs."""
     limit = dims["length"].max if "length" in dims else None
-    if not isinstance(length, int) or length == limit:
-        return ()
-    return (f"sentence-transformers truncates texts to {length} tokens; the graph itself takes {limit or 'any number'}",)
+    notes = list(settings.notes)
+    if settings.max_length is not None and settings.max_length != limit:
+        notes.append(
+            f"sentence-transformers truncates texts to {settings.max_length} tokens, and so do encode and --data; the graph "
+            f"itself takes {limit or 'any number'}"
+        )
+    if settings.default_prompt_name is not None and settings.prompt():
+        notes.append(f"encode and --data put the default prompt {settings.prompt()!r} before each text")
+    if found.is_audio and audio_settings({path.name: path for path in files})[0] is None:
+        notes.append("no preprocessor_config.json and no processor_config.json: recordings cannot be read, arrays (.npz) can")
+    return tuple(notes)
 
 
 def _call_factory(reference: str) -> tuple[factory.FactoryModel, tuple[str, ...]]:
@@ -207,8 +223,9 @@ def _open_factory(reference: str, place: Location, options: SourceOptions) -> So
         dims=factory.dims_of(made),
         run=torch_export.module_runner(made, outputs),
         assets=files,
-        notes=(*notes, *text.override_notes(files), *asset_notes),
+        notes=(*notes, *_settings(files).notes, *text.override_notes(files), *asset_notes),
         versions=_versions("torch", "onnx-ir", "onnxscript"),
+        inputs_truth=lambda: inputs_truth.of_folder(Path(str(made.assets)), _settings(files)),
     )
 
 
@@ -234,8 +251,9 @@ def _open_onnx(reference: str, place: Location, options: SourceOptions) -> Sourc
         dims=dims,
         run=run,
         assets=files,
-        notes=(*notes, *found, *asset_notes),
+        notes=(*notes, *found, *_settings(files).notes, *asset_notes),
         versions=_versions("onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu"),
+        inputs_truth=lambda: inputs_truth.of_folder(path.parent, _settings(files)),
     )
 
 

@@ -22,9 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from ..core import Dim, Feeds, Outputs, SourceError
+from ..data import PROMPT_MASK, read_settings
 from ..graph import Graph, mark_origins
 from ..graph import io_names as exported
 from . import heads
+from .assets import sentence_files
 from .checkpoint import ENCODER_CLASSES, Checkpoint, embedding_chain, smallest_samples, takes_audio_mask
 from .factory import FactoryModel, dims_of
 
@@ -171,11 +173,17 @@ def _text(checkpoint: Checkpoint, model: nn.Module, task: str, with_pooler: bool
             "raw-audio encoders, for anything else write a Python factory (package.module:function)"
         )
     names = heads.text_inputs(model)
+    chain = embedding_chain(checkpoint) if task == "sentence-embedding" else ()
+    if chain and chain[0].config.get("include_prompt") is False:
+        names = (*names, PROMPT_MASK)
     limit = position_limit(model)
     length = min(EXAMPLE_LENGTH, limit or EXAMPLE_LENGTH)
     inputs = _text_example(names, int(getattr(model.config, "vocab_size", 2)), EXAMPLE_BATCH + (length == EXAMPLE_BATCH), length)
     if task == "sentence-embedding":
-        module: nn.Module = heads.SentenceEmbedding(model, *heads.embedding_modules(embedding_chain(checkpoint)))
+        pooling, after = heads.embedding_modules(chain)
+        width = read_settings(sentence_files(checkpoint.folder, checkpoint.root)).truncate_dim
+        after = [*after, heads.Truncate(width)] if width is not None else after
+        module: nn.Module = heads.SentenceEmbedding(model, pooling, after)
     elif task == "features":
         module = heads.Features(model, with_pooler and _has_pooler(model, inputs))
     else:
@@ -198,7 +206,8 @@ def _text_example(names: Sequence[str], vocabulary: int, batch: int, length: int
     # Small ids are special tokens (padding among them), so stay clear of them where the vocabulary allows.
     low = min(10, vocabulary // 2)
     ids = low + torch.arange(batch * length, dtype=torch.int64).reshape(batch, length) % (vocabulary - low)
-    made = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+    ones, zeros = torch.ones_like(ids), torch.zeros_like(ids)
+    made = {"input_ids": ids, "attention_mask": ones, "token_type_ids": zeros, PROMPT_MASK: ones}
     return {name: made[name] for name in names}
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..core import Dim, Feeds, Outputs
+    from ..data import Text
     from ..graph import Graph
 
 IDS = ("int64", "int32")
@@ -64,7 +67,8 @@ class Source:
     `run` is the truth: PyTorch for a checkpoint or a factory, ONNX Runtime without optimisations for an .onnx file, None for an
     artifact: there the file `goldens` is the truth, and `reference`, `kind` and `options` are what its manifest says of its own
     source: a record to be written down again, never opened.
-    `assets` are tokenizer or preprocessor files to copy.
+    `assets` are tokenizer or preprocessor files to copy. `inputs_truth` opens what they are held against, and raises Missing with
+    the reason where that cannot be had.
     """
 
     reference: str
@@ -80,6 +84,24 @@ class Source:
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     options: SourceOptions = dataclasses.field(default_factory=SourceOptions)
     goldens: Path | None = None
+    inputs_truth: Callable[[], InputTruth] | None = None
+    inputs_record: Mapping[str, str] | None = None  # what the export compared, where the source is one
+
+
+@dataclasses.dataclass(frozen=True)
+class InputTruth:
+    """What the library that a source comes from makes of texts or of recordings; `name` says which, with its version.
+
+    `ids` of texts under the prompt of a name (None: the default one) or `values` of waveforms, as arrays of a padded batch.
+    `outputs` of one text; None where the library has no model to run. `pairs`: its model takes pairs of texts.
+    """
+
+    name: str
+    ids: Callable[[Sequence[Text], str | None], dict[str, np.ndarray]] | None = None
+    outputs: Callable[[Text, str | None], Outputs] | None = None
+    values: Callable[[Sequence[np.ndarray]], dict[str, np.ndarray]] | None = None
+    pairs: bool = False
+    pads: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
