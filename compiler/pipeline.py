@@ -136,8 +136,7 @@ def require_data(recipe: Recipe, source: Source, ranges: tuple[Profile, ...], bu
 def fuse_graph(recipe: Recipe, source: Source, builds: Sequence[Build], proof: ExportCheck, log: Progress) -> Fused | None:
     """The source's graph with its fusions, checked as a whole against the source; None where no target wants it.
 
-    Raises CheckFailed when fewer fusions were found than the contract
-    `recipe.expect` asks for, or when the fused graph is not the model.
+    Raises CheckFailed for fewer fusions than the contract `recipe.expect` asks for, or a fused graph that is not the model.
     """
     wanting = [build for build in builds if targets.get(build.spec.name).FUSES]
     if not recipe.fuse:
@@ -223,8 +222,7 @@ def build_artifact(build: Build, job: Job, directory: Path, log: Progress, quant
         watch.note(why)
     known = dataclasses.replace(watch, stages=log.stages | watch.stages, notes=[*log.notes, *watch.notes])
     before = {"source": job.source.graph, "fused": job.fused.graph if job.fused and target.FUSES else None}
-    document = report.build_report(facts, before, job.proof, verdict, known, report.ArtifactSize.of(directory))
-    document["inputs_check"] = job.inputs.to_json()
+    document = report.build_report(facts, before, job.proof, verdict, known, report.ArtifactSize.of(directory), job.inputs)
     hashes |= page.write_report(
         directory, {**document, "int8": {**quantised.document, **quantised.measured}} if quantised else document
     )
@@ -334,9 +332,7 @@ def check_artifact(
 ) -> verification.Verdict | None:
     """Verify an artifact on its goldens before it is written, and a low-bit one on data that calibrated nothing of it.
 
-    None where the recipe says not to.
-
-    Raises VerifyFailed when it is over its budget, or when the budget asks for more than the goldens can show.
+    None where the recipe says not to. Raises VerifyFailed when it is over its budget, or undecided.
     """
     if not job.recipe.verify:
         watch.note(f"{build.name}: not verified (--no-verify)")

@@ -27,6 +27,7 @@ from .text_settings import PROMPT_MASK as PROMPT_MASK
 from .text_settings import SENTENCE_FILES as SENTENCE_FILES
 from .text_settings import TextSettings as TextSettings
 from .text_settings import read_settings as read_settings
+from .text_settings import settings_files as settings_files
 from .tokenizer import Encoder as Encoder
 from .tokenizer import Text as Text
 from .unpadded import RealPositions as RealPositions

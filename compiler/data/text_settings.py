@@ -91,6 +91,11 @@ def read_settings(files: Mapping[str, Path]) -> TextSettings:
     return dataclasses.replace(made, notes=tuple(notes))
 
 
+def settings_files(*folders: Path) -> dict[str, Path]:
+    """The files of `read_settings` in some folders, by name; the last folder that has one counts."""
+    return {name: path for folder in folders for name in SENTENCE_FILES if (path := folder / name).is_file()}
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """A JSON object of the model's assets, {} where there is no file. Raises ArtifactError for a damaged one."""
     if not path.is_file():

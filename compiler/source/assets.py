@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core import machine
-from ..data import AUDIO_FILES, SENTENCE_FILES, Encoder
+from ..data import AUDIO_FILES, SENTENCE_FILES, Encoder, settings_files
 from ..data import tokenizer as text
 
 TOKENIZER, TOKENIZER_CONFIG = text.TOKENIZER, text.TOKENIZER_CONFIG
@@ -39,7 +39,7 @@ def collect_assets(folder: Path, root: Path, model: bool = False) -> tuple[tuple
     """
     found = {name: path for base in (root, folder) for name in FILES if (path := base / name).is_file()}
     found |= {path.name: path for base in (root, folder) for path in sorted(base.glob("*.model"))}
-    sentence = sentence_files(folder, root)
+    sentence = settings_files(root, folder)
     notes: list[str] = []
     if sentence and model and not (root / "modules.json").is_file():
         notes.append(f"not used: {', '.join(sorted(sentence))} (sentence-transformers reads them only beside a modules.json)")
@@ -51,11 +51,6 @@ def collect_assets(folder: Path, root: Path, model: bool = False) -> tuple[tuple
         found |= made
         notes += more
     return tuple(found[name] for name in sorted(found)), notes
-
-
-def sentence_files(folder: Path, root: Path) -> dict[str, Path]:
-    """The settings of sentence-transformers beside a model, by name."""
-    return {name: path for base in (root, folder) for name in SENTENCE_FILES if (path := base / name).is_file()}
 
 
 def _as_transformers(folder: Path, found: Mapping[str, Path]) -> tuple[dict[str, Path], list[str]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core import Dim, Missing, SourceError, did_you_mean, hash_file, machine
-from ..data import TextSettings, audio_settings, read_settings
+from ..data import TextSettings, audio_settings, read_settings, settings_files
 from ..data import tokenizer as text
 from ..graph import Graph, with_int32_ids
 from . import assets, checkpoint, factory, hub, inputs_truth, onnx_file
@@ -151,7 +151,7 @@ def _read_checkpoint(path: Path, options: SourceOptions) -> tuple[checkpoint.Che
     if task == "sentence-embedding":
         checkpoint.embedding_chain(found)
     if (found.root / "modules.json").is_file():
-        read_settings(assets.sentence_files(found.folder, found.root))
+        read_settings(settings_files(found.root, found.folder))
     return found, task
 
 

@@ -22,11 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from ..core import Dim, Feeds, Outputs, SourceError
-from ..data import PROMPT_MASK, read_settings
+from ..data import PROMPT_MASK, read_settings, settings_files
 from ..graph import Graph, mark_origins
 from ..graph import io_names as exported
 from . import heads
-from .assets import sentence_files
 from .checkpoint import ENCODER_CLASSES, Checkpoint, embedding_chain, smallest_samples, takes_audio_mask
 from .factory import FactoryModel, dims_of
 
@@ -181,7 +180,7 @@ def _text(checkpoint: Checkpoint, model: nn.Module, task: str, with_pooler: bool
     inputs = _text_example(names, int(getattr(model.config, "vocab_size", 2)), EXAMPLE_BATCH + (length == EXAMPLE_BATCH), length)
     if task == "sentence-embedding":
         pooling, after = heads.embedding_modules(chain)
-        width = read_settings(sentence_files(checkpoint.folder, checkpoint.root)).truncate_dim
+        width = read_settings(settings_files(checkpoint.root, checkpoint.folder)).truncate_dim
         after = [*after, heads.Truncate(width)] if width is not None else after
         module: nn.Module = heads.SentenceEmbedding(model, pooling, after)
     elif task == "features":
