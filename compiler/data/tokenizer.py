@@ -209,6 +209,11 @@ class Encoder:
 
 
 def _no_tokenizer(folder: Path) -> ArtifactError:
+    pieces = sorted(path.name for path in folder.glob("*.model"))
+    if pieces:
+        return ArtifactError(
+            f"no {TOKENIZER} in {folder}: {pieces[0]} was not converted at build; pip install sentencepiece, and build again"
+        )
     return ArtifactError(
         f"no {TOKENIZER} in {folder}; bertc reads fast tokenizers only: save it once with "
         "AutoTokenizer.from_pretrained(MODEL).save_pretrained(DIRECTORY)"

@@ -52,7 +52,9 @@ def of_checkpoint(
         outputs = _embedding(model)
     elif task == "sequence-classification" and kind == "CrossEncoder":
         outputs = _scores(model)
-    return InputTruth(f"{LIBRARY} {machine.installed_version(LIBRARY)}", ids_of, outputs, None, kind == "CrossEncoder")
+    pairs = kind == "CrossEncoder"  # which takes nothing else
+    name = f"{LIBRARY} {machine.installed_version(LIBRARY)}"
+    return InputTruth(name, ids_of, outputs, singles=not pairs, pairs=pairs)
 
 
 def of_folder(folder: Path, settings: TextSettings) -> InputTruth:

@@ -93,13 +93,14 @@ class InputTruth:
     """What the library that a source comes from makes of texts or of recordings; `name` says which, with its version.
 
     `ids` of texts under the prompt of a name (None: the default one) or `values` of waveforms, as arrays of a padded batch.
-    `outputs` of one text; None where the library has no model to run. `pairs`: its model takes pairs of texts.
+    `outputs` of one text; None where the library has no model to run. `singles`, `pairs`: what its model takes.
     """
 
     name: str
     ids: Callable[[Sequence[Text], str | None], dict[str, np.ndarray]] | None = None
     outputs: Callable[[Text, str | None], Outputs] | None = None
     values: Callable[[Sequence[np.ndarray]], dict[str, np.ndarray]] | None = None
+    singles: bool = True
     pairs: bool = False
     pads: bool = True
 

@@ -28,6 +28,7 @@ TEXTS = (
     "",
 )
 UNLIMITED_WORDS = 600
+WORDS = 12  # of the vocabulary, in a text of them
 SHOWN = 3  # tokens beyond the table that a note names
 
 
@@ -118,10 +119,11 @@ def _beyond_table(encoder: Encoder) -> tuple[str, ...]:
 def _check_texts(source: Source, encoder: Encoder, truth: InputTruth) -> InputsCheck:
     assert truth.ids is not None
     runner = ReferenceRunner(source.graph) if truth.outputs is not None else None
-    texts = list(_texts(encoder))
+    texts, rows = list(_texts(encoder)), "texts" if truth.singles else ""
+    rows += f"{' and ' if truth.singles else ''}pairs" if truth.pairs else ""
     named = [name for name, prompt in encoder.settings.prompts.items() if prompt]
     worst, ran, count = 0.0, 0, 0
-    for kind in (texts, list(_pairs(encoder, texts[-1])) if truth.pairs else []):
+    for kind in (texts if truth.singles else [], list(_pairs(texts[-1])) if truth.pairs else []):
         known = [text for text in kind if _possible(encoder, truth, text)]
         for prompt in (None, *named) if known else ():
             chosen = known if prompt is None else known[:2]
@@ -136,13 +138,17 @@ def _check_texts(source: Source, encoder: Encoder, truth: InputTruth) -> InputsC
         count += len(known)
     if not count:
         return InputsCheck(reason="the tokenizer makes no ids that the model has, of any text that was tried")
-    what = f"ids of {count} texts" + (" and pairs" if truth.pairs else "") + (f", prompts {', '.join(named)}" if named else "")
+    what = f"ids of {count} {rows}" + (f", prompts {', '.join(named)}" if named else "")
     return InputsCheck(truth.name, what, worst if ran else None)
 
 
 def _texts(encoder: Encoder) -> Iterator[str]:
-    """Texts of many kinds, the last of them longer than the model takes."""
+    """Texts of many kinds, the last of them longer than the model takes. Words that are in no vocabulary show nothing of case."""
     yield from TEXTS
+    words = sorted(word for word in encoder.tokenizer.get_vocab(with_added_tokens=False) if word.isalpha())
+    known = " ".join(words[:: max(1, len(words) // WORDS)][:WORDS])
+    if known:
+        yield from (known, known.upper(), known.title())
     added = encoder.tokenizer.get_added_tokens_decoder().values()
     tokens = [token.content for token in added][:SPECIALS]
     if tokens:
@@ -150,7 +156,7 @@ def _texts(encoder: Encoder) -> Iterator[str]:
     yield "every longer text is cut, ".strip() + " word" * ((encoder.max_length or UNLIMITED_WORDS) + 8)
 
 
-def _pairs(encoder: Encoder, long: str) -> Iterator[tuple[str, str]]:
+def _pairs(long: str) -> Iterator[tuple[str, str]]:
     yield from (("What is it?", "It is a DOG."), ("a dog", ""), ("a question", long), (long, "an answer"), (long, long))
 
 
@@ -169,8 +175,8 @@ def _compare_ids(encoder: Encoder, truth: InputTruth, texts: Sequence[Text], pro
     batches = [[text] for text in texts] + ([list(texts)] if truth.pads else [])
     for batch in batches:
         wanted, got = truth.ids(batch, prompt), encoder.encode(batch, prompt_name=prompt)
-        for name in wanted.keys() & got.keys():
-            if np.array_equal(wanted[name], got[name]):
+        for name in got:
+            if name not in wanted or np.array_equal(wanted[name], got[name]):
                 continue
             what = f"the text {batch[0]!r:.100}" if len(batch) == 1 else f"a batch of {len(batch)} texts"
             named = f" with the prompt {prompt!r}" if prompt is not None else ""
