@@ -73,6 +73,12 @@ class Artifact:
         return {name: int(rows) for name, rows in self.manifest.get("index_bounds", {}).items()}
 
     @property
+    def inputs_check(self) -> dict[str, str]:
+        """What texts or recordings were held against when this was made; {} where nothing was written of it."""
+        found = self.manifest.get("inputs_check") or {}
+        return {name: str(found.get(name, "")) for name in ("against", "compared", "reason")} if found else {}
+
+    @property
     def tokenizer(self) -> Path | None:
         folder = self.path / "tokenizer"
         return folder if folder.is_dir() else None
@@ -170,7 +176,17 @@ def _check_shape(found: Artifact) -> None:
     if not all(isinstance(made[key], str) for key in ("reference", "kind", "sha256", "task")):
         raise TypeError("source.reference, kind, sha256 and task are texts")
     # What is read is thrown away: only that it can be read matters.
-    _ = (found.target, found.precision, found.task, found.inputs, found.outputs, found.dims, found.profiles, found.index_bounds)
+    _ = (
+        found.target,
+        found.precision,
+        found.task,
+        found.inputs,
+        found.outputs,
+        found.dims,
+        found.profiles,
+        found.index_bounds,
+        found.inputs_check,
+    )
 
 
 def find_artifacts(path: Path) -> tuple[Path, ...]:

@@ -127,8 +127,10 @@ class Runner(abc.ABC):
 
     def _rows_at_once(self) -> int:
         first = self.inputs[0].dims[0]
+        if isinstance(first, int):
+            return first
         tops = [profile[first].max for profile in self.profiles if first in profile]
-        return first if isinstance(first, int) else min(MOST_ROWS, max(tops, default=MOST_ROWS))
+        return min(MOST_ROWS, max(tops, default=MOST_ROWS))
 
     def _encoder(self) -> Encoder:
         if self.tokenizer is None:

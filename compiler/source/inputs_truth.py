@@ -143,7 +143,8 @@ def _of_audio(folder: Path) -> InputTruth:
     with _loading("transformers"):
         from transformers import AutoFeatureExtractor
 
-        extractor: Any = AutoFeatureExtractor.from_pretrained(str(folder), local_files_only=True)
+        auto: Any = AutoFeatureExtractor
+        extractor: Any = auto.from_pretrained(str(folder), local_files_only=True)
 
     def values(waves: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         found = extractor(list(waves), sampling_rate=extractor.sampling_rate, padding=True, return_tensors="np")

@@ -64,7 +64,8 @@ class InputsCheck:
     @staticmethod
     def recorded(facts: Mapping[str, Any] | None) -> InputsCheck:
         """The check of an export that a build goes on from."""
-        return InputsCheck(**{name: str((facts or {}).get(name, "")) for name in ("against", "compared", "reason")})
+        found = facts or {}
+        return InputsCheck(found.get("against", ""), found.get("compared", ""), None, found.get("reason", ""))
 
 
 def check_inputs(source: Source, log: Progress) -> InputsCheck:

