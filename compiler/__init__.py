@@ -57,13 +57,14 @@ def verify(
     revision: str | None = None,
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
+    adapter: str | None = None,
     allow_changed_source: bool = False,
     require_engine: bool = False,
     budget: Mapping[str, float] | None = None,
 ) -> Sequence[Verdict]:
     """Compare an artifact, or each artifact below a folder, with its source; look at `.passed` and `.engine_executed`.
 
-    Without `data` the goldens in the artifact are the source's outputs; `data` is answered by the source, `against`. The three
+    Without `data` the goldens in the artifact are the source's outputs; `data` is answered by the source, `against`. The
     options behind it say how it may be opened, `allow_changed_source` that its sha256 need not be the manifest's.
     With labels in `data`, `.result.metrics` are the task's metrics; `budget={"max_drop": 0.005}` judges the first.
     """
@@ -78,6 +79,7 @@ def verify(
             revision=revision,
             allow_pickle=allow_pickle,
             trust_remote_code=trust_remote_code,
+            adapter=adapter,
             changed=allow_changed_source,
         )
     return run(Path(artifact), data_path=path, against=given, require_engine=require_engine, budget=budget)

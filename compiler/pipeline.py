@@ -19,8 +19,7 @@ from . import precision, targets
 from .artifact import Artifact, goldens
 from .artifact import manifest as artifact
 from .core import VERSION, InputError, Missing, NotFused, Profile, Progress, RecipeError, VerifyFailed, machine, profiles
-from .data import preprocess
-from .data import synthetic as data
+from .data import index_bounds, preprocess
 from .fusions import Fused
 from .fusions import engine as fusing
 from .graph import Graph, save_graph
@@ -30,7 +29,7 @@ from .report import document as report
 from .report import page, tables
 from .source import Source, open_source
 from .targets import BuildRequest, Built, TargetSpec
-from .verification import FAILED, ExportCheck, InputsCheck, budget_for, check_export, check_fused, check_inputs
+from .verification import ExportCheck, InputsCheck, budget_for, check_export, check_fused, check_inputs, on_data
 from .verification import verdict as verification
 
 if TYPE_CHECKING:
@@ -73,21 +72,23 @@ def build_recipe(recipe: Recipe, out: Path, *, force: bool = False, progress: Pr
     builds = plan_builds(recipe)
     with artifact.staging(out, force) as stage:
         with log.stage("export"):
-            source = open_source(recipe.source, recipe.source_options)
+            source = open_source(recipe.source, recipe.source_options, recipe.profiles)
         log.detail(f"source: {source.kind}, sha256 {source.sha256}; operators: {source.graph.op_counts()}")
         for note in source.notes:
             log.note(note)
+        targets.require_takes(source.graph, [(build.spec, build.precision) for build in builds])
         ranges = choose_profiles(recipe, source)
         log.detail(f"profiles: {profiles.profiles_to_json(ranges)}")
-        require_data(recipe, source, ranges, builds)
+        rows = require_data(recipe, source, ranges, builds)
         with log.stage("check export") as advance:
-            proof = check_export(source, ranges, advance, seed=recipe.seed, golden_data=golden_data(recipe))
+            kept = golden_data(recipe)
+            proof = check_export(source, ranges, advance, seed=recipe.seed, golden_data=kept, has_data=bool(recipe.data))
         log.say(proof.summary())
         for note in proof.notes:
             log.note(note)
         inputs = check_inputs(source, log)
         fused = fuse_graph(recipe, source, builds, proof, log)
-        job = Job(recipe, source, ranges, proof, fused, inputs=inputs)
+        job = Job(recipe, source, ranges, proof, fused, inputs=inputs, rows=rows)
         for build in builds:
             directory = stage if len(builds) == 1 else stage / build.name
             directory.mkdir(exist_ok=True)
@@ -124,13 +125,24 @@ def golden_data(recipe: Recipe) -> Path | None:
     return Path(str(recipe.data)) if recipe.goldens == "data" else None
 
 
-def require_data(recipe: Recipe, source: Source, ranges: tuple[Profile, ...], builds: Sequence[Build]) -> None:
-    """Before any long work: DataError for data that the model cannot be fed. (A single bad row is told where it is read.)"""
-    from .data import unpadded as rows
+def require_data(recipe: Recipe, source: Source, ranges: tuple[Profile, ...], builds: Sequence[Build]) -> on_data.Rows:
+    """The rows of --data to verify on. Before any long work: DataError for data that the model cannot be fed.
 
-    if recipe.data and any(build.precision in precision.CALIBRATED for build in builds):
-        limits, encoder, audio = preprocess.preprocessors(source.graph.inputs, source.dims, source.assets, ranges)
-        rows.open_unpadded(Path(recipe.data), source.graph.inputs, limits, encoder, audio)
+    (A single bad row of data that calibrates is told where it is read.)
+    """
+    calibrated = [build.precision in precision.CALIBRATED for build in builds]
+    if recipe.data and any(calibrated):
+        preprocess.require_readable(Path(recipe.data), source.graph.inputs, source.dims, source.assets, ranges)
+    rows = rows_of_data(recipe, source, ranges)
+    if not all(calibrated):
+        rows()
+    return rows
+
+
+def rows_of_data(recipe: Recipe, source: Source, ranges: tuple[Profile, ...]) -> on_data.Rows:
+    """The rows of --data to verify on; none where they are in the goldens, or where nothing is verified."""
+    wanted = recipe.data and recipe.goldens == "synthetic" and recipe.verify
+    return on_data.read_when_wanted(Path(str(recipe.data)) if wanted else None, source, ranges)
 
 
 def fuse_graph(recipe: Recipe, source: Source, builds: Sequence[Build], proof: ExportCheck, log: Progress) -> Fused | None:
@@ -183,6 +195,11 @@ class Job:
     fused: Fused | None = None
     timing_cache: Path | None = None
     inputs: InputsCheck = dataclasses.field(default_factory=InputsCheck)
+    rows: on_data.Rows = on_data.no_rows
+
+    @property
+    def goldens(self) -> verification.Truth:
+        return on_data.goldens_truth(self.proof, synthetic=self.recipe.goldens == "synthetic")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +233,7 @@ def build_artifact(build: Build, job: Job, directory: Path, log: Progress, quant
     hashes[artifact.GOLDENS] = goldens.save_goldens(directory / artifact.GOLDENS, job.proof.samples, job.proof.outputs)
     artifact.copy_assets(job.source.assets, directory)
     facts = manifest_facts(compiled.build, job, compiled.typed, compiled.built, quantised)
-    rows = quantised.truth if quantised and compiled.build.quantised else None  # what is not quantised is checked as it always is
+    rows = quantised.truth if quantised and compiled.build.quantised else job.rows()
     verdict = check_artifact(compiled.build, job, directory, facts, compiled.typed, watch, rows)
     if why := page.why_no_page():
         watch.note(why)
@@ -255,9 +272,9 @@ def quantisation_request(build: Build, job: Job) -> quant.LowBitRequest:
 
     target, recipe = targets.get(build.spec.name), job.recipe
     path, limit = Path(recipe.data) if recipe.data else None, quant.drop_limit(recipe.budget)
-    return quant.LowBitRequest(
-        build.precision, build.spec.name, target.INT8_BASE, target.INT8_ATTENTION, path, limit, job.ranges
-    )  # fmt: skip
+    judged = (build.limits, job.goldens if recipe.verify else None)
+    words = (build.precision, build.spec.name, target.INT8_BASE, target.INT8_ATTENTION)
+    return quant.LowBitRequest(*words, path, limit, job.ranges, *judged)
 
 
 def compile_graph(build: Build, job: Job, graph: Graph, directory: Path, watch: Progress) -> Compiled:
@@ -309,16 +326,10 @@ def type_graph(build: Build, job: Job, graph: Graph) -> Typed:
 
 
 def value_evidence(job: Job) -> Evidence:
-    """What values are measured on: the goldens, and where these are data, synthetic samples of every kind of mask beside them."""
-    samples, recipe, source = job.proof.samples, job.recipe, job.source
-    if source.run is None:
-        return Evidence(samples, f"the {len(samples)} goldens of the export")
-    if recipe.goldens == "synthetic":
-        return Evidence(samples, f"{len(samples)} synthetic samples")
-    synthetic = data.synthetic_samples(source.graph, source.dims, recipe.seed)
-    rows = sum(max(1, len(sample.origins)) for sample in samples)
-    name = f"{rows} rows of {Path(str(recipe.data)).name} and {len(synthetic)} synthetic samples"
-    return Evidence((*samples, *synthetic), name)
+    """What values are measured on."""
+    rows, recipe = job.rows(), job.recipe
+    file = Path(str(recipe.data)).name if rows or recipe.goldens == "data" else None
+    return on_data.collect_evidence(job.proof.samples, job.source, rows, file, recipe.seed)
 
 
 def check_artifact(
@@ -330,30 +341,22 @@ def check_artifact(
     watch: Progress,
     rows: verification.Truth | None = None,
 ) -> verification.Verdict | None:
-    """Verify an artifact on its goldens before it is written, and a low-bit one on data that calibrated nothing of it.
+    """Verify an artifact on its goldens before it is written, and on --data: a low-bit one on rows that calibrated nothing of it.
 
-    None where the recipe says not to. Raises VerifyFailed when it is over its budget, or undecided.
+    None where the recipe says not to. Raises VerifyFailed when it is over its budget, or where that asks for what nothing shows.
     """
     if not job.recipe.verify:
-        watch.note(f"{build.name}: not verified (--no-verify)")
+        watch.note(f"{build.name}: not verified (--no-verify); {verification.run_once(directory, job.proof.samples)}")
         return None
     with watch.stage(f"{build.name}: verify") as advance:
-        synthetic = job.recipe.goldens == "synthetic"
-        truths = [verification.Truth(job.proof.samples, job.proof.outputs, "goldens", synthetic=synthetic)]
-        truths += [rows] if rows else []
+        truths = [job.goldens, *([rows] if rows else [])]
         verdicts = [verification.run_and_judge(directory, facts, typed.graph, truth, advance) for truth in truths]
     for verdict in verdicts:
         watch.say(f"{verdict.summary()} on {verdict.data}" if rows else verdict.summary())
         if not verdict.passed:
             why = f"on {verdict.data}: {verdict.reasons()}"
-            raise VerifyFailed(f"{build.name} is {verdict.shortfall()}: {why}; nothing was written{_advice(verdict)}")
+            raise VerifyFailed(f"{build.name} is {verdict.shortfall()}: {why}; nothing was written{verdict.advice()}")
     return verdicts[-1]
-
-
-def _advice(verdict: verification.Verdict) -> str:
-    if verdict.precision == "fp32" or verdict.verdict != FAILED:
-        return ""
-    return ". To find the nodes that cause it: build with --no-verify, then `bertc verify OUT --bisect`"
 
 
 def manifest_facts(
@@ -366,15 +369,7 @@ def manifest_facts(
     graph, source, recipe = typed.graph, job.source, job.recipe
     return {
         "bertc": VERSION,
-        "source": {
-            "reference": source.reference,
-            "kind": source.kind,
-            "sha256": source.sha256,
-            "task": source.task,
-            "revision": source.revision,
-            "options": dataclasses.asdict(source.options),
-            "notes": list(source.notes),
-        },
+        "source": source.facts(),
         "recipe": recipe.to_json(),
         "target": {"name": build.spec.name, "sms": list(build.spec.sms)},
         "precision": typed.plan.to_json(),
@@ -384,8 +379,8 @@ def manifest_facts(
         "engine": dict(built.facts),
         "inputs": [spec.to_json() for spec in graph.inputs],
         "outputs": [spec.to_json() for spec in graph.outputs],
-        "dims": {name: {"min": dim.min, "max": dim.max} for name, dim in source.dims.items()},
-        "index_bounds": data.index_bounds(source.graph),
+        "dims": {name: dim.to_json() for name, dim in source.dims.items()},
+        "index_bounds": index_bounds(source.graph),
         "inputs_check": job.inputs.facts(),
         "profiles": profiles.profiles_to_json(job.ranges),
         "seed": recipe.seed,

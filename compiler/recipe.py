@@ -36,17 +36,18 @@ class Recipe:
     task: str | None = _option("What the model is for; default: what its config says.", None)
     revision: str | None = _option("Branch, tag or commit of a hub id.", None, "NAME")
     allow_pickle: bool = _option("Read pytorch_model.bin; reading it can run any code.", False)
+    adapter: str | None = _option("Folder of a PEFT adapter (LoRA) to merge into the checkpoint.", None, "DIR")
     trust_remote_code: bool = _option("Run Python code that comes with the checkpoint.", False)
     ids: str = _option("Type of token ids and masks at the graph's inputs; default: int64.", "int64")
     opset: int = _option("ONNX opset of the export, 20 or newer; default: 20.", 20, "NUMBER")
     precision: str | None = _option("Precision of targets that name none of their own.", None, "MODE")
-    targets: tuple[str, ...] = _option("As in tensorrt-rtx:sm86,sm89=fp16 (bertc list targets); repeatable.", ())
+    targets: tuple[str, ...] = _option("As in tensorrt-rtx:sm86,l4=fp16 (bertc list targets, gpus); repeatable.", ())
     profiles: tuple[str, ...] = _option(
         "Optimisation profile, as in batch=1:8:32,length=16:128:512; repeatable.", (), "DIM=MIN:OPT:MAX,..."
     )
     goldens: str = _option("Samples kept in goldens.npz; data: your users' texts, from --data.", "synthetic")
     data: str | None = _option(
-        "Texts, pairs, audio or arrays like what the model will see: for int8, fp8, --goldens data.", None, "FILE"
+        "Texts, pairs, audio or arrays like what the model will see: to verify on, and to calibrate int8 and fp8.", None, "FILE"
     )
     seed: int = _option("Seed of the synthetic samples; default: 0.", 0, "NUMBER")
     budget: Mapping[str, float] = _option("Limit of the verification, as in cosine=0.9999; repeatable.", {}, "NAME=NUMBER")
@@ -59,7 +60,8 @@ class Recipe:
     def source_options(self) -> SourceOptions:
         from .source import SourceOptions
 
-        return SourceOptions(self.task, self.revision, self.allow_pickle, self.trust_remote_code, self.ids, self.opset)
+        plain = (self.task, self.revision, self.allow_pickle, self.trust_remote_code, self.ids, self.opset)
+        return SourceOptions(*plain, adapter=self.adapter)
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as it was resolved, without what is still at its default."""
@@ -91,8 +93,12 @@ def read(path: Path) -> Recipe:
     # A path written relative to the recipe means the recipe's folder, wherever the command is run.
     source = path.parent / recipe.source
     recipe = dataclasses.replace(recipe, source=str(source)) if source.exists() else recipe
-    samples = path.parent / recipe.data if recipe.data else None
-    return dataclasses.replace(recipe, data=str(samples)) if samples and samples.exists() else recipe
+    data, adapter = (_beside(path, given) for given in (recipe.data, recipe.adapter))
+    return dataclasses.replace(recipe, data=data, adapter=adapter)
+
+
+def _beside(recipe: Path, given: str | None) -> str | None:
+    return str(recipe.parent / given) if given and (recipe.parent / given).exists() else given
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:
@@ -172,6 +178,7 @@ def given_source(
     revision: str | None = None,
     allow_pickle: bool | None = None,
     trust_remote_code: bool | None = None,
+    adapter: str | None = None,
     changed: bool = False,
 ) -> GivenSource:
     """A source to hold an artifact against; a recipe's name stands for its source and what it allows.
@@ -182,7 +189,7 @@ def given_source(
 
     found, _ = resolve(reference)
     pickles, code = allow_pickle or found.allow_pickle, trust_remote_code or found.trust_remote_code
-    return GivenSource(found.source, revision or found.revision, pickles, code, changed)
+    return GivenSource(found.source, revision or found.revision, pickles, code, adapter or found.adapter, changed)
 
 
 def choose_targets(recipe: Recipe) -> tuple[Recipe, str | None]:

@@ -47,12 +47,13 @@ def _write(archive: zipfile.ZipFile, key: str, array: np.ndarray) -> None:
 
 
 def load_goldens(path: Path) -> tuple[tuple[Sample, ...], tuple[Outputs, ...]]:
-    """Read what `save_goldens` wrote. Raises ArtifactError for a missing, damaged, incomplete or empty file."""
+    """Read what `save_goldens` wrote. Raises ArtifactError for a missing, damaged, incomplete or empty file, and for one that
+    `save_goldens` cannot have written: compressed, with Python objects, with arrays that are none of a sample's."""
     advice = "build or copy the artifact again"
     if not path.is_file():
         raise ArtifactError(f"no goldens at {path}; {advice}")
     try:
-        arrays = read_npz(path)
+        arrays = read_npz(path, stored=True)
     except DataError as error:
         raise ArtifactError(f"{path} is damaged ({error.__cause__}); {advice}") from error
     groups: dict[str, dict[str, np.ndarray]] = {}
@@ -70,4 +71,9 @@ def _sample(arrays: Mapping[str, np.ndarray], what: str, advice: str) -> tuple[S
     outputs: Outputs = {name[4:]: array for name, array in arrays.items() if name.startswith("out/")}
     if not feeds or not outputs or "label" not in arrays or "dead" not in arrays:
         raise ArtifactError(f"{what} is incomplete (it has {', '.join(sorted(arrays))}); {advice}")
+    strange = [name for name in sorted(arrays) if not name.startswith(("in/", "out/")) and name not in ("label", "dead")]
+    label, dead = arrays["label"], arrays["dead"]
+    strange += ["label"] * (label.ndim != 0) + ["dead"] * (dead.dtype.kind not in "iu" or dead.ndim > 1)
+    if strange:
+        raise ArtifactError(f"{what} has {strange[0]!r}, which is not as bertc writes it; {advice}")
     return Sample(str(arrays["label"]), feeds, tuple(int(row) for row in np.atleast_1d(arrays["dead"]))), outputs

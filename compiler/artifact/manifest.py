@@ -13,13 +13,13 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..core import ArtifactError, Dim, Profile, TensorSpec, disk_errors, hash_file, write_json
 from ..core import profiles_from_json as profiles_from_json
 from ..data import AUDIO_FILES
-from ..graph import Graph
+from ..graph import Graph, external_files
 from ..graph import load_graph as load_graph
 
 FORMAT = 1
@@ -61,7 +61,7 @@ class Artifact:
 
     @property
     def dims(self) -> dict[str, Dim]:
-        return {name: Dim(name, d["min"], d["max"]) for name, d in self.manifest["dims"].items()}
+        return {name: Dim(name, d["min"], d["max"], d.get("multiple", 1)) for name, d in self.manifest["dims"].items()}
 
     @property
     def profiles(self) -> tuple[Profile, ...]:
@@ -115,6 +115,7 @@ def open_artifact(path: Path) -> Artifact:
             raise ArtifactError(f"{path}: {name} differs from the file that was built (sha256); copy or build it again")
     found = Artifact(path, manifest)
     _refuse_unlisted(found)
+    _check_weights(found)
     return found
 
 
@@ -127,6 +128,19 @@ def listed_file(path: Path, manifest: Mapping[str, Any], name: str) -> Path:
     if "\\" in name or "\0" in name or not file.resolve().is_relative_to(path.resolve()):
         raise ArtifactError(f"{path}: the manifest names {name!r}, outside the artifact")
     return file
+
+
+def _check_weights(found: Artifact) -> None:
+    """Weights beside a graph are read by ONNX Runtime from where the graph says: only from files that were hashed."""
+    seen: set[str] = set()
+    for name, entry in found.manifest["files"].items():
+        if not name.endswith(".onnx") or entry["sha256"] in seen:
+            continue
+        seen.add(entry["sha256"])
+        for location in external_files(found.path / name):
+            file = listed_file(found.path, found.manifest, (PurePosixPath(name).parent / location).as_posix())
+            if file.is_symlink():
+                raise ArtifactError(f"{found.path}: {location}, the weights of {name}, is a link; copy the artifact with cp -rL")
 
 
 def _refuse_unlisted(found: Artifact) -> None:
@@ -304,7 +318,10 @@ def _alive(pid: int) -> bool:
 
 
 def copy_assets(assets: tuple[Path, ...], directory: Path) -> None:
-    """Copy tokenizer files to tokenizer/, feature-extractor files to preprocessor/, config.json (class names) to model/."""
+    """Copy tokenizer files to tokenizer/, feature-extractor files to preprocessor/, config.json (class names) to model/.
+
+    Contents are copied, never links; `source.assets` refused those that lead out of the source's folder.
+    """
     for file in assets:
         named = {**dict.fromkeys(AUDIO_FILES, "preprocessor"), "config.json": "model"}
         folder = directory / named.get(file.name, "tokenizer")

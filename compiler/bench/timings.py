@@ -129,6 +129,11 @@ def _plain(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def _no_formula(name: str) -> str:
+    """A name that a spreadsheet would compute (`=cmd|...`), with the apostrophe before it that makes it a text there."""
+    return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
+
+
 def to_csv(result: BenchResult) -> str:
     """A row for each contender at each shape, the dims as columns, and the ratio of times with its interval."""
     ratios = {(r.shape, r.contender): r for r in result.ratios}
@@ -138,7 +143,7 @@ def to_csv(result: BenchResult) -> str:
         facts = timing.to_json()
         sides = (found.ratio, found.low, found.high) if found else ("", "", "")
         compared = dict(zip(("ratio", "ratio_low", "ratio_high"), sides, strict=True))
-        rows.append({"contender": facts.pop("contender"), **facts.pop("shape"), **facts, **compared})
+        rows.append({"contender": _no_formula(facts.pop("contender")), **facts.pop("shape"), **facts, **compared})
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()

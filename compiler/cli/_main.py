@@ -15,10 +15,10 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from ..core import BertcError
+from ..core import BertcError, InputError
 from . import _completion as _completion
 from ._group import Commands
-from ._output import print_json
+from ._output import print_error, print_json, print_usage_error, printable_warnings
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -60,18 +60,19 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; errors are printed, never raised."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with _terminated():
+        with _terminated(), printable_warnings():
+            _require_utf8(words)
             # What a command returns is None; an Exit comes back as its code.
             return int(cli.main(args=words, prog_name="bertc", standalone_mode=False) or 0)
     except click.ClickException as error:
-        error.show()
+        print_usage_error(error)
         return _failed(words, error.format_message(), 2)
     except BertcError as error:
-        click.echo(f"error: {error}", err=True)
+        print_error(f"error: {error}")
         return _failed(words, str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
         message = f"interrupted: {_reason(error) or 'nothing was written'}"
-        click.echo(message, err=True)
+        print_error(message)
         return _failed(words, message, 130)
     except OSError as error:
         # On a disk that is quite full, Python finds no folder for temporary files and says so with another number.
@@ -79,6 +80,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _disk_full(words, error) if full else _bug(words, error)
     except Exception as error:  # noqa: BLE001 - the last resort: a bug, shown with its traceback
         return _bug(words, error)
+
+
+def _require_utf8(words: Sequence[str]) -> None:
+    """A byte that is no UTF-8 reaches Python as half of a surrogate pair (PEP 383)."""
+    for word in words:
+        if any("\ud800" <= each <= "\udfff" for each in word):
+            raise InputError(f"{word!r} is not UTF-8; ONNX and the runtimes open no file of such a name: rename it")
 
 
 def _reason(error: BaseException) -> str:
@@ -89,15 +97,15 @@ def _reason(error: BaseException) -> str:
 def _disk_full(words: Sequence[str], error: OSError) -> int:
     """Room ran out elsewhere than at the output: in the folder for temporary files."""
     message = f"no room for temporary files: {error}; free some space, or set TMPDIR to a folder on another disk"
-    click.echo(f"error: {message}", err=True)
+    print_error(f"error: {message}")
     return _failed(words, message, 3)
 
 
 def _bug(words: Sequence[str], error: Exception) -> int:
     import traceback
 
-    traceback.print_exception(error)
-    click.echo(f"error: a bug in bertc ({type(error).__name__}: {error}); please report the lines above", err=True)
+    print_error("".join(traceback.format_exception(error)).rstrip("\n"))
+    print_error(f"error: a bug in bertc ({type(error).__name__}: {error}); please report the lines above")
     return _failed(words, f"{type(error).__name__}: {error}", 4)
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from ..core import message_lines, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,9 +74,10 @@ def logging_to_stderr(context: click.Context) -> Iterator[None]:
     logger = logging.getLogger("bertc")
     before = logger.level
     handler: logging.Handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)-8s %(message)s", "%X"))
+    handler.setFormatter(LogLines("[%(asctime)s] %(levelname)-8s %(message)s", "%X"))
     if console().is_terminal:
         handler = RichHandler(console=console(), show_path=False, log_time_format="[%X]", omit_repeated_times=False)
+        handler.setFormatter(LogLines("%(message)s"))
     logger.addHandler(handler)
     logger.setLevel(level.upper())
     try:
@@ -80,6 +85,28 @@ def logging_to_stderr(context: click.Context) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(before)
+
+
+class LogLines(logging.Formatter):
+    """A record as lines on which nothing steers the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return message_lines(super().format(record))
+
+
+@contextlib.contextmanager
+def printable_warnings() -> Iterator[None]:
+    """Warnings of any package, for as long as the block lasts, as lines on which nothing steers the terminal."""
+    before = warnings.formatwarning
+
+    def lines(*told: Any, **named: Any) -> str:
+        return message_lines(before(*told, **named).rstrip("\n")) + "\n"
+
+    warnings.formatwarning = lines
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def console() -> Console:
@@ -94,10 +121,10 @@ def console() -> Console:
 
 
 def new_console(*, quiet: bool = False) -> Console:
-    from rich.console import Console
+    from ._console import PlainConsole
 
-    made = Console(stderr=True, quiet=quiet)
-    return made if made.is_terminal else Console(stderr=True, width=IN_A_PIPE, quiet=quiet)
+    made = PlainConsole(quiet=quiet)
+    return made if made.is_terminal else PlainConsole(width=IN_A_PIPE, quiet=quiet)
 
 
 def is_quiet() -> bool:
@@ -121,5 +148,27 @@ def print_result(text: str) -> None:
     console().print(text, highlight=False, markup=False)
 
 
+def print_error(text: str) -> None:
+    """An error, on stderr: its further lines are indented, and nothing in it steers the terminal."""
+    click.echo(message_lines(text), err=True)
+
+
+def print_usage_error(error: click.ClickException) -> None:
+    """As click shows it, what was typed (or came from a file's name) escaped as in any error."""
+    text, shown = error.format_message(), io.StringIO()
+    error.show(shown)
+    click.echo(printable(shown.getvalue().replace(text, message_lines(text))), nl=False, err=True)
+
+
 def print_json(document: Any) -> None:
-    click.echo(json.dumps(document, indent=1, ensure_ascii=False))
+    """The document on stdout, every value exact; what is invisible is escaped as JSON does it, for who reads it on a terminal."""
+    text = json.dumps(document, indent=1, ensure_ascii=False)
+    click.echo(text if text.isascii() and "\x7f" not in text else "".join(map(_in_json, text)))
+
+
+def _in_json(character: str) -> str:
+    """A character of a JSON document; one that is not printed can only stand in a string, as UTF-16 code units."""
+    if printable(character) == character:
+        return character
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..core import CheckFailed, InputError
-from ._output import console, print_json
+from ._output import console, print_error, print_json
 from ._types import FILE, Family, OneOf, Option, Source, Target, integer_types, tasks
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 Command = Callable[..., Any]
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-MODEL_OPTIONS = ("task", "revision", "allow_pickle", "trust_remote_code", "ids", "opset")
-GIVEN_OPTIONS = ("revision", "allow_pickle", "trust_remote_code")  # of a source that an artifact is held against
+MODEL_OPTIONS = ("task", "revision", "allow_pickle", "trust_remote_code", "ids", "opset", "adapter")
+GIVEN_OPTIONS = ("revision", "allow_pickle", "trust_remote_code", "adapter")  # of a source that an artifact is held against
 SOURCE_OPTIONS = (*MODEL_OPTIONS, "seed", "goldens", "data")
 OUT_DIRECTORY = click.option("-o", "--out", required=True, type=FILE, metavar="DIR", help="The directory to write.")
 FORCE_ARTIFACT = click.option("--force", is_flag=True, help="Replace an artifact that is there.")
@@ -99,5 +99,5 @@ def show_artifacts(made: Sequence[Any], as_json: bool) -> None:
 def fail_check(reasons: Sequence[str]) -> None:
     """Exit 1 where there is a reason. Not by CheckFailed: the JSON document is printed already."""
     if reasons:
-        click.echo(f"error: {'; '.join(reasons)}", err=True)
+        print_error(f"error: {'; '.join(reasons)}")
         raise click.exceptions.Exit(CheckFailed.exit_code)

@@ -75,8 +75,9 @@ class Target(TextType):
         return str(value)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """A name; behind its `:` one SM more; behind a `=` the precision."""
+        """A name; behind its `:` one SM or GPU model more; behind a `=` the precision."""
         from .. import precision, targets
+        from ..core import gpu_models
 
         known = targets.names()
         body, equals, _ = incomplete.partition("=")
@@ -86,8 +87,9 @@ class Target(TextType):
         if not colon:
             return matching(known, incomplete)
         given = listed.split(",")[:-1]
-        sms = [sm for sm in (targets.get(name).SMS if name in known else ()) if sm not in given]
-        return matching([f"{name}:{','.join([*given, sm])}" for sm in sms], incomplete)
+        sms = targets.get(name).SMS if name in known else ()
+        words = [*sms, *(gpu.name for gpu in gpu_models.TABLE if gpu.sm in sms)]
+        return matching([f"{name}:{','.join([*given, word])}" for word in words if word not in given], incomplete)
 
 
 class Family(TextType):
@@ -152,7 +154,8 @@ class Entry(TextType):
 
 
 def matching(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
-    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    """Names that a shell can take; those of a fleet may hold anything."""
+    return [CompletionItem(name) for name in names if name.startswith(incomplete) and name.isprintable()]
 
 
 def families() -> tuple[str, ...]:

@@ -122,6 +122,7 @@ def verify(store: Path, repair: bool, as_json: bool) -> None:
         print_result(f"{key[:12]} {slot}: {why}{'; removed' if repair else ''}")
     if repair:
         cleaning.remove(kept, [key for key, _, _ in bad])
+        cleaning.remove_strays(kept)
     print_result(f"{len(kept.finished())} stages, {len(bad)} damaged")
     if as_json:
         print_json({"damaged": [{"key": k, "slot": s, "why": w} for k, s, w in bad], "repaired": repair})

@@ -138,7 +138,7 @@ def build(
         lock.write(chosen, kept, outcomes, whole)
     code = run.worst_exit_code(o.exit_code for o in outcomes) or exit_code_of_requested(outcomes, entries)
     document = built_document(chosen, kept, outcomes, code)
-    for line in (*status.precision_notes(document["entries"]), build_summary(outcomes, placed)):
+    for line in (*status.precision_notes(document["entries"]), *build_summary(outcomes, placed)):
         print_result(line)
     if as_json:
         print_json(document)
@@ -192,7 +192,7 @@ def place(chosen: Fleet, kept: Store, outcomes: Sequence[Outcome]) -> int:
     from ..fleet import outputs
 
     built = [o for o in outcomes if o.task.entry and o.key and o.digest]
-    return sum(outputs.place(kept, str(o.key), chosen.out / o.task.slot) for o in built)
+    return sum(outputs.place(kept, str(o.key), chosen.place_of(o.task.slot)) for o in built)
 
 
 def exit_code_of_requested(outcomes: Sequence[Outcome], entries: Sequence[str]) -> int:
@@ -200,15 +200,19 @@ def exit_code_of_requested(outcomes: Sequence[Outcome], entries: Sequence[str]) 
     return 3 if any(o.state == "other-host" and o.task.slot in entries for o in outcomes) else 0
 
 
-def build_summary(outcomes: Sequence[Outcome], placed: int) -> str:
+def build_summary(outcomes: Sequence[Outcome], placed: int) -> list[str]:
+    """A line a stage that was not built, further lines of its reason indented below it, and the counts."""
     from ..fleet import state_words
 
     unbuilt = [o for o in outcomes if o.state in ("failed", "skipped", "other-host")]
-    lines = [f"{o.task.slot} {state_words(o.state)}: {o.reason}" for o in unbuilt]
+    lines = []
+    for each in unbuilt:
+        first, *more = each.reason.split("\n")
+        lines += [f"{each.task.slot} {state_words(each.state)}: {first}", *(f"    {line}" for line in more)]
     made = [o for o in outcomes if o.state == "made"]
     cached = sum(o.state == "cached" for o in outcomes)
     ends = f"{len(made)} stages made ({sum(o.seconds for o in made):.1f} s of work), {cached} cached, {placed} artifacts placed"
-    return "\n".join([*lines, ends])
+    return [*lines, ends]
 
 
 @fleet.command(

@@ -44,13 +44,13 @@ def list(what: str | None, names: Sequence[str], as_json: bool) -> None:
 def names_of(kind: str | None) -> tuple[str, ...]:
     """The names of a kind, without what is known of each."""
     from .. import precision, recipe, targets
-    from ..fleet import gpus
+    from ..core import gpu_models
 
     names: Mapping[str, Callable[[], Sequence[str]]] = {
         "targets": targets.names,
         "recipes": lambda: tuple(recipe.names()),
         "precisions": precision.names,
-        "gpus": gpus.names,
+        "gpus": gpu_models.names,
     }
     return tuple(names[kind]()) if kind else ()
 
@@ -126,17 +126,18 @@ def precisions_here() -> Rows:
 
 def gpus_known() -> Rows:
     """Each GPU model that a fleet can name: SM, memory, the target that builds for it, whether this machine has one."""
-    from ..fleet import gpus
+    from .. import targets
+    from ..core import gpu_models
 
-    here = gpus.local_gpus()
+    here = gpu_models.local_gpus()
     return {
         gpu.name: {
             "sm": gpu.sm,
             "memory_gb": gpu.memory_gb,
-            "target": gpus.target_for(gpu).name,
+            "target": targets.target_for(gpu).name,
             "here": gpu.name in here,
         }
-        for gpu in gpus.TABLE
+        for gpu in gpu_models.TABLE
     }
 
 

@@ -83,7 +83,8 @@ def profile(
         print_result(recipe_file.set_profiles(recipe_path, texts, source))
     for note in notes:
         log.note(note)
-    print_result("\n".join(f"--profile {text}" for text in texts))
+    for text in texts:
+        print_result(f"--profile {text}")
     if as_json:
         print_json(buckets.to_json(found, plan, chosen, why, made) | {"notes": list(notes)})
 

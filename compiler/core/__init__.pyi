@@ -1,4 +1,5 @@
 from . import files as files
+from . import gpu_models as gpu_models
 from . import machine as machine
 from . import processes as processes
 from . import profiles as profiles
@@ -17,10 +18,15 @@ from .errors import RecipeError as RecipeError
 from .errors import SourceError as SourceError
 from .errors import VerifyFailed as VerifyFailed
 from .errors import did_you_mean as did_you_mean
+from .escaping import message_lines as message_lines
+from .escaping import one_line as one_line
+from .escaping import printable as printable
 from .files import disk_errors as disk_errors
 from .files import hash_file as hash_file
 from .files import write_hashed as write_hashed
 from .files import write_json as write_json
+from .links import check_link as check_link
+from .machine import available_bytes as available_bytes
 from .machine import environment as environment
 from .machine import memory_gib as memory_gib
 from .machine import versions as versions
@@ -32,7 +38,9 @@ from .profiles import Profile as Profile
 from .profiles import Range as Range
 from .profiles import Shape as Shape
 from .profiles import complete_profile as complete_profile
+from .profiles import default_range as default_range
 from .profiles import profiles_from_json as profiles_from_json
+from .profiles import read_ranges as read_ranges
 from .progress import Advance as Advance
 from .progress import Progress as Progress
 from .tensors import Feeds as Feeds

@@ -33,9 +33,12 @@ def hash_file(path: Path) -> str:
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EBUSY, errno.EXDEV, errno.ENAMETOOLONG)
 
 
+SURROGATES = "backslashreplace"  # a byte of a file name that is no UTF-8 (PEP 383), written as the \udcff that JSON knows
+
+
 def write_json(path: Path, data: Mapping[str, Any]) -> str:
     """Write JSON that a person can read and a diff can compare; returns its sha256."""
-    return write_hashed(path, (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode())
+    return write_hashed(path, (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode(errors=SURROGATES))
 
 
 @contextlib.contextmanager

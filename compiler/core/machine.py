@@ -84,3 +84,14 @@ def memory_gib() -> float | None:
     if not hasattr(os, "sysconf"):
         return None
     return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+
+
+def available_bytes() -> int | None:
+    """Memory that a program can take without swapping; all of it where the system does not tell, None where it tells neither."""
+    meminfo = Path("/proc/meminfo")
+    lines = meminfo.read_text("utf-8", "replace").splitlines() if meminfo.is_file() else []
+    found = [line.split() for line in lines if line.startswith("MemAvailable:")]
+    if found:
+        return int(found[0][1]) * 1024
+    total = memory_gib()
+    return None if total is None else int(total * 2**30)

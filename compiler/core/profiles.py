@@ -22,11 +22,25 @@ DEFAULT_OPT_SAMPLES, DEFAULT_MAX_SAMPLES = 64000, 320000  # 4 s and 20 s at 16 k
 
 @dataclasses.dataclass(frozen=True)
 class Dim:
-    """A named dynamic dimension: the smallest size that makes sense and the largest the model can take (None: no limit)."""
+    """A named dynamic dimension: the smallest size that makes sense and the largest the model can take (None: no limit).
+
+    It takes multiples of `multiple` alone.
+    """
 
     name: str
     min: int = 1
     max: int | None = None
+    multiple: int = 1
+
+    def fit(self, size: int) -> int:
+        """The largest size up to `size` that the model takes, the smallest one where there is none."""
+        low = -(-self.min // self.multiple) * self.multiple
+        size = size if self.max is None else min(size, self.max)
+        return max(size - size % self.multiple, low)
+
+    def to_json(self) -> dict[str, int | None]:
+        """As a manifest keeps it."""
+        return {"min": self.min, "max": self.max, **({"multiple": self.multiple} if self.multiple > 1 else {})}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +63,11 @@ def parse_profile(text: str, dims: Mapping[str, Dim]) -> Profile:
 
     A dimension that is not named takes its default range.
     """
+    return complete_profile(read_ranges(text), dims)
+
+
+def read_ranges(text: str) -> dict[str, Range]:
+    """The ranges that a profile names, whatever the model; raises RecipeError naming the part that is wrong."""
     given: dict[str, Range] = {}
     for part in filter(None, (p.strip() for p in text.split(","))):
         name, _, sizes = part.partition("=")
@@ -58,7 +77,7 @@ def parse_profile(text: str, dims: Mapping[str, Dim]) -> Profile:
         if name.strip() in given:
             raise RecipeError(f"profile {text!r} names {name.strip()!r} twice; say --profile twice for two profiles")
         given[name.strip()] = Range(*(int(n) for n in numbers))
-    return complete_profile(given, dims)
+    return given
 
 
 def complete_profile(given: Mapping[str, Range], dims: Mapping[str, Dim]) -> Profile:
@@ -77,6 +96,9 @@ def _check(name: str, sizes: Range, dim: Dim) -> None:
         raise RecipeError(f"profile {name}={sizes}: the smallest {name} this model takes is {dim.min}")
     if dim.max is not None and sizes.max > dim.max:
         raise RecipeError(f"profile {name}={sizes}: the largest {name} this model takes is {dim.max}")
+    off = [size for size in (sizes.min, sizes.opt, sizes.max) if size % dim.multiple]
+    if off:
+        raise RecipeError(f"profile {name}={sizes}: this model takes multiples of {dim.multiple} as {name}, {off[0]} is none")
 
 
 def default_range(dim: Dim) -> Range:
@@ -87,7 +109,7 @@ def default_range(dim: Dim) -> Range:
         opt, top = DEFAULT_OPT_BATCH, max(dim.min, min(DEFAULT_MAX_BATCH, dim.max or DEFAULT_MAX_BATCH))
     if dim.name == AUDIO_DIM:
         opt, top = DEFAULT_OPT_SAMPLES, max(dim.min, min(DEFAULT_MAX_SAMPLES, dim.max or DEFAULT_MAX_SAMPLES))
-    return Range(dim.min, max(dim.min, min(opt, top)), top)
+    return Range(dim.fit(dim.min), max(dim.fit(dim.min), dim.fit(min(opt, top))), dim.fit(top))
 
 
 def profile_shapes(spec: TensorSpec, profile: Profile) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:

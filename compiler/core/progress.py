@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from .escaping import one_line
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
@@ -50,11 +52,11 @@ class Progress:
             yield lambda done, total: None
             return
         from rich import progress as bars
-        from rich.markup import escape
 
-        columns = (bars.SpinnerColumn(), bars.TextColumn("{task.description}"), bars.BarColumn(), bars.TimeElapsedColumn())
+        words = bars.TextColumn("{task.description}", markup=False)
+        columns = (bars.SpinnerColumn(), words, bars.BarColumn(), bars.TimeElapsedColumn())
         with bars.Progress(*columns, console=self.console, transient=True) as live:
-            task = live.add_task(escape(name), total=None)
+            task = live.add_task(one_line(name), total=None)
             yield lambda done, total: live.update(task, completed=done, total=total)
 
     def note(self, text: str) -> None:
@@ -83,4 +85,4 @@ class Progress:
             return
         from rich.markup import escape
 
-        self.console.print(f"{before}{escape(text)}{after}", highlight=False)
+        self.console.print(f"{before}{escape(one_line(text))}{after}", highlight=False, markup=True, emoji=False)

@@ -8,11 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core import DataError, TensorSpec, did_you_mean
+from ..core import ArtifactError, DataError, TensorSpec, did_you_mean
 from .tables import Row
 from .text_settings import read_config
 
-TASKS = ("sequence-classification", "token-classification", "question-answering", "sentence-embedding", "ctc")
+TASKS = (
+    *("sequence-classification", "token-classification", "question-answering", "sentence-embedding"),
+    *("audio-classification", "ctc"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,17 +71,21 @@ class Labels:
         """Read config.json's id2label, and vocab.json for CTC. Raises ArtifactError for a damaged file."""
         files = {path.name: path for path in assets}
         config = read_config(files["config.json"]) if "config.json" in files else {}
-        names = {int(key): str(name) for key, name in (config.get("id2label") or {}).items()}
+        try:
+            names = {int(key): str(name) for key, name in (config.get("id2label") or {}).items()}
+        except (ValueError, AttributeError) as error:
+            found = str(config["id2label"])[:60]
+            raise ArtifactError(f"{files['config.json']}: id2label is {found!r}, not an object of numbers and names") from error
         widths = [spec.dims[-1] for spec in outputs if spec.dims]
         classes = widths[0] if len(widths) == 1 and isinstance(widths[0], int) else len(names) or None
         if task != "ctc" or "vocab.json" not in files:
             return Labels(task, names, classes)
         settings = read_config(files["tokenizer_config.json"]) if "tokenizer_config.json" in files else {}
         vocabulary = read_config(files["vocab.json"])
-        blank = config.get("pad_token_id")
+        pads = [number for number in (config.get("pad_token_id"), vocabulary.get("<pad>")) if isinstance(number, int)]
         delimiter = str(settings.get("word_delimiter_token") or "|")
         symbols = {int(number): str(token) for token, number in vocabulary.items() if isinstance(number, int)}
-        return Labels(task, names, classes, symbols, int(blank if blank is not None else vocabulary.get("<pad>", 0)), delimiter)
+        return Labels(task, names, classes, symbols, pads[0] if pads else 0, delimiter)
 
     def unused(self) -> str:
         """Why labels are not used, "" where they are. DataError where what they need is not in the artifact."""
@@ -140,6 +147,12 @@ class Labels:
         if all(row.label is None or row.label.texts for row in answers):
             return answers
         return [dataclasses.replace(row, label=dataclasses.replace(row.label, answerable=False)) for row in answers]
+
+    def of_recordings(self, rows: Sequence[Row]) -> tuple[Sequence[Any], str]:
+        """The labels of recordings: classes, or transcripts with a note."""
+        if self.task == "audio-classification":
+            return [None if row.label is None else self.class_id(row.label, row.where) for row in rows], ""
+        return self.transcripts(rows)
 
     def transcripts(self, rows: Sequence[Row]) -> tuple[list[str], str]:
         """Transcripts in the case that the vocabulary has, spaces made single, and a note where the case was changed."""

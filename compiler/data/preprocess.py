@@ -50,6 +50,16 @@ def _check_bounds(sample: Sample, bounds: Mapping[str, int]) -> None:
             raise DataError(f"{where}: {name} has {array[at][0]}, and the model's table for it has {rows} rows (0 to {rows - 1})")
 
 
+def require_readable(
+    path: Path, inputs: Sequence[TensorSpec], dims: Mapping[str, Dim], assets: Sequence[Path], profiles: Sequence[Profile]
+) -> None:
+    """DataError for data that the model cannot be fed one sample at a time, as calibration does."""
+    from . import unpadded
+
+    limits, encoder, audio = preprocessors(inputs, dims, assets, profiles)
+    unpadded.open_unpadded(path, inputs, limits, encoder, audio)
+
+
 def preprocessors(
     inputs: Sequence[TensorSpec],
     dims: Mapping[str, Dim],

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +11,7 @@ import numpy as np
 
 from ..core import ArtifactError, DataError, Dim, Missing, TensorSpec, is_mask
 from . import tables
+from .npz import read_npz
 from .samples import Data, Sample, dead_rows
 from .tables import Row
 from .text_settings import read_config
@@ -55,8 +54,10 @@ class Audio:
             raise ArtifactError(f"{file}: {kind} makes {config.get('feature_size', 1)} features per frame; give .npz data")
         try:
             rate, value = int(config["sampling_rate"]), float(config.get("padding_value", 0.0))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ArtifactError(f"{file} has no readable sampling_rate ({error!r}); copy it from the source model") from error
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise ArtifactError(
+                f"{file} has no readable sampling_rate or padding_value ({error!r}); copy it from the source model"
+            ) from error
         # What the file leaves out is as in the class.
         return Audio(
             rate,
@@ -207,7 +208,7 @@ def wav_samples(path: Path, fit: ModelInputs, audio: Audio | None, only: Sequenc
 
 
 def _recordings(path: Path, rows: Sequence[Row], fit: ModelInputs, audio: Audio | None, labels: Labels | None) -> Data:
-    """Rows with the path of a .wav file, relative to the table's folder, and its transcript as the label."""
+    """Rows with the path of a .wav file, relative to the table's folder, and its transcript or class as the label."""
     files = [path.parent / str(row.text) for row in rows]
     for row, file in zip(rows, files, strict=True):
         if not file.is_file():
@@ -215,8 +216,8 @@ def _recordings(path: Path, rows: Sequence[Row], fit: ModelInputs, audio: Audio 
     data = _waves(path, files, fit, audio)
     if labels is None or rows[0].label is None:
         return data
-    transcripts, note = labels.transcripts(rows)
-    left = iter(transcripts)
+    golds, note = labels.of_recordings(rows)
+    left = iter(golds)
     samples = tuple(dataclasses.replace(s, labels=tuple(next(left) for _ in s.origins)) for s in data.samples)
     return Data(samples, data.notes + ((note,) if note else ()))
 
@@ -303,19 +304,6 @@ def npz_samples(path: Path, fit: ModelInputs) -> Data:
         checked = _checked(feeds, fit, label)
         samples.append(Sample(label, checked, dead_rows(checked)))
     return Data(tuple(samples))
-
-
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz by name. Raises DataError for a damaged file, and for one that holds pickles."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # before numpy believes a header
-            if damaged:
-                raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is not a readable .npz of plain arrays ({error}); write it with numpy.savez") from error
 
 
 def _checked(feeds: Mapping[str, np.ndarray], fit: ModelInputs, label: str) -> dict[str, np.ndarray]:

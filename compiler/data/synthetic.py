@@ -12,6 +12,7 @@ import numpy as np
 from ..core import AUDIO_DIM, UNBOUNDED_LENGTH, DataError, Dim, TensorSpec, did_you_mean, is_mask
 from ..graph import Graph
 from .samples import Sample, batch_dim, dead_rows
+from .special_tokens import sprinkle_ids
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -122,7 +123,7 @@ class _Plan:
 
 
 def synthetic_samples(
-    graph: Graph, dims: Mapping[str, Dim], seed: int = 0, max_elements: int = MAX_ELEMENTS
+    graph: Graph, dims: Mapping[str, Dim], seed: int = 0, max_elements: int = MAX_ELEMENTS, *, special: Sequence[int] = ()
 ) -> tuple[Sample, ...]:
     """Seeded feeds at shapes an exporter never saw: batch 1, minimum, odd and maximum sizes, and every kind of padding.
 
@@ -130,17 +131,18 @@ def synthetic_samples(
     boolean inputs whose name has "mask" in it. Integer inputs are uniform below their `index_bounds` (2 where unknown), also in
     masked places; float inputs are standard normal, zero in masked places. The sample with a dead row needs two rows, so a graph
     with a fixed batch of 1 has none. `max_elements` limits the product of the named sizes of a sample: the batch is lowered
-    first, then the longest other dimension, which the label tells; no size goes below its minimum.
+    first, then the longest other dimension, which the label tells; no size goes below its minimum. Token ids hold some of the
+    `special` tokens in every row.
 
     Raises DataError for an input with a dimension that is not in `dims`, or of a type that cannot be made up.
     """
     used = _used_dims(graph.inputs, dims)
-    rng = np.random.default_rng(seed)
+    rng, other = (np.random.default_rng(s) for s in (seed, [seed, 1]))  # the rest of the feeds is the same without `special`
     bounds = index_bounds(graph)
     masked = any(is_mask(spec.name, spec.dtype) for spec in graph.inputs)
     samples = []
     for plan in _plans(used, batch_dim(graph.inputs, used), masked, max_elements):
-        feeds = _feeds(graph.inputs, plan, used, bounds, rng)
+        feeds = sprinkle_ids(_feeds(graph.inputs, plan, used, bounds, rng), bounds, special, other)
         dead = dead_rows(feeds)
         if plan.kind != "dead" or dead:
             samples.append(Sample(plan.label, feeds, dead))
@@ -195,7 +197,7 @@ def _plans(used: Mapping[str, Dim], batch: str | None, masked: bool, max_element
 def sizes_tried(dim: Dim) -> tuple[int, int]:
     """Smallest and largest size tried."""
     if dim.name != AUDIO_DIM:
-        return dim.min, dim.max or max(UNBOUNDED_LENGTH, dim.min)
+        return dim.min, dim.max or max(UNBOUNDED_LENGTH, dim.fit(dim.min))
     top = min(dim.max or AUDIO_MAX, max(AUDIO_MAX, dim.min))
     return (dim.min if dim.min > 1 else min(AUDIO_MIN, top)), top
 
@@ -204,7 +206,7 @@ def _size(dim: Dim, which: str, at: int) -> int:
     """A size of one dimension; `at` keeps the odd sizes of different dimensions apart, so that a swap of two shows."""
     low, top = sizes_tried(dim)
     sizes = {"low": low, "odd": (3 * low + 13 + 2 * at) | 1, "odder": (7 * low + 29 + 2 * at) | 1, "top": top}
-    return min(sizes[which], top)
+    return dim.fit(min(sizes[which], top))
 
 
 def _cut(sizes: dict[str, int], used: Mapping[str, Dim], batch: str | None, max_elements: int) -> str:
@@ -215,7 +217,7 @@ def _cut(sizes: dict[str, int], used: Mapping[str, Dim], batch: str | None, max_
         total = math.prod(sizes.values())
         if total <= max_elements:
             break
-        size = max(sizes_tried(used[name])[0], max_elements // (total // sizes[name]))
+        size = used[name].fit(max(sizes_tried(used[name])[0], max_elements // (total // sizes[name])))
         if size < sizes[name]:
             note += f" ({name} cut from {sizes[name]})"
             sizes[name] = size

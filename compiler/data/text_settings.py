@@ -102,7 +102,7 @@ def read_config(path: Path) -> dict[str, Any]:
         return {}
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is not valid JSON ({error}); copy it again from the source model") from error
     if not isinstance(data, dict):
         raise ArtifactError(f"{path} holds {type(data).__name__}, not a JSON object; copy it again from the source model")
@@ -210,7 +210,13 @@ def _check_task(config: Mapping[str, Any], where: str) -> None:
 def _check_arguments(config: Mapping[str, Any], where: str) -> None:
     """Arguments of loading the model and its config: those that change no number."""
     for name in ("model_args", "model_kwargs", "config_args", "config_kwargs"):
-        unknown = sorted(set(_mapping(config, name, where)) - LOADING)
+        given = _mapping(config, name, where)
+        kernel = given.get("attn_implementation")
+        if "/" in str(kernel):
+            raise DataError(
+                f"{where}{name}: attn_implementation {kernel!r:.100} is code on the hub, which would be run; remove it"
+            )
+        unknown = sorted(set(given) - LOADING)
         if unknown:
             raise DataError(f"{where}{name}: {', '.join(unknown)} is not supported; write it into config.json")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,7 +79,7 @@ class Encoder:
                 "give data as arrays in an .npz file"
             )
         path = files[TOKENIZER]
-        tokenizer = _load(path)
+        tokenizer = load_tokenizer(path)
         settings = read_settings(files)
         config: dict[str, Any] = {}
         for name in ("special_tokens_map.json", TOKENIZER_CONFIG):
@@ -89,7 +88,9 @@ class Encoder:
         if settings.lower_case:
             _lower(tokenizer)
         padding, truncation = tokenizer.padding or {}, tokenizer.truncation or {}
-        max_length = _shorter(max_length, settings.max_length or _own_limit(config))
+        longest = _whole(config, "model_max_length", 0, 2.0**1000, path.parent)
+        own = longest if 0 < longest < UNLIMITED else None
+        max_length = _shorter(max_length, settings.max_length or own)
         notes = _notes(padding, truncation, max_length)
         tokenizer.no_padding()
         pad_id, missing = _pad_id(tokenizer, config, padding)
@@ -99,7 +100,7 @@ class Encoder:
             tuple(inputs),
             max_length,
             pad_id,
-            int(config.get("pad_token_type_id", padding.get("pad_type_id", 0))),
+            _whole(config, "pad_token_type_id", padding.get("pad_type_id", 0), 2**31, path.parent),
             _side(config.get("padding_side", padding.get("direction", "right")), path.parent),
             _side(config.get("truncation_side", truncation.get("direction", "right")), path.parent),
             notes + missing,
@@ -166,7 +167,12 @@ class Encoder:
             self.tokenizer.no_truncation()
         else:
             self.tokenizer.enable_truncation(self.max_length, strategy="longest_first", direction=self.truncation_side)
-        return list(self.tokenizer.encode_batch(texts))
+        try:
+            return list(self.tokenizer.encode_batch(texts))
+        except Exception as error:  # the package raises bare Exception, also for a vocabulary without its own unknown token
+            raise DataError(
+                f"the tokenizer cannot encode these texts: {error}; copy {TOKENIZER} again from the source"
+            ) from error
 
     def _check_rows(self, encoding: Any, where: str) -> None:
         if self.rows is None or max(encoding.ids) < self.rows:
@@ -220,9 +226,12 @@ def _no_tokenizer(folder: Path) -> ArtifactError:
     )
 
 
-def _load(path: Path) -> Any:
+def load_tokenizer(path: Path) -> Any:
+    """The tokenizer of a tokenizer.json. Raises ArtifactError for a missing or damaged file."""
     from tokenizers import Tokenizer
 
+    if not path.is_file():
+        raise _no_tokenizer(path.parent)
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the package raises bare Exception for whatever it cannot parse
@@ -239,12 +248,6 @@ def _lower(tokenizer: Any) -> None:
         return
     after = list(found) if several else [found] if found is not None else []
     tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *after])
-
-
-def _own_limit(config: Mapping[str, Any]) -> int | None:
-    """`model_max_length` of the tokenizer, where it is a real limit."""
-    found = config.get("model_max_length") or 0
-    return int(found) if 0 < found < UNLIMITED else None
 
 
 def _shorter(one: int | None, other: int | None) -> int | None:
@@ -272,18 +275,19 @@ def override_notes(assets: Sequence[Path]) -> tuple[str, ...]:
     found = [file for file in assets if file.name == TOKENIZER]
     if not found:
         return ()
-    settings = json.loads(found[0].read_text("utf-8"))
-    strategy = (settings.get("padding") or {}).get("strategy")
+    settings = read_config(found[0])
+    padding, truncation = (each if isinstance(each := settings.get(key), dict) else {} for key in ("padding", "truncation"))
+    strategy = padding.get("strategy")
     fixed = strategy.get("Fixed") if isinstance(strategy, dict) else None
-    notes = _notes({"length": fixed}, settings.get("truncation") or {}, None)
+    notes = _notes({"length": fixed}, truncation, None)
     return tuple(note.replace("no truncation", "truncation at the limit of the model or profile") for note in notes)
 
 
 def _pad_id(tokenizer: Any, config: Mapping[str, Any], padding: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
     """The padding id, in the order transformers looks for it: its configuration, tokenizer.json, then well-known names."""
     token = config.get("pad_token") or padding.get("pad_token")
-    names = [token.get("content") if isinstance(token, dict) else token] if token else []
-    for name in (*names, *PAD_TOKENS):
+    named = token.get("content") if isinstance(token, dict) else token
+    for name in (*([named] if isinstance(named, str) else []), *PAD_TOKENS):
         found = tokenizer.token_to_id(name)
         if found is not None:
             return int(found), ()
@@ -298,6 +302,19 @@ def _special_ids(tokenizer: Any, config: Mapping[str, Any]) -> frozenset[int]:
     found = (token.get("content") if isinstance(token, dict) else token for token in tokens)
     ids = (tokenizer.token_to_id(token) for token in found if isinstance(token, str))
     return frozenset(at for at in ids if at is not None)
+
+
+def _whole(config: Mapping[str, Any], key: str, default: int, limit: float, path: Path) -> int:
+    """A whole number of tokenizer_config.json; a null counts as absent, 1e30 ("no limit") as a number."""
+    found = config.get(key)
+    if found is None:
+        return default
+    if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 <= found < limit:  # false for NaN too
+        raise ArtifactError(
+            f"{path / TOKENIZER_CONFIG}: {key!r} is {str(found)[:60]!r}, not a number from 0 to {limit:g}; "
+            "copy it from the source model"
+        )
+    return int(found)
 
 
 def _side(value: str, path: Path) -> str:

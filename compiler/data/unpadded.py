@@ -67,10 +67,13 @@ class UnpaddedSamples:
         return len(range(index - 1, self.count, count))
 
 
+KNOWN = ".txt, .jsonl, .csv, .tsv, .npz, or a directory of .wav"
+
+
 def open_unpadded(
     path: Path, inputs: Sequence[TensorSpec], dims: Mapping[str, Dim], encode: Encoder | None, audio: Audio | None
 ) -> UnpaddedSamples:
-    """Open .txt, .jsonl, .npz or a directory of .wav. Read once here, for its hash and to find what is broken before a long run.
+    """Open a file of one of the KNOWN kinds. Read once here, for its hash and to find what is broken before a long run.
 
     Raises DataError for data that is missing, empty, broken or unfit, and for a model that does not take one sample at a time.
     """
@@ -85,15 +88,15 @@ def open_unpadded(
 def check_exists(path: Path) -> None:
     """DataError for a file that is not there."""
     if not path.exists():
-        raise DataError(f"no data at {path}; give a .txt, .jsonl or .npz file, or a directory of .wav files")
+        raise DataError(f"no data at {path}; give {KNOWN}")
 
 
 def check_path(path: Path) -> None:
     """DataError for a file that is not there or of a type nobody reads."""
     check_exists(path)
-    if not path.is_dir() and path.suffix.lower() not in (".txt", ".jsonl", ".npz"):
+    if not path.is_dir() and path.suffix.lower() not in (".txt", ".npz", *tables.SUFFIXES):
         kind = path.suffix or "unknown"
-        raise DataError(f"{path}: unknown data format {kind!r}; known: .txt, .jsonl, .npz, or a directory of .wav files")
+        raise DataError(f"{path}: unknown data format {kind!r}; known: {KNOWN}")
 
 
 def _check_batch(inputs: Sequence[TensorSpec], dims: Mapping[str, Dim]) -> None:

@@ -1,7 +1,6 @@
 from . import ci as ci
 from . import config as config
 from . import entry_check as entry_check
-from . import gpus as gpus
 from . import lock as lock
 from . import outputs as outputs
 from . import plan as plan

@@ -38,17 +38,20 @@ from typing import Any
 from .. import precision as precisions
 from .. import recipe as recipes
 from .. import targets
-from ..core import RecipeError, did_you_mean
+from ..core import RecipeError, did_you_mean, gpu_models
 from ..recipe import Recipe
 from ..targets import TargetSpec
 from ..verification import budgets
-from . import gpus
+from . import travelled
 from .keys import EXPORT_FIELDS, FUSE_FIELDS
 
 MATCH = ("model", "gpu", "target", "precision")
 KEYS = tuple("models gpus targets precisions per_sm shards out store exclude include override runners".split())
 MOST_SHARDS = 16  # calibration takes up to 1,000 rows in blocks of 64
-NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+# Names of models are folders, words of command lines and names of CI jobs; in labels a CI service puts values in place of $NAME
+# and ${{ }}.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ .:/=+,@-]{0,255}")
 SIZE = re.compile(r"([\d.]+)\s*([KMGT]?)(i?)B", re.IGNORECASE)
 
 
@@ -91,6 +94,10 @@ class Fleet:
     shards: int = 1
     every: tuple[Entry, ...] = ()
 
+    def place_of(self, name: str) -> Path:
+        """Where an entry's artifact goes. ArtifactError where a link below `out` leads elsewhere."""
+        return travelled.below(self.out, *name.split("/"))
+
     @property
     def lock(self) -> Path:
         return self.path.with_suffix(".lock.json")
@@ -119,13 +126,37 @@ def read(path: Path) -> Fleet:
     entries = _entries(cells, models, _tables(data, "override", str(path)), str(path))
     if not entries:
         raise RecipeError(f"{path} describes nothing to build: it needs models, precisions, and gpus or targets")
-    runners = {name: tuple([labels] if isinstance(labels, str) else labels) for name, labels in data.get("runners", {}).items()}
-    for name in runners:
-        if name != "any":
-            gpus.get(name)
-    folder = path.resolve().parent
-    out, store = (folder / data.get(name, default) for name, default in (("out", "out"), ("store", ".bertc-store")))
+    runners = _runners(data.get("runners", {}), str(path))
+    out, store = (_folder(data, name, default, path) for name, default in (("out", "out"), ("store", ".bertc-store")))
     return Fleet(path, out, store, models, entries, runners, _shards(data.get("shards", 1), str(path)))
+
+
+def _runners(given: Any, where: str) -> dict[str, tuple[str, ...]]:
+    if not isinstance(given, dict):
+        raise RecipeError(f"{where}: runners is {given!r}, expected a table: [runners], then h100 = ['self-hosted', 'h100']")
+    found = {}
+    for name, labels in given.items():
+        if name != "any":
+            gpu_models.get(name)
+        listed = [labels] if isinstance(labels, str) else labels
+        if not isinstance(listed, list) or not listed:
+            raise RecipeError(f"{where}: runners.{name} is {labels!r}, expected a label or a list of labels")
+        for label in listed:
+            if not isinstance(label, str) or not LABEL.fullmatch(label):
+                raise RecipeError(
+                    f"{where}: runners.{name} has the label {label!r}; a label is up to 256 of the letters A-Z and a-z, digits, "
+                    "spaces and . _ : / = + , @ -, and begins with a letter, a digit or _"
+                )
+        found[name] = tuple(listed)
+    return found
+
+
+def _folder(data: Mapping[str, Any], key: str, default: str, path: Path) -> Path:
+    """Anywhere: several machines share a store, and a disk for artifacts may lie elsewhere."""
+    given = data.get(key, default)
+    if not isinstance(given, str) or not given or not given.isprintable():
+        raise RecipeError(f"{path}: {key} is {given!r}, expected the path of a folder, in printable characters")
+    return path.resolve().parent / given
 
 
 def _shards(given: Any, where: str) -> int:
@@ -144,6 +175,9 @@ def _tables(data: Mapping[str, Any], key: str, where: str) -> list[dict[str, Any
     found = data.get(key, [])
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
         raise RecipeError(f"{where}: {key} is written [[{key}]], one table a rule")
+    for name, value in ((name, rule[name]) for rule in found for name in MATCH if name in rule):
+        if not isinstance(value, str):
+            raise RecipeError(f"{where}: [[{key}]] has {name} = {value!r}, expected a string")
     return found
 
 
@@ -161,7 +195,10 @@ def _models(given: Any, path: Path) -> dict[str, Recipe]:
         raise RecipeError(f"{path}: no models; write [models.NAME] with recipe = ..., or models = [...]")
     for name in given:
         if not NAME.fullmatch(name):
-            raise RecipeError(f"{path}: the model name {name!r} becomes a folder; use letters, digits, - and _")
+            raise RecipeError(
+                f"{path}: the model name {name!r} becomes a folder and the name of a CI job; use up to 100 of the letters A-Z "
+                "and a-z, digits, and . - _ behind the first: [models.NAME] with source = ..."
+            )
     return {name: _model(name, table, path) for name, table in given.items()}
 
 
@@ -182,7 +219,7 @@ def _model(name: str, table: Mapping[str, Any], path: Path) -> Recipe:
         beside = path.parent / reference
         found, _ = recipes.resolve(str(beside) if beside.exists() else reference)
         base = found.to_json()
-    for key in ("source", "data"):
+    for key in ("source", "data", "adapter"):
         if key in given and (path.parent / str(given[key])).exists():
             given[key] = str(path.parent / str(given[key]))
     recipe = recipes.from_mapping(base | given, f"{path}: models.{name}")
@@ -217,7 +254,7 @@ def _matrix(models: Any, named: Sequence[str], specs: Sequence[str], wanted: Seq
     columns: list[tuple[str | None, TargetSpec]] = []
     for text in named:
         name, _, target = text.partition("/")
-        columns.append((name, gpus.target_for(gpus.get(name), target or None, per_sm=per_sm)))
+        columns.append((name, targets.target_for(gpu_models.get(name), target or None, per_sm=per_sm)))
     for text in specs:
         spec = targets.parse_spec(text)
         if spec.name == "tensorrt":
@@ -252,7 +289,7 @@ def _other_ways(cell: _Cell, target: Any) -> str:
     if not cell.gpu:
         return ""
     ways = [f'build "{cell.gpu}/tensorrt"']
-    own = gpus.get(cell.gpu).sm
+    own = gpu_models.get(cell.gpu).sm
     if len(cell.spec.sms) > 1 and target.refusal((own,), cell.precision) is None:
         ways.insert(0, f"say per_sm = true, for a plan of {own} alone")
     return f", or {', or '.join(ways)}"
@@ -287,11 +324,15 @@ def _applies(cell: _Cell, rule: Mapping[str, Any], where: str) -> bool:
 def _overridden(entry: Entry, rules: Sequence[Mapping[str, Any]], where: str) -> Entry:
     for rule in rules:
         fields = {key: value for key, value in rule.items() if key not in (*MATCH, "memory", "cores")}
+        if not isinstance(fields.get("budget", {}), dict):
+            raise RecipeError(f"{where}: [[override]] has budget = {fields['budget']!r}, expected a table of numbers")
+        if not isinstance(cores := rule.get("cores", 1), int) or isinstance(cores, bool) or cores < 1:
+            raise RecipeError(f"{where}: [[override]] has cores = {cores!r}, expected a whole number from 1")
         merged = entry.recipe.to_json() | fields
         if "budget" in fields:
             merged["budget"] = {**entry.recipe.budget, **fields["budget"]}
         entry = dataclasses.replace(entry, recipe=recipes.from_mapping(merged, f"{where}: [[override]]"))
-        entry = dataclasses.replace(entry, cores=int(rule.get("cores", entry.cores)))
+        entry = dataclasses.replace(entry, cores=rule.get("cores", entry.cores))
         entry = dataclasses.replace(entry, memory=parse_bytes(rule["memory"]) if "memory" in rule else entry.memory)
     for name in entry.recipe.budget:
         if name not in budgets.LIMITS:

@@ -8,24 +8,34 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..artifact import MANIFEST, PAGE, REPORT
-from ..core import hash_file
+from ..core import ArtifactError, hash_file
 
 RECORD = "record.json"
 NOTES = "notes.json"  # of a fused graph: what was said, and how long it took
 DIGESTED_FIELDS = ("target", "precision", "inputs", "outputs", "dims", "profiles", "budget")
 
 
-def digest(directory: Path) -> str:
-    """sha256 over the names and hashes of the files, and over what of a manifest the next stage reads."""
+def digest(directory: Path, known: Mapping[str, str] | None = None) -> str:
+    """sha256 over the names and hashes of the files, and over what of a manifest the next stage reads.
+
+    `known` are hashes that were just taken. Raises ArtifactError for a manifest that is none.
+    """
+    sums = known or {}
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     left_out = (MANIFEST, REPORT, PAGE, RECORD, NOTES)
-    found: dict[str, Any] = {p.relative_to(directory).as_posix(): hash_file(p) for p in files if p.name not in left_out}
+    names = {path.relative_to(directory).as_posix(): path for path in files if path.name not in left_out}
+    found: dict[str, Any] = {name: sums.get(name) or hash_file(path) for name, path in names.items()}
     if (directory / MANIFEST).is_file():
-        manifest = json.loads((directory / MANIFEST).read_text("utf-8"))
-        found["manifest"] = {name: manifest.get(name) for name in DIGESTED_FIELDS}
-        found["source"] = {name: manifest["source"].get(name) for name in ("sha256", "task", "options")}
+        try:
+            manifest = json.loads((directory / MANIFEST).read_text("utf-8"))
+            found["manifest"] = {name: manifest.get(name) for name in DIGESTED_FIELDS}
+            found["source"] = {name: manifest["source"].get(name) for name in ("sha256", "task")}
+            found["source"]["options"] = {k: v for k, v in manifest["source"].get("options", {}).items() if k != "adapter"}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ArtifactError(f"{directory / MANIFEST} is damaged ({error}); copy or build the artifact again") from error
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()

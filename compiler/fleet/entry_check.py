@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from ..core import BertcError, CheckFailed
+from ..core import BertcError, CheckFailed, gpu_models
 from ..verification import verdict as verification
 from . import content_digest as contents
-from . import gpus, lock
+from . import lock
 from .config import Entry, Fleet
 
 
@@ -29,7 +29,7 @@ class EntryCheck:
 def verify_fleet(fleet: Fleet, require_engine: bool = False) -> Iterator[EntryCheck]:
     """One check an entry. An entry that only another host can build may be absent: that is no failure."""
     locked = lock.read(fleet).get("entries", {})
-    here = gpus.local_gpus()
+    here = gpu_models.local_gpus()
     for entry in fleet.entries:
         if not (fleet.out / entry.name).exists() and entry.host and entry.host not in here:
             yield EntryCheck(entry.name, f"not here: needs a host with {entry.host}", 0)
@@ -41,7 +41,7 @@ def verify_fleet(fleet: Fleet, require_engine: bool = False) -> Iterator[EntryCh
 
 
 def _checked(entry: Entry, fleet: Fleet, locked: dict[str, Any], require_engine: bool) -> EntryCheck:
-    path = fleet.out / entry.name
+    path = fleet.place_of(entry.name)
     if not path.exists():
         raise CheckFailed(f"not built: there is no {path}")
     (verdict,) = verification.verify(path, require_engine=require_engine, budget=None)

@@ -24,12 +24,14 @@ from ..source import opening as source
 from ..targets import TargetSpec
 from . import code
 from . import content_digest as contents
+from .travelled import shown
 
 STAGES = ("export", "fuse", "calibrate", "quantise", "build")
 HASH = 64  # characters of a hash; what is shorter is a version
 FORMAT = 1  # raised when what a stage writes means something else
 # Fields of a recipe by the first stage that reads them; what is in neither is the last stage's.
 EXPORT_FIELDS = ("source", "task", "revision", "allow_pickle", "trust_remote_code", "ids", "opset", "goldens", "seed")
+PATHS = ("source", "data", "adapter")  # fields of which the files count, not where they are
 FUSE_FIELDS = ("fuse", "prove", "expect")
 TOOLS = ("python", "numpy", "onnx", "onnx_ir", "onnxscript", "onnxruntime")
 EXPORT_TOOLS = ("torch", "transformers")
@@ -48,7 +50,7 @@ ROOTS = {
     "fuse": (*STAGES_CODE, "fusions/engine", "verification/export_check", "fusions/rules/*", *OPERATORS),
     "calibrate": (*STAGES_CODE, "quant/forms", *OPERATORS),
     "quantise": (*STAGES_CODE, "quant/forms", *OPERATORS),
-    "build": (*STAGES_CODE, "verification/verdict", "artifact/manifest", "ops/bodies/*"),
+    "build": (*STAGES_CODE, "verification/verdict", "verification/on_data", "artifact/manifest", "ops/bodies/*"),
 }
 # Code that words, shows or orders things, and the stages before: what those made comes in by its hash.
 NOT_READ = ("recipe", "report/*", "report/page/*", "core/progress", "cli/*", "fleet/__init__", "fleet/keys")
@@ -139,7 +141,7 @@ def _modules(name: str) -> Iterator[Path]:
 
 def options(stage: str, recipe: Recipe, spec: TargetSpec) -> dict[str, Any]:
     """The fields that the stage reads, without the paths of the source and the data: the same files elsewhere are the same."""
-    plain = {"source", "data", "targets"}
+    plain = {*PATHS, "targets"}
     every = {name: value for name, value in json.loads(json.dumps(dataclasses.asdict(recipe))).items() if name not in plain}
     if stage == "export":
         wanted = {n: v for n, v in every.items() if n in EXPORT_FIELDS}
@@ -205,6 +207,9 @@ def source_paths(recipe: Recipe) -> tuple[dict[str, Path], dict[str, str]]:
     if place.kind == "onnx":
         return {path.name: path for path in _beside(place.path)}, {}
     below = {path.relative_to(place.path).as_posix(): path for path in _files_below(place.path)}
+    if options.adapter:
+        folder = Path(options.adapter).expanduser()
+        below |= {f"adapter/{path.relative_to(folder).as_posix()}": path for path in _files_below(folder)}
     return below, ({"revision": place.revision} if place.revision else {})
 
 
@@ -225,9 +230,12 @@ UNREAD = frozenset({".h5", ".msgpack", ".ot", ".md", ".onnx"} - set(hub.WANTED))
 
 
 def _reads_data(stage: str, recipe: Recipe) -> bool:
-    """The stages that read data: goldens from data, calibration, and the judgement of a low-bit artifact."""
-    goldens = recipe.goldens == "data" and stage == "export"
-    return goldens or stage in ("calibrate", "quantise") or (stage == "build" and recipe.precision in precisions.QUANTISED)
+    """The stages that read data: goldens from data, calibration, and the verification of an artifact on it."""
+    if stage == "export":
+        return recipe.goldens == "data"
+    return stage in ("calibrate", "quantise") or (
+        stage == "build" and (recipe.goldens != "data" or recipe.precision in precisions.QUANTISED)
+    )
 
 
 def _data_files(path: Path) -> list[Path]:
@@ -251,7 +259,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     for part in ("gpu", "format"):
         if before.get(part) != now.get(part):
             reasons.append(f"{part} {before.get(part)} -> {now.get(part)}")
-    return reasons
+    return [shown(reason) for reason in reasons]  # `before` may be what another's store or lock says
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], *, values: bool = False) -> list[tuple[str, str]]:

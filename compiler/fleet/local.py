@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from . import gpus
+from ..core import gpu_models
 from .plan import GB, Task
 from .store import Store
 
@@ -55,7 +55,7 @@ class LocalPool:
 
     def gpus(self) -> tuple[str, ...]:
         """The GPU models of this machine."""
-        return gpus.local_gpus()
+        return gpu_models.local_gpus()
 
     def stop(self) -> None:
         """Kill what runs and wait until it is gone: the store is whole at every moment."""

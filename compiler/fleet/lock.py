@@ -12,7 +12,6 @@ contents must be the locked ones.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 from ..artifact import MANIFEST, PAGE, REPORT
 from ..core import VERSION, ArtifactError, CheckFailed, InputError, machine
 from ..targets import PLAN
-from . import keys, plan
+from . import keys, plan, travelled
 from .config import Entry, Fleet
 from .run import Outcome
 from .store import Store, write_whole
@@ -33,13 +32,15 @@ def read(fleet: Fleet) -> dict[str, Any]:
     """The lock file; {} where there is none. ArtifactError for a damaged one."""
     if not fleet.lock.is_file():
         return {}
+    advice = "delete it and build again"
+    found = travelled.read_object(fleet.lock, advice)
     try:
-        found = json.loads(fleet.lock.read_text("utf-8"))
         if found["format"] > FORMAT:
             raise InputError(f"{fleet.lock} has format {found['format']}, this bertc reads up to {FORMAT}: pip install -U bertc")
-        return {**found, "stages": dict(found["stages"]), "entries": dict(found["entries"]), "code": dict(found["code"])}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{fleet.lock} is damaged ({error}); delete it and build again") from error
+        travelled.check_lock(found)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{fleet.lock} is damaged ({error}); {advice}") from error
+    return found
 
 
 def write(fleet: Fleet, store: Store, outcomes: Sequence[Outcome], whole: Fleet) -> None:
@@ -123,6 +124,8 @@ def require_contents(fleet: Fleet, store: Store, outcomes: Sequence[Outcome]) ->
     """
     locked = read(fleet)
     finished = [o for o in outcomes if o.digest is not None and o.task.host is None]
+    for outcome in finished:
+        store.whole_record(str(outcome.key))  # a store may say the locked digest of other files
     other = [o for o in finished if locked["stages"][o.task.slot]["digest"] != o.digest]
     if not other:
         return

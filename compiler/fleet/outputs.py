@@ -14,6 +14,7 @@ from ..artifact import manifest as artifact
 from ..report import document as reports
 from .content_digest import RECORD
 from .store import Store
+from .travelled import shown
 
 
 def place(store: Store, key: str, out: Path) -> bool:
@@ -23,8 +24,8 @@ def place(store: Store, key: str, out: Path) -> bool:
         return False
     mine = hashlib.sha256(str(out.resolve()).encode()).hexdigest()
     with store.lock(f"out-{mine[:16]}"), artifact.staging(out, force=True) as stage:
-        for file in sorted(path for path in source.rglob("*") if path.is_file() and path.name != RECORD):
-            wanted = stage / file.relative_to(source)
+        for name in sorted(store.whole_record(key)["files"]):
+            file, wanted = source / name, stage / name
             wanted.parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.link(file, wanted)
@@ -52,17 +53,26 @@ def artifact_facts(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((path / MANIFEST).read_text("utf-8"))
         report = json.loads((path / artifact.REPORT).read_text("utf-8"))
-    except (OSError, ValueError):
+        return _facts(path, manifest, report)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
+
+
+def _facts(path: Path, manifest: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
     size = sum({stat.st_ino: stat.st_size for stat in (p.stat() for p in path.rglob("*") if p.is_file())}.values())
     return {
         "bytes": size,
-        "kernels": manifest["engine"].get("kernels", {}).get("count"),
+        "kernels": count if isinstance(count := manifest["engine"].get("kernels", {}).get("count"), int) else None,
         "accuracy": _accuracy(report["verification"]),
         "stages": report["stages"],
-        "precision": manifest["precision"]["mode"],
-        "precision_why": reports.precision_reason(report),
+        "precision": _printable(manifest["precision"]["mode"]),
+        "precision_why": _printable(reports.precision_reason(report)),
     }
+
+
+def _printable(text: Any) -> str | None:
+    """For a terminal: an artifact in `out` may be another's."""
+    return shown(str(text)) if text is not None else None
 
 
 def _accuracy(verdict: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -70,9 +80,9 @@ def _accuracy(verdict: dict[str, Any] | None) -> dict[str, Any] | None:
         return None
     outputs = (verdict["engine"] or verdict["graph"])["outputs"].values()
     return {
-        "verdict": verdict["verdict"],
+        "verdict": _printable(verdict["verdict"]),
         "engine_executed": verdict["engine_executed"],
-        "engine_reason": verdict["engine_reason"],
+        "engine_reason": _printable(verdict["engine_reason"]),
         "cosine_min": min(float(out["cosine_min"]) for out in outputs),
         "relative": max(float(out["relative"]) for out in outputs),
     }

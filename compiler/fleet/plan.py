@@ -9,12 +9,13 @@ from typing import Any
 
 from .. import precision as precisions
 from .. import targets
-from ..core import BertcError
+from ..core import BertcError, gpu_models
 from ..recipe import Recipe
 from ..targets import TargetSpec
-from . import gpus, keys
+from . import keys
 from .config import Entry, Fleet
 from .store import Store
+from .travelled import shown
 
 GB = 10**9
 # What the libraries of a stage take.
@@ -119,7 +120,7 @@ def _shared(entry: Entry, stage: str, needs: Mapping[str, str], shared: dict[str
 def plan_fleet(fleet: Fleet, store: Store) -> list[Step]:
     """The state of every task."""
     steps: dict[str, Step] = {}
-    here = gpus.local_gpus()
+    here = gpu_models.local_gpus()
     for task in tasks(fleet):
         steps[task.slot] = plan_task(task, store, upstream_digests(task, steps, store), here)
     return list(steps.values())
@@ -157,11 +158,16 @@ def plan_task(task: Task, store: Store, upstream: Mapping[str, str] | None, here
         return Step(task, "other-host", key, document, (reason,), seconds)
     failure = known.get("failure", {})
     if failure.get("key") == key:
-        return Step(task, "failed", key, document, (f"failed last time: {failure['error'].splitlines()[0]}",), seconds)
+        return Step(task, "failed", key, document, (f"failed last time: {first_line(failure.get('error', ''))}",), seconds)
     if last is None:
         gone = "key" in known
         return Step(task, "new", key, document, ("removed from the store" if gone else "never made",), None)
     return Step(task, "stale", key, document, tuple(keys.changes(last["inputs"], document)) or ("its inputs changed",), seconds)
+
+
+def first_line(text: str) -> str:
+    """Of an error that a store remembers."""
+    return shown(text.strip().partition("\n")[0]) or "the store does not say why"
 
 
 def inputs(task: Task, upstream: Mapping[str, str], store: Store) -> dict[str, Any]:
@@ -177,7 +183,7 @@ def memory_of(task: Task, store: Store, before: Mapping[str, str]) -> int:
     if task.entry and task.entry.memory is not None:
         return task.entry.memory
     known = store.slot(task.slot)
-    peak = store.record(known["key"])["peak_bytes"] if "key" in known and store.has(known["key"]) else 0
+    peak = store.record(known["key"]).get("peak_bytes", 0) if "key" in known and store.has(known["key"]) else 0
     if peak:
         return int(peak * 1.1)
     graph = store.record(before["export"])["files"]["graph.onnx"] if "export" in before else None

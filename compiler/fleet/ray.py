@@ -13,8 +13,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from ..core import Missing
-from . import gpus
+from ..core import Missing, gpu_models
 from .local import run_process
 from .plan import Task
 from .run import Future
@@ -46,7 +45,7 @@ class RayPool:
     def gpus(self) -> tuple[str, ...]:
         """The GPU models of the nodes, as far as Ray has a name for them."""
         found = {name.partition(":")[2] for node in self._nodes for name in node if name.startswith("accelerator_type:")}
-        return tuple(gpu.name for gpu in gpus.TABLE if gpu.ray in found)
+        return tuple(gpu.name for gpu in gpu_models.TABLE if gpu.ray in found)
 
     def takes(self, task: Task, memory: int) -> bool:
         """Always: Ray holds back what does not fit yet."""
@@ -56,7 +55,7 @@ class RayPool:
         """Hand a task to Ray with what it needs."""
         needs: dict[str, Any] = {"num_cpus": task.cores, "memory": memory, "max_retries": RETRIES}
         if task.host is not None:
-            needs |= {"num_gpus": 1, "accelerator_type": gpus.get(task.host).ray}
+            needs |= {"num_gpus": 1, "accelerator_type": gpu_models.get(task.host).ray}
         ref = self._work.options(name=task.slot, **needs).remote({**job, "cores": task.cores})
         future: Future = ref.future()
         self._refs[future] = ref

@@ -9,16 +9,17 @@ build      export, fused graph, quantised graph -> an artifact (as `bertc build`
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import pipeline, targets
 from .. import precision as precisions
 from ..artifact import GOLDENS, GRAPH, REPORT, goldens
-from ..core import Progress, write_json
+from ..core import ArtifactError, Progress, write_json
 from ..fusions import Applied, Change, Fused, Refusal
 from ..graph import load_graph, save_graph
 from ..recipe import Recipe
@@ -103,10 +104,12 @@ def build(work: StageJob, directory: Path, log: Progress) -> None:
     """One artifact, verified."""
     (wanted,) = pipeline.plan_builds(work.recipe)
     job = _job(work)
+    targets.require_takes(job.source.graph, [(wanted.spec, wanted.precision)])
     for before in work.before.values():
-        written = json.loads((before / NOTES).read_text("utf-8"))
-        log.stages.update(written["stages"])
-        log.notes.extend(note for note in written["notes"] if note not in log.notes)
+        with _reading(before / NOTES):
+            written = json.loads((before / NOTES).read_text("utf-8"))
+            log.stages.update({str(name): float(seconds) for name, seconds in written["stages"].items()})
+            log.notes.extend(str(note) for note in written["notes"] if note not in log.notes)
     quantised = _quantised(work.before["quantise"], wanted, job) if "quantise" in work.before else None
     pipeline.build_artifact(wanted, job, directory, log, quantised)
 
@@ -121,38 +124,55 @@ def _job(work: StageJob) -> pipeline.Job:
     fused = _fused(work.before["fuse"]) if "fuse" in work.before else None
     ranges = pipeline.choose_profiles(work.recipe, source)
     inputs = InputsCheck.recorded(source.inputs_record)
-    return pipeline.Job(work.recipe, source, ranges, check, fused, work.timing_cache, inputs)
+    rows = pipeline.rows_of_data(work.recipe, source, ranges)
+    return pipeline.Job(work.recipe, source, ranges, check, fused, timing_cache=work.timing_cache, inputs=inputs, rows=rows)
 
 
 def _quantised(path: Path, wanted: pipeline.Build, job: pipeline.Job) -> LowBitGraph:
     """What `quantise` wrote; where it quantised, the held-out rows are read again and the float32 graph is run on them."""
     from .. import quant
 
-    written, notes = (json.loads((path / name).read_text("utf-8")) for name in (QUANTISED, NOTES))
-    judged = written["precision"] in precisions.QUANTISED
+    with _reading(path / QUANTISED):
+        written, notes = (json.loads((path / name).read_text("utf-8")) for name in (QUANTISED, NOTES))
+        precision, document, measured = str(written["precision"]), written["document"], notes["measured"]
+    precisions.get(precision)  # a name that becomes a module: one that there is
+    judged = precision in precisions.QUANTISED
     truth = (
         quant.held_out_truth(pipeline.lower_graph(wanted, job), job.source, pipeline.quantisation_request(wanted, job))
         if judged
         else None
     )
-    return quant.LowBitGraph(load_graph(path / GRAPH), written["precision"], written["document"], truth, notes["measured"])
+    return quant.LowBitGraph(load_graph(path / GRAPH), precision, document, truth, measured)
 
 
 def _exported(path: Path) -> tuple[Source, ExportCheck]:
     """An export as a source, and its check as it was measured then."""
     samples, outputs = goldens.load_goldens(path / GOLDENS)
-    written = json.loads((path / NOTES).read_text("utf-8"))
     source = open_artifact_source(path)
-    return source, ExportCheck(samples, outputs, Comparison(source.task), measured=written["export_check"])
+    with _reading(path / NOTES):
+        written = json.loads((path / NOTES).read_text("utf-8"))
+        return source, ExportCheck(samples, outputs, Comparison(source.task), measured=written["export_check"])
 
 
 def _fused(path: Path) -> Fused | None:
-    written: Any = json.loads((path / FUSED).read_text("utf-8"))
-    if written["change"] is None:
-        return None
-    applied = tuple(Applied(**each) for each in written["change"]["applied"])
-    refusals = tuple(Refusal(**each) for each in written["change"]["refusals"])
-    return Fused(load_graph(path / GRAPH), Change(applied, refusals), tuple(written["notes"]))
+    with _reading(path / FUSED):
+        written: Any = json.loads((path / FUSED).read_text("utf-8"))
+        if written["change"] is None:
+            return None
+        applied = tuple(Applied(**each) for each in written["change"]["applied"])
+        refusals = tuple(Refusal(**each) for each in written["change"]["refusals"])
+        return Fused(load_graph(path / GRAPH), Change(applied, refusals), tuple(written["notes"]))
+
+
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """A file that a stage wrote, in a store that may be another's: what it cannot say is damage, and no bug."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ArtifactError(
+            f"{file} is damaged ({type(error).__name__}: {error}); remove the folder {file.parent} and build again"
+        ) from error
 
 
 def every_lowering() -> tuple[pipeline.Build, ...]:

@@ -70,7 +70,7 @@ def _stage(step: Step, store: Store) -> dict[str, Any]:
 def _entry(step: Step, fleet: Fleet, store: Store, locked: Mapping[str, Any]) -> dict[str, Any]:
     entry = step.task.entry
     assert entry is not None
-    path = fleet.out / entry.name
+    path = fleet.place_of(entry.name)
     state, known = _state(step, store), outputs.artifact_facts(path)
     if state == "cached" and step.key and outputs.holds_stage(store.folder(step.key), path):
         state = "built"

@@ -18,7 +18,9 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -29,8 +31,11 @@ import filelock
 
 from ..core import ArtifactError, disk_errors, hash_file
 from . import content_digest as contents
+from . import travelled
 from .content_digest import RECORD
 
+TEMPORARY = re.compile(r"([0-9a-f]{64}-)?[0-9a-f]{32}")  # what this file names below tmp/, and nobody else
+LOCK = re.compile(r"[\w-]+")
 FRESH = 2.0  # seconds: a file that was written this recently may be written again at the same time stamp
 
 
@@ -41,23 +46,63 @@ class Store:
         self.path = path
 
     def folder(self, key: str) -> Path:
-        return self.path / "objects" / key[:2] / key
+        """The folder of a key. ArtifactError for what is no key, which a damaged file may say, and for a link."""
+        if not travelled.is_hash(key):
+            raise ArtifactError(f"{travelled.shown(str(key))!r} is no key of a finished stage: a key is a sha256")
+        return travelled.below(self.path, "objects", key[:2], key)
 
     def has(self, key: str) -> bool:
         return (self.folder(key) / RECORD).is_file()
 
     def record(self, key: str) -> dict[str, Any]:
-        """What is known of a finished stage. ArtifactError when it is not there or cannot be read."""
-        return _read(self.folder(key) / RECORD)
+        """What is known of a finished stage. ArtifactError when it is not there, cannot be read, or is no record of this key."""
+        file, advice = self.folder(key) / RECORD, f"run bertc cache verify --repair {self.path}"
+        found = travelled.read_object(file, advice)
+        try:
+            travelled.check_record(found, key)
+        except ValueError as error:
+            raise ArtifactError(f"{file} is damaged: {error}; {advice}") from error
+        return found
+
+    def whole_record(self, key: str) -> dict[str, Any]:
+        """The record of a stage whose files are about to be used, every one of them hashed. ArtifactError where one differs."""
+        if why := self.damage(key):
+            raise ArtifactError(f"{self.folder(key)}: {why}; run bertc cache verify --repair {self.path}")
+        return self.record(key)
 
     def finished(self) -> list[str]:
         """The key of every finished stage."""
-        return sorted(path.parent.name for path in self.path.glob(f"objects/*/*/{RECORD}"))
+        found = (path.parent for path in travelled.below(self.path, "objects").glob(f"*/*/{RECORD}"))
+        return sorted(p.name for p in found if travelled.is_hash(p.name) and self._is_own(p))
+
+    def _is_own(self, path: Path) -> bool:
+        """Whether a folder of a stage is in its place, and no link on the way."""
+        return path.parent.name == path.name[:2] and not path.is_symlink() and not path.parent.is_symlink()
+
+    def strays(self) -> list[str]:
+        """What lies among the finished stages and is none, below `objects`: links, and folders that are not named by a key."""
+        found = []
+        for first in sorted(travelled.below(self.path, "objects").glob("*")):
+            inside = [] if first.is_symlink() else sorted(first.glob("*"))
+            found += [] if first.is_dir() and not first.is_symlink() else [first.name]
+            found += [f"{first.name}/{p.name}" for p in inside if not (travelled.is_hash(p.name) and self._is_own(p))]
+        return found
+
+    def remove_stray(self, name: str) -> None:
+        """Remove what `strays` named: of a link the link, never what it leads to."""
+        aside = self._subfolder("tmp") / uuid.uuid4().hex
+        (self.path / "objects" / name).rename(aside)
+        if aside.is_dir() and not aside.is_symlink():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.unlink()
 
     @contextlib.contextmanager
     def lock(self, key: str, timeout: float = -1) -> Iterator[None]:
         """Hold the right to make a key; waits for the process that holds it. Raises filelock.Timeout."""
-        with filelock.FileLock(self._subfolder("locks") / f"{key}.lock", timeout=timeout):
+        if not LOCK.fullmatch(key):
+            raise ArtifactError(f"{travelled.shown(str(key))!r} is no key of a finished stage: a key is a sha256")
+        with filelock.FileLock(travelled.below(self._subfolder("locks"), f"{key}.lock"), timeout=timeout):
             yield
 
     def is_being_made(self, key: str) -> bool:
@@ -73,7 +118,7 @@ class Store:
         """A folder to work in, gone at the end unless it was put in place. It is known to be in use while this process lives."""
         folder = self._subfolder("tmp") / uuid.uuid4().hex
         with disk_errors(self.path), filelock.FileLock(folder.with_suffix(".lock")):
-            folder.mkdir()
+            folder.mkdir(mode=0o700)  # the job of a task lies in here: nobody else may write what a process is about to do
             try:
                 yield folder
             finally:
@@ -84,12 +129,14 @@ class Store:
         """Move a finished folder into the store under its key; returns its record. Where another was first, that one stays."""
         files = sorted(path for path in staged.rglob("*") if path.is_file())
         sums = {p.relative_to(staged).as_posix(): {"sha256": hash_file(p), "bytes": p.stat().st_size} for p in files}
-        record = {"key": key, **document, "digest": contents.digest(staged), "files": sums, "made": round(time.time(), 3)}
+        hashes = {name: str(entry["sha256"]) for name, entry in sums.items()}
+        record = {"key": key, **document, "digest": contents.digest(staged, hashes), "files": sums, "made": round(time.time(), 3)}
         for path in files:
             path.chmod(0o444)
         (staged / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         folder = self.folder(key)
         folder.parent.mkdir(parents=True, exist_ok=True)
+        staged.chmod(stat.S_IMODE(folder.parent.stat().st_mode))
         try:
             staged.rename(folder)
         except OSError:
@@ -101,7 +148,8 @@ class Store:
 
     def _append_journal(self, line: Mapping[str, Any]) -> None:
         """One write of one line at the end of a file: lines of several processes do not mix."""
-        handle = os.open(self.path / "journal.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        file = travelled.below(self.path, "journal.jsonl")
+        handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
         try:
             os.write(handle, (json.dumps(line) + "\n").encode())
         finally:
@@ -115,42 +163,63 @@ class Store:
     def slot(self, name: str) -> dict[str, Any]:
         """The last key of a cell of the matrix ("key") and what failed there since ("failure"); {} for a new one."""
         file = self._slot(name)
-        return _read(file) if file.is_file() else {}
+        if not file.is_file():
+            return {}
+        advice = "delete it: it only says what was made last"
+        found = travelled.read_object(file, advice)
+        failure = found.get("failure", {})
+        known = isinstance(failure, dict) and all(isinstance(failure.get(each, ""), str) for each in ("key", "error"))
+        if not known or ("key" in found and not travelled.is_hash(found["key"])):
+            raise ArtifactError(f"{file} is damaged: it names no key of a stage; {advice}")
+        return found
 
     def set_slot(self, name: str, document: Mapping[str, Any]) -> None:
         """Written beside and renamed: a reader sees the old one or the new one."""
         write_whole(self._slot(name), {"slot": name, **document})
 
     def _slot(self, name: str) -> Path:
-        return self.path / "slots" / f"{name.replace('/', '@')}.json"
+        return travelled.below(self.path, "slots", f"{name.replace('/', '@')}.json")
 
     def sum_of(self, path: Path) -> str:
         """sha256 of a file anywhere, remembered by its path, size and time."""
         path = path.resolve()
-        stat = path.stat()
-        seen = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
-        file = self.path / "sums" / hashlib.sha256(str(path).encode()).hexdigest()[:32]
+        facts = path.stat()
+        seen = [facts.st_size, facts.st_mtime_ns, facts.st_ino]
+        file = travelled.below(self.path, "sums", hashlib.sha256(str(path).encode()).hexdigest()[:32])
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             remembered = json.loads(file.read_text("utf-8"))
-            if remembered["seen"] == seen:
+            if remembered["seen"] == seen and travelled.is_hash(remembered["sha256"]):
                 return str(remembered["sha256"])
         found = hash_file(path)
-        if time.time() - stat.st_mtime > FRESH:
+        if time.time() - facts.st_mtime > FRESH:
             write_whole(file, {"path": str(path), "seen": seen, "sha256": found})
         return found
 
     def damage(self, key: str) -> str | None:
-        """What is wrong with a finished stage, by the hash of every file; None when it is what was made."""
+        """What is wrong with a finished stage, by the hash of every file; None when it is what was made.
+
+        A file that the record does not name, a link, and a digest that is not that of the files are damage, too: a lock is
+        compared with the digest.
+        """
         try:
             record = self.record(key)
         except ArtifactError as error:
             return str(error)
-        for name, entry in record["files"].items():
-            file = self.folder(key) / name
+        folder, known = self.folder(key), record["files"]
+        for path in sorted(folder.rglob("*")):
+            name = path.relative_to(folder).as_posix()
+            if path.is_symlink():
+                return f"{travelled.shown(name)} is a link"
+            if not path.is_dir() and name not in (*known, RECORD):
+                return f"{travelled.shown(name)} is not among the files that were made"
+        for name, entry in known.items():
+            file = folder / name
             if not file.is_file():
-                return f"{name} is missing"
-            if hash_file(file) != entry["sha256"]:
-                return f"{name} changed since it was written (its sha256 differs)"
+                return f"{travelled.shown(name)} is missing"
+            if file.stat().st_size != entry["bytes"] or hash_file(file) != entry["sha256"]:
+                return f"{travelled.shown(name)} changed since it was written (its sha256 differs)"
+        if contents.digest(folder, {name: entry["sha256"] for name, entry in known.items()}) != record["digest"]:
+            return "the record's digest is not that of its files"
         return None
 
     def remove(self, key: str) -> None:
@@ -160,9 +229,11 @@ class Store:
         shutil.rmtree(aside, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Clear what killed processes left half-made: folders whose lock nobody holds."""
-        for folder in self.path.glob("tmp/*/"):
-            guard = folder.with_suffix(".lock")
+        """Clear what killed processes left half-made: folders whose lock nobody holds. Only what a store names so itself."""
+        for folder in travelled.below(self.path, "tmp").glob("*/"):
+            if folder.is_symlink() or not TEMPORARY.fullmatch(folder.name):
+                continue
+            guard = travelled.below(folder.parent, f"{folder.name}.lock")
             try:
                 with filelock.FileLock(guard, timeout=0):
                     shutil.rmtree(folder, ignore_errors=True)
@@ -172,22 +243,13 @@ class Store:
 
     def timing_cache(self, gpu: str, version: str) -> Path:
         """The file of TensorRT's timing cache for a GPU model and a version."""
-        return self._subfolder("timing") / f"{gpu}-{version}.cache"
+        return travelled.below(self._subfolder("timing"), f"{gpu}-{version}.cache")
 
     def _subfolder(self, name: str) -> Path:
+        folder = travelled.below(self.path, name)
         with disk_errors(self.path):
-            (self.path / name).mkdir(parents=True, exist_ok=True)
-        return self.path / name
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{file} cannot be read ({error}); run bertc cache verify --repair") from error
-    if not isinstance(found, dict):
-        raise ArtifactError(f"{file} is damaged; run bertc cache verify --repair")
-    return found
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
 
 def write_whole(file: Path, document: Mapping[str, Any]) -> None:
@@ -195,5 +257,6 @@ def write_whole(file: Path, document: Mapping[str, Any]) -> None:
     with disk_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         beside = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
-        beside.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        with beside.open("x", encoding="utf-8") as handle:  # new, and no link that someone left there
+            handle.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
         beside.replace(file)

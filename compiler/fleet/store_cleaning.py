@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core import ArtifactError, InputError
+from . import travelled
 from .store import Store
 
 DAY = 86400.0
@@ -48,8 +49,10 @@ def locked_keys(locks: Sequence[Path]) -> set[str]:
     for path in locks:
         try:
             document = json.loads(path.read_text("utf-8"))
-            found |= {stage["key"] for stage in document["stages"].values()}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            named = {stage["key"] for stage in document["stages"].values()}
+            travelled.require(all(map(travelled.is_hash, named)), "a key in it is no sha256")
+            found |= named
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{path} is not a fleet.lock.json ({error})") from error
     return found
 
@@ -80,14 +83,23 @@ def stages_to_remove(store: Store, keep: set[str] | None, older: float | None, m
 def remove(store: Store, keys: Sequence[str]) -> int:
     """Remove finished stages that nobody is making; returns how many went. Half-made folders of dead processes go too."""
     store.sweep()
-    going = [key for key in keys if store.has(key) and not store.is_being_made(key)]
+    going = [key for key in keys if travelled.is_hash(key) and store.has(key) and not store.is_being_made(key)]
     for key in going:
         store.remove(key)
     return len(going)
 
 
+def remove_strays(store: Store) -> None:
+    """Remove what lies among the stages and is none."""
+    for name in store.strays():
+        store.remove_stray(name)
+
+
 def damaged_stages(store: Store) -> Iterator[tuple[str, str, str]]:
-    """(key, slot or '?', what is wrong) of every stage that is not what was made; every file is hashed."""
+    """(key, slot or '?', what is wrong) of every stage that is not what was made; every file is hashed. What lies among the
+    stages and is none comes by its path in place of a key."""
+    for name in store.strays():
+        yield travelled.shown(name), "?", "is a link, or is not named by a key: no stage of bertc"
     for key in store.finished():
         if why := store.damage(key):
             try:

@@ -63,9 +63,10 @@ def _make(store: Store, job: Mapping[str, Any], started: float) -> dict[str, Any
     if drift := keys.changes({name: job["inputs"][name] for name in here}, here):
         raise Missing(f"this process runs other code or tools than the plan: {'; '.join(drift)}")
     before = {stage: store.folder(key) for stage, key in job["before"].items()}
-    for path in before.values():
+    for stage, path in before.items():
         if not path.is_dir():
             raise ArtifactError(f"{path} is gone from the store; run the build again")
+        store.whole_record(job["before"][stage])
     cache = _timing_cache(store, spec.name, job["gpu"])
     with store.staging() as folder:
         stages.run(stages.StageJob(job["stage"], recipe, before, cache, job["part"]), folder, Progress())

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core import CheckFailed, DataError, Dim, RecipeError, did_you_mean
+from ..core import CheckFailed, DataError, Dim, NotFused, RecipeError, did_you_mean
 from ..data import Sample
 from ..data import synthetic as data
 from ..graph import Graph, mark_origins, module_path, opset
 from ..graph import normalization as cleanup
+from ..source import describe_quantised
 from . import families
 from .rewrite import Applied, Change, Prove, Refusal, apply_rules
 
@@ -76,8 +77,11 @@ def fuse(
 
     `lowerings` are the tables of the targets that will be built: what takes a match's place is proven for each of them too. One
     of the `samples` (synthetic ones if none are given) is run through the graph: matches are replayed on its activations as well.
-    Raises RecipeError for a rules file that cannot be used, and NotFused for an old graph that cannot be converted.
+    Raises RecipeError for a rules file that cannot be used, and NotFused for quantised activations or an old graph that cannot be
+    converted.
     """
+    if found := describe_quantised(graph):
+        raise NotFused(f"activations are quantised already ({found}), and fusing needs floats; the graph runs as it is given")
     marked = graph.copy()
     mark_origins(marked.model)
     upgraded = opset.upgrade_opset(marked)

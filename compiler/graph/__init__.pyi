@@ -8,11 +8,13 @@ from .concrete_shapes import evaluate_dim as evaluate_dim
 from .dims import constant_number as constant_number
 from .dims import same_dim as same_dim
 from .io_names import with_int32_ids as with_int32_ids
+from .model import DATA_FILES as DATA_FILES
 from .model import DOMAIN as DOMAIN
 from .model import EXTERNAL_DATA_THRESHOLD as EXTERNAL_DATA_THRESHOLD
 from .model import GEMM_OPS as GEMM_OPS
 from .model import Graph as Graph
 from .model import drop_unused_initializers as drop_unused_initializers
+from .model import external_files as external_files
 from .model import load_graph as load_graph
 from .model import save_graph as save_graph
 from .normalization import MASK_LOW as MASK_LOW
@@ -29,6 +31,9 @@ from .provenance import mark_origins as mark_origins
 from .provenance import module_path as module_path
 from .provenance import origin_of as origin_of
 from .provenance import spread_origin as spread_origin
+from .scopes import eliminate_identities as eliminate_identities
+from .scopes import name_apart as name_apart
+from .scopes import subgraphs as subgraphs
 from .subgraph import Refused as Refused
 from .subgraph import constant_of as constant_of
 from .subgraph import extend_match as extend_match

@@ -16,6 +16,8 @@ import onnx_ir as ir
 from .size_arithmetic import SizeReader, inferred_dims
 
 BROADCASTS = frozenset({"Add", "Sub", "Mul", "Div", "Where"})
+# What else lays two tensors over each other.
+COMPARES = frozenset("And Or Xor Equal Greater GreaterOrEqual Less LessOrEqual Max Min Mean Sum Pow Mod PRelu BitwiseAnd".split())
 # Nodes between the product of q and k and the softmax: two terms, a scale and a masked_fill at most.
 SCORE_STEPS = 6
 
@@ -141,7 +143,7 @@ class _Names:
     def tie(self, parts: list[Any]) -> None:
         """Dims of two inputs that are added are of one size."""
         given = [part for part in map(self.find, parts) if isinstance(part, ir.SymbolicDim) and part.value in self.inputs]
-        given.sort(key=lambda part: part.value in self.loose)  # a name that somebody gave is kept
+        given.sort(key=lambda part: str(part.value) in self.loose)  # a name that somebody gave is kept
         for part in given[1:]:
             if part.value in self.loose and not same_dim(part, given[0]):
                 self.same[str(part.value)] = given[0]
@@ -160,8 +162,10 @@ def unify_dims(model: ir.Model, loose: frozenset[str] = frozenset()) -> dict[str
         _join_made(node, sizes, names)
         if node.op_type == "Reshape":
             names.join(*_solved(node))
-        if node.op_type in BROADCASTS or node.op_type == "MatMul":
+        if node.op_type in BROADCASTS or node.op_type in COMPARES or node.op_type == "MatMul":
             _join_broadcast(node, names)
+        for parts in _demanded(node):
+            names.tie(parts)
         if node.op_type == "Softmax" and node.inputs[0] is not None:
             _join_scores(node.inputs[0], names.join)
     for value in (value for node in model.graph for value in node.outputs):
@@ -186,6 +190,23 @@ def _join_broadcast(node: ir.Node, names: _Names) -> None:
         wide = [names.find(part) for part in parts if part != 1]
         if wide and all(same_dim(part, wide[0]) for part in wide):
             names.join(new, wide[0])
+
+
+def _demanded(node: ir.Node) -> Iterator[list[Any]]:
+    """Dims of what a node reads that must be one size."""
+    shapes = [value.shape if value is not None else None for value in node.inputs]
+    if node.op_type == "Concat" and all(shape is not None for shape in shapes):
+        ranks = {len(shape) for shape in shapes}  # type: ignore[arg-type]
+        rank = min(ranks)
+        along = node.attributes.get_int("axis", 0) % rank if len(ranks) == 1 and rank else None
+        if along is not None:
+            yield from ([shape[axis] for shape in shapes] for axis in range(rank) if axis != along)  # type: ignore[index]
+    if node.op_type == "MatMul" and all(shape is not None and len(shape) > 1 for shape in shapes):
+        yield [shapes[0][-1], shapes[1][-2]]  # type: ignore[index]
+    if node.op_type in ("LSTM", "GRU", "RNN"):
+        states = [shape for shape in shapes[5:7] if shape is not None and len(shape) == 3]
+        if shapes[0] is not None and len(shapes[0]) == 3 and not node.attributes.get_int("layout", 0):
+            yield [shapes[0][1], *(shape[1] for shape in states)]
 
 
 def _solved(node: ir.Node) -> tuple[Any, Any]:

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..core import SourceError, TensorSpec, hash_file
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 EXTERNAL_DATA_THRESHOLD = 2**31 - 2**26
 WEIGHTS_SUFFIX = ".data"
 DOMAIN = "bertc"  # of fused operators
+# Bytes. Shapes, axes and scales are smaller, and passes read them; some exporters write even those as external data.
+SMALL_EXTERNAL = 2**10
+DATA_FILES = "bertc.data_files"  # in a model's meta: the names of the files that its external data was read from
 GEMM_OPS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "Attention"})
 
 
@@ -88,16 +91,33 @@ def load_graph(path: Path, mapped: bool = False) -> Graph:
     if not proto.HasField("graph") or not proto.graph.output:
         raise SourceError(f"{path} holds no ONNX graph with outputs; is the download complete?")
     _check_external_data(proto, path)
-    _embed_attributes(proto, path)
+    files = sorted({each.value for tensor in _external(proto) for each in tensor.external_data if each.key == "location"})
+    _embed_external(proto, path)
     try:
         model = ir.from_proto(proto)
     except Exception as error:
         raise SourceError(f"{path} holds an invalid ONNX graph: {error}") from error
     ir.external_data.set_base_dir(model.graph, path.parent)
+    model.meta[DATA_FILES] = [name for name in files if not mapped or name != path.name]
     if mapped:
         for value in model.graph.initializers.values():
             value.const_value = onnx_file.lazy_from_file(value.const_value, path)
     return Graph(model)
+
+
+def external_files(path: Path) -> tuple[str, ...]:
+    """The files beside an .onnx file that its tensors lie in, as it names them. SourceError for a file that is no model."""
+    from . import stream as onnx_file
+
+    try:
+        proto = onnx_file.load_without_weights(path)
+    except Exception as error:  # protobuf's own errors share no public base class with ValueError
+        raise SourceError(f"{path} is not a readable .onnx file ({type(error).__name__}: {error})") from error
+    tensors = itertools.chain(_tensors(proto.graph), *map(_tensors, proto.functions))
+    named = (
+        entry.value for t in tensors if t.data_location == t.EXTERNAL for entry in t.external_data if entry.key == "location"
+    )
+    return tuple(sorted(set(named) - {path.name}))
 
 
 def _check_external_data(proto: Any, path: Path) -> None:
@@ -109,14 +129,17 @@ def _check_external_data(proto: Any, path: Path) -> None:
         location = info.get("location", "")
         pure = PurePosixPath(location.replace("\\", "/"))
         file = path.parent / location
-        inside = location and not pure.is_absolute() and ".." not in pure.parts and file.resolve().is_relative_to(folder)
-        if not inside:
+        if not location or pure.is_absolute() or ".." in pure.parts:
             raise SourceError(
                 f"{path}: tensor {tensor.name!r} points to external data {location!r}, outside the model's folder; "
                 "bertc reads only weights in that folder"
             )
+        if not file.resolve().is_relative_to(folder):
+            _refuse_link(path, tensor.name, f"{location!r}, a link to {file.resolve()}, outside the model's folder")
         if not file.is_file():
             raise SourceError(f"{path}: tensor {tensor.name!r} needs the external data file {location!r}, which is missing")
+        if file.is_symlink():  # onnx reads no weights through a link, those within the folder and of a hub cache included
+            _refuse_link(path, tensor.name, f"{location!r}, a link to {file.resolve()}")
         start, length, size = _extent(tensor, info, path)
         end = start + length
         if length < size:
@@ -126,16 +149,39 @@ def _check_external_data(proto: Any, path: Path) -> None:
             raise SourceError(f"{path}: external data {location!r} has {found} bytes, {tensor.name!r} ends at {end}; copy again")
 
 
-def _embed_attributes(proto: Any, path: Path) -> None:
-    """Read external data of attributes and subgraphs now: only the main graph's initializers stay on disk."""
+def _refuse_link(path: Path, name: str, found: str) -> NoReturn:
+    raise SourceError(
+        f"{path}: tensor {name!r} points to external data {found}; bertc reads weights from plain files in that folder: copy it "
+        f"with its links followed, cp -rL {path.parent} COPY"
+    )
+
+
+def _embed_external(proto: Any, path: Path) -> None:
+    """Read external data of attributes, subgraphs and small initializers now: only large weights stay on disk."""
+    import onnx
+    import onnx_ir as ir
     from onnx.external_data_helper import load_external_data_for_tensor
 
-    behind_initializers = itertools.islice(_tensors(proto.graph), len(proto.graph.initializer), None)
-    for tensor in itertools.chain(behind_initializers, *map(_tensors, proto.functions)):
-        if tensor.data_location == tensor.EXTERNAL:
+    weights = len(proto.graph.initializer)  # the first ones
+    for place, tensor in enumerate(itertools.chain(_tensors(proto.graph), *map(_tensors, proto.functions))):
+        if tensor.data_location != tensor.EXTERNAL:
+            continue
+        if place < weights and math.prod(tensor.dims) * ir.DataType(tensor.data_type).bitwidth > SMALL_EXTERNAL * 8:
+            continue
+        try:
             load_external_data_for_tensor(tensor, str(path.parent))
-            tensor.data_location = tensor.DEFAULT
-            del tensor.external_data[:]
+        except (ValueError, OSError, onnx.checker.ValidationError) as error:  # hard links, say
+            raise SourceError(
+                f"{path}: tensor {tensor.name!r} has external data that onnx does not read ({error}); copy its folder: "
+                f"cp -rL {path.parent} COPY"
+            ) from error
+        tensor.data_location = tensor.DEFAULT
+        del tensor.external_data[:]
+
+
+def _external(proto: Any) -> list[Any]:
+    tensors = itertools.chain(_tensors(proto.graph), *map(_tensors, proto.functions))
+    return [tensor for tensor in tensors if tensor.data_location == tensor.EXTERNAL]
 
 
 def _extent(tensor: Any, info: Mapping[str, str], path: Path) -> tuple[int, int, int]:

@@ -22,6 +22,7 @@ from onnxscript.rewriter import RewriteRuleSet, pattern
 from .dims import constant_number, same_shape, share_dims, unify_dims
 from .model import Graph
 from .provenance import keep_origins, uniting_origins
+from .scopes import eliminate_identities, name_apart, within_one_graph
 
 # Elements. Shape arithmetic is smaller; weights are larger, and folding would load and copy them.
 FOLD_LIMIT = 64
@@ -38,9 +39,10 @@ def normalize(graph: Graph) -> Graph:
     """A copy of `graph` in which equal things are spelled equally. Node metadata is kept."""
     copy = graph.copy()
     model = copy.model
+    name_apart(model)  # a branch of an If that is known is moved into the graph around it
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     infer_shapes(model)
-    rules = RewriteRuleSet([uniting_origins(rule) for rule in RULES])
+    rules = RewriteRuleSet([uniting_origins(within_one_graph(rule)) for rule in RULES])
     for _ in range(ROUNDS):
         changed = _settle(model)
         changed |= bool(rules.apply_to_model(model))
@@ -52,6 +54,7 @@ def normalize(graph: Graph) -> Graph:
     with keep_origins(model.graph):
         common.CommonSubexpressionEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)
+    name_apart(model)
     return copy
 
 
@@ -66,7 +69,7 @@ def _settle(model: ir.Model) -> bool:
 def _reduce(model: ir.Model) -> None:
     fold_constants(model, input_size_limit=FOLD_LIMIT, output_size_limit=FOLDED_LIMIT, should_fold=_is_small)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    common.IdentityEliminationPass()(model)
+    eliminate_identities(model)
     common.DeduplicateInitializersPass(size_limit=FOLD_LIMIT)(model)
     common.CommonSubexpressionEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)

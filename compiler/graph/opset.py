@@ -16,6 +16,7 @@ from onnx_ir.passes import common
 from ..core import NotFused
 from .model import Graph
 from .provenance import fill_origins
+from .scopes import name_apart
 from .subgraph import Refused, model_from_nodes
 
 # Elements. Adapters read axes, sizes and scales, which are fewer; larger tensors are inputs of the message, without numbers.
@@ -41,6 +42,7 @@ def upgrade_opset(graph: Graph) -> Upgraded:
     _inline(model, graph.opset)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.NameFixPass()(model)
+    name_apart(model)  # what comes back is known by name
     common.ShapeInferencePass()(model)  # where it does not know a rank, an adapter writes a detour
     for node in model.graph.all_nodes():
         _check_known(node, graph.opset)

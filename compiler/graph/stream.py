@@ -70,7 +70,7 @@ def lazy_from_file(tensor: ir.TensorProtocol | None, path: Path) -> ir.TensorPro
 
     (onnx_ir maps whole files, and refuses one that has hard links, as `graph.onnx` and `model.onnx` of an artifact.)
     """
-    if not isinstance(tensor, ir.ExternalTensor) or tensor.location != path.name:
+    if not isinstance(tensor, ir.ExternalTensor) or tensor.location != path.name or tensor.dtype.bitwidth < 8:
         return tensor
     offset, length, shape, name = tensor.offset or 0, tensor.nbytes, tuple(tensor.shape.numpy()), tensor.name
     dtype = tensor.dtype

@@ -1,7 +1,12 @@
 from . import expansion as expansion
 from .builder import EPSILON as EPSILON
 from .builder import Body as Body
+from .builder import Builder as Builder
+from .builder import add_all as add_all
+from .builder import constant as constant
 from .builder import gelu as gelu
 from .builder import padded_inputs as padded_inputs
 from .expansion import expand as expand
+from .expansion import replace_node as replace_node
+from .expansion import taken_names as taken_names
 from .registry import MASK_INPUTS as MASK_INPUTS

@@ -42,13 +42,18 @@ def _copy_at_opset(graph: Graph) -> Graph:
 def inline(model: ir.Model, lowerings: Mapping[str, Body] = {}) -> None:
     """What `expand` does, in place and without shape inference."""
     nodes = [node for node in model.graph.all_nodes() if node.domain == DOMAIN and node.op_identifier() not in model.functions]
-    taken = {node.name for node in model.graph.all_nodes()} | set(model.graph.initializers)
-    taken |= {value.name for node in model.graph.all_nodes() for value in node.outputs}
+    taken = taken_names(model)
     for node in nodes:
-        _replace(model, node, lowerings.get(node.op_type) or _body(node), taken)
+        replace_node(model, node, lowerings.get(node.op_type) or _body(node), taken)
     model.opset_imports.pop(DOMAIN, None)
     if any(function.domain == DOMAIN for function in model.functions.values()):
         model.opset_imports[DOMAIN] = 1
+
+
+def taken_names(model: ir.Model) -> set[str | None]:
+    """The names of nodes, values and weights."""
+    taken = {node.name for node in model.graph.all_nodes()} | set(model.graph.initializers)
+    return taken | {value.name for node in model.graph.all_nodes() for value in node.outputs}
 
 
 def _body(node: ir.Node) -> Body:
@@ -57,12 +62,13 @@ def _body(node: ir.Node) -> Body:
     return BODIES[node.op_type]
 
 
-def _replace(model: ir.Model, node: ir.Node, body: Body, taken: set[str | None]) -> None:
+def replace_node(model: ir.Model, node: ir.Node, body: Body, taken: set[str | None]) -> None:
+    """Put a body in the place of a node; new names are added to those `taken`."""
     op = Builder()
     made = list(body(op, node))
     if len(made) != len(node.outputs) or any(value.producer() not in op.nodes for value in made):
         found = f"it gave {len(made)}, of {len(op.nodes)} new nodes"
-        raise CheckFailed(f"{body} of bertc.{node.op_type} must make {len(node.outputs)} outputs of its own; {found}")
+        raise CheckFailed(f"{body} of {node.domain}.{node.op_type} must make {len(node.outputs)} outputs of its own; {found}")
     for value in op.initializers:
         value.name = _free(f"{node.name}/{value.name}", taken)
         model.graph.register_initializer(value)

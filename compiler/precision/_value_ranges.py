@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from ..core import DataError
 from ..data import Sample
-from ..graph import Graph, drop_unused_initializers
+from ..graph import Graph, drop_unused_initializers, subgraphs
 from ..runtime import reference
 
 FLOAT = ir.DataType.FLOAT
@@ -230,6 +230,7 @@ class _Part:
         self.kept = [str(v.name) for v in made if v.name in reads]
         inner.outputs.clear()
         inner.outputs.extend(v for v in made if v.name in {*self.counted, *self.kept})
+        _let_go([*before, *later])
         handed = [_handed_over(v) for node in before for v in node.outputs if v.uses()]
         inner.remove([*before, *later], safe=True)
         fed = [*inner.inputs, *handed]
@@ -239,7 +240,9 @@ class _Part:
         self.last = [str(v.name) for v in inner.inputs if v.name not in reads]
         drop_unused_initializers(inner)
         self._outputs = [str(v.name) for v in inner.outputs]
-        opened: tuple[Any, dict[str, np.ndarray]] = reference.reference_session(copy) if self._outputs else (None, {})
+        opened: tuple[Any, dict[str, np.ndarray]] = (
+            reference.reference_session(reference.emulate_rounding(copy)) if self._outputs else (None, {})
+        )
         self._session, self._weights = opened
 
     def run(self, values: Mapping[str, np.ndarray], label: str) -> dict[str, np.ndarray]:
@@ -251,6 +254,13 @@ class _Part:
         except Exception as error:  # onnxruntime's exceptions share no public base class
             raise DataError(f"the float32 graph does not run on {label}: {str(error).strip().splitlines()[0]}") from error
         return dict(zip(self._outputs, found, strict=True))
+
+
+def _let_go(nodes: Sequence[ir.Node]) -> None:
+    """The branches and bodies of nodes that are taken out read nothing any more."""
+    for inside in (inside for node in nodes for inner in subgraphs(node) for inside in inner.all_nodes()):
+        for index in range(len(inside.inputs)):
+            inside.replace_input_with(index, None)
 
 
 def _is_new(value: ir.Value) -> bool:
@@ -269,10 +279,7 @@ def _handed_over(value: ir.Value) -> ir.Value:
 def _read(node: ir.Node) -> Iterator[str]:
     """The names of what a node reads, and the nodes of its branches."""
     yield from (str(v.name) for v in node.inputs if v is not None)
-    for attribute in node.attributes.values():
-        graphs = [attribute.value] if attribute.type == ir.AttributeType.GRAPH else []
-        graphs = list(attribute.value) if attribute.type == ir.AttributeType.GRAPHS else graphs
-        for each in graphs:
-            yield from (str(v.name) for v in each.outputs)
-            for inside in each:
-                yield from _read(inside)
+    for each in subgraphs(node):
+        yield from (str(v.name) for v in each.outputs)
+        for inside in each:
+            yield from _read(inside)

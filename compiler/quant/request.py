@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..core import Profile
 from ..targets import Int8Attention
+from ..verification import Truth
 from .saturation import weight_bits
 
 
@@ -16,7 +17,7 @@ class LowBitRequest:
     """A low-bit build. `base`: the precision that is built where quantising nothing is best. `data`: None for forms without.
 
     `attention`: the target's int8 attention kernel, None without one. `max_drop`: the limit of the search (`drop_limit`), None
-    to quantise all that can be.
+    to quantise all that can be. `limits` and `goldens`: what the artifact will be verified with, None where it will not be.
     """
 
     precision: str
@@ -26,6 +27,8 @@ class LowBitRequest:
     data: Path | None
     max_drop: float | None
     profiles: tuple[Profile, ...]
+    limits: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    goldens: Truth | None = None
 
     @property
     def kind(self) -> str:

@@ -22,7 +22,7 @@ from ..graph import Graph, save_graph
 from ..runtime import Runner, time_call
 from ..source import Source
 from ..targets import onnxruntime
-from ..verification import DEFAULT_BUDGETS
+from ..verification import DEFAULT_BUDGETS, Truth, budget_for, find_broken_limits
 from .dynamic import dynamic_int8
 from .request import LowBitRequest
 from .search import CurvePoint, point_of, within_limit
@@ -38,7 +38,8 @@ ANYWAY = "--int8 static or --int8 dynamic builds int8 anyway"
 class TimedChoice:
     """`seconds`: float64 [rounds] of each form. `points`: the metric of each int8 form. `within`: the forms within the budget.
 
-    `kept`: fp32, static or dynamic. `graph`: that of the form that is kept.
+    `kept`: fp32, static or dynamic. `graph`: that of the form that is kept. `over`: why a form is over the budget, where its
+    verification would fail.
     """
 
     graph: Graph
@@ -48,6 +49,7 @@ class TimedChoice:
     points: Mapping[str, CurvePoint]
     within: frozenset[str]
     shape: str
+    over: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def summary(self) -> str:
         """One line: the choice, and the median time and metric of each form."""
@@ -59,7 +61,8 @@ class TimedChoice:
         if name not in self.points:
             return ""
         measure = self.points[name].measure
-        return f" ({measure.name} {measure.artifact:.5f}{'' if name in self.within else ', over the budget'})"
+        why = f": {self.over[name]}" if self.over.get(name) else ""
+        return f" ({measure.name} {measure.artifact:.5f}{'' if name in self.within else f', over the budget{why}'})"
 
     def to_json(self) -> dict[str, Any]:
         base = median(self.seconds[FLOAT])
@@ -86,10 +89,23 @@ def time_forms(graph: Graph, source: Source, made: StaticGraph, request: LowBitR
         runners = {name: _runner(each, Path(folder) / f"{name}.onnx") for name, each in graphs.items()}
         seconds = _time_in_turns(runners, feeds)
         points = {name: point_of(made.judge.compare(runner.run)) for name, runner in runners.items() if name != FLOAT}
-    within = frozenset(name for name, point in points.items() if within_budget(point, request.max_drop))
+        broken = {name: _what_breaks(runners[name], source, made.truth, request) for name in points}
+    over = {name: broken[name] for name, point in points.items() if broken[name] or not within_budget(point, request.max_drop)}
+    within = frozenset(points) - over.keys()
     kept, why = choose_form({name: median(calls) for name, calls in seconds.items()}, within)
     shape = "x".join(map(str, next(iter(feeds.values())).shape))
-    return TimedChoice(graphs[kept], kept, why, seconds, points, within, shape)
+    return TimedChoice(graphs[kept], kept, why, seconds, points, within, shape, over)
+
+
+def _what_breaks(runner: Runner, source: Source, rows: Truth | None, request: LowBitRequest) -> str:
+    """Why the verification at the end of the build would fail with a form; '' where it would not, or where there is none."""
+    if request.goldens is None:
+        return ""
+    budget = budget_for("int8", request.limits)
+    for truth in (request.goldens, rows):
+        if truth is not None and (found := find_broken_limits(runner, truth, source.task, budget)):
+            return f"{found[0]} on {truth.name}"
+    return ""
 
 
 def within_budget(point: CurvePoint, max_drop: float | None) -> bool:

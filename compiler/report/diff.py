@@ -192,7 +192,8 @@ def show(a: Path, b: Path, found: list[Difference], console: Console) -> None:
     if not found:
         console.print(f"no difference between {a} and {b}", highlight=False, markup=False)
         return
-    console.print(f"a: {a}\nb: {b}", highlight=False, markup=False)
+    for name, path in (("a", a), ("b", b)):
+        console.print(f"{name}: {path}", highlight=False, markup=False)
     several = any(each.artifact for each in found)
     rows = Table(
         *(("artifact",) if several else ()), "what", "name", "a", "b", "change", wrap=("name", "a", "b"), drop=("change",)

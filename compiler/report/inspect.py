@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def inspect_path(path: Path) -> dict[str, Any]:
     """Everything `bertc inspect` shows, as plain data; hashes of an artifact are checked."""
     if path.is_file():
-        return {"path": str(path), "kind": "onnx", **describe_graph(graph.load_graph(path))}
+        return {"path": str(path), "kind": "onnx", **describe_graph(_inferred(path))}
     found = [artifact.open_artifact(each) for each in artifact.find_artifacts(path)]
     if len(found) > 1:
         return {"path": str(path), "kind": "artifacts", "artifacts": [inspect_path(each.path) for each in found]}
@@ -26,6 +26,15 @@ def inspect_path(path: Path) -> dict[str, Any]:
         raise ArtifactError(f"no artifact in {path}")
     each = found[0]
     return {"path": str(path), "kind": "artifact", **describe_graph(each.graph()), "manifest": dict(each.manifest)}
+
+
+def _inferred(path: Path) -> Graph:
+    """A file's graph, with the types that it leaves to inference."""
+    from ..source import infer_types
+
+    model = graph.load_graph(path)
+    infer_types(model)
+    return model
 
 
 def describe_graph(model: Graph) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from rich.cells import cell_len
 from rich.table import Table as Grid
 from rich.text import Text
 
+from ..core import one_line
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -28,12 +30,12 @@ class Table:
     """
 
     def __init__(self, *columns: str, wrap: Sequence[str] = (), drop: Sequence[str] = ()) -> None:
-        self.columns, self.wrap, self.drop = columns, wrap, drop
+        self.columns, self.wrap, self.drop = tuple(map(one_line, columns)), wrap, drop
         self.rows: list[tuple[str, ...]] = []
 
     def add(self, *cells: str) -> None:
-        """A row: one cell a column, shown as it is (`bertc[rtx]` is no markup)."""
-        self.rows.append(cells)
+        """A row: one cell a column, shown as it is (`bertc[rtx]` is no markup), on one line, what is invisible escaped."""
+        self.rows.append(tuple(map(one_line, cells)))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Text()

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from ..core import InputError, Missing
+from ..core import InputError, Missing, one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +47,10 @@ class Plot:
 
 
 def render_svg(plot: Plot) -> str:
-    """The plot as SVG text, its words as text. Missing where matplotlib is not installed; InputError for an empty plot."""
+    """The plot as SVG text, its words as text and never as formulas, what is invisible in them escaped.
+
+    Raises Missing where matplotlib is not installed, InputError for an empty plot.
+    """
     if not any(len(series.ys) for series in plot.series):
         raise InputError(f"the plot {plot.title!r} has no point to show")
     try:
@@ -56,6 +59,7 @@ def render_svg(plot: Plot) -> str:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise Missing("plots need matplotlib: pip install 'bertc[report]'") from error
+    plot = _printable(plot)
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": plot.title, "font.size": 9}):
         figure = Figure(figsize=plot.size, layout="constrained")
         FigureCanvasSVG(figure)
@@ -65,11 +69,27 @@ def render_svg(plot: Plot) -> str:
     return text.getvalue()
 
 
+def _printable(plot: Plot) -> Plot:
+    """The plot with words that XML can hold, and that matplotlib takes as they are: it reads what stands between two `$` as a
+    formula, and leaves `_name` out of a legend."""
+
+    def word(text: str) -> str:
+        return one_line(text).replace("$", r"\$")
+
+    series = []
+    for each in plot.series:
+        name = f" {each.name}" if each.name.startswith("_") else each.name
+        xs = [word(x) if isinstance(x, str) else x for x in each.xs]
+        series.append(dataclasses.replace(each, name=word(name), xs=xs))
+    return dataclasses.replace(plot, series=series, title=word(plot.title), x=word(plot.x), y=word(plot.y))
+
+
 def inline_svg(plot: Plot, prefix: str) -> str:
     """The plot as an <svg> element for a page: as wide as its place, in the page's colours (light or dark), its title for a
     reader that does not see it. `prefix` is unlike that of any other plot of the page: ids of two plots would clash.
 
-    Its own background is left out; ink is `currentColor`, series have the colours --series-0 and on, rules --rule.
+    Its own background is left out; ink is `currentColor`, series have the colours --series-0 and on, rules --rule. Styles are
+    presentation attributes (`fill="..."`): a Content-Security-Policy forbids style attributes.
     """
     names = {INK: "currentColor", RULE: f"var(--rule, {RULE})"}
     names |= {colour: f"var(--series-{at}, {colour})" for at, colour in enumerate(COLOURS)}
@@ -83,6 +103,9 @@ def inline_svg(plot: Plot, prefix: str) -> str:
         for key, value in list(element.attrib.items()):
             element.attrib[key] = _inlined(key.rpartition("}")[2], value, prefix, names)
             element.attrib[key.removeprefix(_XLINK)] = element.attrib.pop(key)
+        for part in filter(None, element.attrib.pop("style", "").split(";")):
+            name, _, value = part.partition(":")
+            element.attrib[name.strip()] = value.strip()
     for size in ("width", "height"):
         del root.attrib[size]
     root.attrib |= {"role": "img", "aria-label": plot.title, "stroke-linejoin": "round", "class": "plot"}

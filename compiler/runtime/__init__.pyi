@@ -1,4 +1,5 @@
 from . import reference as reference
+from .deployed import DeployedRunner as DeployedRunner
 from .reference import EXACT as EXACT
 from .reference import FLOAT as FLOAT
 from .reference import HALVES as HALVES

@@ -148,17 +148,19 @@ def emulate_rounding(graph: Graph, rounded: bool = True) -> Graph:
     copy = graph.copy()
     for node in list(copy.model.graph.all_nodes()):
         _emulate_node(node, rounded)
-    for value in copy.model.graph.initializers.values():
-        if value.dtype in HALVES and value.const_value is not None:
-            value.const_value = as_float32(value.const_value)
-            value.type = ir.TensorType(FLOAT)
-    _emulate_borders(copy.model.graph)
+    for inner in (copy.model.graph, *copy.model.graph.subgraphs()):
+        for value in inner.initializers.values():
+            if value.dtype in HALVES and value.const_value is not None:
+                value.const_value = as_float32(value.const_value)
+                value.type = ir.TensorType(FLOAT)
+        _emulate_borders(inner)
     return copy
 
 
 def _values(graph: Graph) -> list[ir.Value]:
     made = [v for node in graph.model.graph.all_nodes() for v in node.outputs]
-    return [*graph.model.graph.inputs, *graph.model.graph.initializers.values(), *made]
+    graphs = [graph.model.graph, *graph.model.graph.subgraphs()]
+    return [*(v for each in graphs for v in (*each.inputs, *each.initializers.values())), *made]
 
 
 def as_float32(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
@@ -183,7 +185,8 @@ def _emulate_node(node: ir.Node, rounded: bool) -> None:
         value.type = ir.TensorType(FLOAT)  # `value.dtype = ` would change a type object that clones share
         if node.op_type == "Cast":
             node.attributes["to"] = ir.AttrInt64("to", int(FLOAT))
-        if rounded and node.op_type not in EXACT:
+        left_out = not (value.uses() or value.is_graph_output())
+        if rounded and node.op_type not in EXACT and not left_out:
             _round_behind(node, value, half)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core import machine
+from ..core import check_link, machine
 from ..data import AUDIO_FILES, SENTENCE_FILES, Encoder, settings_files
 from ..data import tokenizer as text
 
@@ -30,39 +30,50 @@ SLOW = ("vocab.txt", "vocab.json")
 STATE = ("truncation", "padding")  # of a tokenizer.json: what a call was last asked for, not what texts become
 
 
-def collect_assets(folder: Path, root: Path, model: bool = False) -> tuple[tuple[Path, ...], list[str]]:
+def collect_assets(folder: Path, root: Path, model: Path | None = None) -> tuple[tuple[Path, ...], list[str]]:
     """The files to copy, from the model's folder or else from the directory that was asked for, and notes.
 
     Tokenizer and settings are as transformers takes them where it is installed: from a slow tokenizer's files it converts, and
-    what tokenizer_config.json says goes over tokenizer.json. If that fails, the note says so. `model`: it is a checkpoint, whose
-    settings of sentence-transformers count only beside a modules.json.
+    what tokenizer_config.json says goes over tokenizer.json. If that fails, the note says so. `model`: the directory of a
+    checkpoint, whose settings of sentence-transformers count only beside a modules.json. Raises SourceError for a link out of
+    the directory: what it points to would travel with the artifact.
     """
     found = {name: path for base in (root, folder) for name in FILES if (path := base / name).is_file()}
-    found |= {path.name: path for base in (root, folder) for path in sorted(base.glob("*.model"))}
-    sentence = settings_files(root, folder)
+    found |= {path.name: path for base in (root, folder) for path in sorted(base.glob("*.model")) if path.is_file()}
+    sentence = settings_files(model or root, folder)
+    for path in (*found.values(), *sentence.values()):
+        check_link(path, next(base for base in (model or root, root, folder) if path.is_relative_to(base)))
     notes: list[str] = []
-    if sentence and model and not (root / "modules.json").is_file():
+    if sentence and model and not (model / "modules.json").is_file():
         notes.append(f"not used: {', '.join(sorted(sentence))} (sentence-transformers reads them only beside a modules.json)")
     else:
         found |= sentence
     slow = any(name in found for name in SLOW) or any(name.endswith(".model") for name in found)
     if TOKENIZER in found or slow:
-        made, more = _as_transformers(folder, found)
+        made, more = _as_transformers(found)
         found |= made
         notes += more
     return tuple(found[name] for name in sorted(found)), notes
 
 
-def _as_transformers(folder: Path, found: Mapping[str, Path]) -> tuple[dict[str, Path], list[str]]:
-    """(files that take the place of those found, notes)."""
+def _as_transformers(found: Mapping[str, Path]) -> tuple[dict[str, Path], list[str]]:
+    """(files that take the place of those found, notes).
+
+    transformers sees a copy: nothing but what was found, with no path and no code named in it.
+    """
     fast = TOKENIZER in found
+    copy = _folder()
     try:
         from transformers import AutoTokenizer
 
         from .torch_export import quiet
 
+        for name, path in found.items():
+            shutil.copyfile(path, copy / name)
+        dropped = _without_names(copy / TOKENIZER_CONFIG)
         with quiet():
-            theirs = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            # trust_remote_code is said: else transformers asks on the terminal, and a "y" in a pipe runs the code.
+            theirs = AutoTokenizer.from_pretrained(str(copy), local_files_only=True, trust_remote_code=False)
             content = theirs.backend_tokenizer.to_str()
     except Exception as error:  # noqa: BLE001 - a tokenizer nobody can convert is no reason to refuse the model
         return {}, [_not_read(error, found)]
@@ -70,13 +81,15 @@ def _as_transformers(folder: Path, found: Mapping[str, Path]) -> tuple[dict[str,
     notes: list[str] = []
     if not fast:
         files[TOKENIZER] = _written(TOKENIZER, content)
-        notes.append("tokenizer.json converted from the slow tokenizer's files")
+        notes.append("tokenizer.json converted from the slow tokenizer's files" + dropped)
     elif _meaning(content) != _meaning(_normal_form(found[TOKENIZER])):
         files[TOKENIZER] = _written(TOKENIZER, content)
         parts = ", ".join(
             key for key, value in _meaning(content).items() if value != _meaning(_normal_form(found[TOKENIZER])).get(key)
         )
         notes.append(f"tokenizer.json is written as transformers takes it, by {TOKENIZER_CONFIG}: another {parts}")
+    if fast and "auto_map" in dropped:
+        notes.append(f"the tokenizer is taken as transformers' own class{dropped}")
     changed = dict(_settings(theirs, {**found, **files}))
     if changed:
         old = json.loads(found[TOKENIZER_CONFIG].read_text("utf-8")) if TOKENIZER_CONFIG in found else {}
@@ -132,7 +145,22 @@ def _meaning(content: str) -> dict[str, Any]:
 
 
 def _written(name: str, content: str) -> Path:
-    target = Path(tempfile.mkdtemp(prefix="bertc-tokenizer-"))
-    atexit.register(shutil.rmtree, target, ignore_errors=True)
+    target = _folder()
     (target / name).write_text(content, encoding="utf-8")
     return target / name
+
+
+def _folder() -> Path:
+    target = Path(tempfile.mkdtemp(prefix="bertc-tokenizer-"))
+    atexit.register(shutil.rmtree, target, ignore_errors=True)
+    return target
+
+
+def _without_names(config: Path) -> str:
+    """Take out of tokenizer_config.json what names other files and Python classes; returns the rest of a note that says so."""
+    if not config.is_file():
+        return ""
+    settings = json.loads(config.read_text("utf-8"))
+    named = sorted(key for key in settings if key == "auto_map" or (key.endswith("_file") and settings[key] is not None))
+    config.write_text(json.dumps({key: value for key, value in settings.items() if key not in named}), "utf-8")
+    return f", without {', '.join(named)} of tokenizer_config.json" if named else ""

@@ -12,11 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..core import SourceError, did_you_mean, hash_file
-from ..data import AUDIO_FILES, audio_settings
+from ..core import SourceError, check_link, did_you_mean, hash_file
+from ..data import AUDIO_FILES, audio_settings, settings_files
+from . import config_check
+from .types import Adapter
 
-MODULE_KINDS = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
 ENCODER_KINDS = ("Transformer", "MLMTransformer")
+CONFIGURED = ("Pooling", "SpladePooling", "Dense", "LayerNorm")  # modules that have no meaning without a config
+KNOWN_PACKAGES = ("sentence_transformers", "pylate")
 # In the order in which sentence_transformers concatenates them.
 POOLING_KEYS = {
     "pooling_mode_cls_token": "cls",
@@ -27,6 +30,7 @@ POOLING_KEYS = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 TASK_OF_SUFFIX = {
+    "ForAudioFrameClassification": "audio-frame-classification",
     "ForSequenceClassification": "sequence-classification",
     "ForTokenClassification": "token-classification",
     "ForQuestionAnswering": "question-answering",
@@ -35,8 +39,10 @@ TASK_OF_SUFFIX = {
     "ForCTC": "ctc",
     "Model": "features",
 }
+AUDIO_TASKS = {"features": "audio-features", "sequence-classification": "audio-classification"}
 # transformers has no AutoModel that gives the encoder alone of these.
 ENCODER_CLASSES = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
+ADAPTER_CONFIG = "adapter_config.json"
 SAFETENSORS = "model.safetensors"
 PICKLE = "pytorch_model.bin"
 MAX_HEADER = 100_000_000  # the limit of the safetensors format
@@ -44,12 +50,13 @@ MAX_HEADER = 100_000_000  # the limit of the safetensors format
 
 @dataclasses.dataclass(frozen=True)
 class ModuleSpec:
-    """One module of a sentence-transformers chain: its kind, the folder it is in and its config."""
+    """One module of a sentence-transformers chain: its kind, the folder it is in, its config and the package of its class."""
 
     kind: str
     folder: Path
     config: Mapping[str, Any]
     allow_pickle: bool = False
+    package: str = ""
 
     def pooling_modes(self) -> tuple[str, ...]:
         """The pooling modes in the order of concatenation, from the old boolean keys or the newer `pooling_mode`."""
@@ -70,7 +77,10 @@ class ModuleSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A directory that passed every check that needs no torch. `folder` holds config.json, `root` is what was asked for."""
+    """A directory that passed every check that needs no torch. `folder` holds config.json, `root` is what was asked for.
+
+    `place` is the encoder's folder in `root`, with its tokenizer: another one than `folder` for an adapter without its base.
+    """
 
     root: Path
     folder: Path
@@ -78,6 +88,9 @@ class Checkpoint:
     weights: tuple[Path, ...]
     chain: tuple[ModuleSpec, ...] = ()
     notes: tuple[str, ...] = ()
+    place: Path = Path()
+    encoder_kind: str = "Transformer"
+    adapter: Adapter | None = None
 
     @property
     def architecture(self) -> str:
@@ -95,7 +108,10 @@ class Checkpoint:
     def files(self) -> Iterator[Path]:
         """Everything that decides what the model computes, in a stable order."""
         files = {self.folder / "config.json", *self.weights}
-        files.update(f for f in (self.root / "modules.json", *(self.folder / name for name in AUDIO_FILES)) if f.is_file())
+        settings = [self.root / "modules.json", *(self.folder / name for name in AUDIO_FILES)]
+        settings += settings_files(self.root, self.place).values() if self.chain else ()
+        files.update(f for f in settings if f.is_file())
+        files.update(self.adapter.files() if self.adapter else ())
         if self.config.get("auto_map"):
             files.update(self.folder.glob("*.py"))
         for spec in self.chain:
@@ -108,23 +124,38 @@ class Checkpoint:
         """One hash over names and contents of `files()`, in hexadecimal."""
         digest = hashlib.sha256()
         for file in self.files():
-            digest.update(f"{file.relative_to(self.root).as_posix()}\0{hash_file(file)}\n".encode())
+            above = next((at for at in (self.root, self.folder) if file.is_relative_to(at)), file.parent)
+            digest.update(f"{file.relative_to(above).as_posix()}\0{hash_file(file)}\n".encode())
         return digest.hexdigest()
 
 
 def is_checkpoint(path: Path) -> bool:
     """Whether a directory looks like a Hugging Face or sentence-transformers directory."""
-    return (path / "config.json").is_file() or (path / "modules.json").is_file()
+    return any((path / name).is_file() for name in ("config.json", "modules.json", ADAPTER_CONFIG))
 
 
-def read_checkpoint(root: Path, allow_pickle: bool = False, trust_remote_code: bool = False) -> Checkpoint:
-    """Check a directory and describe it.
+def encoder_place(root: Path) -> Path:
+    """The folder in a directory that its encoder is in: its own, or the one that modules.json names first."""
+    specs = _read_chain(root, allow_pickle=False)
+    return specs[0].folder if specs else root
+
+
+def read_checkpoint(
+    root: Path,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+    folder: Path | None = None,
+    adapter: Adapter | None = None,
+) -> Checkpoint:
+    """Check a directory and describe it. `folder` holds the model where the directory itself is an adapter without its base.
 
     Raises SourceError for a missing or truncated config, no `architectures`, missing or truncated weights, weights that
     are only there as a pickle, remote code, and a sentence-transformers module that bertc does not know.
     """
+    config_check.check_links(root, root)
     specs = _read_chain(root, allow_pickle)
-    folder = specs[0].folder if specs else root
+    place = specs[0].folder if specs else root
+    folder = folder or place
     config = read_json(folder / "config.json", "the model's config")
     architectures = config.get("architectures")
     if not isinstance(architectures, list) or not architectures:
@@ -132,17 +163,14 @@ def read_checkpoint(root: Path, allow_pickle: bool = False, trust_remote_code: b
             f"{folder / 'config.json'} names no `architectures`, so the model's class is unknown; "
             'save the model with save_pretrained, or add e.g. "architectures": ["BertModel"]'
         )
-    if config.get("auto_map") and not trust_remote_code:
-        raise SourceError(
-            f"{folder} needs Python code of its own ({', '.join(map(str, config['auto_map'].values()))}), which would be "
-            "executed; read that code, then pass --trust-remote-code"
-        )
+    config_check.check_config(folder / "config.json", config, trust_remote_code)
     if config.get("quantization_config"):
         raise SourceError(
             f"{folder} holds quantised weights (quantization_config); give the float model, bertc quantises it itself"
         )
     weights = find_weights(folder, allow_pickle)
-    return Checkpoint(root, folder, config, weights, specs[1:], tuple(_dtype_notes(weights)))
+    kind = specs[0].kind if specs else ""
+    return Checkpoint(root, folder, config, weights, specs[1:], tuple(_dtype_notes(weights)), place, kind, adapter)
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
@@ -159,7 +187,7 @@ def _read_any_json(path: Path, what: str) -> Any:
         raise SourceError(f"{path} ({what}) is missing; the folder holds {', '.join(found[:12]) or 'nothing'}")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise SourceError(f"{path} ({what}) is not valid JSON: {error}; is the download complete?") from error
 
 
@@ -240,10 +268,13 @@ def _read_chain(root: Path, allow_pickle: bool) -> tuple[ModuleSpec, ...]:
     entries = _read_any_json(root / "modules.json", "the sentence-transformers modules")
     if not isinstance(entries, list) or not entries or not all(isinstance(e, dict) and "type" in e for e in entries):
         raise SourceError(f"{root / 'modules.json'} is not a list of modules with a type each")
-    specs = tuple(_module(root, entry, allow_pickle) for entry in entries)
-    if specs[0].kind not in ENCODER_KINDS:
-        raise SourceError(f"{root}: its first module is {specs[0].kind!r}; bertc reads chains that begin with a Transformer")
-    return specs
+    first = _module(root, entries[0], allow_pickle)
+    if first.kind not in ENCODER_KINDS:
+        raise SourceError(
+            f"{root}: its first module is {first.kind!r}; bertc reads chains that begin with a Transformer of "
+            "sentence-transformers"
+        )
+    return (first, *(_module(root, entry, allow_pickle) for entry in entries[1:]))
 
 
 def _module(root: Path, entry: Mapping[str, Any], allow_pickle: bool) -> ModuleSpec:
@@ -251,46 +282,26 @@ def _module(root: Path, entry: Mapping[str, Any], allow_pickle: bool) -> ModuleS
     path = PurePosixPath(str(entry.get("path", "")))
     if path.is_absolute() or ".." in path.parts:
         raise SourceError(f"{root / 'modules.json'} points to {path}, outside its own folder")
-    folder = root / path
-    if kind in ("Pooling", "Dense", "LayerNorm") or (kind == "Normalize" and (folder / "config.json").is_file()):
-        return ModuleSpec(kind, folder, read_json(folder / "config.json", f"the {kind} module"), allow_pickle)
-    return ModuleSpec(kind, folder, {}, allow_pickle)
-
-
-def embedding_chain(checkpoint: Checkpoint) -> tuple[ModuleSpec, ...]:
-    """Pooling and what follows it, ready for the graph. Raises SourceError naming a module bertc cannot put there."""
-    specs = [spec for spec in checkpoint.chain if spec.kind != "Dropout"]
-    if not specs:
-        raise SourceError(
-            f"{checkpoint.root} has no sentence-transformers pooling (modules.json), which task sentence-embedding needs; "
-            "use --task features"
-        )
-    for position, spec in enumerate(specs):
-        if spec.kind not in MODULE_KINDS:
-            raise SourceError(f"{checkpoint.root}: unsupported module {spec.kind!r}{did_you_mean(spec.kind, MODULE_KINDS)}")
-        if (spec.kind == "Pooling") != (position == 0):
-            names = " -> ".join(s.kind for s in checkpoint.chain)
-            raise SourceError(f"{checkpoint.root}: modules.json has the order Transformer -> {names}; bertc needs Pooling second")
-        ports = {str(spec.config.get(key) or "sentence_embedding") for key in ("module_input_name", "module_output_name")}
-        elsewhere = ports - {"sentence_embedding"}
-        if elsewhere:
-            raise SourceError(f"{spec.folder}: {spec.kind} on {sorted(elsewhere)} is not supported, only on sentence_embedding")
-    specs[0].pooling_modes()
-    return tuple(specs)
+    folder = check_link(root / path, root)
+    if folder.is_dir():
+        config_check.check_links(folder, root)
+    package = str(entry["type"]).partition(".")[0]
+    if package not in KNOWN_PACKAGES:
+        kind = str(entry["type"])  # the name alone would make another author's class one of theirs
+    if kind in CONFIGURED or (kind not in ENCODER_KINDS and (folder / "config.json").is_file()):
+        return ModuleSpec(kind, folder, read_json(folder / "config.json", f"the {kind} module"), allow_pickle, package)
+    return ModuleSpec(kind, folder, {}, allow_pickle, package)
 
 
 # ---- task ------------------------------------------------------------------------------------------------------------
 
 
 def task_of(checkpoint: Checkpoint, tasks: Sequence[str]) -> str:
-    """The task of a checkpoint, from modules.json or the class in `architectures`. Raises SourceError listing the tasks."""
-    if any("Pooling" in spec.kind for spec in checkpoint.chain):
-        embedding_chain(checkpoint)
-        return "sentence-embedding"
+    """The task of a checkpoint, from the class in `architectures`. Raises SourceError listing the tasks."""
     name = checkpoint.architecture
     for suffix, task in TASK_OF_SUFFIX.items():
         if name.endswith(suffix):
-            return "audio-features" if task == "features" and checkpoint.is_audio else task
+            return AUDIO_TASKS.get(task, task) if checkpoint.is_audio else task
     raise SourceError(
         f"{checkpoint.folder}: architecture {name!r} has no task that bertc knows; choose one with --task "
         f"({', '.join(tasks)}), or write a Python factory (package.module:function)"
@@ -299,7 +310,12 @@ def task_of(checkpoint: Checkpoint, tasks: Sequence[str]) -> str:
 
 def check_task(checkpoint: Checkpoint, task: str) -> None:
     """Raises SourceError when a checkpoint cannot do a task for a reason that its config shows."""
-    audio = task in ("audio-features", "ctc")
+    audio = task in (*AUDIO_TASKS.values(), "audio-frame-classification", "ctc")
+    if "feature_projection_input_dim" in checkpoint.config and not checkpoint.is_audio:
+        raise SourceError(
+            f"{checkpoint.folder}: {checkpoint.architecture} takes mel features, which no task of bertc does; write a Python "
+            "factory (package.module:function)"
+        )
     if audio != checkpoint.is_audio:
         kind = "raw audio samples" if checkpoint.is_audio else "token ids"
         raise SourceError(f"{checkpoint.folder}: task {task!r} does not fit {checkpoint.architecture}, which takes {kind}")

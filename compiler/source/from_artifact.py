@@ -79,7 +79,9 @@ def options_for(found: Artifact, given: GivenSource) -> SourceOptions:
     """
     recorded = recorded_options(found)
     task = found.task if found.task in TASKS else None
-    return SourceOptions(task, given.revision, given.allow_pickle, given.trust_remote_code, recorded.ids, recorded.opset)
+    return SourceOptions(
+        task, given.revision, given.allow_pickle, given.trust_remote_code, recorded.ids, recorded.opset, given.adapter
+    )
 
 
 def source_wanted(found: Artifact, what: str) -> DataError:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import Feeds, Outputs, SourceError, did_you_mean
+from .chain import Chain
 from .checkpoint import ModuleSpec
 
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -62,7 +63,24 @@ class Features(TextHead):
         return tuple(getattr(found, name) for name in self.outputs)
 
 
-class SentenceEmbedding(TextHead):
+class TokenEmbedding(TextHead):
+    """token_embeddings [batch, length, dim]: a chain of a sentence-transformers directory that does not pool (ColBERT)."""
+
+    outputs: tuple[str, ...] = ("token_embeddings",)
+
+    def __init__(self, model: nn.Module, tokens: Sequence[nn.Module], states: str = "last_hidden_state") -> None:
+        super().__init__(model)
+        self.tokens = nn.ModuleList(tokens)
+        self.states = states
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        x = getattr(self.encode(input_ids, attention_mask, token_type_ids), self.states)
+        for module in self.tokens:
+            x = module(x)
+        return x
+
+
+class SentenceEmbedding(TokenEmbedding):
     """sentence_embedding [batch, dim]: the chain of a sentence-transformers directory after its encoder.
 
     `pooling_mask` is the mask without the prompt, for a pooling with include_prompt false.
@@ -70,8 +88,15 @@ class SentenceEmbedding(TextHead):
 
     outputs = ("sentence_embedding",)
 
-    def __init__(self, model: nn.Module, pooling: Pooling, after: Sequence[nn.Module]) -> None:
-        super().__init__(model)
+    def __init__(
+        self,
+        model: nn.Module,
+        pooling: nn.Module,
+        after: Sequence[nn.Module],
+        tokens: Sequence[nn.Module] = (),
+        states: str = "last_hidden_state",
+    ) -> None:
+        super().__init__(model, tokens, states)
         self.pooling = pooling
         self.after = nn.ModuleList(after)
 
@@ -82,8 +107,7 @@ class SentenceEmbedding(TextHead):
         token_type_ids: Tensor | None = None,
         pooling_mask: Tensor | None = None,
     ) -> Tensor:
-        x = self.encode(input_ids, attention_mask, token_type_ids).last_hidden_state
-        x = self.pooling(x, attention_mask, pooling_mask)
+        x = self.pooling(super().forward(input_ids, attention_mask, token_type_ids), attention_mask, pooling_mask)
         for module in self.after:
             x = module(x)
         return x
@@ -109,9 +133,9 @@ class QuestionAnswering(TextHead):
 
 
 class Audio(nn.Module):
-    """float32 input_values [batch, samples] (and an int64 mask of that shape) -> one output [batch, frames, ...].
+    """float32 input_values [batch, samples] (and an int64 mask of that shape) -> [batch, frames, ...] or [batch, labels].
 
-    `output` is last_hidden_state (features), or logits (CTC).
+    `output` is last_hidden_state (features), or logits: of each frame (CTC, frame classification) or of the recording.
     """
 
     def __init__(self, model: nn.Module, output: str) -> None:
@@ -218,13 +242,38 @@ class Normalize(nn.Module):
         return nn.functional.normalize(x, p=2.0, dim=-1)
 
 
-def embedding_modules(specs: Sequence[ModuleSpec]) -> tuple[Pooling, list[nn.Module]]:
-    """The modules after the encoder of a sentence-transformers directory, weights loaded as float32.
+class SpladePooling(nn.Module):
+    """Logits [batch, length, vocabulary] -> [batch, vocabulary]: log(1 + relu) of each token, the largest or the sum."""
 
+    def __init__(self, strategy: str, twice: bool) -> None:
+        super().__init__()
+        self.strategy = strategy
+        self.twice = twice
+
+    def forward(self, x: Tensor, attention_mask: Tensor, pooled: Tensor | None = None) -> Tensor:
+        x = torch.log1p(torch.relu(x * attention_mask.unsqueeze(-1).to(x.dtype)))
+        x = torch.log1p(x) if self.twice else x
+        return x.amax(dim=1) if self.strategy == "max" else x.sum(dim=1)
+
+
+def embedding(model: nn.Module, chain: Chain, width: int | None = None) -> TextHead:
+    """The encoder with the modules of a sentence-transformers directory behind it, weights loaded as float32.
+
+    `width`: of the vectors of texts, where truncate_dim says one.
     Raises SourceError naming the module whose weights or activation cannot be used.
     """
-    pooling = Pooling(specs[0].pooling_modes())
-    return pooling, [_after(spec) for spec in specs[1:]]
+    tokens = [_after(spec) for spec in chain.tokens]
+    if chain.pooling is None:
+        return TokenEmbedding(model, tokens, chain.states)
+    after = [*map(_after, chain.after), *([Truncate(width)] if width is not None else [])]
+    return SentenceEmbedding(model, _pooling(chain.pooling), after, tokens, chain.states)
+
+
+def _pooling(spec: ModuleSpec) -> nn.Module:
+    if spec.kind == "SpladePooling":
+        twice = spec.config.get("activation_function") == "log1p_relu"
+        return SpladePooling(str(spec.config.get("pooling_strategy") or "max"), twice)
+    return Pooling(spec.pooling_modes())
 
 
 def _after(spec: ModuleSpec) -> nn.Module:
@@ -255,16 +304,40 @@ def _activation(spec: ModuleSpec) -> nn.Module:
     if not (inspect.isclass(kind) and issubclass(kind, nn.Module)):
         known = [*nn.modules.activation.__all__, "Identity"]
         raise SourceError(f"{spec.folder}: activation_function {path!r} is not a module of torch.nn{did_you_mean(name, known)}")
-    return kind()
+    try:
+        return kind()
+    except TypeError as error:
+        raise SourceError(
+            f"{spec.folder}: activation_function {path!r} takes settings ({error}); known: those that take none"
+        ) from error
 
 
 def _weights(spec: ModuleSpec) -> dict[str, Tensor]:
     path: Path = spec.weights()
     if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise SourceError(f"{path} is not a readable safetensors file: {error}; is the download complete?") from error
+    found = read_pickle(path)
+    if not all(isinstance(value, Tensor) for value in found.values()):
+        raise SourceError(f"{path} holds more than tensors by name, it is no state_dict")
+    return found
+
+
+def read_pickle(path: Path) -> dict[str, Any]:
+    """What a pickle holds by name, tensors most likely. No code is run: torch refuses a pickle that holds anything else."""
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises anything from EOFError to UnpicklingError for a file that it does not read
+        reason = (str(error).splitlines() or [type(error).__name__])[-1]
+        raise SourceError(f"{path} is not read, it is damaged or holds more than tensors (weights_only): {reason}") from error
+    if not isinstance(found, dict):
+        raise SourceError(f"{path} holds a {type(found).__name__}, not a state_dict of tensors")
+    return found
 
 
 def _load(module: nn.Module, weights: dict[str, Tensor], spec: ModuleSpec) -> None:

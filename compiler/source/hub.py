@@ -12,8 +12,8 @@ from ..core import Missing, SourceError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
 # No patterns for TensorFlow, Flax, OpenVINO and ready-made ONNX copies of the weights.
-WANTED = ("*.json", "*.txt", "*.model", "model*.safetensors", "[0-9]*_*/*.safetensors")
-PICKLES = ("pytorch_model*.bin", "[0-9]*_*/pytorch_model.bin")
+WANTED = ("*.json", "*.txt", "*.model", "model*.safetensors", "adapter_model.safetensors", "[0-9]*_*/*.safetensors")
+PICKLES = ("pytorch_model*.bin", "adapter_model.bin", "[0-9]*_*/pytorch_model.bin")
 CODE = ("*.py",)
 
 

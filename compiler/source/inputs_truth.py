@@ -15,6 +15,7 @@ import numpy as np
 
 from ..core import Missing, Outputs, machine
 from ..data import AUDIO_FILES, Text, TextSettings
+from .chain import EMBEDDINGS
 from .types import InputTruth
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ TWICE = 2 * 2**30  # bytes of weights that are held a second time, while the lib
 CROSS_ENCODER_KEYS = ("sentence_transformers", "sbert_ce_default_activation_function")
 UNLIMITED = 10**6
 LIBRARY = "sentence-transformers"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 def of_checkpoint(
@@ -38,16 +40,21 @@ def of_checkpoint(
     kind = settings.model_type
     if task == "sequence-classification" and any(found.config.get(key) for key in CROSS_ENCODER_KEYS):
         kind = "CrossEncoder"
+    if not kind and found.chain:
+        kind = "SentenceTransformer"
     if not kind:
-        plain = _transformers_ids(found.folder, trust_remote_code)
+        place = found.place if any((found.place / name).is_file() for name in TOKENIZER_FILES) else found.folder
+        plain = _transformers_ids(place, trust_remote_code)
         outputs = _outputs_of(plain.ids, head, names)
         return dataclasses.replace(plain, outputs=outputs, pairs=task in ("sequence-classification", "question-answering"))
     size = sum(path.stat().st_size for path in found.weights)
     if size > TWICE:
         raise Missing(f"{LIBRARY} would hold {size / 2**30:.1f} GiB of weights a second time")
+    if found.adapter:
+        raise Missing(f"{LIBRARY} loads the folder without merging the adapter")
     model = _sentence_model(found.root, kind, trust_remote_code)
     ids_of = _sentence_ids(model)
-    outputs = _outputs_of(ids_of, head, names)
+    outputs = _outputs_of(ids_of, head, names) if task not in EMBEDDINGS else None
     if task == "sentence-embedding" and kind == "SentenceTransformer":
         outputs = _embedding(model)
     elif task == "sequence-classification" and kind == "CrossEncoder":
@@ -82,7 +89,9 @@ def _sentence_model(root: Path, kind: str, trust_remote_code: bool) -> Any:
             device="cpu",
             local_files_only=True,
             trust_remote_code=trust_remote_code,
-            model_kwargs={"dtype": "float32"},  # else weights saved in half precision are run in it
+            # Else weights saved in half precision are run in it; and attention that a config names may be code on the hub.
+            model_kwargs={"dtype": "float32", "attn_implementation": "eager"},
+            config_kwargs={"_attn_implementation": "eager"},  # which wins where config.json has it
         )
 
 
@@ -144,7 +153,7 @@ def _of_audio(folder: Path) -> InputTruth:
         from transformers import AutoFeatureExtractor
 
         auto: Any = AutoFeatureExtractor
-        extractor: Any = auto.from_pretrained(str(folder), local_files_only=True)
+        extractor: Any = auto.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
 
     def values(waves: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         found = extractor(list(waves), sampling_rate=extractor.sampling_rate, padding=True, return_tensors="np")
@@ -157,7 +166,8 @@ def _of_audio(folder: Path) -> InputTruth:
 def _loading(library: str) -> Iterator[None]:
     """Whatever stops a library from loading a folder is the reason why nothing can be held against it."""
     try:
-        from .torch_export import quiet, root_cause
+        from .loading import root_cause
+        from .torch_export import quiet
 
         with quiet():
             yield

@@ -6,25 +6,32 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core import Dim, Missing, SourceError, did_you_mean, hash_file, machine
-from ..data import TextSettings, audio_settings, read_settings, settings_files
+from ..core import Dim, Missing, SourceError, did_you_mean, machine
+from ..data import SENTENCE_FILES, Sample, TextSettings, audio_settings, read_settings, settings_files
 from ..data import tokenizer as text
 from ..graph import Graph, with_int32_ids
-from . import assets, checkpoint, factory, hub, inputs_truth, onnx_file
+from . import adapter as adapters
+from . import assets, chain, checkpoint, factory, hub, inputs_truth, inventory, onnx_file
+from .chain import EMBEDDINGS
 from .from_artifact import open_export
 from .gc_pause import paused_gc
-from .size_limits import measure_limits
-from .types import FORMS, IDS, TASKS, Location, Reference, Source, SourceOptions
+from .given import find_given, given_in_half, lazy_runner, truth_of_file
+from .size_limits import settle_sizes
+from .types import FORMS, IDS, KINDS, TASKS, Location, Reference, Source, SourceOptions
+from .widening import widen
+
+KNOWN_FILES = (*assets.FILES, *SENTENCE_FILES)  # of a checkpoint; a note says where some of them are not used
 
 
 @paused_gc()
-def open_source(reference: str, options: SourceOptions | None = None) -> Source:
+def open_source(reference: str, options: SourceOptions | None = None, profiles: Sequence[str] = ()) -> Source:
     """Open what a user points at: an existing path, else a Python factory, else a Hugging Face hub id.
+
+    `profiles`, as the user wrote them, are the sizes that an .onnx file is tried at first.
 
     `task` is one of TASKS, or "custom" for a factory or an .onnx file whose task was not given.
     Raises SourceError for a source that cannot be used as asked, Missing when this machine lacks something it needs
@@ -34,8 +41,11 @@ def open_source(reference: str, options: SourceOptions | None = None) -> Source:
     place = resolve_reference(reference, options)
     if place.kind == "artifact":
         return open_export(place.path, options)
-    opener = {"huggingface": _open_checkpoint, "factory": _open_factory, "onnx": _open_onnx}[place.kind]
-    source = dataclasses.replace(opener(reference, place, options), options=options)
+    if place.kind == "onnx":
+        source = _open_onnx(reference, place, options, profiles)
+    else:
+        source = {"huggingface": _open_checkpoint, "factory": _open_factory}[place.kind](reference, place, options)
+    source = dataclasses.replace(source, options=options)
     return dataclasses.replace(source, graph=with_int32_ids(source.graph)) if options.ids == "int32" else source
 
 
@@ -50,9 +60,15 @@ def open_reference(reference: str, options: SourceOptions | None = None) -> Refe
         raise SourceError(f"{place.path} is an artifact; give the source it was built from")
     if place.kind == "onnx":
         graph, _, _ = onnx_file.read_onnx_file(place.path)
-        return Reference(_onnx_sha256(place.path, graph), onnx_file.reference_runner(place.path))
+        return Reference(onnx_file.sha256(place.path), truth_of_file(place.path, graph, find_given(place.path))[0])
     made, sha256 = _module(reference, place, options)
     torch_export = _torch_export()
+    from .half_modules import computes_half
+
+    if place.kind == "factory" and computes_half(made):  # the truth is its graph in float32, as when it is built
+        run = _open_factory(reference, place, options).run
+        assert run is not None
+        return Reference(sha256, run)
     return Reference(sha256, torch_export.module_runner(made, torch_export.output_names(made)))
 
 
@@ -88,10 +104,18 @@ def open_graph(reference: str, options: SourceOptions | None = None) -> tuple[st
         source = open_source(reference, options)
         return source.sha256, source.graph
     graph, _, _ = onnx_file.read_onnx_file(place.path, known=True)
-    return _onnx_sha256(place.path, graph), with_int32_ids(graph) if options.ids == "int32" else graph
+    return onnx_file.sha256(place.path), with_int32_ids(graph) if options.ids == "int32" else graph
 
 
 def resolve_reference(reference: str, options: SourceOptions) -> Location:
+    """Where a reference leads. SourceError for one that leads nowhere, or that has no use for an option."""
+    place = _resolve(reference, options)
+    if options.adapter and place.kind != "huggingface":
+        raise SourceError(f"--adapter is for a checkpoint's folder or a hub id; {reference!r} is {KINDS[place.kind]}")
+    return place
+
+
+def _resolve(reference: str, options: SourceOptions) -> Location:
     if options.task is not None and options.task not in TASKS:
         raise SourceError(f"unknown task {options.task!r}{did_you_mean(options.task, TASKS)}")
     if options.ids not in IDS:
@@ -145,14 +169,27 @@ def _locate_directory(path: Path) -> Location:
 
 
 def _read_checkpoint(path: Path, options: SourceOptions) -> tuple[checkpoint.Checkpoint, str]:
-    found = checkpoint.read_checkpoint(path, options.allow_pickle, options.trust_remote_code)
-    task = options.task or checkpoint.task_of(found, TASKS)
+    adapter, folder = adapters.resolve(checkpoint.encoder_place(path), options)
+    found = checkpoint.read_checkpoint(path, options.allow_pickle, options.trust_remote_code, folder, adapter)
+    guessed = chain.task_of_chain(found) or (None if options.task else adapters.task_of_adapter(adapter))
+    task = options.task or guessed or checkpoint.task_of(found, TASKS)
     checkpoint.check_task(found, task)
-    if task == "sentence-embedding":
-        checkpoint.embedding_chain(found)
+    if task in EMBEDDINGS:
+        chain.read_chain(found, task)
     if (found.root / "modules.json").is_file():
-        read_settings(settings_files(found.root, found.folder))
+        read_settings(settings_files(found.root, found.place))
     return found, task
+
+
+def _inventory(found: checkpoint.Checkpoint, task: str, files: Sequence[Path]) -> list[str]:
+    """What of a checkpoint's folder the graph does not come from."""
+    kinds = [spec.kind for spec in found.chain if spec.kind != "Dropout"]
+    notes = list(chain.read_chain(found, task).notes) if task in EMBEDDINGS else []
+    if kinds and task not in EMBEDDINGS:
+        notes.append(f"not used: {' -> '.join(kinds)} of modules.json: outside task {task!r}")
+    used = {*found.files(), *files, *(place / name for place in (found.root, found.place) for name in KNOWN_FILES)}
+    apart = () if found.folder.is_relative_to(found.root) else (found.folder,)
+    return notes + [note for folder in (found.root, *apart) for note in inventory.file_notes(folder, used)]
 
 
 def _open_checkpoint(reference: str, place: Location, options: SourceOptions) -> Source:
@@ -160,7 +197,9 @@ def _open_checkpoint(reference: str, place: Location, options: SourceOptions) ->
     torch_export = _torch_export()
     made, dims, notes = torch_export.load_module(found, task, options.trust_remote_code)
     graph, outputs = torch_export.export_module(made, options.opset)
-    files, asset_notes = assets.collect_assets(found.folder, found.root, model=True)
+    alone = found.place != found.folder  # an adapter: its tokenizer goes before that of its base
+    folders = (found.place, found.folder) if alone else (found.folder, found.root)
+    files, asset_notes = assets.collect_assets(*folders, model=found.root)
     settings = _settings(files)
     return Source(
         reference=reference,
@@ -172,7 +211,10 @@ def _open_checkpoint(reference: str, place: Location, options: SourceOptions) ->
         run=torch_export.module_runner(made, outputs),
         assets=files,
         revision=place.revision,
-        notes=(*found.notes, *notes, *_input_notes(found, settings, dims, files), *text.override_notes(files), *asset_notes),
+        notes=(
+            *(*found.notes, *notes, *_input_notes(found, settings, dims, files), *text.override_notes(files), *asset_notes),
+            *_inventory(found, task, files),
+        ),
         versions=_versions("torch", "transformers", "onnx-ir", "onnxscript"),
         inputs_truth=lambda: inputs_truth.of_checkpoint(found, task, settings, made, options.trust_remote_code),
     )
@@ -213,6 +255,9 @@ def _open_factory(reference: str, place: Location, options: SourceOptions) -> So
     torch_export = _torch_export()
     made, notes = _call_factory(reference)
     graph, outputs = torch_export.export_module(made, options.opset)
+    run = torch_export.module_runner(made, outputs)
+    half, half_notes = widen(graph.model)
+    given = given_in_half(half, run, "the module in PyTorch on the CPU")
     files, asset_notes = assets.collect_assets(Path(made.assets), Path(made.assets)) if made.assets is not None else ((), [])
     return Source(
         reference=reference,
@@ -221,31 +266,28 @@ def _open_factory(reference: str, place: Location, options: SourceOptions) -> So
         task=options.task or "custom",
         graph=graph,
         dims=factory.dims_of(made),
-        run=torch_export.module_runner(made, outputs),
+        run=run if given is None else lazy_runner(graph),
         assets=files,
-        notes=(*notes, *_settings(files).notes, *text.override_notes(files), *asset_notes),
+        notes=(*notes, *half_notes, *_settings(files).notes, *text.override_notes(files), *asset_notes),
         versions=_versions("torch", "onnx-ir", "onnxscript"),
+        samples=(Sample("the factory's example", torch_export.example_feeds(made)),),
+        given=given,
         inputs_truth=lambda: inputs_truth.of_folder(Path(str(made.assets)), _settings(files)),
     )
 
 
-def _onnx_sha256(path: Path, graph: Graph) -> str:
-    digest = hashlib.sha256()
-    for file in onnx_file.data_files(path, graph):
-        digest.update(f"{file.name}\0{hash_file(file)}\n".encode())
-    return digest.hexdigest()
-
-
-def _open_onnx(reference: str, place: Location, options: SourceOptions) -> Source:
+def _open_onnx(reference: str, place: Location, options: SourceOptions, profiles: Sequence[str]) -> Source:
     path = place.path
     graph, dims, notes = onnx_file.read_onnx_file(path)
-    run = onnx_file.reference_runner(path)
-    dims, found = measure_limits(graph, dims, run)
+    given = find_given(path)
+    run, said = truth_of_file(path, graph, given)
+    notes += said
+    dims, found = settle_sizes(graph, dims, run, profiles)
     files, asset_notes = assets.collect_assets(path.parent, path.parent)
     return Source(
         reference=reference,
         kind="onnx",
-        sha256=_onnx_sha256(path, graph),
+        sha256=onnx_file.sha256(path),
         task=options.task or "custom",
         graph=graph,
         dims=dims,
@@ -254,6 +296,7 @@ def _open_onnx(reference: str, place: Location, options: SourceOptions) -> Sourc
         notes=(*notes, *found, *_settings(files).notes, *asset_notes),
         versions=_versions("onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu"),
         inputs_truth=lambda: inputs_truth.of_folder(path.parent, _settings(files)),
+        given=given,
     )
 
 

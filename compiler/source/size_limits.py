@@ -1,82 +1,196 @@
-"""How short and how long an input of an .onnx file may be, where nothing in the file says it: a table of positions has an end,
-and a frame of speech takes some samples.
+"""Which sizes an .onnx file takes, where nothing in it says so: a table of positions has an end, a frame of speech takes some
+samples, a window only its own length, a patch a multiple of four.
 
 A checkpoint has a config that tells; of a graph it is measured: it is run at the smallest and at the largest size that are ever
 tried, and where it refuses one, or answers with nothing, the first size that it takes is searched for. Batches are not: a batch
-that a graph does not take is a fault to be told.
+that a graph does not take is a fault to be told. What the user's profiles ask for is tried before anything else, and is an error
+where the source refuses it.
 """
 
 from __future__ import annotations
 
 import bisect
 import dataclasses
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from ..core import BertcError, Dim, Feeds, Outputs
+from ..core import AUDIO_DIM, Dim, Feeds, Outputs, Range, RecipeError, default_range, read_ranges
 from ..data import samples
 from ..data import synthetic as data
 from ..graph import Graph
+from .dim_names import call_by_role, rename_dims
+from .size_ties import first_sizes, ties
+from .size_trial import Trial
 
-ODD = 15  # above the smallest size; and a size of its own for each dimension
-REFUSING = re.compile(r"running (\w+) node\. Name:'([^']*)'")  # as ONNX Runtime words it
-NO_MEMORY = re.compile(r"allocat|bad_alloc", re.IGNORECASE)
+MULTIPLES = (
+    2,
+    3,
+    4,
+    5,
+    6,
+    7,
+    8,
+    10,
+    12,
+    14,
+    16,
+    20,
+    24,
+    28,
+    32,
+    40,
+    48,
+    64,
+    80,
+    96,
+    100,
+    128,
+    160,
+    192,
+    256,
+    320,
+    400,
+    512,
+    640,
+    1024,
+)
+
+
+def settle_sizes(
+    graph: Graph, dims: Mapping[str, Dim], run: Callable[[Feeds], Outputs], profiles: Sequence[str] = ()
+) -> tuple[dict[str, Dim], list[str]]:
+    """The dimensions of `graph` with the limits that were found; those that must be equal become one, in place. Notes of both.
+
+    `profiles` as the user wrote them are believed first. Raises RecipeError for one that asks for a size that the source does not
+    take, with what the source said.
+    """
+    asked = [read_ranges(text) for text in profiles]
+    known = dict(dims)
+    notes: list[str] = []
+    trial = Trial(graph, known, run)
+    if not asked and not set(known) - {samples.batch_dim(graph.inputs, known)}:
+        return known, notes  # rows alone
+    base = first_sizes(trial, _first_asked(trial, asked))
+    if base is not None and trial.refused(trial.usual()):
+        found = ties(trial, dict(base))
+        if found:
+            rename_dims(graph.model, found)
+            notes.append("equal dimensions, because other sizes fail: " + ", ".join(f"{a} = {b}" for a, b in found.items()))
+            notes += call_by_role(graph.model)
+            names = dict.fromkeys(dim for spec in graph.inputs for dim in spec.dims if isinstance(dim, str))
+            known = {name: Dim(name) for name in names}
+            trial = Trial(graph, known, run)
+            base = first_sizes(trial, _first_asked(trial, asked))
+    found_dims, more = _limits(trial, base) if base is not None else (known, [])
+    for ranges in asked:
+        _check_asked(trial, base or trial.usual(), ranges, found_dims)
+    return found_dims, [*notes, *more]
 
 
 def measure_limits(graph: Graph, dims: Mapping[str, Dim], run: Callable[[Feeds], Outputs]) -> tuple[dict[str, Dim], list[str]]:
     """`dims` with the limits that were found, and a note of each. A graph that runs at no size is left to the export check."""
-    batch = samples.batch_dim(graph.inputs, dims)
-    usual = {name: 1 if name == batch else _odd(dim, at) for at, (name, dim) in enumerate(dims.items())}
-    found, notes = dict(dims), []
-    for name in (name for name, dim in dims.items() if dim.max is None and name != batch):
-        search = _Search(graph, dims, usual, name, run)
-        low, why = search.until(dims[name].min)
-        high, why_not = search.until(data.sizes_tried(dims[name])[1])
-        if why:
-            found[name] = dataclasses.replace(found[name], min=low)
-            notes.append(f"dimension {name}: minimum {low} ({why})")
-        if why_not:
-            found[name] = dataclasses.replace(found[name], max=high)
-            notes.append(f"dimension {name}: maximum {high} ({why_not})")
+    trial = Trial(graph, dims, run)
+    base = first_sizes(trial)
+    return _limits(trial, base) if base is not None else (dict(dims), [])
+
+
+def _first_asked(trial: Trial, asked: Sequence[Mapping[str, Range]]) -> list[dict[str, int]]:
+    """The sizes of each profile that are tried first: its best ones, one row."""
+    batch = samples.batch_dim(trial.graph.inputs, trial.dims)
+    return [
+        {name: each.min if name == batch else each.opt for name, each in ranges.items() if name in trial.dims}
+        for ranges in asked
+        if ranges
+    ]
+
+
+def _limits(trial: Trial, base: Mapping[str, int]) -> tuple[dict[str, Dim], list[str]]:
+    batch = samples.batch_dim(trial.graph.inputs, trial.dims)
+    used = {dim for spec in trial.graph.inputs for dim in spec.dims}
+    found, notes = dict(trial.dims), []
+    for name in (name for name, dim in trial.dims.items() if dim.max is None and name != batch and name in used):
+        found[name], more = _Search(trial, base, name).limits()
+        notes += more
     return found, notes
-
-
-def _odd(dim: Dim, at: int) -> int:
-    low, top = data.sizes_tried(dim)
-    return min(low + ODD + 2 * at, top)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Search:
-    """Along one dimension, the others at their usual sizes."""
+    """Along one dimension, the others at sizes that run."""
 
-    graph: Graph
-    dims: Mapping[str, Dim]
-    usual: Mapping[str, int]
+    trial: Trial
+    base: Mapping[str, int]
     name: str
-    run: Callable[[Feeds], Outputs]
 
-    def until(self, end: int) -> tuple[int, str]:
-        """(the last size from the usual one to `end` that runs, why the next does not): `end` and "" where all of them run, or
-        where the usual one does not."""
-        usual = self.usual[self.name]
-        if not self.refused(end) or self.refused(usual):
-            return end, ""
-        step = 1 if end > usual else -1
-        sizes = range(usual, end + step, step)
+    def limits(self) -> tuple[Dim, list[str]]:
+        dim, here = self.trial.dims[self.name], self.base[self.name]
+        low_end, high_end = dim.min, max(here, data.sizes_tried(dim)[1])
+        if not self.refused(low_end) and not self.refused(high_end):
+            return dim, []
+        step, why = self._step(here, high_end)
+        if not step:
+            text = f"dimension {self.name}: only {here} ({why})"
+            return dataclasses.replace(dim, min=here, max=here), [text]
+        notes = [f"dimension {self.name}: multiples of {step} ({why})"] if step > 1 else []
+        low, why_low = self.until(low_end, step)
+        if dim.name != AUDIO_DIM:  # whose profile goes to 20 s
+            high_end = max(high_end, default_range(dataclasses.replace(dim, min=low)).max)
+        high, why_high = self.until(high_end, step)
+        if why_low:
+            notes.append(f"dimension {self.name}: minimum {low} ({why_low})")
+        if why_high:
+            notes.append(f"dimension {self.name}: maximum {high} ({why_high})")
+        low = low if why_low else max(dim.min, step if step > 1 else dim.min)
+        return dataclasses.replace(dim, min=low, max=high if why_high else None, multiple=step), notes
+
+    def _step(self, here: int, end: int) -> tuple[int, str]:
+        """(1, "") where a size beside runs, a larger step where only its multiples do, 0 where nothing beside does; and why."""
+        beside = [size for size in (here + 1, here - 1) if size > 0]
+        if any(not self.refused(size) for size in beside):
+            return 1, ""
+        why = self.refused(beside[0])
+        for step in MULTIPLES:
+            near = [size for size in (here + step, here - step) if 0 < size <= max(end, here + step)]
+            if here % step == 0 and any(not self.refused(size) for size in near):
+                return step, why
+        return 0, why
+
+    def until(self, end: int, step: int) -> tuple[int, str]:
+        """(the last size from that of the base to `end` that runs, why the next does not): "" where all of them run."""
+        here = self.base[self.name]
+        sizes = range(here, end + 1, step) if end > here else range(here, end - 1, -step)
+        if end == here or not sizes[1:] or not self.refused(sizes[-1]):
+            return sizes[-1] if sizes else here, ""
         first = bisect.bisect_left(sizes, True, key=lambda size: bool(self.refused(size)))
         return sizes[first - 1], self.refused(sizes[first])
 
     def refused(self, size: int) -> str:
-        """Why a size does not run; "" where it does."""
-        try:
-            answers = self.run(data.sample_at(self.graph, self.dims, {**self.usual, self.name: size}).feeds)
-        except (BertcError, OSError, MemoryError):
-            raise
-        except Exception as error:  # noqa: BLE001  ONNX Runtime raises a dozen classes of its own
-            if NO_MEMORY.search(str(error)):
-                return ""  # the machine's limit and not the model's: the export check runs into it again, and says so
-            named = REFUSING.search(str(error))
-            return f"{named[1]} {named[2]!r} fails at {size}" if named else f"{type(error).__name__} at {size}"
-        empty = [name for name, array in answers.items() if not array.size]
-        return f"{empty[0]!r} is empty at {size}" if empty else ""
+        why = self.trial.refused({**self.base, self.name: size})
+        return f"{why} at {size}" if why else ""
+
+
+def _check_asked(trial: Trial, base: Mapping[str, int], ranges: Mapping[str, Range], dims: Mapping[str, Dim]) -> None:
+    """RecipeError for a size of a profile that the source does not run at: each alone, then the best ones together."""
+    given = {name: each for name, each in ranges.items() if name in base}
+    for name, each in given.items():
+        for size in dict.fromkeys((each.opt, each.min, each.max)):
+            why = trial.refused({**base, name: size}) if size else "there is nothing to run at"
+            if why:
+                found = f"the source does not take {name} {size}: {why}; {_takes(name, dims[name])}"
+                found += _quoted(trial.said({**base, name: size}))
+                raise RecipeError(f"profile {name}={each}: {found}")
+    together = {name: each.opt for name, each in given.items()}
+    if why := trial.refused({**base, **together}) if together else "":
+        sizes = ", ".join(f"{name} {size}" for name, size in together.items())
+        raise RecipeError(f"profile: the source does not take {sizes} together: {why}{_quoted(trial.said({**base, **together}))}")
+
+
+def _takes(name: str, dim: Dim) -> str:
+    if dim.min == dim.max:
+        return f"it takes {name} {dim.min} alone"
+    multiple = f", multiples of {dim.multiple}" if dim.multiple > 1 else ""
+    top = f"the largest {name} this model takes is {dim.max}" if dim.max else "there is no largest"
+    return f"the smallest {name} is {dim.min}, {top}{multiple}"
+
+
+def _quoted(said: str) -> str:
+    return f" (the source: {said})" if said else ""

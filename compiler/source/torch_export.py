@@ -26,24 +26,15 @@ from ..data import PROMPT_MASK, read_settings, settings_files
 from ..graph import Graph, mark_origins
 from ..graph import io_names as exported
 from . import heads
-from .checkpoint import ENCODER_CLASSES, Checkpoint, embedding_chain, smallest_samples, takes_audio_mask
+from .chain import EMBEDDINGS, read_chain
+from .checkpoint import Checkpoint, smallest_samples, takes_audio_mask
 from .factory import FactoryModel, dims_of
+from .loading import is_pooler, load_model, root_cause
 
 MIN_OPSET = 20
-AUTO_CLASSES = {
-    "features": "AutoModel",
-    "sentence-embedding": "AutoModel",
-    "sequence-classification": "AutoModelForSequenceClassification",
-    "token-classification": "AutoModelForTokenClassification",
-    "question-answering": "AutoModelForQuestionAnswering",
-    "masked-lm": "AutoModelForMaskedLM",
-    "audio-features": "AutoModel",
-    "ctc": "AutoModelForCTC",
-}
 POSITION_TABLES = frozenset({"position_embeddings", "embed_positions", "wpe"})
 # MobileBERT puts the words beside a word next to it, and torch.export takes the one word beside it at length 2 for a constant.
 SHORTEST_TRACED = {"mobilebert": 3}
-TRAINING_ONLY = ("masked_spec_embed",)
 EXAMPLE_BATCH, EXAMPLE_LENGTH, EXAMPLE_FRAMES = 2, 13, 7
 FIXED = re.compile(r"specialized it to be a constant \((\d+)\)")
 
@@ -94,14 +85,8 @@ def load_module(
     import transformers.utils.logging  # noqa: F401  quiet() silences what is there
 
     with quiet():
-        model, missing, notes = _from_pretrained(checkpoint, task, trust_remote_code)
-    pooler = [name for name in missing if "pooler" in name.split(".")]
-    absent = [name for name in missing if name not in pooler and not name.endswith(TRAINING_ONLY)]
-    if absent or (pooler and task not in ("features", "sentence-embedding")):
-        raise SourceError(
-            f"{checkpoint.folder} ({checkpoint.architecture}) lacks {len(missing)} weights that task {task!r} needs: "
-            f"{', '.join(sorted(missing)[:3])}; they would be random. Choose the task the model was trained for with --task"
-        )
+        model, missing, notes = load_model(checkpoint, task, trust_remote_code)
+    pooler = any(is_pooler(name) for name in missing)
     if pooler and task == "features":
         notes.append("the checkpoint has no pooler weights: no pooler_output")
     check_finite(model, str(checkpoint.folder))
@@ -112,41 +97,6 @@ def load_module(
     made = _text(checkpoint, model, task, with_pooler=not pooler)
     # The graph is right from length 1 on; the check of the export runs it there.
     return made, {n: dataclasses.replace(d, min=1) if n == "length" else d for n, d in dims_of(made).items()}, notes
-
-
-def _from_pretrained(checkpoint: Checkpoint, task: str, trust_remote_code: bool) -> tuple[nn.Module, set[str], list[str]]:
-    import transformers
-
-    name = ENCODER_CLASSES.get(str(checkpoint.config.get("model_type")), AUTO_CLASSES[task])
-    arguments: dict[str, Any] = {
-        "local_files_only": True,
-        "dtype": torch.float32,
-        "output_loading_info": True,
-        "use_safetensors": not checkpoint.pickled,
-        # Else transformers raises and names no weight; they are refused below, by name.
-        "ignore_mismatched_sizes": True,
-    }
-    if trust_remote_code:
-        arguments["trust_remote_code"] = True
-    build = getattr(transformers, name).from_pretrained
-    notes: list[str] = []
-    try:
-        try:
-            model, info = build(str(checkpoint.folder), attn_implementation="eager", **arguments)
-        except ValueError as error:
-            if "attn" not in str(error) and "eager" not in str(error):
-                raise
-            model, info = build(str(checkpoint.folder), **arguments)
-            notes.append(f"{type(model).__name__} has no eager attention; exported with {model.config._attn_implementation!r}")
-    except Exception as error:  # transformers raises anything from KeyError to ImportError for a model it cannot build
-        raise SourceError(f"transformers cannot load {checkpoint.folder} as {name}: {root_cause(error)}") from error
-    if info["mismatched_keys"] or info["error_msgs"]:
-        wrong = [f"{name} is {list(found)}, the config says {list(wanted)}" for name, found, wanted in info["mismatched_keys"]]
-        wrong = [*sorted(wrong), *map(str, info["error_msgs"])]
-        raise SourceError(f"{checkpoint.folder}: {len(wrong)} weights do not fit the config: {'; '.join(wrong[:3])}")
-    if hasattr(model.config, "use_cache"):
-        model.config.use_cache = False
-    return model.eval(), set(info["missing_keys"]), notes
 
 
 def check_finite(module: nn.Module, where: str) -> None:
@@ -172,17 +122,15 @@ def _text(checkpoint: Checkpoint, model: nn.Module, task: str, with_pooler: bool
             "raw-audio encoders, for anything else write a Python factory (package.module:function)"
         )
     names = heads.text_inputs(model)
-    chain = embedding_chain(checkpoint) if task == "sentence-embedding" else ()
-    if chain and chain[0].config.get("include_prompt") is False:
+    pooling = read_chain(checkpoint, task).pooling if task in EMBEDDINGS else None
+    if pooling and pooling.kind == "Pooling" and pooling.config.get("include_prompt") is False:
         names = (*names, PROMPT_MASK)
     limit = position_limit(model)
     length = min(EXAMPLE_LENGTH, limit or EXAMPLE_LENGTH)
     inputs = _text_example(names, int(getattr(model.config, "vocab_size", 2)), EXAMPLE_BATCH + (length == EXAMPLE_BATCH), length)
-    if task == "sentence-embedding":
-        pooling, after = heads.embedding_modules(chain)
-        width = read_settings(settings_files(checkpoint.root, checkpoint.folder)).truncate_dim
-        after = [*after, heads.Truncate(width)] if width is not None else after
-        module: nn.Module = heads.SentenceEmbedding(model, pooling, after)
+    if task in EMBEDDINGS:
+        width = read_settings(settings_files(checkpoint.root, checkpoint.place)).truncate_dim
+        module: nn.Module = heads.embedding(model, read_chain(checkpoint, task), width)
     elif task == "features":
         module = heads.Features(model, with_pooler and _has_pooler(model, inputs))
     else:
@@ -232,7 +180,7 @@ def _audio(checkpoint: Checkpoint, model: nn.Module, task: str) -> FactoryModel:
     inputs = {"input_values": values}
     if takes_audio_mask(checkpoint):
         inputs["attention_mask"] = torch.ones(EXAMPLE_BATCH, samples, dtype=torch.int64)
-    module = heads.Audio(model, "logits" if task == "ctc" else "last_hidden_state").eval()
+    module = heads.Audio(model, "last_hidden_state" if task == "audio-features" else "logits").eval()
     dims = dict.fromkeys(inputs, ("batch", "samples"))
     return FactoryModel(module, inputs, dims, module.outputs, {"samples": (smallest, None)})
 
@@ -343,6 +291,11 @@ def module_arguments(made: FactoryModel, feeds: Feeds) -> tuple[tuple[Tensor, ..
     return _arguments(made, {n: torch.from_numpy(np.ascontiguousarray(feeds[n])).to(e.dtype) for n, e in made.inputs.items()})
 
 
+def example_feeds(made: FactoryModel) -> dict[str, np.ndarray]:
+    """The examples of a factory as feeds; bfloat16, which numpy lacks, as float32."""
+    return {n: (e.float() if e.dtype is torch.bfloat16 else e).numpy(force=True) for n, e in made.inputs.items()}
+
+
 def outputs_to_arrays(result: Any, outputs: Sequence[str]) -> Outputs:
     """What the module returned as numpy arrays by name, floats as float32."""
     found = [value.float() if value.is_floating_point() else value for value in _flat(result)[1]]
@@ -386,12 +339,3 @@ def _explained(error: Exception, made: FactoryModel) -> SourceError:
         return SourceError(f"{_name(made)}: dimension {dim!r} of input {name!r} always equals {other!r}; give both one name")
     hint = f" (torch.export suggests: {fixes[-1]})" if fixes else ""
     return SourceError(f"{_name(made)}: dimension {dim!r} of input {name!r} {what}: {detail}{hint}")
-
-
-def root_cause(error: BaseException) -> str:
-    """One line for an exception: the first meaningful line of its root cause."""
-    root = error
-    while root.__cause__ is not None:
-        root = root.__cause__
-    lines = [line.strip() for line in str(root).splitlines() if line.strip()]
-    return f"{type(root).__name__}: {lines[0]}" if lines else type(root).__name__

@@ -5,34 +5,42 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ..core import Dim, Feeds, Outputs
-    from ..data import Text
+    from ..data import Sample, Text
     from ..graph import Graph
 
 IDS = ("int64", "int32")
 
 FORMS = "a Hugging Face directory, a hub id (org/name), package.module:function, an .onnx file or an artifact directory"
 
+KINDS = {"factory": "a Python factory", "onnx": "an .onnx file", "artifact": "an artifact", "huggingface": "a checkpoint"}
+
 TASKS = (
     "features",
     "sentence-embedding",
+    "token-embedding",
     "sequence-classification",
     "token-classification",
     "question-answering",
     "masked-lm",
     "audio-features",
+    "audio-classification",
+    "audio-frame-classification",
     "ctc",
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class SourceOptions:
-    """How to open a source. `ids` is the integer type at the graph's boundary: int64, or int32 for TensorRT."""
+    """How to open a source. `ids` is the integer type at the graph's boundary: int64, or int32 for TensorRT.
+
+    `adapter` is the folder of a PEFT adapter to merge into the weights.
+    """
 
     task: str | None = None
     revision: str | None = None
@@ -40,6 +48,27 @@ class SourceOptions:
     trust_remote_code: bool = False
     ids: str = "int64"
     opset: int = 20
+    adapter: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapter:
+    """A folder with adapter_config.json and its weights, checked (adapter.py)."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    weights: Path
+
+    @property
+    def kind(self) -> str:
+        return str(self.config["peft_type"])
+
+    @property
+    def base(self) -> str:
+        return str(self.config.get("base_model_name_or_path") or "")
+
+    def files(self) -> tuple[Path, Path]:
+        return self.folder / "adapter_config.json", self.weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +83,24 @@ class GivenSource:
     revision: str | None = None
     allow_pickle: bool = False
     trust_remote_code: bool = False
+    adapter: str | None = None
     changed: bool = False
 
     def __str__(self) -> str:
         return self.reference
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """A source that computes in low precision, as it was given: `precision` is the type whose tolerance its float32 graph is held
+    to, for a `reason`; `how` it is run. `rounded` is the same with every result rounded for real, where `run` may not: there an
+    overflow shows."""
+
+    run: Callable[[Feeds], Outputs]
+    precision: str  # fp16, bf16 or int8
+    reason: str
+    how: str
+    rounded: Callable[[Feeds], Outputs] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +109,8 @@ class Source:
 
     `run` is the truth: PyTorch for a checkpoint or a factory, ONNX Runtime without optimisations for an .onnx file, None for an
     artifact: there the file `goldens` is the truth, and `reference`, `kind` and `options` are what its manifest says of its own
-    source: a record to be written down again, never opened.
+    source: a record to be written down again, never opened. `samples` are feeds that came with it: a factory's examples. Of
+    a source that computes in half precision the truth is its graph in float32, which is held against the source as `given`.
     `assets` are tokenizer or preprocessor files to copy. `inputs_truth` opens what they are held against, and raises Missing with
     the reason where that cannot be had.
     """
@@ -86,6 +130,20 @@ class Source:
     goldens: Path | None = None
     inputs_truth: Callable[[], InputTruth] | None = None
     inputs_record: Mapping[str, str] | None = None  # what the export compared, where the source is one
+    samples: tuple[Sample, ...] = ()
+    given: Given | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """What a manifest says of it."""
+        return {
+            "reference": self.reference,
+            "kind": self.kind,
+            "sha256": self.sha256,
+            "task": self.task,
+            "revision": self.revision,
+            "options": dataclasses.asdict(self.options),
+            "notes": list(self.notes),
+        }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ..core import RecipeError, did_you_mean, module_names
+from ..core import RecipeError, SourceError, did_you_mean, gpu_models, module_names
+from ..source import refuse_quantised
 
 if TYPE_CHECKING:
+    from ..graph import Graph
     from ._protocol import Target
 
 
@@ -38,6 +40,21 @@ def refusal(spec: TargetSpec, precision: str) -> str | None:
     return cast("str | None", target.refusal(spec.sms, precision)) if hasattr(target, "refusal") else None
 
 
+def graph_refusal(spec: TargetSpec, graph: Graph) -> str | None:
+    """Why a target cannot take the graph of a source, whatever it is fused to; None where it can."""
+    target = get(spec.name)
+    return cast("str | None", target.graph_refusal(graph)) if hasattr(target, "graph_refusal") else None
+
+
+def require_takes(graph: Graph, builds: Sequence[tuple[TargetSpec, str]]) -> None:
+    """Before any long work: SourceError where a target cannot take the operators or the quantised activations of a source."""
+    for spec, precision in builds:
+        if why := graph_refusal(spec, graph):
+            raise SourceError(why)
+        if precision != "fp32":
+            refuse_quantised(graph, f"--{precision}")
+
+
 @dataclasses.dataclass(frozen=True)
 class TargetSpec:
     """`tensorrt-rtx:sm86,sm89=fp16`: a target, the SMs it is built for, and a precision of its own if it has one."""
@@ -57,16 +74,32 @@ class TargetSpec:
 
 
 def parse_spec(text: str) -> TargetSpec:
-    """`NAME[:SM,SM...][=PRECISION]`; RecipeError for an unknown target or an SM it cannot build for."""
+    """`NAME[:SM,SM...][=PRECISION]`, an SM also by a GPU model that has it (`l4`).
+
+    RecipeError for an unknown target or an SM it cannot build for.
+    """
     body, _, precision = text.partition("=")
     name, _, listed = body.partition(":")
     target = get(name)
-    sms = tuple(s.strip() for s in listed.split(",") if s.strip())
-    for sm in sms:
-        if not target.SMS:
-            raise RecipeError(f"target {text!r}: {name} takes no SM")
-        if sm not in target.SMS:
-            raise RecipeError(f"target {text!r}: {name} cannot build for {sm!r}{did_you_mean(sm, target.SMS)}")
-    if len(set(sms)) != len(sms):
+    words = [word.strip() for word in listed.split(",") if word.strip()]
+    if words and not target.SMS:
+        raise RecipeError(f"target {text!r}: {name} takes no SM")
+    if len(set(words)) != len(words):
         raise RecipeError(f"target {text!r} names an SM twice; name each once")
+    sms = tuple(dict.fromkeys(_sm_of(word, text, target.SMS) for word in words))
     return TargetSpec(name, sms or target.DEFAULT_SMS, precision or None)
+
+
+def _sm_of(word: str, text: str, sms: tuple[str, ...]) -> str:
+    """The SM that a word of a target means. RecipeError where the target cannot build for it."""
+    sm = next((gpu.sm for gpu in gpu_models.TABLE if gpu.name == word), word)
+    if sm in sms:
+        return sm
+    what = f"target {text!r}: {text.partition(':')[0]} cannot build for {word!r}"
+    of_sm = gpu_models.of_sm(sm)
+    if not of_sm:
+        raise RecipeError(what + did_you_mean(word, (*sms, *(gpu.name for gpu in gpu_models.TABLE if gpu.sm in sms))))
+    listed = f"{sm} is {', '.join(of_sm)}" if sm == word else f"it is {sm}"
+    raise RecipeError(
+        f"{what} ({listed}); it builds for {', '.join(sms)}. For {word} use the target tensorrt, on a host with that GPU"
+    )

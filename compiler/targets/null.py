@@ -10,6 +10,7 @@ from ..core import machine as packages
 from ..core import profiles_from_json
 from ..graph import Graph
 from ..runtime import ReferenceRunner, Runner
+from ..source import describe_quantised, runner_of
 from ._protocol import Availability, BuildRequest, Built
 
 FUSES = False
@@ -41,4 +42,7 @@ def load(directory: Path, manifest: Mapping[str, Any]) -> Runner:
     from ..artifact import GRAPH
     from ..graph import load_graph as load_graph
 
-    return ReferenceRunner(load_graph(directory / GRAPH), profiles_from_json(manifest["profiles"]))
+    graph = load_graph(directory / GRAPH)
+    if manifest["precision"]["mode"] == "fp32" and describe_quantised(graph):  # its source was: not what bertc quantised
+        return runner_of(graph)
+    return ReferenceRunner(graph, profiles_from_json(manifest["profiles"]))

@@ -96,6 +96,7 @@ class OnnxRuntimeRunner(Runner):
 
         ort = import_onnxruntime()
         options = ort.SessionOptions()
+        options.log_severity_level = 4  # its log goes past every console, names as they are; what it refuses is raised
         chosen = SESSION | dict(manifest["engine"]["session"])
         options.graph_optimization_level = _member(ort.GraphOptimizationLevel, chosen, "graph_optimization_level", path)
         options.execution_mode = _member(ort.ExecutionMode, chosen, "execution_mode", path)

@@ -18,6 +18,7 @@ from ._tensorrt.adapter import INT8_ATTENTION as INT8_ATTENTION
 from ._tensorrt.adapter import INT8_BASE as INT8_BASE
 from ._tensorrt.adapter import lower as lower
 from ._tensorrt.adapter import lowerings as lowerings
+from ._tensorrt.graph_refusal import graph_refusal as graph_refusal
 
 MODULE = "tensorrt_rtx"
 INSTALL = "pip install 'bertc[rtx]'"

@@ -1,5 +1,6 @@
 from . import budgets as budgets
 from . import intervals as intervals
+from . import on_data as on_data
 from . import verdict as verdict
 from .budgets import DEFAULT_BUDGETS as DEFAULT_BUDGETS
 from .budgets import Budget as Budget
@@ -17,5 +18,6 @@ from .result import ComparisonResult as ComparisonResult
 from .verdict import RunSource as RunSource
 from .verdict import Truth as Truth
 from .verdict import Verdict as Verdict
+from .verdict import find_broken_limits as find_broken_limits
 from .verdict import load_runner as load_runner
 from .verdict import verify as verify

@@ -54,6 +54,8 @@ def decision_counters(task: str, blank: int = 0) -> tuple[DecisionCounter, ...]:
         "masked-lm": lambda: (BatchDecisions("token of each position", _positions),),
         "question-answering": lambda: (BatchDecisions("answer span", _spans),),
         "sentence-embedding": lambda: (Neighbours(),),
+        "audio-classification": lambda: (BatchDecisions("class", _classes),),
+        "audio-frame-classification": lambda: (BatchDecisions("labels of each frame", _frames),),
         "ctc": lambda: (BatchDecisions("transcript", lambda e, g, s: _transcripts(e, g, s, blank)),),
     }
     return makers[task]() if task in makers else ()
@@ -151,6 +153,16 @@ def _transcripts(expected: Arrays, got: Arrays, sample: Sample, blank: int) -> C
     frames = live_frames(sample, *e.shape)
     agree = [ctc_collapse(a[:n], blank) == ctc_collapse(b[:n], blank) for a, b, n in zip(e, g, frames, strict=True)]
     return np.array(agree, bool), np.arange(len(e))
+
+
+def _frames(expected: Arrays, got: Arrays, sample: Sample) -> Compared:
+    """The labels of each frame of [batch, frames, labels]: any number holds at once (speakers), by the signs of their logits."""
+    matching = _matching_output(expected, got, "logits", 3)
+    if isinstance(matching, str):
+        return matching
+    e, g = (array > 0 for array in matching)
+    live = np.arange(e.shape[1]) < np.array(live_frames(sample, *e.shape[:2]))[:, None]
+    return (e == g).all(-1)[live], np.nonzero(live)[0]
 
 
 def live_frames(sample: Sample, rows: int, frames: int) -> list[int]:

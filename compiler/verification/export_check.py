@@ -12,13 +12,15 @@ import numpy as np
 
 from ..artifact import goldens
 from ..core import Advance, BertcError, DataError, ExportFailed, Feeds, Outputs, Profile, RecipeError
-from ..data import Sample
+from ..data import Sample, dead_rows, special_ids
 from ..data import synthetic as data
 from ..runtime import ReferenceRunner, Runner
-from ..source import Source
+from ..source import Source, runner_of
 from . import budgets
+from .blind import SpreadMeter, describe_blind
 from .budgets import Budget
 from .comparison import Comparison
+from .given_check import check_given
 
 if TYPE_CHECKING:
     from ..fusions import Fused
@@ -50,15 +52,22 @@ class ExportCheck:
 
 
 def check_export(
-    source: Source, profiles: Sequence[Profile], advance: Advance, *, seed: int = 0, golden_data: Path | None = None
+    source: Source,
+    profiles: Sequence[Profile],
+    advance: Advance,
+    *,
+    seed: int = 0,
+    golden_data: Path | None = None,
+    has_data: bool = False,
 ) -> ExportCheck:
     """Compare the graph with its source at seeded synthetic feeds. With `golden_data` the goldens are samples of that file.
 
-    Raises ExportFailed naming output, sample and the dimension that breaks it."""
+    Raises ExportFailed naming output, sample and the dimension that breaks it; and for goldens that see nothing (all outputs are
+    the same for all of them) unless the build `has_data` to verify on beside them."""
     requested = _select_samples(source, profiles, seed, golden_data)
     samples, notes = requested.samples, requested.notes
-    runner = ReferenceRunner(source.graph)
-    comparison = Comparison(source.task)
+    runner = runner_of(source.graph)
+    comparison, meter = Comparison(source.task), SpreadMeter(source.graph.outputs)
     kept: list[tuple[Sample, Outputs]] = []
     wrong: dict[int, str] = {}
     size = 0
@@ -68,14 +77,27 @@ def check_export(
         if index >= requested.first_golden:
             size += sum(array.nbytes for array in expected.values())
             kept += [(sample, expected)] if size <= GOLDEN_BYTES or not kept else []
+            meter.add(sample, expected)
         advance(index + 1, len(samples))
     if wrong:
         raise ExportFailed(_explain(samples, wrong, source))
     wanted = len(samples) - requested.first_golden
     if len(kept) < wanted:
         notes = (*notes, f"goldens: {len(kept)} of {wanted} samples kept, outputs are limited to {GOLDEN_BYTES >> 20} MiB")
-    notes = (*notes, *_nan_notes(kept))
+    notes = (*notes, *_nan_notes(kept), *_blind_notes(meter.blind(), source, wanted, has_data))
+    notes = (*notes, *check_given(source, [s for s, _ in kept], [o for _, o in kept]))
     return ExportCheck(tuple(s for s, _ in kept), tuple(o for _, o in kept), comparison, notes, None, _what(source))
+
+
+def _blind_notes(blind: Sequence[str], source: Source, count: int, has_data: bool) -> tuple[str, ...]:
+    """What goldens do not show. Raises ExportFailed where they show nothing at all, and nothing else will."""
+    if not blind:
+        return ()
+    everything = len(blind) == len(source.graph.outputs)
+    said = f"goldens: {describe_blind(blind, count, everything)}"
+    if everything and not has_data:
+        raise ExportFailed(said)
+    return (said,)
 
 
 def _what(source: Source) -> str:
@@ -117,7 +139,9 @@ def _select_samples(source: Source, profiles: Sequence[Profile], seed: int, gold
             raise RecipeError(f"--goldens data: {source.reference} is an artifact and cannot run the data; build from its source")
         assert source.goldens is not None, "a source without a computation is an artifact, which has goldens"
         return _Samples(*goldens.load_goldens(source.goldens))
-    synthetic = data.synthetic_samples(source.graph, source.dims, seed, _most_elements(source))
+    special = special_ids(source.assets)
+    synthetic = data.synthetic_samples(source.graph, source.dims, seed, _most_elements(source), special=special)
+    synthetic = (*synthetic, *(_typed(sample, source) for sample in source.samples))
     if golden_data is not None:
         from ..data import read_data
 
@@ -126,6 +150,12 @@ def _select_samples(source: Source, profiles: Sequence[Profile], seed: int, gold
         # Goldens from data hold the data alone, so that their decisions are decisions about data.
         return _Samples((*synthetic, *read.samples), (), read.notes, len(synthetic))
     return _Samples(synthetic)
+
+
+def _typed(sample: Sample, source: Source) -> Sample:
+    """A sample that came with the source, in the types of the graph's inputs."""
+    feeds = {spec.name: sample.feeds[spec.name].astype(spec.dtype) for spec in source.graph.inputs}
+    return dataclasses.replace(sample, feeds=feeds, dead_rows=dead_rows(feeds))
 
 
 def _most_elements(source: Source) -> int:

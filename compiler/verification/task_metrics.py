@@ -30,6 +30,7 @@ def scorer_for(labels: Labels) -> Scorer:
     """The scorer of a task."""
     kinds: dict[str, type[Scorer]] = {
         "sequence-classification": ScalarScorer if labels.classes == 1 else ClassScorer,
+        "audio-classification": ClassScorer,
         "token-classification": TagScorer,
         "question-answering": AnswerScorer,
         "sentence-embedding": PairScorer,

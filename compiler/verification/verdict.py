@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from .. import targets
 from ..artifact import Artifact, goldens
 from ..artifact import manifest as artifact
-from ..core import Advance, DataError, Feeds, Missing, Outputs, Progress
+from ..core import Advance, DataError, Feeds, Missing, Outputs, Progress, VerifyFailed
 from ..data import Labels, Sample, read_data
-from ..graph import Graph
+from ..graph import Graph, load_graph, short_reason
 from ..runtime import HALVES, ReferenceRunner, Runner
 from . import budgets
 from .budgets import DECISION_LIMITS, Budget, Violation, budget_for
@@ -100,6 +100,12 @@ class Verdict:
     def shortfall(self) -> str:
         """What is wrong with an artifact that did not pass, in words."""
         return "over its budget" if self.verdict == FAILED else "undecided"
+
+    def advice(self) -> str:
+        """How to find out why a build failed, where its precision may be the cause."""
+        if self.precision == "fp32" or self.verdict != FAILED:
+            return ""
+        return ". To find the nodes that cause it: build with --no-verify, then `bertc verify OUT --bisect`"
 
     def reasons(self) -> str:
         return "; ".join(map(str, self.violations)) or "none"
@@ -236,11 +242,13 @@ def run_and_judge(
         budget = budget.without_decisions()
     target = targets.get(name)
     ready = target.available()
+    from ..source import runner_of
+
     runners: dict[str, Runner] = {}
     if ready.run and name != "null":
         runners["engine"] = target.load(directory, facts)
     if not runners or precision != "fp32" or _is_half(graph):
-        runners["graph"] = ReferenceRunner(graph)
+        runners["graph"] = runner_of(graph) if precision == "fp32" else ReferenceRunner(graph)
     results = compare_runners(runners, truth, task, advance)
     found = tuple(v for result in results.values() for v in budgets.find_violations(result, budget))
     notes = (*truth.notes, *_outside_profiles(runners, truth), *_not_judged_notes(facts, truth))
@@ -273,12 +281,31 @@ def compare_runners(runners: Mapping[str, Runner], truth: Truth, task: str, adva
     return {name: comparison.result() for name, comparison in comparisons.items()}
 
 
+def find_broken_limits(runner: Runner, truth: Truth, task: str, budget: Budget) -> tuple[Violation, ...]:
+    """What a runner breaks of a budget on some samples, as `run_and_judge` would find it."""
+    judged = budget.without_decisions() if truth.synthetic else budget
+    result = compare_runners({"": runner}, truth, task, lambda done, total: None)[""]
+    return tuple(budgets.find_violations(result, judged))
+
+
 def _outside_profiles(runners: Mapping[str, Runner], truth: Truth) -> tuple[str, ...]:
     """Goldens hold every size the model takes; an engine takes those of its profiles. The rest is noted."""
     outside = [s.label for r in runners.values() for s in truth.samples if not r.takes(s.feeds)]
     if not outside:
         return ()
     return (f"{len(outside)} samples lie outside the engine's profiles and were not run on it: {'; '.join(outside)}",)
+
+
+def run_once(directory: Path, samples: Sequence[Sample]) -> str:
+    """Run the graph that was written, unverified, on its smallest sample; returns a note. VerifyFailed where it does not run."""
+    sample = min(samples, key=lambda each: sum(array.size for array in each.feeds.values()))
+    try:
+        ReferenceRunner(load_graph(directory / artifact.GRAPH)).run(sample.feeds)
+    except (DataError, Missing):
+        raise
+    except Exception as error:  # onnxruntime's exceptions share no public base class
+        raise VerifyFailed(f"the graph does not run at {sample.label}: {short_reason(error)}; nothing was written") from error
+    return "its graph was run once"
 
 
 def load_runner(path: Path) -> Runner:

@@ -68,6 +68,15 @@ def program() -> str | None:
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
+def load(file: Path) -> tuple[str, list[str]]:
+    """(the document of a page as it stands once it is loaded, lines of the console: what failed, what a policy forbade)."""
+    found = program()
+    assert found is not None
+    words = [found, *FLAGS, "--enable-logging=stderr", f"--user-data-dir={file.parent / 'profile'}", file.as_uri()]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
 def measure(page: str, frames: list[tuple[int, str]], folder: Path) -> list[dict[str, Any]]:
     """What Chromium makes of a page, for each (width in pixels, light or dark)."""
     found = program()

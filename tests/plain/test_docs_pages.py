@@ -14,7 +14,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from bertc import targets
-from bertc.fleet import gpus
+from bertc.core import gpu_models
 from docs import generate, hooks
 
 ROOT = Path(__file__).parent.parent.parent
@@ -47,9 +47,9 @@ def rows(page: Path, first: str) -> list[list[str]]:
     return next(table[1:] for table in tables if table[0][0] == first)
 
 
-def built_for(gpu: gpus.Gpu) -> tuple[str, str]:
+def built_for(gpu: gpu_models.Gpu) -> tuple[str, str]:
     """(target as a reader would write it, where it is built)."""
-    spec = gpus.target_for(gpu)
+    spec = targets.target_for(gpu)
     bare = spec.sms == targets.get(spec.name).DEFAULT_SMS
     return spec.name if bare else str(spec), "that GPU" if spec.name == "tensorrt" else "any machine"
 
@@ -113,12 +113,12 @@ def test_the_reference_renders_whatever_a_command_says(monkeypatch: pytest.Monke
 def test_the_readme_has_every_gpu_model_with_its_sm_and_target() -> None:
     table = rows(ROOT / "README.md", "SM")
     shown = {name: (sm, target, place) for sm, names, target, place in table for name in names.split(", ")}
-    assert shown == {gpu.name: (gpu.sm, *built_for(gpu)) for gpu in gpus.TABLE}
+    assert shown == {gpu.name: (gpu.sm, *built_for(gpu)) for gpu in gpu_models.TABLE}
 
 
 def test_the_page_of_targets_has_every_gpu_model() -> None:
     shown = rows(ROOT / "docs" / "targets.md", "GPU model")
-    assert shown == [[gpu.name, gpu.sm, str(gpu.memory_gb), *built_for(gpu)] for gpu in gpus.TABLE]
+    assert shown == [[gpu.name, gpu.sm, str(gpu.memory_gb), *built_for(gpu)] for gpu in gpu_models.TABLE]
 
 
 def test_the_page_of_targets_has_every_target() -> None:

@@ -20,7 +20,7 @@ from bertc.artifact import goldens
 from bertc.artifact import manifest as artifact
 from bertc.cli import _main as cli
 from bertc.core.errors import ArtifactError, DataError, ExportFailed
-from bertc.core.profiles import parse_profile
+from bertc.core.profiles import Dim, parse_profile
 from bertc.runtime.reference import ReferenceRunner
 from bertc.source import opening as source
 from bertc.source import types
@@ -127,7 +127,20 @@ def test_an_export_is_built_without_torch(model: Path, tmp_path: Path, capsys: C
         assert (tmp_path / "out" / file).read_bytes() == (straight / file).read_bytes()
     assert (tmp_path / "out" / "tokenizer" / "tokenizer.json").is_file()
     capsys.readouterr()
-    run("build", tmp_path / "export", "--target", "null", "--goldens", "data", "--data", model, "-o", tmp_path / "x", code=2)
+    (tmp_path / "t.txt").write_text("two words\n")
+    run(
+        "build",
+        tmp_path / "export",
+        "--target",
+        "null",
+        "--goldens",
+        "data",
+        "--data",
+        tmp_path / "t.txt",
+        "-o",
+        tmp_path / "x",
+        code=2,
+    )
     assert "is an artifact and cannot run the data" in said(capsys)
 
 
@@ -175,11 +188,12 @@ def test_positions_for_one_length(tmp_path: Path, capsys: Capture) -> None:
     model.graph.node[0].output[0] = "raw_x"
     model.graph.node.insert(1, oh.make_node("Add", ["raw_x", "positions"], ["x"]))
     onnx.save(model, path)
-    found = dataclasses.replace(source.open_source(str(path)), kind="factory", run=whole.run)
-    text = blamed(found)
+    opened = source.open_source(str(path))
+    assert opened.dims["length"] == Dim("length", 17, 17), "as a source of its own it is one of a single length"
+    text = blamed(dataclasses.replace(opened, kind="factory", run=whole.run, dims=whole.dims))
     assert "It fails whenever axis 1 of 'input_ids' is 1, 37, 512, and holds at 17: the exporter baked in" in text
-    run("build", path, "--target", "null", "-o", tmp_path / "o", code=1)
-    assert "the source fails at batch 5, length 37" in said(capsys)
+    run("build", path, "--target", "null", "-o", tmp_path / "o")
+    assert "dimension length: only 17 (Add" in said(capsys)
 
 
 def test_wrong_everywhere_blames_no_dimension(model: Path) -> None:

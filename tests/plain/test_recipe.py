@@ -176,7 +176,7 @@ def test_budgets() -> None:
         ("tensorrt_rtx", ("did you mean 'tensorrt-rtx'?",)),
         ("", ("unknown target ''", "known: null, onnxruntime")),
         ("tensorrt-rtx:sm8", ("cannot build for 'sm8'", "did you mean 'sm8")),
-        ("tensorrt-rtx:sm90", ("cannot build for 'sm90'", "known: ")),
+        ("tensorrt-rtx:sm90", ("cannot build for 'sm90'", "h100", "tensorrt, on a host")),
         ("tensorrt-rtx:sm89,sm89", ("names an SM twice",)),
         ("onnxruntime:sm89", ("onnxruntime takes no SM",)),
         ("_packages", ("unknown target '_packages'",)),

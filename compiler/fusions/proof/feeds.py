@@ -163,7 +163,7 @@ class _Sizes:
         others = sum(name not in self.batches for name in self.bound)
         step = (0, 6 + 2 * others, 16 + 2 * others)[self.plan.step]
         size = self.plan.rows if text in self.batches else low + step
-        return max(dim.min, min(size, dim.max or size))
+        return dim.fit(size)
 
 
 def _check(value: ir.Value) -> None:

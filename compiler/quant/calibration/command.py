@@ -205,12 +205,11 @@ class CalibrationRun:
         except DataError as error:
             raise DataError(f"{error}; --restart drops it and starts over") from error
         changed = _changes(fresh, found)
-        if changed or not isinstance(done, int):
-            raise DataError(
-                f"the checkpoint {self.checkpoint} is of another run: {'; '.join(changed) or 'it has no count of samples'}. "
-                "--restart drops it and starts over"
-            )
-        log.note(f"resuming after {done} of {self.samples.size(*self.part)} samples from {self.checkpoint}")
+        size = self.samples.size(*self.part)
+        if changed or not isinstance(done, int) or not 0 <= done <= size:
+            why = "; ".join(changed) or f"its 'done' is {str(done)[:40]}, not a number of samples up to {size}"
+            raise DataError(f"the checkpoint {self.checkpoint} is of another run: {why}. --restart drops it and starts over")
+        log.note(f"resuming after {done} of {size} samples from {self.checkpoint}")
         # In the order of the graph, which is not that of the file.
         return dataclasses.replace(found, tensors={name: found.tensors[name] for name in fresh.tensors}), done
 

@@ -14,6 +14,7 @@ import numpy as np
 
 BINS = 8192  # the maximum lies in the upper half, so a bin is at most 1/4096 of it
 NARROWEST = -100  # exponent of a group that saw nothing but zeros; smaller magnitudes share its first bin
+WIDEST = 128  # a float32 is less than 2^128
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,10 +27,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...core import DataError, disk_errors
+from ...core import DataError, available_bytes, disk_errors
+from .json_values import finite, members, number, text, whole
 from .statistics import Settings, Statistics, check_settings
 
 FORMAT = 1
+PARSED = 8  # bytes of memory that a byte of JSON takes while it is read: every number is an object
 TOTALS = ("samples", "tokens", "truncated", "dead")
 HEAD = ("bertc", "tools", "source", "graph", "settings", "data", *TOTALS, "tensors")
 
@@ -112,10 +114,16 @@ def read(path: Path) -> Ranges:
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text("utf-8"))
+        size, free = path.stat().st_size, available_bytes()
+        if free is not None and size * PARSED > free:
+            raise DataError(
+                f"{path} has {size / 2**20:.0f} MiB, which takes {size * PARSED / 2**30:.1f} GiB to read; this machine has "
+                f"{free / 2**30:.1f} GiB of memory free"
+            )
+        data = json.loads(path.read_text("utf-8"), parse_constant=finite, parse_float=finite)
     except OSError as error:
         raise DataError(f"cannot read the ranges {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not a file of ranges ({error}); calibrate again") from error
     if not isinstance(data, dict) or not isinstance(data.get("format"), int) or "tensors" not in data:
         raise DataError(f"{path} is not a file of ranges: it has no format and tensors; bertc calibrate writes one")
@@ -127,14 +135,37 @@ def read_json(path: Path) -> dict[str, Any]:
 def parse(data: Mapping[str, Any], path: Path) -> Ranges:
     """The ranges in what read_json gave; DataError names what is wrong in it."""
     try:
-        tensors = {name: Statistics.from_json(name, each) for name, each in data["tensors"].items()}
-        settings = Settings(**data["settings"])
+        tensors = {name: _tensor(name, each) for name, each in members(data["tensors"], "tensors", dict).items()}
+        settings = Settings(**members(data["settings"], "settings", dict))
+        number(settings.outlier, "outlier")
         facts = {key: data[key] for key in HEAD if key not in ("settings", "tensors", *TOTALS)}
-        _ = [_part(part) for each in facts["data"] for part in each["parts"]]
+        _check_head(facts)
         check_settings(settings)
-        return Ranges(facts, settings, tensors, {key: int(data[key]) for key in TOTALS})
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        return Ranges(facts, settings, tensors, {key: whole(data, key) for key in TOTALS})
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, MemoryError) as error:
         raise DataError(f"{path} is damaged ({type(error).__name__}: {error}); calibrate again") from error
+
+
+def _tensor(name: str, data: Any) -> Statistics:
+    try:
+        return Statistics.from_json(name, members(data, name, dict))
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError, MemoryError) as error:
+        raise ValueError(f"tensor {name!r}: {type(error).__name__}: {error}") from error
+
+
+def _check_head(facts: Mapping[str, Any]) -> None:
+    """Raises ValueError or KeyError naming the key. What the head names is compared and shown: nothing of it is opened."""
+    text(facts, "bertc")
+    for name in members(facts["tools"], "tools", dict):
+        text(facts["tools"], name)
+    for key, names in (("source", ("reference", "sha256", "task")), ("graph", ("form", "sha256"))):
+        for name in names:
+            text(members(facts[key], key, dict), name)
+    for each in members(facts["data"], "data", list):
+        for name in ("name", "sha256"):
+            text(members(each, "data", dict), name)
+        for part in members(each["parts"], "parts", list):
+            _part(part)
 
 
 def merge(found: Sequence[Ranges], names: Sequence[str]) -> Ranges:

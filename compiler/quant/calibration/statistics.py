@@ -10,7 +10,8 @@ import numpy as np
 
 from ...core import DataError
 from . import clipping
-from .histogram import Histogram
+from .histogram import NARROWEST, WIDEST, Histogram
+from .json_values import members, number, text, whole
 
 CHANNEL_BINS = 512  # of a histogram per channel
 COUNTS = ("values", "nan", "infinite", "masked", "skipped")
@@ -181,20 +182,40 @@ class Statistics:
 
     @staticmethod
     def from_json(name: str, data: Mapping[str, Any]) -> Statistics:
-        """What to_json wrote. Raises ValueError, KeyError or TypeError for others."""
-        known = {f.name: data[f.name] for f in dataclasses.fields(MeasuredTensor) if f.name != "name"}
-        made = Statistics(MeasuredTensor(name, **known | {"dims": tuple(data["dims"])}))
+        """What to_json wrote. Raises ValueError, KeyError, TypeError or IndexError for others, naming the key."""
+        made = Statistics(_place(name, data))
         for count in COUNTS:
-            setattr(made, count, int(data[count]))
+            setattr(made, count, whole(data, count))
         if made.values:
-            made.low, made.high = (float(np.float32(data[key])) for key in ("min", "max"))
+            made.low, made.high = (float(np.float32(number(data[key], key))) for key in ("min", "max"))
+            if made.low > made.high:
+                raise ValueError(f"'min' is {made.low:g}, above 'max', {made.high:g}")
         made.channels[...] = np.array(data["channel_max"], np.float32)
-        _read_histogram(made.histogram, [data["histogram"]])
+        _read_histogram(made.histogram, [data["histogram"]], "histogram")
         if made.by_channel is not None:
-            _read_histogram(made.by_channel, data["channel_histograms"])
+            _read_histogram(made.by_channel, data["channel_histograms"], "channel_histograms")
         if int(made.histogram.counts.sum()) != made.values:
-            raise ValueError(f"the histogram of {name} holds {made.histogram.counts.sum()} of {made.values} values")
+            raise ValueError(f"'histogram' holds {made.histogram.counts.sum()} of {made.values} values")
         return made
+
+
+def _place(name: str, data: Mapping[str, Any]) -> MeasuredTensor:
+    """The tensor of an entry. Its channels are as many as the entry has maxima of: arrays are made that long."""
+    dims = tuple(members(data["dims"], "dims", list))
+    if not all(isinstance(dim, (int, str)) for dim in dims):
+        raise ValueError(f"'dims' is {str(dims)[:60]}, not sizes and names")
+    axis = None if data["axis"] is None else whole(data, "axis", -len(dims), len(dims) - 1)
+    cut = None if data["cut"] is None else number(data["cut"], "cut", -1e300, 1e300)
+    by_channel = data["by_channel"]
+    if not isinstance(by_channel, bool):
+        raise ValueError(f"'by_channel' is {str(by_channel)[:60]!r}, not true or false")
+    maxima = [number(value, "channel_max", 0) for value in members(data["channel_max"], "channel_max", list)]
+    channels = 0 if axis is None else dims[axis]
+    if len(maxima) != channels or (by_channel and not channels):
+        raise ValueError(f"'channel_max' has {len(maxima)} numbers, 'dims' and 'axis' say {channels}")
+    if len(members(data["channel_histograms"], "channel_histograms", list)) != (channels if by_channel else 0):
+        raise ValueError(f"'channel_histograms' has {len(data['channel_histograms'])} of {channels} channels")
+    return MeasuredTensor(name, text(data, "op"), text(data, "module"), dims, axis, cut, by_channel)
 
 
 def _exact(value: float | np.floating[Any]) -> float:
@@ -223,23 +244,24 @@ def _runs(counts: np.ndarray) -> str:
     return " ".join(words)
 
 
-def _read_runs(text: str, bins: int) -> np.ndarray:
+def _read_runs(words: str, bins: int) -> np.ndarray:
     counts, at = np.zeros(bins, np.int64), 0
-    for word in text.split():
-        if word.startswith("0*"):
-            at += int(word[2:])
+    for word in words.split():
+        run = word.removeprefix("0*") if word.startswith("0*") else ""
+        if not (run or word).isdecimal():
+            raise ValueError(f"a histogram has {word[:40]!r} among its counts")
+        if run:
+            at += int(run)
             continue
         counts[at] = int(word)
         at += 1
-    if (counts < 0).any():
-        raise ValueError("a histogram with a count below zero")
     return counts
 
 
-def _read_histogram(histogram: Histogram, data: Iterable[Mapping[str, Any]]) -> None:
+def _read_histogram(histogram: Histogram, data: Iterable[Mapping[str, Any]], key: str) -> None:
     for group, each in enumerate(data):
-        histogram.exponents[group] = int(each["exponent"])
-        histogram.counts[group] = _read_runs(each["counts"], histogram.bins)
+        histogram.exponents[group] = whole(members(each, key, dict), "exponent", NARROWEST, WIDEST)
+        histogram.counts[group] = _read_runs(text(each, "counts"), histogram.bins)
 
 
 def check_settings(settings: Settings) -> None:

@@ -15,6 +15,9 @@ from .templates import breakable, environment
 
 LISTS = ("gpu", "sm", "reason")  # fields that a fleet's status may write as lists: gpus, sms, reasons
 NOT_SHOWN = frozenset({"entries", "reports", "summary", "stages", "code"})  # stages and code: keys and hashes of what was built
+TEXTS = ("model", "gpu", "sm", "target", "precision", "state", "path", "reason", "built_precision", "precision_why")
+NUMBERS = ("bytes", "kernels", "seconds")
+MOST = 1e15  # seconds or bytes: what is more was not measured
 PLACE = ("gpu", "sm", "target", "path")  # one of them tells an entry from another
 STATE_WORDS = {"other-host": "needs another host"}  # as `fleet status` prints it; the others are words already
 IN_REPORT = {"bytes": ("size", "total"), "kernels": ("engine", "kernels", "count"), "seconds": ("summary", "seconds")}
@@ -54,6 +57,9 @@ def fleet_document(status: Mapping[str, Any], documents: Sequence[Mapping[str, A
     entries = status.get("entries")
     if not isinstance(entries, Sequence) or isinstance(entries, str) or not entries:
         raise InputError("a fleet report needs a list of entries, as bertc fleet status --json writes it; found none")
+    for at, entry in enumerate(entries):
+        if isinstance(entry, Mapping):
+            _check_fields(entry, f"entry {at} of the fleet's status")
     entries = [_plain(entry) if isinstance(entry, Mapping) else entry for entry in entries]
     for at, entry in enumerate(entries):
         if not isinstance(entry, Mapping) or not any(entry.get(key) for key in PLACE):
@@ -64,6 +70,23 @@ def fleet_document(status: Mapping[str, Any], documents: Sequence[Mapping[str, A
     rest = {key: value for key, value in status.items() if key != "entries"}
     filled = [_filled(entry, found) for entry, found in zip(entries, documents, strict=True)]
     return {**rest, "entries": filled, "reports": list(documents), "summary": {"states": dict(states)}}
+
+
+def _check_fields(entry: Mapping[str, Any], where: str) -> None:
+    """A status or a lock may be another's: InputError for a field of another kind than `bertc fleet status --json` writes."""
+    close = entry.get("accuracy") or {}
+    if not isinstance(close, Mapping):
+        raise InputError(f"{where}: accuracy is {close!r}, expected a table")
+    for name in TEXTS:
+        if not isinstance(entry.get(name), str | None):
+            raise InputError(f"{where}: {name} is {entry[name]!r}, expected text")
+    for name in LISTS:
+        if not isinstance(entry.get(f"{name}s"), list | tuple | None):
+            raise InputError(f"{where}: {name}s is {entry[f'{name}s']!r}, expected a list")
+    numbers = {**{name: entry.get(name) for name in NUMBERS}, **{name: close.get(name) for name in ("relative", "cosine_min")}}
+    for name, value in numbers.items():
+        if isinstance(value, int | float) and not abs(value) < MOST:
+            raise InputError(f"{where}: {name} is no measurement: {str(value)[:20]}")
 
 
 def _filled(entry: Mapping[str, Any], found: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -57,9 +57,15 @@ def int8_plot(int8: Mapping[str, Any]) -> Plot:
 
 def error_plot(rows: Sequence[tuple[str, str, float]]) -> Plot:
     """The relative error of (place, precision, error), side by side."""
+    rows = [(_literal(place), _literal(precision), error) for place, precision, error in rows]
     places = list(dict.fromkeys(place for place, _, _ in rows))
     found = {(place, precision): error for place, precision, error in rows}
     kinds = list(dict.fromkeys(precision for _, precision, _ in rows))
     series = [Series(kind, places, [found.get((place, kind), float("nan")) for place in places]) for kind in kinds]
     log = min(error for _, _, error in rows) > 0
     return Plot("Relative error by GPU and precision", "", "relative error", series, "dots", log=log, size=SIZE)
+
+
+def _literal(text: str) -> str:
+    """Text of a file that matplotlib must not read as mathematics between dollar signs."""
+    return text.replace("$", r"\$")

@@ -52,7 +52,8 @@ def fleet_documents(path: Path, status: Mapping[str, Any] | None = None) -> tupl
     if path.is_dir():
         found = [artifact_document(each) for each in artifact.find_artifacts(path)]
         return {"entries": [_entry(each) for each in found]}, list(found)
-    status = _json(path) if status is None else status
+    told, status = status, _json(path) if status is None else status
+    root = Path(str(told["out"])) if told is not None else path.parent
     listed = status.get("entries") if isinstance(status, Mapping) else None
     if isinstance(listed, Mapping):  # a lock file: by name, each where `bertc fleet build` puts it
         listed = [{"name": name, "path": f"{status.get('out', 'out')}/{name}", **entry} for name, entry in listed.items()]
@@ -64,7 +65,7 @@ def fleet_documents(path: Path, status: Mapping[str, Any] | None = None) -> tupl
     for entry in listed:
         if not isinstance(entry, Mapping):
             raise InputError(f"{path}: an entry is {entry!r}; each is an object with model, gpu, target, precision, state")
-        read, why = _report_of(entry, path.parent)
+        read, why = _report_of(entry, path, root)
         entries.append({**entry, "reason": "; ".join(filter(None, (_text(entry, "reason"), why)))})
         reports.append(read)
     return {**status, "entries": entries}, reports
@@ -76,11 +77,18 @@ def _text(entry: Mapping[str, Any], name: str) -> str:
     return str(entry.get(name) or "; ".join(map(str, several)))
 
 
-def _report_of(entry: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any] | None, str]:
-    """(the report of an entry, why there is none)."""
+def _report_of(entry: Mapping[str, Any], file: Path, root: Path) -> tuple[dict[str, Any] | None, str]:
+    """(the report of an entry, why there is none). A file that travels opens nothing outside its own folder."""
     if not entry.get("path"):
         return None, ""
-    where = folder / str(entry["path"])
+    where = file.parent / str(entry["path"])
+    try:
+        inside = where.resolve().is_relative_to(root.resolve())
+    except (OSError, ValueError, RuntimeError):  # no path at all: a null character, a circle of links
+        inside = False
+    if not inside:
+        why = f"it lies outside {root}, the folder of {file.name}"
+        return None, f"{entry['path']} was not read: {why}; name the fleet.toml, or put {file.name} beside the artifacts"
     if not where.exists():
         return None, f"no artifact at {entry['path']} here"
     try:

@@ -24,6 +24,7 @@ from ...core import machine as packages
 from ...core import profiles as profiles_
 from ...graph import DOMAIN, Graph, module_path
 from ...runtime import Runner
+from ...source import carry_quantisation
 from .._protocol import BuildRequest, Built, engine_file
 from . import kernel_log as _kernels
 from . import quantised_check as _int8
@@ -108,7 +109,7 @@ def lower(graph: Graph, sms: tuple[str, ...] = (), *, quantised: bool = False) -
     """
     if not any(node.domain == DOMAIN for node in graph.model.graph):
         require_plain(graph)
-        return graph
+        return carry_quantisation(graph)  # of a source that was quantised already
     from ...ops import expand
     from . import layout
 
@@ -151,7 +152,7 @@ def build(module: str, request: BuildRequest, workspace: int | None = None, note
         except BaseException:
             plan.unlink(missing_ok=True)
             raise
-    return Built({PLAN: result["sha256"]}, facts, notes, result["seconds"])
+    return Built({PLAN: result["sha256"]}, facts, (*notes, *result["notes"]), result["seconds"])
 
 
 def list_kernels(module: str, request: BuildRequest) -> tuple[_kernels.Kernel, ...]:

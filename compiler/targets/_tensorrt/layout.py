@@ -10,9 +10,9 @@ import math
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import IdentityEliminationPass, RemoveUnusedNodesPass
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from ...graph import Graph, drop_unused_initializers
+from ...graph import Graph, drop_unused_initializers, eliminate_identities
 from .lower_common import SWAP
 
 UNARY = frozenset("Gelu Erf Tanh Sigmoid Relu Cast Identity Neg Abs Sqrt Exp".split())
@@ -37,7 +37,7 @@ def tidy(graph: Graph) -> Graph:
     for index, value in enumerate(main.outputs):
         _cancel_output(main, index, value)
     RemoveUnusedNodesPass()(copy.model)
-    IdentityEliminationPass()(copy.model)
+    eliminate_identities(copy.model)
     drop_unused_initializers(main)
     return copy
 

@@ -7,7 +7,7 @@ take its caller along. Reads a job, writes the engine, the builder's log (as it 
              "timing_cache": file or null,
              "profiles": [{input: [min shape, opt shape, max shape]}]}
     result  {"stage": "import" | "parse" | "config" | "build" | "done", "errors": [...], "version",
-             and when done: "tf32", "sha256", "nbytes", "seconds"}
+             and when done: "tf32", "sha256", "nbytes", "seconds", "notes": [what became of a timing cache that is no use]}
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import os
 import sys
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -33,6 +33,9 @@ RTX_ONLY = frozenset(
         ("IBuilderConfig", "set_compute_capability"),
     }
 )
+
+
+MOST_CACHE = 256 * 2**20  # bytes of a timing cache: those of many large models have a few MiB
 
 
 class Refused(Exception):
@@ -81,14 +84,15 @@ def compile_job(trt: Any, job: Mapping[str, Any]) -> dict[str, Any]:
         parser = trt.OnnxParser(network, logger)
         if not parser.parse_from_file(str(job["graph"])):
             raise Refused("parse", _parser_errors(parser) or [_error(m) for m in errors])
-        config = _config(trt, builder, network, job)
+        notes: list[str] = []
+        config = _config(trt, builder, network, job, notes)
         started = time.perf_counter()
         plan = builder.build_serialized_network(network, config)
         seconds = time.perf_counter() - started
         if plan is None:
             raise Refused("build", [_error(m) for m in errors] or [_error("the builder gave no engine and no message")])
         if job["timing_cache"]:
-            _keep_timings(config, Path(job["timing_cache"]))
+            _keep_timings(config, Path(job["timing_cache"]), notes)
         if not logger.listed_layers:
             file.write(_inspect(trt, logger, plan))
     view = memoryview(plan)
@@ -98,6 +102,7 @@ def compile_job(trt: Any, job: Mapping[str, Any]) -> dict[str, Any]:
         "sha256": hashlib.sha256(view).hexdigest(),
         "nbytes": view.nbytes,
         "seconds": round(seconds, 3),
+        "notes": list(dict.fromkeys(notes)),
     }
 
 
@@ -140,7 +145,7 @@ def _parser_errors(parser: Any) -> list[dict[str, str]]:
     return [_error(e.desc(), e.node_name(), e.node_operator()) for e in found]
 
 
-def _config(trt: Any, builder: Any, network: Any, job: Mapping[str, Any]) -> Any:
+def _config(trt: Any, builder: Any, network: Any, job: Mapping[str, Any], notes: list[str]) -> Any:
     config = builder.create_builder_config()
     # On by default, and it silently rounds float32 GEMMs to 10 bits of mantissa.
     config.clear_flag(trt.BuilderFlag.TF32)
@@ -151,7 +156,7 @@ def _config(trt: Any, builder: Any, network: Any, job: Mapping[str, Any]) -> Any
     if job["workspace"] is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job["workspace"])
     if job["timing_cache"]:
-        _read_timings(config, Path(job["timing_cache"]))
+        _read_timings(config, Path(job["timing_cache"]), notes)
     if job["sms"]:
         _set_sms(trt, config, job["sms"])
     for profile in job["profiles"]:
@@ -159,24 +164,59 @@ def _config(trt: Any, builder: Any, network: Any, job: Mapping[str, Any]) -> Any
     return config
 
 
-def _read_timings(config: Any, path: Path) -> None:
-    """Kernels timed before on this GPU model and version are not timed again: it is faster, and the choice the same."""
-    cache = config.create_timing_cache(path.read_bytes() if path.exists() else b"")
-    if not config.set_timing_cache(cache, ignore_mismatch=False):
-        raise Refused("config", [_error(f"the builder refused the timing cache {path}; delete it")])
+def _read_timings(config: Any, path: Path, notes: list[str]) -> None:
+    """Kernels timed before on this GPU model and version are not timed again: it is faster, and the choice the same.
+
+    The file lies in a store that others may write to. One that is no use is left alone, with a note: timings are made anew.
+    """
+    if not config.set_timing_cache(_cache_of(config, path, notes), ignore_mismatch=False):
+        notes.append(f"{path} was not used: the builder refused it as another GPU's or version's; kernels were timed anew")
+        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
 
 
-def _keep_timings(config: Any, path: Path) -> None:
-    """Add what was timed to the file; another build may have added to it meanwhile."""
+def _cache_of(config: Any, path: Path, notes: list[str]) -> Any:
+    """The timing cache in a file; an empty one where there is none, or what lies there cannot be one."""
+    why = _why_no_cache(path)
+    if why == "":
+        try:
+            found = config.create_timing_cache(path.read_bytes())
+            if found is not None:
+                return found
+            why = "the builder cannot read it"
+        except (OSError, RuntimeError, ValueError, TypeError) as error:
+            why = str(error)
+    if why is not None:
+        notes.append(f"{path} was not used: {why}; kernels were timed anew")
+    return config.create_timing_cache(b"")
+
+
+def _why_no_cache(path: Path) -> str | None:
+    """Why a file is no timing cache of ours, before the builder reads it; "" where it may be one, None where there is none."""
+    if path.is_symlink():
+        return "it is a link"
+    if not path.exists():
+        return None
+    if not path.is_file():
+        return "it is no file"
+    size = path.stat().st_size
+    return f"it has {size / 2**20:.0f} MiB, more than {MOST_CACHE // 2**20}" if size > MOST_CACHE else ""
+
+
+def _keep_timings(config: Any, path: Path, notes: list[str]) -> None:
+    """Add what was timed to the file; another build may have added to it meanwhile. The engine is built: nothing here fails."""
     import filelock
 
-    with filelock.FileLock(path.with_name(f"{path.name}.lock")):
-        ours = config.get_timing_cache()
-        if path.exists():
-            ours.combine(config.create_timing_cache(path.read_bytes()), ignore_mismatch=False)
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        beside.write_bytes(memoryview(ours.serialize()))
-        beside.replace(path)
+    try:
+        with filelock.FileLock(path.with_name(f"{path.name}.lock")):
+            ours = config.get_timing_cache()
+            if _why_no_cache(path) == "" and not ours.combine(_cache_of(config, path, notes), ignore_mismatch=False):
+                notes.append(f"{path} was replaced: it cannot be joined with the timings of this build")
+            beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+            with beside.open("xb") as file:  # new, and no link that someone left there
+                file.write(memoryview(ours.serialize()))
+            beside.replace(path)
+    except (OSError, RuntimeError) as error:
+        notes.append(f"{path} was not written ({error}): the next build times its kernels again")
 
 
 def _set_sms(trt: Any, config: Any, sms: list[str]) -> None:

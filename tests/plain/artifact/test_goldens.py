@@ -92,3 +92,20 @@ def test_goldens_of_nothing_are_refused(tmp_path):
             save_goldens(tmp_path / "goldens.npz", samples, outputs)
     with pytest.raises(DataError, match="dtype object"):
         save_goldens(tmp_path / "goldens.npz", [one], [{"y": np.array([None])}])
+
+
+def test_goldens_that_bertc_cannot_have_written(tmp_path):
+    """Compressed, so that they may be larger than their file; or with arrays of another kind than a sample's."""
+    whole = {"0/in/x": np.ones(1), "0/out/y": np.ones(1), "0/label": np.array("a"), "0/dead": np.zeros(0, int)}
+    np.savez_compressed(tmp_path / "goldens.npz", **whole)
+    with pytest.raises(ArtifactError, match="must not be compressed"):
+        load_goldens(tmp_path / "goldens.npz")
+    for name, array in (
+        ("0/code", np.ones(1)),
+        ("0/label", np.array(["a", "b"])),
+        ("0/dead", np.ones(1)),
+        ("0/dead", np.array(["x"])),
+    ):
+        np.savez(tmp_path / "goldens.npz", **(whole | {name: array}))
+        with pytest.raises(ArtifactError, match=f"sample 0 has {name[2:]!r}"):
+            load_goldens(tmp_path / "goldens.npz")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import tiny
 
@@ -17,6 +18,7 @@ import bertc
 from bertc.artifact.manifest import open_artifact
 from bertc.cli import _main as cli
 from bertc.core.errors import ArtifactError, BertcError
+from bertc.core.files import hash_file
 
 Capture = pytest.CaptureFixture[str]
 EVIL = "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\ndef make(): raise SystemExit(9)\n"
@@ -168,3 +170,22 @@ def test_a_file_slipped_into_the_tokenizer(good: Path, tmp_path: Path) -> None:
     (made / "tokenizer" / "special_tokens_map.json").symlink_to("/etc/passwd")
     with pytest.raises(ArtifactError, match="is not in the manifest"):
         open_artifact(made)
+
+
+@pytest.mark.parametrize("location", ["weights.bin", "../weights.bin", "/etc/hostname"])
+def test_weights_beside_a_graph_are_hashed_files(location: str, good: Path, tmp_path: Path) -> None:
+    """ONNX Runtime would read them: a hash of a graph that names another file proves nothing about that file."""
+    made = told(good / "half", tmp_path)
+    proto = onnx.load(made / "graph.onnx")
+    largest = max(proto.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    (made / "weights.bin").write_bytes(largest.raw_data)
+    (tmp_path / "weights.bin").write_bytes(largest.raw_data)
+    largest.ClearField("raw_data")
+    largest.data_location = onnx.TensorProto.EXTERNAL
+    largest.external_data.add(key="location", value=location)
+    (made / "graph.onnx").write_bytes(proto.SerializeToString())
+    manifest = json.loads((made / "manifest.json").read_text())
+    manifest["files"]["graph.onnx"]["sha256"] = hash_file(made / "graph.onnx")
+    (made / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BertcError, match=r"lists no|outside"):
+        bertc.verify(made)

@@ -14,7 +14,7 @@ from click.shell_completion import BashComplete, ShellComplete
 from bertc import precision, recipe, targets
 from bertc.cli import _group as commands
 from bertc.cli import cli
-from bertc.fleet import gpus
+from bertc.core import gpu_models
 
 
 def completed(*words: str) -> list[str]:
@@ -63,7 +63,7 @@ def test_sources_are_recipes_and_files(words: tuple[str, ...]) -> None:
 def test_names_to_list() -> None:
     assert completed("list", "g") == ["gpus"]
     assert completed("list", "gpus", "l40") == ["l40", "l40s"]
-    assert completed("list", "gpus", "") == list(gpus.names())
+    assert completed("list", "gpus", "") == list(gpu_models.names())
     assert completed("list", "precisions", "int8-") == ["int8-dynamic", "int8-static", "int8-weights"]
 
 
@@ -77,11 +77,13 @@ def test_entries_of_a_fleet(tmp_path: Path) -> None:
     assert completed(*plan, "") == []
 
 
+RTX = targets.get("tensorrt-rtx")
 # Words as bash has them in COMP_WORDS, and what it puts in the place of the last one.
 IN_BASH = [
     (["build", "--target", "onn"], ["onnxruntime"]),
     (["build", "--target", "tensorrt-rtx", ":", "sm12"], ["sm120", "sm121"]),
-    (["build", "--target", "tensorrt-rtx", ":"], list(targets.get("tensorrt-rtx").SMS)),
+    (["build", "--target", "tensorrt-rtx", ":"], [*RTX.SMS, *(gpu.name for gpu in gpu_models.TABLE if gpu.sm in RTX.SMS)]),
+    (["build", "--target", "tensorrt-rtx", ":", "sm86,l40"], ["sm86,l40", "sm86,l40s"]),
     (["build", "--target", "tensorrt-rtx", ":", "sm89,sm12"], ["sm89,sm120", "sm89,sm121"]),
     (["build", "--target", "tensorrt-rtx", ":", "sm89", "=", "bf"], ["bf16"]),
     (["build", "--target", "onnxruntime", "=", "fp32", "--ids", "int3"], ["int32"]),

@@ -11,7 +11,7 @@ import pytest
 
 from bertc import precision, recipe, targets
 from bertc.cli import run
-from bertc.fleet import gpus
+from bertc.core import gpu_models
 from bertc.targets import Availability
 
 Capture = pytest.CaptureFixture[str]
@@ -25,7 +25,7 @@ def listed(capsys: Capture, *words: str) -> tuple[dict[str, Any], str]:
 
 def test_all_of_it(capsys: Capture) -> None:
     found, err = listed(capsys)
-    names = {"targets": targets.names(), "recipes": recipe.names(), "precisions": precision.names(), "gpus": gpus.names()}
+    names = {"targets": targets.names(), "recipes": recipe.names(), "precisions": precision.names(), "gpus": gpu_models.names()}
     assert {kind: set(rows) for kind, rows in found.items()} == {kind: set(known) for kind, known in names.items()}
     for known in names.values():
         assert all(f"\n{name} " in err for name in known)
@@ -63,7 +63,7 @@ def test_precisions_are_asked_for_by_options_that_exist(capsys: Capture) -> None
 
 
 def test_gpus(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpus, "local_gpus", lambda: ("l4",))
+    monkeypatch.setattr(gpu_models, "local_gpus", lambda: ("l4",))
     found, err = listed(capsys, "gpus", "l4", "h100")
     rows = found["gpus"]
     assert list(rows) == ["l4", "h100"]

@@ -206,6 +206,19 @@ def test_recordings_with_transcripts(tmp_path):
         hear(table, Labels("ctc"))
 
 
+def test_recordings_with_classes(tmp_path):
+    soundfile = pytest.importorskip("soundfile")
+    for name in ("z", "a"):
+        soundfile.write(str(tmp_path / f"{name}.wav"), np.zeros(500), 16000)
+    table = tmp_path / "t.csv"
+    table.write_text("audio,label\nz.wav,angry\na.wav,0\n")
+    emotions = Labels("audio-classification", {0: "calm", 1: "angry"}, 2)
+    assert hear(table, emotions).samples[0].labels == (1, 0)
+    table.write_text("audio,label\nz.wav,angri\na.wav,0\n")
+    with pytest.raises(DataError, match="did you mean 'angry'"):
+        hear(table, emotions)
+
+
 def test_symbols_and_the_blank_come_from_the_assets(tmp_path):
     (tmp_path / "vocab.json").write_text('{"<s>": 1, "|": 2, "A": 3, "<pad>": 0}')
     (tmp_path / "config.json").write_text('{"pad_token_id": 0}')
@@ -217,3 +230,10 @@ def test_a_transcript_without_words(tmp_path):
     path = write(tmp_path / "t.jsonl", {"audio": "a.wav", "label": " "})
     with pytest.raises(DataError, match=r"t\.jsonl:1 has a label that is not a transcript"):
         CTC.transcripts(list(rows_of(path)))
+
+
+@pytest.mark.parametrize("found", [{"one": "A"}, ["A", "B"], "A", 5])
+def test_class_names_that_are_none_are_refused(tmp_path, found):
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": found}))
+    with pytest.raises(ArtifactError, match="id2label"):
+        Labels.from_assets("sequence-classification", [tmp_path / "config.json"])

@@ -188,3 +188,33 @@ def test_a_token_beyond_the_word_table_is_named_with_its_row(folder):
         encoder.encode(["the", "ding"])
     assert encoder.beyond_table()[0][1] == 20000
     assert not Encoder.from_directory(folder, rows=30522).beyond_table()
+
+
+WRONG = [-1, 10**400, float("nan"), float("inf"), "x", [], {}, True]
+
+
+@pytest.mark.parametrize("value", WRONG)
+@pytest.mark.parametrize("key", ["model_max_length", "pad_token_type_id"])
+def test_a_configuration_with_a_wrong_number_is_refused(folder, key, value):
+    edit(folder / "tokenizer_config.json", **{key: value})
+    with pytest.raises(ArtifactError, match=key):
+        Encoder.from_directory(folder)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000])
+def test_json_that_is_too_deep_is_refused(folder, content):
+    for name in ("tokenizer_config.json", "tokenizer.json"):
+        kept = (folder / name).read_text()
+        (folder / name).write_text(content)
+        with pytest.raises(ArtifactError, match=name):
+            Encoder.from_directory(folder)
+        (folder / name).write_text(kept)
+
+
+def test_a_vocabulary_without_its_unknown_token_is_an_error(tmp_path):
+    roberta_like(tmp_path)
+    made = json.loads((tmp_path / "tokenizer.json").read_text())
+    made["model"]["vocab"] = {"cat": 0}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(made))
+    with pytest.raises(DataError, match="UNK"):
+        Encoder.from_directory(tmp_path).encode(["dog"])

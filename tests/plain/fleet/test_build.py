@@ -126,14 +126,15 @@ def test_a_changed_option_and_a_changed_source(file: Path) -> None:
     assert steps(file)["a/null-fp32"].state == "pending"
 
 
-def test_data_that_nothing_reads_makes_nothing_stale(tmp_path: Path) -> None:
-    """A float32 build calibrates nothing and is judged by its goldens; what does is in test_fleet_int8.py."""
+def test_data_makes_stale_what_reads_it_alone(tmp_path: Path) -> None:
+    """A float32 build calibrates nothing, and is verified on the data; what calibrates is in test_int8.py."""
     (tmp_path / "texts.txt").write_text("two words\n")
     path = fleets.write(tmp_path, "a", 'targets = ["null"]\nprecisions = ["fp32"]\n')
     path.write_text(path.read_text() + 'data = "texts.txt"\n')
     fleets.build(path)
     (tmp_path / "texts.txt").write_text("two more words\n")
-    assert all(step.state == "cached" for step in steps(path).values())
+    states = {name: step.state for name, step in steps(path).items()}
+    assert states.pop("a/null-fp32") != "cached" and set(states.values()) == {"cached"}
     path.write_text(path.read_text() + 'goldens = "data"\n')
     assert "calibration data" in " ".join(steps(path)["a/export"].reasons)
 
@@ -177,7 +178,7 @@ def test_a_name_of_a_face_leads_to_its_own_file_alone() -> None:
     goldens = code.closure([code.PACKAGE / "artifact" / "goldens.py"], code.PACKAGE)
     names = {path.relative_to(code.PACKAGE).as_posix() for path in goldens}
     assert {"core/__init__.py", "core/files.py", "data/samples.py"} <= names
-    assert not {"core/machine.py", "core/processes.py", "data/labels.py"} & names
+    assert not {"core/progress.py", "core/discovery.py", "data/labels.py"} & names
     doctor = code.closure([code.PACKAGE / "report" / "doctor.py"], code.PACKAGE)
     assert code.PACKAGE / "targets" / "_registry.py" in doctor
 
@@ -282,9 +283,10 @@ def test_data_that_is_not_there_fails_what_reads_it_alone(tmp_path: Path, capsys
     assert "no data at" in " ".join(capsys.readouterr().err.split())
     outcomes = fleets.build(path)
     states = fleets.states(outcomes)
-    assert states["a/export"] == states["a/null-fp32"] == "made" and states["a/null-int8-static"] == "skipped"
-    (failed,) = (outcomes[slot] for slot, state in states.items() if state == "failed")
-    assert failed.exit_code == 2 and "no data at" in failed.reason
+    assert states["a/export"] == "made" and states["a/null-int8-static"] == "skipped"
+    failed = {slot: outcomes[slot] for slot, state in states.items() if state == "failed"}
+    assert "a/null-fp32" in failed and len(failed) == 2  # verified on it, calibrated on it
+    assert all(each.exit_code == 2 and "no data at" in each.reason for each in failed.values())
     assert cli.run(["fleet", "status", str(path)]) == 0
     assert "no data at" in " ".join(capsys.readouterr().err.split())
 

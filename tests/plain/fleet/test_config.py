@@ -8,8 +8,9 @@ import fleets
 import pytest
 
 from bertc import targets
+from bertc.core import gpu_models
 from bertc.core.errors import RecipeError
-from bertc.fleet import ci, config, gpus
+from bertc.fleet import ci, config
 
 
 def read(folder: Path, text: str, models: str = "a") -> config.Fleet:
@@ -42,8 +43,8 @@ def test_a_plan_for_each_sm_and_a_target_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", "l4 a10 l40s rtx-4090 rtx-pro-6000 a100 h100 h200 b200 t4".split())
 def test_every_gpu_model_has_a_target_that_knows_its_sm(name: str) -> None:
-    gpu = gpus.get(name)
-    spec = gpus.target_for(gpu)
+    gpu = gpu_models.get(name)
+    spec = targets.target_for(gpu)
     assert spec.name == ("tensorrt-rtx" if gpu.sm in ("sm75", "sm86", "sm89", "sm120", "sm121") else "tensorrt")
     assert not spec.sms or gpu.sm in spec.sms
 
@@ -67,8 +68,8 @@ def test_every_gpu_model_has_a_target_that_knows_its_sm(name: str) -> None:
     ],
 )
 def test_the_name_that_a_driver_gives(told: str, name: str) -> None:
-    assert gpus._named(told) == name
-    assert sum(gpu.name == gpus._named(told) for gpu in gpus.TABLE) <= 1
+    assert gpu_models.named(told) == name
+    assert sum(gpu.name == gpu_models.named(told) for gpu in gpu_models.TABLE) <= 1
 
 
 def test_exclude_include_and_override(tmp_path: Path) -> None:
@@ -141,4 +142,21 @@ def test_ci_jobs_build_exactly_their_entry_on_a_runner_that_can(tmp_path: Path) 
 
 
 def test_one_default_plan_is_what_the_target_says() -> None:
-    assert gpus.target_for(gpus.get("l4")) == targets.parse_spec("tensorrt-rtx")
+    assert targets.target_for(gpu_models.get("l4")) == targets.parse_spec("tensorrt-rtx")
+
+
+def test_an_adapter_beside_the_fleet_is_part_of_the_source(tmp_path: Path) -> None:
+    """By its files and not by its path: the same adapter elsewhere is the same."""
+    from bertc.fleet import keys
+    from bertc.recipe import Recipe
+
+    for name in ("base", "lora"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ("config.json" if name == "base" else "adapter_config.json")).write_text("{}")
+    recipe = Recipe(str(tmp_path / "base"), adapter=str(tmp_path / "lora"))
+    paths, _ = keys.source_paths(recipe)
+    assert set(paths) == {"config.json", "adapter/adapter_config.json"}
+    assert "adapter" not in keys.options("export", recipe, targets.parse_spec("null"))
+    text = '[models.b]\nsource = "base"\nadapter = "lora"\n'
+    (tmp_path / "fleet.toml").write_text('gpus = ["l4"]\nprecisions = ["fp16"]\n' + text)
+    assert config.read(tmp_path / "fleet.toml").models["b"].adapter == str(tmp_path / "lora")

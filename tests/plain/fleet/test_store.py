@@ -17,6 +17,7 @@ from bertc.fleet import store_cleaning as cleaning
 from bertc.fleet.store import Store
 
 WRITERS, ENTRIES = 8, 60
+K1, K2, K3, K4 = (digit * 64 for digit in "1234")
 
 
 def put(store: Store, key: str, text: str = "x", **facts: object) -> None:
@@ -60,60 +61,60 @@ def test_a_killed_writer_leaves_nothing_but_a_folder_to_sweep(tmp_path: Path) ->
 
 def test_who_comes_second_finds_the_first(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    put(store, "k1", "first")
-    put(store, "k1", "second")
-    assert (store.folder("k1") / "file").read_text() == "first"
+    put(store, K1, "first")
+    put(store, K1, "second")
+    assert (store.folder(K1) / "file").read_text() == "first"
     assert len(store.journal()) == 1
-    with store.lock("k1"):
-        assert store.is_being_made("k1")
+    with store.lock(K1):
+        assert store.is_being_made(K1)
 
 
 def test_finished_files_are_read_only(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    put(store, "k1")
-    assert (store.folder("k1") / "file").stat().st_mode & 0o222 == 0
+    put(store, K1)
+    assert (store.folder(K1) / "file").stat().st_mode & 0o222 == 0
 
 
 def test_damage_is_found_and_repaired(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = Store(tmp_path)
-    for key in ("k1", "k2", "k3", "k4"):
+    for key in (K1, K2, K3, K4):
         put(store, key)
     assert cli.run(["cache", "verify", str(tmp_path)]) == 0
-    for key in ("k1", "k2", "k3"):
+    for key in (K1, K2, K3):
         (store.folder(key) / "file").chmod(0o644)
-    (store.folder("k1") / "file").write_text("y")
-    (store.folder("k2") / "file").unlink()
-    (store.folder("k3") / "record.json").write_text("{")
+    (store.folder(K1) / "file").write_text("y")
+    (store.folder(K2) / "file").unlink()
+    (store.folder(K3) / "record.json").write_text("{")
     capsys.readouterr()
     assert cli.run(["cache", "verify", str(tmp_path), "--json"]) == 1
     told = {each["key"]: each["why"] for each in json.loads(capsys.readouterr().out)["damaged"]}
-    assert "sha256 differs" in told["k1"]
-    assert "is missing" in told["k2"]
-    assert "cannot be read" in told["k3"]
+    assert "sha256 differs" in told[K1]
+    assert "is missing" in told[K2]
+    assert "cannot be read" in told[K3]
     with pytest.raises(ArtifactError, match="bertc cache verify --repair"):
-        store.record("k3")
+        store.record(K3)
     assert cli.run(["cache", "verify", str(tmp_path), "--repair"]) == 0
-    assert store.finished() == ["k4"]
+    assert store.finished() == [K4]
 
 
 def test_what_may_go_and_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = Store(tmp_path / "store")
-    for key in ("k1", "k2", "k3"):
+    for key in (K1, K2, K3):
         put(store, key, "x" * 1000)
     lock = tmp_path / "fleet.lock.json"
-    lock.write_text(json.dumps({"stages": {"m/s": {"key": "k2"}}}))
-    assert cleaning.stages_to_remove(store, {"k2"}, None, None) == {"k1": "no lock names it", "k3": "no lock names it"}
+    lock.write_text(json.dumps({"stages": {"m/s": {"key": K2}}}))
+    assert cleaning.stages_to_remove(store, {K2}, None, None) == {K1: "no lock names it", K3: "no lock names it"}
     assert cleaning.stages_to_remove(store, None, 1, None) == {}
-    assert set(cleaning.stages_to_remove(store, None, -1, None)) == {"k1", "k2", "k3"}
-    assert set(cleaning.stages_to_remove(store, None, None, 2000)) == {"k1"}, "the oldest first"
+    assert set(cleaning.stages_to_remove(store, None, -1, None)) == {K1, K2, K3}
+    assert set(cleaning.stages_to_remove(store, None, None, 2000)) == {K1}, "the oldest first"
     assert cli.run(["cache", "gc", str(store.path), "--lock", str(lock), "--dry-run"]) == 0
     assert "2 of 3 stages" in capsys.readouterr().err
     assert len(store.finished()) == 3
     assert cli.run(["cache", "gc", str(store.path), "--lock", str(lock)]) == 0
-    assert store.finished() == ["k2"]
+    assert store.finished() == [K2]
     assert cli.run(["cache", "gc", str(store.path)]) == 2
     assert cli.run(["cache", "ls", str(store.path), "--json"]) == 0
-    assert [each["key"] for each in json.loads(capsys.readouterr().out)["stages"]] == ["k2"]
+    assert [each["key"] for each in json.loads(capsys.readouterr().out)["stages"]] == [K2]
 
 
 def test_a_hash_is_remembered_until_the_file_changes(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from bertc.cli import _main as cli
 from bertc.core.errors import InputError, SourceError
 from bertc.graph import model as graph
 from bertc.graph import provenance
+from bertc.source.onnx_file import read_onnx_file
 
 HEALTHY = {"location": "w.bin", "offset": "0", "length": "64"}
 
@@ -97,8 +98,22 @@ def test_external_data_outside_the_folder(model: Path, where: str) -> None:
         refused(pointing(model, where, location=location), "outside the model's folder", repr(location))
     (model.parent / "link.bin").symlink_to(secret)
     (model.parent / "linked").symlink_to(secret.parent)
-    for location in ("link.bin", "linked/secret.bin"):
-        refused(pointing(model, where, location=location), "outside the model's folder", location)
+    for location in ("link.bin", "linked/secret.bin"):  # what they point to is named, and a way out
+        refused(pointing(model, where, location=location), "outside the model's folder", location, str(secret), "cp -rL")
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_external_data_that_the_libraries_do_not_read(model: Path, where: str) -> None:
+    """onnx and onnx_ir raise in the middle of a build for links, also for those within the folder and for hard links."""
+    (model.parent / "link.bin").symlink_to("w.bin")
+    refused(pointing(model, where, location="link.bin"), "'link.bin'", "a link to", "cp -rL")
+    (model.parent / "link.bin").unlink()
+    os.link(model.parent / "w.bin", model.parent / "twice.bin")
+    with pytest.raises(SourceError, match="hard link") as caught:
+        read_onnx_file(pointing(model, where))
+    assert "cp -rL" in str(caught.value)
+    shutil.copytree(model.parent, model.parent.with_name("copy"))
+    read_onnx_file(model.parent.with_name("copy") / model.name)
 
 
 @pytest.mark.parametrize("where", PLACES)
@@ -173,7 +188,10 @@ def test_save_above_the_threshold_keeps_external_data(tmp_path: Path, monkeypatc
     hashes = graph.save_graph(first, out / "graph.onnx")
     assert set(hashes) == {"graph.onnx", "graph.onnx.data"}
     assert hashes == digests(out)
-    assert all(t.nbytes < 256 or isinstance(t, ir.ExternalTensor) for t in tensors(graph.load_graph(out / "graph.onnx")))
+    assert all(
+        t.nbytes <= graph.SMALL_EXTERNAL or isinstance(t, ir.ExternalTensor)
+        for t in tensors(graph.load_graph(out / "graph.onnx"))
+    )
     again = graph.load_graph(out / "graph.onnx")
     same(first, again)
     (tmp_path / "twice").mkdir()
@@ -225,7 +243,7 @@ ROWS = 2_200_000  # times 256 float32: 2.25 GB
 
 
 def big(path: Path) -> None:
-    """ids -> Gather from a table of 2.25 GB that is a hole in a sparse file."""
+    """ids -> Gather from a table of 2.25 GB that is a hole in a sparse file, plus the ids, so that the output is not zero."""
     table = TensorProto(name="table", data_type=TensorProto.FLOAT, dims=[ROWS, 256], data_location=TensorProto.EXTERNAL)
     table.external_data.add(key="location", value="big.bin")
     with (path.parent / "big.bin").open("wb") as file:
@@ -233,7 +251,10 @@ def big(path: Path) -> None:
         file.write(np.ones(256, np.float32).tobytes())
     ids = oh.make_tensor_value_info("ids", TensorProto.INT64, ["batch"])
     out = oh.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 256])
-    made = oh.make_graph([oh.make_node("Gather", ["table", "ids"], ["y"])], "big", [ids], [out], [table])
+    nodes = [oh.make_node("Gather", ["table", "ids"], ["g"]), oh.make_node("Cast", ["ids"], ["f"], to=TensorProto.FLOAT)]
+    nodes += [oh.make_node("Unsqueeze", ["f", "last"], ["u"]), oh.make_node("Add", ["g", "u"], ["y"])]
+    last = onnx.numpy_helper.from_array(np.array([-1]), "last")
+    made = oh.make_graph(nodes, "big", [ids], [out], [table, last])
     onnx.save(oh.make_model(made, opset_imports=[oh.make_opsetid("", 20)], ir_version=10), path)
 
 

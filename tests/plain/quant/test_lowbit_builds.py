@@ -11,8 +11,9 @@ import lowbit
 import numpy as np
 import pytest
 
+import bertc
 from bertc import precision, targets
-from bertc.artifact.manifest import open_artifact
+from bertc.artifact.manifest import Artifact, open_artifact
 from bertc.cli import _main as cli
 from bertc.cli import build as command
 from bertc.core.errors import BertcError, InputError
@@ -229,6 +230,35 @@ def test_both_forms_are_timed_and_judged(model: Path, texts: Path, tmp_path: Pat
     assert found["kept"] == (fastest if gain >= contest.MIN_GAIN else "fp32")
     assert "medians of" in " ".join(capsys.readouterr().err.split())
     assert "candidates" not in open_artifact(tmp_path / "out").manifest["int8"], "no fact depends on the time of a build"
+
+
+def test_a_form_whose_verification_would_fail_is_not_kept(model: Path, texts: Path, tmp_path: Path) -> None:
+    """Whichever is faster: with a limit between the errors of both forms, the closer one is built or float32, never nothing."""
+    words = ["build", str(model), "--target", "onnxruntime", "--data", str(texts), "--budget"]
+    errors = {}
+    for form in ("static", "dynamic"):
+        made = open_int8(tmp_path / form, [*words, "rel=10", "--int8", form])
+        errors[form] = max(find_relative(made.path, goldens) for goldens in (True, False))
+    closer, limit = min(errors, key=errors.__getitem__), sum(errors.values()) / 2
+    made = open_int8(tmp_path / "out", [*words, f"rel={limit}", "--int8"])
+    forms = report(made.path)["candidates"]["forms"]
+    assert {name for name, found in forms.items() if found.get("within")} == {closer}
+    assert made.precision in ("fp32", {"static": "int8", "dynamic": "int8-dynamic"}[closer])
+
+
+def open_int8(out: Path, words: list[str]) -> Artifact:
+    assert cli.run([*words, "-o", str(out)]) == 0
+    return open_artifact(out)
+
+
+def find_relative(path: Path, goldens: bool) -> float:
+    """The relative error of an artifact on its goldens, or as its build measured it on the held-out rows."""
+    if not goldens:
+        return float(
+            json.loads((path / "report.json").read_text())["verification"]["engine"]["outputs"]["last_hidden_state"]["relative"]
+        )
+    (verdict,) = bertc.verify(path)
+    return verdict.result.outputs[0].relative
 
 
 def test_static_is_built_where_it_is_asked_for(model: Path, texts: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from xml.etree import ElementTree
 
 import pytest
 
@@ -58,6 +59,17 @@ def test_two_plots_in_one_page() -> None:
             assert word not in part, word
         assert "currentColor" in part and f"var(--series-0, {COLOURS[0]})" in part
         assert ">cosine by INT8 share<" in part
+
+
+@pytest.mark.parametrize("kind", ["bar", "dots"])
+def test_words_are_shown_as_they_are(kind: str) -> None:
+    """No formula, no markup, no control character that XML cannot hold; a legend has every name."""
+    words = ("$x$", "$\\frac{$", "_low", "<b>&", "a\x1b\0b", "\udcff")
+    plot = Plot("t $1$", "", words[1], [Series(word, [words[3], "y"], [0.1, 0.2]) for word in words], kind)
+    for text in (render_svg(plot), inline_svg(plot, "p-")):
+        shown = [" ".join("".join(each.itertext()).split()) for each in ElementTree.fromstring(text).iter()]
+        assert {"t $1$", "$x$", "$\\frac{$", "_low", "<b>&", r"a\x1b\x00b", r"\udcff"} <= {*shown}
+        assert " style=" not in text[text.index("<svg") :] or text.startswith("<?xml")
 
 
 def test_an_empty_plot_is_an_error() -> None:

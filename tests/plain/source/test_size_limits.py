@@ -13,6 +13,7 @@ from bertc.artifact import manifest as artifact
 from bertc.cli import _main as cli
 from bertc.core.profiles import Dim
 from bertc.core.tensors import Feeds, Outputs
+from bertc.source import FileRunner
 from bertc.source import onnx_file as onnx_source
 from bertc.source import size_limits as limits
 from bertc.source.opening import open_source
@@ -37,7 +38,7 @@ def write(path: Path, end: int, body: str = PLAIN) -> Path:
 
 
 def counted(path: Path) -> tuple[Callable[[Feeds], Outputs], list[int]]:
-    run = onnx_source.reference_runner(path)
+    run = FileRunner(path)
     lengths: list[int] = []
 
     def counting(feeds: Feeds) -> Outputs:
@@ -57,15 +58,15 @@ def test_the_end_of_a_table_is_the_limit(end: int, tmp_path: Path) -> None:
     (note,) = notes
     assert note.startswith(f"dimension length: maximum {end} (Add ")
     assert note.endswith(f" fails at {end + 1})")
-    assert max(lengths) == 512 and len(lengths) <= 13
+    assert max(lengths) == 512 and len(lengths) <= 15
 
 
-def test_what_takes_every_size_has_no_limit_and_is_run_twice(tmp_path: Path) -> None:
+def test_what_takes_every_size_has_no_limit_and_is_run_three_times(tmp_path: Path) -> None:
     path = write(tmp_path / "m.onnx", 512)
     graph, dims, _ = onnx_source.read_onnx_file(path)
     run, lengths = counted(path)
     assert limits.measure_limits(graph, dims, run) == (dims, [])
-    assert lengths == [1, 512]
+    assert lengths == [18, 1, 512]
 
 
 SPEECH = """<ir_version: 10, opset_import: ["" : 20]> g (float[batch, samples] input_values) => (float[batch, frames, 4] y)
@@ -86,11 +87,12 @@ def test_a_frame_takes_some_samples(tmp_path: Path) -> None:
     assert any(note.startswith("dimension samples: minimum 45 (") for note in source.notes)
 
 
-def test_what_runs_at_one_size_alone_has_no_limit(tmp_path: Path) -> None:
-    """Its length was baked in: that is for the check of the export to tell."""
+def test_what_runs_at_one_size_alone_is_built_for_it(tmp_path: Path) -> None:
     path = write(tmp_path / "m.onnx", 512, "fixed = Constant <value_ints = [1, 30, 4]> () y = Reshape (s, fixed)")
     graph, dims, _ = onnx_source.read_onnx_file(path)
-    assert limits.measure_limits(graph, dims, onnx_source.reference_runner(path)) == (dims, [])
+    found, notes = limits.measure_limits(graph, dims, FileRunner(path))
+    assert found["length"] == Dim("length", 30, 30)
+    assert [note.partition(" (")[0] for note in notes] == ["dimension length: only 30"]
 
 
 def test_a_crash_that_is_none_of_the_runtime_is_not_hidden(tmp_path: Path) -> None:
@@ -106,7 +108,7 @@ def test_a_crash_that_is_none_of_the_runtime_is_not_hidden(tmp_path: Path) -> No
 def test_what_there_is_no_memory_for_is_no_limit_of_the_model(tmp_path: Path) -> None:
     path = write(tmp_path / "m.onnx", 512)
     graph, dims, _ = onnx_source.read_onnx_file(path)
-    run = onnx_source.reference_runner(path)
+    run = FileRunner(path)
 
     def small(feeds: Feeds) -> Outputs:
         if feeds["ids"].shape[1] > 100:

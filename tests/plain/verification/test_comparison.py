@@ -292,6 +292,16 @@ def test_transcripts():
     assert (decision.agreed, decision.total, decision.worst) == (1, 2, "s, row 1")
 
 
+def test_the_labels_of_a_frame_hold_together_or_not():
+    """Two speakers at once are two labels of one frame; frames of padding do not count."""
+    expected = np.array([[[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0], [-1.0, 1.0]]])
+    got = np.array([[[2.0, 0.5], [1.0, 1.0], [-3.0, -1.0], [1.0, 1.0]]])
+    decision = decided("audio-frame-classification", expected, got, length=400)
+    assert (decision.agreed, decision.total, decision.units) == (2, 4, 1)
+    half = np.repeat([[1, 0]], 200, axis=1)
+    assert decided("audio-frame-classification", expected, got, mask=half).value == 0.5
+
+
 def test_transcripts_leave_out_padding():
     expected, got = np.eye(3)[[[1, 2, 0, 0]]], np.eye(3)[[[1, 2, 1, 1]]]
     half = np.repeat([[1, 0]], 200, axis=1)

@@ -1,7 +1,5 @@
-"""GPU models by the names people use: their SM, their memory, and which target can build for them, and where.
+"""GPU models by the names people use: their SM and their memory.
 
-TensorRT-RTX builds on any machine, with no GPU, for the SMs it knows; one plan holds its four default SMs and is as large as for
-one of them. TensorRT builds on a host that has that very GPU model, for it alone.
 SMs: https://developer.nvidia.com/cuda-gpus. Memory in GB as sold.
 """
 
@@ -10,10 +8,8 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from .. import targets
-from ..core import RecipeError, did_you_mean
-from ..core import machine as packages
-from ..targets import TargetSpec
+from . import machine
+from .errors import RecipeError, did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +52,6 @@ TABLE = (
     Gpu("rtx-pro-6000", "sm120", 96, r"RTX PRO 6000"),
     Gpu("gb10", "sm121", 128, r"\bGB10\b"),
 )
-# sm80 is in this compiler's list and not in NVIDIA's support matrix: for A100 and A30 it must be named (a100/tensorrt-rtx).
-UNSUPPORTED_RTX = frozenset({"sm80"})
 
 
 def names() -> tuple[str, ...]:
@@ -72,32 +66,16 @@ def get(name: str) -> Gpu:
     raise RecipeError(f"unknown GPU model {name!r}{did_you_mean(name, names())}")
 
 
-def target_for(gpu: Gpu, target: str | None = None, *, per_sm: bool = False) -> TargetSpec:
-    """The target that builds for a GPU model: the named one, else tensorrt-rtx where it knows the SM, else tensorrt.
-
-    The SMs are those of the whole plan: the four that share one, unless `per_sm`. RecipeError for a target that cannot.
-    """
-    rtx = targets.get("tensorrt-rtx")
-    if target is None:
-        target = "tensorrt-rtx" if gpu.sm in rtx.SMS and gpu.sm not in UNSUPPORTED_RTX else "tensorrt"
-    if target == "tensorrt":
-        return TargetSpec("tensorrt")
-    if target != "tensorrt-rtx":
-        raise RecipeError(
-            f"{gpu.name}/{target}: {target!r} builds for no GPU{did_you_mean(target, ('tensorrt', 'tensorrt-rtx'))}"
-        )
-    if gpu.sm not in rtx.SMS:
-        raise RecipeError(
-            f"{gpu.name}/{target}: TensorRT-RTX does not build for {gpu.sm}, only for {', '.join(rtx.SMS)}; use tensorrt"
-        )
-    shared = gpu.sm in rtx.DEFAULT_SMS and not per_sm
-    return TargetSpec("tensorrt-rtx", rtx.DEFAULT_SMS if shared else (gpu.sm,))
-
-
 def local_gpus() -> tuple[str, ...]:
     """The models of the GPUs in this machine; a GPU that the table does not know is given by its full name."""
-    return tuple(_named(name) for name, _ in packages.gpus())
+    return tuple(named(name) for name, _ in machine.gpus())
 
 
-def _named(name: str) -> str:
+def of_sm(sm: str) -> tuple[str, ...]:
+    """The models of an SM."""
+    return tuple(gpu.name for gpu in TABLE if gpu.sm == sm)
+
+
+def named(name: str) -> str:
+    """The model of a GPU by the name that nvidia-smi gives, which is kept where the table does not know it."""
     return next((gpu.name for gpu in TABLE if re.search(gpu.pattern, name)), name)

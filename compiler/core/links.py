@@ -1,0 +1,38 @@
+"""Symlinks in a folder that somebody else made: followed only to what they gave, so that no file of this machine is copied."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .errors import SourceError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def check_link(file: Path, folder: Path) -> Path:
+    """`file` again, which lies in `folder`, where no link on its way leads out of it. Raises SourceError naming link and target.
+
+    `folder` itself may be a link: the user named it. In the cache of the Hugging Face hub the files of a snapshot are links into
+    the `blobs` of the same model, which are followed.
+    """
+    target, inside = file.resolve(), folder.resolve()
+    if target.is_relative_to(inside):
+        return file
+    blobs = _blobs(inside)
+    if blobs is not None and target.is_relative_to(blobs):
+        return file
+    link = next((part for part in (file, *file.parents) if part.is_symlink()), file)
+    raise SourceError(
+        f"{link} is a link to {target}, outside of {folder}; bertc reads and copies only what lies in the folder: if that file "
+        "belongs to the model, put it there in place of the link"
+    )
+
+
+def _blobs(folder: Path) -> Path | None:
+    """Where the files of models--ORG--NAME/snapshots/COMMIT[/...] lie; None for another folder."""
+    for snapshot in (folder, *folder.parents):
+        model = snapshot.parent.parent
+        if snapshot.parent.name == "snapshots" and model.name.startswith("models--"):
+            return model / "blobs"
+    return None

@@ -1,0 +1,81 @@
+"""Sizes that a source runs at, and dimensions that must be equal, found by running it.
+
+The graph says most (`dim_names`); what it computes inside branches, reshapes or foreign operators only a run shows: sizes that
+differ fail, and equal ones do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from .size_trial import Sizes, Trial
+
+FEW = 40  # candidates that are tried with every choice of the dimensions that stay 1, before all are
+ROWS = (2, 3)  # more than one, for an axis of one is spread over any other
+STEPS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 16, 20, 32, 40, 64, 80, 128, 160, 256, 320, 512)
+
+
+def first_sizes(trial: Trial, asked: Sequence[Sizes] = ()) -> dict[str, int] | None:
+    """Sizes that the source runs at: those the user asks for, the usual ones, else what a search finds. None: at none."""
+    usual = trial.usual()
+    for sizes in (*({**usual, **each} for each in asked), usual):
+        if not trial.refused(sizes):
+            return dict(sizes)
+    return next((sizes for sizes in _searched(trial) if not trial.refused(sizes)), None)
+
+
+def _searched(trial: Trial) -> Iterator[dict[str, int]]:
+    """One size for all dimensions but those that count rows; these may stand on any axis."""
+    names, leading = list(trial.dims), trial.leading()
+    others = [name for name in names if name not in leading]
+    rows = [set(leading), *({*leading, name} for name in others if len(others) > 1)]
+    sizes = list(trial.candidates())
+    for part in (sizes[:FEW], sizes[FEW:]):
+        for ones in rows:
+            yield from ({name: 1 if name in ones else size for name in names} for size in part if size > 1)
+    for size in (1, *ROWS, 4, 16):
+        yield dict.fromkeys(names, size)
+
+
+def ties(trial: Trial, base: dict[str, int]) -> dict[str, str]:
+    """{dimension: the one that it equals}, of those that have one size in `base`. `base` may be moved to sizes that tell more."""
+    found: dict[str, str] = {}
+    for size in dict.fromkeys(base.values()):
+        group = [name for name in base if base[name] == size]
+        if len(group) > 1:
+            found |= _ties_of(trial, base, group, size)
+    return found
+
+
+def _ties_of(trial: Trial, base: dict[str, int], group: list[str], size: int) -> dict[str, str]:
+    if size == 1:
+        moved = {**base, **dict.fromkeys(group, ROWS[0])}
+        if trial.refused(moved):
+            return {}
+        base, size = moved, ROWS[0]
+    other = next((each for each in _beside(size) if not trial.refused({**base, **dict.fromkeys(group, each)})), None)
+    if other is None:
+        return {}
+    found: dict[str, str] = {}
+    for name in group:
+        if name in found:
+            continue
+        for mate in _together(trial, base, [each for each in group if each not in found], name, other):
+            if mate != name:
+                found[mate] = name
+    return found
+
+
+def _beside(size: int) -> Iterator[int]:
+    for step in STEPS:
+        yield from (each for each in (size + step, size - step) if each > 1)
+
+
+def _together(trial: Trial, base: Sizes, group: list[str], name: str, other: int) -> list[str]:
+    """The fewest of a group, `name` among them, that can be of another size while the rest stays."""
+    moving = list(group)
+    for each in group:
+        fewer = [mate for mate in moving if mate != each]
+        if each != name and not trial.refused({**base, **dict.fromkeys(fewer, other)}):
+            moving = fewer
+    return moving

@@ -1,0 +1,35 @@
+"""Which target builds for a GPU model, and where.
+
+TensorRT-RTX builds on any machine, with no GPU, for the SMs it knows; one plan holds its four default SMs and is as large as for
+one of them. TensorRT builds on a host that has that very GPU model, for it alone.
+"""
+
+from __future__ import annotations
+
+from ..core import RecipeError, did_you_mean, gpu_models
+from ._registry import TargetSpec, get
+
+# sm80 is in this compiler's list and not in NVIDIA's support matrix: for A100 and A30 it must be named (a100/tensorrt-rtx).
+UNSUPPORTED_RTX = frozenset({"sm80"})
+
+
+def target_for(gpu: gpu_models.Gpu, target: str | None = None, *, per_sm: bool = False) -> TargetSpec:
+    """The target that builds for a GPU model: the named one, else tensorrt-rtx where it knows the SM, else tensorrt.
+
+    The SMs are those of the whole plan: the four that share one, unless `per_sm`. RecipeError for a target that cannot.
+    """
+    rtx = get("tensorrt-rtx")
+    if target is None:
+        target = "tensorrt-rtx" if gpu.sm in rtx.SMS and gpu.sm not in UNSUPPORTED_RTX else "tensorrt"
+    if target == "tensorrt":
+        return TargetSpec("tensorrt")
+    if target != "tensorrt-rtx":
+        raise RecipeError(
+            f"{gpu.name}/{target}: {target!r} builds for no GPU{did_you_mean(target, ('tensorrt', 'tensorrt-rtx'))}"
+        )
+    if gpu.sm not in rtx.SMS:
+        raise RecipeError(
+            f"{gpu.name}/{target}: TensorRT-RTX does not build for {gpu.sm}, only for {', '.join(rtx.SMS)}; use tensorrt"
+        )
+    shared = gpu.sm in rtx.DEFAULT_SMS and not per_sm
+    return TargetSpec("tensorrt-rtx", rtx.DEFAULT_SMS if shared else (gpu.sm,))
