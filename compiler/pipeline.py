@@ -19,7 +19,7 @@ from . import precision, targets
 from .artifact import Artifact, goldens
 from .artifact import manifest as artifact
 from .core import VERSION, InputError, Missing, NotFused, Profile, Progress, RecipeError, VerifyFailed, machine, profiles
-from .data import preprocess
+from .data import index_bounds, preprocess
 from .fusions import Fused
 from .fusions import engine as fusing
 from .graph import Graph, save_graph
@@ -29,7 +29,7 @@ from .report import document as report
 from .report import page, tables
 from .source import Source, open_source
 from .targets import BuildRequest, Built, TargetSpec
-from .verification import ExportCheck, budget_for, check_export, check_fused, on_data
+from .verification import ExportCheck, InputsCheck, budget_for, check_export, check_fused, check_inputs, on_data
 from .verification import verdict as verification
 
 if TYPE_CHECKING:
@@ -86,8 +86,9 @@ def build_recipe(recipe: Recipe, out: Path, *, force: bool = False, progress: Pr
         log.say(proof.summary())
         for note in proof.notes:
             log.note(note)
+        inputs = check_inputs(source, log)
         fused = fuse_graph(recipe, source, builds, proof, log)
-        job = Job(recipe, source, ranges, proof, fused, rows=rows)
+        job = Job(recipe, source, ranges, proof, fused, inputs=inputs, rows=rows)
         for build in builds:
             directory = stage if len(builds) == 1 else stage / build.name
             directory.mkdir(exist_ok=True)
@@ -147,8 +148,7 @@ def rows_of_data(recipe: Recipe, source: Source, ranges: tuple[Profile, ...]) ->
 def fuse_graph(recipe: Recipe, source: Source, builds: Sequence[Build], proof: ExportCheck, log: Progress) -> Fused | None:
     """The source's graph with its fusions, checked as a whole against the source; None where no target wants it.
 
-    Raises CheckFailed when fewer fusions were found than the contract
-    `recipe.expect` asks for, or when the fused graph is not the model.
+    Raises CheckFailed for fewer fusions than the contract `recipe.expect` asks for, or a fused graph that is not the model.
     """
     wanting = [build for build in builds if targets.get(build.spec.name).FUSES]
     if not recipe.fuse:
@@ -194,6 +194,7 @@ class Job:
     proof: ExportCheck
     fused: Fused | None = None
     timing_cache: Path | None = None
+    inputs: InputsCheck = dataclasses.field(default_factory=InputsCheck)
     rows: on_data.Rows = on_data.no_rows
 
     @property
@@ -238,7 +239,7 @@ def build_artifact(build: Build, job: Job, directory: Path, log: Progress, quant
         watch.note(why)
     known = dataclasses.replace(watch, stages=log.stages | watch.stages, notes=[*log.notes, *watch.notes])
     before = {"source": job.source.graph, "fused": job.fused.graph if job.fused and target.FUSES else None}
-    document = report.build_report(facts, before, job.proof, verdict, known, report.ArtifactSize.of(directory))
+    document = report.build_report(facts, before, job.proof, verdict, known, report.ArtifactSize.of(directory), job.inputs)
     hashes |= page.write_report(
         directory, {**document, "int8": {**quantised.document, **quantised.measured}} if quantised else document
     )
@@ -368,15 +369,7 @@ def manifest_facts(
     graph, source, recipe = typed.graph, job.source, job.recipe
     return {
         "bertc": VERSION,
-        "source": {
-            "reference": source.reference,
-            "kind": source.kind,
-            "sha256": source.sha256,
-            "task": source.task,
-            "revision": source.revision,
-            "options": dataclasses.asdict(source.options),
-            "notes": list(source.notes),
-        },
+        "source": source.facts(),
         "recipe": recipe.to_json(),
         "target": {"name": build.spec.name, "sms": list(build.spec.sms)},
         "precision": typed.plan.to_json(),
@@ -387,6 +380,8 @@ def manifest_facts(
         "inputs": [spec.to_json() for spec in graph.inputs],
         "outputs": [spec.to_json() for spec in graph.outputs],
         "dims": {name: dim.to_json() for name, dim in source.dims.items()},
+        "index_bounds": index_bounds(source.graph),
+        "inputs_check": job.inputs.facts(),
         "profiles": profiles.profiles_to_json(job.ranges),
         "seed": recipe.seed,
         "budget": budget_for(build.precision, build.limits).limits(),

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..core import ArtifactError, Dim, Profile, TensorSpec, disk_errors, hash_file, write_json
 from ..core import profiles_from_json as profiles_from_json
+from ..data import AUDIO_FILES
 from ..graph import Graph, external_files
 from ..graph import load_graph as load_graph
 
@@ -65,6 +66,17 @@ class Artifact:
     @property
     def profiles(self) -> tuple[Profile, ...]:
         return profiles_from_json(self.manifest["profiles"])
+
+    @property
+    def index_bounds(self) -> dict[str, int]:
+        """The size of the table that each integer input indexes, where known."""
+        return {name: int(rows) for name, rows in self.manifest.get("index_bounds", {}).items()}
+
+    @property
+    def inputs_check(self) -> dict[str, str]:
+        """What texts or recordings were held against when this was made; {} where nothing was written of it."""
+        found = self.manifest.get("inputs_check") or {}
+        return {name: str(found.get(name, "")) for name in ("against", "compared", "reason")} if found else {}
 
     @property
     def tokenizer(self) -> Path | None:
@@ -178,7 +190,17 @@ def _check_shape(found: Artifact) -> None:
     if not all(isinstance(made[key], str) for key in ("reference", "kind", "sha256", "task")):
         raise TypeError("source.reference, kind, sha256 and task are texts")
     # What is read is thrown away: only that it can be read matters.
-    _ = (found.target, found.precision, found.task, found.inputs, found.outputs, found.dims, found.profiles)
+    _ = (
+        found.target,
+        found.precision,
+        found.task,
+        found.inputs,
+        found.outputs,
+        found.dims,
+        found.profiles,
+        found.index_bounds,
+        found.inputs_check,
+    )
 
 
 def find_artifacts(path: Path) -> tuple[Path, ...]:
@@ -301,7 +323,7 @@ def copy_assets(assets: tuple[Path, ...], directory: Path) -> None:
     Contents are copied, never links; `source.assets` refused those that lead out of the source's folder.
     """
     for file in assets:
-        named = {"preprocessor_config.json": "preprocessor", "config.json": "model"}
+        named = {**dict.fromkeys(AUDIO_FILES, "preprocessor"), "config.json": "model"}
         folder = directory / named.get(file.name, "tokenizer")
         folder.mkdir(exist_ok=True)
         shutil.copyfile(file, folder / file.name)

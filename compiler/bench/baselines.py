@@ -74,7 +74,7 @@ def torch_threads(count: int, enabled: bool = True) -> Iterator[None]:
 def artifact_contender(found: Artifact, count: int, name: str = "", *, padded: bool = False) -> Contender:
     """An artifact on `count` threads; `padded`: each call padded to its buckets. Raises Missing where it cannot run here."""
     runner = targets.get(found.target).load(found.path, with_threads(found.manifest, count))
-    runner.tokenizer = found.tokenizer
+    runner.tokenizer, runner.index_bounds = found.tokenizer, found.index_bounds
     description = f"{found.target}, {found.precision}" + (", each call padded to the smallest bucket" if padded else "")
     run = runner.run_padded if padded else runner.run
     return _of_runner(name or found.path.name, found.precision, runner, run, description)

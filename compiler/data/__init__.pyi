@@ -10,6 +10,10 @@ from .labels import PairText as PairText
 from .labels import Tags as Tags
 from .npz import read_npz as read_npz
 from .preprocess import read_data as read_data
+from .readers import AUDIO_FILES as AUDIO_FILES
+from .readers import Audio as Audio
+from .readers import audio_feeds as audio_feeds
+from .readers import audio_settings as audio_settings
 from .samples import Layout as Layout
 from .samples import Sample as Sample
 from .samples import batch_dim as batch_dim
@@ -21,6 +25,11 @@ from .synthetic import AUDIO_MIN as AUDIO_MIN
 from .synthetic import DEFAULT_BOUND as DEFAULT_BOUND
 from .synthetic import index_bounds as index_bounds
 from .synthetic import mask_pattern as mask_pattern
+from .text_settings import PROMPT_MASK as PROMPT_MASK
+from .text_settings import SENTENCE_FILES as SENTENCE_FILES
+from .text_settings import TextSettings as TextSettings
+from .text_settings import read_settings as read_settings
+from .text_settings import settings_files as settings_files
 from .tokenizer import Encoder as Encoder
 from .tokenizer import Text as Text
 from .unpadded import RealPositions as RealPositions

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..core import ArtifactError, DataError, TensorSpec, did_you_mean
 from .tables import Row
-from .tokenizer import read_config
+from .text_settings import read_config
 
 TASKS = (
     *("sequence-classification", "token-classification", "question-answering", "sentence-embedding"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,38 +14,70 @@ from . import tables
 from .npz import read_npz
 from .samples import Data, Sample, dead_rows
 from .tables import Row
+from .text_settings import read_config
 
 if TYPE_CHECKING:
     from .labels import Labels
     from .tokenizer import Encoded, Encoder
 
 
+AUDIO_FILES = ("processor_config.json", "preprocessor_config.json")
+RAW_AUDIO = "Wav2Vec2FeatureExtractor"  # of wav2vec 2.0, HuBERT, WavLM, UniSpeech, SEW and data2vec
+
+
 @dataclasses.dataclass(frozen=True)
 class Audio:
-    """What preprocessor_config.json says of raw audio: the sampling rate in Hz, normalisation, and padding."""
+    """What a feature extractor's settings say of raw audio: the sampling rate in Hz, normalisation, padding, and the mask.
+
+    `masked`: the model has a mask over samples. Without one the feature extractor of transformers normalises the padded row.
+    """
 
     sampling_rate: int
     normalize: bool = False
     padding_side: str = "right"
     padding_value: float = 0.0
+    masked: bool = False
 
     @staticmethod
     def from_directory(path: Path) -> Audio:
-        """Raises ArtifactError when preprocessor_config.json is missing, broken or not one of raw audio (wav2vec2, HuBERT)."""
-        file = Path(path) / "preprocessor_config.json"
+        """As `from_files`, of the files in a directory."""
+        return Audio.from_files({name: Path(path) / name for name in AUDIO_FILES if (Path(path) / name).is_file()}, Path(path))
+
+    @staticmethod
+    def from_files(files: Mapping[str, Path], folder: Path | str = "the model's files") -> Audio:
+        """Raises ArtifactError when the settings are missing, broken or not those of raw audio (wav2vec2, HuBERT)."""
+        file, config = audio_settings(files)
+        if file is None:
+            raise ArtifactError(f"no {AUDIO_FILES[1]} in {folder}; copy it from the source model")
+        kind = config.get("feature_extractor_type", RAW_AUDIO)
+        if kind != RAW_AUDIO or config.get("feature_size", 1) != 1:
+            raise ArtifactError(f"{file}: {kind} makes {config.get('feature_size', 1)} features per frame; give .npz data")
         try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-            rate = int(config["sampling_rate"])
-            padding = float(config.get("padding_value", 0.0))
-        except FileNotFoundError as error:
-            raise ArtifactError(f"no preprocessor_config.json in {path}; copy it from the source model") from error
+            rate, value = int(config["sampling_rate"]), float(config.get("padding_value", 0.0))
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise ArtifactError(
                 f"{file} has no readable sampling_rate or padding_value ({error!r}); copy it from the source model"
             ) from error
-        if config.get("feature_size", 1) != 1:
-            raise ArtifactError(f"{file} asks for {config['feature_size']} features per frame; give .npz data")
-        return Audio(rate, bool(config.get("do_normalize")), config.get("padding_side", "right"), padding)
+        # What the file leaves out is as in the class.
+        return Audio(
+            rate,
+            bool(config.get("do_normalize", True)),
+            config.get("padding_side", "right"),
+            value,
+            bool(config.get("return_attention_mask")),
+        )
+
+
+def audio_settings(files: Mapping[str, Path]) -> tuple[Path | None, dict[str, Any]]:
+    """(the file, the feature extractor's settings in it); transformers 5 nests them in processor_config.json, which goes first.
+
+    None where no file has any.
+    """
+    nested = read_config(files[AUDIO_FILES[0]]) if AUDIO_FILES[0] in files else {}
+    found = nested.get("feature_extractor", nested.get("audio_processor"))
+    if isinstance(found, dict):
+        return files[AUDIO_FILES[0]], found
+    return (files[AUDIO_FILES[1]], read_config(files[AUDIO_FILES[1]])) if AUDIO_FILES[1] in files else (None, {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +142,8 @@ class TextReader:
 
     def sample(self, chunk: Sequence[Row]) -> tuple[Sample, int]:
         """One batch, and how many of its texts were cut."""
-        encoded = self.encode.encode_counted([row.text for row in chunk], at_least=self.low)
+        texts, names = [row.text for row in chunk], [row.where for row in chunk]
+        encoded = self.encode.encode_counted(texts, at_least=self.low, names=names)
         feeds = {name: array.astype(self.specs[name].dtype) for name, array in encoded.feeds.items()}
         origins = tuple(row.where for row in chunk)
         labels = _golds(chunk, encoded, self.labels)
@@ -206,7 +238,7 @@ def _waves(path: Path, files: Sequence[Path], fit: ModelInputs, audio: Audio | N
     for chunk in fit.chunks(spec, files, path):
         waves = [_wave(file, audio, 1 if isinstance(spec.dims[1], int) else low) for file in chunk]
         cut += sum(high is not None and len(wave) > high for wave in waves)
-        feeds = _padded([_normalized(wave[:high], audio) for wave in waves], low, audio, fit)
+        feeds = audio_feeds([wave[:high] for wave in waves], audio, fit.inputs, low)
         origins = tuple(file.name for file in chunk)
         samples.append(Sample(f"{origins[0]}..{origins[-1]}", feeds, (), origins))
     note = f"{path.name}: {cut} of {len(files)} files were longer than {high} samples and were cut"
@@ -232,19 +264,22 @@ def _wave(file: Path, audio: Audio, low: int) -> np.ndarray:
     return np.asarray(wave[:, 0])
 
 
-def _normalized(wave: np.ndarray, audio: Audio) -> np.ndarray:
-    """Zero mean and unit variance, with the 1e-7 of wav2vec2's feature extractor."""
-    return np.asarray((wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)) if audio.normalize else wave
-
-
-def _padded(waves: Sequence[np.ndarray], low: int, audio: Audio, fit: ModelInputs) -> dict[str, np.ndarray]:
+def audio_feeds(waves: Sequence[np.ndarray], audio: Audio, inputs: Sequence[TensorSpec], low: int = 0) -> dict[str, np.ndarray]:
+    """Waveforms as a padded batch, as the feature extractor of transformers makes it."""
     length = max(low, *(len(wave) for wave in waves))
     values = np.full((len(waves), length), audio.padding_value, np.float32)
     mask = np.zeros((len(waves), length), np.int64)
     for row, wave in enumerate(waves):
         place = slice(length - len(wave), None) if audio.padding_side == "left" else slice(len(wave))
-        values[row, place], mask[row, place] = wave, 1
-    return {spec.name: (mask if is_mask(spec.name, spec.dtype) else values).astype(spec.dtype) for spec in fit.inputs}
+        values[row, place], mask[row, place] = _normalized(wave) if audio.normalize and audio.masked else wave, 1
+        if audio.normalize and not audio.masked:
+            values[row] = _normalized(values[row])
+    return {spec.name: (mask if is_mask(spec.name, spec.dtype) else values).astype(spec.dtype) for spec in inputs}
+
+
+def _normalized(wave: np.ndarray) -> np.ndarray:
+    """Zero mean and unit variance, with the 1e-7 of wav2vec2's feature extractor."""
+    return np.asarray((wave - wave.mean()) / np.sqrt(wave.var() + 1e-7))
 
 
 # Arrays

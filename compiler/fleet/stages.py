@@ -25,7 +25,7 @@ from ..graph import load_graph, save_graph
 from ..recipe import Recipe
 from ..source import Source, open_artifact_source
 from ..targets import TargetSpec
-from ..verification import Comparison, ExportCheck
+from ..verification import Comparison, ExportCheck, InputsCheck
 from .content_digest import NOTES
 
 if TYPE_CHECKING:
@@ -123,8 +123,9 @@ def _job(work: StageJob) -> pipeline.Job:
     source, check = _exported(work.before["export"])
     fused = _fused(work.before["fuse"]) if "fuse" in work.before else None
     ranges = pipeline.choose_profiles(work.recipe, source)
+    inputs = InputsCheck.recorded(source.inputs_record)
     rows = pipeline.rows_of_data(work.recipe, source, ranges)
-    return pipeline.Job(work.recipe, source, ranges, check, fused, work.timing_cache, rows)
+    return pipeline.Job(work.recipe, source, ranges, check, fused, timing_cache=work.timing_cache, inputs=inputs, rows=rows)
 
 
 def _quantised(path: Path, wanted: pipeline.Build, job: pipeline.Job) -> LowBitGraph:

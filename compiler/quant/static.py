@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..core import Advance, Feeds, Profile, RecipeError
-from ..data import UnpaddedSamples, preprocess
+from ..data import UnpaddedSamples, index_bounds, preprocess
 from ..data import unpadded as rows
 from ..graph import Graph
 from ..source import Source
@@ -54,7 +54,8 @@ class CalibrationRows:
 def open_calibration(graph: Graph, source: Source, request: LowBitRequest) -> CalibrationRows:
     """Find the sites and read the data. DataError for data that is missing or unfit, RecipeError for a graph without a site."""
     assert request.data is not None, "the recipe was refused without"
-    limits, encoder, audio = preprocess.preprocessors(graph.inputs, source.dims, source.assets, request.profiles)
+    bounds = index_bounds(source.graph)
+    limits, encoder, audio = preprocess.preprocessors(graph.inputs, source.dims, source.assets, request.profiles, bounds)
     samples = rows.open_unpadded(request.data, graph.inputs, limits, encoder, audio)
     judged = judging.read_judging_rows(request.data, graph, source, request.profiles, calibrated=True, max_drop=request.max_drop)
     kernel = request.attention if request.kind == "int8" else None

@@ -14,7 +14,7 @@ from ..core import environment
 if TYPE_CHECKING:
     from ..core import Progress
     from ..graph import Graph
-    from ..verification import ExportCheck, Verdict
+    from ..verification import ExportCheck, InputsCheck, Verdict
 
 BUILDER_ALONE = ", builder alone"
 
@@ -26,6 +26,7 @@ def build_report(
     verdict: Verdict | None,
     log: Progress,
     size: ArtifactSize,
+    inputs: InputsCheck | None = None,
 ) -> dict[str, Any]:
     """The content of report.json, from which report.html is made: the facts of the manifest, and what was measured.
 
@@ -37,6 +38,7 @@ def build_report(
         **facts,
         "graphs": before | {"artifact": {"nodes": sum(facts["graph"]["ops"].values()), **facts["graph"]}},
         "export_check": proof.to_json(),
+        "inputs_check": inputs.to_json() if inputs else None,
         "verification": verdict.to_json() if verdict else None,
         "stages": {name: round(seconds, 3) for name, seconds in log.stages.items()},
         "notes": list(log.notes),

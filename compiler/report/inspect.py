@@ -78,6 +78,9 @@ def show(found: dict[str, Any], console: Console, kernels: bool = False) -> None
         say(f"  target {manifest['target']['name']}{':' + sms if sms else ''}, precision {manifest['precision']['mode']}")
         source = manifest["source"]
         say(f"  source {source['reference']} ({source['task']}), sha256 {source['sha256'][:12]}")
+        if checked := manifest.get("inputs_check"):
+            reason = checked.get("reason")
+            say("  inputs " + (f"not compared: {reason}" if reason else f"{checked.get('compared')} as {checked.get('against')}"))
     for kind in ("inputs", "outputs"):
         for spec in found[kind]:
             say(f"  {kind[:-1]} {spec['name']}: {spec['dtype']}[{', '.join(map(str, spec['dims']))}]")

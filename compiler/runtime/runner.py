@@ -12,6 +12,11 @@ from ..core import DataError, Feeds, Outputs, Profile, TensorSpec, did_you_mean
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..data import Encoder, TextSettings
+
+EMBEDDING = "sentence_embedding"
+MOST_ROWS = 32  # texts of one run of `embed`
+
 
 class Runner(abc.ABC):
     """Runs one artifact. `inputs` and `outputs` describe its tensors, `profiles` the sizes it was built for.
@@ -25,6 +30,7 @@ class Runner(abc.ABC):
         self.profiles = tuple(profiles)
         self.buckets = self.profiles
         self.tokenizer: Path | None = None
+        self.index_bounds: dict[str, int] = {}
         self._padding_id: int | None = None  # read from the tokenizer when it is first needed
 
     @property
@@ -75,16 +81,66 @@ class Runner(abc.ABC):
             all(r.min <= sizes[name] <= r.max for name, r in profile.items() if name in sizes) for profile in self.profiles
         )
 
-    def encode(self, texts: Sequence[str | tuple[str, str]]) -> dict[str, np.ndarray]:
-        """Texts, or pairs of texts, as the feeds of `run`, padded to the longest. DataError without a tokenizer."""
+    def encode(
+        self, texts: Sequence[str | tuple[str, str]], *, prompt_name: str | None = None, prompt: str | None = None
+    ) -> dict[str, np.ndarray]:
+        """Texts, or pairs of texts, as the feeds of `run`, padded to the longest.
+
+        Lengths, lower case and prompts are as the model's folder says. `prompt_name` chooses another of its prompts than the
+        default, `prompt` is one of your own ("" for none). DataError without a tokenizer.
+        """
+        return self._encoder().encode(texts, prompt_name=prompt_name, prompt=prompt)
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        truncate_dim: int | None = None,
+        normalize: bool = False,
+    ) -> np.ndarray:
+        """Vectors [texts, width] of texts, as `SentenceTransformer.encode` gives them: cut to the first `truncate_dim` numbers,
+        and of unit length after that only where `normalize` asks for it.
+
+        Raises DataError for a model that gives no sentence_embedding, for a wrong `truncate_dim`, and as `encode` and `run`.
+        """
+        import numpy as np
+
+        width = next((spec.dims[-1] for spec in self.outputs if spec.name == EMBEDDING), None)
+        if width is None:
+            raise DataError(f"embed needs an output {EMBEDDING!r}; this artifact gives {', '.join(s.name for s in self.outputs)}")
+        if truncate_dim is not None and (truncate_dim < 1 or (isinstance(width, int) and truncate_dim > width)):
+            raise DataError(f"truncate_dim {truncate_dim}: the vectors of this artifact have {width} dimensions")
+        encoder, size = self._encoder(), self._rows_at_once()
+        encoder.check(texts)
+        chunks = [texts[at : at + size] for at in range(0, len(texts), size)]
+        made = [self.run(encoder.encode(chunk, prompt_name=prompt_name, prompt=prompt))[EMBEDDING] for chunk in chunks]
+        vectors = np.concatenate(made).astype(np.float32)[:, :truncate_dim]
+        # The floor is that of torch.nn.functional.normalize.
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12) if normalize else vectors
+
+    @property
+    def text_settings(self) -> TextSettings:
+        """What the model's folder says of texts: prompts, default_prompt_name, max_length, similarity_fn_name, truncate_dim."""
+        return self._encoder().settings
+
+    def _rows_at_once(self) -> int:
+        first = self.inputs[0].dims[0]
+        if isinstance(first, int):
+            return first
+        tops = [profile[first].max for profile in self.profiles if first in profile]
+        return min(MOST_ROWS, max(tops, default=MOST_ROWS))
+
+    def _encoder(self) -> Encoder:
         if self.tokenizer is None:
             raise DataError("this artifact has no tokenizer: its source had none, or takes no text")
         from ..data import Encoder
 
         dims = {dim for spec in self.inputs for dim in spec.dims}
         tops = [profile["length"].max for profile in self.profiles if "length" in profile and "length" in dims]
-        encoder = Encoder.from_directory(self.tokenizer, max(tops, default=None), [spec.name for spec in self.inputs])
-        return encoder.encode(texts)
+        names = [spec.name for spec in self.inputs]
+        return Encoder.from_directory(self.tokenizer, max(tops, default=None), names, self.index_bounds.get("input_ids"))
 
     @abc.abstractmethod
     def _run(self, feeds: Feeds) -> Outputs: ...

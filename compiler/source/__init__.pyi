@@ -27,6 +27,7 @@ from .size_limits import settle_sizes as settle_sizes
 from .torch_export import quiet as quiet
 from .types import Given as Given
 from .types import GivenSource as GivenSource
+from .types import InputTruth as InputTruth
 from .types import Reference as Reference
 from .types import Source as Source
 from .types import SourceOptions as SourceOptions

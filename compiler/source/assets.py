@@ -6,68 +6,154 @@ import atexit
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from ..core import check_link
+from ..core import check_link, machine
+from ..data import AUDIO_FILES, SENTENCE_FILES, Encoder, settings_files
+from ..data import tokenizer as text
 
+TOKENIZER, TOKENIZER_CONFIG = text.TOKENIZER, text.TOKENIZER_CONFIG
 FILES = (
     "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
+    TOKENIZER,
+    TOKENIZER_CONFIG,
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.txt",
     "vocab.json",
     "merges.txt",
-    "preprocessor_config.json",
-    "config_sentence_transformers.json",
-    "sentence_bert_config.json",
+    *AUDIO_FILES,
 )
 SLOW = ("vocab.txt", "vocab.json")
+STATE = ("truncation", "padding")  # of a tokenizer.json: what a call was last asked for, not what texts become
 
 
-def collect_assets(folder: Path, root: Path) -> tuple[tuple[Path, ...], list[str]]:
+def collect_assets(folder: Path, root: Path, model: Path | None = None) -> tuple[tuple[Path, ...], list[str]]:
     """The files to copy, from the model's folder or else from the directory that was asked for, and notes.
 
-    A model with only a slow tokenizer gets a tokenizer.json, converted by transformers; if that fails, the note says so. Raises
-    SourceError for a link out of the directory: what it points to would travel with the artifact.
+    Tokenizer and settings are as transformers takes them where it is installed: from a slow tokenizer's files it converts, and
+    what tokenizer_config.json says goes over tokenizer.json. If that fails, the note says so. `model`: the directory of a
+    checkpoint, whose settings of sentence-transformers count only beside a modules.json. Raises SourceError for a link out of
+    the directory: what it points to would travel with the artifact.
     """
     found = {name: path for base in (root, folder) for name in FILES if (path := base / name).is_file()}
     found |= {path.name: path for base in (root, folder) for path in sorted(base.glob("*.model")) if path.is_file()}
-    for path in found.values():
-        check_link(path, root if path.is_relative_to(root) else folder)
+    sentence = settings_files(model or root, folder)
+    for path in (*found.values(), *sentence.values()):
+        check_link(path, next(base for base in (model or root, root, folder) if path.is_relative_to(base)))
     notes: list[str] = []
+    if sentence and model and not (model / "modules.json").is_file():
+        notes.append(f"not used: {', '.join(sorted(sentence))} (sentence-transformers reads them only beside a modules.json)")
+    else:
+        found |= sentence
     slow = any(name in found for name in SLOW) or any(name.endswith(".model") for name in found)
-    if slow and "tokenizer.json" not in found:
-        made, note = _converted(found)
-        notes.append(note)
-        found |= {made.name: made} if made else {}
+    if TOKENIZER in found or slow:
+        made, more = _as_transformers(found)
+        found |= made
+        notes += more
     return tuple(found[name] for name in sorted(found)), notes
 
 
-def _converted(found: Mapping[str, Path]) -> tuple[Path | None, str]:
-    """(tokenizer.json, a note). transformers sees a copy: nothing but what was found, with no path and no code named in it."""
-    target = Path(tempfile.mkdtemp(prefix="bertc-tokenizer-"))
-    atexit.register(shutil.rmtree, target, ignore_errors=True)
+def _as_transformers(found: Mapping[str, Path]) -> tuple[dict[str, Path], list[str]]:
+    """(files that take the place of those found, notes).
+
+    transformers sees a copy: nothing but what was found, with no path and no code named in it.
+    """
+    fast = TOKENIZER in found
+    copy = _folder()
     try:
         from transformers import AutoTokenizer
 
         from .torch_export import quiet
 
         for name, path in found.items():
-            shutil.copyfile(path, target / name)
-        dropped = _without_names(target / "tokenizer_config.json")
+            shutil.copyfile(path, copy / name)
+        dropped = _without_names(copy / TOKENIZER_CONFIG)
         with quiet():
             # trust_remote_code is said: else transformers asks on the terminal, and a "y" in a pipe runs the code.
-            tokenizer = AutoTokenizer.from_pretrained(
-                str(target), local_files_only=True, trust_remote_code=False
-            ).backend_tokenizer
+            theirs = AutoTokenizer.from_pretrained(str(copy), local_files_only=True, trust_remote_code=False)
+            content = theirs.backend_tokenizer.to_str()
     except Exception as error:  # noqa: BLE001 - a tokenizer nobody can convert is no reason to refuse the model
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return None, f"no tokenizer.json, and converting the slow tokenizer failed ({why})"
-    tokenizer.save(str(target / "tokenizer.json"))
-    return target / "tokenizer.json", "tokenizer.json converted from the slow tokenizer's files" + dropped
+        return {}, [_not_read(error, found)]
+    files: dict[str, Path] = {}
+    notes: list[str] = []
+    if not fast:
+        files[TOKENIZER] = _written(TOKENIZER, content)
+        notes.append("tokenizer.json converted from the slow tokenizer's files" + dropped)
+    elif _meaning(content) != _meaning(_normal_form(found[TOKENIZER])):
+        files[TOKENIZER] = _written(TOKENIZER, content)
+        parts = ", ".join(
+            key for key, value in _meaning(content).items() if value != _meaning(_normal_form(found[TOKENIZER])).get(key)
+        )
+        notes.append(f"tokenizer.json is written as transformers takes it, by {TOKENIZER_CONFIG}: another {parts}")
+    if fast and "auto_map" in dropped:
+        notes.append(f"the tokenizer is taken as transformers' own class{dropped}")
+    changed = dict(_settings(theirs, {**found, **files}))
+    if changed:
+        old = json.loads(found[TOKENIZER_CONFIG].read_text("utf-8")) if TOKENIZER_CONFIG in found else {}
+        files[TOKENIZER_CONFIG] = _written(TOKENIZER_CONFIG, json.dumps(old | changed, indent=2))
+        told = ", ".join(f"{name} {value!r}" for name, value in changed.items() if name not in text.SPECIAL_TOKENS)
+        notes += [f"{TOKENIZER_CONFIG} is written as transformers takes it: {told}"] if told else []
+    return files, notes
+
+
+def _settings(theirs: Any, files: Mapping[str, Path]) -> Iterator[tuple[str, Any]]:
+    """The settings that transformers takes otherwise than bertc would read them: defaults of the tokenizer's class."""
+    plain = {name: path for name, path in files.items() if name not in SENTENCE_FILES}
+    ours = Encoder.from_files(plain)
+    limit = theirs.model_max_length if theirs.model_max_length < 10**6 else None
+    if limit != ours.max_length:
+        yield "model_max_length", limit or int(1e30)
+    if theirs.padding_side != ours.padding_side:
+        yield "padding_side", theirs.padding_side
+    if theirs.truncation_side != ours.truncation_side:
+        yield "truncation_side", theirs.truncation_side
+    if theirs.pad_token is not None and theirs.pad_token_id != ours.pad_id:
+        yield "pad_token", theirs.pad_token
+    if theirs.pad_token_type_id != ours.pad_type:
+        yield "pad_token_type_id", theirs.pad_token_type_id
+    if ("token_type_ids" in theirs.model_input_names) != ours.typed:
+        yield "model_input_names", list(theirs.model_input_names)
+    if frozenset(theirs.all_special_ids) - ours.special_ids:  # where a prompt ends depends on them
+        yield from ((name, token) for name in text.SPECIAL_TOKENS if (token := getattr(theirs, name)) is not None)
+
+
+def _not_read(error: Exception, found: Mapping[str, Path]) -> str:
+    why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    pieces = [name for name in found if name.endswith(".model")]
+    if TOKENIZER in found:
+        return f"the tokenizer is read from its files alone: transformers cannot load it ({why})"
+    lacking = [name for name in ("sentencepiece", "protobuf") if machine.installed_version(name) is None]
+    if pieces and lacking:
+        return (
+            f"no {TOKENIZER}, and {pieces[0]} is a SentencePiece file, which transformers converts with {' and '.join(lacking)}: "
+            f"pip install {' '.join(lacking)}, and build again; the artifact takes ids alone"
+        )
+    return f"no {TOKENIZER}, and converting the slow tokenizer failed ({why}); the artifact takes ids alone"
+
+
+def _normal_form(path: Path) -> str:
+    from tokenizers import Tokenizer
+
+    return str(Tokenizer.from_file(str(path)).to_str())
+
+
+def _meaning(content: str) -> dict[str, Any]:
+    return {key: value for key, value in json.loads(content).items() if key not in STATE}
+
+
+def _written(name: str, content: str) -> Path:
+    target = _folder()
+    (target / name).write_text(content, encoding="utf-8")
+    return target / name
+
+
+def _folder() -> Path:
+    target = Path(tempfile.mkdtemp(prefix="bertc-tokenizer-"))
+    atexit.register(shutil.rmtree, target, ignore_errors=True)
+    return target
 
 
 def _without_names(config: Path) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..core import SourceError, check_link, did_you_mean, hash_file
+from ..data import AUDIO_FILES, audio_settings, settings_files
 from . import config_check
 from .types import Adapter
 
@@ -107,8 +108,8 @@ class Checkpoint:
     def files(self) -> Iterator[Path]:
         """Everything that decides what the model computes, in a stable order."""
         files = {self.folder / "config.json", *self.weights}
-        settings = [self.root / "modules.json", self.folder / "preprocessor_config.json"]
-        settings += [self.place / "sentence_bert_config.json"] if self.chain else []
+        settings = [self.root / "modules.json", *(self.folder / name for name in AUDIO_FILES)]
+        settings += settings_files(self.root, self.place).values() if self.chain else ()
         files.update(f for f in settings if f.is_file())
         files.update(self.adapter.files() if self.adapter else ())
         if self.config.get("auto_map"):
@@ -336,7 +337,7 @@ def smallest_samples(config: Mapping[str, Any], frames: int) -> int:
 
 def takes_audio_mask(checkpoint: Checkpoint) -> bool:
     """Whether the model was trained with a mask over samples, as its preprocessor says (else by its normalisation)."""
-    path = checkpoint.folder / "preprocessor_config.json"
-    config = read_json(path, "the preprocessor") if path.is_file() else {}
-    found = config.get("return_attention_mask")
-    return bool(found) if found is not None else checkpoint.config.get("feat_extract_norm") == "layer"
+    _, config = audio_settings({name: path for name in AUDIO_FILES if (path := checkpoint.folder / name).is_file()})
+    if config:
+        return bool(config.get("return_attention_mask"))
+    return checkpoint.config.get("feat_extract_norm") == "layer"

@@ -57,6 +57,7 @@ def open_artifact_source(path: Path) -> Source:
         versions=found.manifest.get("tools", {}),
         options=recorded_options(found),
         goldens=found.goldens,
+        inputs_record=found.inputs_check,
     )
 
 

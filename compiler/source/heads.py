@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core import SourceError, did_you_mean
+from ..core import Feeds, Outputs, SourceError, did_you_mean
 from .chain import Chain
 from .checkpoint import ModuleSpec
 
@@ -42,6 +42,13 @@ class TextHead(nn.Module):
         if token_type_ids is not None:
             feeds["token_type_ids"] = token_type_ids
         return self.model(**feeds, return_dict=True)
+
+    def run_bare(self, feeds: Feeds, outputs: Sequence[str]) -> Outputs:
+        """Outputs of the model of transformers inside, on all that its tokenizer makes, as somebody without bertc gets them."""
+        known = inspect.signature(self.model.forward).parameters
+        with torch.inference_mode():
+            found = self.model(**{n: torch.from_numpy(array) for n, array in feeds.items() if n in known}, return_dict=True)
+            return {name: getattr(found, name).float().numpy() for name in outputs}
 
 
 class Features(TextHead):
@@ -74,7 +81,10 @@ class TokenEmbedding(TextHead):
 
 
 class SentenceEmbedding(TokenEmbedding):
-    """sentence_embedding [batch, dim]: the chain of a sentence-transformers directory after its encoder."""
+    """sentence_embedding [batch, dim]: the chain of a sentence-transformers directory after its encoder.
+
+    `pooling_mask` is the mask without the prompt, for a pooling with include_prompt false.
+    """
 
     outputs = ("sentence_embedding",)
 
@@ -90,8 +100,14 @@ class SentenceEmbedding(TokenEmbedding):
         self.pooling = pooling
         self.after = nn.ModuleList(after)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        x = self.pooling(super().forward(input_ids, attention_mask, token_type_ids), attention_mask)
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+        pooling_mask: Tensor | None = None,
+    ) -> Tensor:
+        x = self.pooling(super().forward(input_ids, attention_mask, token_type_ids), attention_mask, pooling_mask)
         for module in self.after:
             x = module(x)
         return x
@@ -137,15 +153,20 @@ class Pooling(nn.Module):
 
     Equal to sentence_transformers' Pooling for every row that has a token, also left-padded or with holes. A row without
     one gives zeros (cls: its first state) where sentence_transformers gives -inf for max: an engine must stay finite.
+    `pooled` [batch, length] are the positions to pool, where these are not all of the mask; weights count from the mask's first.
     """
 
     def __init__(self, modes: Sequence[str]) -> None:
         super().__init__()
         self.modes = tuple(modes)
 
-    def forward(self, x: Tensor, attention_mask: Tensor) -> Tensor:
-        pooled = [getattr(self, f"_{mode}")(x, attention_mask) for mode in self.modes]
-        return pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=-1)
+    def forward(self, x: Tensor, attention_mask: Tensor, pooled: Tensor | None = None) -> Tensor:
+        mask = attention_mask if pooled is None else pooled
+        made = [
+            self._weightedmean(x, mask, attention_mask) if mode == "weightedmean" else getattr(self, f"_{mode}")(x, mask)
+            for mode in self.modes
+        ]
+        return made[0] if len(made) == 1 else torch.cat(made, dim=-1)
 
     def _cls(self, x: Tensor, mask: Tensor) -> Tensor:
         return _state_at(x, _first(mask))
@@ -164,9 +185,9 @@ class Pooling(nn.Module):
         keep = mask.unsqueeze(-1).to(x.dtype)
         return (x * keep).sum(dim=1) / keep.sum(dim=1).clamp(min=1.0).sqrt()
 
-    def _weightedmean(self, x: Tensor, mask: Tensor) -> Tensor:
-        # Weights count from the first token on: 1, 2, 3 ...
-        weight = _positions(mask) + 1 - _first(mask).unsqueeze(-1)
+    def _weightedmean(self, x: Tensor, mask: Tensor, whole: Tensor) -> Tensor:
+        # Weights count from the first token on, of a prompt too: 1, 2, 3 ...
+        weight = _positions(mask) + 1 - _first(whole).unsqueeze(-1)
         weight = (weight * mask).unsqueeze(-1).to(x.dtype)
         return (x * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1.0)
 
@@ -203,6 +224,17 @@ class Dense(nn.Module):
         return y if self.residual is None else y + self.residual(x)
 
 
+class Truncate(nn.Module):
+    """The first dimensions of the last axis: truncate_dim of sentence-transformers, which does not normalise again."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[..., : self.width]
+
+
 class Normalize(nn.Module):
     """Unit length over the last axis."""
 
@@ -218,21 +250,23 @@ class SpladePooling(nn.Module):
         self.strategy = strategy
         self.twice = twice
 
-    def forward(self, x: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, attention_mask: Tensor, pooled: Tensor | None = None) -> Tensor:
         x = torch.log1p(torch.relu(x * attention_mask.unsqueeze(-1).to(x.dtype)))
         x = torch.log1p(x) if self.twice else x
         return x.amax(dim=1) if self.strategy == "max" else x.sum(dim=1)
 
 
-def embedding(model: nn.Module, chain: Chain) -> TextHead:
+def embedding(model: nn.Module, chain: Chain, width: int | None = None) -> TextHead:
     """The encoder with the modules of a sentence-transformers directory behind it, weights loaded as float32.
 
+    `width`: of the vectors of texts, where truncate_dim says one.
     Raises SourceError naming the module whose weights or activation cannot be used.
     """
     tokens = [_after(spec) for spec in chain.tokens]
     if chain.pooling is None:
         return TokenEmbedding(model, tokens, chain.states)
-    return SentenceEmbedding(model, _pooling(chain.pooling), [_after(spec) for spec in chain.after], tokens, chain.states)
+    after = [*map(_after, chain.after), *([Truncate(width)] if width is not None else [])]
+    return SentenceEmbedding(model, _pooling(chain.pooling), after, tokens, chain.states)
 
 
 def _pooling(spec: ModuleSpec) -> nn.Module:

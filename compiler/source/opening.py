@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ..core import Dim, Missing, SourceError, did_you_mean, machine
-from ..data import Sample
+from ..data import SENTENCE_FILES, Sample, TextSettings, audio_settings, read_settings, settings_files
 from ..data import tokenizer as text
 from ..graph import Graph, with_int32_ids
 from . import adapter as adapters
-from . import assets, chain, checkpoint, factory, hub, inventory, onnx_file, onnx_folder
+from . import assets, chain, checkpoint, factory, hub, inputs_truth, inventory, onnx_file, onnx_folder
 from .chain import EMBEDDINGS
 from .from_artifact import open_export
 from .gc_pause import paused_gc
@@ -23,6 +23,8 @@ from .given import find_given, given_in_half, lazy_runner, truth_of_file
 from .size_limits import measure_limits, settle_sizes
 from .types import FORMS, IDS, KINDS, TASKS, Location, Reference, Source, SourceOptions
 from .widening import widen
+
+KNOWN_FILES = (*assets.FILES, *SENTENCE_FILES)  # of a checkpoint; a note says where some of them are not used
 
 
 @paused_gc()
@@ -177,6 +179,8 @@ def _read_checkpoint(path: Path, options: SourceOptions) -> tuple[checkpoint.Che
     checkpoint.check_task(found, task)
     if task in EMBEDDINGS:
         chain.read_chain(found, task)
+    if (found.root / "modules.json").is_file():
+        read_settings(settings_files(found.root, found.place))
     return found, task
 
 
@@ -186,7 +190,7 @@ def _inventory(found: checkpoint.Checkpoint, task: str, files: Sequence[Path]) -
     notes = list(chain.read_chain(found, task).notes) if task in EMBEDDINGS else []
     if kinds and task not in EMBEDDINGS:
         notes.append(f"not used: {' -> '.join(kinds)} of modules.json: outside task {task!r}")
-    used = {*found.files(), *files, *(place / name for place in (found.root, found.place) for name in assets.FILES)}
+    used = {*found.files(), *files, *(place / name for place in (found.root, found.place) for name in KNOWN_FILES)}
     apart = () if found.folder.is_relative_to(found.root) else (found.folder,)
     return notes + [note for folder in (found.root, *apart) for note in inventory.file_notes(folder, used)]
 
@@ -197,7 +201,9 @@ def _open_checkpoint(reference: str, place: Location, options: SourceOptions) ->
     made, dims, notes = torch_export.load_module(found, task, options.trust_remote_code)
     graph, outputs = torch_export.export_module(made, options.opset)
     alone = found.place != found.folder  # an adapter: its tokenizer goes before that of its base
-    files, asset_notes = assets.collect_assets(found.place if alone else found.folder, found.folder if alone else found.root)
+    folders = (found.place, found.folder) if alone else (found.folder, found.root)
+    files, asset_notes = assets.collect_assets(*folders, model=found.root)
+    settings = _settings(files)
     return Source(
         reference=reference,
         kind="huggingface",
@@ -209,22 +215,34 @@ def _open_checkpoint(reference: str, place: Location, options: SourceOptions) ->
         assets=files,
         revision=place.revision,
         notes=(
-            *(*found.notes, *notes, *_length_notes(found, dims), *text.override_notes(files), *asset_notes),
+            *(*found.notes, *notes, *_input_notes(found, settings, dims, files), *text.override_notes(files), *asset_notes),
             *_inventory(found, task, files),
         ),
         versions=_versions("torch", "transformers", "onnx-ir", "onnxscript"),
+        inputs_truth=lambda: inputs_truth.of_checkpoint(found, task, settings, made, options.trust_remote_code),
     )
 
 
-def _length_notes(found: checkpoint.Checkpoint, dims: Mapping[str, Dim]) -> tuple[str, ...]:
-    path = found.place / "sentence_bert_config.json"
-    if not found.chain or not path.is_file():
-        return ()
-    length = checkpoint.read_json(path, "the sentence-transformers settings").get("max_seq_length")
+def _settings(files: Sequence[Path]) -> TextSettings:
+    return read_settings({path.name: path for path in files})
+
+
+def _input_notes(
+    found: checkpoint.Checkpoint, settings: TextSettings, dims: Mapping[str, Dim], files: Sequence[Path]
+) -> tuple[str, ...]:
+    """What a user may not expect of how texts and recordings become inputs."""
     limit = dims["length"].max if "length" in dims else None
-    if not isinstance(length, int) or length == limit:
-        return ()
-    return (f"sentence-transformers truncates texts to {length} tokens; the graph itself takes {limit or 'any number'}",)
+    notes = list(settings.notes)
+    if settings.max_length is not None and settings.max_length != limit:
+        notes.append(
+            f"sentence-transformers truncates texts to {settings.max_length} tokens, and so do encode and --data; the graph "
+            f"itself takes {limit or 'any number'}"
+        )
+    if settings.default_prompt_name is not None and settings.prompt():
+        notes.append(f"encode and --data put the default prompt {settings.prompt()!r} before each text")
+    if found.is_audio and audio_settings({path.name: path for path in files})[0] is None:
+        notes.append("no preprocessor_config.json and no processor_config.json: recordings cannot be read, arrays (.npz) can")
+    return tuple(notes)
 
 
 def _call_factory(reference: str) -> tuple[factory.FactoryModel, tuple[str, ...]]:
@@ -261,10 +279,11 @@ def _open_factory(reference: str, place: Location, options: SourceOptions) -> So
         dims=dims,
         run=run if given is None else lazy_runner(graph),
         assets=files,
-        notes=(*notes, *half_notes, *text.override_notes(files), *asset_notes),
+        notes=(*notes, *half_notes, *_settings(files).notes, *text.override_notes(files), *asset_notes),
         versions=_versions("torch", "onnx-ir", "onnxscript"),
         samples=(Sample("the factory's example", torch_export.example_feeds(made)),),
         given=given,
+        inputs_truth=lambda: inputs_truth.of_folder(Path(str(made.assets)), _settings(files)),
     )
 
 
@@ -290,8 +309,9 @@ def _open_onnx(reference: str, place: Location, options: SourceOptions, profiles
         dims=dims,
         run=run,
         assets=files,
-        notes=(*notes, *found, *asset_notes),
+        notes=(*notes, *found, *_settings(files).notes, *asset_notes),
         versions=_versions("onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu"),
+        inputs_truth=lambda: inputs_truth.of_folder(path.parent, _settings(files)),
         given=given,
     )
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import Dim, SourceError
+from ..data import PROMPT_MASK, read_settings, settings_files
 from ..graph import Graph, finite_masks, mark_origins
 from ..graph import io_names as exported
 from . import heads
@@ -94,11 +95,15 @@ def _text(checkpoint: Checkpoint, model: nn.Module, task: str, with_pooler: bool
             "raw-audio encoders, for anything else write a Python factory (package.module:function)"
         )
     names = heads.text_inputs(model)
+    pooling = read_chain(checkpoint, task).pooling if task in EMBEDDINGS else None
+    if pooling and pooling.kind == "Pooling" and pooling.config.get("include_prompt") is False:
+        names = (*names, PROMPT_MASK)
     limit = position_limit(model)
     length = min(EXAMPLE_LENGTH, limit or EXAMPLE_LENGTH)
     inputs = _text_example(names, int(getattr(model.config, "vocab_size", 2)), EXAMPLE_BATCH + (length == EXAMPLE_BATCH), length)
     if task in EMBEDDINGS:
-        module: nn.Module = heads.embedding(model, read_chain(checkpoint, task))
+        width = read_settings(settings_files(checkpoint.root, checkpoint.place)).truncate_dim
+        module: nn.Module = heads.embedding(model, read_chain(checkpoint, task), width)
     elif task == "features":
         module = heads.Features(model, with_pooler and _has_pooler(model, inputs))
     else:
@@ -121,7 +126,8 @@ def _text_example(names: Sequence[str], vocabulary: int, batch: int, length: int
     # Small ids are special tokens (padding among them), so stay clear of them where the vocabulary allows.
     low = min(10, vocabulary // 2)
     ids = low + torch.arange(batch * length, dtype=torch.int64).reshape(batch, length) % (vocabulary - low)
-    made = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+    ones, zeros = torch.ones_like(ids), torch.zeros_like(ids)
+    made = {"input_ids": ids, "attention_mask": ones, "token_type_ids": zeros, PROMPT_MASK: ones}
     return {name: made[name] for name in names}
 
 

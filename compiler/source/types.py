@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..core import Dim, Feeds, Outputs
-    from ..data import Sample
+    from ..data import Sample, Text
     from ..graph import Graph
 
 IDS = ("int64", "int32")
@@ -109,7 +111,8 @@ class Source:
     artifact: there the file `goldens` is the truth, and `reference`, `kind` and `options` are what its manifest says of its own
     source: a record to be written down again, never opened. `samples` are feeds that came with it: a factory's examples. Of
     a source that computes in half precision the truth is its graph in float32, which is held against the source as `given`.
-    `assets` are tokenizer or preprocessor files to copy.
+    `assets` are tokenizer or preprocessor files to copy. `inputs_truth` opens what they are held against, and raises Missing with
+    the reason where that cannot be had.
     """
 
     reference: str
@@ -125,8 +128,39 @@ class Source:
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     options: SourceOptions = dataclasses.field(default_factory=SourceOptions)
     goldens: Path | None = None
+    inputs_truth: Callable[[], InputTruth] | None = None
+    inputs_record: Mapping[str, str] | None = None  # what the export compared, where the source is one
     samples: tuple[Sample, ...] = ()
     given: Given | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """What a manifest says of it."""
+        return {
+            "reference": self.reference,
+            "kind": self.kind,
+            "sha256": self.sha256,
+            "task": self.task,
+            "revision": self.revision,
+            "options": dataclasses.asdict(self.options),
+            "notes": list(self.notes),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class InputTruth:
+    """What the library that a source comes from makes of texts or of recordings; `name` says which, with its version.
+
+    `ids` of texts under the prompt of a name (None: the default one) or `values` of waveforms, as arrays of a padded batch.
+    `outputs` of one text; None where the library has no model to run. `singles`, `pairs`: what its model takes.
+    """
+
+    name: str
+    ids: Callable[[Sequence[Text], str | None], dict[str, np.ndarray]] | None = None
+    outputs: Callable[[Text, str | None], Outputs] | None = None
+    values: Callable[[Sequence[np.ndarray]], dict[str, np.ndarray]] | None = None
+    singles: bool = True
+    pairs: bool = False
+    pads: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,8 @@ from .decisions import has_decisions as has_decisions
 from .export_check import ExportCheck as ExportCheck
 from .export_check import check_export as check_export
 from .export_check import check_fused as check_fused
+from .inputs_check import InputsCheck as InputsCheck
+from .inputs_check import check_inputs as check_inputs
 from .intervals import FAILED as FAILED
 from .intervals import Metric as Metric
 from .result import ComparisonResult as ComparisonResult

@@ -153,7 +153,8 @@ def _select_samples(source: Source, profiles: Sequence[Profile], seed: int, gold
     if golden_data is not None:
         from ..data import read_data
 
-        read = read_data(golden_data, source.graph.inputs, source.dims, source.assets, profiles)
+        bounds = data.index_bounds(source.graph)
+        read = read_data(golden_data, source.graph.inputs, source.dims, source.assets, profiles, bounds=bounds)
         # Goldens from data hold the data alone, so that their decisions are decisions about data.
         return _Samples((*synthetic, *read.samples), (), read.notes, len(synthetic))
     return _Samples(synthetic)

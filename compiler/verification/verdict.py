@@ -188,7 +188,7 @@ def find_truth(
         samples, _ = goldens.load_goldens(found.goldens)
         return Truth(samples, answer, f"inputs of the goldens, outputs of {against}", notes, synthetic=_synthetic(found))
     labels = Labels.from_assets(found.task, found.assets, found.outputs)
-    read = read_data(data_path, found.inputs, found.dims, found.assets, found.profiles, labels)
+    read = read_data(data_path, found.inputs, found.dims, found.assets, found.profiles, labels, found.index_bounds)
     labelled = any(sample.labels for sample in read.samples)
     if against is not None:
         outputs, notes = _source_runner(found, against, open_reference)
@@ -325,5 +325,5 @@ def load_runner(path: Path) -> Runner:
     if not ready.run:
         raise Missing(f"the engine of {path} (target {found.target}) cannot run here: {ready.reason}. {ready.install}")
     runner = targets.get(found.target).load(path, found.manifest)
-    runner.tokenizer = found.tokenizer
+    runner.tokenizer, runner.index_bounds = found.tokenizer, found.index_bounds
     return runner

@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from ... import targets
 from ...core import VERSION, Advance, ArtifactError, DataError, NotFused, Progress, SourceError, machine
-from ...data import UnpaddedSamples, preprocess
+from ...data import UnpaddedSamples, index_bounds, preprocess
 from ...data import unpadded as rows
 from ...fusions import engine as fuse
 from ...graph import GEMM_OPS, OPSET, Graph, normalize
@@ -79,7 +79,9 @@ def calibrate(
         graph, form = graph_to_measure(opened, request.target)
         found = tensors_to_measure(graph, request.also, request.by_channel)
     with log.stage("read data"):
-        limits, encoder, audio = preprocess.preprocessors(graph.inputs, opened.dims, opened.assets)
+        limits, encoder, audio = preprocess.preprocessors(
+            graph.inputs, opened.dims, opened.assets, bounds=index_bounds(opened.graph)
+        )
         samples = rows.open_unpadded(request.data, graph.inputs, limits, encoder, audio)
     for note in (*opened.notes, *_unseen(graph, found), *samples.notes):
         log.note(note)

@@ -21,7 +21,7 @@ LEFT_OUT = {
 # What has a section; anything else that a report holds is shown at the end as it is.
 SECTIONS = frozenset(
     "bertc source recipe target precision passes graph graphs engine inputs outputs dims profiles seed budget tools export_check "
-    "verification stages notes size environment summary int8 format files command".split()
+    "inputs_check index_bounds verification stages notes size environment summary int8 format files command".split()
 )
 VERIFIED = frozenset(
     "artifact target precision data verdict engine_executed engine_reason budget graph engine violations notes drift".split()

@@ -47,7 +47,7 @@ def measure_artifact_drift(
 def _samples(found: Artifact, data_path: Path | None) -> tuple[Sequence[Sample], tuple[str, ...]]:
     if data_path is None:
         return goldens.load_goldens(found.goldens)[0], ()
-    read = preprocess.read_data(data_path, found.inputs, found.dims, found.assets, found.profiles)
+    read = preprocess.read_data(data_path, found.inputs, found.dims, found.assets, found.profiles, bounds=found.index_bounds)
     return read.samples, read.notes
 
 

@@ -34,8 +34,8 @@ def edit(path, **changes):
 
 @pytest.mark.parametrize("texts", [TEXTS, PAIRS, TEXTS[:1], [TEXTS[0], PAIRS[0]]], ids=["texts", "pairs", "one", "mixed"])
 @pytest.mark.parametrize("max_length", [8, 128, 512])
-def test_equal_to_transformers(theirs, texts, max_length):
-    ours = Encoder.from_directory(MINILM, max_length).encode(texts)
+def test_equal_to_transformers(theirs, folder, texts, max_length):
+    ours = Encoder.from_directory(folder, max_length).encode(texts)
     separate = [theirs(*(t if isinstance(t, tuple) else (t,)), truncation="longest_first", max_length=max_length) for t in texts]
     wanted = theirs.pad([dict(encoding) for encoding in separate], return_tensors="np")
     assert set(ours) == set(INPUTS)
@@ -55,8 +55,8 @@ def test_sides_equal_to_transformers(folder, side):
         np.testing.assert_array_equal(ours[name], wanted[name])
 
 
-def test_baked_padding_and_truncation_are_overridden_and_said():
-    encoder = Encoder.from_directory(MINILM, 512)
+def test_baked_padding_and_truncation_are_overridden_and_said(folder):
+    encoder = Encoder.from_directory(folder, 512)
     assert encoder.notes == (
         "tokenizer.json sets padding to 128 and truncation at 128: overridden by padding to the longest of a batch, "
         "truncation at 512",
@@ -65,8 +65,10 @@ def test_baked_padding_and_truncation_are_overridden_and_said():
     assert encoder.encode(["cat " * 300])["input_ids"].shape == (1, 302)
 
 
-def test_limit_of_the_configuration_counts_where_none_is_given():
-    assert Encoder.from_directory(MINILM).max_length == 512
+def test_the_shorter_limit_counts(folder):
+    assert Encoder.from_directory(folder).max_length == 512
+    assert Encoder.from_directory(folder, 700).max_length == 512
+    assert Encoder.from_directory(MINILM, 700).max_length == 256  # of sentence_bert_config.json, which goes over the tokenizer's
     assert Encoder.from_directory(MINILM, 128).notes[0].startswith("tokenizer.json sets padding to 128: overridden")
 
 
@@ -172,6 +174,20 @@ def test_unknown_side(folder):
 def test_inputs_that_no_tokenizer_makes(inputs):
     with pytest.raises(DataError, match=r"\.npz"):
         Encoder.from_directory(MINILM, inputs=inputs)
+
+
+def test_no_types_where_the_tokenizer_makes_none(folder):
+    edit(folder / "tokenizer_config.json", model_input_names=["input_ids", "attention_mask"])
+    assert not Encoder.from_directory(folder).encode([("a question?", "an answer")])["token_type_ids"].any()
+
+
+def test_a_token_beyond_the_word_table_is_named_with_its_row(folder):
+    encoder = Encoder.from_directory(folder, rows=20000)
+    assert encoder.encode(["the"])["input_ids"].tolist() == [[101, 1996, 102]]
+    with pytest.raises(DataError, match=r"text 1 .*'ding' has id 22033.* 20000 rows"):
+        encoder.encode(["the", "ding"])
+    assert encoder.beyond_table()[0][1] == 20000
+    assert not Encoder.from_directory(folder, rows=30522).beyond_table()
 
 
 WRONG = [-1, 10**400, float("nan"), float("inf"), "x", [], {}, True]
