@@ -54,6 +54,7 @@ def _rounded(value: float) -> float:
 class SearchResult:
     """The sites that stay int8 (`chosen`), the curve of the search, the index `at` of its chosen point, and why that one.
 
+    All points of the curve are measured on the same rows, the first of those that judge; `confirmed` is the chosen one on all.
     `sensitivity`: squared error of the outputs, relative to them, with one site alone in int8.
     """
 
@@ -62,6 +63,12 @@ class SearchResult:
     at: int
     sensitivity: Mapping[str, float]
     why: str
+    confirmed: CurvePoint | None = None
+
+    @property
+    def point(self) -> CurvePoint:
+        """The chosen point on as many rows as it was measured on."""
+        return self.confirmed or self.curve[self.at]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,31 +121,26 @@ def search_int8(
     at = next((index for index, point in enumerate(curve) if within_limit(point, max_drop, rows)), len(curve) - 1)
     if at:
         curve, at = _refined(judge, order, shares, curve, at, max_drop)
-    at = _confirmed(judge, order, shares, curve, at, max_drop)
-    if at == len(curve):
-        return SearchResult((), tuple(curve), at - 1, alone, NOWHERE)
-    back = curve[at].left_in_float
-    if len(back) == len(fitted):
-        return SearchResult((), tuple(curve), at, alone, NOWHERE)
-    why = f"largest int8 share with a drop of {curve[at].measure.name} within {max_drop:g}"
-    why += f" and {100 * MIN_KEPT:g} % of the decisions kept" if _beside(curve[at].result) else ""
-    return SearchResult(tuple(n for n in fitted if n not in back), tuple(curve), at, alone, why)
+    at, point = _confirmed(judge, order, curve, at, max_drop)
+    if point is None:
+        return SearchResult((), tuple(curve), min(at, len(curve) - 1), alone, NOWHERE)
+    why = f"largest int8 share with a drop of {point.measure.name} within {max_drop:g}"
+    why += f" and {100 * MIN_KEPT:g} % of the decisions kept" if _beside(point.result) else ""
+    return SearchResult(tuple(n for n in fitted if n not in point.left_in_float), tuple(curve), at, alone, why, point)
 
 
 def _confirmed(
-    judge: Judge, order: Sequence[tuple[str, ...]], shares: Mapping[str, float], curve: list[CurvePoint], at: int, max_drop: float
-) -> int:
-    """The first point from `at` on that holds on all rows, measured there in its place; past the end where none does."""
-    while at < len(curve):
-        back = curve[at].left_in_float
-        stay = tuple(name for step in order for name in step if name not in back)
+    judge: Judge, order: Sequence[tuple[str, ...]], curve: Sequence[CurvePoint], at: int, max_drop: float
+) -> tuple[int, CurvePoint | None]:
+    """(the index of the first point from `at` on that holds on all rows, that point measured on them); None where none does."""
+    for index, found in enumerate(curve[at:], start=at):
+        stay = tuple(name for step in order for name in step if name not in found.left_in_float)
         if not stay:
-            return len(curve)
-        curve[at] = measure_point(judge, stay, back, curve[at].share)
-        if within_limit(curve[at], max_drop):
-            return at
-        at += 1
-    return at
+            return index, None
+        point = measure_point(judge, stay, found.left_in_float, found.share)
+        if within_limit(point, max_drop):
+            return index, point
+    return len(curve), None
 
 
 def measure_point(

@@ -125,7 +125,7 @@ def _document(
     request: LowBitRequest, sites: Sites, fitted: Mapping[str, Fitted], refused: Mapping[str, str], searched: SearchResult,
     data: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    point = searched.curve[searched.at]
+    point = searched.point
     return {
         "data": dict(data),
         "metric": point.measure.name,
@@ -135,6 +135,8 @@ def _document(
         "share": round(point.share, 6) if searched.chosen else 0.0,
         "curve": [each.to_json() for each in searched.curve],
         "chosen": searched.at,
+        "curve_rows": searched.curve[searched.at].measure.rows,
+        "confirmed": searched.confirmed.to_json() if searched.confirmed else None,
         "why": searched.why.replace("int8", request.kind),
         "sites": [_site(each, searched, sites.total) for each in fitted.values()],
         "not_quantised": {**sites.refused, **refused},
@@ -157,7 +159,8 @@ def _site(each: Fitted, searched: SearchResult, total: float) -> dict[str, Any]:
 
 
 def _notes(document: Mapping[str, Any], refused: Mapping[str, str], sites: Sites, samples: UnpaddedSamples) -> tuple[str, ...]:
-    point, data, kind = document["curve"][document["chosen"]], document["data"], document["kind"]
+    data, kind = document["data"], document["kind"]
+    point = document["confirmed"] or document["curve"][document["chosen"]]
     span = "" if point["low"] is None else f" (95 % interval {point['low']:.5f} to {point['high']:.5f})"
     share = f"{kind}: {100 * point['share']:.1f} % of the GEMM FLOPs, {document['metric']} {point['value']:.5f}{span}"
     rows = f"{data['judged']} held-out rows of {data['name']}, {data['calibrated']} others calibrated"

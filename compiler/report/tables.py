@@ -92,8 +92,10 @@ def metrics_table(verdicts: Iterable[Verdict]) -> Table | None:
 
 
 def curve_table(int8: Mapping[str, Any]) -> Table:
-    """One row a point that the search for int8 measured: what the metric lost with how much of the GEMMs in int8."""
-    rows = Table("int8, % of GEMM FLOPs", int8["metric"], "95 % interval", "drop", "layers left in float", "outcome")
+    """One row a point that the search for int8 measured, all on the same rows: what the metric lost with how much of the GEMMs in
+    int8. The interval is that of the metric beside it."""
+    metric = int8["metric"] + (f" on {int8['curve_rows']} rows" if int8.get("curve_rows") else "")
+    rows = Table("int8, % of GEMM FLOPs", metric, "95 % interval", "drop", "layers left in float", "outcome")
     for at, point in enumerate(int8["curve"]):
         interval = "-" if point["low"] is None else f"{point['low']:.5f} to {point['high']:.5f}"
         drop = "-" if point["drop"] is None else f"{point['drop']:.5f}"

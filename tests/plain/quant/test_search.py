@@ -93,7 +93,7 @@ def test_what_is_chosen_is_within_the_limit_and_one_step_more_is_not(drawn: list
     if back:
         more = searching.measure_point(judge, (*found.chosen, back[-1]), (), 0.0)
         assert not searching.within_limit(more, limit)
-    chosen = found.curve[found.at]
+    chosen = found.point
     assert set(chosen.left_in_float) == set(fitted) - set(found.chosen)
     assert chosen.share == pytest.approx(
         sum(fitted[n].site.flops for n in found.chosen) / sum(f.site.flops for f in fitted.values())
@@ -153,7 +153,8 @@ def test_decisions_that_the_rows_of_the_curve_cannot_show_are_shown_by_all_of_th
     judge.samples = many  # type: ignore[attr-defined]
     found = search(judge, sites({"a": 1, "b": 1}), 0.005)
     assert found.chosen == ("a",)
-    assert found.curve[found.at].measure.rows == 1600
+    assert found.point.measure.rows == 1600
+    assert {point.measure.rows for point in found.curve} == {96}, "one table, one sample"
 
 
 def test_the_share_is_of_all_gemms_and_half_of_them_is_on_the_curve() -> None:
