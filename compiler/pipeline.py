@@ -132,6 +132,7 @@ def require_data(recipe: Recipe, source: Source, ranges: tuple[Profile, ...], bu
     """
     calibrated = [build.precision in precision.CALIBRATED for build in builds]
     if recipe.data and any(calibrated):
+        on_data.require_judgeable(source)
         preprocess.require_readable(Path(recipe.data), source.graph.inputs, source.dims, source.assets, ranges)
     rows = rows_of_data(recipe, source, ranges)
     if not all(calibrated):

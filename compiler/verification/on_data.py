@@ -6,13 +6,17 @@ import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..core import Profile
+import numpy as np
+
+from ..core import InputError, Profile
 from ..data import Labels, Sample, read_data, row_count, special_ids
 from ..data import synthetic as data
 from ..precision import Evidence
 from ..runtime import ReferenceRunner
 from ..source import Source
+from .decisions import has_decisions
 from .export_check import ExportCheck
+from .result import MIN_COSINE_WIDTH
 from .verdict import Truth
 
 MOST_ROWS = 256  # verified at build; bertc verify --data takes them all
@@ -23,6 +27,18 @@ Rows = Callable[[], Truth | None]
 def no_rows() -> Truth | None:
     """Where there is no --data to verify on."""
     return None
+
+
+def require_judgeable(source: Source) -> None:
+    """Raises InputError where nothing can judge what few bits cost: no decisions of a task, and no output of vectors."""
+    widths = [spec.dims[-1] if spec.dims else 1 for spec in source.graph.outputs if np.dtype(spec.dtype).kind == "f"]
+    if has_decisions(source.task) or any(isinstance(width, str) or width >= MIN_COSINE_WIDTH for width in widths):
+        return
+    shown = ", ".join(map(str, source.graph.outputs))
+    raise InputError(
+        f"what int8 or fp8 costs this model cannot be judged: task {source.task!r} has no decisions to compare, and no output is "
+        f"a vector of {MIN_COSINE_WIDTH} numbers or more ({shown}); name the task, as in --task sequence-classification"
+    )
 
 
 def goldens_truth(check: ExportCheck, *, synthetic: bool) -> Truth:

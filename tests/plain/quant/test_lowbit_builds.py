@@ -9,7 +9,9 @@ from typing import Any
 
 import lowbit
 import numpy as np
+import onnx
 import pytest
+import tiny
 
 import bertc
 from bertc import precision, targets
@@ -267,3 +269,21 @@ def test_static_is_built_where_it_is_asked_for(model: Path, texts: Path, tmp_pat
     found = open_artifact(tmp_path / "out")
     assert found.precision == "int8-static" and "candidates" not in report(tmp_path / "out")
     assert found.graph().op_counts()["QuantizeLinear"] == 2 and count_integer_gemms(found.graph()) == 0
+
+
+@pytest.mark.parametrize("mode", ["int8", "int8-static", "fp8"])
+def test_what_nothing_can_judge_is_refused_before_any_work(mode: str, tmp_path: Path, texts: Path, capsys: Capture) -> None:
+    """Three numbers a text, of which nobody said what they mean: no vector, no decision."""
+    model = tiny.encoder(tmp_path / "m.onnx", tokenizer=True)
+    proto = onnx.load(model)
+    width = onnx.numpy_helper.from_array(np.full((tiny.WIDTH, 3), 0.1, np.float32), "narrow")
+    proto.graph.initializer.append(width)
+    proto.graph.node.append(onnx.helper.make_node("MatMul", ["last_hidden_state", "narrow"], ["y"]))
+    del proto.graph.output[:]
+    proto.graph.output.append(onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["batch", "length", 3]))
+    onnx.save(proto, model)
+    words = ["build", str(model), "--target", f"onnxruntime={mode}" if mode != "fp8" else "null=fp8", "--data", str(texts)]
+    assert cli.run([*words, "-o", str(tmp_path / "o")]) == 2
+    err = " ".join(capsys.readouterr().err.split())
+    assert "cannot be judged" in err and "--task" in err
+    assert "check export" not in err, "refused before any work"
