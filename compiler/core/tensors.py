@@ -32,5 +32,5 @@ class TensorSpec:
 
 
 def is_mask(name: str, dtype: np.dtype | str) -> bool:
-    """Whether an input is a mask: integer or boolean, and called so."""
-    return "mask" in name.lower() and np.dtype(dtype).kind in "iub"
+    """Whether an input is a mask: called so. A float one may be of either kind, see data/mask_kinds.py."""
+    return "mask" in name.lower() and np.dtype(dtype).kind in "iubf"

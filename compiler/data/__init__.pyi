@@ -10,6 +10,7 @@ from .labels import PairText as PairText
 from .labels import Tags as Tags
 from .npz import read_npz as read_npz
 from .preprocess import read_data as read_data
+from .samples import Layout as Layout
 from .samples import Sample as Sample
 from .samples import batch_dim as batch_dim
 from .samples import dead_rows as dead_rows

@@ -193,8 +193,8 @@ def _recordings(path: Path, rows: Sequence[Row], fit: ModelInputs, audio: Audio 
 def _waves(path: Path, files: Sequence[Path], fit: ModelInputs, audio: Audio | None) -> Data:
     if audio is None:
         raise DataError(f"{path} holds audio, but the model has no audio preprocessor; give raw feeds as .npz")
-    floats = [spec for spec in fit.inputs if np.dtype(spec.dtype).kind == "f" and len(spec.dims) == 2]
     mask_names = [spec.name for spec in fit.inputs if is_mask(spec.name, spec.dtype)]
+    floats = [s for s in fit.inputs if np.dtype(s.dtype).kind == "f" and len(s.dims) == 2 and s.name not in mask_names]
     if len(floats) != 1 or len(mask_names) > 1 or len(fit.inputs) != 1 + len(mask_names):
         raise DataError(
             "audio makes one float input [batch, samples] and a mask at most; "

@@ -38,8 +38,9 @@ class Data:
 
 
 def mask_feeds(feeds: Feeds) -> dict[str, np.ndarray]:
-    """The mask inputs among some feeds."""
-    return {name: array for name, array in feeds.items() if is_mask(name, array.dtype)}
+    """The masks among some feeds. Floats without a number above 0 are no mask of 0 and 1: they are added to scores."""
+    named = {name: np.asarray(array) for name, array in feeds.items() if is_mask(name, np.asarray(array).dtype)}
+    return {name: array for name, array in named.items() if array.dtype.kind != "f" or (array > 0).any()}
 
 
 def dead_rows(feeds: Feeds) -> tuple[int, ...]:
@@ -50,8 +51,28 @@ def dead_rows(feeds: Feeds) -> tuple[int, ...]:
     return tuple(int(row) for row in np.flatnonzero(~np.stack(alive).any(axis=0)))
 
 
-def row_count(sample: Sample) -> int:
-    """Rows of a sample: axis 0 of its masks of rank 2 or more, else of its first input of rank 1 or more, else 1."""
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Which axis of each input and output counts rows. It is the first one in most models; a stack of caches [layers, batch, ...]
+    has it second, and an output that has none is absent."""
+
+    batch: str | None
+    inputs: Mapping[str, int]
+    outputs: Mapping[str, int]
+
+    @staticmethod
+    def of(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Layout:
+        batch = batch_dim(inputs, {dim: Dim(dim) for spec in inputs for dim in spec.dims if isinstance(dim, str)})
+        found = [{s.name: s.dims.index(batch) for s in specs if batch in s.dims} for specs in (inputs, outputs) if batch]
+        return Layout(batch, *found) if batch else Layout(None, {}, {})
+
+
+def row_count(sample: Sample, layout: Layout | None = None) -> int:
+    """Rows of a sample: by the layout where there is one, else axis 0 of its masks of rank 2 or more, else of its first input of
+    rank 1 or more, else 1."""
+    for name, axis in (layout.inputs if layout else {}).items():
+        if name in sample.feeds:
+            return int(np.shape(sample.feeds[name])[axis])
     ranked = [array for array in mask_feeds(sample.feeds).values() if np.ndim(array) > 1]
     ranked += [np.asarray(array) for array in sample.feeds.values() if np.ndim(array)]
     return len(ranked[0]) if ranked else 1

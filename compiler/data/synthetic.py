@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core import AUDIO_DIM, UNBOUNDED_LENGTH, DataError, Dim, TensorSpec, did_you_mean, is_mask
+from ..core import AUDIO_DIM, UNBOUNDED_LENGTH, DataError, Dim, TensorSpec, did_you_mean
 from ..graph import Graph
+from .mask_kinds import ADDITIVE, LOW, mask_kinds
 from .samples import Sample, batch_dim, dead_rows
 from .special_tokens import sprinkle_ids
 
@@ -127,8 +128,8 @@ def synthetic_samples(
 ) -> tuple[Sample, ...]:
     """Seeded feeds at shapes an exporter never saw: batch 1, minimum, odd and maximum sizes, and every kind of padding.
 
-    The maximum is `Dim.max`, 512 where there is none, and 1.1 s for a dimension called "samples". Masks are integer or
-    boolean inputs whose name has "mask" in it. Integer inputs are uniform below their `index_bounds` (2 where unknown), also in
+    The maximum is `Dim.max`, 512 where there is none, and 1.1 s for a dimension called "samples". Masks (see mask_kinds.py)
+    hold 0 and 1, or what is added to scores. Integer inputs are uniform below their `index_bounds` (2 where unknown), also in
     masked places; float inputs are standard normal, zero in masked places. The sample with a dead row needs two rows, so a graph
     with a fixed batch of 1 has none. `max_elements` limits the product of the named sizes of a sample: the batch is lowered
     first, then the longest other dimension, which the label tells; no size goes below its minimum. Token ids hold some of the
@@ -139,10 +140,10 @@ def synthetic_samples(
     used = _used_dims(graph.inputs, dims)
     rng, other = (np.random.default_rng(s) for s in (seed, [seed, 1]))  # the rest of the feeds is the same without `special`
     bounds = index_bounds(graph)
-    masked = any(is_mask(spec.name, spec.dtype) for spec in graph.inputs)
+    masks = mask_kinds(graph)
     samples = []
-    for plan in _plans(used, batch_dim(graph.inputs, used), masked, max_elements):
-        feeds = sprinkle_ids(_feeds(graph.inputs, plan, used, bounds, rng), bounds, special, other)
+    for plan in _plans(used, batch_dim(graph.inputs, used), bool(masks), max_elements):
+        feeds = sprinkle_ids(_feeds(graph.inputs, plan, used, bounds, masks, rng), bounds, special, other)
         dead = dead_rows(feeds)
         if plan.kind != "dead" or dead:
             samples.append(Sample(plan.label, feeds, dead))
@@ -161,7 +162,8 @@ def sample_at(graph: Graph, dims: Mapping[str, Dim], sizes: Mapping[str, int], s
         if sizes[name] < dim.min or (dim.max is not None and sizes[name] > dim.max):
             raise DataError(f"{name}={sizes[name]} is not a size that the model takes: {name} {dim.min} to {dim.max or 'any'}")
     plan = _Plan(tuple((name, sizes[name]) for name in used), kind)
-    return Sample(plan.label, _feeds(graph.inputs, plan, used, index_bounds(graph), np.random.default_rng(seed)))
+    feeds = _feeds(graph.inputs, plan, used, index_bounds(graph), mask_kinds(graph), np.random.default_rng(seed))
+    return Sample(plan.label, feeds)
 
 
 def _used_dims(inputs: Sequence[TensorSpec], dims: Mapping[str, Dim]) -> dict[str, Dim]:
@@ -225,18 +227,24 @@ def _cut(sizes: dict[str, int], used: Mapping[str, Dim], batch: str | None, max_
 
 
 def _feeds(
-    inputs: Sequence[TensorSpec], plan: _Plan, used: Mapping[str, Dim], bounds: Mapping[str, int], rng: np.random.Generator
+    inputs: Sequence[TensorSpec],
+    plan: _Plan,
+    used: Mapping[str, Dim],
+    bounds: Mapping[str, int],
+    masks: Mapping[str, str],
+    rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
     sizes = dict(plan.sizes)
     patterns: dict[tuple[int | str, ...], np.ndarray] = {}
     for spec in inputs:
-        if is_mask(spec.name, spec.dtype) and spec.dims:
+        if spec.name in masks and spec.dims:
             rows, length = _ends(spec, sizes)
             last = spec.dims[-1]
             least = max(1, sizes_tried(used[last])[0]) if isinstance(last, str) else 1
             key = (spec.dims[0] if len(spec.dims) > 1 else 1, last)
             patterns.setdefault(key, mask_pattern(plan.kind, rows, length, least, rng))
-    return {spec.name: _feed(spec, sizes, patterns, bounds.get(spec.name, DEFAULT_BOUND), rng) for spec in inputs}
+    largest = {spec.name: bounds.get(spec.name, DEFAULT_BOUND) for spec in inputs}
+    return {s.name: _feed(s, sizes, patterns, masks.get(s.name), largest[s.name], rng) for s in inputs}
 
 
 def _ends(spec: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, int]:
@@ -249,18 +257,14 @@ def _feed(
     spec: TensorSpec,
     sizes: Mapping[str, int],
     patterns: Mapping[tuple[int | str, ...], np.ndarray],
+    mask: str | None,
     bound: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
     shape = tuple(d if isinstance(d, int) else sizes[d] for d in spec.dims)
     dtype = np.dtype(spec.dtype)
-    if is_mask(spec.name, dtype):
-        if not shape:
-            return np.ones(shape, dtype)
-        pattern = patterns[spec.dims[0] if len(shape) > 1 else 1, spec.dims[-1]]
-        middle = (1,) * (len(shape) - 2)
-        spread = pattern.reshape(pattern.shape[:1] + middle + pattern.shape[1:]) if len(shape) > 1 else pattern[0]
-        return np.broadcast_to(spread, shape).astype(dtype)
+    if mask:
+        return _mask(spec, shape, patterns, mask).astype(dtype)
     if dtype.kind != "f":
         return np.asarray(rng.integers(0, 2 if dtype.kind == "b" else bound, shape)).astype(dtype)
     values = np.asarray(rng.standard_normal(shape))
@@ -268,6 +272,18 @@ def _feed(
     if pattern_of_places is not None:
         values = values * pattern_of_places.reshape(pattern_of_places.shape + (1,) * (len(shape) - 2))
     return values.astype(dtype)
+
+
+def _mask(
+    spec: TensorSpec, shape: tuple[int, ...], patterns: Mapping[tuple[int | str, ...], np.ndarray], kind: str
+) -> np.ndarray:
+    if not shape:
+        return np.ones(shape)
+    pattern = patterns[spec.dims[0] if len(shape) > 1 else 1, spec.dims[-1]]
+    middle = (1,) * (len(shape) - 2)
+    spread = pattern.reshape(pattern.shape[:1] + middle + pattern.shape[1:]) if len(shape) > 1 else pattern[0]
+    filled = np.broadcast_to(spread, shape)
+    return np.where(filled > 0, 0.0, LOW) if kind == ADDITIVE else filled
 
 
 def mask_pattern(kind: str, rows: int, length: int, least: int, rng: np.random.Generator) -> np.ndarray:

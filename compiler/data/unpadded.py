@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import DataError, Dim, Feeds, TensorSpec, hash_file, tensors
+from ..core import DataError, Dim, Feeds, TensorSpec, hash_file
 from . import readers, samples, tables
 from .readers import Audio
 from .tokenizer import Encoder
@@ -166,7 +166,8 @@ def _split(feeds: Feeds, fit: readers.ModelInputs) -> Iterator[Feeds]:
 
 def strip_padding(feeds: Feeds, fit: readers.ModelInputs, label: str) -> UnpaddedSample:
     """One sample without the padding at its end; padding before or between tokens stays, marked: else positions would shift."""
-    masks = {s.name: s for s in fit.inputs if tensors.is_mask(s.name, s.dtype) and len(s.dims) > 1}
+    marking = samples.mask_feeds(feeds)
+    masks = {s.name: s for s in fit.inputs if s.name in marking and len(s.dims) > 1}
     if not masks:
         return UnpaddedSample(feeds, label)
     spec = next(iter(masks.values()))

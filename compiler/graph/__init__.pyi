@@ -7,6 +7,7 @@ from .concrete_shapes import ConcreteShapes as ConcreteShapes
 from .concrete_shapes import evaluate_dim as evaluate_dim
 from .dims import constant_number as constant_number
 from .dims import same_dim as same_dim
+from .io_names import restore_io as restore_io
 from .io_names import with_int32_ids as with_int32_ids
 from .model import DATA_FILES as DATA_FILES
 from .model import DOMAIN as DOMAIN
@@ -18,6 +19,7 @@ from .model import external_files as external_files
 from .model import load_graph as load_graph
 from .model import save_graph as save_graph
 from .normalization import MASK_LOW as MASK_LOW
+from .normalization import finite_masks as finite_masks
 from .normalization import infer_shapes as infer_shapes
 from .normalization import lazy_transpose as lazy_transpose
 from .normalization import normalize as normalize

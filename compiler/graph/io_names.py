@@ -54,6 +54,14 @@ def name_io(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> N
         value.name = wanted[id(value)]
 
 
+def restore_io(model: ir.Model, original: ir.Model) -> None:
+    """The inputs and outputs of the original under their names: a pass that takes an Identity between two outputs away leaves one
+    value that is given back twice, under one name."""
+    names = [str(value.name) for value in original.graph.outputs]
+    if [value.name for value in model.graph.outputs] != names:
+        name_io(model, [str(value.name) for value in original.graph.inputs], names)
+
+
 def _free(name: str, model: ir.Model) -> str:
     names = {value.name for value in all_values(model)}
     while name in names:

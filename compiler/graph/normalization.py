@@ -20,6 +20,7 @@ from onnxscript.optimizer import fold_constants
 from onnxscript.rewriter import RewriteRuleSet, pattern
 
 from .dims import constant_number, same_shape, share_dims, unify_dims
+from .io_names import restore_io
 from .model import Graph
 from .provenance import keep_origins, uniting_origins
 from .scopes import eliminate_identities, name_apart, within_one_graph
@@ -50,12 +51,19 @@ def normalize(graph: Graph) -> Graph:
         common.RemoveUnusedNodesPass()(model)
         if not changed:
             break
+    restore_io(model, graph.model)
     deduplicate_initializers(model)
     with keep_origins(model.graph):
         common.CommonSubexpressionEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)
     name_apart(model)
     return copy
+
+
+def finite_masks(model: ir.Model) -> None:
+    """-inf in masks becomes LOW, in place: PyTorch's attention gives 0 for a row that attends to nothing, and Softmax NaN."""
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    RewriteRuleSet([uniting_origins(FiniteMask.rule(first)) for first in (False, True)]).apply_to_model(model)
 
 
 def _settle(model: ir.Model) -> bool:

@@ -72,8 +72,9 @@ def verdicts_table(verdicts: Iterable[Verdict]) -> Table:
         decided = "; ".join(f"{d.name} {d.agreed}/{d.total}" for d in verdict.result.decisions) or verdict.result.note
         for out in verdict.result.outputs:
             said = verdict.verdict if verdict.passed else verdict.verdict.upper()
-            row = (f"{out.max_abs:.2e}", f"{out.relative:.2e}", f"{out.cosine_min:.7f}", f"{out.sqnr_db:.1f}")
-            rows.add(Path(verdict.path).name, out.name, *row, decided, said)
+            closeness = (f"{out.max_abs:.2e}", f"{out.relative:.2e}", f"{out.cosine_min:.7f}", f"{out.sqnr_db:.1f}")
+            cells = ("integers", f"{out.changed} changed", "-", "-") if out.integer else closeness
+            rows.add(Path(verdict.path).name, out.name, *cells, decided, said)
     return rows
 
 

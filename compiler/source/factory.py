@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import os
 import re
 import sys
@@ -25,7 +26,8 @@ from ..core import Dim, SourceError, did_you_mean
 PATTERN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 NAME = re.compile(r"[A-Za-z_]\w*")
 WANTED = (
-    "expected FactoryModel(module, inputs, dims) or that tuple: torch.nn.Module, {input: example tensor}, {input: (dim, ...)}"
+    "expected FactoryModel(module, inputs, dims) or that tuple: torch.nn.Module, {input: example tensor}, {input: (dim, ...)}; "
+    "or (module, inputs) alone, whose dims are searched for"
 )
 
 
@@ -116,9 +118,9 @@ def _last_line(error: BaseException) -> str:
 
 
 def _checked(reference: str, result: Any, module_type: type, tensor_type: Any) -> FactoryModel:
-    if not (isinstance(result, tuple) and 3 <= len(result) <= 6):
+    if not (isinstance(result, tuple | list) and 2 <= len(result) <= 6):
         raise SourceError(f"factory {reference!r} returned a {type(result).__name__}; {WANTED}")
-    made = FactoryModel(*result)
+    made = _pair(*result, tensor_type) if len(result) == 2 else FactoryModel(*result)
     if not isinstance(made.module, module_type):
         raise SourceError(f"factory {reference!r} returned a {type(made.module).__name__} as module; {WANTED}")
     if not isinstance(made.inputs, Mapping) or not made.inputs or not isinstance(made.dims, Mapping):
@@ -129,11 +131,24 @@ def _checked(reference: str, result: Any, module_type: type, tensor_type: Any) -
     for name, example in made.inputs.items():
         if not isinstance(example, tensor_type):
             raise SourceError(f"factory {reference!r}: example {name!r} is a {type(example).__name__}, not a tensor")
-        _check_input(reference, name, tuple(example.shape), made.dims.get(name))
-    _check_limits(reference, made)
+        if len(result) > 2:
+            _check_input(reference, name, tuple(example.shape), made.dims.get(name))
+    if made.limits:
+        _check_limits(reference, made)
     if made.assets is not None and not Path(made.assets).is_dir():
         raise SourceError(f"factory {reference!r}: assets {str(made.assets)!r} is not a folder")
     return made
+
+
+def _pair(module: Any, examples: Any, tensor_type: Any) -> FactoryModel:
+    """Examples as people have them: by name, in the order of forward's parameters, or the one there is. dims are found later."""
+    if isinstance(examples, Mapping):
+        return FactoryModel(module, {str(name): value for name, value in examples.items()}, {})
+    values = [examples] if isinstance(examples, tensor_type) or not isinstance(examples, tuple | list) else list(examples)
+    parameters = inspect.signature(module.forward).parameters.values() if hasattr(module, "forward") else ()
+    named = [each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+    names = named + [f"input_{at}" for at in range(len(named), len(values))]
+    return FactoryModel(module, dict(zip(names, values, strict=False)), {})
 
 
 def _check_input(reference: str, name: str, shape: tuple[int, ...], dims: Sequence[int | str | None] | None) -> None:

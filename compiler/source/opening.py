@@ -15,12 +15,12 @@ from ..data import Sample
 from ..data import tokenizer as text
 from ..graph import Graph, with_int32_ids
 from . import adapter as adapters
-from . import assets, chain, checkpoint, factory, hub, inventory, onnx_file
+from . import assets, chain, checkpoint, factory, hub, inventory, onnx_file, onnx_folder
 from .chain import EMBEDDINGS
 from .from_artifact import open_export
 from .gc_pause import paused_gc
 from .given import find_given, given_in_half, lazy_runner, truth_of_file
-from .size_limits import settle_sizes
+from .size_limits import measure_limits, settle_sizes
 from .types import FORMS, IDS, KINDS, TASKS, Location, Reference, Source, SourceOptions
 from .widening import widen
 
@@ -154,6 +154,9 @@ def _neighbours(reference: str) -> str:
 def _locate_directory(path: Path) -> Location:
     if (path / "manifest.json").is_file():
         return Location("artifact", path)
+    alone = None if onnx_folder.has_weights(path) else onnx_folder.choose_onnx(path)
+    if alone is not None:
+        return Location("onnx", alone)
     if checkpoint.is_checkpoint(path):
         return Location("huggingface", path)
     models = sorted(path.glob("*.onnx"))
@@ -227,19 +230,27 @@ def _length_notes(found: checkpoint.Checkpoint, dims: Mapping[str, Dim]) -> tupl
 def _call_factory(reference: str) -> tuple[factory.FactoryModel, tuple[str, ...]]:
     torch_export = _torch_export()
     made = factory.call_factory(reference, torch_export.nn.Module, torch_export.Tensor)
+    module, unwrapped = torch_export.unwrap(made.module, f"factory {reference!r}")
+    made = made._replace(module=module)
     notes = ("the factory's module was in training mode; it is used in evaluation mode",) if made.module.training else ()
     made.module.eval()
     torch_export.check_finite(made.module, f"factory {reference!r}")
-    return made, notes
+    found: list[str] = []
+    if not made.dims:
+        made, found = torch_export.find_dims(made)
+    return made, (*unwrapped, *notes, *torch_export.output_notes(made), *found)
 
 
 def _open_factory(reference: str, place: Location, options: SourceOptions) -> Source:
     torch_export = _torch_export()
     made, notes = _call_factory(reference)
     graph, outputs = torch_export.export_module(made, options.opset)
-    run = torch_export.module_runner(made, outputs)
+    run, dims = torch_export.module_runner(made, outputs), factory.dims_of(made)
     half, half_notes = widen(graph.model)
     given = given_in_half(half, run, "the module in PyTorch on the CPU")
+    if made.limits is None:  # nobody says how long an input may be: a table of positions has an end
+        dims, found = measure_limits(graph, dims, run)
+        notes = (*notes, *found)
     files, asset_notes = assets.collect_assets(Path(made.assets), Path(made.assets)) if made.assets is not None else ((), [])
     return Source(
         reference=reference,
@@ -247,7 +258,7 @@ def _open_factory(reference: str, place: Location, options: SourceOptions) -> So
         sha256=torch_export.state_sha256(made.module),
         task=options.task or "custom",
         graph=graph,
-        dims=factory.dims_of(made),
+        dims=dims,
         run=run if given is None else lazy_runner(graph),
         assets=files,
         notes=(*notes, *half_notes, *text.override_notes(files), *asset_notes),
@@ -264,12 +275,17 @@ def _open_onnx(reference: str, place: Location, options: SourceOptions, profiles
     run, said = truth_of_file(path, graph, given)
     notes += said
     dims, found = settle_sizes(graph, dims, run, profiles)
-    files, asset_notes = assets.collect_assets(path.parent, path.parent)
+    root = onnx_folder.asset_root(path)
+    files, asset_notes = assets.collect_assets(path.parent, root)
+    folder = Path(reference).expanduser()
+    if folder.is_dir():
+        notes = [*onnx_folder.choice_notes(folder, path), *notes]
+    task = options.task or onnx_folder.task_of(root, [spec.name for spec in graph.outputs], TASKS)
     return Source(
         reference=reference,
         kind="onnx",
         sha256=onnx_file.sha256(path),
-        task=options.task or "custom",
+        task=task or "custom",
         graph=graph,
         dims=dims,
         run=run,

@@ -9,26 +9,31 @@ import contextlib
 import dataclasses
 import hashlib
 import inspect
-import logging
 import re
-import sys
-import threading
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TextIO, cast
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core import Dim, Feeds, Outputs, SourceError
-from ..graph import Graph, mark_origins
+from ..core import Dim, SourceError
+from ..graph import Graph, finite_masks, mark_origins
 from ..graph import io_names as exported
 from . import heads
 from .chain import EMBEDDINGS, read_chain
 from .checkpoint import Checkpoint, smallest_samples, takes_audio_mask
 from .factory import FactoryModel, dims_of
 from .loading import is_pooler, load_model, root_cause
+from .modules.calling import call_order, exportable, model_name, output_names
+from .modules.calling import module_arguments as module_arguments
+from .modules.calling import module_runner as module_runner
+from .modules.calling import output_notes as output_notes
+from .modules.calling import outputs_to_arrays as outputs_to_arrays
+from .modules.free_dims import find_dims as find_dims
+from .modules.tracing import trace
+from .modules.wrappers import unwrap as unwrap
+from .silence import quiet
 
 MIN_OPSET = 20
 POSITION_TABLES = frozenset({"position_embeddings", "embed_positions", "wpe"})
@@ -36,38 +41,6 @@ POSITION_TABLES = frozenset({"position_embeddings", "embed_positions", "wpe"})
 SHORTEST_TRACED = {"mobilebert": 3}
 EXAMPLE_BATCH, EXAMPLE_LENGTH, EXAMPLE_FRAMES = 2, 13, 7
 FIXED = re.compile(r"specialized it to be a constant \((\d+)\)")
-
-
-class _OtherThreads:
-    """stderr for every thread but this one: torch prints the traced code when it refuses it; a progress bar goes on."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream, self._thread = stream, threading.get_ident()
-
-    def write(self, text: str) -> int:
-        return len(text) if threading.get_ident() == self._thread else self._stream.write(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """torch and transformers say nothing: what matters is checked and becomes an error or a note of bertc."""
-    # Not imported for the sake of silence alone: a factory may do without transformers.
-    hf_logging: Any = sys.modules.get("transformers.utils.logging")
-    before, bars = logging.root.manager.disable, hf_logging is not None and hf_logging.is_progress_bar_enabled()
-    logging.disable(logging.CRITICAL)
-    if bars:
-        hf_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(cast(TextIO, _OtherThreads(sys.stderr))):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-        if bars:
-            hf_logging.enable_progress_bar()
 
 
 # ---- checkpoint -> module --------------------------------------------------------------------------------------------
@@ -169,7 +142,8 @@ def position_limit(model: nn.Module) -> int | None:
 def _audio(checkpoint: Checkpoint, model: nn.Module, task: str) -> FactoryModel:
     # torch.export takes a size of 1 for a constant, and refuses a range of samples in which the frames can be 1.
     smallest = smallest_samples(checkpoint.config, frames=2)
-    samples = smallest_samples(checkpoint.config, EXAMPLE_FRAMES) + 1
+    squeezed = int(checkpoint.config.get("squeeze_factor", 1))  # SEW: so many frames become one before the encoder
+    samples = smallest_samples(checkpoint.config, EXAMPLE_FRAMES * squeezed) + 1
     values = torch.linspace(-1.0, 1.0, EXAMPLE_BATCH * samples).reshape(EXAMPLE_BATCH, samples).sin()
     inputs = {"input_values": values}
     if takes_audio_mask(checkpoint):
@@ -190,110 +164,39 @@ def export_module(made: FactoryModel, opset: int) -> tuple[Graph, tuple[str, ...
     """
     if opset < MIN_OPSET:
         raise SourceError(f"opset {opset} is too old: bertc exports {MIN_OPSET} or newer (Gelu and wide LayerNormalization)")
-    symbols = {name: torch.export.Dim(name, min=dim.min, max=dim.max) for name, dim in dims_of(made).items()}
-    shapes = {n: {axis: symbols[d] for axis, d in enumerate(made.dims[n]) if isinstance(d, str)} for n in made.inputs}
     outputs = output_names(made)
+    called = exportable(made)
     with quiet(), torch.no_grad():
-        model = _to_onnx(made, shapes, opset)
-    by_name = dict(zip(_call_order(made), model.graph.inputs, strict=True))
+        model = _to_onnx(called, opset)
+    by_name = dict(zip(call_order(called), model.graph.inputs, strict=True))
     model.graph.inputs[:] = [by_name[name] for name in made.inputs]
     if len(model.graph.outputs) != len(outputs):
-        raise SourceError(f"{_name(made)} has {len(outputs)} outputs, its exported graph {len(model.graph.outputs)}")
+        raise SourceError(f"{model_name(made)} has {len(outputs)} outputs, its exported graph {len(model.graph.outputs)}")
     exported.name_io(model, list(made.inputs), outputs)
     exported.name_dims(model, made.dims)
     exported.scrub_paths(model)
+    if any(isinstance(part, nn.MultiheadAttention) for part in made.module.modules()):
+        finite_masks(model)
     mark_origins(model)
     return Graph(model), outputs
 
 
-def _to_onnx(made: FactoryModel, shapes: Mapping[str, dict[int, Any]], opset: int) -> Any:
-    # torch.export makes one input of two that are the same tensor, and the graph then reads one name for both.
-    args, kwargs = _arguments(made, {name: example.clone() for name, example in made.inputs.items()})
-    dynamic = {name: shapes[name] for name in kwargs} if kwargs else tuple(shapes.values())
+def _to_onnx(made: FactoryModel, opset: int) -> Any:
     # Two steps, because torch.onnx.export alone retries a model that refuses a dynamic size with that size fixed.
+    program, translations = trace(made)
     try:
-        program = torch.export.export(made.module, args, kwargs, dynamic_shapes=dynamic, strict=False)
-    except Exception as error:  # the exporter raises what the model's code raises
-        raise _explained(error, made) from error
-    try:
-        result = torch.onnx.export(program, dynamo=True, opset_version=opset, optimize=True, verbose=False)
+        result = torch.onnx.export(
+            program, dynamo=True, opset_version=opset, optimize=True, verbose=False, custom_translation_table=translations
+        )
     except Exception as error:
-        raise SourceError(f"{_name(made)} cannot be expressed in ONNX opset {opset}: {root_cause(error)}") from error
+        raise SourceError(f"{model_name(made)} cannot be expressed in ONNX opset {opset}: {root_cause(error)}") from error
     assert result is not None
     return result.model
-
-
-def _call_order(made: FactoryModel) -> list[str]:
-    """Input names in the order of forward's parameters, where they match; else in the declared order."""
-    parameters = inspect.signature(made.module.forward).parameters
-    matching = set(made.inputs) <= set(parameters)
-    return [name for name in parameters if name in made.inputs] if matching else list(made.inputs)
-
-
-def _arguments(made: FactoryModel, tensors: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    """Tensors by name, where forward has parameters of these names; else by position."""
-    if set(made.inputs) <= set(inspect.signature(made.module.forward).parameters):
-        return (), {name: tensors[name] for name in _call_order(made)}
-    return tuple(tensors[name] for name in made.inputs), {}
-
-
-def output_names(made: FactoryModel) -> tuple[str, ...]:
-    """Names of the module's outputs, given or derived; runs it on its example. Raises SourceError if that is no flat tensors."""
-    args, kwargs = _arguments(made, made.inputs)
-    try:
-        with torch.no_grad(), quiet():
-            result = made.module(*args, **kwargs)
-    except Exception as error:  # the user's own code
-        raise SourceError(f"{_name(made)} fails on its own example: {root_cause(error)}") from error
-    names, tensors = _flat(result)
-    for name, value in zip(names, tensors, strict=True):
-        if not isinstance(value, Tensor):
-            kind = type(value).__name__
-            raise SourceError(f"{_name(made)} returns a {kind} as {name}; expected a tensor, or a flat tuple or dict of tensors")
-    if made.outputs is not None and len(made.outputs) != len(names):
-        raise SourceError(f"{_name(made)} returns {len(names)} tensors, {len(made.outputs)} output names are given")
-    wanted = tuple(made.outputs or names)
-    for position, name in enumerate(wanted):
-        if name in made.inputs or name in wanted[:position]:
-            what = "an input" if name in made.inputs else "another output"
-            raise SourceError(f"{_name(made)}: output {name!r} has the name of {what}; give `outputs` with other names")
-    return wanted
-
-
-def _flat(result: Any) -> tuple[list[str], list[Any]]:
-    if isinstance(result, Mapping):
-        return [str(name) for name in result], list(result.values())
-    if isinstance(result, tuple | list):
-        names = list(getattr(result, "_fields", [f"output_{i}" for i in range(len(result))]))
-        return names, list(result)
-    return ["output"], [result]
-
-
-def module_runner(made: FactoryModel, outputs: Sequence[str]) -> Callable[[Feeds], Outputs]:
-    """Runs the module itself: numpy in, numpy out (floats as float32) in the graph's order of outputs."""
-
-    def run(feeds: Feeds) -> Outputs:
-        with torch.inference_mode(), quiet():
-            args, kwargs = module_arguments(made, feeds)
-            return outputs_to_arrays(made.module(*args, **kwargs), outputs)
-
-    return run
-
-
-def module_arguments(made: FactoryModel, feeds: Feeds) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    """The module's positional and named arguments from numpy arrays, in the types of its examples."""
-    return _arguments(made, {n: torch.from_numpy(np.ascontiguousarray(feeds[n])).to(e.dtype) for n, e in made.inputs.items()})
 
 
 def example_feeds(made: FactoryModel) -> dict[str, np.ndarray]:
     """The examples of a factory as feeds; bfloat16, which numpy lacks, as float32."""
     return {n: (e.float() if e.dtype is torch.bfloat16 else e).numpy(force=True) for n, e in made.inputs.items()}
-
-
-def outputs_to_arrays(result: Any, outputs: Sequence[str]) -> Outputs:
-    """What the module returned as numpy arrays by name, floats as float32."""
-    found = [value.float() if value.is_floating_point() else value for value in _flat(result)[1]]
-    return {name: value.numpy() for name, value in zip(outputs, found, strict=True)}
 
 
 def state_sha256(module: nn.Module) -> str:
@@ -305,31 +208,3 @@ def state_sha256(module: nn.Module) -> str:
         digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-# ---- what went wrong -------------------------------------------------------------------------------------------------
-
-
-def _name(made: FactoryModel) -> str:
-    inner = getattr(made.module, "model", None)
-    return type(inner if isinstance(made.module, heads.TextHead | heads.Audio) else made.module).__name__
-
-
-def _explained(error: Exception, made: FactoryModel) -> SourceError:
-    """The exporter's refusal as an error that names the dimension, where it is about one."""
-    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
-    if not lines or "Constraints violated" not in lines[0]:
-        return SourceError(f"{_name(made)} cannot be exported: {root_cause(error)}")
-    detail = next((line for line in lines[1:] if line.startswith(("You marked", "Not all values"))), lines[0])
-    violated = lines[0].partition("(")[2]
-    ports = [(dim, name) for name in made.inputs for dim in made.dims[name] if isinstance(dim, str)]
-    named = [(d, n) for d, n in ports if re.search(rf"\b{d}\b", detail) or re.search(rf"\b{d}\b", violated)]
-    dim, name = named[0] if named else ("?", "?")
-    fixed = FIXED.search(detail)
-    what = f"is fixed at {fixed[1]} by the model's code" if fixed else "does not take every size it was declared for"
-    fixes = [f for f in lines if f.startswith(f"{dim} = ")]
-    if fixes and fixes[-1].partition(" = ")[2] in {d for d, _ in ports}:
-        other = fixes[-1].partition(" = ")[2]
-        return SourceError(f"{_name(made)}: dimension {dim!r} of input {name!r} always equals {other!r}; give both one name")
-    hint = f" (torch.export suggests: {fixes[-1]})" if fixes else ""
-    return SourceError(f"{_name(made)}: dimension {dim!r} of input {name!r} {what}: {detail}{hint}")

@@ -205,6 +205,9 @@ def _judge_metric(kind: str, metric: Metric, limit: float, origin: str, worst: s
 
 def _judge_output(output: OutputResult, budget: Budget) -> Iterator[Violation]:
     origin = {name: budget.origins.get(name, "") for name in LIMITS}
+    if output.integer:
+        yield from _judge_choices(output, budget)
+        return
     if output.nonfinite:
         yield Violation(output.name, "values not finite", output.nonfinite, 0, output.worst)
     if budget.rel is not None and not output.relative <= budget.rel:  # so written, a NaN breaks the limit
@@ -220,3 +223,21 @@ def _judge_output(output: OutputResult, budget: Budget) -> Iterator[Violation]:
         yield Violation(output.name, "cosine", output.cosine_min, budget.cosine, output.worst_cosine, origin=origin["cosine"])
     if budget.sqnr_db is not None and not output.sqnr_db >= budget.sqnr_db:
         yield Violation(output.name, "SQNR (dB)", output.sqnr_db, budget.sqnr_db, output.worst, origin=origin["sqnr_db"])
+
+
+def _judge_choices(output: OutputResult, budget: Budget) -> Iterator[Violation]:
+    """An integer output is the source's, ties left out; in a smaller type as much of it may change as the cosine allows, and one
+    value, which in a few dozen is more than any share."""
+    limits_set = [limit for limit in (budget.rel, budget.cosine) if limit is not None]
+    if not limits_set:
+        return
+    allowed = 0 if budget.rel is not None else max(1, int(choice_tolerance(budget) * output.vectors))
+    if output.changed > allowed:
+        yield Violation(output.name, f"values that changed, of {output.vectors}", output.changed, allowed, output.worst)
+
+
+def choice_tolerance(budget: Budget) -> float:
+    """How far apart two scores are, relative to the largest one, that the budget takes for equal."""
+    if budget.rel is not None:
+        return budget.rel
+    return math.sqrt(2 - 2 * budget.cosine) if budget.cosine is not None else 0.0

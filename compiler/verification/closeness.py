@@ -32,6 +32,9 @@ class OutputResult:
     rows: int = 0  # of which each counts once in the two numbers below, however many vectors it has
     cosine_of_rows: float = 1.0
     cosine_spread: float = 0.0  # standard deviation over rows
+    integer: bool = False  # labels, ranks, flags: judged by how many of `vectors` changed, ties (see choices.py) left out
+    changed: int = 0
+    tied: int = 0
 
 
 class OutputSums:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..core import DataError, VerifyFailed
-from ..data import Labels, Sample, row_count
+from ..core import DataError, Feeds, VerifyFailed
+from ..data import Labels, Layout, Sample, row_count
 from . import intervals as confidence
 from . import task_metrics as scores
+from .choices import ChoiceSums, Ties
 from .closeness import OutputResult, OutputSums
 from .decisions import Decision, decision_counters
 from .intervals import Metric
@@ -20,14 +21,24 @@ class Comparison:
     """Feed it batch by batch and ask for the result at the end; memory stays flat but for sentence vectors and single logits.
 
     `task` chooses the decisions to compare, `blank` is the CTC blank id, `labels` say what the labels of the samples mean.
-    `intervals`: say how sure the shares of decisions are, which needs scipy.
+    `intervals`: say how sure the shares of decisions are, which needs scipy. `layout`: which axes count rows, the first ones
+    where it is not given. `ties`: which different choices of an integer output are equally good, none where it is not given.
     """
 
-    def __init__(self, task: str = "features", *, blank: int = 0, labels: Labels | None = None, intervals: bool = False) -> None:
-        self.task = task
+    def __init__(
+        self,
+        task: str = "features",
+        *,
+        blank: int = 0,
+        labels: Labels | None = None,
+        intervals: bool = False,
+        layout: Layout | None = None,
+        ties: Ties | None = None,
+    ) -> None:
+        self.task, self.layout, self.ties = task, layout, ties
         self._scorer = scores.scorer_for(labels) if labels else None
         self._intervals = intervals
-        self._outputs: dict[str, OutputSums] = {}
+        self._outputs: dict[str, OutputSums | ChoiceSums] = {}
         self._counters = decision_counters(task, blank)
         self._samples = self._rows = 0
 
@@ -41,15 +52,40 @@ class Comparison:
         if self._scorer:
             self._scorer.add(expected, got, sample)
         self._samples += 1
-        self._rows += row_count(sample) - len(sample.dead_rows)
+        self._rows += row_count(sample, self.layout) - len(sample.dead_rows)
 
     def _compare(self, expected: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray], sample: Sample) -> None:
         self._check(expected, got, sample)
-        batch = row_count(sample)
+        batch = row_count(sample, self.layout)
         for name, array in expected.items():
-            self._outputs.setdefault(name, OutputSums(name)).add(array, got[name], sample, batch)
+            if name not in self._outputs:
+                self._outputs[name] = self._sums(name, array)
+            rows_first, known = (self._rows_first(name, each) for each in (array, got[name])), self._knows_rows(name)
+            self._outputs[name].add(*rows_first, sample, batch if known else -1)
         for counter in self._counters:
             counter.add(expected, got, sample)
+
+    def _sums(self, name: str, array: np.ndarray) -> OutputSums | ChoiceSums:
+        if array.dtype.kind not in "iub":
+            return OutputSums(name)
+        return ChoiceSums(name, self._tied if self.ties is not None else None)
+
+    def _tied(self, name: str, expected: np.ndarray, got: np.ndarray, feeds: Feeds) -> np.ndarray:
+        assert self.ties is not None
+        axis = self._axis(name)
+        found = self.ties.tied(name, *(np.moveaxis(a, 0, axis) if a.ndim else a for a in (expected, got)), feeds)
+        return np.moveaxis(found, axis, 0) if found.ndim else found
+
+    def _axis(self, name: str) -> int:
+        return (self.layout.outputs.get(name) if self.layout else 0) or 0
+
+    def _knows_rows(self, name: str) -> bool:
+        """Whether an output has an axis of rows, as far as anybody knows."""
+        return self.layout is None or self.layout.batch is None or self.layout.outputs.get(name) is not None
+
+    def _rows_first(self, name: str, array: np.ndarray) -> np.ndarray:
+        axis = self._axis(name)
+        return np.moveaxis(array, axis, 0) if axis else array
 
     def _check(self, expected: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray], sample: Sample) -> None:
         if not expected:
@@ -63,7 +99,8 @@ class Comparison:
                 raise VerifyFailed(f"{sample.label}: output {name!r} has shape {got[name].shape}, in the source {array.shape}")
             if not array.size:
                 raise DataError(f"{sample.label}: output {name!r} of shape {list(array.shape)} is empty: nothing to compare")
-            if np.isnan(_live(array, sample, row_count(sample))).any():
+            rows = row_count(sample, self.layout) if self._knows_rows(name) else -1
+            if np.isnan(_live(self._rows_first(name, array), sample, rows)).any():
                 raise VerifyFailed(
                     f"{sample.label}: the source gives NaN in output {name!r}; check its weights, and whether it takes this input"
                 )
@@ -76,7 +113,8 @@ class Comparison:
             if not output.vectors:
                 raise DataError(f"no row of output {output.name!r} was compared: every row is fully masked; give other data")
         decisions = tuple(d for counter in self._counters if (d := counter.result()) is not None) if self._outputs else ()
-        note = "" if self._counters else f"no decisions for task {self.task!r}"
+        decisions += tuple(output.decision() for output in self._outputs.values() if isinstance(output, ChoiceSums))
+        note = "" if decisions or self._counters else f"no decisions for task {self.task!r}"
         outputs = tuple(output.result() for output in self._outputs.values())
         metrics = self._scorer.result() if self._scorer else (*self._mean_cosine(outputs), *self._decisions_kept(decisions))
         return ComparisonResult(self.task, outputs, decisions, self._samples, self._rows, note, metrics, self._scorer is not None)

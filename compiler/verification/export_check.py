@@ -12,18 +12,20 @@ import numpy as np
 
 from ..artifact import goldens
 from ..core import Advance, BertcError, DataError, ExportFailed, Feeds, Outputs, Profile, RecipeError
-from ..data import Sample, dead_rows, special_ids
+from ..data import Layout, Sample, dead_rows, special_ids
 from ..data import synthetic as data
 from ..runtime import ReferenceRunner, Runner
 from ..source import Source, runner_of
 from . import budgets
 from .blind import SpreadMeter, describe_blind
 from .budgets import Budget
+from .choices import Ties
 from .comparison import Comparison
 from .given_check import check_given
 
 if TYPE_CHECKING:
     from ..fusions import Fused
+    from ..graph import Graph
 
 # float32 on both sides, in another order of summation: 1e-5 is ten times what is seen on BERT, and far below any real fault.
 EXPORT_BUDGET = Budget(rel=1e-5)
@@ -67,7 +69,7 @@ def check_export(
     requested = _select_samples(source, profiles, seed, golden_data)
     samples, notes = requested.samples, requested.notes
     runner = runner_of(source.graph)
-    comparison, meter = Comparison(source.task), SpreadMeter(source.graph.outputs)
+    comparison, meter = _comparison(source, source.graph), SpreadMeter(source.graph.outputs)
     kept: list[tuple[Sample, Outputs]] = []
     wrong: dict[int, str] = {}
     size = 0
@@ -107,12 +109,18 @@ def _what(source: Source) -> str:
     return "graph check: {} shapes and masks" if source.kind == "onnx" else ExportCheck.what
 
 
+def _comparison(source: Source, graph: Graph) -> Comparison:
+    layout = Layout.of(source.graph.inputs, source.graph.outputs)
+    return Comparison(source.task, layout=layout, ties=Ties(graph, budgets.choice_tolerance(EXPORT_BUDGET)))
+
+
 def check_fused(fused: Fused, source: Source, check: ExportCheck) -> None:
     """The whole fused graph against the source on the same feeds; ExportFailed naming the output and the sample."""
     from ..ops import expand
 
-    runner = ReferenceRunner(expand(fused.graph))
-    comparison = Comparison(source.task)
+    expanded = expand(fused.graph)
+    runner = ReferenceRunner(expanded)
+    comparison = _comparison(source, expanded)
     for sample, expected in zip(check.samples, check.outputs, strict=True):
         comparison.add(expected, runner.run(sample.feeds), sample)
     violations = budgets.find_violations(comparison.result(), EXPORT_BUDGET)
@@ -175,16 +183,18 @@ def _run_source(source: Source, sample: Sample) -> Outputs:
             f"the source fails at {sample.label}: {why}. It must take every size of its dynamic dimensions: "
             "fix the dimension that it needs fixed, or make the model take any size"
         ) from error
+    layout = Layout.of(source.graph.inputs, source.graph.outputs)
     for name, array in outputs.items():
-        if not np.isfinite(_live(array, sample)).all():
+        if not np.isfinite(_live(array, sample, layout.outputs.get(name, 0))).all():
             raise ExportFailed(
                 f"the source gives NaN or Inf in output {name!r} at {sample.label}: nothing can be verified against it"
             )
     return outputs
 
 
-def _live(array: np.ndarray, sample: Sample) -> np.ndarray:
-    return np.delete(array, sample.dead_rows, axis=0) if sample.dead_rows and array.ndim else array
+def _live(array: np.ndarray, sample: Sample, axis: int) -> np.ndarray:
+    rows = [row for row in sample.dead_rows if array.ndim > axis and row < array.shape[axis]]
+    return np.delete(array, rows, axis=axis) if rows else array
 
 
 def _nan_notes(kept: Sequence[tuple[Sample, Outputs]]) -> tuple[str, ...]:
@@ -204,7 +214,7 @@ def _what_differs(runner: Runner, sample: Sample, expected: Outputs, comparison:
         raise
     except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no public base class
         return f"ONNX Runtime cannot run it: {str(error).strip().splitlines()[0]}"
-    one = Comparison(comparison.task)
+    one = Comparison(comparison.task, layout=comparison.layout, ties=comparison.ties)
     try:
         one.add(expected, got, sample)
         comparison.add(expected, got, sample)

@@ -13,11 +13,12 @@ from .. import targets
 from ..artifact import Artifact, goldens
 from ..artifact import manifest as artifact
 from ..core import Advance, DataError, Feeds, Missing, Outputs, Progress, VerifyFailed
-from ..data import Labels, Sample, read_data
+from ..data import Labels, Layout, Sample, read_data
 from ..graph import Graph, load_graph, short_reason
 from ..runtime import HALVES, ReferenceRunner, Runner
 from . import budgets
 from .budgets import DECISION_LIMITS, Budget, Violation, budget_for
+from .choices import Ties
 from .comparison import Comparison
 from .intervals import FAILED, PASSED, UNDECIDED
 from .result import ComparisonResult
@@ -249,7 +250,8 @@ def run_and_judge(
         runners["engine"] = target.load(directory, facts)
     if not runners or precision != "fp32" or _is_half(graph):
         runners["graph"] = runner_of(graph) if precision == "fp32" else ReferenceRunner(graph)
-    results = compare_runners(runners, truth, task, advance)
+    layout, ties = Layout.of(graph.inputs, graph.outputs), Ties(graph, budgets.choice_tolerance(budget))
+    results = compare_runners(runners, truth, task, advance, layout, ties)
     found = tuple(v for result in results.values() for v in budgets.find_violations(result, budget))
     notes = (*truth.notes, *_outside_profiles(runners, truth), *_not_judged_notes(facts, truth))
     reason = "the null target has no engine" if name == "null" else ("" if ready.run else ready.reason)
@@ -265,10 +267,18 @@ def _is_half(graph: Graph) -> bool:
     return any(v.dtype in HALVES for v in graph.model.graph.initializers.values())
 
 
-def compare_runners(runners: Mapping[str, Runner], truth: Truth, task: str, advance: Advance) -> dict[str, ComparisonResult]:
+def compare_runners(
+    runners: Mapping[str, Runner],
+    truth: Truth,
+    task: str,
+    advance: Advance,
+    layout: Layout | None = None,
+    ties: Ties | None = None,
+) -> dict[str, ComparisonResult]:
     """Every runner on every sample, each sample's truth computed once. Memory is flat in the number of samples."""
     blank, sure = (truth.labels.blank if truth.labels else 0), not truth.synthetic
-    comparisons = {name: Comparison(task, blank=blank, labels=truth.labels, intervals=sure) for name in runners}
+    known: dict[str, Any] = {"blank": blank, "labels": truth.labels, "intervals": sure, "layout": layout, "ties": ties}
+    comparisons = {name: Comparison(task, **known) for name in runners}
     pairs, done = truth.pairs(), 0
     # A window at a time: PyTorch and ONNX Runtime each keep their threads spinning for the next call, on the other's cores.
     while window := list(itertools.islice(pairs, WINDOW)):

@@ -25,7 +25,8 @@ def check_written(
 ) -> str:
     """Load the file `written` in ONNX Runtime and compare it with `run`, the original, on synthetic feeds of `graph`'s inputs.
 
-    `half`: the original rounds to half precision, and the written file does not. Returns a note. Raises CheckFailed where the file does not load, does not run where the original does, or answers otherwise.
+    `half`: the original rounds to half precision, and the written file does not. Returns a note. Raises CheckFailed where the
+    file does not load, does not run where the original does, or answers otherwise.
     """
     from ...source import FileRunner
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from ...graph import Graph, drop_unused_initializers, eliminate_identities
+from ...graph import Graph, drop_unused_initializers, eliminate_identities, restore_io
 from .lower_common import SWAP
 
 UNARY = frozenset("Gelu Erf Tanh Sigmoid Relu Cast Identity Neg Abs Sqrt Exp".split())
@@ -39,6 +39,7 @@ def tidy(graph: Graph) -> Graph:
     RemoveUnusedNodesPass()(copy.model)
     eliminate_identities(copy.model)
     drop_unused_initializers(main)
+    restore_io(copy.model, graph.model)
     return copy
 
 

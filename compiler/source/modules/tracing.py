@@ -1,0 +1,59 @@
+"""A module through torch.export, with its declared sizes dynamic."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from ...core import Dim
+from ..factory import FactoryModel, dims_of
+from .calling import call_arguments, eager, model_name
+from .guards import provable_minimums
+from .recurrent import as_operators
+from .refusals import explain
+
+
+def trace(made: FactoryModel) -> tuple[Any, dict[Any, Callable[..., Any]]]:
+    """(the exported program, the translations that torch.onnx.export needs for it). Raises SourceError for what is refused."""
+    # torch.export makes one input of two that are the same tensor, and the graph then reads one name for both.
+    args, kwargs = call_arguments(made, {name: example.clone() for name, example in made.inputs.items()})
+    dims = dims_of(made)
+    with as_operators(made.module) as translations, eager():
+        try:
+            return _export(made, args, kwargs, dims), translations
+        except Exception as error:  # the exporter raises what the model's code raises
+            program = _again(made, args, kwargs, dims, error)
+            if program is not None:
+                return program, translations
+            # Where no size is dynamic it may be refused for another reason: that one is to be told, or the advice would not work.
+            raise explain(_refused_anyway(made, args, kwargs) or error, made, model_name(made)) from error
+
+
+def _again(made: FactoryModel, args: Any, kwargs: Any, dims: Mapping[str, Dim], error: Exception) -> Any | None:
+    """The program where every guard that was not proven holds: it is left to run time then, which an ONNX graph does not keep."""
+    least = provable_minimums(error, made, dims)
+    if least is None:
+        return None
+    above = {name: dataclasses.replace(dim, min=max(dim.min, least.get(name, dim.min))) for name, dim in dims.items()}
+    try:
+        return _export(made, args, kwargs, above, prefer_deferred_runtime_asserts_over_guards=True)
+    except Exception:  # noqa: BLE001  the first refusal is told
+        return None
+
+
+def _export(made: FactoryModel, args: Any, kwargs: Any, dims: Mapping[str, Dim], **options: Any) -> Any:
+    symbols = {name: torch.export.Dim(name, min=dim.min, max=dim.max) for name, dim in dims.items()}
+    shapes = {n: {axis: symbols[d] for axis, d in enumerate(made.dims[n]) if isinstance(d, str)} for n in made.inputs}
+    dynamic = {name: shapes[name] for name in kwargs} if kwargs else tuple(shapes.values())
+    return torch.export.export(made.module, args, kwargs, dynamic_shapes=dynamic, strict=False, **options)
+
+
+def _refused_anyway(made: FactoryModel, args: Any, kwargs: Any) -> Exception | None:
+    try:
+        torch.export.export(made.module, args, kwargs, strict=False)
+    except Exception as error:  # noqa: BLE001  as above
+        return error
+    return None
