@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -165,7 +166,7 @@ def feed_forward(w: Writer, x: str) -> str:
     else:
         both = linear(w, x, c.width, 2 * deep)
         ends = [w.constant(np.array([n])) for n in (0, deep, 2 * deep)]
-        up, gate = (w.op("Slice", both, a, b, w.constant(np.array([2]))) for a, b in zip(ends, ends[1:], strict=False))
+        up, gate = (w.op("Slice", both, a, b, w.constant(np.array([2]))) for a, b in itertools.pairwise(ends))
     gated = w.op("Mul", up, activation(w, gate)) if c.gated == "split swapped" else w.op("Mul", activation(w, up), gate)
     return linear(w, gated, deep, c.width)
 
@@ -188,14 +189,13 @@ class Masks:
     def _view(self, mask: str) -> str:
         """[batch, 1, 1 or length, length], of the type it comes in."""
         w, c = self.w, self.w.choices
-        row = {2: lambda: w.along("Unsqueeze", mask, 1, 2), 3: lambda: w.along("Unsqueeze", mask, 1), 4: lambda: mask}[c.mask_rank]()
+        axes = {2: (1, 2), 3: (1,), 4: ()}[c.mask_rank]
+        row = w.along("Unsqueeze", mask, *axes) if axes else mask
         if c.mask_view == "outer":
             column = w.along("Unsqueeze", mask, 1, 3)
             boolean = c.mask_type == "bool" and c.mask not in ("1-m", "m-1")
             return w.op("And" if boolean else "Mul", row, column)
-        if c.mask_view != "expand" or (c.mask_type == "bool" and c.mask not in ("1-m", "m-1")):
-            return row
-        return w.op("Expand", row, square(w))
+        return w.op("Expand", row, square(w)) if c.mask_view == "expand" else row
 
     def _by_arithmetic(self, view: str) -> None:
         w, c = self.w, self.w.choices
@@ -224,11 +224,12 @@ class Masks:
         if c.mask == "none":
             return scores
         if flat:
-            sizes = w.op("Concat", *(size(w, n) for n in ("batch", "length")), axis=0)
             batch, length = size(w, "batch"), size(w, "length")
             sizes = w.op("Concat", batch, w.constant(np.array([c.heads])), length, length, axis=0)
             scores = w.op("Reshape", scores, sizes)
-        masked = w.op("Add", scores, self.bias) if self.bias else w.op("Where", self.allowed, scores, w.constant(LOWS[c.mask_low]))
+        masked = (
+            w.op("Add", scores, self.bias) if self.bias else w.op("Where", self.allowed, scores, w.constant(LOWS[c.mask_low]))
+        )
         if flat:
             masked = w.op("Reshape", masked, w.op("Concat", w.constant(np.array([-1])), length, length, axis=0))
         return masked
@@ -263,7 +264,7 @@ def projections(w: Writer, x: str, times: float) -> list[str]:
     both = linear(w, x, c.width, 3 * c.inner)
     if c.heads_form == "packed":
         ends = [w.constant(np.array([n * c.inner])) for n in range(4)]
-        return [w.op("Slice", both, a, b, w.constant(np.array([-1]))) for a, b in zip(ends, ends[1:], strict=False)]
+        return [w.op("Slice", both, a, b, w.constant(np.array([-1]))) for a, b in itertools.pairwise(ends)]
     outs = [w.name("part") for _ in range(3)]
     sizes = np.array([c.inner] * 3)
     if c.opset >= 13:
@@ -423,6 +424,18 @@ def encode(w: Writer, x: str, masks: Masks) -> str:
     return stack(x)
 
 
+def nudged(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model with every float32 weight moved to its neighbour: what that changes is what rounding may change."""
+    copy, rng = onnx.ModelProto(), np.random.default_rng(0)
+    copy.CopyFrom(model)
+    for tensor in copy.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and tensor.dims:
+            array = numpy_helper.to_array(tensor)
+            towards = np.where(rng.random(array.shape) < 0.5, -np.inf, np.inf).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(np.nextafter(array, towards), tensor.name))
+    return copy
+
+
 def model_of(choices: Encoder) -> onnx.ModelProto:
     w = Writer(choices)
     masks = Masks(w)
@@ -436,10 +449,8 @@ def model_of(choices: Encoder) -> onnx.ModelProto:
     for name, value in zip(names, made, strict=True):
         w.nodes.append(helper.make_node("Identity", [value], [name]))
     ranks = [3 if value == hidden else 2 for value in made]
-    outputs = [
-        helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", "length", choices.width][3 - r :] if r == 3 else ["batch", choices.width])
-        for n, r in zip(names, ranks, strict=True)
-    ]
+    dims = {3: ["batch", "length", choices.width], 2: ["batch", choices.width]}
+    outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, dims[r]) for n, r in zip(names, ranks, strict=True)]
     read = {name for node in _all(w.nodes) for name in node.input}
     inputs = [value for value in _inputs(choices) if value.name in read or value.name == "unused"]
     graph = helper.make_graph(w.nodes, "encoder", inputs, outputs, list(w.weights.values()))

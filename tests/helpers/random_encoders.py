@@ -16,7 +16,17 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "heads": (2, 1, 3, 4),
     "size": (8, 1, 2, 3, 4, 5, 7, 13, 16),
     "apart": (False, True),  # the heads are not as wide together as the model
-    "embeddings": ("wp", "w", "pw", "wpt", "wtp", "ptw", "twp", "tpw", "pwt"),  # words, positions, types in the order they are added
+    "embeddings": (
+        "wp",
+        "w",
+        "pw",
+        "wpt",
+        "wtp",
+        "ptw",
+        "twp",
+        "tpw",
+        "pwt",
+    ),  # words, positions, types in the order they are added
     "embedding_norm": (True, False),
     "embedding_scale": (False, True),
     "positions": ("slice", "range", "input", "mask sum"),
@@ -118,14 +128,17 @@ def possible(drawn: Encoder) -> Encoder:
     if drawn.opset < 13 and drawn.storage in ("int8 dequantize", "uint8 dequantize"):
         change["storage"] = "int8 cast"  # one scale for each column is of opset 13
     if drawn.mask == "none":
-        change |= {"mask_low": "min", "mask_view": "row", "nan_guard": False}
-        change |= {"mask_rank": 2}
-    if drawn.mask_low == "-inf":
+        change |= {"mask_low": "min", "mask_view": "row", "mask_rank": 2}
+    if drawn.mask != "none" and drawn.mask_low == "-inf":
         if drawn.mask in ("1-m", "m-1"):  # 0 x inf
             change["mask_low"] = "-1e4"
         elif drawn.mask_view == "outer":  # a padded query attends to nothing, and its NaN goes everywhere
             change["mask_view"] = "row"
-    if drawn.mask_rank != 2 and drawn.mask_view == "outer":
+    if change.get("heads_form", drawn.heads_form) == "operator" and drawn.mask != "none":
+        change["mask_view"] = "expand"  # ONNX Runtime takes no other mask
+    elif drawn.mask_view == "expand bool" and drawn.mask in ("1-m", "m-1"):
+        change["mask_view"] = "expand"
+    elif drawn.mask_rank != 2 and drawn.mask_view == "outer":
         change["mask_view"] = "row"
     if drawn.mask_rank != 2 and (drawn.positions == "mask sum" or "mean" in drawn.pool or drawn.pool == "masked max"):
         change["mask_rank"] = 2  # these read it as [batch, length]
