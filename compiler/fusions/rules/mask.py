@@ -66,7 +66,7 @@ def apply(graph: Graph, prove: Prove | None = None) -> tuple[Graph, Change]:
         error = _proven(value, nodes, answer, prove) if isinstance(answer, Score) and prove else None
         answer = error if isinstance(error, str) else answer
         if isinstance(answer, str):
-            if any(depends[reader.outputs[0]] != depends[value] or reader.op_type in FUSED for reader, _ in _readers(value)):
+            if any(depends.get(reader.outputs[0]) != depends[value] or reader.op_type in FUSED for reader, _ in _readers(value)):
                 refusals[value] = _refusal(value, answer)
             continue
         if answer not in made:

@@ -49,8 +49,10 @@ class Parts:
     def weight(self, op: Any, name: str) -> ir.Value:
         """Wq (scaled), Wk, Wv or all three, cut out when they are read: the source holds them already."""
 
+        tensor = self.w.const_value  # not the value, which is without it while a shape inference runs and reads this
+
         def load() -> np.ndarray:
-            array = self.w.const_value.numpy()
+            array = tensor.numpy()
             width = array.shape[1] // 3
             if name == "qkv":
                 return self._widened(np.concatenate([array[:, :width] * self.scale, array[:, width:]], axis=1))
@@ -63,8 +65,8 @@ class Parts:
         """Wo, with rows of zeros for what heads are wider by."""
         if self.width == self.size:
             return self.wo
-        shape = self.heads * self.width, int(self.wo.shape[1])
-        return lazy_weight(op, f"{self.prefix}/Wo", shape, lambda: self._widened(self.wo.const_value.numpy().T).T)
+        shape, tensor = (self.heads * self.width, int(self.wo.shape[1])), self.wo.const_value
+        return lazy_weight(op, f"{self.prefix}/Wo", shape, lambda: self._widened(tensor.numpy().T).T)
 
     def _widened(self, array: np.ndarray) -> np.ndarray:
         """[..., heads * size] with zeros behind the numbers of each head; of q, k and v together, too."""

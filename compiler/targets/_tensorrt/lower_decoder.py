@@ -42,7 +42,8 @@ def past_attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     x, mask, past_k, past_v, w, b, wo, bo = padded_inputs(node, 8)
     heads = node.attributes["num_heads"].as_int()
     width = int(w.shape[1]) // 3
-    packed = lazy_weight(op, f"{node.name}/Wqkv", list(w.shape), lambda: _scale(node, w.const_value.numpy(), width))
+    held = w.const_value  # not the value, which is without it while a shape inference runs and reads this
+    packed = lazy_weight(op, f"{node.name}/Wqkv", list(w.shape), lambda: _scale(node, held.numpy(), width))
     y = op.MatMul(x, packed)
     if b is not None:
         y = op.Add(y, constant(op, node, "qkv_bias", _scale(node, b.const_value.numpy(), width)))
@@ -89,8 +90,8 @@ def cross_attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
 
 def _columns(op: Any, node: ir.Node, name: str, w: Any, part: slice, factor: np.float32) -> ir.Value:
     """Some columns of a weight times a number, cut out when they are read."""
-    shape = int(w.shape[0]), part.stop - part.start
-    return lazy_weight(op, f"{node.name}/W{name}", shape, lambda: w.const_value.numpy()[:, part] * factor)
+    shape, held = (int(w.shape[0]), part.stop - part.start), w.const_value
+    return lazy_weight(op, f"{node.name}/W{name}", shape, lambda: held.numpy()[:, part] * factor)
 
 
 LOWERINGS: Mapping[str, Body] = {
