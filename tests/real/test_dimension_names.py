@@ -1,4 +1,4 @@
-"""Dimensions as tf2onnx, paddle2onnx and Keras name them or not: tied where the graph demands it, fixed where the file says so."""
+"""Dimensions as tf2onnx, paddle2onnx and Keras name them or not: tied where the graph demands it, fixed where it says so."""
 
 from __future__ import annotations
 
