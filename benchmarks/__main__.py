@@ -19,7 +19,8 @@ to be missing. Times vary by some per cent from run to run; compared runs are in
 
 Machine: {machine}. {tools}.
 """
-APART = {"bench_coverage", "bench_lowbit"}  # `make coverage`: they export some three hundred files first
+# `make coverage` exports some three hundred files first, `make real` installs packages first.
+APART = {"bench_coverage", "bench_lowbit", "bench_real"}
 MISSING = """
 ## Missing
 
