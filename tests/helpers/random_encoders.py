@@ -140,6 +140,8 @@ def possible(drawn: Encoder) -> Encoder:
         change["mask_view"] = "expand"
     elif drawn.mask_rank != 2 and drawn.mask_view == "outer":
         change["mask_view"] = "row"
+    if change.get("mask_view", drawn.mask_view) == "outer" and drawn.mask_low == "-1e4":
+        change["mask_low"] = "min"  # all scores of a padded query stand beside -10000, where the file rounds them to 0.001
     if drawn.mask_rank != 2 and (drawn.positions == "mask sum" or "mean" in drawn.pool or drawn.pool == "masked max"):
         change["mask_rank"] = 2  # these read it as [batch, length]
     if drawn.control == "if in loop" and drawn.layers != 1:
