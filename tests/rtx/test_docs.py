@@ -54,9 +54,22 @@ class Desk:
         (made / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
         return made
 
+    def adapter(self) -> Path:
+        """A LoRA adapter of the checkpoint, as PEFT saves it."""
+        import peft
+        import transformers
+
+        made = self.place / "adapter"
+        if not made.is_dir():
+            base = transformers.AutoModel.from_pretrained(self.checkpoint)
+            tuned = peft.get_peft_model(base, peft.LoraConfig(target_modules=["query"], r=2, init_lora_weights=False))
+            tuned.save_pretrained(made)
+        return made
+
     def command(self, line: str, folder: Path) -> None:
         """One line of a shell block, in the current directory `folder`."""
-        words = shlex.split(line.replace("CHECKPOINT", str(self.checkpoint)))
+        adapter = str(self.adapter()) if "ADAPTER" in line else ""
+        words = shlex.split(line.replace("CHECKPOINT", str(self.checkpoint)).replace("ADAPTER", adapter))
         assert words[0] == "bertc", line
         out = folder / words[words.index("-o") + 1] if words[1] in ("export", "build") else None
         if line not in self.done:
