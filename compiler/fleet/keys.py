@@ -40,6 +40,7 @@ ROOTS = {
     "export": (
         *STAGES_CODE,
         "source/opening",
+        "source/contrib/*",
         "verification/export_check",
         "artifact/manifest",
         "targets/null",

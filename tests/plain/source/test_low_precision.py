@@ -171,7 +171,7 @@ LOWEST = float(np.finfo(np.float32).min)
 
 @pytest.mark.parametrize(("number", "wide"), [(-65504.0, LOWEST), (-10000.0, -10000.0), (-np.inf, -np.inf)])
 def test_numbers_of_masks_keep_their_meaning(tmp_path: Path, number: float, wide: float) -> None:
-    """A row that is all masked is the mean of all: by -65504 in float16, which leaves nothing of a score, by LOWEST in float32."""
+    """A row that is all masked is the mean of all: -65504 leaves nothing of a score in float16, LOWEST does not in float32."""
     nodes = [
         oh.make_node("Cast", ["mask"], ["keep"], to=HALF), oh.make_node("Cast", ["x"], ["h"], to=HALF),
         oh.make_node("Cast", ["mask"], ["b"], to=TensorProto.BOOL), oh.make_node("Where", ["b", "zero", "low"], ["added"]),
