@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ..core import RecipeError, SourceError, did_you_mean, gpu_models, module_names
-from ..source import refuse_quantised
 
 if TYPE_CHECKING:
     from ..graph import Graph
@@ -48,6 +47,8 @@ def graph_refusal(spec: TargetSpec, graph: Graph) -> str | None:
 
 def require_takes(graph: Graph, builds: Sequence[tuple[TargetSpec, str]]) -> None:
     """Before any long work: SourceError where a target cannot take the operators or the quantised activations of a source."""
+    from ..source import refuse_quantised  # loads onnx, which a list of targets does without
+
     for spec, precision in builds:
         if why := graph_refusal(spec, graph):
             raise SourceError(why)
