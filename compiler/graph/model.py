@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..core import SourceError, TensorSpec, hash_file
+from ..core import SourceError, TensorSpec, check_link, hash_file
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -98,6 +98,7 @@ def load_graph(path: Path, mapped: bool = False) -> Graph:
     except Exception as error:
         raise SourceError(f"{path} holds an invalid ONNX graph: {error}") from error
     ir.external_data.set_base_dir(model.graph, path.parent)
+    _follow_links(model)
     model.meta[DATA_FILES] = [name for name in files if not mapped or name != path.name]
     if mapped:
         for value in model.graph.initializers.values():
@@ -121,7 +122,6 @@ def external_files(path: Path) -> tuple[str, ...]:
 
 
 def _check_external_data(proto: Any, path: Path) -> None:
-    folder = path.parent.resolve()
     for tensor in itertools.chain(_tensors(proto.graph), *map(_tensors, proto.functions)):
         if tensor.data_location != tensor.EXTERNAL:
             continue
@@ -134,12 +134,12 @@ def _check_external_data(proto: Any, path: Path) -> None:
                 f"{path}: tensor {tensor.name!r} points to external data {location!r}, outside the model's folder; "
                 "bertc reads only weights in that folder"
             )
-        if not file.resolve().is_relative_to(folder):
+        try:
+            check_link(file, path.parent)  # the blobs of a hub cache belong to the model
+        except SourceError:
             _refuse_link(path, tensor.name, f"{location!r}, a link to {file.resolve()}, outside the model's folder")
         if not file.is_file():
             raise SourceError(f"{path}: tensor {tensor.name!r} needs the external data file {location!r}, which is missing")
-        if file.is_symlink():  # onnx reads no weights through a link, those within the folder and of a hub cache included
-            _refuse_link(path, tensor.name, f"{location!r}, a link to {file.resolve()}")
         start, length, size = _extent(tensor, info, path)
         end = start + length
         if length < size:
@@ -158,9 +158,7 @@ def _refuse_link(path: Path, name: str, found: str) -> NoReturn:
 
 def _embed_external(proto: Any, path: Path) -> None:
     """Read external data of attributes, subgraphs and small initializers now: only large weights stay on disk."""
-    import onnx
     import onnx_ir as ir
-    from onnx.external_data_helper import load_external_data_for_tensor
 
     weights = len(proto.graph.initializer)  # the first ones
     for place, tensor in enumerate(itertools.chain(_tensors(proto.graph), *map(_tensors, proto.functions))):
@@ -168,15 +166,27 @@ def _embed_external(proto: Any, path: Path) -> None:
             continue
         if place < weights and math.prod(tensor.dims) * ir.DataType(tensor.data_type).bitwidth > SMALL_EXTERNAL * 8:
             continue
-        try:
-            load_external_data_for_tensor(tensor, str(path.parent))
-        except (ValueError, OSError, onnx.checker.ValidationError) as error:  # hard links, say
-            raise SourceError(
-                f"{path}: tensor {tensor.name!r} has external data that onnx does not read ({error}); copy its folder: "
-                f"cp -rL {path.parent} COPY"
-            ) from error
+        info = {entry.key: entry.value for entry in tensor.external_data}
+        start, length, _ = _extent(tensor, info, path)
+        with (path.parent / info["location"]).open("rb") as file:
+            file.seek(start)
+            tensor.raw_data = file.read(length)
         tensor.data_location = tensor.DEFAULT
         del tensor.external_data[:]
+
+
+def _follow_links(model: ir.Model) -> None:
+    """Weights behind a link that was checked, by their real name: onnx_ir reads none through a link."""
+    import onnx_ir as ir
+
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if not isinstance(tensor, ir.ExternalTensor) or not (linked := Path(tensor.path)).is_symlink():
+            continue
+        real = linked.resolve()
+        value.const_value = ir.ExternalTensor(
+            real.name, tensor.offset, tensor.length, tensor.dtype, shape=tensor.shape, name=str(tensor.name), base_dir=real.parent
+        )
 
 
 def _external(proto: Any) -> list[Any]:

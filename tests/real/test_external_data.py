@@ -63,13 +63,26 @@ def test_it_is_refused_by_its_name(make, traced, tmp_path):
     assert not built.folder.exists()
 
 
-def test_what_is_advised_for_links_works(traced, feeds, truth, tmp_path):
-    """As the cache of the Hugging Face hub: the names are links to blobs, and onnx reads no weights through a link."""
+@pytest.mark.parametrize("target", ["onnxruntime=fp32", "null=fp16"])
+def test_weights_in_the_cache_of_the_hub(target, traced, feeds, truth, tmp_path):
+    """The names are links to the blobs of the same model."""
     saved(traced, tmp_path / "models--a--b" / "blobs", location="model.onnx_data")
     link = tmp_path / "models--a--b" / "snapshots" / "1a2b"
     link.mkdir(parents=True)
     for name in ("model.onnx", "model.onnx_data"):
         (link / name).symlink_to(f"../../blobs/{name}")
+    built = brought.build(link / "model.onnx", tmp_path / "out", targets=[target])
+    assert built.code == 0, built.said
+    assert brought.off(brought.answers(built.graph(), feeds)["logits"], truth) < (1e-5 if "fp32" in target else 2e-2)
+
+
+def test_what_is_advised_for_links_works(traced, feeds, truth, tmp_path):
+    """Links that lead anywhere else are refused: what they point to would travel with the artifact."""
+    saved(traced, tmp_path / "elsewhere", location="model.onnx_data")
+    link = tmp_path / "mine"
+    link.mkdir(parents=True)
+    for name in ("model.onnx", "model.onnx_data"):
+        (link / name).symlink_to(f"../elsewhere/{name}")
     refused = brought.build(link / "model.onnx", tmp_path / "out")
     assert refused.code == 2 and "model.onnx_data" in refused.said
     assert f"cp -rL {link}" in " ".join(refused.said.split())

@@ -104,9 +104,9 @@ def test_external_data_outside_the_folder(model: Path, where: str) -> None:
 
 @pytest.mark.parametrize("where", PLACES)
 def test_external_data_that_the_libraries_do_not_read(model: Path, where: str) -> None:
-    """onnx and onnx_ir raise in the middle of a build for links, also for those within the folder and for hard links."""
+    """onnx and onnx_ir raise in the middle of a build for links; those within the folder are followed, hard links are refused."""
     (model.parent / "link.bin").symlink_to("w.bin")
-    refused(pointing(model, where, location="link.bin"), "'link.bin'", "a link to", "cp -rL")
+    read_onnx_file(pointing(model, where, location="link.bin"))
     (model.parent / "link.bin").unlink()
     os.link(model.parent / "w.bin", model.parent / "twice.bin")
     with pytest.raises(SourceError, match="hard link") as caught:
