@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 
 from bertc import FactoryModel
+from bertc.source import quiet
 from bertc.source.heads import Logits
-from bertc.source.torch_export import quiet
 
 
 def make() -> FactoryModel:

@@ -42,5 +42,5 @@ def fuse_file(path: Path, out: Path, *, force: bool, prove: bool, rules_file: Pa
             ran.append(f"beside the file as given ({given.reason}): {beside}")
         for name in reversed(names):
             Path(folder, name).replace(out.with_name(name))
-    notes = (*notes, *said, *sizes, *upgraded.notes, *checked, *fused.notes, *ran)
-    return graph, dataclasses.replace(fused, notes=notes)
+    told = (*notes, *said, *sizes, *upgraded.notes, *checked, *fused.notes, *ran)
+    return graph, dataclasses.replace(fused, notes=told)

@@ -121,12 +121,12 @@ def search_int8(
     at = next((index for index, point in enumerate(curve) if within_limit(point, max_drop, rows)), len(curve) - 1)
     if at:
         curve, at = _refined(judge, order, shares, curve, at, max_drop)
-    at, point = _confirmed(judge, order, curve, at, max_drop)
-    if point is None:
+    at, found = _confirmed(judge, order, curve, at, max_drop)
+    if found is None:
         return SearchResult((), tuple(curve), min(at, len(curve) - 1), alone, NOWHERE)
-    why = f"largest int8 share with a drop of {point.measure.name} within {max_drop:g}"
-    why += f" and {100 * MIN_KEPT:g} % of the decisions kept" if _beside(point.result) else ""
-    return SearchResult(tuple(n for n in fitted if n not in point.left_in_float), tuple(curve), at, alone, why, point)
+    why = f"largest int8 share with a drop of {found.measure.name} within {max_drop:g}"
+    why += f" and {100 * MIN_KEPT:g} % of the decisions kept" if _beside(found.result) else ""
+    return SearchResult(tuple(n for n in fitted if n not in found.left_in_float), tuple(curve), at, alone, why, found)
 
 
 def _confirmed(

@@ -23,8 +23,8 @@ from .opening import open_reference as open_reference
 from .opening import open_source as open_source
 from .quantised_activations import describe_quantised as describe_quantised
 from .quantised_activations import refuse_quantised as refuse_quantised
+from .silence import quiet as quiet
 from .size_limits import settle_sizes as settle_sizes
-from .torch_export import quiet as quiet
 from .types import Given as Given
 from .types import GivenSource as GivenSource
 from .types import InputTruth as InputTruth

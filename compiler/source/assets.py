@@ -66,7 +66,7 @@ def _as_transformers(found: Mapping[str, Path]) -> tuple[dict[str, Path], list[s
     try:
         from transformers import AutoTokenizer
 
-        from .torch_export import quiet
+        from .silence import quiet
 
         for name, path in found.items():
             shutil.copyfile(path, copy / name)

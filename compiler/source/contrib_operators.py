@@ -93,7 +93,8 @@ def _for_used_outputs(body: Body) -> Body:
     """A body may leave out outputs, by None or at the end, that nobody reads."""
 
     def made(op: ir.tape.Tape, node: ir.Node) -> list[ir.Value]:
-        results = [*body(op, node)][: len(node.outputs)]
+        results: list[ir.Value | None] = []
+        results += list(body(op, node))[: len(node.outputs)]
         results += [None] * (len(node.outputs) - len(results))
         return list(_filled(op, node, results))
 

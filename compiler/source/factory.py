@@ -120,7 +120,7 @@ def _last_line(error: BaseException) -> str:
 def _checked(reference: str, result: Any, module_type: type, tensor_type: Any) -> FactoryModel:
     if not (isinstance(result, tuple | list) and 2 <= len(result) <= 6):
         raise SourceError(f"factory {reference!r} returned a {type(result).__name__}; {WANTED}")
-    made = _pair(*result, tensor_type) if len(result) == 2 else FactoryModel(*result)
+    made = _pair(result[0], result[1], tensor_type) if len(result) == 2 else FactoryModel(*result)
     if not isinstance(made.module, module_type):
         raise SourceError(f"factory {reference!r} returned a {type(made.module).__name__} as module; {WANTED}")
     if not isinstance(made.inputs, Mapping) or not made.inputs or not isinstance(made.dims, Mapping):

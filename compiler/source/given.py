@@ -59,8 +59,8 @@ def find_given(path: Path) -> Given | None:
         given = given_in_half(half, *_runner(path, half.computed_in))
         assert given is not None
         return dataclasses.replace(given, rounded=_rounded(path))
-    blocks = [n for n in inner.all_nodes() if n.op_type == "MatMulNBits" and n.attributes.get_int("accuracy_level", 0)]
-    if any(node.attributes.get_int("accuracy_level") == INT8_ACCURACY for node in blocks):
+    blocks = [n for n in inner.all_nodes() if n.op_type == "MatMulNBits"]
+    if any(node.attributes.get_int("accuracy_level", 0) == INT8_ACCURACY for node in blocks):
         why = "its MatMulNBits (accuracy_level 4) rounds activations to int8, the graph in float32 does not"
         return Given(_session_runner(path), "int8", why, "ONNX Runtime on the file")
     return None

@@ -45,8 +45,9 @@ def of_checkpoint(
     if not kind:
         place = found.place if any((found.place / name).is_file() for name in TOKENIZER_FILES) else found.folder
         plain = _transformers_ids(place, trust_remote_code)
-        outputs = _outputs_of(plain.ids, head, names)
-        return dataclasses.replace(plain, outputs=outputs, pairs=task in ("sequence-classification", "question-answering"))
+        return dataclasses.replace(
+            plain, outputs=_outputs_of(plain.ids, head, names), pairs=task in ("sequence-classification", "question-answering")
+        )
     size = sum(path.stat().st_size for path in found.weights)
     if size > TWICE:
         raise Missing(f"{LIBRARY} would hold {size / 2**30:.1f} GiB of weights a second time")
@@ -54,7 +55,7 @@ def of_checkpoint(
         raise Missing(f"{LIBRARY} loads the folder without merging the adapter")
     model = _sentence_model(found.root, kind, trust_remote_code)
     ids_of = _sentence_ids(model)
-    outputs = _outputs_of(ids_of, head, names) if task not in EMBEDDINGS else None
+    outputs: Any = _outputs_of(ids_of, head, names) if task not in EMBEDDINGS else None
     if task == "sentence-embedding" and kind == "SentenceTransformer":
         outputs = _embedding(model)
     elif task == "sequence-classification" and kind == "CrossEncoder":
@@ -167,7 +168,7 @@ def _loading(library: str) -> Iterator[None]:
     """Whatever stops a library from loading a folder is the reason why nothing can be held against it."""
     try:
         from .loading import root_cause
-        from .torch_export import quiet
+        from .silence import quiet
 
         with quiet():
             yield

@@ -42,7 +42,8 @@ def choose_onnx(folder: Path) -> Path | None:
         raise SourceError(
             f"{folder} has no weights that transformers reads, and {len(chosen)} .onnx files: {shown}; give one of them"
         )
-    return (named or chosen or [None])[0]
+    found = named or chosen
+    return found[0] if found else None
 
 
 def asset_root(path: Path) -> Path:

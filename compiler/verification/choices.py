@@ -56,7 +56,8 @@ class Ties:
             return expected == got
         found = self._session(name, choice).run(feeds)
         scores = [np.asarray(found[s] if isinstance(s, str) else s, np.float64) for s in choice.scores]
-        peak = max(float(np.abs(scores[0][np.isfinite(scores[0])]).max(initial=0.0)), np.finfo(np.float32).tiny)
+        largest = float(np.abs(scores[0][np.isfinite(scores[0])]).max(initial=0.0))
+        peak = max(largest, float(np.finfo(np.float32).tiny))
         gap = _gap_of_pair(scores, expected.shape) if choice.node in _COMPARED else _gap(scores[0], choice.axis, expected, got)
         return (expected == got) | (np.zeros(expected.shape, bool) if gap is None else gap <= self._allowed * peak)
 

@@ -60,8 +60,8 @@ class Comparison:
         for name, array in expected.items():
             if name not in self._outputs:
                 self._outputs[name] = self._sums(name, array)
-            rows_first, known = (self._rows_first(name, each) for each in (array, got[name])), self._knows_rows(name)
-            self._outputs[name].add(*rows_first, sample, batch if known else -1)
+            wanted, made = (self._rows_first(name, each) for each in (array, got[name]))
+            self._outputs[name].add(wanted, made, sample, batch if self._knows_rows(name) else -1)
         for counter in self._counters:
             counter.add(expected, got, sample)
 
@@ -73,7 +73,8 @@ class Comparison:
     def _tied(self, name: str, expected: np.ndarray, got: np.ndarray, feeds: Feeds) -> np.ndarray:
         assert self.ties is not None
         axis = self._axis(name)
-        found = self.ties.tied(name, *(np.moveaxis(a, 0, axis) if a.ndim else a for a in (expected, got)), feeds)
+        wanted, made = (np.moveaxis(a, 0, axis) if a.ndim else a for a in (expected, got))
+        found = self.ties.tied(name, wanted, made, feeds)
         return np.moveaxis(found, axis, 0) if found.ndim else found
 
     def _axis(self, name: str) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 # What a number of 4 bits stands for in bitsandbytes' types; NF4 is the quantiles of a normal distribution.
@@ -26,7 +28,7 @@ def block_matrix(
     blocks = (k + block - 1) // block
     numbers = unpacked(packed.reshape(n, blocks, -1), bits).astype(np.float32)
     if zeros is None:
-        zero = np.float32(2 ** (bits - 1))
+        zero: Any = np.float32(2 ** (bits - 1))
     elif zeros.dtype == np.uint8:
         zero = unpacked(zeros.reshape(n, -1), bits)[:, :blocks].astype(np.float32)[..., None]
     else:

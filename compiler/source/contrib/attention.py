@@ -41,7 +41,7 @@ def attention(op: Any, node: ir.Node) -> Sequence[ir.Value | None]:
 
 def _parts(op: Any, node: ir.Node, x: ir.Value, weight: ir.Value, bias: ir.Value | None) -> list[ir.Value]:
     """x W + b for queries, keys and values [B,S,h*d]. Constant weights are cut, so that three projections stand there."""
-    constants = [value.const_value for value in (weight, bias) if value is not None]
+    constants: list[Any] = [value.const_value for value in (weight, bias) if value is not None]
     if any(tensor is None for tensor in constants):
         raise InputError("its weights or its bias are not constant")
     matrix = constants[0].numpy()

@@ -42,7 +42,7 @@ def fused_gemm(op: Any, node: ir.Node) -> Sequence[ir.Value]:
 def fused_conv(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     """(x, w, b?, z?; of Conv, activation, activation_params) -> activation(conv + z)"""
     x, w, b, z = padded_inputs(node, 4)[:4]
-    given = {name: list(node.attributes.get_ints(name)) for name in CONV if name in node.attributes}
+    given: dict[str, Any] = {name: list(node.attributes.get_ints(name)) for name in CONV if name in node.attributes}
     given["group"] = node.attributes.get_int("group", 1)
     if "auto_pad" in node.attributes:
         given["auto_pad"] = node.attributes.get_string("auto_pad")

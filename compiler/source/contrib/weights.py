@@ -33,7 +33,8 @@ def matmul_nbits(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     bits, block = node.attributes.get_int("bits", 4), node.attributes.get_int("block_size")
     if bits not in (2, 4, 8):
         raise InputError(f"bits={bits} has no expansion, only 2, 4 and 8")
-    matrix = blocks.block_matrix(*map(_constant, (packed, scales, zeros)), shape, block, bits)  # type: ignore[arg-type]
+    values: list[Any] = [_constant(each) for each in (packed, scales, zeros)]
+    matrix = blocks.block_matrix(values[0], values[1], values[2], shape, block, bits)
     return [add_all(op, op.MatMul(a, op.initializer(ir.tensor(matrix), name="weight")), bias)]
 
 
@@ -44,7 +45,8 @@ def matmul_bnb4(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     block, kind = node.attributes.get_int("block_size"), node.attributes.get_int("quant_type", 1)
     if not node.attributes.get_int("transB", 1):
         raise InputError("transB=0 has no expansion")
-    matrix = blocks.bnb4_matrix(*map(_constant, (packed, largest)), shape, block, kind)  # type: ignore[arg-type]
+    values: list[Any] = [_constant(each) for each in (packed, largest)]
+    matrix = blocks.bnb4_matrix(values[0], values[1], shape, block, kind)
     return [op.MatMul(a, op.initializer(ir.tensor(matrix), name="weight"))]
 
 
@@ -54,7 +56,7 @@ def gather_block_quantized(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     bits = node.attributes.get_int("bits", 4)
     table, zero = _constant(data), _constant(zeros)
     assert table is not None and data is not None
-    by_bytes = data.const_value.dtype not in UNPACKED  # type: ignore[union-attr]
+    by_bytes = data.const_value.dtype not in UNPACKED
     if by_bytes and bits < 8:
         table = blocks.unpacked(table.view(np.uint8), bits)
         zero = None if zero is None else blocks.unpacked(zero.view(np.uint8), bits)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from ...core import Feeds, Outputs, SourceError
 from .. import heads
 from ..factory import FactoryModel
+from ..loading import root_cause
 from ..silence import quiet
-from .refusals import root_cause
 
 VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 # Modules whose forward is open (*args, **kwargs), and whether they take their inputs by name: tried once, on the example.
@@ -170,7 +170,7 @@ class _Called(nn.Module):
         self._made, self.training = made, False
         names = [f"input_{position}" for position in range(len(made.inputs))]
         parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
-        self.forward = _with_signature(self._call, inspect.Signature(parameters))  # type: ignore[method-assign]
+        self.forward = _with_signature(self._call, inspect.Signature(parameters))
 
     def _call(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         args, kwargs = call_arguments(self._made, dict(zip(self._made.inputs, tensors, strict=True)))

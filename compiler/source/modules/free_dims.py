@@ -27,7 +27,7 @@ def find_dims(made: FactoryModel) -> tuple[FactoryModel, list[str]]:
     made, notes = _with_two_rows(made)
     called = exportable(made)
     args, kwargs = call_arguments(called, {name: example.clone() for name, example in made.inputs.items()})
-    free = {n: dict.fromkeys(range(e.dim()), torch.export.Dim.AUTO) for n, e in made.inputs.items()}  # type: ignore[attr-defined]
+    free = {n: dict.fromkeys(range(e.dim()), torch.export.Dim.AUTO) for n, e in made.inputs.items()}
     shapes = {name: free[name] for name in kwargs} if kwargs else tuple(free[name] for name in made.inputs)
     with quiet(), torch.no_grad(), eager(), as_operators(called.module):
         try:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 KINDS = (nn.LSTM, nn.GRU, nn.RNN)
 _ARGUMENTS = "Tensor x, Tensor w, Tensor r, Tensor b, Tensor? h, Tensor? c, int hidden, str direction, str activation"
-_library = torch.library.Library("bertc", "FRAGMENT")
+_library: Any = torch.library.Library("bertc", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
 def _shapes(x: Tensor, w: Tensor, r: Tensor, b: Tensor, h: Any, c: Any, hidden: int, direction: str, activation: str) -> Any:
@@ -41,7 +41,7 @@ def as_operators(module: nn.Module) -> Iterator[dict[Any, Callable[..., Any]]]:
         weights = {f"bertc_{name}_{layer}": w for layer in range(part.num_layers) for name, w in _weights(part, layer).items()}
         for name, weight in weights.items():
             part.register_buffer(name, weight, persistent=False)
-        part.forward = functools.partial(_forward, part)  # type: ignore[method-assign]
+        part.forward = functools.partial(_forward, part)  # type: ignore[method-assign, assignment]
     try:
         yield _translations() if parts else {}
     finally:

@@ -56,7 +56,7 @@ def _inside(module: nn.Module) -> tuple[str, nn.Module] | None:
         return "torch.compile", original
     for kind in _wrappers():
         if isinstance(module, kind):
-            return kind.__name__, module.module
+            return kind.__name__, module.module  # type: ignore[return-value]  # a wrapper's module is one
     return None
 
 
