@@ -91,7 +91,7 @@ def load_graph(path: Path, mapped: bool = False) -> Graph:
     if not proto.HasField("graph") or not proto.graph.output:
         raise SourceError(f"{path} holds no ONNX graph with outputs; is the download complete?")
     _check_external_data(proto, path)
-    files = sorted({each.value for tensor in _external(proto) for each in tensor.external_data if each.key == "location"})
+    files = _locations(proto)
     _embed_external(proto, path)
     try:
         model = ir.from_proto(proto)
@@ -114,17 +114,11 @@ def external_files(path: Path) -> tuple[str, ...]:
         proto = onnx_file.load_without_weights(path)
     except Exception as error:  # protobuf's own errors share no public base class with ValueError
         raise SourceError(f"{path} is not a readable .onnx file ({type(error).__name__}: {error})") from error
-    tensors = itertools.chain(_tensors(proto.graph), *map(_tensors, proto.functions))
-    named = (
-        entry.value for t in tensors if t.data_location == t.EXTERNAL for entry in t.external_data if entry.key == "location"
-    )
-    return tuple(sorted(set(named) - {path.name}))
+    return tuple(name for name in _locations(proto) if name != path.name)
 
 
 def _check_external_data(proto: Any, path: Path) -> None:
-    for tensor in itertools.chain(_tensors(proto.graph), *map(_tensors, proto.functions)):
-        if tensor.data_location != tensor.EXTERNAL:
-            continue
+    for tensor in _external(proto):
         info = {entry.key: entry.value for entry in tensor.external_data}
         location = info.get("location", "")
         pure = PurePosixPath(location.replace("\\", "/"))
@@ -192,6 +186,10 @@ def _follow_links(model: ir.Model) -> None:
 def _external(proto: Any) -> list[Any]:
     tensors = itertools.chain(_tensors(proto.graph), *map(_tensors, proto.functions))
     return [tensor for tensor in tensors if tensor.data_location == tensor.EXTERNAL]
+
+
+def _locations(proto: Any) -> list[str]:
+    return sorted({each.value for tensor in _external(proto) for each in tensor.external_data if each.key == "location"})
 
 
 def _extent(tensor: Any, info: Mapping[str, str], path: Path) -> tuple[int, int, int]:
