@@ -18,6 +18,7 @@ from .errors import RecipeError as RecipeError
 from .errors import SourceError as SourceError
 from .errors import VerifyFailed as VerifyFailed
 from .errors import did_you_mean as did_you_mean
+from .errors import first_line as first_line
 from .escaping import message_lines as message_lines
 from .escaping import one_line as one_line
 from .escaping import printable as printable

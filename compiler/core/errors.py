@@ -65,6 +65,11 @@ class VerifyFailed(CheckFailed):
     """An artifact is further from its source than its budget allows."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message; its class where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 SHOWN = 40  # names that an error lists; a folder may hold thousands
 
 

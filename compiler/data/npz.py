@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core import DataError, available_bytes
+from ..core import DataError, available_bytes, first_line
 
 KINDS = {zipfile.ZIP_STORED: "as it is", zipfile.ZIP_DEFLATED: "compressed (deflate)"}  # what numpy writes
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -75,7 +75,7 @@ def _check_header(file: Any, member: zipfile.ZipInfo) -> None:
             raise ValueError(f"format version {version} is for arrays with named fields")
         shape, _, dtype = HEADERS[version](file)
     except (ValueError, TypeError, SyntaxError, OverflowError, RecursionError, MemoryError, tokenize.TokenError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         raise ValueError(f"{name!r} has no header of an array: {first:.200}") from error
     if dtype.hasobject:
         raise ValueError(f"{name!r} holds Python objects (a pickle), which can run any code when it is read")

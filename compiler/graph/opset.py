@@ -13,7 +13,7 @@ from typing import Any
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from ..core import NotFused
+from ..core import NotFused, first_line
 from .model import Graph
 from .provenance import fill_origins
 from .scopes import name_apart
@@ -106,7 +106,7 @@ def _refused(node: ir.Node, opset: int, why: str) -> NotFused:
 
 
 def short_reason(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rpartition(" failed: ")[2][:300]  # without the place in onnx's source
+    return first_line(error).rpartition(" failed: ")[2][:300]  # without the place in onnx's source
 
 
 def _message(model: ir.Model) -> Any:

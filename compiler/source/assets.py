@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core import check_link, machine
+from ..core import check_link, first_line, machine
 from ..data import AUDIO_FILES, SENTENCE_FILES, Encoder, settings_files
 from ..data import tokenizer as text
 
@@ -121,7 +121,7 @@ def _settings(theirs: Any, files: Mapping[str, Path]) -> Iterator[tuple[str, Any
 
 
 def _not_read(error: Exception, found: Mapping[str, Path]) -> str:
-    why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    why = first_line(error)
     pieces = [name for name in found if name.endswith(".model")]
     if TOKENIZER in found:
         return f"the tokenizer is read from its files alone: transformers cannot load it ({why})"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..artifact import goldens
-from ..core import Advance, BertcError, DataError, ExportFailed, Feeds, Outputs, Profile, RecipeError
+from ..core import Advance, BertcError, DataError, ExportFailed, Feeds, Outputs, Profile, RecipeError, first_line
 from ..data import Layout, Sample, dead_rows, special_ids
 from ..data import synthetic as data
 from ..runtime import ReferenceRunner, Runner
@@ -179,7 +179,7 @@ def _run_source(source: Source, sample: Sample) -> Outputs:
     except (BertcError, OSError, MemoryError):
         raise
     except Exception as error:  # PyTorch's and onnxruntime's exceptions share no public base class
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        why = first_line(error)
         raise ExportFailed(
             f"the source fails at {sample.label}: {why}. It must take every size of its dynamic dimensions: "
             "fix the dimension that it needs fixed, or make the model take any size"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..core import BertcError, ExportFailed, Outputs
+from ..core import BertcError, ExportFailed, Outputs, first_line
 from ..data import Sample
 from . import budgets
 from .budgets import Budget
@@ -38,7 +38,7 @@ def check_given(source: Source, samples: Sequence[Sample], outputs: Sequence[Out
         except (BertcError, OSError, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001 - PyTorch's and onnxruntime's exceptions share no public base class
-            failed = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            failed = first_line(error)
             continue
         rows = [row for row in range(len(next(iter(sample.feeds.values())))) if row not in sample.dead_rows]
         if not _finite(wanted, rows, sample):

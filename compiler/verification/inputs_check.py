@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core import BertcError, ExportFailed, Missing, Outputs, Progress
+from ..core import BertcError, ExportFailed, Missing, Outputs, Progress, first_line
 from ..data import Audio, Encoder, Text, audio_feeds, index_bounds, preprocess
 from ..runtime import ReferenceRunner
 from ..source import InputTruth, Source
@@ -232,4 +232,4 @@ def _check_audio(source: Source, audio: Audio, truth: InputTruth) -> InputsCheck
 
 
 def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return first_line(error)

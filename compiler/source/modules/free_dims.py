@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core import AUDIO_DIM, SourceError
+from ...core import AUDIO_DIM, SourceError, first_line
 from ..factory import FactoryModel
 from ..silence import quiet
 from .calling import call_arguments, call_order, eager, exportable, model_name
@@ -54,7 +54,7 @@ def _with_two_rows(made: FactoryModel) -> tuple[FactoryModel, list[str]]:
         with torch.no_grad(), quiet(), eager():
             made.module(*args, **kwargs)
     except Exception as error:  # noqa: BLE001  the user's own code
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        why = first_line(error)
         return made, [f"the batch is fixed at 1: the model does not take two rows ({why})"]
     return wider, []
 
