@@ -193,17 +193,13 @@ def find_truth(
     if against is not None:
         outputs, notes = _source_runner(found, against, open_reference)
     elif not labelled:
-        raise _wanted(found, f"verifying on {data_path} (rows without labels)")
+        from ..source import source_wanted
+
+        raise source_wanted(found, f"verifying on {data_path} (rows without labels)")
     else:
         outputs = None
         notes = ("the drop is unknown, only the artifact's own metric is given: the source answers with --against SOURCE",)
     return Truth(read.samples, outputs, str(data_path), (*read.notes, *notes), False, labels if labelled else None)
-
-
-def _wanted(found: Artifact, what: str) -> DataError:
-    from ..source import source_wanted
-
-    return source_wanted(found, what)
 
 
 def _synthetic(found: Artifact) -> bool:

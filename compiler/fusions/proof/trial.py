@@ -10,7 +10,6 @@ import numpy as np
 from ...core import BertcError, CheckFailed, DataError, Dim, Feeds, Outputs, SourceError
 from ...data import synthetic as data
 from ...graph import Graph, Refused, short_reason
-from ...runtime import HALVES
 from .prover import distance
 
 # Another order of float32 sums: as the export check.
@@ -40,7 +39,7 @@ def check_written(
     except DataError as why:
         return f"the fused file loads in ONNX Runtime; it was not run: {why}"
     worst, count, failed = 0.0, 0, ""
-    tolerance = HALF_TOLERANCE if half else _tolerance(graph)
+    tolerance = HALF_TOLERANCE if half else TOLERANCE
     for sample in samples:
         try:
             wanted = run(sample.feeds)
@@ -59,12 +58,6 @@ def check_written(
     if not count:
         return f"the fused file loads in ONNX Runtime; it was not run, because the source itself fails ({failed})"
     return f"the fused file was run: {count} shapes and masks, max relative error {worst:.1e}"
-
-
-def _tolerance(graph: Graph) -> float:
-    nodes = graph.model.graph.all_nodes()
-    halves = any(value is not None and value.dtype in HALVES for node in nodes for value in (*node.inputs, *node.outputs))
-    return HALF_TOLERANCE if halves else TOLERANCE
 
 
 def _difference(got: Outputs, name: str, wanted: np.ndarray, label: str, dead: tuple[int, ...], tolerance: float) -> float:
