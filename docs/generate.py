@@ -48,9 +48,11 @@ A build that fails or is killed leaves the old artifact, or none.
 class Markdown(click.HelpFormatter):
     """A help formatter whose text is Markdown."""
 
-    def __init__(self, help_option: str) -> None:
+    def __init__(self, help_names: Sequence[str]) -> None:
         super().__init__(width=10_000)  # click shortens the summary of a sub-command to the width
-        self.help_option = help_option  # every command has it: left out
+        # Every command has the help option: left out. Under the names of the first context that asked for it, which click keeps:
+        # a command that ran by itself before has `--help` alone.
+        self.help_rows = tuple(f"| {code(names)} " for names in (", ".join(help_names), *help_names))
 
     def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
         self.write(f"```text\n{prog} {args}".rstrip() + "\n```\n\n")
@@ -82,7 +84,7 @@ class Markdown(click.HelpFormatter):
         before, self.buffer = self.buffer, []
         yield
         inside, self.buffer = self.buffer, before
-        kept = [line for line in inside if not line.startswith(f"| {code(self.help_option)} ")]
+        kept = [line for line in inside if not line.startswith(self.help_rows)]
         if any(line.startswith(("| `", "| <code>")) for line in kept) or not any(line.startswith("| name") for line in kept):
             self.write_heading(name)
             self.buffer += kept
@@ -120,7 +122,7 @@ def text() -> str:
     """The whole page."""
     parts = [HEAD]
     for command, context in commands(cli, "bertc"):
-        formatter = Markdown(", ".join(context.help_option_names))
+        formatter = Markdown(context.help_option_names)
         command.format_help(context, formatter)
         depth = 2 + max(0, context.command_path.count(" ") - 1)
         parts.append(f"{'#' * depth} {context.command_path}\n\n{formatter.getvalue().strip()}\n")
