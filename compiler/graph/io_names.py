@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core import SourceError
+from ..core import SourceError, affine, derived
 from .model import Graph
 from .provenance import fill_origins
 
@@ -89,11 +89,18 @@ def name_dims(model: ir.Model, dims: Dims) -> None:
     import onnx_ir as ir
 
     names: dict[str, str] = {}
-    for value in model.graph.inputs:
-        found = value.shape.dims if value.shape is not None else ()
-        for wanted, dim in zip(dims[str(value.name)], found, strict=True):
-            if isinstance(wanted, str):
-                _bind(names, str(value.name), wanted, dim)
+    axes = [
+        (str(value.name), wanted, dim)
+        for value in model.graph.inputs
+        for wanted, dim in zip(dims[str(value.name)], value.shape.dims if value.shape is not None else (), strict=True)
+        if isinstance(wanted, str)
+    ]
+    for value_name, wanted, dim in axes:
+        if derived(wanted) is None:
+            _bind(names, value_name, wanted, dim)
+    for value_name, wanted, dim in axes:
+        if derived(wanted) is not None:
+            _require_computed(names, value_name, wanted, dim)
     for value in all_values(model):
         if value.shape is None or not any(isinstance(d, ir.SymbolicDim) and d.value for d in value.shape.dims):
             continue
@@ -114,8 +121,19 @@ def _bind(names: dict[str, str], value: str, wanted: str, dim: int | ir.Symbolic
         )
 
 
+def _require_computed(names: Mapping[str, str], value: str, wanted: str, dim: int | ir.SymbolicDim) -> None:
+    """SourceError where a size is not computed in the graph as it was declared."""
+    found = str(dim) if isinstance(dim, int) else _renamed(str(dim.value), names)
+    computed, declared = affine(found), derived(wanted)
+    if declared is None or not declared.same(computed):
+        raise SourceError(f"dimension {wanted!r} of input {value!r} is {found} in the exported graph; declare it so, or change the model")
+
+
 def _renamed(expression: str, names: Mapping[str, str]) -> str:
-    return SYMBOL.sub(lambda match: names.get(match[0], match[0]), expression)
+    """A sum is spelt in one way, so that equal sizes have equal names."""
+    text = SYMBOL.sub(lambda match: names.get(match[0], match[0]), expression)
+    computed = affine(text)
+    return str(computed) if computed else text
 
 
 def scrub_paths(model: ir.Model) -> None:

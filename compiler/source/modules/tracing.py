@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ...core import Dim
+from ...core import Dim, derived
 from ..factory import FactoryModel, dims_of
 from .calling import call_arguments, eager, model_name
 from .guards import provable_minimums
@@ -46,9 +46,21 @@ def _again(made: FactoryModel, args: Any, kwargs: Any, dims: Mapping[str, Dim], 
 
 def _export(made: FactoryModel, args: Any, kwargs: Any, dims: Mapping[str, Dim], **options: Any) -> Any:
     symbols = {name: torch.export.Dim(name, min=dim.min, max=dim.max) for name, dim in dims.items()}
-    shapes = {n: {axis: symbols[d] for axis, d in enumerate(made.dims[n]) if isinstance(d, str)} for n in made.inputs}
+    shapes = {n: {axis: _size(d, symbols) for axis, d in enumerate(made.dims[n]) if isinstance(d, str)} for n in made.inputs}
     dynamic = {name: shapes[name] for name in kwargs} if kwargs else tuple(shapes.values())
     return torch.export.export(made.module, args, kwargs, dynamic_shapes=dynamic, strict=False, **options)
+
+
+def _size(dim: str, symbols: Mapping[str, Any]) -> Any:
+    """A size as torch.export takes it: a symbol, or one computed from a symbol. A sum of symbols it has no word for, and finds."""
+    computed = derived(dim)
+    if computed is None:
+        return symbols[dim]
+    if len(computed.factors) > 1:
+        return torch.export.Dim.AUTO
+    name, factor = computed.factors[0]
+    size = symbols[name] if factor == 1 else factor * symbols[name]
+    return size + computed.offset if computed.offset > 0 else size - -computed.offset if computed.offset else size
 
 
 def _refused_anyway(made: FactoryModel, args: Any, kwargs: Any) -> Exception | None:
