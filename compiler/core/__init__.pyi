@@ -42,6 +42,7 @@ from .profiles import complete_profile as complete_profile
 from .profiles import default_range as default_range
 from .profiles import profiles_from_json as profiles_from_json
 from .profiles import read_ranges as read_ranges
+from .profiles import with_computed as with_computed
 from .progress import Advance as Advance
 from .progress import Progress as Progress
 from .sizes import ALLOWED_SIZES as ALLOWED_SIZES

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .errors import RecipeError, did_you_mean
+from .sizes import derived
 
 if TYPE_CHECKING:
     from .tensors import TensorSpec
@@ -116,6 +117,17 @@ def default_range(dim: Dim) -> Range:
     if dim.name == AUDIO_DIM:
         opt, top = DEFAULT_OPT_SAMPLES, max(dim.min, min(DEFAULT_MAX_SAMPLES, dim.max or DEFAULT_MAX_SAMPLES))
     return Range(dim.fit(dim.min), max(dim.fit(dim.min), dim.fit(min(opt, top))), dim.fit(top))
+
+
+def with_computed(dims: Mapping[str, Dim], axes: Iterable[int | str]) -> dict[str, Dim]:
+    """The dimensions with minimums from which on nothing among `axes` that is computed from them is empty: 3 for `length - 2`."""
+    found = dict(dims)
+    for computed in filter(None, map(derived, axes)):
+        least = computed.at({name: found[name].min for name in computed.names})
+        if least < 1:
+            name, factor = computed.factors[0]
+            found[name] = dataclasses.replace(found[name], min=found[name].min - (least - 1) // factor)
+    return found
 
 
 def profile_shapes(spec: TensorSpec, profile: Profile) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:

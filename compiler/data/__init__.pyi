@@ -19,6 +19,7 @@ from .samples import Sample as Sample
 from .samples import batch_dim as batch_dim
 from .samples import batch_dims as batch_dims
 from .samples import dead_rows as dead_rows
+from .samples import live_rows as live_rows
 from .samples import mask_feeds as mask_feeds
 from .samples import may_count_rows as may_count_rows
 from .samples import row_count as row_count

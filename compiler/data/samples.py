@@ -70,6 +70,12 @@ class Layout:
         return Layout(batch, *found) if batch else Layout(None, {}, {})
 
 
+def live_rows(array: np.ndarray, sample: Sample, axis: int) -> np.ndarray:
+    """An output without the rows whose mask is all zero, which lie along `axis`."""
+    rows = [row for row in sample.dead_rows if array.ndim > axis and row < array.shape[axis]]
+    return np.delete(array, rows, axis=axis) if rows else array
+
+
 def row_count(sample: Sample, layout: Layout | None = None) -> int:
     """Rows of a sample: by the layout where there is one, else axis 0 of its masks of rank 2 or more, else of its first input of
     rank 1 or more, else 1."""

@@ -108,6 +108,7 @@ def _onward(
         return [(node.outputs[0], offset + int(constant.numpy().max()), bindings)]
     return [(node.outputs[0], offset, bindings)] if position in _CARRYING.get(node.op_type, ()) else []
 
+
 _Patterns = dict[tuple[int | str, ...], np.ndarray]  # by the dims of their axes, the length last
 
 
@@ -256,8 +257,8 @@ def _feeds(
 
 
 def _mask_axes(spec: TensorSpec, batches: Sequence[str]) -> tuple[int, ...]:
-    """The axes of a mask that count rows, and behind them the one of its length: the last one but the batch. Where no dimension is
-    known as the batch, axis 0 counts rows."""
+    """The axes of a mask that count rows, and behind them the one of its length: the last one but the batch. Where no dimension
+    is known as the batch, axis 0 counts rows."""
     if not spec.dims:
         return ()
     length = max((axis for axis, dim in enumerate(spec.dims) if not batches or dim != batches[0]), default=0)

@@ -10,7 +10,6 @@ The current directory is searched for the module first.
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import importlib.util
 import inspect
@@ -22,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..core import ALLOWED_SIZES, Dim, SourceError, derived, did_you_mean, names_of
+from ..core import ALLOWED_SIZES, Dim, SourceError, derived, did_you_mean, names_of, with_computed
 
 PATTERN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 NAME = re.compile(r"[A-Za-z_]\w*")
@@ -38,7 +37,8 @@ class FactoryModel(NamedTuple):
     inputs: {name: example tensor}, in the order of the graph's inputs. dims: {input name: one entry per axis}, a str for a
     dynamic dimension, an int or None for a fixed one; an example's size along a dynamic axis is at least 2. A str may be computed
     from names: `past + 1`, `2*length`. outputs: names (default: the keys of a dict, else output, or output_0, output_1 ...).
-    limits: {dim: (min, max or None)}, else (1, None); a minimum of 0 is for a cache that may be empty. assets: a folder whose tokenizer or preprocessor files go into the artifact.
+    limits: {dim: (min, max or None)}, else (1, None); a minimum of 0 is for a cache that may be empty.
+    assets: a folder whose tokenizer or preprocessor files go into the artifact.
     """
 
     module: Any
@@ -162,7 +162,7 @@ def _check_input(reference: str, name: str, shape: tuple[int, ...], dims: Sequen
     for dim, size in zip(dims, shape, strict=True):
         if isinstance(dim, str) and not NAME.fullmatch(dim) and derived(dim) is None:
             raise SourceError(
-                f"{where}: dimension {dim!r} is no name (letters, digits and underscores) and nothing that is computed from names: "
+                f"{where}: dimension {dim!r} is no name (letters, digits and underscores) and not computed from names as in "
                 f"{ALLOWED_SIZES}"
             )
         if isinstance(dim, str) and size < 2:
@@ -184,14 +184,15 @@ def _check_computed(reference: str, made: FactoryModel) -> None:
                 continue
             where, size = f"factory {reference!r}: input {name!r}", made.inputs[name].shape[axis]
             for unknown in (each for each in computed.names if each not in sizes):
-                known = f"; they are {', '.join(sizes)}" if sizes else ""
                 raise SourceError(
                     f"{where}: {dim!r} is computed from {unknown!r}, which is no dimension of any input"
-                    f"{did_you_mean(unknown, sizes)}; an axis of some input must be called {unknown!r}{known}"
+                    f"{did_you_mean(unknown, sizes)}; an axis of some input must be called {unknown!r}"
                 )
             if computed.at(sizes) != size:
                 given = ", ".join(f"{each}={sizes[each]}" for each in computed.names)
-                raise SourceError(f"{where}: its example has {dim} = {size} on axis {axis}, which is {computed.at(sizes)} for {given}")
+                raise SourceError(
+                    f"{where}: its example has {dim} = {size} on axis {axis}, which is {computed.at(sizes)} for {given}"
+                )
 
 
 def _plain_sizes(made: FactoryModel) -> dict[str, int]:
@@ -210,13 +211,7 @@ def _check_limits(reference: str, made: FactoryModel) -> None:
 
 
 def dims_of(made: FactoryModel) -> dict[str, Dim]:
-    """The named dynamic dimensions of a factory's model with their limits: from where on nothing computed of them is empty."""
+    """The named dynamic dimensions of a factory's model with their limits."""
     axes = [dim for name in made.inputs for dim in made.dims[name] if isinstance(dim, str)]
     limits = made.limits or {}
-    found = {name: Dim(name, *limits.get(name, (1, None))) for name in names_of(axes)}
-    for computed in filter(None, map(derived, axes)):
-        least = computed.at({name: found[name].min for name in computed.names})
-        if least < 1:
-            name, factor = computed.factors[0]
-            found[name] = dataclasses.replace(found[name], min=found[name].min - (least - 1) // factor)
-    return found
+    return with_computed({name: Dim(name, *limits.get(name, (1, None))) for name in names_of(axes)}, axes)
