@@ -106,7 +106,8 @@ def count_rows(trial: Trial) -> dict[str, Dim]:
         sizes = ({**trial.usual(), **{n: _within(found[n], size) for n, size in each.items()}} for each in tried)
         if not any(map(trial.refused, sizes)):
             found[name] = dataclasses.replace(found[name], rows=True)
-    if batch is not None and batch != BATCH and batch in found and any(dim.rows for dim in found.values()):
+    many = any(dim.rows for dim in found.values())
+    if batch is not None and batch != BATCH and batch in found and (many or batch.startswith("batch_")):
         found[batch] = dataclasses.replace(found[batch], rows=True)
     return found
 
