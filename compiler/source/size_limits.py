@@ -134,7 +134,11 @@ def _first_asked(trial: Trial, asked: Sequence[Mapping[str, Range]]) -> list[dic
     """The sizes of each profile that are tried first: its best ones, one row."""
     batches = samples.batch_dims(trial.graph.inputs, trial.dims)
     return [
-        {name: each.min if name in batches else each.opt for name, each in ranges.items() if name in trial.dims}
+        {
+            name: max(trial.dims[name].min, each.min if name in batches else each.opt)
+            for name, each in ranges.items()
+            if name in trial.dims
+        }
         for ranges in asked
         if ranges
     ]
