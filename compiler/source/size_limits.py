@@ -18,7 +18,7 @@ from ..data import samples
 from ..data import synthetic as data
 from ..graph import Graph
 from .dim_names import BATCH, call_by_role, rename_dims
-from .size_ties import first_sizes, ties
+from .size_ties import computed, first_sizes, ties
 from .size_trial import Trial
 
 MULTIPLES = (
@@ -69,6 +69,13 @@ def settle_sizes(
     trial = Trial(graph, known, run)
     if not asked and not set(known) - {samples.batch_dim(graph.inputs, known)}:
         return known, notes  # rows alone
+    sums = computed(trial)
+    if sums:
+        rename_dims(graph.model, sums)
+        notes.append(
+            "sizes that follow from others, because other sizes fail: " + ", ".join(f"{a} = {b}" for a, b in sums.items())
+        )
+        known, trial = _renamed(graph, run)
     base = first_sizes(trial, _first_asked(trial, asked))
     if base is not None and trial.refused(trial.usual()):
         found = ties(trial, dict(base))
@@ -76,10 +83,7 @@ def settle_sizes(
             rename_dims(graph.model, found)
             notes.append("equal dimensions, because other sizes fail: " + ", ".join(f"{a} = {b}" for a, b in found.items()))
             notes += call_by_role(graph.model)
-            axes = [dim for spec in graph.inputs for dim in spec.dims]
-            names = names_of(axes)
-            known = with_computed({name: Dim(name) for name in names}, axes)
-            trial = Trial(graph, known, run)
+            known, trial = _renamed(graph, run)
             base = first_sizes(trial, _first_asked(trial, asked))
     trial.dims = count_rows(trial)
     found_dims, more = _limits(trial, base) if base is not None else (trial.dims, [])
@@ -87,6 +91,13 @@ def settle_sizes(
     for ranges in asked:
         _check_asked(trial, base or trial.usual(), ranges, found_dims)
     return found_dims, [*notes, *more]
+
+
+def _renamed(graph: Graph, run: Callable[[Feeds], Outputs]) -> tuple[dict[str, Dim], Trial]:
+    """The dimensions of a graph whose dims were renamed, and a trial of these."""
+    axes = [dim for spec in graph.inputs for dim in spec.dims]
+    known = with_computed({name: Dim(name) for name in names_of(axes)}, axes)
+    return known, Trial(graph, known, run)
 
 
 def measure_limits(graph: Graph, dims: Mapping[str, Dim], run: Callable[[Feeds], Outputs]) -> tuple[dict[str, Dim], list[str]]:

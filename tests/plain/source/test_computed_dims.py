@@ -118,6 +118,13 @@ def test_a_dim_param_that_is_a_sum_is_tied(step_file: Path, tmp_path: Path) -> N
     assert any("past_sequence_length + 1" in note for note in source.notes)
 
 
+def test_a_sum_under_another_name_is_found_by_running(step_file: Path, tmp_path: Path) -> None:
+    path = str(written(step_file, tmp_path / "s.onnx", "total_sequence_length"))
+    source = open_source(path)
+    assert source.graph.inputs[1].dims == ("batch_size", "past_sequence_length + 1")
+    assert any("total_sequence_length = past_sequence_length + 1" in note for note in source.notes)
+
+
 def test_a_profile_may_ask_for_an_empty_cache_and_for_no_empty_batch(step_file: Path) -> None:
     assert open_source(str(step_file), profiles=["past_sequence_length=0:4:8"]).dims["past_sequence_length"].min == 0
     with pytest.raises(RecipeError, match="batch_size=0:1:2"):
