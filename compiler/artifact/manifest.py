@@ -61,7 +61,7 @@ class Artifact:
 
     @property
     def dims(self) -> dict[str, Dim]:
-        return {name: Dim(name, d["min"], d["max"], d.get("multiple", 1)) for name, d in self.manifest["dims"].items()}
+        return {name: Dim.from_json(name, d) for name, d in self.manifest["dims"].items()}
 
     @property
     def profiles(self) -> tuple[Profile, ...]:

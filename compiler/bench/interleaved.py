@@ -69,7 +69,7 @@ def _shape(text: str, dims: Mapping[str, Dim]) -> Shape:
     sizes = {name.strip(): int(size) for name, size in pairs if size.strip().isdecimal()}
     count = len(text.split("," if named else "x"))
     if set(sizes) != set(dims) or count != len(dims):
-        example = "x".join("8" if name == "batch" else "128" for name in dims)
+        example = "x".join("8" if name == "batch" or dim.rows else "128" for name, dim in dims.items())
         raise InputError(f"shape {text!r} is not {'x'.join(dims)}, as in {example}, nor NAME=SIZE for each of them")
     return Shape(tuple((name, sizes[name]) for name in dims))
 
@@ -79,7 +79,8 @@ def default_shapes(found: Artifact) -> tuple[Shape, ...]:
     shapes = []
     for profile in found.profiles:
         opt = {name: profile[name].opt for name in found.dims}
-        low = opt | ({"batch": profile["batch"].min} if "batch" in opt else {})
+        rows = [name for name, dim in found.dims.items() if name == "batch" or dim.rows]
+        low = opt | {name: profile[name].min for name in rows}
         shapes += [Shape(tuple(low.items())), Shape(tuple(opt.items()))]
     return tuple(dict.fromkeys(shapes))
 

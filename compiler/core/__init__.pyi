@@ -42,8 +42,15 @@ from .profiles import complete_profile as complete_profile
 from .profiles import default_range as default_range
 from .profiles import profiles_from_json as profiles_from_json
 from .profiles import read_ranges as read_ranges
+from .profiles import with_computed as with_computed
 from .progress import Advance as Advance
 from .progress import Progress as Progress
+from .sizes import ALLOWED_SIZES as ALLOWED_SIZES
+from .sizes import Affine as Affine
+from .sizes import affine as affine
+from .sizes import derived as derived
+from .sizes import names_of as names_of
+from .sizes import size_at as size_at
 from .tensors import Feeds as Feeds
 from .tensors import Outputs as Outputs
 from .tensors import TensorSpec as TensorSpec

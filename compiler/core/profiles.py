@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .errors import RecipeError, did_you_mean
+from .sizes import derived
 
 if TYPE_CHECKING:
     from .tensors import TensorSpec
@@ -24,13 +25,14 @@ DEFAULT_OPT_SAMPLES, DEFAULT_MAX_SAMPLES = 64000, 320000  # 4 s and 20 s at 16 k
 class Dim:
     """A named dynamic dimension: the smallest size that makes sense and the largest the model can take (None: no limit).
 
-    It takes multiples of `multiple` alone.
+    It takes multiples of `multiple` alone. `rows`: it counts rows, as a batch does (queries and candidates of a ranker).
     """
 
     name: str
     min: int = 1
     max: int | None = None
     multiple: int = 1
+    rows: bool = False
 
     def fit(self, size: int) -> int:
         """The largest size up to `size` that the model takes, the smallest one where there is none."""
@@ -40,7 +42,12 @@ class Dim:
 
     def to_json(self) -> dict[str, int | None]:
         """As a manifest keeps it."""
-        return {"min": self.min, "max": self.max, **({"multiple": self.multiple} if self.multiple > 1 else {})}
+        more = {"multiple": self.multiple} if self.multiple > 1 else {}
+        return {"min": self.min, "max": self.max, **more, **({"rows": True} if self.rows else {})}
+
+    @staticmethod
+    def from_json(name: str, data: Mapping[str, Any]) -> Dim:
+        return Dim(name, data["min"], data["max"], data.get("multiple", 1), data.get("rows", False))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,21 +109,32 @@ def _check(name: str, sizes: Range, dim: Dim) -> None:
 
 
 def default_range(dim: Dim) -> Range:
-    """batch 1:8:32, samples of audio up to 4 s:20 s; any other dimension from its minimum to the model's limit (512 where it has
-    none), opt at most 128."""
+    """batch, and what counts rows, 1:8:32, samples of audio up to 4 s:20 s; any other dimension from its minimum to the model's
+    limit (512 where it has none), opt at most 128."""
     opt, top = DEFAULT_OPT_LENGTH, dim.max or max(UNBOUNDED_LENGTH, dim.min * 64)
-    if dim.name == "batch":
+    if dim.name == "batch" or dim.rows:
         opt, top = DEFAULT_OPT_BATCH, max(dim.min, min(DEFAULT_MAX_BATCH, dim.max or DEFAULT_MAX_BATCH))
     if dim.name == AUDIO_DIM:
         opt, top = DEFAULT_OPT_SAMPLES, max(dim.min, min(DEFAULT_MAX_SAMPLES, dim.max or DEFAULT_MAX_SAMPLES))
     return Range(dim.fit(dim.min), max(dim.fit(dim.min), dim.fit(min(opt, top))), dim.fit(top))
 
 
+def with_computed(dims: Mapping[str, Dim], axes: Iterable[int | str]) -> dict[str, Dim]:
+    """The dimensions with minimums from which on nothing among `axes` that is computed from them is empty: 3 for `length - 2`."""
+    found = dict(dims)
+    for computed in filter(None, map(derived, axes)):
+        least = computed.at({name: found[name].min for name in computed.names})
+        if least < 1:
+            name, factor = computed.factors[0]
+            found[name] = dataclasses.replace(found[name], min=found[name].min - (least - 1) // factor)
+    return found
+
+
 def profile_shapes(spec: TensorSpec, profile: Profile) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """(min, opt, max) shapes of one input under a profile."""
 
     def pick(which: str) -> tuple[int, ...]:
-        return tuple(d if isinstance(d, int) else getattr(profile[d], which) for d in spec.dims)
+        return spec.shape_at({name: getattr(sizes, which) for name, sizes in profile.items()})
 
     return pick("min"), pick("opt"), pick("max")
 

@@ -17,8 +17,11 @@ from .readers import audio_settings as audio_settings
 from .samples import Layout as Layout
 from .samples import Sample as Sample
 from .samples import batch_dim as batch_dim
+from .samples import batch_dims as batch_dims
 from .samples import dead_rows as dead_rows
+from .samples import live_rows as live_rows
 from .samples import mask_feeds as mask_feeds
+from .samples import may_count_rows as may_count_rows
 from .samples import row_count as row_count
 from .special_tokens import special_ids as special_ids
 from .synthetic import AUDIO_MIN as AUDIO_MIN

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core import ArtifactError, DataError, Dim, Missing, TensorSpec, is_mask
+from ..core import ArtifactError, DataError, Dim, Missing, TensorSpec, derived, is_mask
 from . import tables
 from .npz import read_npz
-from .samples import Data, Sample, dead_rows
+from .samples import Data, Layout, Sample, dead_rows
 from .tables import Row
 from .text_settings import read_config
 
@@ -302,7 +302,7 @@ def npz_samples(path: Path, fit: ModelInputs) -> Data:
     for at, feeds in sorted(groups.items()):
         label = path.name if plain else f"{path.name} {at}"
         checked = _checked(feeds, fit, label)
-        samples.append(Sample(label, checked, dead_rows(checked)))
+        samples.append(Sample(label, checked, dead_rows(checked, Layout.of(fit.inputs, ()))))
     return Data(tuple(samples))
 
 
@@ -310,7 +310,8 @@ def _checked(feeds: Mapping[str, np.ndarray], fit: ModelInputs, label: str) -> d
     """Feeds in the types of the inputs; DataError names the array that does not fit."""
     sizes: dict[str, int] = {}
     checked = {}
-    for spec in fit.inputs:
+    # Inputs with computed sizes last: the sizes that they are computed from are known by then.
+    for spec in sorted(fit.inputs, key=lambda spec: any(derived(dim) for dim in spec.dims if isinstance(dim, str))):
         if spec.name not in feeds:
             raise DataError(f"{label} lacks the input {spec}; it has {', '.join(feeds)}")
         array = feeds[spec.name]
@@ -323,13 +324,22 @@ def _checked(feeds: Mapping[str, np.ndarray], fit: ModelInputs, label: str) -> d
         if wanted.kind == "f" and not np.isfinite(cast).all():
             raise DataError(f"{label}: {spec.name!r} has values that are not finite as {wanted}; outputs could not be compared")
         checked[spec.name] = cast
-    return checked
+    return {spec.name: checked[spec.name] for spec in fit.inputs}
 
 
 def _check_shape(spec: TensorSpec, shape: tuple[int, ...], sizes: dict[str, int], fit: ModelInputs, label: str) -> None:
-    if len(shape) != len(spec.dims) or 0 in shape:
+    may_be_empty = {name for name, dim in fit.dims.items() if not dim.min}  # the cache of a first step
+    if len(shape) != len(spec.dims) or any(not n and dim not in may_be_empty for dim, n in zip(spec.dims, shape, strict=True)):
         raise DataError(f"{label}: {spec.name!r} has shape {list(shape)}; expected {spec}, no empty axis")
     for dim, size in zip(spec.dims, shape, strict=True):
+        computed = None if isinstance(dim, int) else derived(dim)
+        if computed is not None:
+            wanted = computed.at(sizes) if set(computed.names) <= sizes.keys() else size
+            if size != wanted:
+                raise DataError(
+                    f"{label}: {spec.name!r} has shape {list(shape)}; {dim} is {wanted} by the other inputs, in {spec}"
+                )
+            continue
         low, high = fit.limits(dim)
         if size < low or (high is not None and size > high):
             raise DataError(f"{label}: {spec.name!r} has shape {list(shape)}, {dim} from {low} to {high or 'any'} in {spec}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core import Dim, Feeds, TensorSpec, is_mask
+from ..core import Dim, Feeds, TensorSpec, derived, is_mask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +43,12 @@ def mask_feeds(feeds: Feeds) -> dict[str, np.ndarray]:
     return {name: array for name, array in named.items() if array.dtype.kind != "f" or (array > 0).any()}
 
 
-def dead_rows(feeds: Feeds) -> tuple[int, ...]:
-    """Rows (axis 0) where every mask of rank 2 or more is zero; () without such a mask."""
-    alive = [np.asarray(m.reshape(len(m), -1).any(axis=1)) for m in mask_feeds(feeds).values() if m.ndim > 1 and m.size]
+def dead_rows(feeds: Feeds, layout: Layout | None = None) -> tuple[int, ...]:
+    """Rows where every mask of rank 2 or more is zero; () without such a mask. Rows are axis 0 where no layout says otherwise."""
+    masks = [(name, mask) for name, mask in mask_feeds(feeds).items() if mask.ndim > 1 and mask.size]
+    if layout is not None and layout.batch is not None:
+        masks = [(name, np.moveaxis(mask, layout.inputs[name], 0)) for name, mask in masks if name in layout.inputs]
+    alive = [np.asarray(m.reshape(len(m), -1).any(axis=1)) for _, m in masks]
     if not alive or len({len(rows) for rows in alive}) > 1:
         return ()
     return tuple(int(row) for row in np.flatnonzero(~np.stack(alive).any(axis=0)))
@@ -62,9 +65,15 @@ class Layout:
 
     @staticmethod
     def of(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Layout:
-        batch = batch_dim(inputs, {dim: Dim(dim) for spec in inputs for dim in spec.dims if isinstance(dim, str)})
+        batch = batch_dim(inputs, {name: Dim(name) for spec in inputs for name in spec.names})
         found = [{s.name: s.dims.index(batch) for s in specs if batch in s.dims} for specs in (inputs, outputs) if batch]
         return Layout(batch, *found) if batch else Layout(None, {}, {})
+
+
+def live_rows(array: np.ndarray, sample: Sample, axis: int) -> np.ndarray:
+    """An output without the rows whose mask is all zero, which lie along `axis`."""
+    rows = [row for row in sample.dead_rows if array.ndim > axis and row < array.shape[axis]]
+    return np.delete(array, rows, axis=axis) if rows else array
 
 
 def row_count(sample: Sample, layout: Layout | None = None) -> int:
@@ -79,10 +88,43 @@ def row_count(sample: Sample, layout: Layout | None = None) -> int:
 
 
 def batch_dim(inputs: Sequence[TensorSpec], used: Mapping[str, Dim]) -> str | None:
-    """The dimension that counts rows: "batch", else the leading one of the first input that has another named one after it."""
+    """The dimension that counts rows: "batch", else the leading one of the first input that has another named one after it, else
+    the first named one of a stack [layers, rows, ..., past, ...]."""
     if "batch" in used:
         return "batch"
     for spec in inputs:
-        if len(spec.dims) > 1 and isinstance(spec.dims[0], str):
-            return spec.dims[0]
-    return None
+        if len(spec.dims) > 1 and isinstance(first := spec.dims[0], str) and derived(first) is None:
+            return first
+    stacks = (spec.names for spec in inputs if len(spec.dims) > 3 and len(spec.names) > 1)
+    return next(stacks, (None,))[0]
+
+
+def batch_dims(inputs: Sequence[TensorSpec], used: Mapping[str, Dim]) -> tuple[str, ...]:
+    """All dimensions that count rows: the batch, and those that are known to count more of them (queries and candidates)."""
+    first = batch_dim(inputs, used)
+    return () if first is None else (first, *(name for name, dim in used.items() if dim.rows and name != first))
+
+
+def may_count_rows(inputs: Sequence[TensorSpec], used: Mapping[str, Dim]) -> tuple[str, ...]:
+    """Dimensions that may count rows beside the batch, by where they stand: between the batch and the last one in inputs of which
+    all dimensions have names ([queries, candidates, length], [batch, windows, samples]), or called batch_....
+
+    A table of pairs [batch, from, to] counts none: there are inputs [batch, from] and [batch, to].
+    """
+    first = batch_dim(inputs, used)
+    runs = [(spec, _run(spec, first)) for spec in inputs if first in spec.dims]
+    ends = {run[1] for _, run in runs if len(run) == 2}
+    named = [run for spec, run in runs if len(run) == len(spec.dims) > 2 and not is_mask(spec.name, spec.dtype)]
+    found = [name for run in named for name in run[1:-1] if not {name, run[-1]} <= ends]
+    return tuple(dict.fromkeys((*found, *(name for name in used if name.startswith("batch_") and name != first))))
+
+
+def _run(spec: TensorSpec, first: str | None) -> tuple[str, ...]:
+    """The dimensions from the batch on, as far as each has a name of its own."""
+    after = spec.dims[spec.dims.index(first) :] if first is not None else ()
+    found: list[str] = []
+    for dim in after:
+        if not isinstance(dim, str) or derived(dim) is not None or dim in found:
+            break
+        found.append(dim)
+    return tuple(found)

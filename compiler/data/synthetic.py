@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core import AUDIO_DIM, UNBOUNDED_LENGTH, DataError, Dim, TensorSpec, did_you_mean
+from ..core import AUDIO_DIM, UNBOUNDED_LENGTH, DataError, Dim, TensorSpec, did_you_mean, size_at
 from ..graph import Graph
 from .mask_kinds import ADDITIVE, LOW, mask_kinds
-from .samples import Sample, batch_dim, dead_rows
+from .samples import Layout, Sample, batch_dims, dead_rows
 from .special_tokens import sprinkle_ids
 
 if TYPE_CHECKING:
@@ -109,6 +109,9 @@ def _onward(
     return [(node.outputs[0], offset, bindings)] if position in _CARRYING.get(node.op_type, ()) else []
 
 
+_Patterns = dict[tuple[int | str, ...], np.ndarray]  # by the dims of their axes, the length last
+
+
 @dataclasses.dataclass(frozen=True)
 class _Plan:
     """One synthetic sample to make: the size of every named dimension, the kind of padding, and what to call it."""
@@ -141,10 +144,11 @@ def synthetic_samples(
     rng, other = (np.random.default_rng(s) for s in (seed, [seed, 1]))  # the rest of the feeds is the same without `special`
     bounds = index_bounds(graph)
     masks = mask_kinds(graph)
+    layout = Layout.of(graph.inputs, ())
     samples = []
-    for plan in _plans(used, batch_dim(graph.inputs, used), bool(masks), max_elements):
+    for plan in _plans(used, batch_dims(graph.inputs, used), bool(masks), max_elements):
         feeds = sprinkle_ids(_feeds(graph.inputs, plan, used, bounds, masks, rng), bounds, special, other)
-        dead = dead_rows(feeds)
+        dead = dead_rows(feeds, layout)
         if plan.kind != "dead" or dead:
             samples.append(Sample(plan.label, feeds, dead))
     return tuple(samples)
@@ -172,28 +176,33 @@ def _used_dims(inputs: Sequence[TensorSpec], dims: Mapping[str, Dim]) -> dict[st
     for spec in inputs:
         if np.dtype(spec.dtype).kind not in "biuf":
             raise DataError(f"input {spec} has a type without synthetic data; give data in an .npz file")
-        for dim in spec.dims:
-            if isinstance(dim, str) and dim not in dims:
+        for dim in spec.names:
+            if dim not in dims:
                 raise DataError(f"input {spec} has an unknown dimension {dim!r}{did_you_mean(dim, dims)}")
-            if isinstance(dim, str):
-                used[dim] = dims[dim]
+            used[dim] = dims[dim]
     return used
 
 
-def _plans(used: Mapping[str, Dim], batch: str | None, masked: bool, max_elements: int) -> tuple[_Plan, ...]:
+def _plans(used: Mapping[str, Dim], batches: Sequence[str], masked: bool, max_elements: int) -> tuple[_Plan, ...]:
     wanted = [(1, "odd", "full"), (1, "low", "full"), (2, "low", "full")]
     wanted += [(3, "odd", kind) for kind in PADDINGS]
     wanted += [(5, "odder", "right"), (1, "top", "full"), (1, "top", "left")]
     plans: dict[_Plan, None] = {}  # a set that keeps its order: small models make several plans equal
-    others = [name for name in used if name != batch]
+    others = [name for name in used if name not in batches]
     for rows, which, kind in wanted:
         sizes = {
-            name: min(max(rows, dim.min), dim.max or rows) if name == batch else _size(dim, which, others.index(name))
+            name: _rows(dim, rows, which, batches.index(name)) if name in batches else _size(dim, which, others.index(name))
             for name, dim in used.items()
         }
-        cut = _cut(sizes, used, batch, max_elements)
+        cut = _cut(sizes, used, batches, max_elements)
         plans[_Plan(tuple(sizes.items()), kind if masked else "", cut)] = None
     return tuple(plans)
+
+
+def _rows(dim: Dim, rows: int, which: str, at: int) -> int:
+    """A size of the `at`-th dimension that counts rows: the others are one more than the batch, and 1 at the smallest sizes."""
+    size = rows if at == 0 else 1 if (rows, which) == (1, "low") else rows + at
+    return min(max(size, dim.min), dim.max or size)
 
 
 def sizes_tried(dim: Dim) -> tuple[int, int]:
@@ -211,11 +220,11 @@ def _size(dim: Dim, which: str, at: int) -> int:
     return dim.fit(min(sizes[which], top))
 
 
-def _cut(sizes: dict[str, int], used: Mapping[str, Dim], batch: str | None, max_elements: int) -> str:
+def _cut(sizes: dict[str, int], used: Mapping[str, Dim], batches: Sequence[str], max_elements: int) -> str:
     """Lower sizes in place until their product fits; returns a note of what was cut."""
     note = ""
-    others = sorted((name for name in sizes if name != batch), key=lambda name: -sizes[name])
-    for name in ([batch] if batch else []) + others:
+    others = sorted((name for name in sizes if name not in batches), key=lambda name: -sizes[name])
+    for name in [*batches, *others]:
         total = math.prod(sizes.values())
         if total <= max_elements:
             break
@@ -234,55 +243,71 @@ def _feeds(
     masks: Mapping[str, str],
     rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
-    sizes = dict(plan.sizes)
-    patterns: dict[tuple[int | str, ...], np.ndarray] = {}
+    sizes, lows = dict(plan.sizes), {name: sizes_tried(dim)[0] for name, dim in used.items()}
+    batches = batch_dims(inputs, used)
+    patterns: _Patterns = {}
     for spec in inputs:
         if spec.name in masks and spec.dims:
-            rows, length = _ends(spec, sizes)
-            last = spec.dims[-1]
-            least = max(1, sizes_tried(used[last])[0]) if isinstance(last, str) else 1
-            key = (spec.dims[0] if len(spec.dims) > 1 else 1, last)
-            patterns.setdefault(key, mask_pattern(plan.kind, rows, length, least, rng))
+            axes = _mask_axes(spec, batches)
+            key = tuple(spec.dims[axis] for axis in axes)
+            least = max(1, size_at(key[-1], lows)) if isinstance(key[-1], str) else 1
+            patterns.setdefault(key, _pattern(plan.kind, tuple(size_at(dim, sizes) for dim in key), least, rng))
     largest = {spec.name: bounds.get(spec.name, DEFAULT_BOUND) for spec in inputs}
-    return {s.name: _feed(s, sizes, patterns, masks.get(s.name), largest[s.name], rng) for s in inputs}
+    return {s.name: _feed(s, sizes, patterns, _mask_axes(s, batches), masks.get(s.name), largest[s.name], rng) for s in inputs}
 
 
-def _ends(spec: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, int]:
-    """(rows, length) of an input: its first and last sizes; a vector is one row."""
-    first, last = (d if isinstance(d, int) else sizes[d] for d in (spec.dims[0], spec.dims[-1]))
-    return (first if len(spec.dims) > 1 else 1), last
+def _mask_axes(spec: TensorSpec, batches: Sequence[str]) -> tuple[int, ...]:
+    """The axes of a mask that count rows, and behind them the one of its length: the last one but the batch. Where no dimension
+    is known as the batch, axis 0 counts rows."""
+    if not spec.dims:
+        return ()
+    length = max((axis for axis, dim in enumerate(spec.dims) if not batches or dim != batches[0]), default=0)
+    rows = [axis for axis, dim in enumerate(spec.dims) if dim in batches and axis != length]
+    if not rows and length:
+        rows = [0]
+    return (*rows, length)
+
+
+def _pattern(kind: str, shape: tuple[int, ...], least: int, rng: np.random.Generator) -> np.ndarray:
+    """`mask_pattern` of a shape [rows..., length]: each row has its own, and a dead row is one of axis 0."""
+    rows, length = shape[:-1], shape[-1]
+    if len(rows) < 2:
+        return mask_pattern(kind, math.prod(rows), length, least, rng).reshape(shape)
+    pattern = mask_pattern("right" if kind == "dead" else kind, math.prod(rows), length, least, rng).reshape(shape)
+    if kind == "dead" and rows[0] > 1:
+        pattern[1] = 0
+    return pattern
 
 
 def _feed(
     spec: TensorSpec,
     sizes: Mapping[str, int],
-    patterns: Mapping[tuple[int | str, ...], np.ndarray],
+    patterns: _Patterns,
+    axes: tuple[int, ...],
     mask: str | None,
     bound: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    shape = tuple(d if isinstance(d, int) else sizes[d] for d in spec.dims)
+    shape = spec.shape_at(sizes)
     dtype = np.dtype(spec.dtype)
     if mask:
-        return _mask(spec, shape, patterns, mask).astype(dtype)
+        return _mask(spec, shape, patterns, axes, mask).astype(dtype)
     if dtype.kind != "f":
         return np.asarray(rng.integers(0, 2 if dtype.kind == "b" else bound, shape)).astype(dtype)
     values = np.asarray(rng.standard_normal(shape))
-    pattern_of_places = patterns.get(spec.dims[:2])
-    if pattern_of_places is not None:
-        values = values * pattern_of_places.reshape(pattern_of_places.shape + (1,) * (len(shape) - 2))
+    for key, pattern in patterns.items():
+        if len(key) > 1 and spec.dims[: len(key)] == key:
+            values = values * pattern.reshape(pattern.shape + (1,) * (len(shape) - pattern.ndim))
+            break
     return values.astype(dtype)
 
 
-def _mask(
-    spec: TensorSpec, shape: tuple[int, ...], patterns: Mapping[tuple[int | str, ...], np.ndarray], kind: str
-) -> np.ndarray:
+def _mask(spec: TensorSpec, shape: tuple[int, ...], patterns: _Patterns, axes: tuple[int, ...], kind: str) -> np.ndarray:
     if not shape:
         return np.ones(shape)
-    pattern = patterns[spec.dims[0] if len(shape) > 1 else 1, spec.dims[-1]]
-    middle = (1,) * (len(shape) - 2)
-    spread = pattern.reshape(pattern.shape[:1] + middle + pattern.shape[1:]) if len(shape) > 1 else pattern[0]
-    filled = np.broadcast_to(spread, shape)
+    pattern = patterns[tuple(spec.dims[axis] for axis in axes)]
+    ordered = pattern.transpose(np.argsort(axes))
+    filled = np.broadcast_to(ordered.reshape([size if axis in axes else 1 for axis, size in enumerate(shape)]), shape)
     return np.where(filled > 0, 0.0, LOW) if kind == ADDITIVE else filled
 
 

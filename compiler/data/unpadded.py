@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import DataError, Dim, Feeds, TensorSpec, hash_file
+from ..core import DataError, Dim, Feeds, TensorSpec, derived, hash_file
 from . import readers, samples, tables
 from .readers import Audio
 from .tokenizer import Encoder
@@ -100,8 +100,9 @@ def check_path(path: Path) -> None:
 
 
 def _check_batch(inputs: Sequence[TensorSpec], dims: Mapping[str, Dim]) -> None:
+    batch = samples.batch_dim(inputs, dims)
     for spec in inputs:
-        first = spec.dims[0] if spec.dims else 1
+        first = batch if batch is not None and batch in spec.dims else spec.dims[0] if spec.dims else 1
         low = first if isinstance(first, int) else dims.get(first, Dim(first)).min
         if low > 1:
             raise DataError(f"calibration runs one sample at a time, and {spec} takes {low} or more: export with a dynamic batch")
@@ -152,16 +153,10 @@ def _arrays(path: Path, fit: readers.ModelInputs) -> UnpaddedSamples:
 
 def _split(feeds: Feeds, fit: readers.ModelInputs) -> Iterator[Feeds]:
     """Each row of a batch; all of it where the model knows no batch."""
-    batch = samples.batch_dim(fit.inputs, fit.dims)
-    size = next((feeds[s.name].shape[0] for s in fit.inputs if s.dims and s.dims[0] == batch), 1)
-    for spec in fit.inputs:
-        if batch in spec.dims[1:]:
-            raise DataError(
-                f"calibration splits batches into rows, and {spec} has {batch} after its first axis: give single rows"
-            )
-    split = {s.name for s in fit.inputs if batch is not None and s.dims and s.dims[0] == batch}
+    axes = samples.Layout.of(fit.inputs, ()).inputs
+    size = next((feeds[name].shape[axis] for name, axis in axes.items()), 1)
     for row in range(size):
-        yield {name: array[row : row + 1] if name in split else array for name, array in feeds.items()}
+        yield {name: array.take([row], axes[name]) if name in axes else array for name, array in feeds.items()}
 
 
 def strip_padding(feeds: Feeds, fit: readers.ModelInputs, label: str) -> UnpaddedSample:
@@ -182,6 +177,9 @@ def strip_padding(feeds: Feeds, fit: readers.ModelInputs, label: str) -> Unpadde
             f"{spec} has a fixed length and the data is padded to it; export with a dynamic length to calibrate without padding"
         )
     name = spec.dims[-1]
+    sums = [computed for s in fit.inputs for dim in s.dims if isinstance(dim, str) and (computed := derived(dim))]
+    if derived(name) or any(name in computed.names for computed in sums):  # past + 1: what is cut here is missing there
+        return UnpaddedSample(feeds, label, RealPositions(name, positions))
     length = max(int(np.flatnonzero(positions)[-1]) + 1, fit.limits(name)[0])
     cut = {s.name: _cut(feeds[s.name], s, name, length) for s in fit.inputs}
     return UnpaddedSample(cut, label, None if positions[:length].all() else RealPositions(name, positions[:length]))

@@ -42,14 +42,20 @@ class ConcreteShapes:
         return None if None in found else [n for n in found if n is not None]
 
 
+def _number(dim: int | ir.SymbolicDim, sizes: Mapping[str, int]) -> int | ir.SymbolicDim:
+    if isinstance(dim, int) or str(dim.value) in sizes:
+        return dim if isinstance(dim, int) else sizes[str(dim.value)]
+    computed = evaluate_dim(dim, sizes)
+    return dim if computed is None else computed
+
+
 def _inferred(graph: Graph, sizes: Mapping[str, int]) -> dict[str, list[int]]:
     """Of all values where that is a number for each axis."""
     from onnx_ir.passes.common import ShapeInferencePass
 
     copy = graph.copy().model
     for value in copy.graph.inputs:
-        dims = [dim if isinstance(dim, int) else sizes.get(str(dim.value), dim) for dim in value.shape or ()]
-        value.shape = ir.Shape(dims)
+        value.shape = ir.Shape([_number(dim, sizes) for dim in value.shape or ()])
     for node in copy.graph.all_nodes():
         for value in node.outputs:
             value.shape = None

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core import SourceError
+from ..core import Affine, SourceError, affine, derived
 from .model import Graph
 from .provenance import fill_origins
 
@@ -89,11 +89,18 @@ def name_dims(model: ir.Model, dims: Dims) -> None:
     import onnx_ir as ir
 
     names: dict[str, str] = {}
-    for value in model.graph.inputs:
-        found = value.shape.dims if value.shape is not None else ()
-        for wanted, dim in zip(dims[str(value.name)], found, strict=True):
-            if isinstance(wanted, str):
-                _bind(names, str(value.name), wanted, dim)
+    axes = [
+        (str(value.name), wanted, dim)
+        for value in model.graph.inputs
+        for wanted, dim in zip(dims[str(value.name)], value.shape.dims if value.shape is not None else (), strict=True)
+        if isinstance(wanted, str)
+    ]
+    computed = any(derived(wanted) for _, wanted, _ in axes)
+    for value_name, wanted, dim in axes:
+        if derived(wanted) is None and not (computed and isinstance(dim, ir.SymbolicDim) and derived(str(dim.value))):
+            _bind(names, value_name, wanted, dim)
+    if computed:
+        _bind_computed(names, axes)
     for value in all_values(model):
         if value.shape is None or not any(isinstance(d, ir.SymbolicDim) and d.value for d in value.shape.dims):
             continue
@@ -114,8 +121,29 @@ def _bind(names: dict[str, str], value: str, wanted: str, dim: int | ir.Symbolic
         )
 
 
+def _bind_computed(names: dict[str, str], axes: Sequence[tuple[str, str, int | ir.SymbolicDim]]) -> None:
+    """What symbols are that no declared name has alone: torch.export may take the `length - 2` of one input for the symbol, and
+    the length for it + 2. SourceError where a size is not computed in the graph as it was declared."""
+    for _, wanted, dim in axes:
+        found, declared = (None if isinstance(dim, int) else affine(str(dim.value))), affine(wanted)
+        unknown = [] if found is None else [name for name in found.names if name not in names]
+        if found is None or declared is None or len(found.factors) != 1 or found.factors[0][1] != 1 or not unknown:
+            continue
+        names[unknown[0]] = f"({Affine(declared.factors, declared.offset - found.offset)})"
+    for value, wanted, dim in axes:
+        text = str(dim) if isinstance(dim, int) else _renamed(str(dim.value), names)
+        declared = affine(wanted)
+        if declared is None or not declared.same(affine(text)):
+            raise SourceError(
+                f"dimension {wanted!r} of input {value!r} is {text} in the exported graph; declare it so, or change the model"
+            )
+
+
 def _renamed(expression: str, names: Mapping[str, str]) -> str:
-    return SYMBOL.sub(lambda match: names.get(match[0], match[0]), expression)
+    """A sum is spelt in one way, so that equal sizes have equal names."""
+    text = SYMBOL.sub(lambda match: names.get(match[0], match[0]), expression)
+    computed = affine(text)
+    return str(computed) if computed else text
 
 
 def scrub_paths(model: ir.Model) -> None:

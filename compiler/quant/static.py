@@ -113,12 +113,9 @@ def _calibrating(judged: JudgingRows) -> tuple[int, ...]:
 
 def opt_feeds(graph: Graph, source: Source, profiles: tuple[Profile, ...]) -> Feeds:
     """Ones at the sizes that the first profile is best at."""
-    sizes = {name: dim.opt for name, dim in profiles[0].items()} if profiles else {}
-    made = {}
-    for spec in graph.inputs:
-        shape = [d if isinstance(d, int) else sizes.get(d, source.dims[d].min) for d in spec.dims]
-        made[spec.name] = np.ones(shape, spec.dtype)
-    return made
+    sizes = {name: dim.min for name, dim in source.dims.items()}
+    sizes |= {name: dim.opt for name, dim in profiles[0].items()} if profiles else {}
+    return {spec.name: np.ones(spec.shape_at(sizes), spec.dtype) for spec in graph.inputs}
 
 
 def _document(

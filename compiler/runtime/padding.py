@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..core import DataError, Profile, TensorSpec, is_mask
+from ..core import DataError, Profile, TensorSpec, derived, is_mask
 
 if TYPE_CHECKING:
     from ..core import Feeds, Outputs
@@ -25,6 +25,12 @@ def padded_dim(inputs: Sequence[TensorSpec]) -> str:
     found = {spec.dims[-1] for spec in masks}
     if len(found) != 1 or not isinstance(dim := next(iter(found)), str):
         raise DataError("the model has no mask [batch, length] to mark padding; run without padding")
+    sums = {text for spec in inputs for text in spec.dims if isinstance(text, str) and derived(text)}
+    computed = sorted(text for text in sums if text == dim or dim in getattr(derived(text), "names", ()))
+    if computed:
+        raise DataError(
+            f"the model has a size that is computed from others ({computed[0]}), which padding would not be; run without padding"
+        )
     return dim
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core import DataError, Feeds, Outputs, Profile, TensorSpec, did_you_mean
+from ..core import DataError, Feeds, Outputs, Profile, TensorSpec, derived, did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np
@@ -152,6 +152,8 @@ class Runner(abc.ABC):
                 raise DataError(f"unknown input {name!r}{did_you_mean(name, known)}")
         sizes: dict[str, int] = {}
         checked = {spec.name: self._checked_input(spec, feeds, sizes) for spec in self.inputs}
+        for spec in self.inputs:
+            _check_computed(spec, checked[spec.name].shape, sizes)
         if not self.takes(checked):  # each size fits some profile, but no profile has them all
             asked = ", ".join(f"{dim}={size}" for dim, size in sizes.items())
             allowed = " or ".join(",".join(f"{name}={r.min}..{r.max}" for name, r in p.items()) for p in self.profiles)
@@ -170,7 +172,8 @@ class Runner(abc.ABC):
         if array.ndim != len(spec.dims):
             raise DataError(f"input {spec} needs rank {len(spec.dims)}, got shape {list(array.shape)}")
         for dim, size in zip(spec.dims, array.shape, strict=True):
-            self._check_size(spec, dim, size, sizes)
+            if isinstance(dim, int) or derived(dim) is None:
+                self._check_size(spec, dim, size, sizes)
         wanted = np.dtype(spec.dtype)
         if array.dtype == wanted:
             return array
@@ -192,3 +195,12 @@ class Runner(abc.ABC):
         if ranges and not any(r.min <= size <= r.max for r in ranges):
             allowed = " or ".join(f"{r.min}..{r.max}" for r in ranges)
             raise DataError(f"input {spec.name!r} has {dim}={size}, outside what this artifact was built for ({dim} {allowed})")
+
+
+def _check_computed(spec: TensorSpec, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
+    """DataError for a size that does not follow from the others as it must: a mask of past + 1."""
+    for dim, size in zip(spec.dims, shape, strict=True):
+        computed = None if isinstance(dim, int) else derived(dim)
+        if computed is not None and set(computed.names) <= sizes.keys() and computed.at(sizes) != size:
+            given = ", ".join(f"{name}={sizes[name]}" for name in computed.names)
+            raise DataError(f"input {spec} has {dim} = {size}, which must be {computed.at(sizes)}: the other inputs have {given}")

@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ..core import NotFused
+from ..core import NotFused, derived
 from ..graph import Graph, subgraphs
 
 # Names that a tool made up: torch.jit's where it is given axes without names, tf2onnx's, paddle2onnx's, torch.export's, and those
@@ -26,6 +26,7 @@ TIE_ROUNDS = 2  # what is equal by the first names more of what lies behind
 def settle_dims(model: ir.Model) -> Iterator[str]:
     """Name and tie the dims of a model's inputs, in place; notes of what was done."""
     yield from name_dims(model.graph.inputs)
+    yield from _settle_computed(model)
     _forget_invented(model.graph, frozenset(_symbols(model.graph.inputs)))
     yield from _tie_by_graph(model)
     yield from call_by_role(model)
@@ -53,6 +54,19 @@ def _is_no_name(name: str | None) -> bool:
 
 def _symbols(values: Iterable[ir.Value]) -> Iterator[str]:
     yield from (str(dim.value) for value in values for dim in value.shape or () if isinstance(dim, ir.SymbolicDim))
+
+
+def _settle_computed(model: ir.Model) -> Iterator[str]:
+    """Spell what is computed of other dims (`past_sequence_length+1`) in one way; where no input has these dims it is a name."""
+    written = [name for name in _symbols(model.graph.inputs) if derived(name) is not None]
+    plain = {name for name in _symbols(model.graph.inputs) if derived(name) is None}
+    new = {name: str(computed) for name in written if (computed := derived(name)) and set(computed.names) <= plain}
+    unknown = {name: re.sub(r"\W+", "_", name).strip("_") for name in written if name not in new}
+    rename_dims(model, new | unknown)
+    if new:
+        yield "dimensions that follow from others: " + ", ".join(dict.fromkeys(new.values()))
+    for name, other in unknown.items():
+        yield f"dimension {name} is taken for one of its own, {other}: no input has the dimensions that it names"
 
 
 def _forget_invented(graph: ir.Graph, given: frozenset[str]) -> None:
@@ -91,12 +105,16 @@ def _rename(graph: ir.Graph, names: Mapping[str, str | int]) -> None:
 
 
 def _renamed(dim: Any, names: Mapping[str, str | int]) -> Any:
-    """One dim; an expression of a renamed one (`past + 1`) is left to inference."""
+    """One dim; a sum with a renamed one (`past + 1`) follows, any other expression is left to inference."""
     if isinstance(dim, int) or not dim.value:
         return dim
     if dim.value in names:
         new = names[dim.value]
         return new if isinstance(new, int) else ir.SymbolicDim(new)
+    computed = derived(dim.value)
+    if computed is not None and names.keys() & set(computed.names):
+        made = computed.renamed(names)
+        return ir.SymbolicDim(str(made)) if made.factors else made.offset
     words = set(re.findall(r"[A-Za-z_][\w.]*", dim.value))
     return ir.SymbolicDim(None) if words & names.keys() and words != {dim.value} else dim
 

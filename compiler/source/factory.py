@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..core import Dim, SourceError, did_you_mean
+from ..core import ALLOWED_SIZES, Dim, SourceError, derived, did_you_mean, names_of, with_computed
 
 PATTERN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 NAME = re.compile(r"[A-Za-z_]\w*")
@@ -35,8 +35,9 @@ class FactoryModel(NamedTuple):
     """What a factory returns.
 
     inputs: {name: example tensor}, in the order of the graph's inputs. dims: {input name: one entry per axis}, a str for a
-    dynamic dimension, an int or None for a fixed one; an example's size along a dynamic axis is at least 2. outputs: names
-    (default: the keys of a dict, else output, or output_0, output_1 ...). limits: {dim: (min, max or None)}, else (1, None).
+    dynamic dimension, an int or None for a fixed one; an example's size along a dynamic axis is at least 2. A str may be computed
+    from names: `past + 1`, `2*length`. outputs: names (default: the keys of a dict, else output, or output_0, output_1 ...).
+    limits: {dim: (min, max or None)}, else (1, None); a minimum of 0 is for a cache that may be empty.
     assets: a folder whose tokenizer or preprocessor files go into the artifact.
     """
 
@@ -133,6 +134,7 @@ def _checked(reference: str, result: Any, module_type: type, tensor_type: Any) -
             raise SourceError(f"factory {reference!r}: example {name!r} is a {type(example).__name__}, not a tensor")
         if len(result) > 2:
             _check_input(reference, name, tuple(example.shape), made.dims.get(name))
+    _check_computed(reference, made)
     if made.limits:
         _check_limits(reference, made)
     if made.assets is not None and not Path(made.assets).is_dir():
@@ -158,8 +160,11 @@ def _check_input(reference: str, name: str, shape: tuple[int, ...], dims: Sequen
     if isinstance(dims, str) or len(dims) != len(shape):
         raise SourceError(f"{where} has dims {dims!r}, but its example has shape {list(shape)}: give one entry per axis")
     for dim, size in zip(dims, shape, strict=True):
-        if isinstance(dim, str) and not NAME.fullmatch(dim):
-            raise SourceError(f"{where}: dimension name {dim!r} must be letters, digits and underscores")
+        if isinstance(dim, str) and not NAME.fullmatch(dim) and derived(dim) is None:
+            raise SourceError(
+                f"{where}: dimension {dim!r} is no name (letters, digits and underscores) and not computed from names as in "
+                f"{ALLOWED_SIZES}"
+            )
         if isinstance(dim, str) and size < 2:
             raise SourceError(
                 f"{where}: its example has {dim}={size}; torch.export takes sizes 0 and 1 for constants, so give an example with "
@@ -169,17 +174,44 @@ def _check_input(reference: str, name: str, shape: tuple[int, ...], dims: Sequen
             raise SourceError(f"{where}: dims say {dim} where its example has {size}")
 
 
+def _check_computed(reference: str, made: FactoryModel) -> None:
+    """What is computed must be computed from dimensions that an input shows, and be so in the examples."""
+    sizes = _plain_sizes(made)
+    for name, dims in made.dims.items():
+        for axis, dim in enumerate(dims):
+            computed = derived(dim) if isinstance(dim, str) else None
+            if computed is None:
+                continue
+            where, size = f"factory {reference!r}: input {name!r}", made.inputs[name].shape[axis]
+            for unknown in (each for each in computed.names if each not in sizes):
+                raise SourceError(
+                    f"{where}: {dim!r} is computed from {unknown!r}, which is no dimension of any input"
+                    f"{did_you_mean(unknown, sizes)}; an axis of some input must be called {unknown!r}"
+                )
+            if computed.at(sizes) != size:
+                given = ", ".join(f"{each}={sizes[each]}" for each in computed.names)
+                raise SourceError(
+                    f"{where}: its example has {dim} = {size} on axis {axis}, which is {computed.at(sizes)} for {given}"
+                )
+
+
+def _plain_sizes(made: FactoryModel) -> dict[str, int]:
+    """The size in the examples of each dimension that an input shows by itself."""
+    axes = [(d, s) for n, e in made.inputs.items() if n in made.dims for d, s in zip(made.dims[n], e.shape, strict=True)]
+    return {dim: int(size) for dim, size in axes if isinstance(dim, str) and derived(dim) is None}
+
+
 def _check_limits(reference: str, made: FactoryModel) -> None:
-    sizes = {d: s for n, e in made.inputs.items() for d, s in zip(made.dims[n], e.shape, strict=True) if isinstance(d, str)}
+    sizes = _plain_sizes(made)
     for name, (low, high) in (made.limits or {}).items():
         if name not in sizes:
             raise SourceError(f"factory {reference!r}: limits name dimension {name!r}{did_you_mean(name, sizes)}")
-        if low < 1 or (high is not None and not low <= sizes[name] <= high) or sizes[name] < low:
+        if low < 0 or (high is not None and not low <= sizes[name] <= high) or sizes[name] < low:
             raise SourceError(f"factory {reference!r}: the example has {name}={sizes[name]}, outside its limits {low}..{high}")
 
 
 def dims_of(made: FactoryModel) -> dict[str, Dim]:
     """The named dynamic dimensions of a factory's model with their limits."""
-    names = [dim for name in made.inputs for dim in made.dims[name] if isinstance(dim, str)]
+    axes = [dim for name in made.inputs for dim in made.dims[name] if isinstance(dim, str)]
     limits = made.limits or {}
-    return {name: Dim(name, *limits.get(name, (1, None))) for name in names}
+    return with_computed({name: Dim(name, *limits.get(name, (1, None))) for name in names_of(axes)}, axes)

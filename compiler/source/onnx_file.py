@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core import Dim, SourceError, hash_file
+from ..core import Dim, SourceError, hash_file, names_of, with_computed
 from ..graph import DATA_FILES, Graph, load_graph, mark_origins, name_apart
 from .dim_names import name_dims, settle_dims
 from .float_form import as_float
@@ -60,8 +60,13 @@ def read_onnx_file(path: Path, known: bool = False) -> tuple[Graph, dict[str, Di
         _check_valid(path, model if notes or not typed or linked else None)
     mark_origins(model)
     result = Graph(model)
-    names = [dim for spec in result.inputs for dim in spec.dims if isinstance(dim, str)]
-    return result, {name: Dim(name) for name in names}, notes
+    return result, dims_of(result), notes
+
+
+def dims_of(graph: Graph) -> dict[str, Dim]:
+    """The named dimensions of a graph's inputs, of which nothing more is known."""
+    axes = [dim for spec in graph.inputs for dim in spec.dims]
+    return with_computed({name: Dim(name) for name in names_of(axes)}, axes)
 
 
 def data_files(path: Path, graph: Graph) -> list[Path]:

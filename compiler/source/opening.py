@@ -20,7 +20,8 @@ from .chain import EMBEDDINGS
 from .from_artifact import open_export
 from .gc_pause import paused_gc
 from .given import find_given, given_in_half, lazy_runner, truth_of_file
-from .size_limits import measure_limits, settle_sizes
+from .size_limits import count_rows, measure_limits, settle_sizes
+from .size_trial import Trial
 from .types import FORMS, IDS, KINDS, TASKS, Location, Reference, Source, SourceOptions
 from .widening import widen
 
@@ -263,7 +264,8 @@ def _open_factory(reference: str, place: Location, options: SourceOptions) -> So
     torch_export = _torch_export()
     made, notes = _call_factory(reference)
     graph, outputs = torch_export.export_module(made, options.opset)
-    run, dims = torch_export.module_runner(made, outputs), factory.dims_of(made)
+    run = torch_export.module_runner(made, outputs)
+    dims = count_rows(Trial(graph, factory.dims_of(made), run))
     half, half_notes = widen(graph.model)
     given = given_in_half(half, run, "the module in PyTorch on the CPU")
     if made.limits is None:  # nobody says how long an input may be: a table of positions has an end

@@ -13,12 +13,12 @@ import bisect
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
-from ..core import AUDIO_DIM, Dim, Feeds, Outputs, Range, RecipeError, default_range, read_ranges
+from ..core import AUDIO_DIM, Dim, Feeds, Outputs, Range, RecipeError, default_range, names_of, read_ranges, with_computed
 from ..data import samples
 from ..data import synthetic as data
 from ..graph import Graph
-from .dim_names import call_by_role, rename_dims
-from .size_ties import first_sizes, ties
+from .dim_names import BATCH, call_by_role, rename_dims
+from .size_ties import computed, first_sizes, ties
 from .size_trial import Trial
 
 MULTIPLES = (
@@ -69,6 +69,13 @@ def settle_sizes(
     trial = Trial(graph, known, run)
     if not asked and not set(known) - {samples.batch_dim(graph.inputs, known)}:
         return known, notes  # rows alone
+    sums = computed(trial)
+    if sums:
+        rename_dims(graph.model, sums)
+        notes.append(
+            "sizes that follow from others, because other sizes fail: " + ", ".join(f"{a} = {b}" for a, b in sums.items())
+        )
+        known, trial = _renamed(graph, run)
     base = first_sizes(trial, _first_asked(trial, asked))
     if base is not None and trial.refused(trial.usual()):
         found = ties(trial, dict(base))
@@ -76,14 +83,21 @@ def settle_sizes(
             rename_dims(graph.model, found)
             notes.append("equal dimensions, because other sizes fail: " + ", ".join(f"{a} = {b}" for a, b in found.items()))
             notes += call_by_role(graph.model)
-            names = dict.fromkeys(dim for spec in graph.inputs for dim in spec.dims if isinstance(dim, str))
-            known = {name: Dim(name) for name in names}
-            trial = Trial(graph, known, run)
+            known, trial = _renamed(graph, run)
             base = first_sizes(trial, _first_asked(trial, asked))
-    found_dims, more = _limits(trial, base) if base is not None else (known, [])
+    trial.dims = count_rows(trial)
+    found_dims, more = _limits(trial, base) if base is not None else (trial.dims, [])
+    found_dims = _from_nothing(trial, base, asked, found_dims)
     for ranges in asked:
         _check_asked(trial, base or trial.usual(), ranges, found_dims)
     return found_dims, [*notes, *more]
+
+
+def _renamed(graph: Graph, run: Callable[[Feeds], Outputs]) -> tuple[dict[str, Dim], Trial]:
+    """The dimensions of a graph whose dims were renamed, and a trial of these."""
+    axes = [dim for spec in graph.inputs for dim in spec.dims]
+    known = with_computed({name: Dim(name) for name in names_of(axes)}, axes)
+    return known, Trial(graph, known, run)
 
 
 def measure_limits(graph: Graph, dims: Mapping[str, Dim], run: Callable[[Feeds], Outputs]) -> tuple[dict[str, Dim], list[str]]:
@@ -93,21 +107,59 @@ def measure_limits(graph: Graph, dims: Mapping[str, Dim], run: Callable[[Feeds],
     return _limits(trial, base) if base is not None else (dict(dims), [])
 
 
+def count_rows(trial: Trial) -> dict[str, Dim]:
+    """The dimensions, with those known that count rows beside the batch: they stand where such dims do, and the source takes one
+    to three of them, whatever the batch. A number of channels, or a width that comes in patches, it does not."""
+    inputs, found = trial.graph.inputs, dict(trial.dims)
+    batch, more = samples.batch_dim(inputs, found), samples.may_count_rows(inputs, found)
+    for name in more:
+        tried = ({str(batch): rows, **dict.fromkeys(more, 2), name: size} for rows, size in ((2, 1), (1, 2), (2, 3)))
+        sizes = ({**trial.usual(), **{n: _within(found[n], size) for n, size in each.items()}} for each in tried)
+        if not any(map(trial.refused, sizes)):
+            found[name] = dataclasses.replace(found[name], rows=True)
+    many = any(dim.rows for dim in found.values())
+    if batch is not None and batch != BATCH and batch in found and (many or batch.startswith("batch_")):
+        found[batch] = dataclasses.replace(found[batch], rows=True)
+    return found
+
+
+def _within(dim: Dim, size: int) -> int:
+    return min(max(size, dim.min), dim.max or size)
+
+
+def _from_nothing(
+    trial: Trial, base: Mapping[str, int] | None, asked: Sequence[Mapping[str, Range]], dims: Mapping[str, Dim]
+) -> dict[str, Dim]:
+    """The dimensions of which a profile asks for none, from 0 on where the source runs so: a cache may be empty, no batch is."""
+    batches, found = samples.batch_dims(trial.graph.inputs, trial.dims), dict(dims)
+    wanted = {name for ranges in asked for name, each in ranges.items() if not each.min and name in found}
+    for name in sorted(wanted - set(batches)):
+        empty = {**found, name: dataclasses.replace(found[name], min=0)}
+        if not Trial(trial.graph, empty, trial.run).refused({**(base or trial.usual()), name: 0}):
+            found[name] = empty[name]
+            trial.dims = {**trial.dims, name: dataclasses.replace(trial.dims[name], min=0)}
+    return found
+
+
 def _first_asked(trial: Trial, asked: Sequence[Mapping[str, Range]]) -> list[dict[str, int]]:
     """The sizes of each profile that are tried first: its best ones, one row."""
-    batch = samples.batch_dim(trial.graph.inputs, trial.dims)
+    batches = samples.batch_dims(trial.graph.inputs, trial.dims)
     return [
-        {name: each.min if name == batch else each.opt for name, each in ranges.items() if name in trial.dims}
+        {
+            name: max(trial.dims[name].min, each.min if name in batches else each.opt)
+            for name, each in ranges.items()
+            if name in trial.dims
+        }
         for ranges in asked
         if ranges
     ]
 
 
 def _limits(trial: Trial, base: Mapping[str, int]) -> tuple[dict[str, Dim], list[str]]:
-    batch = samples.batch_dim(trial.graph.inputs, trial.dims)
+    batches = samples.batch_dims(trial.graph.inputs, trial.dims)
     used = {dim for spec in trial.graph.inputs for dim in spec.dims}
     found, notes = dict(trial.dims), []
-    for name in (name for name, dim in trial.dims.items() if dim.max is None and name != batch and name in used):
+    for name in (name for name, dim in trial.dims.items() if dim.max is None and name not in batches and name in used):
         found[name], more = _Search(trial, base, name).limits()
         notes += more
     return found, notes
@@ -173,7 +225,7 @@ def _check_asked(trial: Trial, base: Mapping[str, int], ranges: Mapping[str, Ran
     given = {name: each for name, each in ranges.items() if name in base}
     for name, each in given.items():
         for size in dict.fromkeys((each.opt, each.min, each.max)):
-            why = trial.refused({**base, name: size}) if size else "there is nothing to run at"
+            why = trial.refused({**base, name: size}) if size or not dims[name].min else "there is nothing to run at"
             if why:
                 found = f"the source does not take {name} {size}: {why}; {_takes(name, dims[name])}"
                 found += _quoted(trial.said({**base, name: size}))

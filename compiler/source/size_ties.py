@@ -6,11 +6,16 @@ differ fail, and equal ones do not.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
+from ..core import names_of, size_at
+from ..data import samples
 from .size_trial import Sizes, Trial
 
 FEW = 40  # candidates that are tried with every choice of the dimensions that stay 1, before all are
+SHIFTS = ("+ 1", "+ 2", "- 1", "- 2")
+MOST_COMPUTED = 6  # dimensions beside the batch, above which no sums are tried
 ROWS = (2, 3)  # more than one, for an axis of one is spread over any other
 STEPS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 16, 20, 32, 40, 64, 80, 128, 160, 256, 320, 512)
 
@@ -64,6 +69,35 @@ def _ties_of(trial: Trial, base: dict[str, int], group: list[str], size: int) ->
             if mate != name:
                 found[mate] = name
     return found
+
+
+def computed(trial: Trial) -> dict[str, str]:
+    """{dimension: the sum that it is}, of a source that no size of its own for each dimension suits: a mask of past + 1 under
+    another name. It runs where the sum holds, at two sizes, and with more than that it does not."""
+    usual = trial.usual()
+    free = [name for name in usual if name not in samples.batch_dims(trial.graph.inputs, trial.dims)]
+    if not trial.refused(usual) or len(free) > MOST_COMPUTED:
+        return {}
+    for name in free:
+        others = [other for other in free if other != name]
+        for text in _sums(others):
+            if all(_follows(trial, usual, name, text, more) for more in (0, 4)):
+                return {name: text}
+    return {}
+
+
+def _sums(names: Sequence[str]) -> Iterator[str]:
+    yield from (f"{name} {shift}" for name in names if name.isidentifier() for shift in SHIFTS)
+    yield from (f"2*{name}" for name in names if name.isidentifier())
+    yield from (f"{a} + {b}" for a, b in itertools.combinations(names, 2) if a.isidentifier() and b.isidentifier())
+
+
+def _follows(trial: Trial, usual: Sizes, name: str, text: str, more: int) -> bool:
+    others = {each: size + more if each in names_of([text]) else size for each, size in usual.items()}
+    size = size_at(text, others)
+    if size < 1 or trial.refused({**others, name: size}):
+        return False
+    return all(trial.refused({**others, name: size + step}) for step in STEPS)  # else it takes multiples, or any size
 
 
 def _beside(size: int) -> Iterator[int]:

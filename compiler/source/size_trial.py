@@ -62,13 +62,14 @@ class Trial:
 
     def usual(self) -> dict[str, int]:
         """A size of its own for each dimension, one row."""
-        batch = samples.batch_dim(self.graph.inputs, self.dims)
-        return {name: 1 if name == batch else _odd(dim, at) for at, (name, dim) in enumerate(self.dims.items())}
+        batches = samples.batch_dims(self.graph.inputs, self.dims)
+        return {name: 1 if name in batches else _odd(dim, at) for at, (name, dim) in enumerate(self.dims.items())}
 
     def leading(self) -> list[str]:
         """The dimensions that stand first in inputs of more than one axis."""
         first = [spec.dims[0] for spec in self.graph.inputs if len(spec.dims) > 1]
-        return list(dict.fromkeys(dim for dim in first if isinstance(dim, str)))
+        batches = samples.batch_dims(self.graph.inputs, self.dims)
+        return list(dict.fromkeys([*(dim for dim in first if isinstance(dim, str) and dim in self.dims), *batches]))
 
     def candidates(self) -> Iterator[int]:
         """Sizes to try where the usual ones are refused: those it spoke of, those often wanted, then all."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..core import Outputs, TensorSpec
-from ..data import Sample
+from ..data import Layout, Sample, live_rows
 
 FLOOR = 1e-6  # of the largest value; what float32 rounding leaves of a value that depends on nothing is a tenth of it
 
@@ -15,7 +15,8 @@ FLOOR = 1e-6  # of the largest value; what float32 rounding leaves of a value th
 class SpreadMeter:
     """Smallest and largest value of every output at each place of its fixed dimensions, over all rows of all samples."""
 
-    def __init__(self, outputs: Sequence[TensorSpec]) -> None:
+    def __init__(self, outputs: Sequence[TensorSpec], layout: Layout | None = None) -> None:
+        self._layout = layout
         self._specs = {spec.name: spec for spec in outputs}
         self._ends: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._rows: dict[str, int] = {}
@@ -23,7 +24,8 @@ class SpreadMeter:
     def add(self, sample: Sample, outputs: Outputs) -> None:
         """One sample's outputs; rows that are all masked are left out."""
         for name, spec in self._specs.items():
-            rows = _rows(np.asarray(outputs[name]), spec, sample)
+            axis = self._layout.outputs.get(name, 0) if self._layout else 0
+            rows = _rows(np.asarray(outputs[name]), spec, sample, axis)
             if not rows.size:
                 continue
             low, high = rows.min(axis=0), rows.max(axis=0)
@@ -38,10 +40,9 @@ class SpreadMeter:
         return tuple(name for name, ends in self._ends.items() if self._rows[name] > 1 and _same(*ends))
 
 
-def _rows(array: np.ndarray, spec: TensorSpec, sample: Sample) -> np.ndarray:
+def _rows(array: np.ndarray, spec: TensorSpec, sample: Sample, axis: int) -> np.ndarray:
     """[rows, values]: the dimensions that have a name in front, those of a fixed size behind."""
-    if array.ndim and sample.dead_rows and array.shape[0] > max(sample.dead_rows):
-        array = np.delete(array, sample.dead_rows, axis=0)
+    array = live_rows(array, sample, axis)
     named = [axis for axis, dim in enumerate(spec.dims) if isinstance(dim, str)] if len(spec.dims) == array.ndim else []
     fixed = [axis for axis in range(array.ndim) if axis not in named]
     width = int(np.prod([array.shape[axis] for axis in fixed], dtype=np.int64))

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..artifact import goldens
 from ..core import Advance, BertcError, DataError, ExportFailed, Feeds, Outputs, Profile, RecipeError, first_line
-from ..data import Layout, Sample, dead_rows, special_ids
+from ..data import Layout, Sample, dead_rows, live_rows, special_ids
 from ..data import synthetic as data
 from ..runtime import ReferenceRunner, Runner
 from ..source import Source, runner_of
@@ -69,7 +69,10 @@ def check_export(
     requested = _select_samples(source, profiles, seed, golden_data)
     samples, notes = requested.samples, requested.notes
     runner = runner_of(source.graph)
-    comparison, meter = _comparison(source, source.graph), SpreadMeter(source.graph.outputs)
+    comparison, meter = (
+        _comparison(source, source.graph),
+        SpreadMeter(source.graph.outputs, Layout.of(source.graph.inputs, source.graph.outputs)),
+    )
     kept: list[tuple[Sample, Outputs]] = []
     wrong: dict[int, str] = {}
     size = 0
@@ -163,7 +166,7 @@ def _select_samples(source: Source, profiles: Sequence[Profile], seed: int, gold
 def _typed(sample: Sample, source: Source) -> Sample:
     """A sample that came with the source, in the types of the graph's inputs."""
     feeds = {spec.name: sample.feeds[spec.name].astype(spec.dtype) for spec in source.graph.inputs}
-    return dataclasses.replace(sample, feeds=feeds, dead_rows=dead_rows(feeds))
+    return dataclasses.replace(sample, feeds=feeds, dead_rows=dead_rows(feeds, Layout.of(source.graph.inputs, ())))
 
 
 def _most_elements(source: Source) -> int:
@@ -186,16 +189,11 @@ def _run_source(source: Source, sample: Sample) -> Outputs:
         ) from error
     layout = Layout.of(source.graph.inputs, source.graph.outputs)
     for name, array in outputs.items():
-        if not np.isfinite(_live(array, sample, layout.outputs.get(name, 0))).all():
+        if not np.isfinite(live_rows(array, sample, layout.outputs.get(name, 0))).all():
             raise ExportFailed(
                 f"the source gives NaN or Inf in output {name!r} at {sample.label}: nothing can be verified against it"
             )
     return outputs
-
-
-def _live(array: np.ndarray, sample: Sample, axis: int) -> np.ndarray:
-    rows = [row for row in sample.dead_rows if array.ndim > axis and row < array.shape[axis]]
-    return np.delete(array, rows, axis=axis) if rows else array
 
 
 def _nan_notes(kept: Sequence[tuple[Sample, Outputs]]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..core import BertcError, ExportFailed, Outputs, first_line
-from ..data import Sample
+from ..data import Layout, Sample, live_rows
 from . import budgets
 from .budgets import Budget
 from .comparison import Comparison
@@ -31,7 +31,8 @@ def check_given(source: Source, samples: Sequence[Sample], outputs: Sequence[Out
     given = source.given
     if given is None:
         return ()
-    comparison, overflowed, hidden, failed = Comparison(source.task), 0, 0, ""
+    layout = Layout.of(source.graph.inputs, source.graph.outputs)
+    comparison, overflowed, hidden, failed = Comparison(source.task, layout=layout), 0, 0, ""
     for sample, made in zip(samples, outputs, strict=True):
         try:
             wanted = given.run(sample.feeds)
@@ -40,11 +41,10 @@ def check_given(source: Source, samples: Sequence[Sample], outputs: Sequence[Out
         except Exception as error:  # noqa: BLE001 - PyTorch's and onnxruntime's exceptions share no public base class
             failed = first_line(error)
             continue
-        rows = [row for row in range(len(next(iter(sample.feeds.values())))) if row not in sample.dead_rows]
-        if not _finite(wanted, rows, sample):
+        if not _finite(wanted, sample, layout):
             overflowed += 1
             continue
-        hidden += given.rounded is not None and not _finite(given.rounded(sample.feeds), rows, sample)
+        hidden += given.rounded is not None and not _finite(given.rounded(sample.feeds), sample, layout)
         comparison.add(wanted, made, sample)
     notes = []
     if overflowed:
@@ -61,9 +61,9 @@ def check_given(source: Source, samples: Sequence[Sample], outputs: Sequence[Out
     return (*notes, _judged(given, comparison))
 
 
-def _finite(outputs: Outputs, rows: Sequence[int], sample: Sample) -> bool:
-    live = (array[list(rows)] if sample.dead_rows and array.ndim else array for array in outputs.values())
-    return all(np.isfinite(array).all() for array in live)
+def _finite(outputs: Outputs, sample: Sample, layout: Layout) -> bool:
+    """Whether all is finite but the rows whose mask is all zero."""
+    return all(np.isfinite(live_rows(array, sample, layout.outputs.get(name, 0))).all() for name, array in outputs.items())
 
 
 def _judged(given: Given, comparison: Comparison) -> str:

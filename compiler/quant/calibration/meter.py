@@ -73,7 +73,7 @@ class Meter:
             names = set(re.findall(r"[A-Za-z_]\w*", dim))
             if not names or not names <= self._names:
                 return None
-            if alive.name not in names:
+            if alive.name not in names and alive.name != dim:
                 continue
             if size != len(alive.positions):
                 return None

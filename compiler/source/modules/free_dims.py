@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core import AUDIO_DIM, SourceError, first_line
+from ...core import AUDIO_DIM, SourceError, affine, first_line
 from ..factory import FactoryModel
 from ..silence import quiet
 from .calling import call_arguments, call_order, eager, exportable, model_name
@@ -95,6 +95,7 @@ def _names(made: FactoryModel, found: dict[str, list[int | str]]) -> dict[str, s
 def _renamed(size: int | str, names: dict[str, str]) -> int | str:
     if isinstance(size, int):
         return size
-    if size not in names:
+    computed = affine(size)
+    if computed is None or not set(computed.names) <= names.keys():
         raise SourceError(f"the factory names no dims, and one is {size} in the exported graph; return a FactoryModel with dims")
-    return names[size]
+    return str(computed.renamed(names))

@@ -12,7 +12,7 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping
 
-from ...core import Dim
+from ...core import Dim, names_of
 from ..factory import FactoryModel
 
 GUARD = re.compile(r"^Not all values of .*? satisfy the generated guard (.+?)\.?$")
@@ -54,9 +54,9 @@ def _holds_from(guard: str, made: FactoryModel, dims: Mapping[str, Dim]) -> tupl
     def named(match: re.Match[str]) -> str:
         if match[1] not in made.dims:
             return match[0]
-        name = str(made.dims[match[1]][int(match[2])])
-        names.append(name)
-        return name
+        dim = str(made.dims[match[1]][int(match[2])])
+        names.extend(names_of([dim]))
+        return f"({dim})"
 
     text = SIZE.sub(named, guard)
     tree = _arithmetic(text, set(names))

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from ...core import SourceError
+from ...core import SourceError, names_of
 from ..factory import FactoryModel
 from ..loading import root_cause
 
@@ -39,7 +39,7 @@ def explain(error: Exception, made: FactoryModel, name: str) -> SourceError:
 def _about_dims(lines: list[str], made: FactoryModel) -> str:
     detail = next((line for line in lines[1:] if line.startswith(("You marked", "Not all values"))), lines[0])
     violated = lines[0].partition("(")[2]
-    ports = [(dim, name) for name in made.inputs for dim in made.dims[name] if isinstance(dim, str)]
+    ports = [(dim, name) for name in made.inputs for dim in names_of(d for d in made.dims[name] if isinstance(d, str))]
     named = [(d, n) for d, n in ports if re.search(rf"\b{d}\b", detail) or re.search(rf"\b{d}\b", violated)]
     dim, name = named[0] if named else ("?", "?")
     fixes = [f for f in lines if f.startswith(f"{dim} = ")]

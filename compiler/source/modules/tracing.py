@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ...core import Dim
+from ...core import Dim, derived
 from ..factory import FactoryModel, dims_of
 from .calling import call_arguments, eager, model_name
 from .guards import provable_minimums
@@ -25,11 +25,22 @@ def trace(made: FactoryModel) -> tuple[Any, dict[Any, Callable[..., Any]]]:
         try:
             return _export(made, args, kwargs, dims), translations
         except Exception as error:  # the exporter raises what the model's code raises
-            program = _again(made, args, kwargs, dims, error)
+            program = _left_free(made, args, kwargs, dims) or _again(made, args, kwargs, dims, error)
             if program is not None:
                 return program, translations
             # Where no size is dynamic it may be refused for another reason: that one is to be told, or the advice would not work.
             raise explain(_refused_anyway(made, args, kwargs) or error, made, model_name(made)) from error
+
+
+def _left_free(made: FactoryModel, args: Any, kwargs: Any, dims: Mapping[str, Dim]) -> Any | None:
+    """The program where computed sizes are for torch.export to find: it fails on `length - 2` where a slice makes it."""
+    axes = [dim for each in made.dims.values() for dim in each if isinstance(dim, str)]
+    if not any(map(derived, axes)):
+        return None
+    try:
+        return _export(made, args, kwargs, dims, free=True)
+    except Exception:  # noqa: BLE001  the first refusal is told
+        return None
 
 
 def _again(made: FactoryModel, args: Any, kwargs: Any, dims: Mapping[str, Dim], error: Exception) -> Any | None:
@@ -44,11 +55,23 @@ def _again(made: FactoryModel, args: Any, kwargs: Any, dims: Mapping[str, Dim], 
         return None
 
 
-def _export(made: FactoryModel, args: Any, kwargs: Any, dims: Mapping[str, Dim], **options: Any) -> Any:
+def _export(made: FactoryModel, args: Any, kwargs: Any, dims: Mapping[str, Dim], free: bool = False, **options: Any) -> Any:
     symbols = {name: torch.export.Dim(name, min=dim.min, max=dim.max) for name, dim in dims.items()}
-    shapes = {n: {axis: symbols[d] for axis, d in enumerate(made.dims[n]) if isinstance(d, str)} for n in made.inputs}
+    shapes = {n: {a: _size(d, symbols, free) for a, d in enumerate(made.dims[n]) if isinstance(d, str)} for n in made.inputs}
     dynamic = {name: shapes[name] for name in kwargs} if kwargs else tuple(shapes.values())
     return torch.export.export(made.module, args, kwargs, dynamic_shapes=dynamic, strict=False, **options)
+
+
+def _size(dim: str, symbols: Mapping[str, Any], free: bool) -> Any:
+    """A size as torch.export takes it: a symbol, or one computed from a symbol. A sum of symbols it finds itself."""
+    computed = derived(dim)
+    if computed is None:
+        return symbols[dim]
+    if free or len(computed.factors) > 1:
+        return torch.export.Dim.AUTO
+    name, factor = computed.factors[0]
+    size = symbols[name] if factor == 1 else factor * symbols[name]
+    return size + computed.offset if computed.offset > 0 else size - -computed.offset if computed.offset else size
 
 
 def _refused_anyway(made: FactoryModel, args: Any, kwargs: Any) -> Exception | None:

@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...core import Advance, Outputs
-from ...data import Sample
+from ...data import Layout, Sample
 from ...graph import Graph, Origin
 from ...graph import provenance as origin
 from ...runtime import emulate_rounding, reference_session, with_outputs
@@ -113,7 +113,7 @@ class BudgetTest:
                 sample, expected = self.samples[index]
                 self.runs += 1
                 self.runner.in_float32 = in_float32
-                comparison = Comparison(self.task)
+                comparison = Comparison(self.task, layout=Layout.of(self.runner.inputs, self.runner.outputs))
                 comparison.add(expected, self._run(sample), sample)
                 self._known[key] = tuple(budgets.find_violations(comparison.result(), self.budget))
             yield index, self._known[key]

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from bertc.core.errors import DataError
 from bertc.core.profiles import Dim
+from bertc.core.tensors import TensorSpec
 from bertc.data import synthetic as data
-from bertc.data.samples import dead_rows
+from bertc.data.samples import Layout, dead_rows, may_count_rows
 from bertc.data.synthetic import index_bounds, mask_pattern, synthetic_samples
 from bertc.graph.model import Graph
 
@@ -240,3 +241,50 @@ def test_dead_rows_need_every_mask_to_be_zero():
     assert dead_rows({"mask": one}) == (0, 2)
     assert dead_rows({"mask": one, "other_mask": other}) == (0,)
     assert dead_rows({"x": one}) == dead_rows({"mask": np.zeros(3, int)}) == ()
+
+
+# Rows on other axes than the first, and on several
+
+
+def test_a_mask_of_time_first_has_its_rows_on_its_second_axis():
+    found = of_inputs("int64[length, batch] ids, int64[length, batch] attention_mask")
+    samples = synthetic_samples(found, DIMS)
+    dead = next(sample for sample in samples if sample.dead_rows)
+    assert dead.dead_rows == (1,)
+    assert not dead.feeds["attention_mask"][:, 1].any()
+    assert dead.feeds["attention_mask"][:, 0].all()
+    right = next(sample.feeds["attention_mask"] for sample in samples if "right padding" in sample.label)
+    assert (np.diff(right, axis=0) <= 0).all(), "padding is at the end of the length"
+
+
+def test_a_stack_of_caches_has_its_rows_where_the_batch_is():
+    inputs = [
+        TensorSpec("past", "float32", (4, "rows", 2, "past", 8)),
+        TensorSpec("ids", "int64", ("rows", 1)),
+        TensorSpec("mask", "int64", ("rows", "past + 1")),
+    ]
+    layout = Layout.of(inputs, [TensorSpec("present", "float32", (4, "rows", 2, "past + 1", 8))])
+    assert (layout.batch, layout.inputs, layout.outputs) == ("rows", {"past": 1, "ids": 0, "mask": 0}, {"present": 1})
+    assert Layout.of(inputs[:1], ()).batch == "rows"
+
+
+ROWS = ("batch", "x", "length")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "found"),
+    [
+        ({"ids": ROWS}, ("x",)),
+        ({"ids": ROWS, "scores": ("batch", "x")}, ("x",)),  # a listwise ranker's prior scores
+        ({"pairs": ROWS, "ids": ("batch", "x"), "others": ("batch", "length")}, ()),  # a table of pairs
+        ({"attention_mask": ROWS, "ids": ("batch", "length")}, ()),  # a mask [batch, from, to]
+        ({"positions": ("batch", "length", "length")}, ()),
+        ({"pixels": ("batch", 3, "height", "width")}, ()),
+        ({"states": ("batch", "length", 64)}, ()),
+        ({"windows": ("batch", "batch_windows", "length", 80)}, ("batch_windows",)),
+        ({"ids": ("a", "b", "c", "length")}, ("b", "c")),
+    ],
+)
+def test_what_may_count_rows_beside_the_batch(inputs, found):
+    specs = [TensorSpec(name, "int64" if name != "states" else "float32", dims) for name, dims in inputs.items()]
+    assert may_count_rows(specs, {name: Dim(name) for spec in specs for name in spec.names}) == found
