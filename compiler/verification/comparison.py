@@ -106,8 +106,15 @@ class Comparison:
                     f"{sample.label}: the source gives NaN in output {name!r}; check its weights, and whether it takes this input"
                 )
 
-    def result(self) -> ComparisonResult:
-        """Raises DataError when no sample, or no live row, was compared: that would be a check that cannot fail."""
+    def least_scales(self) -> dict[str, float]:
+        """Of each output of floats, as `OutputSums.least_scale`."""
+        return {name: output.least_scale() for name, output in self._outputs.items() if isinstance(output, OutputSums)}
+
+    def result(self, least_scales: Mapping[str, float] | None = None) -> ComparisonResult:
+        """Raises DataError when no sample, or no live row, was compared: that would be a check that cannot fail.
+
+        `least_scales`: those of a comparison of more samples, which these are a part of.
+        """
         if not self._samples:
             raise DataError("no samples were compared; give data with at least one row")
         for output in self._outputs.values():
@@ -116,7 +123,10 @@ class Comparison:
         decisions = tuple(d for counter in self._counters if (d := counter.result()) is not None) if self._outputs else ()
         decisions += tuple(output.decision() for output in self._outputs.values() if isinstance(output, ChoiceSums))
         note = "" if decisions or self._counters else f"no decisions for task {self.task!r}"
-        outputs = tuple(output.result() for output in self._outputs.values())
+        least = least_scales or {}
+        outputs = tuple(
+            o.result(least.get(name)) if isinstance(o, OutputSums) else o.result() for name, o in self._outputs.items()
+        )
         metrics = self._scorer.result() if self._scorer else (*self._mean_cosine(outputs), *self._decisions_kept(decisions))
         return ComparisonResult(self.task, outputs, decisions, self._samples, self._rows, note, metrics, self._scorer is not None)
 

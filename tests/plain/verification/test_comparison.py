@@ -52,6 +52,42 @@ def test_relative_error_is_per_sample_and_the_worst_counts():
     assert out.relative == pytest.approx(0.5)
 
 
+def of_samples(*pairs):
+    comparison = Comparison()
+    for index, (expected, got) in enumerate(pairs):
+        arrays = (np.array(each, np.float64) for each in (expected, got))
+        comparison.add(*({"x": array} for array in arrays), sample(label=str(index)))
+    return comparison
+
+
+def test_a_score_near_zero_has_the_scale_of_half_of_the_samples():
+    out = of_samples(([[1e-4]], [[2e-4]]), ([[-2.0]], [[-2.0]]), ([[50.0]], [[50.0]])).result().outputs[0]
+    assert (out.relative, out.worst) == (pytest.approx(1e-4 / 2), "0, row 0"), "of the middle one, not of the largest"
+    out = of_samples(([[1.0]], [[1.0]]), ([[-2.0]], [[-2.5]]), ([[3.0]], [[3.0]])).result().outputs[0]
+    assert (out.relative, out.worst) == (0.25, "1, row 0"), "above the least scale a sample has its own"
+
+
+def test_a_probability_near_zero_has_the_scale_of_the_largest():
+    """What ONNX Runtime's Sigmoid gives for -8.2 with and without its optimisations."""
+    near = ([[2.8e-4]], [[2.8e-4 + 6e-8]])
+    assert of_samples(near, near, ([[0.4]], [[0.4]])).result().outputs[0].relative == pytest.approx(1.5e-7)
+    wide = [[2.8e-4] * 20], [[2.8e-4 + 6e-8] * 20]
+    assert of_samples(wide, ([[0.4] * 20], [[0.4] * 20])).result().outputs[0].relative == pytest.approx(1.5e-7)
+    logits = of_samples(wide, ([[-0.4] * 20], [[-0.4] * 20])).result().outputs[0]
+    assert logits.relative == pytest.approx(6e-8 / 2.8e-4), "a vector has a scale of its own, and this is no probability"
+
+
+def test_a_wrong_probability_is_wrong_at_any_scale():
+    wrong = of_samples(([[2.8e-4]], [[4e-4]]), ([[0.4]], [[0.4]]))
+    assert find_violations(wrong.result(), DEFAULT_BUDGETS["fp32"])[0].worst == "0, row 0"
+
+
+def test_one_sample_is_judged_on_the_scale_of_all():
+    one = of_samples(([[2.8e-4]], [[2.8e-4 + 6e-8]]))
+    every = of_samples(([[2.8e-4]], [[2.8e-4]]), ([[0.4]], [[0.4]]))
+    assert one.result().outputs[0].relative > 1e-4 > 1e-6 > one.result(every.least_scales()).outputs[0].relative
+
+
 @pytest.mark.parametrize(
     ("expected", "got", "relative", "cosine", "sqnr"),
     [
