@@ -67,8 +67,8 @@ def test_batch_and_length_are_found(tool: str, value_info: bool, tmp_path: Path)
 @pytest.mark.parametrize("state", ["float[2,state_d1,8]", "float[state_d0,state_d1,8]"])
 def test_the_rows_of_a_state_are_no_length(state: str, tmp_path: Path) -> None:
     """[layers, batch, size] beside [batch, samples]; without a number for its layers the second axis may be a length."""
-    text = f"""<ir_version: 10, opset_import: ["" : 20]> g (float[input_d0,input_d1] x, {state} s) => (float[A,B] y, float[A,B,8] n)
-    {{ y = Relu (x) n = Relu (s) }}"""
+    text = f"""<ir_version: 10, opset_import: ["" : 20]> g (float[input_d0,input_d1] x, {state} s)
+    => (float[A,B] y, float[A,B,8] n) {{ y = Relu (x) n = Relu (s) }}"""
     onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
     graph, _, _ = onnx_source.read_onnx_file(tmp_path / "m.onnx")
     assert graph.inputs[1].dims[1] == ("state_d1" if state.startswith("float[2") else "length")
