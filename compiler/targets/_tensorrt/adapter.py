@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 PLAN = "engine.plan"
 SHOWN_ERRORS = 5
 FUSES = True
+CARRIES = ("fp32", "fp16", "bf16")  # what a source's own Q/DQ pairs may be built in: the type of all that is not int8
 INT8_BASE = "fp16"
 INT8_ATTENTION = _int8.ATTENTION  # with float16 around it; there is none in bfloat16
 OLDEST_FP8 = 89

@@ -386,6 +386,14 @@ def test_short_vectors_are_judged_by_their_length_and_long_ones_by_their_angle()
     assert find_violations(compared(wide, turned), Budget(cosine=0.9999))[0].metric == "cosine"
 
 
+def test_half_precision_around_int8_is_held_to_int8s_rounding():
+    """A rounding that moves an activation over the border of two integers is a whole step; float32 moves none."""
+    assert budget_for("fp16", {}, carried=True).cosine == budget_for("bf16", {}, carried=True).cosine == 0.99
+    assert budget_for("fp32", {}, carried=True) == budget_for("fp32", {})
+    assert "default of fp16 around int8" in budget_for("fp16", {}, carried=True).summary()
+    assert budget_for("fp16", {"cosine": 0.999}, carried=True).cosine == 0.999, "what was asked for goes first"
+
+
 def test_a_limit_says_who_set_it():
     budget = budget_for("fp16", {"cosine": 0.9, "alarm": 0.01, "max_drop": 0.2}, {"max_drop": 0.1, "rel": 0.5})
     assert {name: budget.origins[name] for name in ("cosine", "alarm", "max_drop", "rel")} == {
