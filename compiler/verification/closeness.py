@@ -14,6 +14,12 @@ from .result import MIN_COSINE_WIDTH
 BLOCK = 2**20  # elements held in float64 at a time, so that memory does not grow with a vocabulary
 
 
+# A sigmoid is exact to a part of 1, not of its result. ONNX Runtime's moves by 1.8e-7 between its optimisations on and off: by
+# all of it where a detector of text finds nothing, by 2e-4 of a probability of 2.8e-4 in silero-vad. Taken to be exact to
+# 2^-23 on each side, which together is 1e-5 of this.
+LEAST_OF_ONE = 2.0**-22 / 1e-5
+
+
 @dataclasses.dataclass(frozen=True)
 class OutputResult:
     """One output over all samples; `worst` and `worst_cosine` name the row of `relative` and of `cosine_min`."""
@@ -42,12 +48,12 @@ class OutputSums:
     """Running sums of one output.
 
     An error is relative to the largest value of its sample. Where that is no scale, to more: a score may be near zero in one
-    sample, so that of a few numbers the scale is at least what half of the samples reach; and a sigmoid or a softmax is exact to
-    a part of 1, not of its result, so that of probabilities it is the largest of all samples. (ONNX Runtime's Sigmoid is exact
-    to 6e-8: of silero-vad's files with its optimisations on and off, a probability of 2.8e-4 differs by 2e-4 of itself.)
+    sample, so that of a few numbers the scale is at least what half of the samples reach; of numbers in 0 to 1 it is the largest
+    of all samples; and `of_one`, which come out of a sigmoid or a softmax, never less than LEAST_OF_ONE.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, of_one: bool = False) -> None:
+        self.of_one = of_one
         self.name = name
         self.peak, self.low, self.high = 0.0, math.inf, -math.inf
         self.worst_abs = ""
@@ -120,7 +126,7 @@ class OutputSums:
     def least_scale(self) -> float:
         """What an error is relative to at least; 0 where the largest value of a sample is scale enough."""
         if self.low >= 0 and self.high <= 1:
-            return self.peak
+            return max(self.peak, LEAST_OF_ONE) if self.of_one else self.peak
         peaks = sorted(peak for _, peak, _ in self._few) if self.width < MIN_COSINE_WIDTH else []
         return peaks[(len(peaks) - 1) // 2] if peaks else 0.0
 

@@ -67,7 +67,7 @@ class Comparison:
 
     def _sums(self, name: str, array: np.ndarray) -> OutputSums | ChoiceSums:
         if array.dtype.kind not in "iub":
-            return OutputSums(name)
+            return OutputSums(name, of_one=self.ties is not None and name in self.ties.of_one)
         return ChoiceSums(name, self._tied if self.ties is not None else None)
 
     def _tied(self, name: str, expected: np.ndarray, got: np.ndarray, feeds: Feeds) -> np.ndarray:

@@ -168,3 +168,25 @@ def test_the_sizes_of_a_profile_are_tried_first(tmp_path: Path) -> None:
     text = ONE.replace("float[576,5] w", "float[4801,5] w")
     onnx.save(weights(onnx.parser.parse_model(text), w=(4801, 5)), tmp_path / "m.onnx")
     assert open_source(str(tmp_path / "m.onnx"), None, ["length=4801:4801:4801"]).dims["length"] == Dim("length", 4801, 4801)
+
+
+GRID = """<ir_version: 10, opset_import: ["" : 20]> g (float[SIZES] x) => (float[SIZES] y) {
+  p = MaxPool <kernel_shape = [1, 1], strides = [STEP, STEP]> (x)
+  f = Constant <value_floats = [1.0, 1.0, STEP.0, STEP.0]> () n = Constant <value_ints = [0]> ()
+  u = Resize <mode = "nearest"> (p, , f) y = Add (x, u) }"""
+
+
+@pytest.mark.parametrize("step", [4, 8, 32])
+@pytest.mark.parametrize("sizes", ["-1,3,-1,-1", "batch,3,height,width"])
+def test_maps_that_are_halved_and_doubled_take_multiples(sizes: str, step: int, tmp_path: Path) -> None:
+    """1 runs, for it is spread over any size, and so do all multiples; not what lies between. A size of -1 is none."""
+    model = onnx.parser.parse_model(GRID.replace("SIZES", sizes.replace("-1", "0")).replace("STEP", str(step)))
+    for value in (*model.graph.input, *model.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.WhichOneof("value") == "dim_value" and not dim.dim_value:
+                dim.dim_value = -1
+    onnx.save(model, tmp_path / "m.onnx")
+    source = open_source(str(tmp_path / "m.onnx"))
+    names = source.graph.inputs[0].dims
+    assert names[0] == "batch" and names[1] == 3 and len(set(names)) == 4
+    assert [source.dims[name] for name in names[2:]] == [Dim(str(name), step, multiple=step) for name in names[2:]]

@@ -5,6 +5,7 @@ import json
 import math
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +13,9 @@ from hypothesis.extra import numpy as hnp
 
 from bertc.core.errors import DataError, VerifyFailed
 from bertc.data.samples import Sample
+from bertc.graph.model import Graph
 from bertc.verification.budgets import DEFAULT_BUDGETS, Budget, budget_for, find_violations
+from bertc.verification.choices import Ties
 from bertc.verification.comparison import Comparison
 from bertc.verification.decisions import Decision, ctc_collapse
 
@@ -75,6 +78,19 @@ def test_a_probability_near_zero_has_the_scale_of_the_largest():
     assert of_samples(wide, ([[0.4] * 20], [[0.4] * 20])).result().outputs[0].relative == pytest.approx(1.5e-7)
     logits = of_samples(wide, ([[-0.4] * 20], [[-0.4] * 20])).result().outputs[0]
     assert logits.relative == pytest.approx(6e-8 / 2.8e-4), "a vector has a scale of its own, and this is no probability"
+
+
+@pytest.mark.parametrize(("end", "judged"), [("Sigmoid (x)", False), ("Softmax (x)", False), ("Relu (x)", True)])
+def test_the_noise_of_a_sigmoid_is_none_where_all_are_near_zero(end, judged):
+    """A detector that finds nothing in the goldens: ONNX Runtime with and without its optimisations differs by 1.8e-7."""
+    head = '<ir_version: 10, opset_import: ["" : 20]> g (float[B,20] v) => (float[B,20,1] x) '
+    text = f"{head} {{ i = Constant <value_ints = [2]> () x0 = {end.replace('(x)', '(v)')} x = Unsqueeze (x0, i) }}"
+    ties = Ties(Graph(ir.from_onnx_text(text)), 1e-5)
+    for error, broken in ((1.8e-7, judged), (5e-7, True)):
+        comparison = Comparison(ties=ties)
+        made = np.full((1, 20, 1), 1e-5)
+        comparison.add({"x": made}, {"x": made + error}, sample())
+        assert bool(find_violations(comparison.result(), DEFAULT_BUDGETS["fp32"])) is broken
 
 
 def test_a_wrong_probability_is_wrong_at_any_scale():
