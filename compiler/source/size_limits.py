@@ -152,7 +152,7 @@ class _Search:
         A map that is halved five times and doubled again to be added to itself takes 1, and 25 to 32, and 57 to 64. Such a one
         has refused the usual size before.
         """
-        if self.base[self.name] == self.trial.usual()[self.name]:
+        if dict(self.base) == self.trial.usual():
             return ""
         ran = False
         for size in sorted({*BETWEEN, self.base[self.name]}):

@@ -110,22 +110,25 @@ class Comparison:
         """Of each output of floats, as `OutputSums.least_scale`."""
         return {name: output.least_scale() for name, output in self._outputs.items() if isinstance(output, OutputSums)}
 
-    def result(self, least_scales: Mapping[str, float] | None = None) -> ComparisonResult:
+    def result(self, least_scales: Mapping[str, float] | None = None, *, part: bool = False) -> ComparisonResult:
         """Raises DataError when no sample, or no live row, was compared: that would be a check that cannot fail.
 
-        `least_scales`: those of a comparison of more samples, which these are a part of.
+        `least_scales`: those of a comparison of more samples, which these are a `part` of: an output that nothing here tells of
+        (a row all masked, and no axis of rows) is left to the others.
         """
         if not self._samples:
             raise DataError("no samples were compared; give data with at least one row")
         for output in self._outputs.values():
-            if not output.vectors:
+            if not output.vectors and not part:
                 raise DataError(f"no row of output {output.name!r} was compared: every row is fully masked; give other data")
         decisions = tuple(d for counter in self._counters if (d := counter.result()) is not None) if self._outputs else ()
         decisions += tuple(output.decision() for output in self._outputs.values() if isinstance(output, ChoiceSums))
         note = "" if decisions or self._counters else f"no decisions for task {self.task!r}"
         least = least_scales or {}
         outputs = tuple(
-            o.result(least.get(name)) if isinstance(o, OutputSums) else o.result() for name, o in self._outputs.items()
+            o.result(least.get(name)) if isinstance(o, OutputSums) else o.result()
+            for name, o in self._outputs.items()
+            if o.vectors
         )
         metrics = self._scorer.result() if self._scorer else (*self._mean_cosine(outputs), *self._decisions_kept(decisions))
         return ComparisonResult(self.task, outputs, decisions, self._samples, self._rows, note, metrics, self._scorer is not None)

@@ -221,7 +221,7 @@ def _what_differs(runner: Runner, sample: Sample, expected: Outputs, comparison:
         comparison.add(expected, got, sample)
     except BertcError as error:
         return str(error)
-    return one if budgets.find_violations(one.result(), EXPORT_BUDGET) else None
+    return one if budgets.find_violations(one.result(part=True), EXPORT_BUDGET) else None
 
 
 def _still_wrong(wrong: Mapping[int, str | Comparison], comparison: Comparison) -> dict[int, str]:
@@ -230,7 +230,7 @@ def _still_wrong(wrong: Mapping[int, str | Comparison], comparison: Comparison) 
     for index, why in wrong.items():
         if isinstance(why, str):
             found[index] = why
-        elif violations := budgets.find_violations(why.result(scales), EXPORT_BUDGET):
+        elif violations := budgets.find_violations(why.result(scales, part=True), EXPORT_BUDGET):
             found[index] = str(violations[0])
     return found
 

@@ -191,6 +191,15 @@ def test_dead_rows_of_an_output_without_rows():
     assert (out.relative, out.uncompared, out.vectors) == (0.0, 1, 1)
 
 
+def test_a_part_leaves_what_it_does_not_tell_of_to_the_others():
+    """One sample with a row all masked, and an output of which nobody knows the rows: the other output is judged."""
+    part = Comparison()
+    part.add({"x": np.ones((2, 3)), "y": np.ones(5)}, {"x": np.full((2, 3), 2.0), "y": np.ones(5)}, sample(2, dead=(1,)))
+    assert [(out.name, out.relative) for out in part.result(part=True).outputs] == [("x", 1.0)]
+    with pytest.raises(DataError, match="no row of output 'y'"):
+        part.result()
+
+
 def test_nothing_compared_is_an_error():
     with pytest.raises(DataError, match="no samples"):
         Comparison().result()
