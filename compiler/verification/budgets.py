@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import RecipeError, did_you_mean
 from . import intervals as confidence
-from .result import MIN_COSINE_WIDTH, ComparisonResult, _plain
+from .closeness import MIN_COSINE_WIDTH
+from .result import ComparisonResult, _plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

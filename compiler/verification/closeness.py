@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..data import Sample
-from .result import MIN_COSINE_WIDTH
 
+MIN_COSINE_WIDTH = 16  # elements: an output of shorter vectors is not judged by their cosine
 BLOCK = 2**20  # elements held in float64 at a time, so that memory does not grow with a vocabulary
 
 

@@ -11,10 +11,10 @@ from ..data import Labels, Layout, Sample, row_count
 from . import intervals as confidence
 from . import task_metrics as scores
 from .choices import ChoiceSums, Ties
-from .closeness import OutputResult, OutputSums
+from .closeness import MIN_COSINE_WIDTH, OutputResult, OutputSums
 from .decisions import Decision, decision_counters
 from .intervals import Metric
-from .result import MIN_COSINE_WIDTH, ComparisonResult
+from .result import ComparisonResult
 
 
 class Comparison:
