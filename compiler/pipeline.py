@@ -27,7 +27,7 @@ from .precision import Evidence, Typed
 from .recipe import Recipe, check, choose_targets
 from .report import document as report
 from .report import page, tables
-from .source import Source, open_source
+from .source import Source, describe_quantised, open_source
 from .targets import BuildRequest, Built, TargetSpec
 from .verification import ExportCheck, InputsCheck, budget_for, check_export, check_fused, check_inputs, on_data
 from .verification import verdict as verification
@@ -385,7 +385,7 @@ def manifest_facts(
         "inputs_check": job.inputs.facts(),
         "profiles": profiles.profiles_to_json(job.ranges),
         "seed": recipe.seed,
-        "budget": budget_for(build.precision, build.limits).limits(),
+        "budget": budget_for(build.precision, build.limits, carried=not quantised and bool(describe_quantised(graph))).limits(),
         "tools": dict(source.versions) | machine.versions(),
     }
 

@@ -99,8 +99,18 @@ def _spare(nodes: list[ir.Node], islands: dict[ir.Node, Island], demanded: Mappi
         islands |= {node: spared.pop(node) for node in beside}
 
 
+def _leaves_range(node: ir.Node) -> bool:
+    """Whether it is a function of RANGE, or the x * x of a sum of squares, which jax writes for Pow(x, 2).
+
+    A variance as the mean of squares less the square of the mean (jax again) is all that the two do not share: a square that is
+    rounded before it is summed may be off by more than that.
+    """
+    squares = node.op_type == "Mul" and node.inputs[0] is node.inputs[1]
+    return node.op_type in RANGE or (squares and any(user.op_type in REDUCTIONS for user, _ in node.outputs[0].uses()))
+
+
 def _is_costly(node: ir.Node, islands: Mapping[ir.Node, Island]) -> bool:
-    return node.op_type in RANGE | COSTLY_SUMS and node in islands and islands[node].by == "free"
+    return (_leaves_range(node) or node.op_type in COSTLY_SUMS) and node in islands and islands[node].by == "free"
 
 
 def _neighbours(node: ir.Node) -> Iterator[ir.Node]:
@@ -156,7 +166,7 @@ def _by_rule(node: ir.Node, graph: Graph, half: HalfType, clamps: dict[ir.Value,
         return Island("control flow")
     if node.op_type in REDUCTIONS | COSTLY_SUMS:
         return Island(SUMS, "free")
-    if node.op_type in RANGE:
+    if _leaves_range(node):
         return Island("its result can leave the range of the type", "free")
     if node.op_type == "Range":
         return Island(COUNTED)

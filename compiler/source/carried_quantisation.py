@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from ..graph import Graph, infer_shapes
+from ..core import NotFused
+from ..graph import Graph, infer_shapes, upgrade_opset
 from .quantised_activations import quantised_operators
 from .stored_weights import fold_value, stored_constants
 
@@ -44,10 +45,16 @@ def _fault(node: ir.Node) -> str:
 
 
 def carry_quantisation(graph: Graph) -> Graph:
-    """A copy with a type of every value, whose int32 biases are float32; the graph itself where nothing is quantised."""
+    """A copy with a type of every value, whose int32 biases are float32; the graph itself where nothing is quantised.
+
+    Of a newer opset where onnx's converter can: before opset 19 the scales of a pair, and what it gives back, are float32 alone.
+    """
     if not quantised_operators(graph.model):
         return graph
-    copy = graph.copy()
+    try:
+        copy = upgrade_opset(graph).graph.copy()
+    except NotFused:
+        copy = graph.copy()
     infer_shapes(copy.model)
     constants = stored_constants(copy.model)
     pairs = [node for node in copy.model.graph if node.op_type == "DequantizeLinear" and node.inputs[0] in constants]

@@ -170,7 +170,9 @@ def call_by_role(model: ir.Model) -> Iterator[str]:
     leading = dict.fromkeys(_symbol(value, 0) for value in inputs if _symbol(value, 0))
     if len(leading) == 1 and BATCH not in used and INVENTED.fullmatch(name := str(next(iter(leading)))):
         roles[name] = BATCH
-    following = [name for value in inputs if _is_sequence(value) and (name := _symbol(value, 1)) and name not in leading]
+    # Beside inputs that lead with a dynamic batch, one that leads with a number leads with layers: [layers, batch, size].
+    sequences = [value for value in inputs if _is_sequence(value) and (_symbol(value, 0) or not leading)]
+    following = [name for value in sequences if (name := _symbol(value, 1)) and name not in leading]
     if following and LENGTH not in used and INVENTED.fullmatch(following[0]):
         roles[following[0]] = LENGTH
     rename_dims(model, roles)

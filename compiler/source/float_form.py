@@ -20,7 +20,7 @@ def as_float(graph: Graph) -> tuple[Graph, list[str]]:
     """The float32 form of a graph, which may be changed, and notes; the graph itself where it is in that form."""
     contrib.claim_own(graph.model)
     if found := describe_quantised(graph):
-        return graph, [f"quantised already ({found}): it keeps its arithmetic, and nothing is fused or typed again"]
+        return graph, [f"quantised already ({found}): it keeps its arithmetic, and nothing is fused"]
     _, notes = widen(graph.model)
     notes += fold_stored_weights(graph.model)
     if not contrib.has_contrib(graph.model):

@@ -44,6 +44,7 @@ def read_onnx_file(path: Path, known: bool = False) -> tuple[Graph, dict[str, Di
     inner = graph.model.graph
     notes += changed
     model = graph.model
+    _forget_negative(model)
     typed = all(v.dtype is not None and v.shape is not None for v in (*inner.inputs, *inner.outputs))
     name_apart(model)
     notes += settle_dims(model)  # before inference: what is equal has one name wherever it goes
@@ -154,6 +155,17 @@ def _has_nan(tensor: ir.TensorProtocol | None) -> bool:
     flat = tensor.numpy().reshape(-1)
     pieces = (flat[at : at + PIECE].astype(np.float32, copy=False) for at in range(0, flat.size, PIECE))
     return any(np.isnan(piece.min()) for piece in pieces)  # a minimum is NaN where anything is
+
+
+def _forget_negative(model: ir.Model) -> None:
+    """A size of -1, as paddle writes what is dynamic, is no size: the dimension has none, and gets a name."""
+    import onnx_ir as ir
+
+    nodes = [value for node in model.graph.all_nodes() for value in node.outputs]
+    for value in (*model.graph.inputs, *model.graph.outputs, *nodes):
+        if any(isinstance(dim, int) and dim < 0 for dim in value.shape or ()):
+            dims = [ir.SymbolicDim(None) if isinstance(dim, int) and dim < 0 else dim for dim in value.shape or ()]
+            value.shape = ir.Shape(dims)
 
 
 def _own_names(model: ir.Model) -> None:

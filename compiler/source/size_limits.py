@@ -21,6 +21,8 @@ from .dim_names import BATCH, call_by_role, rename_dims
 from .size_ties import computed, first_sizes, ties
 from .size_trial import Trial
 
+BETWEEN = (16, 17, 31, 33, 47, 48, 63, 64, 65, 96, 101, 128, 131, 160)  # where gaps show, of steps up to 64
+SEVERAL = (1, 2, 3, 5)
 MULTIPLES = (
     2,
     3,
@@ -176,6 +178,8 @@ class _Search:
     def limits(self) -> tuple[Dim, list[str]]:
         dim, here = self.trial.dims[self.name], self.base[self.name]
         low_end, high_end = dim.min, max(here, data.sizes_tried(dim)[1])
+        if self._gap():
+            return self._multiples()
         if not self.refused(low_end) and not self.refused(high_end):
             return dim, []
         step, why = self._step(here, high_end)
@@ -193,6 +197,35 @@ class _Search:
             notes.append(f"dimension {self.name}: maximum {high} ({why_high})")
         low = low if why_low else max(dim.min, step if step > 1 else dim.min)
         return dataclasses.replace(dim, min=low, max=high if why_high else None, multiple=step), notes
+
+    def _gap(self) -> str:
+        """Why a size does not run that lies between two that do; "" where there is none among those tried.
+
+        A map that is halved five times and doubled again to be added to itself takes 1, and 25 to 32, and 57 to 64. Such a one
+        has refused the usual size before.
+        """
+        if dict(self.base) == self.trial.usual():
+            return ""
+        ran = False
+        for size in sorted({*BETWEEN, self.base[self.name]}):
+            why = self.refused(size)
+            if why and ran and any(not self.refused(each) for each in BETWEEN if each > size):
+                return why
+            ran = ran or not why
+        return ""
+
+    def _multiples(self) -> tuple[Dim, list[str]]:
+        """What is left of a dimension with gaps: multiples of the first step of which several run, else the one size."""
+        dim, why = self.trial.dims[self.name], self._gap()
+        for step in MULTIPLES:
+            if not any(self.refused(step * each) for each in SEVERAL):
+                of_step = dataclasses.replace(self, base={**self.base, self.name: step * SEVERAL[-1]})
+                high, why_high = of_step.until(max(step * SEVERAL[-1], default_range(dim).max, data.sizes_tried(dim)[1]), step)
+                notes = [f"dimension {self.name}: multiples of {step} ({why})"]
+                notes += [f"dimension {self.name}: maximum {high} ({why_high})"] if why_high else []
+                return dataclasses.replace(dim, min=step, max=high if why_high else None, multiple=step), notes
+        here = self.base[self.name]
+        return dataclasses.replace(dim, min=here, max=here), [f"dimension {self.name}: only {here} ({why})"]
 
     def _step(self, here: int, end: int) -> tuple[int, str]:
         """(1, "") where a size beside runs, a larger step where only its multiples do, 0 where nothing beside does; and why."""

@@ -52,7 +52,7 @@ def require_takes(graph: Graph, builds: Sequence[tuple[TargetSpec, str]]) -> Non
     for spec, precision in builds:
         if why := graph_refusal(spec, graph):
             raise SourceError(why)
-        if precision != "fp32":
+        if precision not in getattr(get(spec.name), "CARRIES", ("fp32",)):
             refuse_quantised(graph, f"--{precision}")
 
 

@@ -13,6 +13,7 @@ from ..runtime import Runner
 from ._protocol import Availability, BuildRequest, Built
 from ._tensorrt import adapter as _trt
 from ._tensorrt import kernel_log as _kernels
+from ._tensorrt.adapter import CARRIES as CARRIES
 from ._tensorrt.adapter import FUSES as FUSES
 from ._tensorrt.adapter import INT8_ATTENTION as INT8_ATTENTION
 from ._tensorrt.adapter import INT8_BASE as INT8_BASE

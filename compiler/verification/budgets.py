@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import RecipeError, did_you_mean
 from . import intervals as confidence
-from .result import MIN_COSINE_WIDTH, ComparisonResult, _plain
+from .closeness import MIN_COSINE_WIDTH
+from .result import ComparisonResult, _plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -83,22 +84,33 @@ DEFAULT_BUDGETS: Mapping[str, Budget] = {
     **dict.fromkeys(("fp8", "int8-dynamic", "int8-static", "int8"), Budget(cosine=0.3, collapse=0.05)),
 }
 
+# Half precision around int8 activations of the source's own: a number near the border of two integers falls to the other side
+# when it is rounded, and is off by a whole step of int8. So int8's rounding is what the result is held to, as where a source's
+# int8 is held against float32 (given_check.py).
+CARRIED_COSINE = 0.99
+
 DECISION_LIMITS = ("agreement", "max_drop")  # limits that the data must show to be kept
 
 
-def budget_for(precision: str, limits: Mapping[str, float], overrides: Mapping[str, float] | None = None) -> Budget:
+def budget_for(
+    precision: str, limits: Mapping[str, float], overrides: Mapping[str, float] | None = None, *, carried: bool = False
+) -> Budget:
     """The default budget of a precision with the limits of a recipe, and over these the ones of `--budget` or `--max-drop`.
 
+    `carried`: the source's own int8 activations are in the graph.
     Raises RecipeError for a limit that does not exist or is not a number.
     """
     default, overrides = DEFAULT_BUDGETS[precision], overrides or {}
+    carried = carried and precision in ("fp16", "bf16")
+    if carried:
+        default = dataclasses.replace(default, cosine=CARRIED_COSINE)
     merged = {**limits, **overrides}
     for name, limit in merged.items():
         if name not in LIMITS:
             raise RecipeError(f"unknown budget {name!r}{did_you_mean(name, LIMITS)}")
         if math.isnan(limit):  # every comparison with it is false: a check that cannot fail
             raise RecipeError(f"the budget's {name} is not a number")
-    origins = dict.fromkeys(LIMITS, f"default of {precision}")
+    origins = dict.fromkeys(LIMITS, f"default of {precision}{' around int8' if carried else ''}")
     origins |= {name: "recipe" for name, limit in limits.items() if limit != getattr(default, name)}
     origins |= {name: "--max-drop" if name == "max_drop" else "--budget" for name in overrides}
     return dataclasses.replace(default, **merged, origins=origins)

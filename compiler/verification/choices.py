@@ -22,6 +22,7 @@ from .closeness import OutputResult
 from .decisions import Decision
 
 _KEEPS = frozenset({"Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape", "Flatten"})
+_OF_ONE = frozenset({"Sigmoid", "HardSigmoid", "Softmax"})  # their results are exact to a part of 1, not of themselves
 _LARGEST = frozenset({"ArgMax", "ArgMin", "TopK"})
 _COMPARED = frozenset({"Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
 
@@ -36,11 +37,15 @@ class _Choice:
 
 
 class Ties:
-    """Which different choices are ties in a graph: their scores differ by `allowed` of the largest one, or less."""
+    """Which different choices are ties in a graph: their scores differ by `allowed` of the largest one, or less.
+
+    `of_one`: the outputs whose values are exact to a part of 1, however small they are (see OutputSums).
+    """
 
     def __init__(self, graph: Graph, allowed: float) -> None:
         self._graph, self._allowed = graph, allowed
         self._open, self._sessions = contextlib.ExitStack(), dict[str, TapSession]()
+        self.of_one = frozenset(str(v.name) for v in graph.model.graph.outputs if _is_of_one(v))
         self._choices = {str(v.name): found for v in graph.model.graph.outputs if (found := _choice_of(v)) is not None}
 
     def _session(self, name: str, choice: _Choice) -> TapSession:
@@ -76,6 +81,14 @@ def _gap(scores: np.ndarray, axis: int, expected: np.ndarray, got: np.ndarray) -
 def _gap_of_pair(scores: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray | None:
     gap = np.abs(scores[0] - scores[1])
     return gap.reshape(shape) if gap.size == math.prod(shape) else None
+
+
+def _is_of_one(output: ir.Value) -> bool:
+    """Whether an output is that of a sigmoid or a softmax, moved about at most."""
+    node = output.producer()
+    while node is not None and not node.domain and node.op_type in _KEEPS | {"Transpose"} and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    return node is not None and not node.domain and node.op_type in _OF_ONE
 
 
 def _choice_of(output: ir.Value) -> _Choice | None:

@@ -10,7 +10,14 @@ import numpy as np
 
 from ..data import Sample
 
+MIN_COSINE_WIDTH = 16  # elements: an output of shorter vectors is not judged by their cosine
 BLOCK = 2**20  # elements held in float64 at a time, so that memory does not grow with a vocabulary
+
+
+# A sigmoid is exact to a part of 1, not of its result. ONNX Runtime's moves by 1.8e-7 between its optimisations on and off: by
+# all of it where a detector of text finds nothing, by 2e-4 of a probability of 2.8e-4 in silero-vad. Taken to be exact to
+# 2^-23 on each side, which together is 1e-5 of this.
+LEAST_OF_ONE = 2.0**-22 / 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +26,7 @@ class OutputResult:
 
     name: str
     max_abs: float
-    relative: float  # max over samples of max|a-b| / max|b|
+    relative: float  # max over samples of max|a-b| / max|b|; see OutputSums for samples near zero
     cosine_min: float
     cosine_mean: float
     sqnr_db: float
@@ -38,10 +45,19 @@ class OutputResult:
 
 
 class OutputSums:
-    """Running sums of one output."""
+    """Running sums of one output.
 
-    def __init__(self, name: str) -> None:
+    An error is relative to the largest value of its sample. Where that is no scale, to more: a score may be near zero in one
+    sample, so that of a few numbers the scale is at least what half of the samples reach; of numbers in 0 to 1 it is the largest
+    of all samples; and `of_one`, which come out of a sigmoid or a softmax, never less than LEAST_OF_ONE.
+    """
+
+    def __init__(self, name: str, *, of_one: bool = False) -> None:
+        self.of_one = of_one
         self.name = name
+        self.peak, self.low, self.high = 0.0, math.inf, -math.inf
+        self.worst_abs = ""
+        self._few: list[tuple[float, float, str]] = []  # error, peak and place of each sample, of an output of a few numbers
         self.max_abs = self.signal = self.noise = self.cosines = 0.0
         self.relative, self.cosine_min = -1.0, math.inf
         self.vectors = self.width = self.nonfinite = self.uncompared = 0
@@ -67,10 +83,15 @@ class OutputSums:
         for count, lost in self._row_losses.values():
             self._losses += (1, lost / count, (lost / count) ** 2)
         self._row_losses.clear()
-        relative = 0.0 if worst_abs == 0 else (worst_abs / peak if peak else math.inf)
-        self.max_abs = max(self.max_abs, worst_abs)
+        where, relative = sample.where(worst_row), _share(worst_abs, peak)
+        if self.width < MIN_COSINE_WIDTH:
+            self._few.append((worst_abs, peak, where))
         if relative > self.relative:
-            self.relative, self.worst = relative, sample.where(worst_row)
+            self.relative, self.worst = relative, where
+        if not self.worst_abs or worst_abs > self.max_abs:
+            self.worst_abs = where
+        self.peak = max(self.peak, peak)
+        self.max_abs = max(self.max_abs, worst_abs)
 
     def _check_dead(self, expected: np.ndarray, got: np.ndarray, sample: Sample, batch: int) -> None:
         """Dead rows must be finite where the source's are: some sources (nn.TransformerEncoderLayer) give NaN there."""
@@ -81,7 +102,7 @@ class OutputSums:
             return
         self.nonfinite += int(bad.sum())
         self.max_abs = self.relative = math.inf
-        self.worst = sample.where(sample.dead_rows[0]) + " (all masked)"
+        self.worst = self.worst_abs = sample.where(sample.dead_rows[0]) + " (all masked)"
 
     def _add_vectors(self, b: np.ndarray, a: np.ndarray, sample: Sample, row: int) -> float:
         """Add float64 vectors [n, d]; both are changed. Returns their largest absolute error."""
@@ -94,20 +115,39 @@ class OutputSums:
         self.noise += math.inf if bad.any() else float(np.square(difference).sum())
         self.nonfinite += int(bad.sum())
         self.vectors += len(b)
-        self.width = b.shape[1]
+        self.width = max(self.width, b.shape[1])
+        self.low, self.high = min(self.low, float(b.min())), max(self.high, float(b.max()))
         self.cosines += float(cosines.sum())
         self._row_losses[row] = self._row_losses.get(row, 0) + np.array([len(b), (1 - cosines).sum()])
         if cosines.min() < self.cosine_min:
             self.cosine_min, self.worst_cosine = float(cosines.min()), sample.where(row)
         return math.inf if bad.any() else float(difference.max())
 
-    def result(self) -> OutputResult:
+    def least_scale(self) -> float:
+        """What an error is relative to at least; 0 where the largest value of a sample is scale enough."""
+        if self.low >= 0 and self.high <= 1:
+            return max(self.peak, LEAST_OF_ONE) if self.of_one else self.peak
+        peaks = sorted(peak for _, peak, _ in self._few) if self.width < MIN_COSINE_WIDTH else []
+        return peaks[(len(peaks) - 1) // 2] if peaks else 0.0
+
+    def _relative(self, least: float) -> tuple[float, str]:
+        """(the largest relative error, where)."""
+        if not least or math.isinf(self.max_abs):
+            return self.relative, self.worst
+        if least >= self.peak:
+            return _share(self.max_abs, least), self.worst_abs
+        found = ((_share(error, max(peak, least)), where) for error, peak, where in self._few)
+        return max(found, key=lambda each: each[0])
+
+    def result(self, least: float | None = None) -> OutputResult:
+        """`least`: the least scale that more samples gave, of which these are a part."""
+        relative, worst = self._relative(self.least_scale() if least is None else least)
         rows, total, squares = self._losses
         variance = max(0.0, squares - total * total / rows) / max(1, rows - 1)
         return OutputResult(
             self.name,
             self.max_abs,
-            self.relative,
+            relative,
             self.cosine_min,
             self.cosines / self.vectors,
             _decibels(self.signal, self.noise),
@@ -115,12 +155,16 @@ class OutputSums:
             self.width,
             self.nonfinite,
             self.uncompared,
-            self.worst,
+            worst,
             self.worst_cosine,
             int(rows),
             float(1 - total / rows),
             math.sqrt(variance),
         )
+
+
+def _share(error: float, peak: float) -> float:
+    return 0.0 if error == 0 else (error / peak if peak else math.inf)
 
 
 def _vector_blocks(expected: np.ndarray, got: np.ndarray, rows: list[int]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:

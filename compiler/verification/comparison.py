@@ -11,10 +11,10 @@ from ..data import Labels, Layout, Sample, row_count
 from . import intervals as confidence
 from . import task_metrics as scores
 from .choices import ChoiceSums, Ties
-from .closeness import OutputResult, OutputSums
+from .closeness import MIN_COSINE_WIDTH, OutputResult, OutputSums
 from .decisions import Decision, decision_counters
 from .intervals import Metric
-from .result import MIN_COSINE_WIDTH, ComparisonResult
+from .result import ComparisonResult
 
 
 class Comparison:
@@ -67,7 +67,7 @@ class Comparison:
 
     def _sums(self, name: str, array: np.ndarray) -> OutputSums | ChoiceSums:
         if array.dtype.kind not in "iub":
-            return OutputSums(name)
+            return OutputSums(name, of_one=self.ties is not None and name in self.ties.of_one)
         return ChoiceSums(name, self._tied if self.ties is not None else None)
 
     def _tied(self, name: str, expected: np.ndarray, got: np.ndarray, feeds: Feeds) -> np.ndarray:
@@ -106,17 +106,30 @@ class Comparison:
                     f"{sample.label}: the source gives NaN in output {name!r}; check its weights, and whether it takes this input"
                 )
 
-    def result(self) -> ComparisonResult:
-        """Raises DataError when no sample, or no live row, was compared: that would be a check that cannot fail."""
+    def least_scales(self) -> dict[str, float]:
+        """Of each output of floats, as `OutputSums.least_scale`."""
+        return {name: output.least_scale() for name, output in self._outputs.items() if isinstance(output, OutputSums)}
+
+    def result(self, least_scales: Mapping[str, float] | None = None, *, part: bool = False) -> ComparisonResult:
+        """Raises DataError when no sample, or no live row, was compared: that would be a check that cannot fail.
+
+        `least_scales`: those of a comparison of more samples, which these are a `part` of: an output that nothing here tells of
+        (a row all masked, and no axis of rows) is left to the others.
+        """
         if not self._samples:
             raise DataError("no samples were compared; give data with at least one row")
         for output in self._outputs.values():
-            if not output.vectors:
+            if not output.vectors and not part:
                 raise DataError(f"no row of output {output.name!r} was compared: every row is fully masked; give other data")
         decisions = tuple(d for counter in self._counters if (d := counter.result()) is not None) if self._outputs else ()
         decisions += tuple(output.decision() for output in self._outputs.values() if isinstance(output, ChoiceSums))
         note = "" if decisions or self._counters else f"no decisions for task {self.task!r}"
-        outputs = tuple(output.result() for output in self._outputs.values())
+        least = least_scales or {}
+        outputs = tuple(
+            o.result(least.get(name)) if isinstance(o, OutputSums) else o.result()
+            for name, o in self._outputs.items()
+            if o.vectors
+        )
         metrics = self._scorer.result() if self._scorer else (*self._mean_cosine(outputs), *self._decisions_kept(decisions))
         return ComparisonResult(self.task, outputs, decisions, self._samples, self._rows, note, metrics, self._scorer is not None)
 

@@ -74,7 +74,7 @@ def check_export(
         SpreadMeter(source.graph.outputs, Layout.of(source.graph.inputs, source.graph.outputs)),
     )
     kept: list[tuple[Sample, Outputs]] = []
-    wrong: dict[int, str] = {}
+    wrong: dict[int, str | Comparison] = {}
     size = 0
     for index, sample in enumerate(samples):
         expected = requested.known[index] if requested.known else _run_source(source, sample)
@@ -84,8 +84,8 @@ def check_export(
             kept += [(sample, expected)] if size <= GOLDEN_BYTES or not kept else []
             meter.add(sample, expected)
         advance(index + 1, len(samples))
-    if wrong:
-        raise ExportFailed(_explain(samples, wrong, source))
+    if said := _still_wrong(wrong, comparison):
+        raise ExportFailed(_explain(samples, said, source))
     wanted = len(samples) - requested.first_golden
     if len(kept) < wanted:
         notes = (*notes, f"goldens: {len(kept)} of {wanted} samples kept, outputs are limited to {GOLDEN_BYTES >> 20} MiB")
@@ -205,8 +205,8 @@ def _nan_notes(kept: Sequence[tuple[Sample, Outputs]]) -> tuple[str, ...]:
     return ()
 
 
-def _what_differs(runner: Runner, sample: Sample, expected: Outputs, comparison: Comparison) -> str | None:
-    """What is wrong with the graph at this sample, or None."""
+def _what_differs(runner: Runner, sample: Sample, expected: Outputs, comparison: Comparison) -> str | Comparison | None:
+    """What is wrong with the graph at this sample; its comparison where it is too far away, judged alone; or None."""
     try:
         got = runner.run(sample.feeds)
     except DataError:
@@ -219,8 +219,18 @@ def _what_differs(runner: Runner, sample: Sample, expected: Outputs, comparison:
         comparison.add(expected, got, sample)
     except BertcError as error:
         return str(error)
-    violations = budgets.find_violations(one.result(), EXPORT_BUDGET)
-    return str(violations[0]) if violations else None
+    return one if budgets.find_violations(one.result(part=True), EXPORT_BUDGET) else None
+
+
+def _still_wrong(wrong: Mapping[int, str | Comparison], comparison: Comparison) -> dict[int, str]:
+    """What is wrong at which sample, now that the scale of every output is known: that of one sample may be near zero."""
+    scales, found = comparison.least_scales(), {}
+    for index, why in wrong.items():
+        if isinstance(why, str):
+            found[index] = why
+        elif violations := budgets.find_violations(why.result(scales, part=True), EXPORT_BUDGET):
+            found[index] = str(violations[0])
+    return found
 
 
 def _explain(samples: Sequence[Sample], wrong: Mapping[int, str], source: Source) -> str:

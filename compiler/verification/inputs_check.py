@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from ..core import BertcError, ExportFailed, Missing, Outputs, Progress, first_line
-from ..data import Audio, Encoder, Text, audio_feeds, index_bounds, preprocess
+from ..data import Audio, Encoder, Sample, Text, audio_feeds, index_bounds, preprocess
 from ..runtime import ReferenceRunner
 from ..source import InputTruth, Source
+from .comparison import Comparison
 
 # float32 on both sides; the library runs another attention kernel. A wrong id moves an output by 1e-2 and more.
 TOLERANCE = 1e-4
@@ -123,7 +124,7 @@ def _check_texts(source: Source, encoder: Encoder, truth: InputTruth) -> InputsC
     texts, rows = list(_texts(encoder)), "texts" if truth.singles else ""
     rows += f"{' and ' if truth.singles else ''}pairs" if truth.pairs else ""
     named = [name for name, prompt in encoder.settings.prompts.items() if prompt]
-    worst, ran, count = 0.0, 0, 0
+    comparison, ran, count = Comparison(), 0, 0
     for kind in (texts if truth.singles else [], list(_pairs(texts[-1])) if truth.pairs else []):
         known = [text for text in kind if _possible(encoder, truth, text)]
         for prompt in (None, *named) if known else ():
@@ -134,13 +135,14 @@ def _check_texts(source: Source, encoder: Encoder, truth: InputTruth) -> InputsC
                 if runner is None or feeds["input_ids"].shape[1] > LONGEST_RUN:
                     continue
                 assert truth.outputs is not None
-                worst = max(worst, _distance(truth.outputs(text, prompt), runner.run(feeds), text, truth.name))
+                named_sample = Sample("", feeds, (), (f"{text!r:.100}",))
+                _add_outputs(comparison, truth.outputs(text, prompt), runner.run(feeds), named_sample, truth)
                 ran += 1
         count += len(known)
     if not count:
         return InputsCheck(reason="the tokenizer makes no ids that the model has, of any text that was tried")
     what = f"ids of {count} {rows}" + (f", prompts {', '.join(named)}" if named else "")
-    return InputsCheck(truth.name, what, worst if ran else None)
+    return InputsCheck(truth.name, what, _largest_distance(comparison, truth.name) if ran else None)
 
 
 def _texts(encoder: Encoder) -> Iterator[str]:
@@ -192,23 +194,28 @@ def _short(array: np.ndarray) -> str:
     return f"[{', '.join(map(str, row[:12]))}{' ...' if len(row) > 12 else ''}] of {array.shape[1]}"
 
 
-def _distance(wanted: Outputs, got: Outputs, text: Text, name: str) -> float:
-    """The largest relative error; raises ExportFailed where it is over the tolerance."""
-    worst = 0.0
+def _add_outputs(comparison: Comparison, wanted: Outputs, got: Outputs, sample: Sample, truth: InputTruth) -> None:
+    """Compare what the library gives for a text; raises ExportFailed where the graph has no such output, or another shape."""
     for output, array in wanted.items():
         found = got.get(output)
         if found is None or found.shape != array.shape:
             has = "no such output" if found is None else f"{list(found.shape)}"
-            raise ExportFailed(f"{name} gives {output!r} {list(array.shape)} for the text {text!r:.100}, the graph {has}")
-        peak = float(np.abs(array).max())
-        error = float(np.abs(found - array).max()) / (peak or 1.0)
-        if not error <= TOLERANCE:
+            text = sample.where(0)
+            raise ExportFailed(f"{truth.name} gives {output!r} {list(array.shape)} for the text {text}, the graph {has}")
+    comparison.add(wanted, {name: got[name] for name in wanted}, sample)
+
+
+def _largest_distance(comparison: Comparison, name: str) -> float:
+    """The largest relative error; raises ExportFailed where it is over the tolerance."""
+    outputs = comparison.result().outputs
+    for each in outputs:
+        if not each.relative <= TOLERANCE:
             raise ExportFailed(
-                f"the text {text!r:.100} has other {output!r} than in {name}: relative error {error:.1e} (limit {TOLERANCE:g}), "
-                "though its ids are the same: something in the source's folder changes its outputs and is not in the graph"
+                f"the text {each.worst} has other {each.name!r} than in {name}: relative error {each.relative:.1e} (limit "
+                f"{TOLERANCE:g}), though its ids are the same: something in the source's folder changes its outputs, and the "
+                "graph does not have it"
             )
-        worst = max(worst, error)
-    return worst
+    return max(each.relative for each in outputs)
 
 
 # ---- recordings ------------------------------------------------------------------------------------------------------

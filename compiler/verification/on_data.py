@@ -14,9 +14,9 @@ from ..data import synthetic as data
 from ..precision import Evidence
 from ..runtime import ReferenceRunner
 from ..source import Source
+from .closeness import MIN_COSINE_WIDTH
 from .decisions import has_decisions
 from .export_check import ExportCheck
-from .result import MIN_COSINE_WIDTH
 from .verdict import Truth
 
 MOST_ROWS = 256  # verified at build; bertc verify --data takes them all

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from .decisions import Decision
     from .intervals import Metric
 
-MIN_COSINE_WIDTH = 16  # elements: an output of shorter vectors is not judged by their cosine
-
 
 @dataclasses.dataclass(frozen=True)
 class ComparisonResult:

@@ -155,9 +155,11 @@ def verify(
         found = artifact.open_artifact(each)
         with log.stage(f"verify {each.name}") as advance:
             truth = find_truth(found, data_path, against, open_cached)
-            limits = budget_for(found.precision, recorded_limits(found.manifest), budget)
+            graph = found.graph()
+            recorded, carried = recorded_limits(found.manifest), _carries(found.manifest, graph)
+            limits = budget_for(found.precision, recorded, budget, carried=carried)
             _refuse_unjudgeable(budget or {}, truth)
-            verdict = run_and_judge(each, found.manifest, found.graph(), truth, advance, limits)
+            verdict = run_and_judge(each, found.manifest, graph, truth, advance, limits)
         if require_engine and not verdict.engine_executed:
             raise Missing(f"--require-engine: the engine of {each} cannot run here: {verdict.engine_reason}")
         verdicts.append(dataclasses.replace(verdict, path=str(each)))
@@ -174,6 +176,13 @@ def _refuse_unjudgeable(budget: Mapping[str, float], truth: Truth) -> None:
 def recorded_limits(facts: Mapping[str, Any]) -> Mapping[str, float]:
     """The limits that an artifact was built with, from its manifest."""
     return {name: limit for name, limit in facts.get("budget", {}).items() if limit is not None}
+
+
+def _carries(facts: Mapping[str, Any], graph: Graph) -> bool:
+    """Whether int8 activations in a graph are the source's own: no bertc quantised it."""
+    from ..source import describe_quantised
+
+    return not facts.get("int8") and bool(describe_quantised(graph))
 
 
 def find_truth(
@@ -233,7 +242,7 @@ def run_and_judge(
     The graph is run as well for a half-precision ONNX Runtime artifact: ONNX Runtime CPU does not show the type's overflow.
     """
     name, precision, task = facts["target"]["name"], facts["precision"]["mode"], facts["source"]["task"]
-    budget = budget or budget_for(precision, recorded_limits(facts))
+    budget = budget or budget_for(precision, recorded_limits(facts), carried=_carries(facts, graph))
     if truth.synthetic:
         # Random token ids decide nothing that anyone cares about, and near-ties are many: decisions are reported, not judged.
         budget = budget.without_decisions()

@@ -26,6 +26,7 @@ from ...graph import DOMAIN, Graph, module_path
 from ...runtime import Runner
 from ...source import carry_quantisation
 from .._protocol import BuildRequest, Built, engine_file
+from . import branches as _branches
 from . import kernel_log as _kernels
 from . import quantised_check as _int8
 from . import weight_check as _weights
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 PLAN = "engine.plan"
 SHOWN_ERRORS = 5
 FUSES = True
+CARRIES = ("fp32", "fp16", "bf16")  # what a source's own Q/DQ pairs may be built in: the type of all that is not int8
 INT8_BASE = "fp16"
 INT8_ATTENTION = _int8.ATTENTION  # with float16 around it; there is none in bfloat16
 OLDEST_FP8 = 89
@@ -64,7 +66,8 @@ REMEDIES: tuple[tuple[str, str], ...] = (
     (r"no optimization profile has been defined", "the graph has dynamic inputs; give it a profile (--profile batch=1:8:32,...)"),
     (
         r"values for profile \d+ violate shape constraints",
-        "a profile has a size that the model cannot take (a table of positions ends before it); lower the profile's maximum",
+        "a profile has a size that a part of the model cannot take: a table of positions ends before it (lower the profile's "
+        "maximum), or a branch of an If, planned for whichever way is taken (raise its smallest and best size): --profile",
     ),
     (
         r"missing values for shape input tensor",
@@ -140,9 +143,11 @@ def build(module: str, request: BuildRequest, workspace: int | None = None, note
     """Compile `request.graph_path` with `module` ("tensorrt" or "tensorrt_rtx") into `request.directory`/engine.plan.
 
     workspace: bytes of scratch memory the builder may plan with; None for all. Raises BuildFailed when the compiler refuses or
-    crashes, a GEMM runs in another type, or weights are missing; Missing when the module cannot be imported.
+    crashes, a GEMM runs in another type, or weights are missing; InputError for branches that it builds nothing of; Missing when
+    the module cannot be imported.
     """
     _require_unique_names(request.graph)
+    _branches.require_half_outside(request.graph, request.precision)
     plan = request.directory / PLAN
     with tempfile.TemporaryDirectory(prefix="bertc-") as folder:
         try:
@@ -261,6 +266,9 @@ def _refusal(what: str, result: Mapping[str, Any], graph: Graph) -> Exception:
     errors = result["errors"]
     if result["stage"] == "import":
         return Missing(f"{what} cannot be loaded: {errors[0]['message']}")
+    scoped = [why for e in errors if (why := _branches.scope_refusal(e["message"], graph))]
+    if scoped:
+        return scoped[0]
     verbs = {"parse": "cannot read the graph", "config": "refused the settings", "build": "failed to build"}
     nodes = {_kernels.node_name(n): n for n in graph.model.graph.all_nodes()}
     lines = [f"  {_described(e, nodes)}{_hint(e['message'])}" for e in errors[:SHOWN_ERRORS]]

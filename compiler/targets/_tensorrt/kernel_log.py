@@ -229,10 +229,36 @@ def node_name(node: ir.Node) -> str:
 
 
 def kernels_naming(node: ir.Node, kernels: Sequence[Kernel]) -> Iterator[list[Kernel]]:
-    """For every profile, the layers that name a node."""
+    """For every profile, the layers that name a node; where none does, those without names that can be told to compute it.
+
+    TensorRT-RTX forgets the nodes of some 1x1 convolutions, which it turns into products.
+    """
     name = node_name(node)
     for profile in sorted({k.profile for k in kernels}):
-        yield [k for k in kernels if k.profile == profile and not k.host and name in k.onnx_nodes]
+        layers = [k for k in kernels if k.profile == profile and not k.host]
+        yield [k for k in layers if name in k.onnx_nodes] or [k for k in layers if not k.onnx_nodes and _told(node, k)]
+
+
+def _told(node: ir.Node, kernel: Kernel) -> bool:
+    """Whether a layer without names computes a GEMM: it holds as much as its weights, and a matrix of their sizes or reads its
+    first operand (`p2o.Mul.141.1_myl0` is that of `p2o.Mul.141`); of a product of two activations, a GEMM that reads the first.
+    """
+    operand, second = (*node.inputs[:2], None, None)[:2]
+    reads = operand is not None and any(_is_tensor_of(str(operand.name), tensor.name) for tensor in kernel.inputs)
+    if second is None or second.const_value is None:
+        return reads and _is_gemm(kernel)
+    matrices = [constant for constant in kernel.constants if is_matrix(constant)]
+    wanted = sorted(size for size in second.const_value.shape.numpy() if size > 1)
+    same = any(sorted(size for size in each.dims if size > 1) == wanted for each in matrices)
+    return sum(math.prod(each.dims) for each in matrices) >= second.const_value.size and (same or reads)
+
+
+def _is_tensor_of(value: str, tensor: str) -> bool:
+    return re.fullmatch(re.escape(value) + r"(\.\d+)?_myl\d+", tensor) is not None
+
+
+def _is_gemm(kernel: Kernel) -> bool:
+    return kernel.type in _GEMM_TYPES or any(mark in kernel.name for mark in _GEMM_MARKS)
 
 
 def runs_in(node: ir.Node, allowed: frozenset[str], named: Sequence[Kernel]) -> bool | None:
@@ -251,7 +277,7 @@ def runs_in(node: ir.Node, allowed: frozenset[str], named: Sequence[Kernel]) -> 
 
 def gemm_kernels(node: ir.Node, named: Sequence[Kernel]) -> list[Kernel]:
     """Of the layers that name a GEMM those that are GEMM kernels; of these the ones of its name, where there are any."""
-    gemms = [k for k in named if k.type in _GEMM_TYPES or any(mark in k.name for mark in _GEMM_MARKS)]
+    gemms = [k for k in named if _is_gemm(k)]
     own = [k for k in gemms if node_name(node) in re.split(r"\+|_myl\d+_\d+$", k.name)]
     return own or gemms
 

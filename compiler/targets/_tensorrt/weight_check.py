@@ -21,6 +21,7 @@ _RETYPING = frozenset({"Cast", "QuantizeLinear", "DequantizeLinear"})
 _PICKING = frozenset({"Gather", "Slice", "Split", "GatherElements", "GatherND"})
 _PLACING = frozenset({"Concat", "Pad"})
 _AFFINE = frozenset({"Mul", "Add"})
+_TAKING = frozenset({"Conv", "ConvTranspose", "Gemm"})  # that a factor and a shift behind them become part of
 
 
 def constant_bytes(kernels: Sequence[Kernel]) -> int:
@@ -69,7 +70,8 @@ def expected_bytes(graph: Graph) -> int:
 
     Left out, because builders rightly drop them: initializers nothing uses; integers (indices, shapes); those of one value (zero
     biases, LayerNorm weights of ones); tables read at constant positions, which are folded to the rows read; equal copies; the
-    factors and shifts of what was scaled or shifted just before, which make one factor and one shift with those.
+    factors and shifts of what was scaled or shifted just before, which make one factor and one shift with those; the numbers of a
+    BatchNormalization that become its one factor and one shift, or part of the convolution before it.
     """
     seen: set[str] = set()
     total = 0
@@ -77,7 +79,7 @@ def expected_bytes(graph: Graph) -> int:
         tensor = value.const_value
         if tensor is None or not value.uses() or tensor.dtype in (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL):
             continue
-        if is_uniform(tensor) or _is_folded(value) or _is_joined(value):
+        if is_uniform(tensor) or _is_folded(value) or _is_joined(value) or _is_normalising(value):
             continue
         digest = hashlib.sha256(tensor.tobytes()).hexdigest()
         total += 0 if digest in seen else -(-tensor.size * _narrowest(value, tensor.dtype.bitwidth) // 8)
@@ -101,6 +103,20 @@ def _is_folded(value: ir.Value) -> bool:
 def _is_joined(value: ir.Value) -> bool:
     """Whether all its readers scale or shift, channel by channel, what was scaled or shifted so just before."""
     return _is_vector(value) and all(_is_affine(user) and _is_affine(_data(user).producer()) for user in value.consumers())
+
+
+def _is_normalising(value: ir.Value) -> bool:
+    """Whether all its readers are BatchNormalizations that leave nothing of it: mean and variance go into factor and shift, the
+    factor into the weights of a convolution before it, and the shift into its bias."""
+    return all(node.op_type == "BatchNormalization" and index in _given_up(node) for node, index in value.uses())
+
+
+def _given_up(node: ir.Node) -> tuple[int, ...]:
+    """Which inputs of a BatchNormalization (scale 1, shift 2, mean 3, variance 4) the engine need not hold."""
+    before = node.inputs[0].producer() if node.inputs[0] is not None else None
+    if before is None or before.op_type not in _TAKING or len(before.outputs[0].uses()) > 1:
+        return (3, 4)
+    return (1, 2, 3, 4) if len(before.inputs) > 2 and before.inputs[2] is not None else (1, 3, 4)
 
 
 def _is_affine(node: ir.Node | None) -> bool:

@@ -64,6 +64,16 @@ def test_batch_and_length_are_found(tool: str, value_info: bool, tmp_path: Path)
     assert not inner & {*TOOLS[tool], "?"}, "a name that is gone stays nowhere"
 
 
+@pytest.mark.parametrize("state", ["float[2,state_d1,8]", "float[state_d0,state_d1,8]"])
+def test_the_rows_of_a_state_are_no_length(state: str, tmp_path: Path) -> None:
+    """[layers, batch, size] beside [batch, samples]; without a number for its layers the second axis may be a length."""
+    text = f"""<ir_version: 10, opset_import: ["" : 20]> g (float[input_d0,input_d1] x, {state} s)
+    => (float[A,B] y, float[A,B,8] n) {{ y = Relu (x) n = Relu (s) }}"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
+    graph, _, _ = onnx_source.read_onnx_file(tmp_path / "m.onnx")
+    assert graph.inputs[1].dims[1] == ("state_d1" if state.startswith("float[2") else "length")
+
+
 def test_a_name_that_somebody_gave_is_kept(tmp_path: Path) -> None:
     path = pooled(tmp_path / "m.onnx", ["N", "tokens", "unk__3", "unk__4", "N"])
     graph, _, _ = onnx_source.read_onnx_file(path)
@@ -158,3 +168,25 @@ def test_the_sizes_of_a_profile_are_tried_first(tmp_path: Path) -> None:
     text = ONE.replace("float[576,5] w", "float[4801,5] w")
     onnx.save(weights(onnx.parser.parse_model(text), w=(4801, 5)), tmp_path / "m.onnx")
     assert open_source(str(tmp_path / "m.onnx"), None, ["length=4801:4801:4801"]).dims["length"] == Dim("length", 4801, 4801)
+
+
+GRID = """<ir_version: 10, opset_import: ["" : 20]> g (float[SIZES] x) => (float[SIZES] y) {
+  p = MaxPool <kernel_shape = [1, 1], strides = [STEP, STEP]> (x)
+  f = Constant <value_floats = [1.0, 1.0, STEP.0, STEP.0]> () n = Constant <value_ints = [0]> ()
+  u = Resize <mode = "nearest"> (p, , f) y = Add (x, u) }"""
+
+
+@pytest.mark.parametrize("step", [4, 8, 32])
+@pytest.mark.parametrize("sizes", ["-1,3,-1,-1", "batch,3,height,width"])
+def test_maps_that_are_halved_and_doubled_take_multiples(sizes: str, step: int, tmp_path: Path) -> None:
+    """1 runs, for it is spread over any size, and so do all multiples; not what lies between. A size of -1 is none."""
+    model = onnx.parser.parse_model(GRID.replace("SIZES", sizes.replace("-1", "0")).replace("STEP", str(step)))
+    for value in (*model.graph.input, *model.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.WhichOneof("value") == "dim_value" and not dim.dim_value:
+                dim.dim_value = -1
+    onnx.save(model, tmp_path / "m.onnx")
+    source = open_source(str(tmp_path / "m.onnx"))
+    names = source.graph.inputs[0].dims
+    assert names[0] == "batch" and names[1] == 3 and len(set(names)) == 4
+    assert [source.dims[name] for name in names[2:]] == [Dim(str(name), step, multiple=step) for name in names[2:]]

@@ -404,6 +404,27 @@ def test_symmetric_pairs_are_carried_to_tensorrt(tmp_path: Path) -> None:
     assert np.allclose(DeployedRunner(lowered).run(feeds)["y"], answers(path, feeds)[0], atol=1e-6)
 
 
+@pytest.mark.parametrize(("half", "type_name"), [("fp16", "FLOAT16"), ("bf16", "BFLOAT16")])
+def test_symmetric_pairs_are_carried_in_half_precision(half: str, type_name: str, tmp_path: Path) -> None:
+    """Opset 17 has no pairs of half precision: without a newer one all of it would stay in float32."""
+    from bertc import precision
+    from bertc.runtime import ReferenceRunner
+    from bertc.targets import parse_spec, require_takes, tensorrt_rtx
+
+    source = open_source(str(symmetric_pairs(tmp_path / "m.onnx")))
+    require_takes(source.graph, [(parse_spec("tensorrt-rtx:sm89"), half), (parse_spec("tensorrt"), half)])
+    for name, asked in (("tensorrt-rtx:sm89", "int8"), ("onnxruntime", half), ("null", half)):
+        with pytest.raises(SourceError, match="quantised already"):
+            require_takes(source.graph, [(parse_spec(name), asked)])
+    typed = precision.get(half).apply(tensorrt_rtx.lower(source.graph)).graph
+    made = {node.op_type: node.outputs[0].dtype.name for node in typed.model.graph if node.op_type != "Cast"}
+    assert made == {"QuantizeLinear": "INT8", "DequantizeLinear": type_name, "MatMul": type_name, "Add": type_name}
+    feeds = {"x": np.random.default_rng(1).standard_normal((2, 3, 16)).astype(np.float32)}
+    wanted = answers(tmp_path / "m.onnx", feeds)[0]
+    step = 0.03 * 0.01 * 127  # of the activation by the largest weight
+    assert np.abs(ReferenceRunner(typed).run(feeds)["y"] - wanted).max() < 3 * step + 2e-2 * np.abs(wanted).max()
+
+
 @pytest.mark.parametrize(("zero", "kind", "word"), [(3, np.int8, "zero point"), (128, np.uint8, "uint8")])
 def test_other_pairs_are_not(tmp_path: Path, zero: int, kind: type, word: str) -> None:
     from bertc.targets import graph_refusal, parse_spec

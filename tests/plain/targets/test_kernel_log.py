@@ -220,6 +220,51 @@ def test_a_gemm_that_one_profile_does_not_name_is_caught() -> None:
         _kernels.check_gemms(encoder(), listed, "fp16")
 
 
+def nameless(node: str, *, dtype: str = "Half", sizes: tuple[int, ...] = (1, WIDTH, 4 * WIDTH)) -> list[Kernel]:
+    """The layers with those of one GEMM as TensorRT-RTX lists a 1x1 convolution that it made a product: without a node."""
+    plain = [dataclasses.replace(k, onnx_nodes=tuple(n for n in k.onnx_nodes if n != node)) for k in kernels()]
+    read, held = (Tensor("some_myl0", (-1, WIDTH), dtype),), (Tensor("c", sizes, dtype),)
+    made = [Kernel(f"__myl_FcAdd_myl{p}_9", "runtime_fusion", read, (), held, "", (), p) for p in (0, 1)]
+    return plain + made
+
+
+def test_a_layer_without_names_is_told_by_the_weights_it_holds() -> None:
+    assert _kernels.check_gemms(encoder(), nameless("node_f_1"), "fp16")["half"] == 16
+    with pytest.raises(BuildFailed, match=r"1 of 16 GEMMs are Float.*node_f_1"):
+        _kernels.check_gemms(encoder(), nameless("node_f_1", dtype="Float"), "fp16")
+    with pytest.raises(BuildFailed, match=r"no engine layer names 1 of 16 GEMMs.*node_f_1"):
+        _kernels.check_gemms(encoder(), nameless("node_f_1", sizes=(1, WIDTH, WIDTH)), "fp16")
+
+
+def test_a_layer_without_names_is_told_by_what_it_reads() -> None:
+    half = [k for k in nameless("node_f_1", sizes=(4 * WIDTH, WIDTH // 2)) if k.onnx_nodes]
+    halves = tuple(Tensor(f"c{i}", (1, 4 * WIDTH, WIDTH // 2), "Half") for i in (0, 1))
+    for name, proven in (("h_1.1_myl0", True), ("h_1_myl0", True), ("h_10_myl0", False), ("other", False)):
+        read = (Tensor(name, (-1, WIDTH), "Half"),)
+        listed = [*half, *(Kernel(f"__myl_Slic_myl{p}_9", "kgen", read, (), halves, "", (), p) for p in (0, 1))]
+        if proven:
+            assert _kernels.check_gemms(encoder(), listed, "fp16")["half"] == 16
+            continue
+        with pytest.raises(BuildFailed, match="no engine layer names"):
+            _kernels.check_gemms(encoder(), listed, "fp16")
+
+
+@pytest.mark.parametrize(
+    ("before", "kept"),
+    [("c = Conv (x, w)", 1), ("c = Conv (x, w, k)", 1), ("c = Relu (x)", 2), ("c = Conv (x, w) d = Relu (c)", 1)],
+)
+def test_of_a_batch_normalisation_one_factor_and_one_shift_are_left(before: str, kept: int) -> None:
+    """In numbers a channel: after a convolution the shift alone, which is its bias where it has one."""
+    text = f"""<ir_version: 10, opset_import: ["" : 20]> g (float[B,8,9] x) => (float[B,8,9] y)
+    {{ {before} y = BatchNormalization (c, s, b, m, v) }}"""
+    model, rng = onnx.parser.parse_model(text), np.random.default_rng(0)
+    shapes = {"w": (8, 8, 1)} if "w" in before else {}
+    for name, shape in (shapes | ({"k": (8,)} if ", k)" in before else {}) | dict.fromkeys("sbmv", (8,))).items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(rng.random(shape).astype(np.float32), name))
+    wanted = 4 * (8 * 8 * ("w" in before) + 8 * (kept + ("Relu (c)" in before)))
+    assert _weights.expected_bytes(Graph(ir.from_proto(model))) == wanted
+
+
 def test_all_weights_are_there() -> None:
     wanted = 2 * (4 * WIDTH * WIDTH + 2 * WIDTH * 4 * WIDTH + 4 * WIDTH) * 2
     assert _weights.expected_bytes(encoder()) == wanted

@@ -5,6 +5,7 @@ import json
 import math
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +13,9 @@ from hypothesis.extra import numpy as hnp
 
 from bertc.core.errors import DataError, VerifyFailed
 from bertc.data.samples import Sample
+from bertc.graph.model import Graph
 from bertc.verification.budgets import DEFAULT_BUDGETS, Budget, budget_for, find_violations
+from bertc.verification.choices import Ties
 from bertc.verification.comparison import Comparison
 from bertc.verification.decisions import Decision, ctc_collapse
 
@@ -50,6 +53,55 @@ def test_relative_error_is_per_sample_and_the_worst_counts():
     out = comparison.result().outputs[0]
     assert (out.max_abs, out.worst) == (1.0, "small, row 0")
     assert out.relative == pytest.approx(0.5)
+
+
+def of_samples(*pairs):
+    comparison = Comparison()
+    for index, (expected, got) in enumerate(pairs):
+        arrays = (np.array(each, np.float64) for each in (expected, got))
+        comparison.add(*({"x": array} for array in arrays), sample(label=str(index)))
+    return comparison
+
+
+def test_a_score_near_zero_has_the_scale_of_half_of_the_samples():
+    out = of_samples(([[1e-4]], [[2e-4]]), ([[-2.0]], [[-2.0]]), ([[50.0]], [[50.0]])).result().outputs[0]
+    assert (out.relative, out.worst) == (pytest.approx(1e-4 / 2), "0, row 0"), "of the middle one, not of the largest"
+    out = of_samples(([[1.0]], [[1.0]]), ([[-2.0]], [[-2.5]]), ([[3.0]], [[3.0]])).result().outputs[0]
+    assert (out.relative, out.worst) == (0.25, "1, row 0"), "above the least scale a sample has its own"
+
+
+def test_a_probability_near_zero_has_the_scale_of_the_largest():
+    """What ONNX Runtime's Sigmoid gives for -8.2 with and without its optimisations."""
+    near = ([[2.8e-4]], [[2.8e-4 + 6e-8]])
+    assert of_samples(near, near, ([[0.4]], [[0.4]])).result().outputs[0].relative == pytest.approx(1.5e-7)
+    wide = [[2.8e-4] * 20], [[2.8e-4 + 6e-8] * 20]
+    assert of_samples(wide, ([[0.4] * 20], [[0.4] * 20])).result().outputs[0].relative == pytest.approx(1.5e-7)
+    logits = of_samples(wide, ([[-0.4] * 20], [[-0.4] * 20])).result().outputs[0]
+    assert logits.relative == pytest.approx(6e-8 / 2.8e-4), "a vector has a scale of its own, and this is no probability"
+
+
+@pytest.mark.parametrize(("end", "judged"), [("Sigmoid (x)", False), ("Softmax (x)", False), ("Relu (x)", True)])
+def test_the_noise_of_a_sigmoid_is_none_where_all_are_near_zero(end, judged):
+    """A detector that finds nothing in the goldens: ONNX Runtime with and without its optimisations differs by 1.8e-7."""
+    head = '<ir_version: 10, opset_import: ["" : 20]> g (float[B,20] v) => (float[B,20,1] x) '
+    text = f"{head} {{ i = Constant <value_ints = [2]> () x0 = {end.replace('(x)', '(v)')} x = Unsqueeze (x0, i) }}"
+    ties = Ties(Graph(ir.from_onnx_text(text)), 1e-5)
+    for error, broken in ((1.8e-7, judged), (5e-7, True)):
+        comparison = Comparison(ties=ties)
+        made = np.full((1, 20, 1), 1e-5)
+        comparison.add({"x": made}, {"x": made + error}, sample())
+        assert bool(find_violations(comparison.result(), DEFAULT_BUDGETS["fp32"])) is broken
+
+
+def test_a_wrong_probability_is_wrong_at_any_scale():
+    wrong = of_samples(([[2.8e-4]], [[4e-4]]), ([[0.4]], [[0.4]]))
+    assert find_violations(wrong.result(), DEFAULT_BUDGETS["fp32"])[0].worst == "0, row 0"
+
+
+def test_one_sample_is_judged_on_the_scale_of_all():
+    one = of_samples(([[2.8e-4]], [[2.8e-4 + 6e-8]]))
+    every = of_samples(([[2.8e-4]], [[2.8e-4]]), ([[0.4]], [[0.4]]))
+    assert one.result().outputs[0].relative > 1e-4 > 1e-6 > one.result(every.least_scales()).outputs[0].relative
 
 
 @pytest.mark.parametrize(
@@ -137,6 +189,15 @@ def test_dead_rows_of_an_output_without_rows():
     comparison.add({"x": np.float32(1)}, {"x": np.float32(1)}, sample(2))
     out = comparison.result().outputs[0]
     assert (out.relative, out.uncompared, out.vectors) == (0.0, 1, 1)
+
+
+def test_a_part_leaves_what_it_does_not_tell_of_to_the_others():
+    """One sample with a row all masked, and an output of which nobody knows the rows: the other output is judged."""
+    part = Comparison()
+    part.add({"x": np.ones((2, 3)), "y": np.ones(5)}, {"x": np.full((2, 3), 2.0), "y": np.ones(5)}, sample(2, dead=(1,)))
+    assert [(out.name, out.relative) for out in part.result(part=True).outputs] == [("x", 1.0)]
+    with pytest.raises(DataError, match="no row of output 'y'"):
+        part.result()
 
 
 def test_nothing_compared_is_an_error():
@@ -348,6 +409,14 @@ def test_short_vectors_are_judged_by_their_length_and_long_ones_by_their_angle()
     wide = np.full((2, 16), 0.001)
     turned = wide * np.where(np.arange(16) < 1, -1, 1)
     assert find_violations(compared(wide, turned), Budget(cosine=0.9999))[0].metric == "cosine"
+
+
+def test_half_precision_around_int8_is_held_to_int8s_rounding():
+    """A rounding that moves an activation over the border of two integers is a whole step; float32 moves none."""
+    assert budget_for("fp16", {}, carried=True).cosine == budget_for("bf16", {}, carried=True).cosine == 0.99
+    assert budget_for("fp32", {}, carried=True) == budget_for("fp32", {})
+    assert "default of fp16 around int8" in budget_for("fp16", {}, carried=True).summary()
+    assert budget_for("fp16", {"cosine": 0.999}, carried=True).cosine == 0.999, "what was asked for goes first"
 
 
 def test_a_limit_says_who_set_it():
