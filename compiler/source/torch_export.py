@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import hashlib
 import inspect
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,9 +24,10 @@ from ..graph import Graph, finite_masks, mark_origins
 from ..graph import io_names as exported
 from . import heads
 from .chain import EMBEDDINGS, read_chain
-from .checkpoint import Checkpoint, smallest_samples, takes_audio_mask
+from .checkpoint import Checkpoint, frames_squeezed, smallest_samples, takes_audio_mask
 from .factory import FactoryModel, dims_of
 from .loading import is_pooler, load_model, root_cause
+from .mel import FRAMES, MelInput
 from .modules.calling import call_order, exportable, model_name, output_names
 from .modules.calling import module_arguments as module_arguments
 from .modules.calling import module_runner as module_runner
@@ -63,10 +65,14 @@ def load_module(
     if pooler and task == "features":
         notes.append("the checkpoint has no pooler weights: no pooler_output")
     check_finite(model, str(checkpoint.folder))
+    if checkpoint.mel is not None:
+        made = _mel(checkpoint.mel, model, task)
+        return made, {n: dataclasses.replace(d, min=1) for n, d in dims_of(made).items()}, notes
     if checkpoint.is_audio:
         made = _audio(checkpoint, model, task)
         # Tracing must be told "two frames or more" (below); the graph is right from one frame on.
-        return made, dims_of(made) | {"samples": Dim("samples", smallest_samples(checkpoint.config, frames=1))}, notes
+        least = smallest_samples(checkpoint.config, frames_squeezed(checkpoint.config))
+        return made, dims_of(made) | {"samples": Dim("samples", least)}, notes
     made = _text(checkpoint, model, task, with_pooler=not pooler)
     # The graph is right from length 1 on; the check of the export runs it there.
     return made, {n: dataclasses.replace(d, min=1) if n == "length" else d for n, d in dims_of(made).items()}, notes
@@ -147,9 +153,10 @@ def position_limit(model: nn.Module) -> int | None:
 
 def _audio(checkpoint: Checkpoint, model: nn.Module, task: str) -> FactoryModel:
     # torch.export takes a size of 1 for a constant, and refuses a range of samples in which the frames can be 1.
-    smallest = smallest_samples(checkpoint.config, frames=2)
-    squeezed = int(checkpoint.config.get("squeeze_factor", 1))  # SEW: so many frames become one before the encoder
-    samples = smallest_samples(checkpoint.config, EXAMPLE_FRAMES * squeezed) + 1
+    squeezed = frames_squeezed(checkpoint.config)
+    smallest = smallest_samples(checkpoint.config, frames=2 * squeezed)
+    # Where frames are squeezed, one too few for a whole group: the model fills that up, and by none is right as well.
+    samples = smallest_samples(checkpoint.config, EXAMPLE_FRAMES * squeezed + squeezed - 1) + 1
     values = torch.linspace(-1.0, 1.0, EXAMPLE_BATCH * samples).reshape(EXAMPLE_BATCH, samples).sin()
     inputs = {"input_values": values}
     if takes_audio_mask(checkpoint):
@@ -157,6 +164,20 @@ def _audio(checkpoint: Checkpoint, model: nn.Module, task: str) -> FactoryModel:
     module = heads.Audio(model, "last_hidden_state" if task == "audio-features" else "logits").eval()
     dims = dict.fromkeys(inputs, ("batch", "samples"))
     return FactoryModel(module, inputs, dims, module.outputs, {"samples": (smallest, None)})
+
+
+def _mel(takes: MelInput, model: nn.Module, task: str) -> FactoryModel:
+    sizes = {"batch": EXAMPLE_BATCH, FRAMES: EXAMPLE_LENGTH}
+    shape = [size if isinstance(size, int) else sizes[size] for size in takes.dims]
+    inputs = {takes.name: torch.linspace(-1.0, 1.0, math.prod(shape)).reshape(shape).mul(100.0).sin()}
+    dims = {takes.name: takes.dims}
+    if takes.masked:
+        inputs["attention_mask"] = torch.ones(shape[:2], dtype=torch.int64)
+        dims["attention_mask"] = takes.dims[:2]
+    head = heads.MelFrames if takes.name == "input_features" else heads.Audio
+    module = head(model, "last_hidden_state" if task == "audio-features" else "logits").eval()
+    limits = {FRAMES: (2, takes.longest)} if FRAMES in takes.dims else None
+    return FactoryModel(module, inputs, dims, module.outputs, limits)  # type: ignore[arg-type]
 
 
 # ---- module -> graph -------------------------------------------------------------------------------------------------
