@@ -15,7 +15,7 @@ from typing import Any
 from ..core import SourceError, check_link, did_you_mean, hash_file
 from ..data import AUDIO_FILES, audio_settings, settings_files
 from . import config_check
-from .mel import MelInput, mel_input, refusal
+from .mel import MelInput, frames_of_table, mel_input, refusal
 from .types import Adapter
 
 ENCODER_KINDS = ("Transformer", "MLMTransformer")
@@ -344,6 +344,12 @@ def smallest_samples(config: Mapping[str, Any], frames: int) -> int:
     # PyTorch refuses a group norm, which stands behind the first convolution, over one frame of one row.
     grouped = int(config["conv_kernel"][0]) + int(config["conv_stride"][0])
     return max(samples, grouped) if config.get("feat_extract_norm") == "group" else samples
+
+
+def largest_samples(config: Mapping[str, Any]) -> int | None:
+    """The most samples that a table of relative positions has frames for; None where there is no such table."""
+    frames = frames_of_table(config)
+    return None if frames is None else smallest_samples(config, frames + 1) - 1
 
 
 def frames_squeezed(config: Mapping[str, Any]) -> int:

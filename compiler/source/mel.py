@@ -22,10 +22,15 @@ class MelInput:
     longest: int | None = None
 
 
+def frames_of_table(config: Config) -> int | None:
+    """How many frames the table of a conformer's relative positions has; a clipped distance ("relative_key") and rotations have
+    no end. PyTorch makes a longer one when it needs to, a graph has the one that was there."""
+    return int(config.get("max_source_positions", 5000)) if config.get("position_embeddings_type") == "relative" else None
+
+
 def _wav2vec2_bert(config: Config) -> MelInput:
-    # A table of relative positions ends; a clipped distance ("relative_key") and rotations do not.
-    longest = config.get("max_source_positions", 5000) if config.get("position_embeddings_type") == "relative" else None
-    return MelInput("input_features", ("batch", FRAMES, config.get("feature_projection_input_dim", 160)), True, longest)
+    bins = config.get("feature_projection_input_dim", 160)
+    return MelInput("input_features", ("batch", FRAMES, bins), True, frames_of_table(config))
 
 
 def _parakeet(config: Config) -> MelInput:

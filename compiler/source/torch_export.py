@@ -24,10 +24,10 @@ from ..graph import Graph, finite_masks, mark_origins
 from ..graph import io_names as exported
 from . import heads
 from .chain import EMBEDDINGS, read_chain
-from .checkpoint import Checkpoint, frames_squeezed, smallest_samples, takes_audio_mask
+from .checkpoint import Checkpoint, frames_squeezed, largest_samples, smallest_samples, takes_audio_mask
 from .factory import FactoryModel, dims_of
 from .loading import is_pooler, load_model, root_cause
-from .mel import FRAMES, MelInput
+from .mel import FRAMES, MelInput, frames_of_table
 from .modules.calling import call_order, exportable, model_name, output_names
 from .modules.calling import module_arguments as module_arguments
 from .modules.calling import module_runner as module_runner
@@ -67,12 +67,14 @@ def load_module(
     check_finite(model, str(checkpoint.folder))
     if checkpoint.mel is not None:
         made = _mel(checkpoint.mel, model, task)
+        notes += _table_notes(checkpoint)
         return made, {n: dataclasses.replace(d, min=1) for n, d in dims_of(made).items()}, notes
     if checkpoint.is_audio:
         made = _audio(checkpoint, model, task)
+        notes += _table_notes(checkpoint)
         # Tracing must be told "two frames or more" (below); the graph is right from one frame on.
         least = smallest_samples(checkpoint.config, frames_squeezed(checkpoint.config))
-        return made, dims_of(made) | {"samples": Dim("samples", least)}, notes
+        return made, dims_of(made) | {"samples": Dim("samples", least, largest_samples(checkpoint.config))}, notes
     made = _text(checkpoint, model, task, with_pooler=not pooler)
     # The graph is right from length 1 on; the check of the export runs it there.
     return made, {n: dataclasses.replace(d, min=1) if n == "length" else d for n, d in dims_of(made).items()}, notes
@@ -163,7 +165,13 @@ def _audio(checkpoint: Checkpoint, model: nn.Module, task: str) -> FactoryModel:
         inputs["attention_mask"] = torch.ones(EXAMPLE_BATCH, samples, dtype=torch.int64)
     module = heads.Audio(model, "last_hidden_state" if task == "audio-features" else "logits").eval()
     dims = dict.fromkeys(inputs, ("batch", "samples"))
-    return FactoryModel(module, inputs, dims, module.outputs, {"samples": (smallest, None)})
+    return FactoryModel(module, inputs, dims, module.outputs, {"samples": (smallest, largest_samples(checkpoint.config))})
+
+
+def _table_notes(checkpoint: Checkpoint) -> list[str]:
+    frames = frames_of_table(checkpoint.config)
+    told = "PyTorch makes a longer one for a longer recording, the graph takes no more (max_source_positions in config.json)"
+    return [] if frames is None else [f"the table of relative positions has {frames} frames: {told}"]
 
 
 def _mel(takes: MelInput, model: nn.Module, task: str) -> FactoryModel:
