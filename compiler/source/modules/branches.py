@@ -60,7 +60,7 @@ def agrees(program: Any, made: FactoryModel, branches: Sequence[Branch]) -> bool
 
 
 def _without_asserts(program: Any) -> Callable[..., Any]:
-    """Tensors in, tensors out, as ONNX has it: no guard is kept. A node at a time, because a call of the module checks its sizes."""
+    """Tensors in, tensors out, as ONNX has it: no guard is kept. Node by node, because a call of the module checks its sizes."""
     module = program.module(check_guards=False)
     for node in [node for node in module.graph.nodes if node.op == "call_function" and "assert" in str(node.target)]:
         module.graph.erase_node(node)

@@ -13,11 +13,11 @@ from bertc.source.mel import mel_input
 from bertc.source.opening import open_reference, open_source
 from bertc.source.types import SourceOptions
 
-SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+SHAPE = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 BERT = {**SHAPE, "vocab_size": 20, "feature_projection_input_dim": 40, "conv_depthwise_kernel_size": 5}
 SPECTRUM = {**SHAPE, "max_length": 64, "num_mel_bins": 32, "num_labels": 5}
 WHISPER = {
-    **{"d_model": 32, "encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2},
+    **{"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2},
     **{"encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "num_mel_bins": 16, "max_source_positions": 50, "vocab_size": 60},
     **{"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 4, "num_labels": 3},
 }
