@@ -155,7 +155,7 @@ class Audio(nn.Module):
 class MelFrames(Audio):
     """float32 mel frames as input_features, [batch, frames, mel] (and an int64 mask of frames) or as the model has them."""
 
-    def forward(self, input_features: Tensor, attention_mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, input_features: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         return self.run({"input_features": input_features}, attention_mask)
 
 

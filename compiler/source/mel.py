@@ -69,7 +69,7 @@ def mel_input(config: Config, architecture: str) -> MelInput | None:
         return None
     try:
         found = TAKEN[kind](config)
-        sizes = [int(size) for size in found.dims if not isinstance(size, str)]
+        sizes = [int(size) for size in found.dims if size not in ("batch", FRAMES)]
     except (TypeError, ValueError, AttributeError) as error:
         raise SourceError(f"config.json of a {kind} model has no readable sizes of its mel frames: {error}") from error
     if min(sizes) < 1:

@@ -185,7 +185,7 @@ def _mel(takes: MelInput, model: nn.Module, task: str) -> FactoryModel:
     head = heads.MelFrames if takes.name == "input_features" else heads.Audio
     module = head(model, "last_hidden_state" if task == "audio-features" else "logits").eval()
     limits = {FRAMES: (2, takes.longest)} if FRAMES in takes.dims else None
-    return FactoryModel(module, inputs, dims, module.outputs, limits)  # type: ignore[arg-type]
+    return FactoryModel(module, inputs, dims, module.outputs, limits)
 
 
 # ---- module -> graph -------------------------------------------------------------------------------------------------

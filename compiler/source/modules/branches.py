@@ -38,7 +38,7 @@ def at_sizes(made: FactoryModel, sizes: Mapping[str, int]) -> dict[str, Tensor]:
     found = {}
     for name, example in made.inputs.items():
         for axis, dim in enumerate(made.dims[name]):
-            if dim in sizes:
+            if isinstance(dim, str) and dim in sizes:
                 example = example.index_select(axis, torch.arange(sizes[dim]) % example.shape[axis])
         found[name] = example
     return found
