@@ -11,6 +11,7 @@ from .labels import Tags as Tags
 from .npz import read_npz as read_npz
 from .preprocess import read_data as read_data
 from .readers import AUDIO_FILES as AUDIO_FILES
+from .readers import RAW_AUDIO as RAW_AUDIO
 from .readers import Audio as Audio
 from .readers import audio_feeds as audio_feeds
 from .readers import audio_settings as audio_settings

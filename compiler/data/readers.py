@@ -11,6 +11,7 @@ import numpy as np
 
 from ..core import ArtifactError, DataError, Dim, Missing, TensorSpec, derived, is_mask
 from . import tables
+from .mel import mel_feeds
 from .npz import read_npz
 from .samples import Data, Layout, Sample, dead_rows
 from .tables import Row
@@ -30,6 +31,7 @@ class Audio:
     """What a feature extractor's settings say of raw audio: the sampling rate in Hz, normalisation, padding, and the mask.
 
     `masked`: the model has a mask over samples. Without one the feature extractor of transformers normalises the padded row.
+    `kind` is the class of another feature extractor, of mel frames: it is run itself, from `files`; the rate alone is read here.
     """
 
     sampling_rate: int
@@ -37,6 +39,13 @@ class Audio:
     padding_side: str = "right"
     padding_value: float = 0.0
     masked: bool = False
+    kind: str = RAW_AUDIO
+    files: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+
+    @property
+    def raw(self) -> bool:
+        """Whether samples are what the model takes."""
+        return self.kind == RAW_AUDIO
 
     @staticmethod
     def from_directory(path: Path) -> Audio:
@@ -45,12 +54,12 @@ class Audio:
 
     @staticmethod
     def from_files(files: Mapping[str, Path], folder: Path | str = "the model's files") -> Audio:
-        """Raises ArtifactError when the settings are missing, broken or not those of raw audio (wav2vec2, HuBERT)."""
+        """Raises ArtifactError when the settings are missing or broken."""
         file, config = audio_settings(files)
         if file is None:
             raise ArtifactError(f"no {AUDIO_FILES[1]} in {folder}; copy it from the source model")
-        kind = config.get("feature_extractor_type", RAW_AUDIO)
-        if kind != RAW_AUDIO or config.get("feature_size", 1) != 1:
+        kind = str(config.get("feature_extractor_type", RAW_AUDIO))
+        if kind == RAW_AUDIO and config.get("feature_size", 1) != 1:
             raise ArtifactError(f"{file}: {kind} makes {config.get('feature_size', 1)} features per frame; give .npz data")
         try:
             rate, value = int(config["sampling_rate"]), float(config.get("padding_value", 0.0))
@@ -65,6 +74,8 @@ class Audio:
             config.get("padding_side", "right"),
             value,
             bool(config.get("return_attention_mask")),
+            kind,
+            {} if kind == RAW_AUDIO else {name: path for name, path in files.items() if name in AUDIO_FILES},
         )
 
 
@@ -225,6 +236,8 @@ def _recordings(path: Path, rows: Sequence[Row], fit: ModelInputs, audio: Audio 
 def _waves(path: Path, files: Sequence[Path], fit: ModelInputs, audio: Audio | None) -> Data:
     if audio is None:
         raise DataError(f"{path} holds audio, but the model has no audio preprocessor; give raw feeds as .npz")
+    if not audio.raw:
+        return _mel_samples(path, files, fit, audio)
     mask_names = [spec.name for spec in fit.inputs if is_mask(spec.name, spec.dtype)]
     floats = [s for s in fit.inputs if np.dtype(s.dtype).kind == "f" and len(s.dims) == 2 and s.name not in mask_names]
     if len(floats) != 1 or len(mask_names) > 1 or len(fit.inputs) != 1 + len(mask_names):
@@ -243,6 +256,30 @@ def _waves(path: Path, files: Sequence[Path], fit: ModelInputs, audio: Audio | N
         samples.append(Sample(f"{origins[0]}..{origins[-1]}", feeds, (), origins))
     note = f"{path.name}: {cut} of {len(files)} files were longer than {high} samples and were cut"
     return Data(tuple(samples), (note,) if cut else ())
+
+
+def _mel_samples(path: Path, files: Sequence[Path], fit: ModelInputs, audio: Audio) -> Data:
+    """Recordings as frames, which are cut where the model takes no more."""
+    samples, cut = [], 0
+    mask = next((spec.name for spec in fit.inputs if is_mask(spec.name, spec.dtype)), "")
+    for chunk in fit.chunks(fit.inputs[0], files, path):
+        feeds = audio_feeds([_wave(file, audio, 1) for file in chunk], audio, fit.inputs)
+        kept = {spec.name: _within(feeds[spec.name], spec, fit) for spec in fit.inputs}
+        cut += int((feeds[mask][:, kept[mask].shape[1] :] != 0).any(1).sum()) if mask else 0
+        origins = tuple(file.name for file in chunk)
+        label = f"{origins[0]}..{origins[-1]}"
+        samples.append(Sample(label, _checked(kept, fit, label), (), origins))
+    notes = [f"{path.name}: {cut} of {len(files)} files made more frames than the model takes and were cut"] if cut else []
+    if not mask:
+        shape = list(samples[0].feeds[fit.inputs[0].name].shape[1:])
+        notes.append(f"{path.name}: {audio.kind} makes {shape} of every recording: it cuts longer ones and fills up shorter ones")
+    return Data(tuple(samples), tuple(notes))
+
+
+def _within(array: np.ndarray, spec: TensorSpec, fit: ModelInputs) -> np.ndarray:
+    """Rows as they are, with no named dimension behind them larger than the model takes."""
+    tops = [fit.limits(dim)[1] if at and isinstance(dim, str) else None for at, dim in enumerate(spec.dims)]
+    return array[tuple(slice(top) for top in tops)]
 
 
 def _wave(file: Path, audio: Audio, low: int) -> np.ndarray:
@@ -265,7 +302,9 @@ def _wave(file: Path, audio: Audio, low: int) -> np.ndarray:
 
 
 def audio_feeds(waves: Sequence[np.ndarray], audio: Audio, inputs: Sequence[TensorSpec], low: int = 0) -> dict[str, np.ndarray]:
-    """Waveforms as a padded batch, as the feature extractor of transformers makes it."""
+    """Waveforms as a padded batch, as the feature extractor of transformers makes it, or by it where that makes mel frames."""
+    if not audio.raw:
+        return mel_feeds(waves, audio.kind, audio.files, audio.sampling_rate, inputs)
     length = max(low, *(len(wave) for wave in waves))
     values = np.full((len(waves), length), audio.padding_value, np.float32)
     mask = np.zeros((len(waves), length), np.int64)

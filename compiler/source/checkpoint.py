@@ -15,6 +15,7 @@ from typing import Any
 from ..core import SourceError, check_link, did_you_mean, hash_file
 from ..data import AUDIO_FILES, audio_settings, settings_files
 from . import config_check
+from .mel import MelInput, frames_of_table, mel_input, refusal
 from .types import Adapter
 
 ENCODER_KINDS = ("Transformer", "MLMTransformer")
@@ -31,6 +32,7 @@ POOLING_KEYS = {
 }
 TASK_OF_SUFFIX = {
     "ForAudioFrameClassification": "audio-frame-classification",
+    "ForAudioClassification": "audio-classification",
     "ForSequenceClassification": "sequence-classification",
     "ForTokenClassification": "token-classification",
     "ForQuestionAnswering": "question-answering",
@@ -38,6 +40,7 @@ TASK_OF_SUFFIX = {
     "ForPreTraining": "features",
     "ForCTC": "ctc",
     "Model": "features",
+    "Encoder": "features",
 }
 AUDIO_TASKS = {"features": "audio-features", "sequence-classification": "audio-classification"}
 # transformers has no AutoModel that gives the encoder alone of these.
@@ -98,8 +101,12 @@ class Checkpoint:
 
     @property
     def is_audio(self) -> bool:
-        """Raw samples in, through strided convolutions (wav2vec2, HuBERT, WavLM, UniSpeech, SEW, data2vec-audio)."""
-        return "conv_kernel" in self.config and "conv_stride" in self.config
+        """Recordings in: raw samples through strided convolutions (wav2vec2, HuBERT, WavLM, SEW ...), or mel frames."""
+        return self.mel is not None or ("conv_kernel" in self.config and "conv_stride" in self.config)
+
+    @property
+    def mel(self) -> MelInput | None:
+        return mel_input(self.config, self.architecture)
 
     @property
     def pickled(self) -> bool:
@@ -311,20 +318,22 @@ def task_of(checkpoint: Checkpoint, tasks: Sequence[str]) -> str:
 def check_task(checkpoint: Checkpoint, task: str) -> None:
     """Raises SourceError when a checkpoint cannot do a task for a reason that its config shows."""
     audio = task in (*AUDIO_TASKS.values(), "audio-frame-classification", "ctc")
-    if "feature_projection_input_dim" in checkpoint.config and not checkpoint.is_audio:
-        raise SourceError(
-            f"{checkpoint.folder}: {checkpoint.architecture} takes mel features, which no task of bertc does; write a Python "
-            "factory (package.module:function)"
-        )
-    if audio != checkpoint.is_audio:
-        kind = "raw audio samples" if checkpoint.is_audio else "token ids"
-        raise SourceError(f"{checkpoint.folder}: task {task!r} does not fit {checkpoint.architecture}, which takes {kind}")
-    encoder = checkpoint.config.get("model_type") in ENCODER_CLASSES
-    if checkpoint.config.get("is_encoder_decoder") and not (encoder and task in ("features", "sentence-embedding")):
+    encoder = checkpoint.config.get("model_type") in ENCODER_CLASSES and task in ("features", "sentence-embedding")
+    if checkpoint.config.get("is_encoder_decoder") and not encoder and checkpoint.mel is None:
         raise SourceError(
             f"{checkpoint.folder}: {checkpoint.architecture} is an encoder-decoder; write a Python factory "
             "(package.module:function) that returns its encoder"
         )
+    why = "" if checkpoint.is_audio else refusal(checkpoint.config, checkpoint.architecture, _extractor(checkpoint)[1])
+    if why:
+        raise SourceError(f"{checkpoint.folder}: {why}")
+    if audio != checkpoint.is_audio:
+        kind = "recordings" if checkpoint.is_audio else "token ids"
+        raise SourceError(f"{checkpoint.folder}: task {task!r} does not fit {checkpoint.architecture}, which takes {kind}")
+
+
+def _extractor(checkpoint: Checkpoint) -> tuple[Path | None, dict[str, Any]]:
+    return audio_settings({name: path for name in AUDIO_FILES if (path := checkpoint.folder / name).is_file()})
 
 
 def smallest_samples(config: Mapping[str, Any], frames: int) -> int:
@@ -332,12 +341,25 @@ def smallest_samples(config: Mapping[str, Any], frames: int) -> int:
     samples = frames
     for kernel, stride in reversed(list(zip(config["conv_kernel"], config["conv_stride"], strict=True))):
         samples = (samples - 1) * int(stride) + int(kernel)
-    return samples
+    # PyTorch refuses a group norm, which stands behind the first convolution, over one frame of one row.
+    grouped = int(config["conv_kernel"][0]) + int(config["conv_stride"][0])
+    return max(samples, grouped) if config.get("feat_extract_norm") == "group" else samples
+
+
+def largest_samples(config: Mapping[str, Any]) -> int | None:
+    """The most samples that a table of relative positions has frames for; None where there is no such table."""
+    frames = frames_of_table(config)
+    return None if frames is None else smallest_samples(config, frames + 1) - 1
+
+
+def frames_squeezed(config: Mapping[str, Any]) -> int:
+    """How many frames become one before the encoder: 2 of SEW, which takes no fewer."""
+    return int(config.get("squeeze_factor", 1))
 
 
 def takes_audio_mask(checkpoint: Checkpoint) -> bool:
     """Whether the model was trained with a mask over samples, as its preprocessor says (else by its normalisation)."""
-    _, config = audio_settings({name: path for name in AUDIO_FILES if (path := checkpoint.folder / name).is_file()})
+    _, config = _extractor(checkpoint)
     if config:
         return bool(config.get("return_attention_mask"))
     return checkpoint.config.get("feat_extract_norm") == "layer"

@@ -144,8 +144,19 @@ class Audio(nn.Module):
         self.outputs = (output,)
 
     def forward(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        found = self.model(input_values=input_values, attention_mask=attention_mask, return_dict=True)
-        return getattr(found, self.outputs[0])
+        return self.run({"input_values": input_values}, attention_mask)
+
+    def run(self, feeds: dict[str, Tensor], attention_mask: Tensor | None) -> Tensor:
+        if attention_mask is not None:  # some classes have no parameter of this name
+            feeds["attention_mask"] = attention_mask
+        return getattr(self.model(**feeds, return_dict=True), self.outputs[0])
+
+
+class MelFrames(Audio):
+    """float32 mel frames as input_features, [batch, frames, mel] (and an int64 mask of frames) or as the model has them."""
+
+    def forward(self, input_features: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        return self.run({"input_features": input_features}, attention_mask)
 
 
 class Pooling(nn.Module):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core import Missing, Outputs, machine
-from ..data import AUDIO_FILES, Text, TextSettings
+from ..data import AUDIO_FILES, RAW_AUDIO, Text, TextSettings
 from .chain import EMBEDDINGS
 from .types import InputTruth
 
@@ -157,7 +157,9 @@ def _of_audio(folder: Path) -> InputTruth:
         extractor: Any = auto.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
 
     def values(waves: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        found = extractor(list(waves), sampling_rate=extractor.sampling_rate, padding=True, return_tensors="np")
+        # Of raw samples none is padded unless it is asked for; of mel frames each class pads as its model wants.
+        padding = {"padding": True} if type(extractor).__name__ == RAW_AUDIO else {}
+        found = extractor(list(waves), sampling_rate=extractor.sampling_rate, **padding, return_tensors="np")
         return {name: np.asarray(array) for name, array in found.items()}
 
     return InputTruth(f"transformers {machine.installed_version('transformers')}", values=values)

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import hashlib
 import inspect
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,9 +24,10 @@ from ..graph import Graph, finite_masks, mark_origins
 from ..graph import io_names as exported
 from . import heads
 from .chain import EMBEDDINGS, read_chain
-from .checkpoint import Checkpoint, smallest_samples, takes_audio_mask
+from .checkpoint import Checkpoint, frames_squeezed, largest_samples, smallest_samples, takes_audio_mask
 from .factory import FactoryModel, dims_of
 from .loading import is_pooler, load_model, root_cause
+from .mel import FRAMES, MelInput, frames_of_table
 from .modules.calling import call_order, exportable, model_name, output_names
 from .modules.calling import module_arguments as module_arguments
 from .modules.calling import module_runner as module_runner
@@ -63,10 +65,16 @@ def load_module(
     if pooler and task == "features":
         notes.append("the checkpoint has no pooler weights: no pooler_output")
     check_finite(model, str(checkpoint.folder))
+    if checkpoint.mel is not None:
+        made = _mel(checkpoint.mel, model, task)
+        notes += _table_notes(checkpoint)
+        return made, {n: dataclasses.replace(d, min=1) for n, d in dims_of(made).items()}, notes
     if checkpoint.is_audio:
         made = _audio(checkpoint, model, task)
+        notes += _table_notes(checkpoint)
         # Tracing must be told "two frames or more" (below); the graph is right from one frame on.
-        return made, dims_of(made) | {"samples": Dim("samples", smallest_samples(checkpoint.config, frames=1))}, notes
+        least = smallest_samples(checkpoint.config, frames_squeezed(checkpoint.config))
+        return made, dims_of(made) | {"samples": Dim("samples", least, largest_samples(checkpoint.config))}, notes
     made = _text(checkpoint, model, task, with_pooler=not pooler)
     # The graph is right from length 1 on; the check of the export runs it there.
     return made, {n: dataclasses.replace(d, min=1) if n == "length" else d for n, d in dims_of(made).items()}, notes
@@ -147,16 +155,37 @@ def position_limit(model: nn.Module) -> int | None:
 
 def _audio(checkpoint: Checkpoint, model: nn.Module, task: str) -> FactoryModel:
     # torch.export takes a size of 1 for a constant, and refuses a range of samples in which the frames can be 1.
-    smallest = smallest_samples(checkpoint.config, frames=2)
-    squeezed = int(checkpoint.config.get("squeeze_factor", 1))  # SEW: so many frames become one before the encoder
-    samples = smallest_samples(checkpoint.config, EXAMPLE_FRAMES * squeezed) + 1
+    squeezed = frames_squeezed(checkpoint.config)
+    smallest = smallest_samples(checkpoint.config, frames=2 * squeezed)
+    # Where frames are squeezed, one too few for a whole group: the model fills that up, and by none is right as well.
+    samples = smallest_samples(checkpoint.config, EXAMPLE_FRAMES * squeezed + squeezed - 1) + 1
     values = torch.linspace(-1.0, 1.0, EXAMPLE_BATCH * samples).reshape(EXAMPLE_BATCH, samples).sin()
     inputs = {"input_values": values}
     if takes_audio_mask(checkpoint):
         inputs["attention_mask"] = torch.ones(EXAMPLE_BATCH, samples, dtype=torch.int64)
     module = heads.Audio(model, "last_hidden_state" if task == "audio-features" else "logits").eval()
     dims = dict.fromkeys(inputs, ("batch", "samples"))
-    return FactoryModel(module, inputs, dims, module.outputs, {"samples": (smallest, None)})
+    return FactoryModel(module, inputs, dims, module.outputs, {"samples": (smallest, largest_samples(checkpoint.config))})
+
+
+def _table_notes(checkpoint: Checkpoint) -> list[str]:
+    frames = frames_of_table(checkpoint.config)
+    told = "PyTorch makes a longer one for a longer recording, the graph takes no more (max_source_positions in config.json)"
+    return [] if frames is None else [f"the table of relative positions has {frames} frames: {told}"]
+
+
+def _mel(takes: MelInput, model: nn.Module, task: str) -> FactoryModel:
+    sizes = {"batch": EXAMPLE_BATCH, FRAMES: EXAMPLE_LENGTH}
+    shape = [size if isinstance(size, int) else sizes[size] for size in takes.dims]
+    inputs = {takes.name: torch.linspace(-1.0, 1.0, math.prod(shape)).reshape(shape).mul(100.0).sin()}
+    dims = {takes.name: takes.dims}
+    if takes.masked:
+        inputs["attention_mask"] = torch.ones(shape[:2], dtype=torch.int64)
+        dims["attention_mask"] = takes.dims[:2]
+    head = heads.MelFrames if takes.name == "input_features" else heads.Audio
+    module = head(model, "last_hidden_state" if task == "audio-features" else "logits").eval()
+    limits = {FRAMES: (2, takes.longest)} if FRAMES in takes.dims else None
+    return FactoryModel(module, inputs, dims, module.outputs, limits)
 
 
 # ---- module -> graph -------------------------------------------------------------------------------------------------

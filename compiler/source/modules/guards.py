@@ -8,9 +8,11 @@ and the export check runs it there.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import itertools
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from ...core import Dim, names_of
 from ..factory import FactoryModel
@@ -27,28 +29,50 @@ ARITHMETIC = (
 )
 
 
-def provable_minimums(error: Exception, made: FactoryModel, dims: Mapping[str, Dim]) -> dict[str, int] | None:
-    """{dimension: the size from which all guards of a refusal hold}; None where one of them is a limit of the model."""
+@dataclasses.dataclass(frozen=True)
+class Unproven:
+    """The guards of a refusal. `least`: the size of a dimension from which those hold that hold from there on, to trace above it;
+    `branches`: the sizes at which one holds and breaks that is more than torch.export's own 0 and 1. That is a branch of the
+    model's code, and only a trial shows whether what was followed is right beyond it."""
+
+    least: Mapping[str, int]
+    branches: tuple[Branch, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Branch:
+    """Sizes of one dimension on both sides of a guard, in order."""
+
+    name: str
+    holds: tuple[int, ...]
+    breaks: tuple[int, ...]
+
+
+def unproven(error: Exception, made: FactoryModel, dims: Mapping[str, Dim]) -> Unproven | None:
+    """What a refusal is about; None where one of its guards is not made of declared sizes."""
     lines = [line.strip(" -") for line in str(error).splitlines() if line.strip(" -")]
     told = [line for line in lines if line.startswith(("You marked", "Not all values"))]
     guards = [match[1] for line in told if (match := GUARD.match(line))]
     if not guards or len(guards) < len(told):
         return None
     found: dict[str, int] = {}
+    branches = []
     # What is about 0 and 1 first: a lower bound that follows from it is no branch of the model's code.
     for guard in sorted(guards, key=lambda guard: SMALL.search(guard) is None):
-        least = _holds_from(guard, made, dims)
-        if least is None:
+        each = _sides(guard, made, dims)
+        if each is None:
             return None
-        name, size = least
-        if SMALL.search(guard) is None and size > found.get(name, dims[name].min):
-            return None
-        found[name] = max(found.get(name, 0), size)
-    return found
+        least = max(each.breaks, default=dims[each.name].min - 1) + 1
+        known = found.get(each.name, dims[each.name].min)
+        if least <= example_size(made, each.name):
+            found[each.name] = max(known, least)
+        if least > example_size(made, each.name) or (SMALL.search(guard) is None and least > known):
+            branches.append(each)
+    return Unproven(found, tuple(branches))
 
 
-def _holds_from(guard: str, made: FactoryModel, dims: Mapping[str, Dim]) -> tuple[str, int] | None:
-    """(the first dimension of a guard, the size from which it holds); None where it does not hold at the example or above."""
+def _sides(guard: str, made: FactoryModel, dims: Mapping[str, Dim]) -> Branch | None:
+    """The first dimension of a guard, the sizes at which it holds whatever the others are, and the rest; None for no sizes."""
     names: list[str] = []
 
     def named(match: re.Match[str]) -> str:
@@ -65,13 +89,17 @@ def _holds_from(guard: str, made: FactoryModel, dims: Mapping[str, Dim]) -> tupl
     first, *others = dict.fromkeys(names)
     ranges = [list(_sizes(dims[name], SPAN if name == first else FEW)) for name in (first, *others)]
     code = compile(tree, "guard", "eval")
-    broken = [
-        sizes[0]
-        for sizes in itertools.product(*ranges)
-        if not eval(code, {"__builtins__": {}, **FUNCTIONS}, dict(zip((first, *others), sizes, strict=True)))
-    ]
-    least = max(broken) + 1 if broken else dims[first].min
-    return (first, least) if least <= _example(made, first) else None
+    broken = {
+        sizes[0] for sizes in itertools.product(*ranges) if not _holds(code, dict(zip((first, *others), sizes, strict=True)))
+    }
+    return Branch(first, tuple(size for size in ranges[0] if size not in broken), tuple(sorted(broken)))
+
+
+def _holds(code: Any, sizes: Mapping[str, int]) -> bool:
+    try:
+        return bool(eval(code, {"__builtins__": {}, **FUNCTIONS}, dict(sizes)))
+    except ZeroDivisionError:  # a size of nothing, below those that the model takes
+        return False
 
 
 def _arithmetic(text: str, names: set[str]) -> ast.Expression | None:
@@ -89,6 +117,7 @@ def _sizes(dim: Dim, count: int) -> Iterator[int]:
     return iter(range(dim.min, min(dim.max or dim.min + count, dim.min + count) + 1))
 
 
-def _example(made: FactoryModel, name: str) -> int:
+def example_size(made: FactoryModel, name: str) -> int:
+    """The size of a dimension in the examples."""
     found = [e.shape[a] for n, e in made.inputs.items() for a, each in enumerate(made.dims[n]) if each == name]
     return int(min(found))

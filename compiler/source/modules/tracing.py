@@ -10,8 +10,11 @@ import torch
 
 from ...core import Dim, derived
 from ..factory import FactoryModel, dims_of
+from .branches import agrees, examples
+from .caches import without_caches
 from .calling import call_arguments, eager, model_name
-from .guards import provable_minimums
+from .guards import unproven
+from .pooling import dynamic_pooling
 from .recurrent import as_operators
 from .refusals import explain
 
@@ -21,11 +24,11 @@ def trace(made: FactoryModel) -> tuple[Any, dict[Any, Callable[..., Any]]]:
     # torch.export makes one input of two that are the same tensor, and the graph then reads one name for both.
     args, kwargs = call_arguments(made, {name: example.clone() for name, example in made.inputs.items()})
     dims = dims_of(made)
-    with as_operators(made.module) as translations, eager():
+    with as_operators(made.module) as translations, without_caches(made.module), dynamic_pooling(), eager():
         try:
             return _export(made, args, kwargs, dims), translations
         except Exception as error:  # the exporter raises what the model's code raises
-            program = _left_free(made, args, kwargs, dims) or _again(made, args, kwargs, dims, error)
+            program = _left_free(made, args, kwargs, dims) or _again(made, dims, error)
             if program is not None:
                 return program, translations
             # Where no size is dynamic it may be refused for another reason: that one is to be told, or the advice would not work.
@@ -43,16 +46,24 @@ def _left_free(made: FactoryModel, args: Any, kwargs: Any, dims: Mapping[str, Di
         return None
 
 
-def _again(made: FactoryModel, args: Any, kwargs: Any, dims: Mapping[str, Dim], error: Exception) -> Any | None:
-    """The program where every guard that was not proven holds: it is left to run time then, which an ONNX graph does not keep."""
-    least = provable_minimums(error, made, dims)
-    if least is None:
+def _again(made: FactoryModel, dims: Mapping[str, Dim], error: Exception) -> Any | None:
+    """The program without the guards that were not proven: they are left to run time then, which an ONNX graph does not keep.
+
+    One that holds at every size says nothing. One that does not is a branch, and the program must be right on both its sides.
+    """
+    found = unproven(error, made, dims)
+    if found is None:
         return None
-    above = {name: dataclasses.replace(dim, min=max(dim.min, least.get(name, dim.min))) for name, dim in dims.items()}
-    try:
-        return _export(made, args, kwargs, above, prefer_deferred_runtime_asserts_over_guards=True)
-    except Exception:  # noqa: BLE001  the first refusal is told
-        return None
+    above = {name: dataclasses.replace(dim, min=max(dim.min, found.least.get(name, dim.min))) for name, dim in dims.items()}
+    for each in examples(made, found.branches):
+        args, kwargs = call_arguments(each, {name: example.clone() for name, example in each.inputs.items()})
+        try:
+            program = _export(each, args, kwargs, above, prefer_deferred_runtime_asserts_over_guards=True)
+            if not found.branches or agrees(program, made, found.branches):
+                return program
+        except Exception:  # noqa: BLE001  the first refusal is told
+            continue
+    return None
 
 
 def _export(made: FactoryModel, args: Any, kwargs: Any, dims: Mapping[str, Dim], free: bool = False, **options: Any) -> Any:

@@ -6,8 +6,7 @@ import models
 import numpy as np
 import pytest
 
-from bertc.core.errors import SourceError
-from bertc.source.opening import open_reference, open_source
+from bertc.source.opening import open_source
 from bertc.source.types import SourceOptions
 
 HEAD = {**models.AUDIO, "num_labels": 4, "classifier_proj_size": 16}
@@ -46,12 +45,3 @@ def test_features_of_a_classifier_say_that_its_head_is_left_out(tmp_path):
     assert any(
         "classifier.* (2 tensors), projector.* (2 tensors): outside task 'audio-features'" in note for note in source.notes
     )
-
-
-def test_a_model_of_mel_features_is_named(tmp_path):
-    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 20}
-    config = {**shape, "feature_projection_input_dim": 40, "conv_depthwise_kernel_size": 5}
-    path = models.save("Wav2Vec2BertForCTC", "Wav2Vec2BertConfig", config, tmp_path / "m")
-    for task in (None, "audio-features"):
-        with pytest.raises(SourceError, match="takes mel features"):
-            open_reference(str(path), SourceOptions(task=task))
