@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..core import SourceError
-from . import checkpoint
+from ..data import settings_files
+from ..graph import load_graph
+from . import assets, checkpoint, onnx_file
 
 INNER = "onnx"
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
@@ -50,6 +52,17 @@ def asset_root(path: Path) -> Path:
     """The folder whose tokenizer and config belong to an .onnx file: the one above, where it lies in `onnx/`."""
     above = path.parent.parent
     return above if path.parent.name == INNER and (above / "config.json").is_file() else path.parent
+
+
+def files_read(path: Path) -> dict[str, Path]:
+    """Every file that decides what an .onnx source becomes, by name: it, its external data, its tokenizer and settings.
+
+    What else lies in its folder has no part in it. Raises SourceError for a file that cannot be read.
+    """
+    root = asset_root(path)
+    beside = assets.asset_files(path.parent, root) | settings_files(root, path.parent)
+    data = {file.relative_to(path.parent).as_posix(): file for file in onnx_file.data_files(path, load_graph(path, mapped=True))}
+    return beside | data
 
 
 def choice_notes(folder: Path, path: Path) -> tuple[str, ...]:
