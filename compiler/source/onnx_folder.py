@@ -35,17 +35,27 @@ def choose_onnx(folder: Path) -> Path | None:
 
     Raises SourceError where several may be meant.
     """
-    files = onnx_files(folder)
+    found = _candidates(onnx_files(folder))
+    if len(found) > 1:
+        shown = ", ".join(str(path.relative_to(folder)) for path in found)
+        raise SourceError(
+            f"{folder} has no weights that transformers reads, and {len(found)} .onnx files: {shown}; give one of them"
+        )
+    return found[0] if found else None
+
+
+def choose_names(names: Sequence[str]) -> list[str]:
+    """The same of the names of a hub repository's files: all that may be meant, `choose_onnx` says so where they are several."""
+    files = [Path(name) for name in sorted(names) if name.endswith(".onnx")]
+    here = [path for path in files if path.parent.as_posix() in (".", INNER)]
+    return [path.as_posix() for path in _candidates(here)]
+
+
+def _candidates(files: Sequence[Path]) -> list[Path]:
+    """The float models of a folder, of these `model.onnx` alone where there is one."""
     floats = [path for path in files if not SMALLER.search(path.stem)]
     chosen = floats or [path for path in files if HALF.search(path.stem)] or files
-    named = [path for path in chosen if path.stem == "model"]
-    if len(named or chosen) > 1:
-        shown = ", ".join(str(path.relative_to(folder)) for path in chosen)
-        raise SourceError(
-            f"{folder} has no weights that transformers reads, and {len(chosen)} .onnx files: {shown}; give one of them"
-        )
-    found = named or chosen
-    return found[0] if found else None
+    return [path for path in chosen if path.stem == "model"] or [*chosen]
 
 
 def asset_root(path: Path) -> Path:
