@@ -117,6 +117,45 @@ def adapter_of_a_file(folder: Path) -> Words:
     return [advice.linear(folder / "m.onnx"), "--adapter", adapter_files(folder, folder / "a")]
 
 
+def quantised_config(folder: Path) -> Words:
+    path = copy(folder)
+    edit(path / "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True})
+    return [path]
+
+
+def encoder_decoder(folder: Path) -> Words:
+    small = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 40}
+    return [models.save("T5ForConditionalGeneration", "T5Config", small, folder / "m"), "--task", "masked-lm"]
+
+
+def float_model_given(folder: Path, words: Words, message: str) -> Words:
+    return [models.one_layer("features")]
+
+
+ENCODER = """
+import torch, transformers
+
+class Encoder(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = transformers.T5EncoderModel.from_pretrained("{path}")
+    def forward(self, input_ids, attention_mask):
+        return self.inner(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+def make():
+    ids = torch.ones(2, 7, dtype=torch.int64)
+    dims = ("batch", "length")
+    return Encoder().eval(), {"input_ids": ids, "attention_mask": ids}, {"input_ids": dims, "attention_mask": dims}
+"""
+
+
+def factory_written(folder: Path, words: Words, message: str) -> Words:
+    """`write a Python factory (package.module:function) that returns its encoder`."""
+    name = f"advised_encoder_{folder.name}"
+    (folder / f"{name}.py").write_text(ENCODER.replace("{path}", str(folder / "m")))
+    return [f"{name}:make"]
+
+
 def typed(folder: Path, words: Words, message: str) -> Words:
     """Options that the message names are added; one that was given already is given anew."""
     found = advice.options_in(message)
@@ -193,6 +232,8 @@ CASES: dict[str, tuple[Callable[[Path], Words], str, Follow]] = {
     "other weights": (other_weights, "rename that file and remove the key", key_removed("transformers_weights")),
     "code of its own": (own_code, "pass --trust-remote-code", typed),
     "Dense without a pooling": (dense_without_pooling, "or write {", ports_written),
+    "a quantised checkpoint": (quantised_config, "give the float model", float_model_given),
+    "an encoder-decoder": (encoder_decoder, "that returns its encoder", factory_written),
     "an adapter beside its base, merged": (adapter_beside, "pass --adapter", typed),
     "an adapter beside its base, without it": (adapter_beside, "move adapter_config.json out", moved_out),
     "an adapter alone": (adapter_alone, "as well", lambda folder, words, message: [*words, *advice.options_in(message)[:2]]),
@@ -209,6 +250,8 @@ def test_the_advice_of_a_refusal_works(name: str, tmp_path: Path, monkeypatch: p
     if "adapter" in name:
         pytest.importorskip("peft")
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
     words = make(tmp_path)
     message = advice.refusal(*words)
     assert wanted in message

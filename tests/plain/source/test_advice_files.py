@@ -198,6 +198,54 @@ def test_a_file_where_a_module_is_wanted(factory: Callable[..., str]) -> None:
     advice.answers(advice.opened(good), ids=np.ones((3, 5), np.int64))
 
 
+EXPORTED = """
+import torch
+
+class Sums(torch.nn.Module):
+    def forward(self, a, b):
+        {BODY}
+
+def make():
+    return Sums(), {"a": torch.ones(3, 4), "b": torch.ones(3, 4)}, {"a": {A}, "b": {B}}
+"""
+DIMS: dict[str, tuple[dict[str, str], str, dict[str, str]]] = {
+    "two names for one size": (
+        {"BODY": "return a + b", "A": '("batch", "length")', "B": '("batch", "width")'},
+        "give both one name",
+        {"B": '("batch", "length")'},
+    ),
+    "a loop over an axis": (
+        {"BODY": "return sum(a[:, at] for at in range(a.shape[1])) + b[:, 0]", "A": '("batch", "length")', "B": '("batch", 4)'},
+        "give the size as a number wherever 'length' stands, as in dims {'a': ('batch', 4)}",
+        {"A": "('batch', 4)"},
+    ),
+    "a branch on values": (
+        {"BODY": "return a if a.sum() > 0 else b", "A": '("batch", 4)', "B": '("batch", 4)'},
+        "Write a branch with torch.where",
+        {"BODY": "return torch.where(a.sum() > 0, a, b)"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DIMS)
+def test_the_advice_of_the_exporter_works(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    wrong, wanted, mended = DIMS[name]
+
+    def written(which: str, parts: dict[str, str]) -> list[object]:
+        text = EXPORTED
+        for key, part in parts.items():
+            text = text.replace("{" + key + "}", part)
+        module = f"exported_{tmp_path.name}_{which}".replace("-", "_")
+        (tmp_path / f"{module}.py").write_text(text)
+        return ["export", f"{module}:make", "-o", tmp_path / "o"]
+
+    assert wanted in refused(written("wrong", wrong), capsys)
+    assert advice.command(written("mended", wrong | mended)) == 0
+
+
 # ---- what messages name ----------------------------------------------------------------------------------------------
 
 
@@ -230,6 +278,15 @@ def test_every_option_that_an_error_names_exists() -> None:
     named = {(file, flag) for file, text in texts() for flag in advice.FLAG.findall(text)}
     assert len(named) > 40
     assert sorted((file, flag) for file, flag in named if flag not in known) == []
+
+
+def test_every_command_that_an_error_names_exists() -> None:
+    from bertc.cli import _group
+
+    told = re.compile(r"(?:\brun |\(|\bby |\bwith |\buse )bertc ([a-z]+)")
+    named = {(file, name) for file, text in texts() for name in told.findall(text)}
+    assert {"cache", "verify", "export"} & {name for _, name in named}
+    assert sorted((file, name) for file, name in named if name not in _group.names()) == []
 
 
 def test_every_extra_that_an_error_names_installs_something() -> None:
