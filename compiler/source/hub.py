@@ -66,7 +66,8 @@ def fetch_onnx(reference: str, commit: str, choose: Callable[[Sequence[str]], Se
     import huggingface_hub as hub
     from huggingface_hub import errors
 
-    unreached = (*errors.HfHubHTTPError.__bases__, OSError)  # the first base is of the HTTP library, which is another by version
+    # The first base is of the HTTP library, which is another by version.
+    unreached = tuple(base for base in (*errors.HfHubHTTPError.__bases__, OSError) if issubclass(base, Exception))
     try:
         names = hub.HfApi().list_repo_files(reference, revision=commit)
     except unreached:
