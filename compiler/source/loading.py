@@ -162,7 +162,7 @@ def _without_wrapper(checkpoint: Checkpoint, task: str, trust_remote_code: bool,
         mapping = {pattern + "(?:)" * times: "" for times in range(NESTED if pattern == WRAPPER else 1)}
         model, info, notes = _from_pretrained(checkpoint, task, trust_remote_code, key_mapping=mapping)
         if not _absent(set(info["missing_keys"]), task) and not info["mismatched_keys"]:
-            return model, info, [*notes, f"read {how}: {counted(len(saved), 'weight')}"]
+            return model, info, [*notes, f"{counted(len(saved), 'weight')} read {how}"]
     return None
 
 
