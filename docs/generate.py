@@ -28,7 +28,11 @@ HEAD = """# Commands
 A page that explains: [sources](sources.md), [targets](targets.md), [precision](precision.md), [verification](verification.md),
 [fleets](fleet.md), [traffic and speed](traffic.md), [reports](reports.md).
 
-`--json` prints one JSON document on stdout; everything meant for a person goes to stderr.
+`--json` prints one JSON document on stdout; everything meant for a person goes to stderr. Who reads them does not change the exit
+code: `| head -1` is no failure.
+
+The folder of what a command writes is made where it is not there, whichever option names it. What cannot be written there is said
+before the work (exit 2). An option that takes one value is given once; options that contradict each other are refused.
 
 ## Exit codes
 

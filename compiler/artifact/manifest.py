@@ -12,11 +12,22 @@ import glob
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..core import ArtifactError, Dim, Profile, TensorSpec, disk_errors, hash_file, write_json
+from ..core import (
+    ArtifactError,
+    Dim,
+    Profile,
+    TensorSpec,
+    disk_errors,
+    hash_file,
+    output_errors,
+    resolved,
+    what_is_wrong,
+    write_json,
+)
 from ..core import profiles_from_json as profiles_from_json
 from ..data import AUDIO_FILES
 from ..graph import Graph, external_files
@@ -164,43 +175,57 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     advice = "copy or build the artifact again"
     try:
         manifest = json.loads(file.read_text("utf-8"))
-        version = int(manifest["format"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ArtifactError(f"{file} is damaged ({type(error).__name__}: {error}); {advice}") from error
+        if not isinstance(manifest, dict) or type(version := manifest["format"]) is not int:
+            raise ValueError("it is no JSON object with a whole number as `format`")
+    except (ValueError, KeyError, RecursionError, OSError) as error:
+        raise ArtifactError(f"{file} is damaged: {what_is_wrong(error)}; {advice}") from error
     if version > FORMAT:
         raise ArtifactError(f"{path} has artifact format {version}, this bertc reads up to {FORMAT}: pip install -U bertc")
     missing = [key for key in REQUIRED if key not in manifest]
     if missing:
         raise ArtifactError(f"{file} is damaged: it lacks {', '.join(missing)}; {advice}")
-    try:
-        _check_shape(Artifact(path, manifest))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{file} is damaged ({type(error).__name__}: {error}); {advice}") from error
+    if wrong := _wrong_part(Artifact(path, manifest)):
+        raise ArtifactError(f"{file} is damaged: {wrong}; {advice}")
     return dict(manifest)
 
 
-def _check_shape(found: Artifact) -> None:
-    """Read everything once, so that a damaged manifest is one clear error here and not an accident later."""
+def _wrong_part(found: Artifact) -> str:
+    """What of a manifest cannot be read, '' where all can: one clear error here, and no accident later."""
+    for name, read in PARTS.items():
+        try:
+            read(found)  # what is read is thrown away: only that it can be read matters
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return f"{name}: {what_is_wrong(error)}"
+    return ""
+
+
+def _read_files(found: Artifact) -> None:
     listed = {name: str(entry["sha256"]) for name, entry in found.manifest["files"].items()}
     if GRAPH not in listed:
-        raise KeyError(f"{GRAPH} among the files")
-    found.manifest["engine"].items()
+        raise KeyError(GRAPH)
+
+
+def _read_source(found: Artifact) -> None:
     made = found.manifest["source"]
     made["options"].items()
-    if not all(isinstance(made[key], str) for key in ("reference", "kind", "sha256", "task")):
-        raise TypeError("source.reference, kind, sha256 and task are texts")
-    # What is read is thrown away: only that it can be read matters.
-    _ = (
-        found.target,
-        found.precision,
-        found.task,
-        found.inputs,
-        found.outputs,
-        found.dims,
-        found.profiles,
-        found.index_bounds,
-        found.inputs_check,
-    )
+    for key in ("reference", "kind", "sha256", "task"):
+        if not isinstance(made[key], str):
+            raise ValueError(f"{key} is no text")
+
+
+PARTS: Mapping[str, Callable[[Artifact], Any]] = {
+    "files": _read_files,
+    "engine": lambda found: found.manifest["engine"].items(),
+    "source": _read_source,
+    "target": lambda found: found.target,
+    "precision": lambda found: found.precision,
+    "inputs": lambda found: found.inputs,
+    "outputs": lambda found: found.outputs,
+    "dims": lambda found: found.dims,
+    "profiles": lambda found: found.profiles,
+    "index_bounds": lambda found: found.index_bounds,
+    "inputs_check": lambda found: found.inputs_check,
+}
 
 
 def find_artifacts(path: Path) -> tuple[Path, ...]:
@@ -228,8 +253,8 @@ def staging(out: Path, force: bool) -> Iterator[Path]:
 
     Raises ArtifactError when `out` exists and may not be replaced, Missing when the disk is full.
     """
-    out = out.resolve()  # a link stays a link: what it points to is built or replaced
-    with disk_errors(out):
+    out = resolved(out)  # a link stays a link: what it points to is built or replaced
+    with output_errors(out):
         _recover(out)
         _check_free(out, force)
         stage = out.parent / f".{out.name}.tmp-{os.getpid()}"

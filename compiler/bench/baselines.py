@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .. import targets
 from ..artifact import Artifact
 from ..artifact import manifest as artifact
-from ..core import Feeds, Outputs
+from ..core import Feeds, Outputs, counted
 from ..data import Sample
 from ..graph import Graph, save_graph
 from ..runtime import Runner
@@ -168,7 +168,7 @@ def compiled(made: FactoryModel, outputs: Sequence[str], samples: Sequence[Sampl
     except Exception as error:  # noqa: BLE001 - whatever torch's compiler, or the C++ compiler below it, raises
         return Skipped(name, f"it does not compile here: {root_cause(error)}")
     took = time.perf_counter() - start
-    description = f"float32, defaults, compiled for each of {len(samples)} shapes in {took:.0f} s (not timed)"
+    description = f"float32, defaults, compiled for {counted(len(samples), 'shape')} in {took:.0f} s (not timed)"
     return dataclasses.replace(contender, description=description)
 
 

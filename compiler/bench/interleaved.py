@@ -22,12 +22,13 @@ import numpy as np
 
 from .. import targets
 from ..artifact import Artifact
-from ..core import Dim, InputError, Missing, Progress, Shape, VerifyFailed
-from ..data import Sample
+from ..core import Dim, InputError, Missing, Progress, Shape, VerifyFailed, counted, wanted_threads
+from ..data import Layout, Sample
 from ..data import synthetic as data
+from ..graph import Graph
 from ..runtime import time_call
 from ..source import GivenSource
-from ..verification import DEFAULT_BUDGETS, Comparison, budget_for, budgets
+from ..verification import DEFAULT_BUDGETS, Budget, Comparison, Ties, budget_for, budgets
 from . import baselines, timings
 from .baselines import Contender, Skipped
 from .timings import BenchResult, Timing
@@ -40,8 +41,8 @@ BUSY = 0.1  # share of the cores taken by others from which on a note says that 
 
 @dataclasses.dataclass(frozen=True)
 class BenchRequest:
-    """What `bertc bench` times. `threads` 0: one for each core that this process may use. `padded`: the artifact padded to its
-    buckets is one more contender."""
+    """What `bertc bench` times. `threads` 0: OMP_NUM_THREADS, else one for each core that this process may use. `padded`: the
+    artifact padded to its buckets is one more contender."""
 
     against: tuple[GivenSource, ...] = ()
     shapes: tuple[Shape, ...] = ()
@@ -104,7 +105,7 @@ def traffic_shapes(path: Path, found: Artifact) -> tuple[tuple[Shape, ...], str]
     kept = shapes[:MOST_SHAPES]
     share = sum(s.tokens * s.weight for s in kept) / choice.computed
     lengths = ", ".join(map(str, choice.bounds))
-    note = f"{path.name}: padded to lengths {lengths}; {len(kept)} of {len(shapes)} shapes, {share:.0%} of the tokens"
+    note = f"{path.name}: padded to lengths {lengths}; {len(kept)} of {counted(len(shapes), 'shape')}, {share:.0%} of the tokens"
     return tuple(kept), note
 
 
@@ -125,7 +126,7 @@ def time_artifact(found: Artifact, request: BenchRequest, progress: Progress | N
     log = progress or Progress()
     if reason := why_not_runnable(found):
         raise Missing(f"the engine of {found.path} (target {found.target}) cannot run here: {reason}")
-    count = request.threads or len(_cores())
+    count = request.threads or wanted_threads() or len(_cores())
     if request.rounds < 1 or count < 1:
         raise InputError(f"asked for {request.rounds} rounds on {count} threads; both are whole numbers from 1 on")
     samples = _samples(found, request)
@@ -136,16 +137,15 @@ def time_artifact(found: Artifact, request: BenchRequest, progress: Progress | N
             log.note(f"not timed: {name}: {reason}")
         with log.stage("compare outputs and warm up"):
             calls = {each.name: [each.prepare(sample.feeds) for sample in samples] for each in contenders}
-            agreement = _agree(contenders, samples, calls, found.task)
+            agreement, told = _agree(contenders, samples, calls, found)
             load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
         with log.stage("time") as advance, _others() as busy:
             seconds = _rounds(calls, len(samples), request, advance)
     timed = tuple(Timing(c.name, shape, seconds[c.name][at]) for at, shape in enumerate(request.shapes) for c in contenders)
     conditions = _conditions(request, count, load, busy["share"])
     descriptions = {c.name: c.description for c in contenders}
-    return BenchResult(
-        found.path.name, timed, _ratios(timed, contenders), descriptions, skipped, agreement, conditions, _notes(conditions)
-    )
+    ratios, notes = _ratios(timed, contenders), (*told, *_notes(conditions))
+    return BenchResult(found.path.name, timed, ratios, descriptions, skipped, agreement, conditions, notes)
 
 
 def _samples(found: Artifact, request: BenchRequest) -> list[Sample]:
@@ -177,25 +177,46 @@ def _other_name(name: str, before: Sequence[Contender]) -> str:
 
 
 def _agree(
-    contenders: Sequence[Contender], samples: Sequence[Sample], calls: Mapping[str, Sequence[Any]], task: str
-) -> dict[str, float]:
-    """The largest relative difference of each contender's outputs from those of the source, or of the artifact without one."""
+    contenders: Sequence[Contender], samples: Sequence[Sample], calls: Mapping[str, Sequence[Any]], found: Artifact
+) -> tuple[dict[str, float], list[str]]:
+    """(the largest relative difference of each contender's outputs from those of the source, or of the artifact without one,
+    notes on labels that differ).
+
+    Of a label or a rank, either of two choices is right where their scores are equal within the budget, as when it was built.
+    """
     truth = next((c for c in contenders if c.source), contenders[0])
     others = [c for c in contenders if c is not truth]
-    compared = {c.name: Comparison(task) for c in others}
+    allowed = {c.name: budget_for(max(truth.precision, c.precision, key=coarseness), {}).without_decisions() for c in others}
+    graph = found.graph(mapped=True)
+    layout = Layout.of(graph.inputs, graph.outputs)
+    compared = {name: _comparison(found.task, layout, graph, budget) for name, budget in allowed.items()}
     for at, sample in enumerate(samples):
         expected = truth.outputs(calls[truth.name][at]())
         for each in others:
             compared[each.name].add(expected, each.outputs(calls[each.name][at]()), sample)
-    found = {}
-    for each in others:
-        result = compared[each.name].result()
-        coarser = max(truth.precision, each.precision, key=list(DEFAULT_BUDGETS).index)
-        wrong = budgets.find_violations(result, budget_for(coarser, {}).without_decisions())
+    apart: dict[str, float] = {}
+    notes: list[str] = []
+    for name, comparison in compared.items():
+        result = comparison.result()
+        wrong = budgets.find_violations(result, allowed[name])
         if wrong:
-            raise VerifyFailed(f"{each.name} and {truth.name} have different outputs, nothing was timed: {wrong[0]}")
-        found[each.name] = max(output.relative for output in result.outputs)
-    return found
+            raise VerifyFailed(f"{name} and {truth.name} have different outputs, nothing was timed: {wrong[0]}")
+        apart[name] = max(output.relative for output in result.outputs)
+        notes += [
+            f"{name}: {o.name!r} differs in {o.changed + o.tied} of {counted(o.vectors, 'value')}, {counted(o.tied, 'tie')}"
+            for o in result.outputs
+            if o.changed or o.tied
+        ]
+    return apart, notes
+
+
+def coarseness(precision: str) -> int:
+    """Where a precision stands among all of them, the finest first."""
+    return list(DEFAULT_BUDGETS).index(precision)
+
+
+def _comparison(task: str, layout: Layout, graph: Graph, budget: Budget) -> Comparison:
+    return Comparison(task, layout=layout, ties=Ties(graph, budgets.choice_tolerance(budget)))
 
 
 def _rounds(calls: Mapping[str, Sequence[Any]], shapes: int, request: BenchRequest, advance: Any) -> dict[str, list[np.ndarray]]:
@@ -259,6 +280,7 @@ def _conditions(request: BenchRequest, count: int, load: float | None, share: fl
         "warm_up": WARM_UP,
         "seed": request.seed,
         "threads": count,
+        "threads_by": "--threads" if request.threads else "OMP_NUM_THREADS" if wanted_threads() else "cores",
         "cores_allowed": _cores(),
         "cores": os.cpu_count(),
         "machine": platform.machine(),
@@ -275,17 +297,19 @@ def _notes(conditions: Mapping[str, Any]) -> tuple[str, ...]:
     if share is None:
         notes.append("load by other processes unknown (no /proc/stat): the machine may have been busy")
     if conditions["rounds"] < timings.MIN_CALLS["p99"]:
-        notes.append(f"no p99: it needs {timings.MIN_CALLS['p99']} rounds, there were {conditions['rounds']}")
+        notes.append(f"no p99: it needs {timings.MIN_CALLS['p99']} rounds, this had {conditions['rounds']}")
     if conditions["threads"] > len(conditions["cores_allowed"]):
-        notes.append(f"{conditions['threads']} threads share {len(conditions['cores_allowed'])} cores")
+        notes.append(f"{conditions['threads']} threads share {counted(len(conditions['cores_allowed']), 'core')}")
     return tuple(notes)
 
 
 def conditions_line(result: BenchResult) -> str:
     """The conditions of a run in a line: rounds, threads, load."""
     c = result.conditions
-    cores = f"{c['threads']} threads each, {len(c['cores_allowed'])} of {c['cores']} cores allowed"
+    given = "" if c["threads_by"] == "cores" else f" ({c['threads_by']})"
+    threads = f"{counted(c['threads'], 'thread')} each{given}"
+    cores = f"{threads}, {len(c['cores_allowed'])} of {counted(c['cores'] or 1, 'core')} allowed"
     taken = c["cores_taken_by_others"]
     others = "" if taken is None else f", {taken:.0%} of the machine taken by others"
     load = "" if c["load_before"] is None else f", load {c['load_before']:.1f} before"
-    return f"{c['rounds']} interleaved rounds after {c['warm_up']} to warm up; {cores}{others}{load}"
+    return f"{counted(c['rounds'], 'interleaved round')} after {c['warm_up']} to warm up; {cores}{others}{load}"

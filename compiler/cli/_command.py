@@ -17,12 +17,26 @@ def write_examples(formatter: click.HelpFormatter, examples: Sequence[str]) -> N
         formatter.write_text("\n".join(("\b", *examples)))
 
 
+def _refuse_repeated(given: Sequence[click.Parameter]) -> None:
+    """An option that takes one value, or has a --no- of its own, given twice: click takes the last one, and says nothing."""
+    options = [each for each in given if isinstance(each, click.Option) and not each.multiple]
+    for option in options:
+        if options.count(option) > 1 and (not option.is_flag or option.secondary_opts):
+            name = "/".join([*option.opts, *option.secondary_opts])
+            raise click.UsageError(f"{name} is given {options.count(option)} times; give it once")
+
+
 class Command(click.Command):
     """A command with `-q`, `-v`, `--log-level` and `examples`, command lines that its help ends with."""
 
     def __init__(self, *, examples: Sequence[str], params: list[click.Parameter] | None = None, **named: Any) -> None:
         super().__init__(params=[*(params or []), *verbosity_options()], **named)
         self.examples = tuple(examples)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing:
+            _refuse_repeated(self.make_parser(ctx).parse_args([*args])[2])
+        return super().parse_args(ctx, args)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         write_examples(formatter, self.examples)

@@ -10,6 +10,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from ..core import one_line, printable
+from ._streams import silence
 
 
 class PlainConsole(Console):
@@ -21,6 +22,11 @@ class PlainConsole(Console):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(stderr=True, markup=False, emoji=False, **options)
+
+    def on_broken_pipe(self) -> None:
+        """`2>&1 | head -1`: nobody reads on. What runs is not stopped for that; its exit code is as it would have been."""
+        self.quiet = True
+        silence(self.file)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """A string as text that can be wrapped: escaped here, so that its width is known."""

@@ -9,16 +9,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 
 import click
 
-from ..core import BertcError, InputError
+from ..core import BertcError, InputError, Missing
 from . import _completion as _completion
 from ._group import Commands
 from ._output import print_error, print_json, print_usage_error, printable_warnings
+from ._streams import is_of_stdout, silence
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -59,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; errors are printed, never raised."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    streams = sys.stdout, sys.stderr
     try:
         with _terminated(), printable_warnings():
             _require_utf8(words)
@@ -74,7 +77,17 @@ def run(arguments: Sequence[str] | None = None) -> int:
         message = f"interrupted: {_reason(error) or 'nothing was written'}"
         print_error(message)
         return _failed(words, message, 130)
+    except SystemExit:  # click's answer to `bertc --help | head -1`: the reader has what it wanted
+        sys.stdout, sys.stderr = streams
+        silence(sys.stdout)
+        return 0
     except OSError as error:
+        if is_of_stdout(error):
+            return _no_stdout(error)
+        if error.filename is not None and os.fspath(error.filename) in words:
+            message = f"cannot open {error.filename}: {error.strerror}"
+            print_error(f"error: {message}")
+            return _failed(words, message, InputError.exit_code)
         # On a disk that is quite full, Python finds no folder for temporary files and says so with another number.
         full = error.errno in NO_ROOM or "No usable temporary directory" in str(error)
         return _disk_full(words, error) if full else _bug(words, error)
@@ -94,6 +107,16 @@ def _reason(error: BaseException) -> str:
     return str(error if isinstance(error, KeyboardInterrupt) else error.__cause__ or "")
 
 
+def _no_stdout(error: OSError) -> int:
+    """What was asked for cannot be printed: a full disk, or a stdout that is open for reading."""
+    silence(sys.stdout)
+    full = error.errno in NO_ROOM
+    print_error(
+        f"error: cannot write to stdout: {error.strerror}; {'free some space' if full else 'give it another place to go'}"
+    )
+    return Missing.exit_code if full else InputError.exit_code
+
+
 def _disk_full(words: Sequence[str], error: OSError) -> int:
     """Room ran out elsewhere than at the output: in the folder for temporary files."""
     message = f"no room for temporary files: {error}; free some space, or set TMPDIR to a folder on another disk"
@@ -104,12 +127,14 @@ def _disk_full(words: Sequence[str], error: OSError) -> int:
 def _bug(words: Sequence[str], error: Exception) -> int:
     import traceback
 
-    print_error("".join(traceback.format_exception(error)).rstrip("\n"))
+    if not print_error("".join(traceback.format_exception(error)).rstrip("\n")):
+        return Missing.exit_code  # stderr itself takes nothing
     print_error(f"error: a bug in bertc ({type(error).__name__}: {error}); please report the lines above")
     return _failed(words, f"{type(error).__name__}: {error}", 4)
 
 
 def _failed(words: Sequence[str], message: str, code: int) -> int:
     if "--json" in words:
-        print_json({"error": message, "exit_code": code})
+        with contextlib.suppress(OSError, InputError):  # the exit code says it, too
+            print_json({"error": message, "exit_code": code})
     return code

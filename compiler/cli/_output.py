@@ -6,13 +6,15 @@ import contextlib
 import io
 import json
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..core import message_lines, printable
+from ..core import InputError, message_lines, printable
+from ._streams import reader_may_leave, silence
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -148,22 +150,36 @@ def print_result(text: str) -> None:
     console().print(text, highlight=False, markup=False)
 
 
-def print_error(text: str) -> None:
-    """An error, on stderr: its further lines are indented, and nothing in it steers the terminal."""
-    click.echo(message_lines(text), err=True)
+def print_error(text: str) -> bool:
+    """An error, on stderr: its further lines are indented, and nothing in it steers the terminal. False where
+    stderr takes none."""
+    return _say(message_lines(text))
+
+
+def _say(text: str, newline: bool = True) -> bool:
+    """On stderr; where that takes nothing, the exit code says it alone."""
+    try:
+        click.echo(text, nl=newline, err=True)
+    except OSError:
+        silence(sys.stderr)
+        return False
+    return True
 
 
 def print_usage_error(error: click.ClickException) -> None:
     """As click shows it, what was typed (or came from a file's name) escaped as in any error."""
     text, shown = error.format_message(), io.StringIO()
     error.show(shown)
-    click.echo(printable(shown.getvalue().replace(text, message_lines(text))), nl=False, err=True)
+    _say(printable(shown.getvalue().replace(text, message_lines(text))), newline=False)
 
 
 def print_json(document: Any) -> None:
     """The document on stdout, every value exact; what is invisible is escaped as JSON does it, for who reads it on a terminal."""
+    if sys.stdout is None:
+        raise InputError("--json: stdout is closed; give it somewhere to go")
     text = json.dumps(document, indent=1, ensure_ascii=False)
-    click.echo(text if text.isascii() and "\x7f" not in text else "".join(map(_in_json, text)))
+    with reader_may_leave():
+        click.echo(text if text.isascii() and "\x7f" not in text else "".join(map(_in_json, text)))
 
 
 def _in_json(character: str) -> str:

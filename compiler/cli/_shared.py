@@ -78,13 +78,16 @@ def recipe_of(reference: str, log: Progress, options: dict[str, Any]) -> Recipe:
 
 
 def limits_of(texts: Sequence[str]) -> dict[str, float]:
-    limits = {}
+    limits: dict[str, float] = {}
     for text in texts:
         name, _, value = text.partition("=")
         try:
-            limits[name] = float(value)
+            limit = float(value)
         except ValueError as error:
             raise InputError(f"budget {text!r} is not NAME=NUMBER, as in cosine=0.9999") from error
+        if name in limits and limits[name] != limit:
+            raise InputError(f"budget {name} is {limits[name]:g} and {limit:g}; give one of them")
+        limits[name] = limit
     return limits
 
 

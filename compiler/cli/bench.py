@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..core import InputError, Missing
+from ..core import InputError, Missing, check_writable, counted, write_text
 from . import _shared as shared
 from ._command import Command
 from ._output import console, print_json, print_result, progress
@@ -46,8 +46,20 @@ EXAMPLES = (
 )
 @click.option("--lengths", type=FILE, metavar="FILE", help="Take shapes and their weights from requests (see bertc profile).")
 @click.option("--padded", is_flag=True, help="Time the artifact also with each call padded to its buckets.")
-@click.option("--threads", type=int, metavar="NUMBER", default=0, help="Of every contender; default: all cores of this process.")
-@click.option("--rounds", type=int, metavar="NUMBER", default=100, show_default=True, help="Timed calls per contender and shape.")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="NUMBER",
+    help="Of every contender; default: OMP_NUM_THREADS, or else all cores of this process.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    metavar="NUMBER",
+    default=100,
+    show_default=True,
+    help="Timed calls per contender and shape.",
+)
 @click.option("--seed", type=int, metavar="NUMBER", default=0, show_default=True, help="Of the token ids and the order of calls.")
 @click.option("--csv", "csv_path", type=FILE, metavar="FILE", help="Write the times as a table.")
 @click.option("--plot", "plot_path", type=FILE, metavar="FILE", help="Draw the medians, as .svg.")
@@ -59,7 +71,7 @@ def bench(
     texts: Sequence[str],
     lengths: Path | None,
     padded: bool,
-    threads: int,
+    threads: int | None,
     rounds: int,
     seed: int,
     csv_path: Path | None,
@@ -80,19 +92,22 @@ def bench(
 
     log = progress()
     found = artifact.open_artifact(path)
+    check_writable(csv_path, "--csv")
+    check_writable(plot_path, "--plot")
     shapes = _shapes(found, texts, lengths, log)
     if reason := benching.why_not_runnable(found):
         if require_engine:
             raise Missing(f"--require-engine: the engine of {path} cannot run here: {reason}")
-        return _show_work(found, shapes, reason, against, as_json)
+        given_up = {"--against": against, "--padded": padded, "--csv": csv_path, "--plot": plot_path}
+        return _show_work(found, shapes, reason, [name for name, value in given_up.items() if value], as_json)
     given = tuple(given_source(each, **allowed) for each in against)
     log.say(f"{path} on {', '.join(map(str, shapes))}")
-    request = benching.BenchRequest(given, shapes, rounds, threads, seed, padded)
+    request = benching.BenchRequest(given, shapes, rounds, threads or 0, seed, padded)
     result = benching.time_artifact(found, request, log)
     if csv_path is not None:
-        csv_path.write_text(timings.to_csv(result), encoding="utf-8")
+        write_text(csv_path, timings.to_csv(result), "--csv")
     if plot_path is not None:
-        plot_path.write_text(plots.render_svg(figures.timings_plot(result)), encoding="utf-8")
+        write_text(plot_path, plots.render_svg(figures.timings_plot(result)), "--plot")
     _show_result(result, log)
     if as_json:
         print_json(result.to_json())
@@ -125,7 +140,7 @@ def _shapes(found: Artifact, texts: Sequence[str], lengths: Path | None, log: Pr
     return shapes
 
 
-def _show_work(found: Artifact, shapes: Sequence[Shape], reason: str, against: Sequence[str], as_json: bool) -> None:
+def _show_work(found: Artifact, shapes: Sequence[Shape], reason: str, unused: Sequence[str], as_json: bool) -> None:
     """What the build log and the graph tell of an engine that cannot run here."""
     from ..report import tables
     from ..targets import artifact_work
@@ -135,11 +150,13 @@ def _show_work(found: Artifact, shapes: Sequence[Shape], reason: str, against: S
         print_result(f"{found.path} at {each.shape}, profile {each.profile}")
         console().print(tables.work_table(each))
         if each.nameless:
-            kernels = f"{each.nameless} kernels name no node of the graph: what they move is missing from the sums"
-            print_result(f"  {kernels}")
+            name = "kernel names" if each.nameless == 1 else "kernels name"
+            print_result(f"  {each.nameless} {name} no node of the graph: what is moved there is missing from the sums")
         if each.unknown:
-            print_result(f"  {each.unknown} products or tensors of unknown size are missing from the sums")
-    ignored = "; --against was ignored" if against else ""
+            print_result(
+                f"  missing from the sums: {counted(each.unknown, 'product or tensor', 'products or tensors')} of unknown size"
+            )
+    ignored = f"; not used: {', '.join(unused)}" if unused else ""
     print_result(f"engine: NOT RUN ({reason}): nothing was timed{ignored}")
     if as_json:
         shapes_json = [each.to_json() for each in done]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ..core import InputError
 from . import _output as output
 from . import _shared as shared
 from ._command import Command
@@ -17,6 +19,7 @@ EXAMPLES = (
     "bertc build minilm --fp32 --target onnxruntime -o out/minilm",
     "bertc build CHECKPOINT --fp16 --target tensorrt-rtx:sm86,sm89 -o out/engine",
 )
+FLAGS = ("fp32", "fp16", "bf16", "fp8")
 FORMS = {"auto": "int8", "static": "int8-static", "dynamic": "int8-dynamic", "weights": "int8-weights"}
 INT8 = (
     "int8 GEMMs, the rest float16 (ONNX Runtime: float32). auto, or no value: the better form, where it pays. static: scales "
@@ -44,10 +47,10 @@ class BuildCommand(Command):
 @click.argument("reference", metavar="SOURCE|RECIPE|EXPORT", type=Source())
 @shared.OUT_DIRECTORY
 @shared.FORCE_ARTIFACT
-@click.option("--fp32", "precision", flag_value="fp32", help="float32, TF32 off.")
-@click.option("--fp16", "precision", flag_value="fp16", help="float16, reductions in float32.")
-@click.option("--bf16", "precision", flag_value="bf16", help="bfloat16, reductions in float32.")
-@click.option("--fp8", "precision", flag_value="fp8", help="float8 (E4M3) GEMMs, the rest float16; needs --data, sm89 or later.")
+@click.option("--fp32", is_flag=True, help="float32, TF32 off.")
+@click.option("--fp16", is_flag=True, help="float16, reductions in float32.")
+@click.option("--bf16", is_flag=True, help="bfloat16, reductions in float32.")
+@click.option("--fp8", is_flag=True, help="float8 (E4M3) GEMMs, the rest float16; needs --data, sm89 or later.")
 @click.option("--int8", type=click.Choice(FORMS), is_flag=False, flag_value="auto", help=INT8)
 @click.option(
     "--max-drop", type=float, metavar="NUMBER", help="Keep layers in float until the metric drops by at most this: 0.005."
@@ -62,13 +65,18 @@ def build(
     SOURCE is a path (checkpoint directory, .onnx, export, recipe.toml), a recipe's name, package.module:factory, or a hub id.
     """
     from .. import pipeline
-    from ..core import InputError
 
-    if int8 and options["precision"]:
-        raise InputError(f"--{options['precision']} and --int8: an artifact has one precision; give one of them")
-    options["precision"] = FORMS[int8] if int8 else options["precision"]
+    options["precision"] = _precision({name: options.pop(name) for name in FLAGS}, int8)
     log = output.progress()
     if max_drop is not None:
         options["budget"] = (*options["budget"], f"max_drop={max_drop}")
     made = pipeline.build_recipe(shared.recipe_of(reference, log, options), out, force=force, progress=log)
     shared.show_artifacts(made, as_json)
+
+
+def _precision(flags: Mapping[str, bool], int8: str | None) -> str | None:
+    """The precision that was asked for. InputError where several were: the last one would win, and nobody would know."""
+    asked = {f"--{name}": name for name, given in flags.items() if given} | ({"--int8": FORMS[int8]} if int8 else {})
+    if len(asked) > 1:
+        raise InputError(f"{' and '.join(asked)}: an artifact has one precision; give one of them")
+    return next(iter(asked.values()), None)

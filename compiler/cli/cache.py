@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..core import counted
 from . import _shared as shared
 from ._command import Group
 from ._output import console, print_json, print_result
@@ -63,7 +64,7 @@ def ls(store: Path, as_json: bool) -> None:
         rows.add(each.key[:12], each.stage, each.slot, size, f"{age:.1f} h" if age < 48 else f"{age / 24:.0f} d")
     console().print(rows)
     total = sum(each.bytes for each in held) / 2**20
-    print_result(f"{len(held)} stages, {total:.0f} MiB (artifacts link to the same files)")
+    print_result(f"{counted(len(held), 'stage')}, {total:.0f} MiB (artifacts link to the same files)")
     if as_json:
         print_json({"store": str(store), "stages": [each.to_json() for each in held]})
 
@@ -100,7 +101,7 @@ def gc(store: Path, locks: Sequence[Path], older: float | None, size: str | None
         print_result(f"{key[:12]} {by_key[key].slot} ({by_key[key].bytes / 2**20:.1f} MiB): {why}")
     count = len(gone) if dry_run else cleaning.remove(kept, list(gone))
     freed = sum(by_key[key].bytes for key in gone)
-    print_result(f"{count} of {len(by_key)} stages, {freed / 2**20:.0f} MiB {'would go' if dry_run else 'removed'}")
+    print_result(f"{count} of {counted(len(by_key), 'stage')}, {freed / 2**20:.0f} MiB {'would go' if dry_run else 'removed'}")
     if as_json:
         print_json({"dry_run": dry_run, "removed": gone, "bytes": freed})
 
@@ -123,7 +124,7 @@ def verify(store: Path, repair: bool, as_json: bool) -> None:
     if repair:
         cleaning.remove(kept, [key for key, _, _ in bad])
         cleaning.remove_strays(kept)
-    print_result(f"{len(kept.finished())} stages, {len(bad)} damaged")
+    print_result(f"{counted(len(kept.finished()), 'stage')}, {len(bad)} damaged")
     if as_json:
         print_json({"damaged": [{"key": k, "slot": s, "why": w} for k, s, w in bad], "repaired": repair})
     if bad and not repair:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ..core import InputError
 from . import _shared as shared
@@ -69,6 +70,7 @@ def calibrate(
 
     log = progress()
     if merge:
+        _refuse_unused(click.get_current_context())
         found = calibration.merge([Path(name) for name in references], out, force=force)
     elif len(references) > 1:
         raise InputError(f"{len(references)} sources ({' '.join(references)}); give one, or --merge for files of ranges")
@@ -85,3 +87,12 @@ def calibrate(
     print_result(f"{out}: {calibration.summary(found)}")
     if as_json:
         print_json(calibration.overview(found))
+
+
+def _refuse_unused(context: click.Context) -> None:
+    """What says how to measure says nothing to a merge, which only adds up what was measured."""
+    used = ("references", "out", "force", "merge", "as_json")
+    options = [each for each in context.command.params if each.name not in used and each.expose_value]
+    given = [each.opts[0] for each in options if context.get_parameter_source(str(each.name)) == ParameterSource.COMMANDLINE]
+    if given:
+        raise InputError(f"--merge only adds up files of ranges; leave out {', '.join(given)}")

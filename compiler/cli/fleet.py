@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..core import InputError, counted
 from . import _shared as shared
 from ._command import Group
 from ._output import console, print_json, print_result, progress_console
@@ -57,10 +58,13 @@ def open_fleet(file: Path, entries: Sequence[str], store: Path | None) -> tuple[
 @fleet_arguments
 @click.option("--ci", type=click.Choice(["github", "gitlab"]), help="Print the jobs of a CI pipeline as JSON.")
 def plan(file: Path, entries: Sequence[str], store: Path | None, ci: str | None, as_json: bool) -> None:
-    """Show what would be built, what is cached, and why a stage is stale. Builds nothing."""
+    """Show what would be built, what is cached, and why a stage is stale. Builds nothing.
+
+    Exits as the worst of the sources that cannot be read: 2 for one that is not there.
+    """
     from ..fleet import ci as pipelines
     from ..fleet import plan as plans
-    from ..fleet import status
+    from ..fleet import status, worst_exit_code
 
     chosen, _, kept = open_fleet(file, entries, store)
     if ci:
@@ -72,6 +76,7 @@ def plan(file: Path, entries: Sequence[str], store: Path | None, ci: str | None,
         print_result(line)
     if as_json:
         print_json(status.status_document(chosen, kept, steps))
+    raise click.exceptions.Exit(worst_exit_code(step.exit_code for step in steps))
 
 
 def plan_table(steps: Sequence[Step]) -> Table:
@@ -93,8 +98,9 @@ def plan_summary(steps: Sequence[Step]) -> str:
     known = [step.seconds for step in todo if step.seconds is not None]
     took = f", {sum(known):.0f} s of work last time" if known else ""
     away = [step for step in steps if step.state == "other-host"]
-    there = f", {len(away)} need another host" if away else ""
-    return f"{len(steps) - len(todo) - len(away)} of {len(steps)} stages are cached, {len(todo)} to do{took}{there}"
+    there = f", {len(away)} need{'s' * (len(away) == 1)} another host" if away else ""
+    stages = "1 stage is" if len(steps) == 1 else f"{len(steps)} stages are"
+    return f"{len(steps) - len(todo) - len(away)} of {stages} cached, {len(todo)} to do{took}{there}"
 
 
 @fleet.command(
@@ -179,6 +185,8 @@ def built_document(chosen: Fleet, kept: Store, outcomes: Sequence[Outcome], code
 
 def pool_of(address: str | None, jobs: int | None, memory: int | None) -> Pool:
     if address is not None:
+        if jobs is not None or memory is not None:
+            raise InputError("--jobs and --memory are limits of this machine; a cluster (--ray) has its own: leave them out")
         from ..fleet import RayPool
 
         return RayPool(address)
@@ -211,8 +219,8 @@ def build_summary(outcomes: Sequence[Outcome], placed: int) -> list[str]:
         lines += [f"{each.task.slot} {state_words(each.state)}: {first}", *(f"    {line}" for line in more)]
     made = [o for o in outcomes if o.state == "made"]
     cached = sum(o.state == "cached" for o in outcomes)
-    ends = f"{len(made)} stages made ({sum(o.seconds for o in made):.1f} s of work), {cached} cached, {placed} artifacts placed"
-    return [*lines, ends]
+    ends = f"{counted(len(made), 'stage')} made ({sum(o.seconds for o in made):.1f} s of work), {cached} cached"
+    return [*lines, f"{ends}, {counted(placed, 'artifact')} placed"]
 
 
 @fleet.command(

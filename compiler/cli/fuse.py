@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ..core import InputError, did_you_mean
 from . import _shared as shared
 from ._command import Command
 from ._output import console, print_json, print_result, progress
@@ -45,14 +46,19 @@ def fuse(
     from ..report import tables
 
     log = progress()
+    known = (*fusing.ORDER, *([rules_file.stem] if rules_file else []))
+    if explain and explain not in known:
+        raise InputError(f"--explain {explain}: no such rule{did_you_mean(explain, known)}")
     with log.stage("fuse"):
         before, fused = file.fuse_file(path, out, force=force, prove=prove, rules_file=rules_file)
     for note in (*fused.notes, *(() if prove else ("no fusion was proven (--no-prove)",))):
         log.note(note)
     console().print(tables.fusions_table(fused.change))
-    shown = fused.change.refusals if explain is not None else ()
-    for refusal in (r for r in shown if explain in ("", r.rule)):
+    shown = [r for r in fused.change.refusals if explain in ("", r.rule)]
+    for refusal in shown:
         print_result(f"  {refusal}")
+    if explain is not None and not shown:
+        print_result(f"  no candidate{f' of {explain}' if explain else ''} was refused")
     if as_json:
         print_json(fusing.fusions_to_json(fused, before))
     if expect:

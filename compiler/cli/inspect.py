@@ -32,6 +32,8 @@ def inspect(path: Path, kernels: bool, other: Path | None, exit_code: bool, as_j
     size, tools. Two folders are compared artifact by artifact; times are left out.
     """
     if other is not None:
+        if kernels:
+            raise InputError("--kernels lists one artifact's kernels, --diff says which differ; give one of them")
         _show_differences(path, other, exit_code, as_json)
         return
     if exit_code:

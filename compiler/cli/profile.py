@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..core import InputError
+from ..core import InputError, check_writable, write_text
 from . import _shared as shared
 from ._command import Command
 from ._output import console, print_json, print_result, progress
@@ -68,6 +68,8 @@ def profile(
     from ..serve import recipe_edit as recipe_file
 
     log = progress()
+    check_writable(plot_path, "--plot")
+    check_writable(recipe_path, "--recipe")
     model = _model(source, longest, log)
     found = traffic.read_traffic(path, model.longest, model.encode)
     plan = buckets.plan_buckets(found, max(max_buckets, wanted or 0), multiple, model.longest, longest)
@@ -76,7 +78,7 @@ def profile(
     texts = tuple(map(buckets.profile_text, made))
     notes = buckets.profile_notes(found, made, model)
     if plot_path is not None:
-        plot_path.write_text(plots.render_svg(figures.buckets_plot(plan, path.name)), encoding="utf-8")
+        write_text(plot_path, plots.render_svg(figures.buckets_plot(plan, path.name)), "--plot")
     console().print(tables.buckets_table(plan, chosen))
     print_result(f"{chosen + 1} bucket{'s' * (chosen > 0)}: {why}")
     if recipe_path is not None:

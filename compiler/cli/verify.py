@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..core import InputError
+from ..core import InputError, check_writable, write_text
 from . import _shared as shared
 from ._command import Command
 from ._output import console, print_json, print_result, progress
@@ -82,8 +82,7 @@ def verify(
         limits = shared.limits_of(budget) if budget else None
         _layers(artifact, data, given, plot, as_json) if layers else _bisect(artifact, data, given, limits, as_json)
         return
-    limits = shared.limits_of(budget) if budget else None
-    limits = limits if max_drop is None else (limits or {}) | {"max_drop": max_drop}
+    limits = shared.limits_of([*budget, *([] if max_drop is None else [f"max_drop={max_drop}"])]) or None
     _compare(artifact, data, given, require_engine, limits, as_json)
 
 
@@ -137,6 +136,7 @@ def _layers(artifact: Path, data: Path | None, against: GivenSource | None, plot
     if plot is not None and len(paths) > 1:
         names = ", ".join(path.name for path in paths)
         raise InputError(f"--plot draws one artifact; {artifact} holds {len(paths)}: name one of {names}")
+    check_writable(plot, "--plot")
     found = {path: explaining.measure_artifact_drift(path, data_path=data, against=against, progress=log) for path in paths}
     for path, drift in found.items():
         console().print(tables.drift_table(drift))
@@ -144,7 +144,7 @@ def _layers(artifact: Path, data: Path | None, against: GivenSource | None, plot
         for note in drift.notes:
             log.say(f"  note {note}")
         if plot is not None:
-            plot.write_text(plots.render_svg(figures.drift_plot(drift)), encoding="utf-8")
+            write_text(plot, plots.render_svg(figures.drift_plot(drift)), "--plot")
     if as_json:
         print_json({"artifacts": [{"path": str(path), **drift.to_json()} for path, drift in found.items()]})
     shared.fail_check([f"{path}: {drift.first}" for path, drift in found.items() if drift.first])

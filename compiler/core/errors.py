@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import json
+import os
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -68,6 +71,34 @@ class VerifyFailed(CheckFailed):
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message; its class where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+NO_NUMBER = re.compile(r"(?:invalid literal for int\(\) with base 10|could not convert string to float): (.*)")
+
+
+def what_is_wrong(error: BaseException) -> str:
+    """What an exception of Python says of a file that was read, in words for who wrote the file: no class of Python's in it."""
+    if isinstance(error, KeyError) and error.args:
+        return f"it lacks {error.args[0]!r}"
+    if isinstance(error, json.JSONDecodeError):
+        return f"it is no JSON: {error.msg} in line {error.lineno}, column {error.colno}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is no text in UTF-8: byte {error.object[error.start]:#04x} at {error.start}"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    if isinstance(error, AttributeError | TypeError):
+        return "a value in it is of another type than bertc writes"
+    if isinstance(error, IndexError | OverflowError | MemoryError):
+        return "a list or a number in it has a size that bertc does not write"
+    found = NO_NUMBER.search(str(error))
+    return f"{found[1]} is no number" if found else first_line(error)
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """`1 kernel`, `2 kernels`."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
 
 
 SHOWN = 40  # names that an error lists; a folder may hold thousands

@@ -40,6 +40,7 @@ def gpus() -> tuple[tuple[str, str], ...]:
     return tuple((name.strip(), "sm" + cap.strip().replace(".", "")) for name, cap in rows)
 
 
+MOST_THREADS = 1024
 TOOLS = (
     "torch",
     "transformers",
@@ -58,6 +59,13 @@ def versions() -> dict[str, str]:
     """Versions of Python and of the tools that can change a result; those that are not installed are left out."""
     found = {name: installed_version(name) for name in TOOLS}
     return {"python": platform.python_version()} | {name: v for name, v in found.items() if v}
+
+
+def wanted_threads() -> int:
+    """OMP_NUM_THREADS as OpenMP reads it (`4`, or `4,2` for nested regions); 0 where it says nothing. Every session of a command
+    keeps to it, as PyTorch and numpy do by themselves, unless the command was told a number."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return min(int(first), MOST_THREADS) if first.isdecimal() else 0
 
 
 def environment() -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..artifact import MANIFEST, PAGE, REPORT
-from ..core import ArtifactError, hash_file
+from ..core import ArtifactError, hash_file, what_is_wrong
 
 RECORD = "record.json"
 NOTES = "notes.json"  # of a fused graph: what was said, and how long it took
@@ -37,5 +37,7 @@ def digest(directory: Path, known: Mapping[str, str] | None = None) -> str:
             found["source"] = {name: manifest["source"].get(name) for name in ("sha256", "task")}
             found["source"]["options"] = {k: v for k, v in manifest["source"].get("options", {}).items() if k != "adapter"}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ArtifactError(f"{directory / MANIFEST} is damaged ({error}); copy or build the artifact again") from error
+            raise ArtifactError(
+                f"{directory / MANIFEST} is damaged: {what_is_wrong(error)}; copy or build the artifact again"
+            ) from error
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()

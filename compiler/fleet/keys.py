@@ -19,7 +19,7 @@ from .. import precision as precisions
 from .. import targets
 from ..core import hash_file, machine
 from ..recipe import Recipe
-from ..source import hub, is_factory
+from ..source import files_read, hub, is_factory
 from ..source import opening as source
 from ..targets import TargetSpec
 from . import code
@@ -206,18 +206,12 @@ def source_paths(recipe: Recipe) -> tuple[dict[str, Path], dict[str, str]]:
     if place.kind == "artifact":
         return {}, {"artifact": contents.digest(place.path)}
     if place.kind == "onnx":
-        return {path.name: path for path in _beside(place.path)}, {}
+        return files_read(place.path), {}
     below = {path.relative_to(place.path).as_posix(): path for path in _files_below(place.path)}
     if options.adapter:
         folder = Path(options.adapter).expanduser()
         below |= {f"adapter/{path.relative_to(folder).as_posix()}": path for path in _files_below(folder)}
     return below, ({"revision": place.revision} if place.revision else {})
-
-
-def _beside(path: Path) -> list[Path]:
-    """An .onnx file, and what lies in its folder: its weights, its tokenizer."""
-    kept = [p for p in sorted(path.parent.iterdir()) if p.is_file() and not p.name.startswith(".")]
-    return [p for p in kept if p == path or not p.name.endswith((".onnx", ".toml", ".py", ".md", ".lock.json"))]
 
 
 def _files_below(folder: Path) -> list[Path]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..artifact import MANIFEST, PAGE, REPORT
-from ..core import VERSION, ArtifactError, CheckFailed, InputError, machine
+from ..core import VERSION, ArtifactError, CheckFailed, InputError, counted, machine, what_is_wrong
 from ..targets import PLAN
 from . import keys, plan, travelled
 from .config import Entry, Fleet
@@ -39,7 +39,7 @@ def read(fleet: Fleet) -> dict[str, Any]:
             raise InputError(f"{fleet.lock} has format {found['format']}, this bertc reads up to {FORMAT}: pip install -U bertc")
         travelled.check_lock(found)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{fleet.lock} is damaged ({error}); {advice}") from error
+        raise ArtifactError(f"{fleet.lock} is damaged: {what_is_wrong(error)}; {advice}") from error
     return found
 
 
@@ -100,7 +100,7 @@ def require_same(fleet: Fleet, store: Store) -> None:
     drifted = {task.slot: why for task in plan.tasks(fleet) if (why := _drift(task, locked, store))}
     if drifted:
         differences = "\n".join(f"  {slot}: {'; '.join(why)}" for slot, why in drifted.items())
-        raise CheckFailed(f"--locked: {len(drifted)} stages differ from {fleet.lock.name}:\n{differences}")
+        raise CheckFailed(f"--locked: {counted(len(drifted), 'stage')} not as in {fleet.lock.name}:\n{differences}")
 
 
 def _drift(task: plan.Task, locked: Mapping[str, Any], store: Store) -> list[str]:

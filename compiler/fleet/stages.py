@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from .. import pipeline, targets
 from .. import precision as precisions
 from ..artifact import GOLDENS, GRAPH, REPORT, goldens
-from ..core import ArtifactError, Progress, write_json
+from ..core import ArtifactError, Progress, what_is_wrong, write_json
 from ..fusions import Applied, Change, Fused, Refusal
 from ..graph import load_graph, save_graph
 from ..recipe import Recipe
@@ -171,7 +171,7 @@ def _reading(file: Path) -> Iterator[None]:
         yield
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArtifactError(
-            f"{file} is damaged ({type(error).__name__}: {error}); remove the folder {file.parent} and build again"
+            f"{file} is damaged: {what_is_wrong(error)}; remove the folder {file.parent} and build again"
         ) from error
 
 

@@ -29,7 +29,7 @@ from typing import Any
 
 import filelock
 
-from ..core import ArtifactError, disk_errors, hash_file
+from ..core import ArtifactError, disk_errors, hash_file, output_errors
 from . import content_digest as contents
 from . import travelled
 from .content_digest import RECORD
@@ -247,7 +247,7 @@ class Store:
 
     def _subfolder(self, name: str) -> Path:
         folder = travelled.below(self.path, name)
-        with disk_errors(self.path):
+        with output_errors(self.path, "--store"):
             folder.mkdir(parents=True, exist_ok=True)
         return folder
 

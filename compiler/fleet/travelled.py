@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from ..core import ArtifactError
+from ..core import ArtifactError, what_is_wrong
 
 HASH = re.compile(r"[0-9a-f]{64}")
 SLOT = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.,-]*")
@@ -58,7 +58,7 @@ def read_object(file: Path, advice: str) -> dict[str, Any]:
         if not isinstance(found, dict):
             raise ValueError("it is no JSON object")
     except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"{file} cannot be read ({type(error).__name__}: {error}); {advice}") from error
+        raise ArtifactError(f"{file} cannot be read ({what_is_wrong(error)}); {advice}") from error
     return found
 
 

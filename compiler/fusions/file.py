@@ -18,11 +18,12 @@ def fuse_file(path: Path, out: Path, *, force: bool, prove: bool, rules_file: Pa
     The new file is loaded and run beside the old one before it is kept, whether matches are proven or not.
     Raises ArtifactError when `out` exists and `force` is not given, CheckFailed when the new file is not the old one.
     """
-    from ..core import disk_errors
+    from ..core import check_writable, disk_errors
     from ..ops import expansion as canonical
     from ..source import find_given, refuse_quantised, settle_sizes, truth_of_file
     from ..source import onnx_file as onnx_source
 
+    check_writable(out, "-o")
     if out.exists() and not force:
         raise ArtifactError(f"the output {out} exists; --force replaces it, or choose another -o")
     graph, dims, notes = onnx_source.read_onnx_file(path)

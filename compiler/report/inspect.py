@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..artifact import manifest as artifact
-from ..core import ArtifactError
+from ..core import ArtifactError, counted
 from ..graph import Graph
 from ..graph import model as graph
 
@@ -107,7 +107,9 @@ def _show_kernels(engine: dict[str, Any], console: Console, every: bool) -> None
 
     listed = engine["kernels"]
     layers = ", ".join(map(str, listed["layers"]))
-    console.print(f"  {listed['count']} kernels; by transformer layer: {layers}; rest: {listed['rest']}", highlight=False)
+    console.print(
+        f"  {counted(listed['count'], 'kernel')}; by transformer layer: {layers}; rest: {listed['rest']}", highlight=False
+    )
     if not every:
         return
     rows = Table("kernel", "type", "dtype", "layer", "ONNX nodes", wrap=("ONNX nodes",), drop=("type", "ONNX nodes"))

@@ -8,7 +8,6 @@ Cast back behind each such node. What this does not model: the order and width o
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ..core import BuildFailed, Feeds, Missing, Outputs, Profile
+from ..core import BuildFailed, Feeds, Missing, Outputs, Profile, wanted_threads
 from ..graph import Graph
 from .runner import Runner
 
@@ -117,8 +116,8 @@ def release_pages(tensor: ir.TensorProtocol) -> None:
 def open_session(model: Path | bytes, options: Any) -> Any:
     """An ONNX Runtime CPU session over a file or its bytes; BuildFailed with its message when it refuses the graph."""
     ort = import_onnxruntime()
-    if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
-        options.intra_op_num_threads = int(threads)  # PyTorch and numpy keep to it, ONNX Runtime takes all cores
+    if not options.intra_op_num_threads:  # 0: nobody said how many. PyTorch and numpy keep to it, ONNX Runtime takes all cores
+        options.intra_op_num_threads = wanted_threads()
     try:
         return ort.InferenceSession(
             model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..core import RecipeError
+from ..core import RecipeError, counted, make_parent, output_errors
 
 TABLE = re.compile(r"^[ \t]*\[", re.MULTILINE)
 
@@ -27,7 +27,7 @@ def set_profiles(path: Path, profiles: Sequence[str], source: str | None = None)
         if source is None:
             raise RecipeError(f"no recipe at {path}; give an existing one, or --source MODEL to write a new one")
         _write(path, f"source = {json.dumps(source)}\n{lines}")
-        return f"{path}: a new recipe with {len(profiles)} profiles"
+        return f"{path}: a new recipe with {counted(len(profiles), 'profile')}"
     before = recipe.read(path).profiles  # says what is wrong with a file that is no recipe
     text = path.read_text("utf-8")
     edited = _edited(text, lines)
@@ -36,7 +36,7 @@ def set_profiles(path: Path, profiles: Sequence[str], source: str | None = None)
     wanted = tomllib.loads(text) | {"profiles": list(profiles)}
     assert tomllib.loads(edited) == wanted, "_edited has just compared them"
     _write(path, edited)
-    return f"{path}: {len(profiles)} profiles, before: {len(before) or 'none'}"
+    return f"{path}: {counted(len(profiles), 'profile')}, before: {len(before) or 'none'}"
 
 
 def _lines(profiles: Sequence[str]) -> str:
@@ -75,10 +75,11 @@ def _candidates(text: str, lines: str) -> list[str]:
 def _write(path: Path, text: str) -> None:
     """Whole or not at all; a link stays a link."""
     path = path.resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_parent(path, "--recipe")
     aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
+        with output_errors(path, "--recipe"):
+            aside.write_text(text, encoding="utf-8")
+            aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

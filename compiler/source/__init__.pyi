@@ -18,6 +18,7 @@ from .given import runner_of as runner_of
 from .given import truth_of_file as truth_of_file
 from .inference import infer_types as infer_types
 from .loading import root_cause as root_cause
+from .onnx_folder import files_read as files_read
 from .opening import open_module as open_module
 from .opening import open_reference as open_reference
 from .opening import open_source as open_source

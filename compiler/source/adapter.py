@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..core import Missing, SourceError
+from ..core import Missing, SourceError, counted
 from . import hub
 from .checkpoint import read_json, safetensors_header
 from .types import Adapter, SourceOptions
@@ -137,8 +137,9 @@ def _check_fits(adapter: Adapter, saved: set[str], placed: set[str], before: set
     for names, what in ((lost, "have no place in the model"), (random, "that the model needs are not in it")):
         if names:
             raise SourceError(
-                f"{adapter.folder}: {len(names)} tensors of the adapter {what}: {', '.join(names[:3])}; choose the task and the "
-                f"model that it was trained for (its config says {adapter.config.get('task_type')!r}, {adapter.base!r})"
+                f"{adapter.folder}: {counted(len(names), 'tensor')} of the adapter {what}: {', '.join(names[:3])}; choose "
+                "the task and the model that it was trained for "
+                f"(its config says {adapter.config.get('task_type')!r}, {adapter.base!r})"
             )
 
 

@@ -30,6 +30,12 @@ SLOW = ("vocab.txt", "vocab.json")
 STATE = ("truncation", "padding")  # of a tokenizer.json: what a call was last asked for, not what texts become
 
 
+def asset_files(folder: Path, root: Path) -> dict[str, Path]:
+    """The files of a tokenizer, a preprocessor and the config, by name: those in `folder` before those in `root`."""
+    found = {name: path for base in (root, folder) for name in FILES if (path := base / name).is_file()}
+    return found | {path.name: path for base in (root, folder) for path in sorted(base.glob("*.model")) if path.is_file()}
+
+
 def collect_assets(folder: Path, root: Path, model: Path | None = None) -> tuple[tuple[Path, ...], list[str]]:
     """The files to copy, from the model's folder or else from the directory that was asked for, and notes.
 
@@ -38,8 +44,7 @@ def collect_assets(folder: Path, root: Path, model: Path | None = None) -> tuple
     checkpoint, whose settings of sentence-transformers count only beside a modules.json. Raises SourceError for a link out of
     the directory: what it points to would travel with the artifact.
     """
-    found = {name: path for base in (root, folder) for name in FILES if (path := base / name).is_file()}
-    found |= {path.name: path for base in (root, folder) for path in sorted(base.glob("*.model")) if path.is_file()}
+    found = asset_files(folder, root)
     sentence = settings_files(model or root, folder)
     for path in (*found.values(), *sentence.values()):
         check_link(path, next(base for base in (model or root, root, folder) if path.is_relative_to(base)))

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..core import SourceError, check_link, did_you_mean, hash_file
+from ..core import SourceError, check_link, counted, did_you_mean, hash_file
 from ..data import AUDIO_FILES, audio_settings, settings_files
 from . import config_check
 from .mel import MelInput, frames_of_table, mel_input, refusal
@@ -229,7 +229,9 @@ def _shards(index: Path) -> list[Path]:
             raise SourceError(f"{index} points to {name!r}, outside its own folder")
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
-        raise SourceError(f"{index} needs {len(names)} shards, missing: {', '.join(missing[:3])}; is the download complete?")
+        raise SourceError(
+            f"{index} needs {counted(len(names), 'shard')}, missing: {', '.join(missing[:3])}; is the download complete?"
+        )
     return [index.parent / name for name in names]
 
 

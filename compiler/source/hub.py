@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fnmatch
+import glob
 import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 
 from ..core import Missing, SourceError
+from ..graph import external_files
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
-# No patterns for TensorFlow, Flax, OpenVINO and ready-made ONNX copies of the weights.
+# No patterns for TensorFlow, Flax, OpenVINO and ready-made ONNX copies of the weights: `fetch_onnx` is for what has nothing else.
 WANTED = ("*.json", "*.txt", "*.model", "model*.safetensors", "adapter_model.safetensors", "[0-9]*_*/*.safetensors")
 PICKLES = ("pytorch_model*.bin", "adapter_model.bin", "[0-9]*_*/pytorch_model.bin")
 CODE = ("*.py",)
@@ -52,6 +55,42 @@ def fetch_model(reference: str, revision: str | None, allow_pickle: bool, trust_
             "the folder here, or give a local directory"
         ) from error
     return folder, folder.name
+
+
+def fetch_onnx(reference: str, commit: str, choose: Callable[[Sequence[str]], Sequence[str]]) -> None:
+    """Of a repository without other weights, the .onnx file that `choose` names of its files, and that file's external data.
+
+    Nothing where the hub cannot be reached (then the cache is all there is) and where there are other weights, be it pickles that
+    were not asked for. Raises what `choose` raises, Missing where the download fails.
+    """
+    import huggingface_hub as hub
+    from huggingface_hub import errors
+
+    # The first base is of the HTTP library, which is another by version.
+    unreached = tuple(base for base in (*errors.HfHubHTTPError.__bases__, OSError) if issubclass(base, Exception))
+    try:
+        names = hub.HfApi().list_repo_files(reference, revision=commit)
+    except unreached:
+        return
+    weights = [pattern for pattern in (*WANTED, *PICKLES) if pattern.endswith((".safetensors", ".bin"))]
+    if any(fnmatch.fnmatch(name, pattern) for name in names for pattern in weights):
+        return
+    for name in choose(names):
+        folder = _more(reference, commit, [name])
+        beside = [(PurePosixPath(name).parent / other).as_posix() for other in external_files(folder / name)]
+        if beside:
+            _more(reference, commit, beside)
+
+
+def _more(reference: str, commit: str, names: Sequence[str]) -> Path:
+    import huggingface_hub as hub
+
+    try:
+        with _no_progress():
+            found = hub.snapshot_download(reference, revision=commit, allow_patterns=[glob.escape(name) for name in names])
+    except OSError as error:
+        raise Missing(f"{', '.join(names)} of the hub model {reference!r} cannot be downloaded: {_reason(error)}") from error
+    return Path(found)
 
 
 @contextlib.contextmanager

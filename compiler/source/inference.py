@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from ..core import BertcError
+from ..core import BertcError, counted
 from ..graph import Graph, short_reason, subgraphs
 
 TYPES = {
@@ -34,7 +34,7 @@ def infer_types(graph: Graph) -> list[str]:
         ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(graph.model)  # behind what has a shape now
     left = [value for value in _untyped(graph.model.graph) if value.dtype is None]
     said = f" (ONNX Runtime: {why})" if why else ""
-    return [f"{len(left)} values have no type that can be inferred, the first is {left[0].name!r}{said}"] if left else []
+    return [f"no type can be inferred for {counted(len(left), 'value')}, the first is {left[0].name!r}{said}"] if left else []
 
 
 def _untyped(graph: ir.Graph) -> Iterator[ir.Value]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core import SourceError
+from ..core import SourceError, counted
 from . import adapter as adapters
 from . import inventory
 from .chain import EMBEDDINGS, read_chain
@@ -54,7 +54,7 @@ def load_model(checkpoint: Checkpoint, task: str, trust_remote_code: bool) -> tu
     _check_shapes(checkpoint, info, brought)
     if absent := _absent(missing, task):
         raise SourceError(
-            f"{checkpoint.folder} ({checkpoint.architecture}) lacks {len(missing)} weights that task {task!r} needs: "
+            f"{checkpoint.folder} ({checkpoint.architecture}) lacks {counted(len(missing), 'weight')} that task {task!r} needs: "
             f"{', '.join(sorted(missing)[:3])}; they would be random{_elsewhere(absent, saved)}. Choose the task the model was "
             "trained for with --task"
         )
@@ -162,7 +162,7 @@ def _without_wrapper(checkpoint: Checkpoint, task: str, trust_remote_code: bool,
         mapping = {pattern + "(?:)" * times: "" for times in range(NESTED if pattern == WRAPPER else 1)}
         model, info, notes = _from_pretrained(checkpoint, task, trust_remote_code, key_mapping=mapping)
         if not _absent(set(info["missing_keys"]), task) and not info["mismatched_keys"]:
-            return model, info, [*notes, f"{len(saved)} weights are read {how}"]
+            return model, info, [*notes, f"{counted(len(saved), 'weight')} read {how}"]
     return None
 
 
@@ -174,7 +174,7 @@ def _check_shapes(checkpoint: Checkpoint, info: dict[str, Any], brought: set[str
     ]
     wrong = [*sorted(wrong), *map(str, info["error_msgs"])]
     if wrong:
-        raise SourceError(f"{checkpoint.folder}: {len(wrong)} weights do not fit the config: {'; '.join(wrong[:3])}")
+        raise SourceError(f"{checkpoint.folder}: {counted(len(wrong), 'weight')} not as the config says: {'; '.join(wrong[:3])}")
 
 
 # ---- tensors ---------------------------------------------------------------------------------------------------------

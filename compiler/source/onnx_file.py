@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core import Dim, SourceError, hash_file, names_of, with_computed
+from ..core import Dim, SourceError, counted, hash_file, names_of, with_computed
 from ..graph import DATA_FILES, Graph, load_graph, mark_origins, name_apart
 from .dim_names import name_dims, settle_dims
 from .float_form import as_float
@@ -39,7 +39,7 @@ def read_onnx_file(path: Path, known: bool = False) -> tuple[Graph, dict[str, Di
     for value in defaults:
         inner.inputs.remove(value)
     if defaults:
-        notes.append(f"{len(defaults)} initializers that were also graph inputs are constants now")
+        notes.append(f"constants now: {counted(len(defaults), 'initializer')} that the graph also had as input")
     graph, changed = as_float(graph)
     inner = graph.model.graph
     notes += changed
@@ -143,7 +143,9 @@ def _check_weights(path: Path, graph: Graph) -> None:
     bad = [name for name, value in graph.model.graph.initializers.items() if _has_nan(value.const_value)]
     if bad:
         names = ", ".join(bad[:3])
-        raise SourceError(f"{path} has NaN in {len(bad)} weights: {names}; the model is damaged or its training diverged")
+        raise SourceError(
+            f"{path} has NaN in {counted(len(bad), 'weight')}: {names}; the model is damaged or its training diverged"
+        )
 
 
 def _has_nan(tensor: ir.TensorProtocol | None) -> bool:

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..core import SourceError
-from . import checkpoint
+from ..data import settings_files
+from ..graph import load_graph
+from . import assets, checkpoint, onnx_file
 
 INNER = "onnx"
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
@@ -33,23 +35,44 @@ def choose_onnx(folder: Path) -> Path | None:
 
     Raises SourceError where several may be meant.
     """
-    files = onnx_files(folder)
+    found = _candidates(onnx_files(folder))
+    if len(found) > 1:
+        shown = ", ".join(str(path.relative_to(folder)) for path in found)
+        raise SourceError(
+            f"{folder} has no weights that transformers reads, and {len(found)} .onnx files: {shown}; give one of them"
+        )
+    return found[0] if found else None
+
+
+def choose_names(names: Sequence[str]) -> list[str]:
+    """The same of the names of a hub repository's files: all that may be meant, `choose_onnx` says so where they are several."""
+    files = [Path(name) for name in sorted(names) if name.endswith(".onnx")]
+    here = [path for path in files if path.parent.as_posix() in (".", INNER)]
+    return [path.as_posix() for path in _candidates(here)]
+
+
+def _candidates(files: Sequence[Path]) -> list[Path]:
+    """The float models of a folder, of these `model.onnx` alone where there is one."""
     floats = [path for path in files if not SMALLER.search(path.stem)]
     chosen = floats or [path for path in files if HALF.search(path.stem)] or files
-    named = [path for path in chosen if path.stem == "model"]
-    if len(named or chosen) > 1:
-        shown = ", ".join(str(path.relative_to(folder)) for path in chosen)
-        raise SourceError(
-            f"{folder} has no weights that transformers reads, and {len(chosen)} .onnx files: {shown}; give one of them"
-        )
-    found = named or chosen
-    return found[0] if found else None
+    return [path for path in chosen if path.stem == "model"] or [*chosen]
 
 
 def asset_root(path: Path) -> Path:
     """The folder whose tokenizer and config belong to an .onnx file: the one above, where it lies in `onnx/`."""
     above = path.parent.parent
     return above if path.parent.name == INNER and (above / "config.json").is_file() else path.parent
+
+
+def files_read(path: Path) -> dict[str, Path]:
+    """Every file that decides what an .onnx source becomes, by name: it, its external data, its tokenizer and settings.
+
+    What else lies in its folder has no part in it. Raises SourceError for a file that cannot be read.
+    """
+    root = asset_root(path)
+    beside = assets.asset_files(path.parent, root) | settings_files(root, path.parent)
+    data = {file.relative_to(path.parent).as_posix(): file for file in onnx_file.data_files(path, load_graph(path, mapped=True))}
+    return beside | data
 
 
 def choice_notes(folder: Path, path: Path) -> tuple[str, ...]:

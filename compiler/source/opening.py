@@ -131,11 +131,20 @@ def _resolve(reference: str, options: SourceOptions) -> Location:
         return _locate_directory(folder) if folder is not None else Location("factory", path)
     if not _is_path(reference) and hub.is_hub_id(reference):
         try:
-            folder, commit = hub.fetch_model(reference, options.revision, options.allow_pickle, options.trust_remote_code)
+            return _fetch(reference, options)
         except (Missing, SourceError) as error:
             raise type(error)(f"{error}{_neighbours(reference)}") from error
-        return Location("huggingface", folder, commit)
     raise SourceError(f"no source at {reference!r}{_neighbours(reference)}; a source is {FORMS}")
+
+
+def _fetch(reference: str, options: SourceOptions) -> Location:
+    """A hub model in the cache: its weights for transformers, or the .onnx file of a repository that has nothing else."""
+    folder, commit = hub.fetch_model(reference, options.revision, options.allow_pickle, options.trust_remote_code)
+    if onnx_folder.has_weights(folder):
+        return Location("huggingface", folder, commit)
+    hub.fetch_onnx(reference, commit, onnx_folder.choose_names)
+    alone = onnx_folder.choose_onnx(folder)
+    return Location("huggingface" if alone is None else "onnx", alone or folder, commit)
 
 
 def _is_path(reference: str) -> bool:
@@ -299,12 +308,15 @@ def _open_onnx(reference: str, place: Location, options: SourceOptions, profiles
     root = onnx_folder.asset_root(path)
     files, asset_notes = assets.collect_assets(path.parent, root)
     folder = Path(reference).expanduser()
+    if place.revision is not None:
+        folder = root
     if folder.is_dir():
         notes = [*onnx_folder.choice_notes(folder, path), *notes]
     task = options.task or onnx_folder.task_of(root, [spec.name for spec in graph.outputs], TASKS)
     return Source(
         reference=reference,
         kind="onnx",
+        revision=place.revision,
         sha256=onnx_file.sha256(path),
         task=task or "custom",
         graph=graph,

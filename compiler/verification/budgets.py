@@ -111,7 +111,7 @@ def budget_for(
         if math.isnan(limit):  # every comparison with it is false: a check that cannot fail
             raise RecipeError(f"the budget's {name} is not a number")
     origins = dict.fromkeys(LIMITS, f"default of {precision}{' around int8' if carried else ''}")
-    origins |= {name: "recipe" for name, limit in limits.items() if limit != getattr(default, name)}
+    origins |= {name: "given to the build" for name, limit in limits.items() if limit != getattr(default, name)}
     origins |= {name: "--max-drop" if name == "max_drop" else "--budget" for name in overrides}
     return dataclasses.replace(default, **merged, origins=origins)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from ..core import Feeds
+from ..core import Feeds, counted
 from ..data import Sample
 from ..graph import Graph
 from ..runtime import TapSession
@@ -155,5 +155,5 @@ class ChoiceSums:
         )  # fmt: skip
 
     def decision(self) -> Decision:
-        note = f"{self.tied} ties" if self.tied else ""
+        note = counted(self.tied, "tie") if self.tied else ""
         return Decision(self.name, self.vectors - self.changed, self.vectors, self.worst, note, self._rows)

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ..core import counted
+
 LEVEL = 0.95
 RESAMPLES = 2000
 RESAMPLES_SLOW = 999  # where each one costs two calls of a library
@@ -151,7 +153,7 @@ def all_rows_metric(
     of_source = float(score(0, everything))
     drop = of_source - value
     if rows < MIN_ROWS:
-        return Metric(name, of_source, value, drop, None, None, rows, f"no interval: {rows} rows, {MIN_ROWS} needed")
+        return Metric(name, of_source, value, drop, None, None, rows, f"no interval: {counted(rows, 'row')}, {MIN_ROWS} needed")
     low, high = bootstrap(lambda index: score(0, index) - score(1, index), rows + 2, RESAMPLES_SLOW, vectorized=False)
     return Metric(name, of_source, value, drop, low, high, rows, "paired bootstrap over rows", steady)
 

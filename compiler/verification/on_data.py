@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import InputError, Profile
+from ..core import InputError, Profile, counted
 from ..data import Labels, Sample, read_data, row_count, special_ids
 from ..data import synthetic as data
 from ..precision import Evidence
@@ -60,7 +60,7 @@ def truth_on_data(path: Path, source: Source, profiles: Sequence[Profile]) -> Tr
     read = read_data(path, source.graph.inputs, source.dims, source.assets, profiles, labels)
     samples = spread_rows(read.samples)
     rows, every = (sum(map(row_count, each)) for each in (samples, read.samples))
-    named = f"{rows} rows of {path.name}" if rows == every else f"{rows} of the {every} rows of {path.name}"
+    named = f"{counted(rows, 'row')} of {path.name}" if rows == every else f"{rows} of the {every} rows of {path.name}"
     if source.run is None:
         named += ", against the float32 graph"
     run = source.run or ReferenceRunner(source.graph).run

@@ -65,6 +65,13 @@ def checkpoint(name: str) -> Path:
     return save(class_name, config_name, config, folder() / name)
 
 
+@functools.cache
+def one_layer(name: str) -> Path:
+    """The same of one layer: an export takes half as long, where what is asked does not depend on how many there are."""
+    class_name, config_name, config = MODELS[name]
+    return save(class_name, config_name, {**config, "num_hidden_layers": 1}, folder() / f"{name}-one-layer")
+
+
 def save(class_name: str, config_name: str, config: Mapping[str, Any], path: Path) -> Path:
     """Save a seeded random model and a small tokenizer (text) to a directory."""
     import torch
@@ -99,12 +106,12 @@ def tokenizer(path: Path) -> None:
     (path / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
-def sentence_transformer(path: Path, pooling: Mapping[str, Any], after: Sequence[str] = ()) -> Path:
-    """A sentence-transformers directory around the `features` model; `after` lists Dense, LayerNorm, Normalize ..."""
+def sentence_transformer(path: Path, pooling: Mapping[str, Any], after: Sequence[str] = (), base: Path | None = None) -> Path:
+    """A sentence-transformers directory around `base`, the `features` model of one layer; `after` lists Dense, Normalize ..."""
     import torch
     from safetensors.torch import save_file
 
-    shutil.copytree(checkpoint("features"), path)
+    shutil.copytree(base or one_layer("features"), path)
     (path / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 24, "do_lower_case": False}))
     modules = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
     modules.append({"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"})

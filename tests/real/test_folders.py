@@ -28,7 +28,7 @@ def logits(module, feeds):
 
 def test_base_and_adapter_in_one_folder(feeds, tmp_path):
     """What save_pretrained and a Trainer leave: refused until it is asked for, then what peft computes; never the base alone."""
-    base = transformers.AutoModelForSequenceClassification.from_pretrained(models.checkpoint("sequence-classification")).eval()
+    base = transformers.AutoModelForSequenceClassification.from_pretrained(models.one_layer("sequence-classification")).eval()
     base.save_pretrained(tmp_path / "m")
     plain = logits(base, feeds)
     torch.manual_seed(0)
@@ -48,7 +48,7 @@ def test_base_and_adapter_in_one_folder(feeds, tmp_path):
 
 def test_names_of_wrappers_and_of_old_conversions(feeds, tmp_path):
     """torch.compile around DataParallel, and gamma and beta as TensorFlow's checkpoints called them, in one file."""
-    source = models.checkpoint("sequence-classification")
+    source = models.one_layer("sequence-classification")
     base = transformers.AutoModelForSequenceClassification.from_pretrained(source).eval()
     base.save_pretrained(tmp_path / "m")
     weights = {
@@ -64,7 +64,7 @@ def test_names_of_wrappers_and_of_old_conversions(feeds, tmp_path):
 
 def test_a_chain_without_a_pooling(feeds, tmp_path):
     """ColBERT as PyLate saves it: a Dense on every token, which PyLate scales to unit length."""
-    base = transformers.AutoModel.from_pretrained(models.checkpoint("features")).eval()
+    base = transformers.AutoModel.from_pretrained(models.one_layer("features")).eval()
     base.save_pretrained(tmp_path / "m")
     dense = torch.randn(8, 32, generator=torch.Generator().manual_seed(0))
     (tmp_path / "m" / "1_Dense").mkdir()
@@ -87,7 +87,7 @@ def test_a_chain_without_a_pooling(feeds, tmp_path):
 def test_a_padded_batch_of_audio(tmp_path):
     """HuBERT with layer norm, trained with masks: a batch is what PyTorch makes of it, a padded row what the clip alone gives."""
     torch.manual_seed(0)
-    config = transformers.HubertConfig(**models.AUDIO, **models.LAYER, conv_bias=True)
+    config = transformers.HubertConfig(**{**models.AUDIO, "num_hidden_layers": 1}, **models.LAYER, conv_bias=True)
     model = transformers.HubertForCTC(config).eval()
     model.save_pretrained(tmp_path / "m")
     about = {

@@ -27,7 +27,10 @@ TARGET = "tensorrt-rtx:sm89"
 def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT of two layers, random biases, its tokenizer beside it."""
     out = tmp_path_factory.mktemp("int8") / "export"
-    bertc.export(models.sentence_transformer(out.parent / "model", {"pooling_mode_mean_tokens": True}), out)
+    bertc.export(
+        models.sentence_transformer(out.parent / "model", {"pooling_mode_mean_tokens": True}, base=models.checkpoint("features")),
+        out,
+    )
     return out
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import onnx_ir as ir
 
 from ... import targets
-from ...core import VERSION, Advance, ArtifactError, DataError, NotFused, Progress, SourceError, machine
+from ...core import VERSION, Advance, ArtifactError, DataError, NotFused, Progress, SourceError, check_writable, counted, machine
 from ...data import UnpaddedSamples, index_bounds, preprocess
 from ...data import unpadded as rows
 from ...fusions import engine as fuse
@@ -86,7 +86,7 @@ def calibrate(
     for note in (*opened.notes, *_unseen(graph, found), *samples.notes):
         log.note(note)
     if not samples.size(*part):
-        raise DataError(f"part {request.part} of {samples.name} is empty: it has {samples.count} samples")
+        raise DataError(f"part {request.part} of {samples.name} is empty: it has {counted(samples.count, 'sample')}")
     run = CalibrationRun(Meter(graph, found), samples, part, out.with_name(out.name + PARTIAL), request.checkpoint)
     made, done = run.begin(empty_ranges(opened, graph, form, found, samples, request), restart, log)
     with log.stage("calibrate") as advance:
@@ -108,12 +108,9 @@ def _check(request: CalibrationRequest, out: Path, force: bool) -> tuple[int, in
 
 
 def _check_out(out: Path, force: bool) -> None:
-    if out.is_dir() or not out.name:
-        raise ArtifactError(f"the output {out} is a directory; name a file: -o {out / 'ranges.json'}")
+    check_writable(out, "-o")
     if out.exists() and not force:
         raise ArtifactError(f"the output {out} exists; --force replaces it, or choose another -o")
-    if not out.parent.is_dir():
-        raise ArtifactError(f"there is no directory {out.parent} to write {out.name} in")
 
 
 def graph_to_measure(source: Source, target: str | None) -> tuple[Graph, str]:
@@ -175,7 +172,7 @@ def _unseen(graph: Graph, found: Sequence[MeasuredTensor]) -> Iterator[str]:
         raise SourceError("the graph has no MatMul, convolution, softmax or normalisation over activations: nothing to calibrate")
     unknown = untyped_tensors(graph)
     if unknown:
-        yield f"{len(unknown)} tensors not measured, of unknown type: {', '.join(unknown[:3])}"
+        yield f"{counted(len(unknown), 'tensor')} not measured, of unknown type: {', '.join(unknown[:3])}"
     top = {id(node) for node in graph.model.graph}
     hidden = [node for node in graph.model.graph.all_nodes() if id(node) not in top]
     hidden += [node for function in graph.model.functions.values() for node in function]
@@ -275,7 +272,8 @@ def merge(paths: Sequence[Path], out: Path, *, force: bool = False) -> Ranges:
 def summary(found: Ranges) -> str:
     """One line: what has a range, what has none and why, what was left out."""
     states = collections.Counter(each.status for each in found.tensors.values())
-    parts = [f"{len(found.tensors)} tensors over {found.totals['samples']} samples ({found.totals['tokens']} tokens)"]
+    samples, tokens = (counted(found.totals[name], name[:-1]) for name in ("samples", "tokens"))
+    parts = [f"{counted(len(found.tensors), 'tensor')} over {samples} ({tokens})"]
     parts.append(f"{states['ok']} have a range by {found.settings.method}")
     parts += [f"{count} not to be quantised: {status}" for status, count in sorted(states.items()) if status != "ok"]
     times = f"{found.settings.outlier:g}"

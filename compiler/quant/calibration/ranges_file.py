@@ -27,7 +27,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...core import DataError, available_bytes, disk_errors
+from ...core import DataError, available_bytes, disk_errors, what_is_wrong
 from .json_values import finite, members, number, text, whole
 from .statistics import Settings, Statistics, check_settings
 
@@ -124,7 +124,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise DataError(f"cannot read the ranges {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not a file of ranges ({error}); calibrate again") from error
+        raise DataError(f"{path} is not a file of ranges ({what_is_wrong(error)}); calibrate again") from error
     if not isinstance(data, dict) or not isinstance(data.get("format"), int) or "tensors" not in data:
         raise DataError(f"{path} is not a file of ranges: it has no format and tensors; bertc calibrate writes one")
     if data["format"] > FORMAT:
@@ -143,14 +143,14 @@ def parse(data: Mapping[str, Any], path: Path) -> Ranges:
         check_settings(settings)
         return Ranges(facts, settings, tensors, {key: whole(data, key) for key in TOTALS})
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, MemoryError) as error:
-        raise DataError(f"{path} is damaged ({type(error).__name__}: {error}); calibrate again") from error
+        raise DataError(f"{path} is damaged: {what_is_wrong(error)}; calibrate again") from error
 
 
 def _tensor(name: str, data: Any) -> Statistics:
     try:
         return Statistics.from_json(name, members(data, name, dict))
     except (ValueError, KeyError, TypeError, IndexError, OverflowError, MemoryError) as error:
-        raise ValueError(f"tensor {name!r}: {type(error).__name__}: {error}") from error
+        raise ValueError(f"tensor {name!r}: {what_is_wrong(error)}") from error
 
 
 def _check_head(facts: Mapping[str, Any]) -> None:

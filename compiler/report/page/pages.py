@@ -79,18 +79,17 @@ def save_page(
     else:
         status, reports = sources.fleet_documents(path, status)
         document, html = fleet.fleet_document(status, reports), fleet_page(status, reports)
-    with files.disk_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(html, "utf-8")
+    files.write_text(out, html, "-o")
     return document
 
 
 def _check_out(out: Path, force: bool) -> None:
-    if out.exists() and (out.is_dir() or not force):
-        raise InputError(f"the output {out} is a folder; name a file" if out.is_dir() else f"{out} exists; --force replaces it")
-    for folder in out.resolve().parents:
+    for folder in files.resolved(out).parents:
         if (folder / artifact.MANIFEST).is_file():
             raise InputError(f"{out} lies inside the artifact {folder}, whose hashes it would break; choose another -o")
+    files.check_writable(out, "-o")
+    if out.exists() and not force:
+        raise InputError(f"{out} exists; --force replaces it")
 
 
 def _require() -> None:

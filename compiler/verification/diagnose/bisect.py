@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ...core import Advance, Outputs
+from ...core import Advance, Outputs, counted
 from ...data import Layout, Sample
 from ...graph import Graph, Origin
 from ...graph import provenance as origin
 from ...runtime import emulate_rounding, reference_session, with_outputs
 from .. import budgets
 from ..budgets import Budget, Violation
+from ..choices import Ties
 from ..comparison import Comparison
 from .float32_switch import Float32SwitchRunner
 from .unrounded_weights import UnroundedWeights
@@ -79,13 +80,13 @@ class Bisection:
     def summary(self) -> str:
         reasons = "; ".join(map(str, self.violations))
         if self.verdict == "within budget":
-            return (
-                f"the typed graph, its rounding emulated, is within its budget on {self.samples} samples: no node needs float32"
-            )
+            on = counted(self.samples, "sample")
+            return f"the typed graph, its rounding emulated, is within its budget on {on}: no node needs float32"
         if self.verdict == "not precision":
-            return f"not precision: even with all {self.candidates} nodes in float32 it is over its budget: {reasons}"
+            return f"not precision: even with all of its nodes in float32 ({self.candidates}) it is over its budget: {reasons}"
         minimal = "minimal: every one is needed" if self.verdict == "found" else "not minimal: the runs ran out"
-        return f"{len(self.nodes)} of {self.candidates} nodes in float32 restore the budget ({minimal}; {self.runs} runs)"
+        nodes = f"{len(self.nodes)} of {counted(self.candidates, 'node')} in float32 restore{'s' * (len(self.nodes) == 1)}"
+        return f"{nodes} the budget ({minimal}; {counted(self.runs, 'run')})"
 
     def to_json(self) -> dict[str, Any]:
         data = dataclasses.asdict(self) | {"nodes": [node.to_json() for node in self.nodes]}
@@ -100,8 +101,12 @@ class BudgetTest:
     """Whether the budget holds with some nodes in float32, each case run once. Only closeness is judged: decisions and
     metrics are about all of the data."""
 
-    def __init__(self, runner: Float32SwitchRunner, task: str, budget: Budget, samples: Sequence[tuple[Sample, Outputs]]) -> None:
+    def __init__(
+        self, runner: Float32SwitchRunner, task: str, budget: Budget, samples: Sequence[tuple[Sample, Outputs]], graph: Graph
+    ) -> None:
         self.runner, self.task, self.budget, self.samples = runner, task, budget.without_decisions(), samples
+        self.layout = Layout.of(graph.inputs, graph.outputs)
+        self.ties = Ties(graph, budgets.choice_tolerance(budget))  # two labels whose scores are equal are no loss of precision
         self.runs = 0
         self._known: dict[tuple[frozenset[ir.Node], int], tuple[Violation, ...]] = {}
 
@@ -113,7 +118,7 @@ class BudgetTest:
                 sample, expected = self.samples[index]
                 self.runs += 1
                 self.runner.in_float32 = in_float32
-                comparison = Comparison(self.task, layout=Layout.of(self.runner.inputs, self.runner.outputs))
+                comparison = Comparison(self.task, layout=self.layout, ties=self.ties)
                 comparison.add(expected, self._run(sample), sample)
                 self._known[key] = tuple(budgets.find_violations(comparison.result(), self.budget))
             yield index, self._known[key]
@@ -152,11 +157,11 @@ def bisect_graph(
     Memory: the graph's weights in float32 and the activations of `TOKENS_AT_ONCE` tokens, or of one row. Raises DataError where
     the graph does not run.
     """
-    judge = BudgetTest(Float32SwitchRunner(graph, originals), task, budget, samples)
+    judge = BudgetTest(Float32SwitchRunner(graph, originals), task, budget, samples, graph)
     advance = advance or (lambda done, total: None)
     items = judge.runner.items
     fixed = judge.runner.fixed
-    notes = (*notes, f"{fixed} weights stay in INT8: they are stored in nothing else") if fixed else notes
+    notes = (*notes, f"{counted(fixed, 'weight')} in INT8 as before: stored in nothing else") if fixed else notes
     broken = judge.broken(())
     bisection = functools.partial(Bisection, str(path), candidates=len(items), samples=len(samples))
     if not broken:

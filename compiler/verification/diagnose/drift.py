@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ...core import Advance, DataError
+from ...core import Advance, DataError, counted
 from ...data import Sample, mask_feeds
 from ...graph import Graph, Origin
 from ...graph import provenance as origin
@@ -65,7 +65,7 @@ class Drift:
     def summary(self) -> str:
         worst = max(self.layers, key=lambda layer: layer.relative if math.isfinite(layer.relative) else math.inf)
         text = f"{len(self.layers)} of {len(self.layers) + len(self.unmatched)} module boundaries compared with {self.against} "
-        text += f"on {self.samples} samples; largest drift {worst.relative:.2g} at {worst.module}"
+        text += f"on {counted(self.samples, 'sample')}; largest drift {worst.relative:.2g} at {worst.module}"
         return f"{text}; first value that is not finite: {self.first}" if self.first else text
 
     def to_json(self) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def measure_drift(
         raise DataError("no module output is in both graphs: nothing to compare (was it built by an older bertc?)")
     chosen = _up_to_token_limit(samples)
     if len(chosen) < len(samples):
-        notes = (*notes, f"{len(chosen)} of {len(samples)} samples compared, up to {MAX_TOKENS} tokens")
+        notes = (*notes, f"{len(chosen)} of {counted(len(samples), 'sample')} compared, up to {MAX_TOKENS} tokens")
     sums = {boundary: _Sums() for boundary in found}
     windows = list(_windows(found, chosen))
     for index, window in enumerate(windows):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...artifact import Artifact, goldens
 from ...artifact import manifest as artifact
-from ...core import Progress
+from ...core import Progress, counted
 from ...data import Sample, preprocess
 from ...graph import Graph
 from ...runtime import emulate_rounding
@@ -92,7 +92,7 @@ def bisect_artifact(
     with log.stage("open the source"):
         weights, note = unrounded.find_unrounded_weights(found, graph, against)
     notes = [note] if note else []
-    notes += [f"{len(pairs)} of {len(truth.samples)} samples were used"] if len(pairs) < len(truth.samples) else []
+    notes += [f"used: {len(pairs)} of {counted(len(truth.samples), 'sample')}"] if len(pairs) < len(truth.samples) else []
     allowed = budget_for(found.precision, verification.recorded_limits(found.manifest), budget)
     with log.stage(f"bisect {path.name}") as advance:
         return bisection.bisect_graph(path, graph, found.task, allowed, pairs, weights, advance, tuple(notes))

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 import tiny
 
@@ -18,6 +20,7 @@ from bertc.bench.timings import Timing
 from bertc.cli import _main as cli
 from bertc.core.errors import InputError, Missing, VerifyFailed
 from bertc.core.profiles import Dim, Shape
+from bertc.data import Sample
 from bertc.data import samples as samples_module
 from bertc.source import GivenSource
 
@@ -132,7 +135,7 @@ def test_a_run_against_the_source_in_every_form(built: Path, tmp_path: Path, cap
     assert len(rows) == 8 and rows[0]["contender"] == "cpu" and rows[0]["ratio"] == "" and float(rows[1]["ratio"]) > 0
     assert ">ONNX Runtime, unfused<" in (tmp_path / "b.svg").read_text("utf-8")
     said = " ".join(err.split())
-    assert "1 threads each" in said and "no p99: it needs 100 rounds" in said and "not timed: torch.compile" in said
+    assert "1 thread each (--threads)" in said and "no p99: it needs 100 rounds" in said and "not timed: torch.compile" in said
 
 
 def test_a_wrong_answer_is_not_timed(built: Path, capsys: Capture) -> None:
@@ -208,8 +211,9 @@ ERRORS = [
     ("bench {o}", "is not a bertc artifact"),
     ("bench {a} --shapes 8", "is not batchxlength"),
     ("bench {a} --shapes 1x8 --lengths {m}", "give one"),
-    ("bench {a} --shapes 1x8 --rounds 0", "0 rounds"),
-    ("bench {a} --shapes 1x8 --threads -1", "whole numbers from 1 on"),
+    ("bench {a} --shapes 1x8 --rounds 0", "--rounds"),
+    ("bench {a} --shapes 1x8 --threads 0", "--threads"),
+    ("bench {a} --shapes 1x8 --threads -1", "--threads"),
     ("bench {a} --shapes 1x8 --against {m}x", "did you mean 'm.onnx'?"),
     ("bench {a} --lengths {o}", "no requests at"),
     ("bench {a} --shapes 0x8", "batch=0 is not a size that the model takes"),
@@ -232,4 +236,28 @@ def test_outputs_that_are_missing_are_no_agreement(built: Path) -> None:
     samples = bench._samples(found, bench.BenchRequest(shapes=(shape(1, 4),)))
     calls = {c.name: [c.prepare(s.feeds) for s in samples] for c in (good, bad)}
     with pytest.raises(VerifyFailed, match="expected outputs last_hidden_state"):
-        bench._agree([good, bad], samples, calls, "features")
+        bench._agree([good, bad], samples, calls, found)
+
+
+def test_a_label_that_is_a_tie_is_agreement_and_told(tmp_path: Path) -> None:
+    """Two scores that are equal within the budget: either label is right, as it was when the artifact was built."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[batch, 4] x) => (int64[batch] best) <float one = {1.0}> {
+        scores = Mul(x, one) best = ArgMax<axis = 1, keepdims = 0>(scores) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
+    assert cli.run(["build", str(tmp_path / "m.onnx"), "--target", "onnxruntime", "-o", str(tmp_path / "out"), "-q"]) == 0
+    found = artifact.open_artifact(tmp_path / "out")
+    feeds = {"x": np.float32([[0, 5, 5 + 2e-5, 1], [9, 1, 4, 0]])}
+    sample, good = Sample("two rows", feeds), baselines.artifact_contender(found, 1)
+
+    def other(*labels: int) -> baselines.Contender:
+        return baselines.Contender("other", "fp32", good.prepare, lambda result: {"best": np.array(labels)})
+
+    def agree(contender: baselines.Contender) -> tuple[dict[str, float], list[str]]:
+        calls = {c.name: [c.prepare(feeds)] for c in (good, contender)}
+        return bench._agree([good, contender], [sample], calls, found)
+
+    apart, notes = agree(other(1, 0))
+    assert apart == {"other": 0.0} and notes == ["other: 'best' differs in 1 of 2 values, 1 tie"]
+    assert agree(other(2, 0))[1] == []
+    with pytest.raises(VerifyFailed, match="nothing was timed"):
+        agree(other(3, 0))

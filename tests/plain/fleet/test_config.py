@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import fleets
 import pytest
+import tiny
 
 from bertc import targets
+from bertc.cli import _main as cli
 from bertc.core import gpu_models
 from bertc.core.errors import RecipeError
 from bertc.fleet import ci, config
@@ -160,3 +163,35 @@ def test_an_adapter_beside_the_fleet_is_part_of_the_source(tmp_path: Path) -> No
     text = '[models.b]\nsource = "base"\nadapter = "lora"\n'
     (tmp_path / "fleet.toml").write_text('gpus = ["l4"]\nprecisions = ["fp16"]\n' + text)
     assert config.read(tmp_path / "fleet.toml").models["b"].adapter == str(tmp_path / "lora")
+
+
+def test_an_onnx_source_is_the_files_it_is_read_from(tmp_path: Path) -> None:
+    """Its external data and its tokenizer change it; what else lies in the folder does not, large or not."""
+    from bertc.core import hash_file
+    from bertc.fleet import keys
+    from bertc.recipe import Recipe
+
+    path = tiny.encoder(tmp_path / "m.onnx", tokenizer=True, external=True)
+    tiny.encoder(tmp_path / "other.onnx")
+    for name in ("notes.txt", "training.csv", "weights-of-another.bin"):
+        (tmp_path / name).write_text("anything")
+    recipe = Recipe(str(path))
+    before = keys.source_files(recipe, hash_file)
+    assert set(before) == {"m.onnx", "w.bin", "tokenizer.json"}
+    (tmp_path / "notes.txt").write_text("another thing")
+    assert keys.source_files(recipe, hash_file) == before
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert keys.source_files(recipe, hash_file) != before
+
+
+def test_the_plan_of_a_source_that_is_not_there_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = fleets.write(tmp_path, "ab")
+    assert cli.run(["fleet", "plan", str(path)]) == 0
+    (tmp_path / "a" / "m.onnx").unlink()
+    capsys.readouterr()
+    assert cli.run(["fleet", "plan", str(path), "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert "no source at" in err and json.loads(out)["entries"]
+    assert cli.run(["fleet", "plan", str(path), "--entry", "b"]) == 0
+    (tmp_path / "b" / "m.onnx").write_bytes(b"no model")
+    assert cli.run(["fleet", "plan", str(path), "--entry", "b"]) == 2

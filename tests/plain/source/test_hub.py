@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 
+import fake_hub
 import models
 import pytest
+import tiny
 
 from bertc.core.errors import Missing, SourceError
 from bertc.source import hub
@@ -67,3 +69,51 @@ def test_permissions_decide_what_is_downloaded(monkeypatch, tmp_path):
     assert asked["revision"] == "main" and not any(p.endswith((".bin", ".py")) for p in asked["allow_patterns"])
     hub.fetch_model("a/b", None, True, True)
     assert any(p.endswith(".bin") for p in asked["allow_patterns"]) and "*.py" in asked["allow_patterns"]
+
+
+# Repositories without weights for transformers, from a hub on this machine
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """`tiny/onnx`: a float32 model with external data and copies of it in smaller types, as transformers.js has them."""
+    folder = tmp_path / "hub" / "tiny" / "onnx"
+    (folder / "onnx").mkdir(parents=True)
+    tiny.encoder(folder / "onnx" / "model.onnx", tokenizer=True, external=True)
+    (folder / "onnx" / "tokenizer.json").rename(folder / "tokenizer.json")
+    for name in ("model_quantized.onnx", "model_fp16.onnx"):
+        (folder / "onnx" / name).write_bytes(b"not to be downloaded")
+    (folder / "config.json").write_text("{}")
+    (folder / "README.md").write_text("# tiny")
+    return folder
+
+
+def test_a_repository_of_onnx_files_is_fetched_as_onnx(repository, tmp_path, monkeypatch):
+    with fake_hub.serve(tmp_path / "hub", tmp_path / "cache", monkeypatch) as taken:
+        source = open_source("tiny/onnx")
+    assert sorted(taken) == ["config.json", "onnx/model.onnx", "onnx/w.bin", "tokenizer.json"]
+    assert (source.kind, source.revision) == ("onnx", fake_hub.COMMIT)
+    assert any("the source is onnx/model.onnx" in note for note in source.notes)
+    assert "tokenizer.json" in {path.name for path in source.assets}
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert open_source("tiny/onnx").sha256 == source.sha256  # from the cache
+
+
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+def test_onnx_copies_beside_other_weights_are_not_fetched(weights, repository, tmp_path, monkeypatch):
+    (repository / weights).write_bytes(b"0" * 100)
+    with fake_hub.serve(tmp_path / "hub", tmp_path / "cache", monkeypatch) as taken, pytest.raises(SourceError):
+        open_source("tiny/onnx")
+    assert not [name for name in taken if name.endswith(".onnx")]
+
+
+def test_a_repository_with_several_float_models_asks_which(repository, tmp_path, monkeypatch):
+    shutil.copy(repository / "onnx" / "model.onnx", repository / "onnx" / "encoder.onnx")
+    (repository / "onnx" / "model.onnx").rename(repository / "onnx" / "decoder.onnx")
+    with (
+        fake_hub.serve(tmp_path / "hub", tmp_path / "cache", monkeypatch),
+        pytest.raises(SourceError, match=r"2 \.onnx files: onnx/decoder\.onnx, onnx/encoder\.onnx; give one of them") as caught,
+    ):
+        open_source("tiny/onnx")
+    folder = str(caught.value).split(" has no weights")[0]
+    assert open_source(f"{folder}/onnx/encoder.onnx").kind == "onnx"  # the advice, followed

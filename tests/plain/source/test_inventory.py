@@ -57,7 +57,7 @@ def test_the_names_of_a_wrapper_are_read_through(name, tmp_path):
     wanted = open_reference(str(models.checkpoint("sequence-classification"))).run(feeds())["logits"]
     np.testing.assert_array_equal(open_reference(str(path)).run(feeds())["logits"], wanted)
     prefix = rename("x").removesuffix("x")
-    assert any("41 weights are read without" in note and prefix in note for note in notes_of(path, "sequence-classification"))
+    assert any("41 weights read without" in note and prefix in note for note in notes_of(path, "sequence-classification"))
 
 
 def test_a_wrapper_around_some_of_the_weights_is_named(tmp_path):

@@ -52,7 +52,7 @@ def test_a_tie_may_be_broken_either_way():
     high[1, 5] = False  # 1.000001 against 1
     broken, decisions = judged(FP32, best=np.array([1, 0]), top=np.array([[1, 2], [0, 2]]), high=high)
     assert not broken
-    assert [decisions[name].note for name in ("best", "top", "high")] == ["1 ties", "2 ties", "1 ties"]
+    assert [decisions[name].note for name in ("best", "top", "high")] == ["1 tie", "2 ties", "1 tie"]
 
 
 def test_another_choice_is_an_error_however_near_its_number_is():

@@ -422,12 +422,12 @@ def test_half_precision_around_int8_is_held_to_int8s_rounding():
 def test_a_limit_says_who_set_it():
     budget = budget_for("fp16", {"cosine": 0.9, "alarm": 0.01, "max_drop": 0.2}, {"max_drop": 0.1, "rel": 0.5})
     assert {name: budget.origins[name] for name in ("cosine", "alarm", "max_drop", "rel")} == {
-        "cosine": "recipe",
+        "cosine": "given to the build",
         "alarm": "default of fp16",
         "max_drop": "--max-drop",
         "rel": "--budget",
     }
-    assert "cosine >= 0.9 (recipe)" in budget.summary()
+    assert "cosine >= 0.9 (given to the build)" in budget.summary()
     assert "max_drop <= 0.1 (--max-drop)" in budget.summary()
     assert "origins" not in budget.limits() and budget.limits()["sqnr_db"] is None
     (broken,) = find_violations(compared([[1.0]], [[3.0]]), budget_for("fp32", {}))

@@ -282,7 +282,7 @@ def test_of_a_quantised_graph_the_product_with_coarse_inputs_is_named() -> None:
     found = bisection.bisect_graph(Path("q"), graph, "custom", Budget(rel=0.05), pairs)
     assert [node.node for node in found.nodes] == ["make_k"]
     assert found.candidates == 2
-    assert len(found.notes) == 1 and "1 weights stay in INT8" in found.notes[0]
+    assert len(found.notes) == 1 and "1 weight in INT8" in found.notes[0]
 
 
 @given(st.integers(1, 30).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(0, n - 1), min_size=1))))
@@ -313,3 +313,13 @@ def test_a_mapped_file_is_the_same_graph(tmp_path: Path) -> None:
         (tmp_path / "cut.onnx").write_bytes(data[:size])
         with pytest.raises(bertc.errors.SourceError):
             graph.load_graph(tmp_path / "cut.onnx", mapped=True)
+
+
+def test_a_tie_between_two_labels_is_no_loss_of_precision() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[batch, 4] x) => (int64[batch] best) <float one = {1.0}> {
+        scores = Mul(x, one) best = ArgMax<axis = 1, keepdims = 0>(scores) }"""
+    graph = Graph(ir.from_proto(onnx.parser.parse_model(text)))
+    sample = Sample("two rows", {"x": np.float32([[0, 5, 5 + 2e-5, 1], [9, 1, 4, 0]])})
+    for labels, verdict in (((1, 0), "within budget"), ((3, 0), "not precision")):
+        found = bisection.bisect_graph(Path("q"), graph, "custom", Budget(rel=1e-5), [(sample, {"best": np.array(labels)})])
+        assert found.verdict == verdict

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def test_equal_to_sentence_transformers(name, tmp_path):
     "name", ["sequence-classification", "question-answering", "masked-lm", "features", "token-classification"]
 )
 def test_other_checkpoints_are_held_against_transformers(name):
-    found = check_inputs(open_source(str(models.checkpoint(name))), Progress())
+    found = check_inputs(models.opened(name), Progress())
     assert found.against.startswith("transformers")
     assert ("pairs" in found.compared) == (name in ("sequence-classification", "question-answering"))
     assert found.relative is not None and found.relative < 1e-5
@@ -112,7 +113,7 @@ def test_other_checkpoints_are_held_against_transformers(name):
 def test_a_cross_encoder_is_held_against_its_class(tmp_path):
     pytest.importorskip("sentence_transformers")
     path = tmp_path / "m"
-    shutil.copytree(models.checkpoint("sequence-classification"), path)
+    shutil.copytree(models.one_layer("sequence-classification"), path)
     edit(path / "config.json", sentence_transformers={"activation_fn": "torch.nn.modules.activation.Sigmoid", "version": "5.0.0"})
     edit(path / "tokenizer_config.json", model_max_length=12)
     found = check_inputs(open_source(str(path)), Progress())
@@ -153,9 +154,23 @@ def test_a_setting_that_gets_lost_fails(lower_and_prompt, monkeypatch, lost):
         check_inputs(lower_and_prompt, Progress())
 
 
-def test_outputs_that_differ_under_equal_ids_fail(tmp_path):
-    path = mean(tmp_path)
-    source = open_source(str(path))
+@pytest.fixture(scope="module")
+def mean_pooled(tmp_path_factory):
+    return open_source(str(mean(tmp_path_factory.mktemp("mean"))))
+
+
+def test_without_the_library_the_reason_is_told(mean_pooled, monkeypatch):
+    from bertc.core import machine
+
+    real = machine.installed_version
+    monkeypatch.setattr(machine, "installed_version", lambda name: None if name == "sentence-transformers" else real(name))
+    found = check_inputs(mean_pooled, Progress())
+    assert found.reason == "sentence-transformers is not installed: pip install sentence-transformers"
+    assert found.summary() == f"inputs not compared: {found.reason}"
+
+
+def test_outputs_that_differ_under_equal_ids_fail(mean_pooled):
+    source, path = mean_pooled, Path(mean_pooled.reference)
     edit(path / "config_sentence_transformers.json", truncate_dim=8)
     with pytest.raises(ExportFailed, match=r"\[1, 8\].*the graph \[1, 32\]"):
         check_inputs(source, Progress())
@@ -163,17 +178,6 @@ def test_outputs_that_differ_under_equal_ids_fail(tmp_path):
     edit(path / "1_Pooling" / "config.json", pooling_mode="cls")
     with pytest.raises(ExportFailed, match="ids are the same"):
         check_inputs(source, Progress())
-
-
-def test_without_the_library_the_reason_is_told(tmp_path, monkeypatch):
-    source = open_source(str(mean(tmp_path)))
-    from bertc.core import machine
-
-    real = machine.installed_version
-    monkeypatch.setattr(machine, "installed_version", lambda name: None if name == "sentence-transformers" else real(name))
-    found = check_inputs(source, Progress())
-    assert found.reason == "sentence-transformers is not installed: pip install sentence-transformers"
-    assert found.summary() == f"inputs not compared: {found.reason}"
 
 
 def test_a_record_goes_on_from_an_export_to_its_builds():
@@ -184,7 +188,7 @@ def test_a_record_goes_on_from_an_export_to_its_builds():
 
 def test_tokens_beyond_the_word_table_are_named(tmp_path):
     path = tmp_path / "m"
-    models.save("BertModel", "BertConfig", models.TEXT | {"vocab_size": 15}, path)
+    models.save("BertModel", "BertConfig", models.TEXT | {"vocab_size": 15, "num_hidden_layers": 1}, path)
     found = check_inputs(open_source(str(path)), Progress())
     assert [note for note in found.notes if "'is' 15, 'big' 16" in note and "15 rows" in note]
     assert found.relative is not None
@@ -193,7 +197,7 @@ def test_tokens_beyond_the_word_table_are_named(tmp_path):
 @pytest.mark.parametrize(("task", "masked", "nested"), [("ctc", True, True), ("audio-features", False, False)])
 def test_recordings_are_held_against_the_feature_extractor(tmp_path, task, masked, nested):
     path = tmp_path / "m"
-    shutil.copytree(models.checkpoint(task), path)
+    shutil.copytree(models.one_layer(task), path)
     settings = {
         "feature_extractor_type": "Wav2Vec2FeatureExtractor",
         "feature_size": 1,
@@ -221,7 +225,16 @@ def test_recordings_are_held_against_the_feature_extractor(tmp_path, task, maske
 
 
 def test_no_preprocessor_is_said():
-    assert [note for note in open_source(str(models.checkpoint("ctc"))).notes if "recordings cannot be read" in note]
+    assert [note for note in open_source(str(models.one_layer("audio-features"))).notes if "recordings cannot be read" in note]
+
+
+def first_layer_alone(path):
+    from safetensors.torch import load_file, save_file
+
+    kept = {name: w for name, w in load_file(path / "model.safetensors").items() if not re.search(r"layer\.[1-9]", name)}
+    (path / "model.safetensors").unlink()
+    save_file(kept, path / "model.safetensors", metadata={"format": "pt"})
+    edit(path / "config.json", num_hidden_layers=1)
 
 
 def test_the_real_checkpoint_with_everything_set(tmp_path):
@@ -233,6 +246,7 @@ def test_the_real_checkpoint_with_everything_set(tmp_path):
     edit(path / "1_Pooling" / "config.json", include_prompt=False)
     edit(path / "tokenizer_config.json", do_lower_case=False)  # transformers takes it over tokenizer.json
     edit(path / "sentence_bert_config.json", max_seq_length=40)
+    first_layer_alone(path)  # the tokenizer and the settings are what is asked about
     texts = ["The quick Brown fox", "Ünïcode café", "word " * 100]
     source, theirs = open_source(str(path)), library(path)
     made = runner(source)
