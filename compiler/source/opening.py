@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from .size_trial import Trial
 from .types import FORMS, IDS, KINDS, TASKS, Location, Reference, Source, SourceOptions
 from .widening import widen
 
+FEW = 12  # files beside a path that an error lists
 KNOWN_FILES = (*assets.FILES, *SENTENCE_FILES)  # of a checkpoint; a note says where some of them are not used
 
 
@@ -160,7 +162,9 @@ def _neighbours(reference: str) -> str:
     if not parent.is_dir():
         return f" (there is no folder {str(parent)!r})" if _is_path(reference) else ""
     visible = [entry.name for entry in parent.iterdir() if not entry.name.startswith(".")]
-    return f" (in {str(parent)!r}{did_you_mean(path.name, visible)})"
+    close = difflib.get_close_matches(path.name, visible, n=3, cutoff=0.5)
+    listed = visible if len(visible) <= FEW else close  # a folder may hold thousands
+    return f" (in {str(parent)!r}{did_you_mean(path.name, listed)})" if listed else f" (nothing in {str(parent)!r} is called so)"
 
 
 def _locate_directory(path: Path) -> Location:

@@ -18,7 +18,7 @@ from ..data import samples
 from ..data import synthetic as data
 from ..graph import Graph
 from .dim_names import BATCH, call_by_role, rename_dims
-from .size_ties import computed, first_sizes, ties
+from .size_ties import alike, computed, first_sizes, ties
 from .size_trial import Trial
 
 BETWEEN = (16, 17, 31, 33, 47, 48, 63, 64, 65, 96, 101, 128, 131, 160)  # where gaps show, of steps up to 64
@@ -78,9 +78,10 @@ def settle_sizes(
             "sizes that follow from others, because other sizes fail: " + ", ".join(f"{a} = {b}" for a, b in sums.items())
         )
         known, trial = _renamed(graph, run)
-    base = first_sizes(trial, _first_asked(trial, asked))
-    if base is not None and trial.refused(trial.usual()):
-        found = ties(trial, dict(base))
+    found = alike(trial) if trial.refused(trial.usual()) else {}
+    base = None if found else first_sizes(trial, _first_asked(trial, asked))
+    if found or (base is not None and trial.refused(trial.usual())):
+        found = found or ties(trial, dict(base or {}))
         if found:
             rename_dims(graph.model, found)
             notes.append("equal dimensions, because other sizes fail: " + ", ".join(f"{a} = {b}" for a, b in found.items()))

@@ -52,6 +52,26 @@ def ties(trial: Trial, base: dict[str, int]) -> dict[str, str]:
     return found
 
 
+def alike(trial: Trial) -> dict[str, str]:
+    """{dimension: the one that it equals}, of inputs of one rank whose axes are equal one by one: ids and their mask.
+
+    What is taken for equal runs at two choices of sizes that tell the axes apart, and fails where it is not equal.
+    """
+    pairs: dict[str, str] = {}
+    by_rank: dict[int, tuple[int | str, ...]] = {}
+    for spec in trial.graph.inputs:
+        first = by_rank.setdefault(len(spec.dims), spec.dims)
+        both = [(name, mate) for name, mate in zip(spec.dims, first, strict=True) if name in trial.dims and mate in trial.dims]
+        pairs |= {str(name): str(mate) for name, mate in both if name != mate and name not in pairs.values()}
+    usual = trial.usual()
+    for more in (0, 3):
+        sizes = {name: size + more for name, size in usual.items()}
+        sizes |= {name: sizes[mate] for name, mate in pairs.items()}
+        if not pairs or trial.refused(sizes):
+            return {}
+    return {name: mate for name, mate in pairs.items() if trial.refused({**sizes, name: sizes[name] + 1})}
+
+
 def _ties_of(trial: Trial, base: dict[str, int], group: list[str], size: int) -> dict[str, str]:
     if size == 1:
         moved = {**base, **dict.fromkeys(group, ROWS[0])}
