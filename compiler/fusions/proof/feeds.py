@@ -18,7 +18,12 @@ from ..rewrite import Match
 
 LOW = -3.4028234663852886e38  # the lowest float32, where the graph tells of no other
 IR_VERSION = 10
-ROWS = 3  # row 0 of a batch is never padded, row 1 is the dead one
+ROWS, DEAD = 3, 1  # row 0 of a batch is never padded, row 1 is the dead one
+# Beside -10000 float32 keeps three digits of a score, and another order of sums rounds to others. A row that is masked whole is the
+# softmax of its scores whatever number they all get, so it is proven with one that leaves them their digits. A low that swallows
+# any score (-1e9, the lowest float32) makes such a row the mean of the values, exactly, and is fed as it is.
+SHALLOW = -16.0
+SWALLOWS = 32.0  # scores up to here
 SMALL = 1e-3  # activations so small that an epsilon of 1e-12 in place of 1e-5 shows
 PATTERNS = ("right", "left", "holes", "random", "dead", "bias")
 
@@ -29,9 +34,11 @@ class Case:
 
     `may_fail`: at so short a length an original may be undefined (a convolution wider than its input), which proves nothing and
     refutes nothing. `weights`: it feeds weights too, other than the match's own: not for a lowering, which may have folded them.
-    `dead`: this row of axis 0 has no place to attend to under -inf, where an original says 0 or NaN and nobody reads it: the new
-    form must be finite where the original is, and is not compared, as in `data.Sample`. Under a finite low it is compared, but
-    not under the one that clean-up put for -inf: beside -30000 a score keeps three digits, and another order rounds to others.
+    `dead`: this row of the batch has no place to attend to under -inf, where an original says 0 or NaN and nobody reads it: the
+    new form must be finite where the original is, and is not compared, as in `data.Sample`. Nor is it under the low that clean-up
+    put for -inf. Under any other low it is compared: what is added is fed as SHALLOW there. `rounded`: it is made inside the match,
+    with a low that takes digits from the scores; the canonical body has the same rounding, a lowering's own was judged with SHALLOW
+    where its operator was found, and here its row is only looked at. `batch` names the batch's dimension.
     """
 
     label: str
@@ -39,6 +46,8 @@ class Case:
     may_fail: bool = False
     weights: bool = False
     dead: int | None = None
+    rounded: bool = False
+    batch: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +82,10 @@ class Feeder:
         self.dims, self.seed = dict(dims), seed
         self.infinite, self.low = _lows(graph)
         self.unread = self.infinite or self.low == REPLACED
+        self.deep = self.low if float(np.spacing(np.float32(-self.low))) / 2 >= SWALLOWS else SHALLOW
+        shapes = [value.shape for value in graph.model.graph.inputs if value.shape is not None]
+        first = {str(dim) for shape in shapes for dim in list(shape)[:1]}
+        self.lengths = {str(dim) for shape in shapes for dim in list(shape)[1:]} - first
 
     def cases(
         self,
@@ -91,13 +104,17 @@ class Feeder:
         patterned = masks or any(v.dtype != ir.DataType.FLOAT for v in values)
         vectors = [v for v in shared if v in constants and constants[v].ndim == 1 and constants[v].dtype.kind == "f"]
         batches = {str(v.shape[0].value) for v in values if len(v.shape) > 1 and isinstance(v.shape[0], ir.SymbolicDim)}  # type: ignore
+        batches -= self.lengths  # of what runs length first
+        batch = _batch_of(masks)
         for plan in (*PLANS, *MASKED) if patterned else PLANS:
             rng = np.random.default_rng(self.seed)
             sizes = _Sizes(self.dims, batches, plan)
             feeds = {v: self._feed(v, sizes, plan, v in masks, bounds.get(v), rng) for v in values}
             if plan.weights:
                 feeds |= {v: constants[v] * np.asarray(plan.size, constants[v].dtype) for v in vectors}
-            yield Case(plan.label, feeds, plan.step < 2, plan.weights, 1 if plan.kind == "dead" and self.unread else None)
+            rounded = plan.kind == "dead" and not self.unread and not masks and self.deep != self.low
+            dead = DEAD if plan.kind == "dead" and self.unread else None
+            yield Case(plan.label, feeds, plan.step < 2, plan.weights, dead, rounded, batch)
 
     def _feed(
         self, value: ir.Value, sizes: _Sizes, plan: _Plan, mask: bool, bound: int | None, rng: np.random.Generator
@@ -124,7 +141,7 @@ class Feeder:
         noise = rng.standard_normal(shape)
         if kind == "bias":
             return noise
-        low = -np.inf if self.infinite else self.low
+        low = -np.inf if self.infinite else self.deep if kind == "dead" and not self.unread else self.low
         masked = np.where(_places(kind, shape, rng) > 0, 0.0, low)
         per_head = len(shape) == 4 and shape[1] > 1
         return masked + noise * (masked == 0) if per_head else masked
@@ -164,6 +181,12 @@ class _Sizes:
         step = (0, 6 + 2 * others, 16 + 2 * others)[self.plan.step]
         size = self.plan.rows if text in self.batches else low + step
         return dim.fit(size)
+
+
+def _batch_of(masks: Iterable[ir.Value]) -> str | None:
+    """The name of the batch's dimension: the first of what is added to the scores [batch, heads, queries, keys]."""
+    first = [value.shape[0] for value in masks if value.shape is not None and len(value.shape) == 4]
+    return next((str(dim.value) for dim in first if isinstance(dim, ir.SymbolicDim) and dim.value), None)
 
 
 def _check(value: ir.Value) -> None:
