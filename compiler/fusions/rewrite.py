@@ -156,6 +156,8 @@ def _keep(
         kind = new.op_type if count == 1 else f"{new.op_type}_{count}"
         new.name = f"{name}.{node.name}" if len(match.new_nodes) == 1 else f"{name}.{node.name}.{kind}"
         new.metadata_props[RULE] = name
+        for index, value in enumerate(new.outputs):
+            value.name = f"{new.name}.{index}"  # a name that another value had would get that one's captured activations
     origin.take_over_origins(match.nodes, match.new_nodes)
     for old, new_value in zip(match.outputs, match.new_outputs, strict=True):
         new_value.name, new_value.type, new_value.shape = old.name, old.type, old.shape

@@ -21,9 +21,9 @@ IR_VERSION = 10
 ROWS, DEAD = 3, 1  # row 0 of a batch is never padded, row 1 is the dead one
 # Beside -10000 float32 keeps three digits of a score, and another order of sums rounds to others. A row that is masked whole is the
 # softmax of its scores whatever number they all get, so it is proven with one that leaves them their digits. A low that swallows
-# any score (-1e9, the lowest float32) makes such a row the mean of the values, exactly, and is fed as it is.
+# any score, as float32 is 64 apart there, makes such a row the mean of the values, exactly, and is fed as it is.
 SHALLOW = -16.0
-SWALLOWS = 32.0  # scores up to here
+SWALLOWS = -1e9
 SMALL = 1e-3  # activations so small that an epsilon of 1e-12 in place of 1e-5 shows
 PATTERNS = ("right", "left", "holes", "random", "dead", "bias")
 
@@ -82,7 +82,7 @@ class Feeder:
         self.dims, self.seed = dict(dims), seed
         self.infinite, self.low = _lows(graph)
         self.unread = self.infinite or self.low == REPLACED
-        self.deep = self.low if float(np.spacing(np.float32(-self.low))) / 2 >= SWALLOWS else SHALLOW
+        self.deep = self.low if self.low <= SWALLOWS else SHALLOW
         shapes = [value.shape for value in graph.model.graph.inputs if value.shape is not None]
         first = {str(dim) for shape in shapes for dim in list(shape)[:1]}
         self.lengths = {str(dim) for shape in shapes for dim in list(shape)[1:]} - first
