@@ -79,7 +79,10 @@ def _move_behind(graph: ir.Graph, node: ir.Node) -> None:
     behind = swap.outputs[0]
     # A name stands for numbers (captured activations are found by it): it goes to what still has them.
     behind.name, behind.type, behind.shape = out.name, out.type, out.shape
-    out.name, out.shape = f"{out.name}.swapped", None if out.shape is None else ir.Shape([out.shape[1], out.shape[0], *out.shape[2:]])
+    out.name, out.shape = (
+        f"{out.name}.swapped",
+        None if out.shape is None else ir.Shape([out.shape[1], out.shape[0], *out.shape[2:]]),
+    )
     graph.insert_after(node, swap)
     for user, index in users:
         user.replace_input_with(index, behind)

@@ -19,9 +19,9 @@ from ..rewrite import Match
 LOW = -3.4028234663852886e38  # the lowest float32, where the graph tells of no other
 IR_VERSION = 10
 ROWS, DEAD = 3, 1  # row 0 of a batch is never padded, row 1 is the dead one
-# Beside -10000 float32 keeps three digits of a score, and another order of sums rounds to others. A row that is masked whole is the
-# softmax of its scores whatever number they all get, so it is proven with one that leaves them their digits. A low that swallows
-# any score, as float32 is 64 apart there, makes such a row the mean of the values, exactly, and is fed as it is.
+# Beside -10000 float32 keeps three digits of a score, and another order of sums rounds to others. A row that is masked whole is
+# the softmax of its scores whatever number they all get, so it is proven with one that leaves them their digits. A low that
+# swallows any score, as float32 is 64 apart there, makes such a row the mean of the values, exactly, and is fed as it is.
 SHALLOW = -16.0
 SWALLOWS = -1e9
 SMALL = 1e-3  # activations so small that an epsilon of 1e-12 in place of 1e-5 shows
@@ -36,8 +36,8 @@ class Case:
     refutes nothing. `weights`: it feeds weights too, other than the match's own: not for a lowering, which may have folded them.
     `dead`: this row of the batch has no place to attend to under -inf, where an original says 0 or NaN and nobody reads it: the
     new form must be finite where the original is, and is not compared, as in `data.Sample`. Nor is it under the low that clean-up
-    put for -inf. Under any other low it is compared: what is added is fed as SHALLOW there. `rounded`: it is made inside the match,
-    with a low that takes digits from the scores; the canonical body has the same rounding, a lowering's own was judged with SHALLOW
+    put for -inf. Under any other low it is compared: what is added is fed as SHALLOW there. `rounded`: the mask is made inside
+    the match, with a low that takes digits from the scores. The canonical body rounds alike; a lowering was judged with SHALLOW
     where its operator was found, and here its row is only looked at. `batch` names the batch's dimension.
     """
 

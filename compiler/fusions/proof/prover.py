@@ -88,7 +88,9 @@ class Prover:
         new += [self._side(f"{target}'s lowering", match.new_nodes, match.new_outputs, t) for target, t in self.lowerings.items()]
         shared = [v for v in given if v in read]
         cases = self._feeder.cases(nodes, [v for v in given if v not in constants], match, constants, shared)
-        return self._compare([*cases, *self._captured([v for v in given if v not in constants])], constants, old, _unlike(new), match)
+        return self._compare(
+            [*cases, *self._captured([v for v in given if v not in constants])], constants, old, _unlike(new), match
+        )
 
     def _captured(self, values: Sequence[ir.Value]) -> Iterator[Case]:
         arrays = [self.activations.get(str(v.name)) for v in values]

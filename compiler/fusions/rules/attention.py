@@ -13,6 +13,7 @@ Vaswani et al. 2017, section 3.2.2.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -216,11 +217,22 @@ g (float[B, S, 2] x, float[B, S, 2] other, float[B, 1, 1, S] mask) => (float[B, 
   y = bertc.FusedLinear(m, wo, bo)
 }}"""
 _K, _V = "k = bertc.FusedLinear(x, wk)\n", "v = bertc.FusedLinear(x, wv, bv)"
+
+
+def in_length_first(text: str) -> str:
+    """The same attention of sequences whose first axis is their length."""
+    text = text.replace("t = Transpose <perm = [0, 2, 1, 3]>", "t = Transpose <perm = [2, 0, 1, 3]>")
+    for before, after in ((SPLIT[False], SPLIT[True]), (SPLIT_K[False], SPLIT_K[True])):
+        text = text.replace(str(before), str(after))
+    return re.sub(r"float\[(B|R), (S|T), (\d)\]", r"float[\2, \1, \3]", text)
+
+
 EXAMPLES: list[str] = [
     _GRAPH.format(heads="heads", body="q = bertc.FusedLinear(x, wq, bq)\n" + _K + _V),
     _GRAPH.format(heads="heads", body="a = bertc.FusedLinear(x, wq, bq)\nq = Mul(a, f)\n" + _K + _V),
     _GRAPH.format(heads="heads", body="q = bertc.FusedLinear(x, wq)\n" + _K + "v = bertc.FusedLinear(x, wv)"),
     _GRAPH.format(heads="heads", body="a = bertc.FusedLinear(x, w, b)\nq, k, v = Split <axis = 2, num_outputs = 3> (a)"),
+    in_length_first(_GRAPH.format(heads="heads", body="q = bertc.FusedLinear(x, wq, bq)\n" + _K + _V)),
 ]
 NEAR_MISSES: list[tuple[str, str]] = [
     (_GRAPH.format(heads="heads", body="q = bertc.FusedLinear(other, wq, bq)\n" + _K + _V), "x bound to two different values"),

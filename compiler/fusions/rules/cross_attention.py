@@ -12,7 +12,18 @@ import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
 from ...graph import DOMAIN, same_dim
-from .attention import check_shapes, heads, merged, packed_bias, packed_weight, projected, scale_of, swapped, swapped_back
+from .attention import (
+    check_shapes,
+    heads,
+    in_length_first,
+    merged,
+    packed_bias,
+    packed_weight,
+    projected,
+    scale_of,
+    swapped,
+    swapped_back,
+)
 
 OP = "FusedCrossAttention"
 READ = ("k", "v")
@@ -81,8 +92,13 @@ _K, _V = "k = bertc.FusedLinear(memory, wk)\n", "v = bertc.FusedLinear(memory, w
 EXAMPLES: list[str] = [
     _GRAPH.format(B="B", body="q = bertc.FusedLinear(x, wq, bq)\n" + _K + _V),
     _GRAPH.format(B="B", body="a = bertc.FusedLinear(x, wq)\nq = Mul(a, f)\n" + _K + "v = bertc.FusedLinear(memory, wv)"),
+    in_length_first(_GRAPH.format(B="B", body="q = bertc.FusedLinear(x, wq, bq)\n" + _K + _V)),
 ]
 NEAR_MISSES: list[tuple[str, str]] = [
     (_GRAPH.format(B="B", body="q = bertc.FusedLinear(x, wq)\n" + _K + _V.replace("memory", "third")), "memory bound to two"),
     (_GRAPH.format(B="R", body="q = bertc.FusedLinear(x, wq)\n" + _K + _V), "not known to have the same batch"),
+    (
+        in_length_first(_GRAPH.format(B="R", body="q = bertc.FusedLinear(x, wq)\n" + _K + _V)),
+        "not known to have the same batch",
+    ),
 ]

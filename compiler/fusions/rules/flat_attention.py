@@ -19,8 +19,8 @@ from .attention import ANY, MERGE, SPLIT, SPLIT_K, SWAP
 from .sdpa import Sdpa, operands
 
 OP = "FusedSdpa"
-# What becomes of the product with the values: heads that were folded are set side by side, a head of its own is only turned, heads
-# of a reshaped [B,h,S,d] are reshaped back, and a head written by hand stays as it is.
+# What becomes of the product with the values: heads that were folded are set side by side, one head is only turned, heads of a
+# reshaped [B,h,S,d] are reshaped back, and one head written by hand stays as it is.
 TAILS = ("folded", "turned", "reshaped", "")
 
 
@@ -62,7 +62,8 @@ class FlatSdpa(Sdpa):
         """For each operand what its heads are split off, and how many there are; or why that is not known."""
         found = []
         for value, perm in ((q, SWAP), (k_t, [1, 2, 0]), (v, SWAP)):
-            part = _reshaped(value) if self.tail == "reshaped" else _folded(value, perm, self.tail == "folded")
+            turned_back = turned(value, [0, 2, 1]) if value is k_t else None
+            part = _reshaped(turned_back or value) if self.tail == "reshaped" else _folded(value, perm, self.tail == "folded")
             if part is None:
                 return f"the heads of {value.name} are not known to be folded into the batch"
             found.append(part)
@@ -84,7 +85,8 @@ class FlatSdpa(Sdpa):
         if rank == 3:
             mask = _unfolded(op, mask, next(value for value in terms if len(value.shape) == 3).shape, batch, heads)
         if self.tail == "reshaped":
-            return op.FusedSdpa(*(y for y, _ in parts), mask, scale=scale, _domain=DOMAIN)
+            k = parts[1][0] if turned(operands[1], [0, 2, 1]) is None else op.Transpose(parts[1][0], perm=[0, 1, 3, 2])
+            return op.FusedSdpa(parts[0][0], k, parts[2][0], mask, scale=scale, _domain=DOMAIN)
         first = bool(self.tail)
         key = parts[1][0] if first else turned(operands[1], [0, 2, 1])
         k = op.Unsqueeze(operands[1], _ints(op, [1])) if key is None else _split(op, key, heads, SPLIT_K[first])
@@ -160,3 +162,73 @@ def _ints(op: Any, numbers: list[int]) -> ir.Value:
 
 
 RULES: list[pattern.RewriteRule] = [FlatSdpa.rule(on_operands, tail) for tail in TAILS for on_operands in (True, False)]
+
+_GRAPH = """<ir_version: 10, opset_import: ["" : 20, "bertc" : 1]>
+g (float[S, B, 4] q, float[T, B, 4] k, float[T, B, 4] v, float[B, 2, S, T] bias, float[B, S, 2] one_q, float[B, T, 2] one_k,
+   float[B, T, 2] one_v, float[B, S, T] one_bias, float[B, 2, S, 2] deep, float[B, 2, T, 2] deep_k) => (y)
+<float f = {{0.5}}, int64[1] h = {{2}}, int64[1] four = {{4}}, int64[1] less = {{-1}}>
+{{
+  ls = Shape <end = 1> (q)
+  lt = Shape <end = 1> (k)
+  bs = Shape <start = 1, end = 2> (q)
+  bh = Mul(bs, h)
+  squares = Concat <axis = 0> (bh, ls, lt)
+  added = Reshape(bias, squares)
+  fold = Concat <axis = 0> (ls, bh, h)
+  fold_t = Concat <axis = 0> (lt, bh, h)
+  rows = Concat <axis = 0> (bh, ls, h)
+  rows_t = Concat <axis = 0> (bh, lt, h)
+  back = Concat <axis = 0> (ls, bs, four)
+  deep_back = Concat <axis = 0> (bs, h, ls, h)
+  {body}
+}}"""
+_FOLDED = """sq = Reshape(q, fold)
+  tq = Transpose <perm = [1, 0, 2]> (sq)
+  mq = Mul(tq, f)
+  sk = Reshape(k, fold_t)
+  kt = Transpose <perm = [1, 2, 0]> (sk)
+  sv = Reshape(v, fold_t)
+  tv = Transpose <perm = [1, 0, 2]> (sv)
+  a = MatMul(mq, kt)
+  scores = {total}
+  p = Softmax <axis = -1> (scores)
+  c = MatMul(p, tv)
+  tc = Transpose <perm = [1, 0, 2]> (c)
+  y = Reshape(tc, back)"""
+_ONE = """kt = Transpose <perm = [0, 2, 1]> (one_k)
+  a = MatMul(one_q, kt)
+  b = Mul(a, f)
+  scores = Add(b, one_bias)
+  p = Softmax <axis = -1> (scores)
+  y = MatMul(p, one_v)"""
+_TURNED = """t = Transpose <perm = [1, 0, 2]> (q)
+  tk = Transpose <perm = [1, 2, 0]> (k)
+  tv = Transpose <perm = [1, 0, 2]> (v)
+  a = MatMul(t, tk)
+  p = Softmax <axis = -1> (a)
+  c = MatMul(p, tv)
+  y = Transpose <perm = [1, 0, 2]> (c)"""
+_DEEP = """rq = Reshape(deep, rows)
+  rk = Reshape(deep_k, rows_t)
+  kt = Transpose <perm = [0, 2, 1]> (rk)
+  a = MatMul(rq, kt)
+  s = Add(a, added)
+  p = Softmax <axis = {axis}> (s)
+  c = MatMul(p, rk)
+  y = Reshape(c, deep_back)"""
+
+
+def _text(total: str = "Add(a, added)") -> str:
+    return _GRAPH.format(body=_FOLDED.format(total=total))
+
+
+EXAMPLES: list[str] = [
+    _text(),
+    _text("Add(added, a)"),
+    _text("Identity(a)"),
+    *(_GRAPH.format(body=body) for body in (_ONE, _TURNED, _DEEP.format(axis=-1))),
+]
+NEAR_MISSES: list[tuple[str, str]] = [
+    (_GRAPH.format(body=_DEEP.format(axis=1)), "the softmax is not over the last axis"),
+    (_text("Add(a, bias)"), "the mask is not known to broadcast"),
+]

@@ -2,15 +2,14 @@
 
 Gemm is alpha * A' @ B' + beta * C: alpha and the transposition of B go into the weight and beta into the bias, when they are
 read (LazyTensor); a transposed A stays a Transpose in front. Exporters flatten [B,S,K] to [B*S,K] around a Gemm (torch's addmm,
-so GPT-2's Conv1D): the two Reshapes go where they undo each other. multi_head_attention_forward flattens heads that are folded into
-the batch, [S,B*h,d], and gets [S,B,N]: one Reshape to [S,B,K] is left.
+so GPT-2's Conv1D): the two Reshapes go where they undo each other. multi_head_attention_forward flattens [S,B*h,d], whose heads
+are folded into the batch, and gets [S,B,N]: one Reshape to [S,B,K] is left.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
@@ -118,7 +117,7 @@ class Gemm(pattern.RewriteRuleClassBase):
 
 
 def _sizes(x: ir.Value, out: ir.Value, width: int) -> list[int] | None:
-    """What x is reshaped to for a product that keeps the leading dims of out: [] where it has them, None where that is not known."""
+    """What x is reshaped to for a product that has the leading dims of out: [] where it has them, None where it is not known."""
     leading = len(out.shape) - 1  # type: ignore[arg-type]
     if len(x.shape) < leading + 1:  # type: ignore[arg-type]
         return None
