@@ -23,7 +23,7 @@ ROWS, DEAD = 3, 1  # row 0 of a batch is never padded, row 1 is the dead one
 # the softmax of its scores whatever number they all get, so it is proven with one that leaves them their digits. A low that
 # swallows any score, as float32 is 64 apart there, makes such a row the mean of the values, exactly, and is fed as it is.
 SHALLOW = -16.0
-SWALLOWS = -1e9
+LOST, SWALLOWS = -100.0, -1e9
 SMALL = 1e-3  # activations so small that an epsilon of 1e-12 in place of 1e-5 shows
 PATTERNS = ("right", "left", "holes", "random", "dead", "bias")
 
@@ -82,7 +82,6 @@ class Feeder:
         self.dims, self.seed = dict(dims), seed
         self.infinite, self.low = _lows(graph)
         self.unread = self.infinite or self.low == REPLACED
-        self.deep = self.low if self.low <= SWALLOWS else SHALLOW
         shapes = [value.shape for value in graph.model.graph.inputs if value.shape is not None]
         first = {str(dim) for shape in shapes for dim in list(shape)[:1]}
         self.lengths = {str(dim) for shape in shapes for dim in list(shape)[1:]} - first
@@ -99,7 +98,7 @@ class Feeder:
         activations, or a bias would hide what an epsilon does to small ones. Raises Refused."""
         for value in values:
             _check(value)
-        masks = _masks(nodes, values, match)
+        masks = find_masks(nodes, values, match)
         bounds = _bounds(nodes, values)
         patterned = masks or any(v.dtype != ir.DataType.FLOAT for v in values)
         vectors = [v for v in shared if v in constants and constants[v].ndim == 1 and constants[v].dtype.kind == "f"]
@@ -112,7 +111,7 @@ class Feeder:
             feeds = {v: self._feed(v, sizes, plan, v in masks, bounds.get(v), rng) for v in values}
             if plan.weights:
                 feeds |= {v: constants[v] * np.asarray(plan.size, constants[v].dtype) for v in vectors}
-            rounded = plan.kind == "dead" and not self.unread and not masks and self.deep != self.low
+            rounded = plan.kind == "dead" and not self.unread and not masks and self.low > SWALLOWS
             dead = DEAD if plan.kind == "dead" and self.unread else None
             yield Case(plan.label, feeds, plan.step < 2, plan.weights, dead, rounded, batch)
 
@@ -141,8 +140,8 @@ class Feeder:
         noise = rng.standard_normal(shape)
         if kind == "bias":
             return noise
-        low = -np.inf if self.infinite else self.deep if kind == "dead" and not self.unread else self.low
-        masked = np.where(_places(kind, shape, rng) > 0, 0.0, low)
+        masked = np.where(_places(kind, shape, rng) > 0, 0.0, -np.inf if self.infinite else self.low)
+        masked = masked if self.unread else keep_digits(masked)
         per_head = len(shape) == 4 and shape[1] > 1
         return masked + noise * (masked == 0) if per_head else masked
 
@@ -183,6 +182,12 @@ class _Sizes:
         return dim.fit(size)
 
 
+def keep_digits(added: np.ndarray) -> np.ndarray:
+    """What is added to scores, with SHALLOW in the rows that are masked whole by a low beside which the scores lose digits."""
+    deep = ((added <= LOST) & (added > SWALLOWS)).all(axis=-1, keepdims=True)
+    return np.where(deep, np.asarray(SHALLOW, added.dtype), added)
+
+
 def _batch_of(masks: Iterable[ir.Value]) -> str | None:
     """The name of the batch's dimension: the first of what is added to the scores [batch, heads, queries, keys]."""
     first = [value.shape[0] for value in masks if value.shape is not None and len(value.shape) == 4]
@@ -220,7 +225,7 @@ def _places(kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.n
     return np.broadcast_to(pattern.reshape(shape[0], *[1] * (len(shape) - 2), shape[-1]), shape)
 
 
-def _masks(nodes: Sequence[ir.Node], values: Sequence[ir.Value], match: Match) -> set[ir.Value]:
+def find_masks(nodes: Sequence[ir.Node], values: Sequence[ir.Value], match: Match) -> set[ir.Value]:
     """What is added to scores: called a mask by the rule, or read as one by an operator, or of a score mask's shape."""
     found = {v for name, v in match.bindings.items() if "mask" in name and isinstance(v, ir.Value)}
     for node in (*nodes, *match.new_nodes):

@@ -21,7 +21,7 @@ from ...ops import Body
 from ...ops import expansion as canonical
 from ...runtime import open_session, reference_options
 from ..rewrite import Match
-from .feeds import DEAD, ROWS, Case, Feeder
+from .feeds import DEAD, ROWS, Case, Feeder, find_masks, keep_digits
 
 Arrays = Mapping[ir.Value, np.ndarray]
 
@@ -87,17 +87,19 @@ class Prover:
         new = [self._side("the canonical body", match.new_nodes, match.new_outputs, {})]
         new += [self._side(f"{target}'s lowering", match.new_nodes, match.new_outputs, t) for target, t in self.lowerings.items()]
         shared = [v for v in given if v in read]
-        cases = self._feeder.cases(nodes, [v for v in given if v not in constants], match, constants, shared)
-        return self._compare(
-            [*cases, *self._captured([v for v in given if v not in constants])], constants, old, _unlike(new), match
-        )
+        fed = [v for v in given if v not in constants]
+        cases = self._feeder.cases(nodes, fed, match, constants, shared)
+        captured = self._captured(fed, find_masks(nodes, fed, match))
+        return self._compare([*cases, *captured], constants, old, _unlike(new), match)
 
-    def _captured(self, values: Sequence[ir.Value]) -> Iterator[Case]:
+    def _captured(self, values: Sequence[ir.Value], masks: set[ir.Value]) -> Iterator[Case]:
         arrays = [self.activations.get(str(v.name)) for v in values]
         if not values or any(a is None for a in arrays):
             return
         for index, taken in enumerate(zip(*arrays, strict=False)):
-            yield Case(f"captured activations {index}", dict(zip(values, taken, strict=True)))
+            feeds = dict(zip(values, taken, strict=True))
+            feeds |= {v: keep_digits(feeds[v]) for v in masks if feeds[v].dtype.kind == "f" and feeds[v].ndim}
+            yield Case(f"captured activations {index}", feeds)
 
     def _compare(self, cases: Iterable[Case], constants: Arrays, old: _Side, new: Sequence[_Side], match: Match) -> float:
         worst, compared = 0.0, 0

@@ -5,7 +5,8 @@
 q is [B,h,S,d], k_t is [B,h,d,T], v is [B,h,T,d]; the mask is added to the scores and broadcasts to [B,h,S,T]. The scale may
 stand on the scores (Mul or Div), on q, on k, or as its square root on both. Two terms added to the scores (a relative position
 bias and a mask: MPNet, T5) become one, their Add stays outside. Where(keep, scores, low) (masked_fill) becomes a mask of 0 and
-low: in fp32, score + low is low for finfo.min, so also rows that attend to nothing stay what they were.
+low: in fp32, score + low is low for finfo.min, so also rows that attend to nothing stay what they were. A low such as -10000
+would leave them their scores when it is added, and finfo.min takes its place.
 
 torch's sdpa ends in IsNaN -> 0, for rows that attend to nothing under a mask of -inf. The tail is dropped. It never fires under
 a finite mask; where the mask may hold -inf, it is bounded from below by cleanup.LOW first, so that no NaN is made: such a row
@@ -24,6 +25,8 @@ from onnxscript.rewriter import pattern
 from ...graph import DOMAIN, MASK_LOW, constant_number, same_dim
 
 OP = "FusedSdpa"
+LOWEST = float(np.finfo(np.float32).min)
+SWALLOWS = -1e9  # what this or less is added to, it takes the place of
 
 
 class Sdpa(pattern.RewriteRuleClassBase):
@@ -125,6 +128,8 @@ def _as_added(op: Any, keep: ir.Value, low: ir.Value | float, kept: bool, dtype:
     """A bool mask as one that is added: 0 where `keep` is as `kept` says, low elsewhere; -inf becomes LOW."""
     lowest = low if isinstance(low, float) else constant_number(low)
     dtype = dtype if isinstance(low, float) else low.dtype
+    if SWALLOWS < lowest != MASK_LOW and dtype == ir.DataType.FLOAT:
+        lowest = LOWEST
     bottom = _constant(op, MASK_LOW if lowest == -math.inf else lowest, dtype)
     zero = _constant(op, 0.0, dtype)
     return op.Where(keep, *((zero, bottom) if kept else (bottom, zero)))
