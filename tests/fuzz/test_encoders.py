@@ -51,6 +51,7 @@ FOUND = {
     "padded queries that attend to nothing, beside -10000": Encoder(mask_low="-1e4", mask_view="outer"),
     "-10000 in the place of masked scores": Encoder(mask="where scores", mask_low="-1e4"),
     "attention of one head without a dimension of heads": Encoder(heads_form="3-D", heads=1, mask="none"),
+    "a name that the opset converter gives twice": Encoder(opset=12, control="if in loop"),
 }
 
 tried: Counter[str] = Counter()
