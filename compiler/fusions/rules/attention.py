@@ -136,7 +136,9 @@ class SelfAttention(pattern.RewriteRuleClassBase):
         self.length_first = length_first
 
     def pattern(self, op, x):
-        return merged(op, *(heads(op, projected(op, x, name), name, self.length_first) for name in NAMES), self.length_first)
+        return merged(
+            op, *(heads(op, projected(op, x, name), name, self.length_first) for name in NAMES), length_first=self.length_first
+        )
 
     def check(self, context, **m):
         return check_separate(m)

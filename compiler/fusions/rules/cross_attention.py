@@ -39,7 +39,7 @@ class CrossAttention(pattern.RewriteRuleClassBase):
     def pattern(self, op, x, memory):
         q = heads(op, projected(op, x, "q"), "q", self.length_first)
         read = (heads(op, projected(op, memory, name), name, self.length_first) for name in READ)
-        return merged(op, q, *read, self.length_first)
+        return merged(op, q, *read, length_first=self.length_first)
 
     def check(self, context, **m):
         result = pattern.MatchResult()

@@ -50,7 +50,8 @@ class FlatSdpa(Sdpa):
         if self.on_operands:
             q, k_t, _ = operands(q, k_t, rest)
         if not self.tail:
-            return result if isinstance(q.shape[2], int) else result.fail("the size of the head is not known", q)
+            known = isinstance(q.shape[2], int) and isinstance(v.shape[2], int)
+            return result if known else result.fail("the size of the head is not known", q)
         heads = self._parts(q, k_t, v)
         if isinstance(heads, str):
             return result.fail(heads, q)
@@ -79,17 +80,18 @@ class FlatSdpa(Sdpa):
         return all(same_dim(a, b) for a, b in zip(out.shape[:-1], y.shape[:-1], strict=True))
 
     def attended(self, op, operands, mask, terms, scale):
-        parts = self._parts(*operands) if self.tail else [(y, 1) for y in operands]
+        parts: Any = self._parts(*operands) if self.tail else [(y, 1) for y in operands]
         heads, rank = parts[0][1], max((len(value.shape) for value in terms), default=0)
         batch = parts[0][0].shape[1 if self.tail in ("folded", "turned") else 0]
         if rank == 3:
             mask = _unfolded(op, mask, next(value for value in terms if len(value.shape) == 3).shape, batch, heads)
         if self.tail == "reshaped":
-            k = parts[1][0] if turned(operands[1], [0, 2, 1]) is None else op.Transpose(parts[1][0], perm=[0, 1, 3, 2])
+            k: Any = parts[1][0] if turned(operands[1], [0, 2, 1]) is None else op.Transpose(parts[1][0], perm=[0, 1, 3, 2])
             return op.FusedSdpa(parts[0][0], k, parts[2][0], mask, scale=scale, _domain=DOMAIN)
         first = bool(self.tail)
         key = parts[1][0] if first else turned(operands[1], [0, 2, 1])
-        k = op.Unsqueeze(operands[1], _ints(op, [1])) if key is None else _split(op, key, heads, SPLIT_K[first])
+        known = key is not None and key.shape is not None and isinstance(key.shape[2], int)
+        k = _split(op, key, heads, SPLIT_K[first]) if known else op.Unsqueeze(operands[1], _ints(op, [1]))
         q, v = (_split(op, parts[i][0], heads, SPLIT[first]) for i in (0, 2))
         context = op.FusedSdpa(q, k, v, mask, scale=scale, _domain=DOMAIN)
         context.shape, context.dtype = ir.Shape([*q.shape[:3], v.shape[3]]), q.dtype
