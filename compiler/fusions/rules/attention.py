@@ -136,9 +136,8 @@ class SelfAttention(pattern.RewriteRuleClassBase):
         self.length_first = length_first
 
     def pattern(self, op, x):
-        return merged(
-            op, *(heads(op, projected(op, x, name), name, self.length_first) for name in NAMES), length_first=self.length_first
-        )
+        q, k, v = (heads(op, projected(op, x, name), name, self.length_first) for name in NAMES)
+        return merged(op, q, k, v, self.length_first)
 
     def check(self, context, **m):
         return check_separate(m)

@@ -38,8 +38,8 @@ class CrossAttention(pattern.RewriteRuleClassBase):
 
     def pattern(self, op, x, memory):
         q = heads(op, projected(op, x, "q"), "q", self.length_first)
-        read = (heads(op, projected(op, memory, name), name, self.length_first) for name in READ)
-        return merged(op, q, *read, length_first=self.length_first)
+        k, v = (heads(op, projected(op, memory, name), name, self.length_first) for name in READ)
+        return merged(op, q, k, v, self.length_first)
 
     def check(self, context, **m):
         result = pattern.MatchResult()
