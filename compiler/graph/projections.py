@@ -1,4 +1,4 @@
-"""How multi_head_attention_forward and BART cut weights and fold heads, spelled as other attention: shapes alone change.
+"""How torch's multi_head_attention_forward cuts weights and folds heads, spelled as other attention: shapes alone change.
 
 It runs length first ([S,B,H]), packs the weights of q, k and v as rows of one matrix, or cuts that matrix in each run, and folds
 the heads into the batch ([B*h,S,d]). Every rewrite here is exact, and holds for what is no attention as well.
@@ -131,62 +131,8 @@ class UnfoldedHeads(pattern.RewriteRuleClassBase):
         return op.Transpose(op.Reshape(y, sizes), perm=[1, 2, 0, 3])
 
 
-def _keeps_matrices(deep: ir.Value, flat: ir.Value) -> bool:
-    """Whether [B,h,.,.] is reshaped to [B*h,.,.]."""
-    if deep.shape is None or flat.shape is None or (len(deep.shape), len(flat.shape)) != (4, 3):
-        return False
-    return same_shape(deep.shape[2:], flat.shape[1:])
-
-
-class DeepProduct(pattern.RewriteRuleClassBase):
-    """A product over [B*h,S,d] whose result is reshaped to [B,h,S,T], to add a mask (BART): over [B,h,S,d]."""
-
-    def pattern(self, op, a, b, s):
-        right = op.Reshape(b, ANY, _outputs=["flat_b"])
-        right = pattern.OrValue([op.Transpose(right, perm=[0, 2, 1]), right], tag_var="turn", tag_values=[True, False])
-        product = op.MatMul(op.Reshape(a, ANY, _outputs=["flat_a"]), right)
-        scaled = [op.Mul(product, s), op.Div(product, s), product]
-        return op.Reshape(pattern.OrValue(scaled, tag_var="on", tag_values=["Mul", "Div", ""]), ANY, _outputs=["out"])
-
-    def check(self, context, a, b, flat_a, flat_b, turn, on, out, s=None, **_):
-        result = pattern.MatchResult()
-        if not (_keeps_matrices(a, flat_a) and _keeps_matrices(b, flat_b)) or out.shape is None:
-            return result.fail("the factors are not of [batch, heads, ., .]", out)
-        if on and constant_number(s) is None:
-            return result.fail("the scale is not a constant number", s)
-        made = [*a.shape[:3], b.shape[2 if turn else 3]]
-        known = same_shape(a.shape[:2], b.shape[:2]) and same_shape(out.shape, made)
-        return result if known else result.fail("the product is not reshaped to [batch, heads, ., .]", out)
-
-    def rewrite(self, op, a, b, turn, on, s=None, **_):
-        product = op.MatMul(a, op.Transpose(b, perm=[0, 1, 3, 2]) if turn else b)
-        return op.Mul(product, s) if on == "Mul" else op.Div(product, s) if on else product
-
-
-class DeepMix(pattern.RewriteRuleClassBase):
-    """Weights [B,h,S,T] reshaped for the product with values [B*h,T,d], which is reshaped back: over [B,h,S,T] as they are."""
-
-    def pattern(self, op, weights, v):
-        p = op.Softmax(op.Reshape(weights, ANY, _outputs=["flat_w"]), _outputs=["p"])
-        return op.Reshape(op.MatMul(p, op.Reshape(v, ANY, _outputs=["flat_v"])), ANY, _outputs=["out"])
-
-    def check(self, context, weights, v, p, flat_w, flat_v, out, **_):
-        result = pattern.MatchResult()
-        if p.producer().attributes.get_int("axis", -1) not in (-1, 2):
-            return result.fail("the softmax is not over the last axis", p)
-        if not (_keeps_matrices(weights, flat_w) and _keeps_matrices(v, flat_v)) or out.shape is None:
-            return result.fail("weights and values are not of [batch, heads, ., .]", out)
-        known = same_shape(weights.shape[:2], v.shape[:2]) and same_shape(out.shape, [*weights.shape[:3], v.shape[3]])
-        return result if known else result.fail("the product is not reshaped to [batch, heads, ., .]", out)
-
-    def rewrite(self, op, weights, v, **_):
-        return op.MatMul(op.Softmax(weights, axis=-1), v)
-
-
 RULES: list[pattern.RewriteRule] = [
     *(SplitConstant.rule(count) for count in (2, 3)),
     *(PackedProjection.rule(bias) for bias in (True, False)),
     *(UnfoldedHeads.rule(folded) for folded in (True, False)),
-    DeepProduct.rule(),
-    DeepMix.rule(),
 ]
