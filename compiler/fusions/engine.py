@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..core import CheckFailed, DataError, Dim, NotFused, RecipeError, did_you_mean
 from ..data import Sample
 from ..data import synthetic as data
-from ..graph import Graph, mark_origins, module_path, opset
+from ..graph import Graph, mark_origins, module_path, opset, sink_swaps
 from ..graph import normalization as cleanup
 from ..source import describe_quantised
 from . import families
@@ -35,10 +35,10 @@ ORDER = (
     "linear",
     "onnx_attention",
     "sdpa",
+    "flat_attention",
     "rotary",
     "full_mask",
     "attention",
-    "flat_attention",
     "rotary_attention",
     "disentangled_attention",
     "past_attention",
@@ -48,6 +48,7 @@ ORDER = (
     "embeddings",
     "skip_layernorm",
 )
+SWAPPED = "cross_attention"  # behind it every attention is batch first, and the layers between them may be
 SHOWN = 5
 LAYER = re.compile(r"(?:^|\.)(?:layers?|h|block|blocks|albert_layers)\.(\d+)(?:\.|$)")
 
@@ -104,6 +105,8 @@ def fuse(
         )
         applied += change.applied
         refusals += change.refusals
+        if name == SWAPPED:
+            clean = sink_swaps(clean)
     if rules_file is not None:
         clean, change = apply_rules(clean, named_rules(rules_file.stem, rules_from_file(rules_file)), prover)
         applied += change.applied

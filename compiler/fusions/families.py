@@ -44,7 +44,7 @@ FAMILIES: Mapping[str, Family] = {
     # ReLU, and its embeddings are three words side by side.
     "mobilebert": Family({"sdpa": 1}, {"mask": 1}),
     # Raw audio: convolutions in place of embeddings, and no mask where its feature extractor makes none.
-    "wavlm": Family({"flat_attention": 1, "skip_layernorm": 2, "bias_gelu": 1}, {}),
+    "wavlm": Family({"attention": 1, "skip_layernorm": 2, "bias_gelu": 1}, {}),
     # Encoders of encoder-decoders. T5 has no GELU with a bias, and its positions are a bias of the scores; Whisper has no mask.
     "bart": Family(ENCODER, ONCE),
     "mbart": Family(ENCODER, ONCE),

@@ -156,6 +156,8 @@ def _keep(
         kind = new.op_type if count == 1 else f"{new.op_type}_{count}"
         new.name = f"{name}.{node.name}" if len(match.new_nodes) == 1 else f"{name}.{node.name}.{kind}"
         new.metadata_props[RULE] = name
+        for index, value in enumerate(new.outputs):
+            value.name = f"{new.name}.{index}"  # a name that another value had would get that one's captured activations
     origin.take_over_origins(match.nodes, match.new_nodes)
     for old, new_value in zip(match.outputs, match.new_outputs, strict=True):
         new_value.name, new_value.type, new_value.shape = old.name, old.type, old.shape
@@ -234,5 +236,19 @@ class _Tracer(pattern.MatchingTracer):
             return  # one node of the right type is no candidate
         where = [n for n in match_result.failure_nodes_and_values or () if n is not None]
         spot = f" ({', '.join(str(getattr(w, 'name', w)) for w in where[:2])})" if where else ""
-        reason = f"{match_result.reason or 'the pattern stops here'}{spot}"
+        whole = "" if where or status != pattern.MatchStatus.NO_MATCH else _needed_outside(match_result.nodes, node)
+        reason = whole or f"{match_result.reason or 'the pattern stops here'}{spot}"
         self.found[self.name, node] = (score, Refusal(self.name, str(node.name), node.op_type, origin.module_path(node), reason))
+
+
+def _needed_outside(nodes: Sequence[ir.Node], root: ir.Node) -> str:
+    """Which value inside a whole match keeps it from being taken away, and what needs it; "" where none does."""
+    for value in (value for node in nodes if node is not root for value in node.outputs):
+        others = [user for user, _ in value.uses() if user not in nodes]
+        if not others and not value.is_graph_output():
+            continue
+        kind = value.producer().op_type  # type: ignore[union-attr]
+        what = "what the softmax gives, the attention weights" if kind == "Softmax" else f"the result of {kind}"
+        needed = f"by {others[0].op_type} {others[0].name!r}" if others else "as an output of the graph"
+        return f"{what} ({value.name}), is needed outside as well, {needed}"
+    return ""

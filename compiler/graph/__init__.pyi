@@ -41,3 +41,4 @@ from .subgraph import constant_of as constant_of
 from .subgraph import extend_match as extend_match
 from .subgraph import model_from_nodes as model_from_nodes
 from .subgraph import outer_values as outer_values
+from .swaps import sink_swaps as sink_swaps

@@ -19,6 +19,7 @@ from onnx_ir.passes import common
 from onnxscript.optimizer import fold_constants
 from onnxscript.rewriter import RewriteRuleSet, pattern
 
+from . import projections
 from .dims import constant_number, same_shape, share_dims, unify_dims
 from .io_names import restore_io
 from .model import Graph
@@ -222,30 +223,6 @@ class SumOfChannels(pattern.RewriteRuleClassBase):
         return op.LayerNormalization(total, gamma, beta, **attributes)
 
 
-class SplitVector(pattern.RewriteRuleClassBase):
-    """Split of a constant vector in three: the parts. torch's multi_head_attention_forward packs biases, to cut them again."""
-
-    def pattern(self, op, w):
-        return op.Split(w, _allow_other_inputs=True, _outputs=["a", "b", "c"])
-
-    def check(self, context, w, a, b, c=None, **_):
-        result = pattern.MatchResult()
-        if c is None:
-            return result.fail("not three parts", w)
-        if w.const_value is None or len(w.const_value.shape) != 1:
-            return result.fail("not a constant vector", w)
-        known = all(part.shape is not None and isinstance(part.shape[0], int) for part in (a, b, c))
-        return result if known else result.fail("the sizes of the parts are not known", w)
-
-    def rewrite(self, op, w, a, b, c, **_):
-        array, start, made = w.const_value.numpy(), 0, []
-        for part in (a, b, c):
-            end = start + part.shape[0]
-            made.append(op.Identity(op.initializer(ir.tensor(array[start:end]), name=f"{part.name}.part")))
-            start = end
-        return made
-
-
 class Unchanged(pattern.RewriteRuleClassBase):
     """Reshape, Expand or Slice whose result has the shape of its input."""
 
@@ -381,7 +358,7 @@ RULES: list[pattern.RewriteRule] = [
     SwapLastTwo.rule(),
     MergeTransposes.rule(),
     TransposedWeight.rule(),
-    SplitVector.rule(),
+    *projections.RULES,
     SumOfChannels.rule(),
     *(Unchanged.rule(op_type) for op_type in ("Reshape", "Expand", "Slice")),
     UnchangedCast.rule(),

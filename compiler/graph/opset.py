@@ -46,7 +46,7 @@ def upgrade_opset(graph: Graph) -> Upgraded:
     common.ShapeInferencePass()(model)  # where it does not know a rank, an adapter writes a detour
     for node in model.graph.all_nodes():
         _check_known(node, graph.opset)
-    converted = ir.from_proto(_converted(model, graph.opset)).graph
+    converted = _converted(model, graph.opset).graph
     _restore(model.graph, converted)
     model.graph = converted
     model.ir_version = max(model.ir_version or 0, 9)  # of opset 20
@@ -72,15 +72,16 @@ def _check_known(node: ir.Node, opset: int) -> None:
         raise _refused(node, opset, f"opset {OPSET} has no such operator")
 
 
-def _converted(model: ir.Model, opset: int) -> Any:
-    """The converted message; NotFused naming the first node that does not convert by itself."""
+def _converted(model: ir.Model, opset: int) -> ir.Model:
+    """The converted model; NotFused naming the first node that does not convert by itself."""
     import onnx
     from onnx import version_converter
 
     message = _message(model)
     try:
-        made = version_converter.convert_version(message, OPSET)
-        onnx.checker.check_model(made)
+        made = ir.from_proto(version_converter.convert_version(message, OPSET))
+        name_apart(made)  # of the values that it adds, those of two branches may have one name
+        onnx.checker.check_model(ir.to_proto(made))
     except Exception as error:  # whatever onnx's C++ throws
         for node in model.graph:
             _try_alone(node, model, opset)

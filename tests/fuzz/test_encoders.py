@@ -48,6 +48,10 @@ FOUND = {
     "the mask is read inside a branch": Encoder(control="if attention"),
     "weights of under 1 kB, cut from larger ones when they are read": Encoder(apart=True),
     "a mask of floats": Encoder(mask_type="float32"),
+    "padded queries that attend to nothing, beside -10000": Encoder(mask_low="-1e4", mask_view="outer"),
+    "-10000 in the place of masked scores": Encoder(mask="where scores", mask_low="-1e4"),
+    "attention of one head without a dimension of heads": Encoder(heads_form="3-D", heads=1, mask="none"),
+    "a name that the opset converter gives twice": Encoder(opset=12, control="if in loop"),
 }
 
 tried: Counter[str] = Counter()
@@ -84,6 +88,7 @@ class Case:
     shape: tuple[int, int, str]
     feeds: dict[str, np.ndarray]
     outputs: dict[str, np.ndarray]
+    unread: np.ndarray | None = None  # [rows, length]: padding that the file itself rounds
 
 
 def opened(model: Path | bytes) -> onnxruntime.InferenceSession:
@@ -97,7 +102,8 @@ def answers(session: onnxruntime.InferenceSession, choices: Encoder) -> list[Cas
     for shape in encoder_files.SHAPES:
         every = encoder_files.feeds(choices, *shape)
         fed = {name: every[name] for name in inputs}
-        found.append(Case(shape, fed, dict(zip(outputs, session.run(outputs, fed), strict=True))))
+        padding = every["attention_mask"].reshape(shape[:2]) == 0 if choices.rounds_padding else None
+        found.append(Case(shape, fed, dict(zip(outputs, session.run(outputs, fed), strict=True)), padding))
     return found
 
 
@@ -132,6 +138,8 @@ def distance(case: Case, other: Case) -> float:
     errors = [0.0]
     for name, right in case.outputs.items():
         mine = other.outputs[name]
+        if case.unread is not None and right.ndim == 3:
+            mine, right = (np.where(case.unread[..., None], np.float32(0), each) for each in (mine, right))
         if case.shape[2] == "dead":
             mine, right = (np.delete(each, encoder_files.DEAD, axis=0) for each in (mine, right))
         errors.append(float(np.abs(mine - right).max() / max(float(np.abs(right).max()), 1e-30)))

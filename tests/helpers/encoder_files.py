@@ -305,12 +305,15 @@ def encode(w: Writer, x: str, masks: Masks) -> str:
 
 
 def nudged(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model with every float32 weight moved to its neighbour: what that changes is what rounding may change."""
+    """The same model with every weight moved to a neighbouring float32: what that changes is what rounding may change.
+
+    A weight that is stored as half is computed with as float32, and moved as one: its Cast takes either. Integers have scales.
+    """
     copy, rng = onnx.ModelProto(), np.random.default_rng(0)
     copy.CopyFrom(model)
     for tensor in copy.graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT and tensor.dims:
-            array = numpy_helper.to_array(tensor)
+        if tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16) and tensor.dims:
+            array = numpy_helper.to_array(tensor).astype(np.float32)
             towards = np.where(rng.random(array.shape) < 0.5, -np.inf, np.inf).astype(np.float32)
             tensor.CopyFrom(numpy_helper.from_array(np.nextafter(array, towards), tensor.name))
     return copy

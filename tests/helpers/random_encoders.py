@@ -104,6 +104,11 @@ class Encoder:
         return f"Encoder({', '.join(f'{n}={v!r}' for n, v in vars(self).items() if v != plain[n])})"
 
     @property
+    def rounds_padding(self) -> bool:
+        """Do all scores of a padded query stand beside -10000, where the file itself rounds them to 0.001?"""
+        return self.mask != "none" and self.mask_view == "outer" and self.mask_low == "-1e4" and self.mask != "where scores"
+
+    @property
     def inner(self) -> int:
         """The width of all heads."""
         return self.heads * self.size
@@ -140,10 +145,12 @@ def possible(drawn: Encoder) -> Encoder:
         change["mask_view"] = "expand"
     elif drawn.mask_rank != 2 and drawn.mask_view == "outer":
         change["mask_view"] = "row"
-    if change.get("mask_view", drawn.mask_view) == "outer" and drawn.mask_low == "-1e4":
-        change["mask_low"] = "min"  # all scores of a padded query stand beside -10000, where the file rounds them to 0.001
     if drawn.mask_rank != 2 and (drawn.positions == "mask sum" or "mean" in drawn.pool or drawn.pool == "masked max"):
         change["mask_rank"] = 2  # these read it as [batch, length]
+    made = dataclasses.replace(drawn, **change)
+    masked = made.pool == "none" or ("mean" in made.pool and made.pool != "mean all") or made.pool == "masked max"
+    if made.rounds_padding and (not masked or made.second_mask or (made.two_outputs and made.pool == "none")):
+        change["mask_low"] = "min"  # an output of padded positions that nobody could compare
     if drawn.control == "if in loop" and drawn.layers != 1:
         change["layers"] = 1
     return dataclasses.replace(drawn, **change)

@@ -18,7 +18,12 @@ from ..rewrite import Match
 
 LOW = -3.4028234663852886e38  # the lowest float32, where the graph tells of no other
 IR_VERSION = 10
-ROWS = 3  # row 0 of a batch is never padded, row 1 is the dead one
+ROWS, DEAD = 3, 1  # row 0 of a batch is never padded, row 1 is the dead one
+# Beside -10000 float32 keeps three digits of a score, and another order of sums rounds to others. A row that is masked whole is
+# the softmax of its scores whatever number they all get, so it is proven with one that leaves them their digits. A low that
+# swallows any score, as float32 is 64 apart there, makes such a row the mean of the values, exactly, and is fed as it is.
+SHALLOW = -16.0
+LOST, SWALLOWS = -100.0, -1e9
 SMALL = 1e-3  # activations so small that an epsilon of 1e-12 in place of 1e-5 shows
 PATTERNS = ("right", "left", "holes", "random", "dead", "bias")
 
@@ -29,9 +34,11 @@ class Case:
 
     `may_fail`: at so short a length an original may be undefined (a convolution wider than its input), which proves nothing and
     refutes nothing. `weights`: it feeds weights too, other than the match's own: not for a lowering, which may have folded them.
-    `dead`: this row of axis 0 has no place to attend to under -inf, where an original says 0 or NaN and nobody reads it: the new
-    form must be finite where the original is, and is not compared, as in `data.Sample`. Under a finite low it is compared, but
-    not under the one that clean-up put for -inf: beside -30000 a score keeps three digits, and another order rounds to others.
+    `dead`: this row of the batch has no place to attend to under -inf, where an original says 0 or NaN and nobody reads it: the
+    new form must be finite where the original is, and is not compared, as in `data.Sample`. Nor is it under the low that clean-up
+    put for -inf. Under any other low it is compared: what is added is fed as SHALLOW there. `rounded`: the mask is made inside
+    the match, with a low that takes digits from the scores. The canonical body rounds alike; a lowering was judged with SHALLOW
+    where its operator was found, and here its row is only looked at. `batch` names the batch's dimension.
     """
 
     label: str
@@ -39,6 +46,8 @@ class Case:
     may_fail: bool = False
     weights: bool = False
     dead: int | None = None
+    rounded: bool = False
+    batch: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +82,9 @@ class Feeder:
         self.dims, self.seed = dict(dims), seed
         self.infinite, self.low = _lows(graph)
         self.unread = self.infinite or self.low == REPLACED
+        shapes = [value.shape for value in graph.model.graph.inputs if value.shape is not None]
+        first = {str(dim) for shape in shapes for dim in list(shape)[:1]}
+        self.lengths = {str(dim) for shape in shapes for dim in list(shape)[1:]} - first
 
     def cases(
         self,
@@ -86,18 +98,22 @@ class Feeder:
         activations, or a bias would hide what an epsilon does to small ones. Raises Refused."""
         for value in values:
             _check(value)
-        masks = _masks(nodes, values, match)
+        masks = find_masks(nodes, values, match)
         bounds = _bounds(nodes, values)
         patterned = masks or any(v.dtype != ir.DataType.FLOAT for v in values)
         vectors = [v for v in shared if v in constants and constants[v].ndim == 1 and constants[v].dtype.kind == "f"]
         batches = {str(v.shape[0].value) for v in values if len(v.shape) > 1 and isinstance(v.shape[0], ir.SymbolicDim)}  # type: ignore
+        batches -= self.lengths  # of what runs length first
+        batch = _batch_of(masks)
         for plan in (*PLANS, *MASKED) if patterned else PLANS:
             rng = np.random.default_rng(self.seed)
             sizes = _Sizes(self.dims, batches, plan)
             feeds = {v: self._feed(v, sizes, plan, v in masks, bounds.get(v), rng) for v in values}
             if plan.weights:
                 feeds |= {v: constants[v] * np.asarray(plan.size, constants[v].dtype) for v in vectors}
-            yield Case(plan.label, feeds, plan.step < 2, plan.weights, 1 if plan.kind == "dead" and self.unread else None)
+            rounded = plan.kind == "dead" and not self.unread and not masks and self.low > SWALLOWS
+            dead = DEAD if plan.kind == "dead" and self.unread else None
+            yield Case(plan.label, feeds, plan.step < 2, plan.weights, dead, rounded, batch)
 
     def _feed(
         self, value: ir.Value, sizes: _Sizes, plan: _Plan, mask: bool, bound: int | None, rng: np.random.Generator
@@ -124,8 +140,8 @@ class Feeder:
         noise = rng.standard_normal(shape)
         if kind == "bias":
             return noise
-        low = -np.inf if self.infinite else self.low
-        masked = np.where(_places(kind, shape, rng) > 0, 0.0, low)
+        masked = np.where(_places(kind, shape, rng) > 0, 0.0, -np.inf if self.infinite else self.low)
+        masked = masked if self.unread else keep_digits(masked)
         per_head = len(shape) == 4 and shape[1] > 1
         return masked + noise * (masked == 0) if per_head else masked
 
@@ -166,6 +182,18 @@ class _Sizes:
         return dim.fit(size)
 
 
+def keep_digits(added: np.ndarray) -> np.ndarray:
+    """What is added to scores, with SHALLOW in the rows that are masked whole by a low beside which the scores lose digits."""
+    deep = ((added <= LOST) & (added > SWALLOWS)).all(axis=-1, keepdims=True)
+    return np.where(deep, np.asarray(SHALLOW, added.dtype), added)
+
+
+def _batch_of(masks: Iterable[ir.Value]) -> str | None:
+    """The name of the batch's dimension: the first of what is added to the scores [batch, heads, queries, keys]."""
+    first = [value.shape[0] for value in masks if value.shape is not None and len(value.shape) == 4]
+    return next((str(dim.value) for dim in first if isinstance(dim, ir.SymbolicDim) and dim.value), None)
+
+
 def _check(value: ir.Value) -> None:
     if value.dtype is None or value.shape is None:
         raise Refused(f"the type or shape of {value.name!r} is unknown; run onnx.shape_inference on the file first")
@@ -197,7 +225,7 @@ def _places(kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.n
     return np.broadcast_to(pattern.reshape(shape[0], *[1] * (len(shape) - 2), shape[-1]), shape)
 
 
-def _masks(nodes: Sequence[ir.Node], values: Sequence[ir.Value], match: Match) -> set[ir.Value]:
+def find_masks(nodes: Sequence[ir.Node], values: Sequence[ir.Value], match: Match) -> set[ir.Value]:
     """What is added to scores: called a mask by the rule, or read as one by an operator, or of a score mask's shape."""
     found = {v for name, v in match.bindings.items() if "mask" in name and isinstance(v, ir.Value)}
     for node in (*nodes, *match.new_nodes):

@@ -21,7 +21,7 @@ from ...ops import Body
 from ...ops import expansion as canonical
 from ...runtime import open_session, reference_options
 from ..rewrite import Match
-from .feeds import ROWS, Case, Feeder
+from .feeds import DEAD, ROWS, Case, Feeder, find_masks, keep_digits
 
 Arrays = Mapping[ir.Value, np.ndarray]
 
@@ -87,17 +87,21 @@ class Prover:
         new = [self._side("the canonical body", match.new_nodes, match.new_outputs, {})]
         new += [self._side(f"{target}'s lowering", match.new_nodes, match.new_outputs, t) for target, t in self.lowerings.items()]
         shared = [v for v in given if v in read]
-        cases = self._feeder.cases(nodes, [v for v in given if v not in constants], match, constants, shared)
-        return self._compare([*cases, *self._captured([v for v in given if v not in constants])], constants, old, _unlike(new))
+        fed = [v for v in given if v not in constants]
+        cases = self._feeder.cases(nodes, fed, match, constants, shared)
+        captured = self._captured(fed, find_masks(nodes, fed, match))
+        return self._compare([*cases, *captured], constants, old, _unlike(new), match)
 
-    def _captured(self, values: Sequence[ir.Value]) -> Iterator[Case]:
+    def _captured(self, values: Sequence[ir.Value], masks: set[ir.Value]) -> Iterator[Case]:
         arrays = [self.activations.get(str(v.name)) for v in values]
         if not values or any(a is None for a in arrays):
             return
         for index, taken in enumerate(zip(*arrays, strict=False)):
-            yield Case(f"captured activations {index}", dict(zip(values, taken, strict=True)))
+            feeds = dict(zip(values, taken, strict=True))
+            feeds |= {v: keep_digits(feeds[v]) for v in masks if feeds[v].dtype.kind == "f" and feeds[v].ndim}
+            yield Case(f"captured activations {index}", feeds)
 
-    def _compare(self, cases: Iterable[Case], constants: Arrays, old: _Side, new: Sequence[_Side]) -> float:
+    def _compare(self, cases: Iterable[Case], constants: Arrays, old: _Side, new: Sequence[_Side], match: Match) -> float:
         worst, compared = 0.0, 0
         failed = ""
         for case in cases:
@@ -109,8 +113,9 @@ class Prover:
                 if case.may_fail:
                     continue
                 raise Refused(f"the original could not be run ({failed})") from reason
-            for side in new[:1] if case.weights else new:
-                error = _run(side, case, feeds, wanted)
+            for number, side in enumerate(new[:1] if case.weights else new):
+                judged = dataclasses.replace(case, dead=DEAD) if case.rounded and number else case
+                error = _run(side, judged, feeds, wanted, match.outputs)
                 if not error <= self.tolerance:
                     raise Refused(
                         f"{side.what} has a relative error of {error:.3g} ({case.label}), above {self.tolerance:g}; "
@@ -163,23 +168,44 @@ def _open(data: bytes, what: str) -> Any:
         raise Refused(f"ONNX Runtime rejects {what}: {_line(error.__cause__)}") from error
 
 
-def _run(side: _Side, case: Case, feeds: Arrays, wanted: Sequence[np.ndarray]) -> float:
+def _run(side: _Side, case: Case, feeds: Arrays, wanted: Sequence[np.ndarray], outputs: Sequence[ir.Value]) -> float:
     made = {v: c.numpy() for v in side.inputs if v not in feeds and (c := constant_of(v)) is not None}
     try:
         got = side.run({**feeds, **made})
     except Exception as error:
         raise Refused(f"{side.what} does not run where the original does ({case.label}): {_line(error)}") from error
     what = f"{side.what} ({case.label})"
-    return max(distance(*_living(a, b, case, what), what) for a, b in zip(got, wanted, strict=True))
+    return max(distance(*_living(a, b, case, v, what), what) for a, b, v in zip(got, wanted, outputs, strict=True))
 
 
-def _living(got: np.ndarray, wanted: np.ndarray, case: Case, what: str) -> tuple[np.ndarray, np.ndarray]:
+def _living(got: np.ndarray, wanted: np.ndarray, case: Case, value: ir.Value, what: str) -> tuple[np.ndarray, np.ndarray]:
     """Both without the dead row, which is looked at here."""
-    if case.dead is None or wanted.shape != got.shape or wanted.shape[:1] != (ROWS,) or wanted.dtype.kind != "f":
+    if case.dead is None or wanted.shape != got.shape or wanted.dtype.kind != "f" or not wanted.ndim:
         return got, wanted
-    if (np.isfinite(wanted[case.dead]) & ~np.isfinite(got[case.dead])).any():
+    axis, each = _batch_axis(value, wanted, case.batch)
+    rows = range(case.dead * each, (case.dead + 1) * each)
+    if (np.isfinite(wanted.take(rows, axis)) & ~np.isfinite(got.take(rows, axis))).any():
         raise Refused(f"{what} gives NaN or Inf; a fully masked row must stay finite")
-    return np.delete(got, case.dead, 0), np.delete(wanted, case.dead, 0)
+    return np.delete(got, rows, axis), np.delete(wanted, rows, axis)
+
+
+def _batch_axis(value: ir.Value, array: np.ndarray, batch: str | None) -> tuple[int, int]:
+    """Where the batch is in an output and what each row has there (heads may be folded into it; 0: no batch), by its name.
+
+    The first axis, if it is as long, where the name tells nothing.
+    """
+    dims = [dim if isinstance(dim, ir.SymbolicDim) and dim.value else None for dim in value.shape or ()]
+    for axis, dim in enumerate(dims):
+        if dim is not None and (dim.value == batch or _symbols(dim) == {batch}) and array.shape[axis] % ROWS == 0:
+            return axis, array.shape[axis] // ROWS
+    return 0, int(array.shape[:1] == (ROWS,))
+
+
+def _symbols(dim: ir.SymbolicDim) -> set[str]:
+    try:
+        return {str(name) for name in dim.free_symbols()}
+    except ValueError:  # not arithmetic
+        return set()
 
 
 def distance(got: np.ndarray, wanted: np.ndarray, what: str = "the new form") -> float:

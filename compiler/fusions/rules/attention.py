@@ -5,11 +5,15 @@
 Runs behind `linear` and `sdpa`. Wqkv holds the columns of q, then k, then v, each with its heads in order: x @ Wqkv is what the
 three products are, side by side. A bias that is missing beside others is packed as zeros: adding 0 changes nothing. Weights are
 packed when they are read. What the reshapes do is checked by their shapes, not by how these were computed.
+
+torch's multi_head_attention_forward runs length first: x is [S,B,H] and the heads are split off it by other Transposes. The
+operator is batch first, between two Transposes; those that meet their opposite go.
 Vaswani et al. 2017, section 3.2.2.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -21,6 +25,11 @@ from ...graph import DOMAIN, constant_number, same_dim
 OP = "FusedAttention"
 NAMES = ("q", "k", "v")
 ANY = pattern.ANY_VALUE
+SWAP = [1, 0, 2]
+# Whether length comes first -> how heads are split off (k turned for the product) and merged.
+SPLIT = {False: [0, 2, 1, 3], True: [1, 2, 0, 3]}
+SPLIT_K = {False: [0, 2, 3, 1], True: [1, 2, 3, 0]}
+MERGE = {False: [0, 2, 1, 3], True: [2, 0, 1, 3]}
 
 
 def projected(op: Any, x: Any, name: str) -> Any:
@@ -32,19 +41,33 @@ def projected(op: Any, x: Any, name: str) -> Any:
     return pattern.OrValue([op.Mul(linear, pattern.Var("scale_q")), linear])
 
 
-def heads(op: Any, projection: Any, name: str) -> Any:
+def heads(op: Any, projection: Any, name: str, length_first: bool = False) -> Any:
     """[B,S,h*d] -> [B,h,S,d], or for k [B,h,d,S] (clean-up merges Transposes)."""
     split = op.Reshape(projection, ANY, _outputs=[f"split_{name}"])
-    if name != "k":
-        return op.Transpose(split, perm=[0, 2, 1, 3])
-    return op.Transpose(split, perm=[0, 2, 3, 1])
+    return op.Transpose(split, perm=(SPLIT_K if name == "k" else SPLIT)[length_first])
 
 
-def merged(op: Any, q: Any, k: Any, v: Any) -> Any:
+def merged(op: Any, q: Any, k: Any, v: Any, length_first: bool = False) -> Any:
     """FusedSdpa, the heads side by side again, and the output projection."""
     context = op.FusedSdpa(q, k, v, pattern.Var("mask", can_match_none=True), _domain=DOMAIN, _outputs=["sdpa"])
-    side_by_side = op.Reshape(op.Transpose(context, perm=[0, 2, 1, 3]), ANY, _outputs=["merged"])
+    side_by_side = op.Reshape(op.Transpose(context, perm=MERGE[length_first]), ANY, _outputs=["merged"])
     return op.FusedLinear(side_by_side, pattern.Var("wo"), pattern.Var("bo", can_match_none=True), _domain=DOMAIN)
+
+
+def swapped(op: Any, x: ir.Value) -> ir.Value:
+    """[S,B,H] as [B,S,H]; what was swapped before is read as it was."""
+    maker = x.producer()
+    if maker is not None and maker.op_type == "Transpose" and maker.attributes.get_ints("perm", []) == tuple(SWAP):
+        return maker.inputs[0]  # type: ignore[return-value]
+    made = op.Transpose(x, perm=SWAP)
+    made.shape, made.dtype = ir.Shape([x.shape[1], x.shape[0], x.shape[2]]), x.dtype  # type: ignore[index]
+    return made
+
+
+def swapped_back(op: Any, made: ir.Value, x: ir.Value, wo: ir.Value) -> ir.Value:
+    """The result of an operator, which is batch first, in the layout of x [S,B,H]."""
+    made.shape, made.dtype = ir.Shape([x.shape[1], x.shape[0], wo.const_value.shape[1]]), x.dtype  # type: ignore
+    return op.Transpose(made, perm=SWAP)
 
 
 def check_shapes(m: dict[str, Any], width: int) -> pattern.MatchResult:
@@ -108,8 +131,13 @@ def scale_of(m: dict[str, Any]) -> float:
 class SelfAttention(pattern.RewriteRuleClassBase):
     """Three projections of one input."""
 
+    def __init__(self, length_first: bool) -> None:
+        super().__init__("attention" + ("_length_first" if length_first else ""))
+        self.length_first = length_first
+
     def pattern(self, op, x):
-        return merged(op, *(heads(op, projected(op, x, name), name) for name in NAMES))
+        q, k, v = (heads(op, projected(op, x, name), name, self.length_first) for name in NAMES)
+        return merged(op, q, k, v, self.length_first)
 
     def check(self, context, **m):
         return check_separate(m)
@@ -118,8 +146,10 @@ class SelfAttention(pattern.RewriteRuleClassBase):
         weight = op.initializer(packed_weight([m[f"w{name}"] for name in NAMES], axis=1))
         bias = packed_bias(op, m, NAMES)
         count = m["wq"].const_value.shape[1] // m["split_q"].shape[3]
-        inputs = (m["x"], m.get("mask"), weight, bias, m["wo"], m.get("bo"))
-        return op.FusedAttention(*inputs, num_heads=count, scale=scale_of(m), _domain=DOMAIN)
+        x = swapped(op, m["x"]) if self.length_first else m["x"]
+        inputs = (x, m.get("mask"), weight, bias, m["wo"], m.get("bo"))
+        made = op.FusedAttention(*inputs, num_heads=count, scale=scale_of(m), _domain=DOMAIN)
+        return swapped_back(op, made, m["x"], m["wo"]) if self.length_first else made
 
 
 class PackedAttention(pattern.RewriteRuleClassBase):
@@ -164,7 +194,7 @@ def packed_weight(values: list[Any], axis: int) -> ir.TensorProtocol:
     return ir.LazyTensor(load, dtype=tensors[0].dtype, shape=ir.Shape(shape), name=name, cache=False)
 
 
-RULES: list[pattern.RewriteRule] = [SelfAttention.rule(), PackedAttention.rule()]
+RULES: list[pattern.RewriteRule] = [SelfAttention.rule(False), SelfAttention.rule(True), PackedAttention.rule()]
 
 _GRAPH = """<ir_version: 10, opset_import: ["" : 20, "bertc" : 1]>
 g (float[B, S, 2] x, float[B, S, 2] other, float[B, 1, 1, S] mask) => (float[B, S, 2] y)
@@ -188,11 +218,22 @@ g (float[B, S, 2] x, float[B, S, 2] other, float[B, 1, 1, S] mask) => (float[B, 
   y = bertc.FusedLinear(m, wo, bo)
 }}"""
 _K, _V = "k = bertc.FusedLinear(x, wk)\n", "v = bertc.FusedLinear(x, wv, bv)"
+
+
+def in_length_first(text: str) -> str:
+    """The same attention of sequences whose first axis is their length."""
+    text = text.replace("t = Transpose <perm = [0, 2, 1, 3]>", "t = Transpose <perm = [2, 0, 1, 3]>")
+    for before, after in ((SPLIT[False], SPLIT[True]), (SPLIT_K[False], SPLIT_K[True])):
+        text = text.replace(str(before), str(after))
+    return re.sub(r"float\[(B|R), (S|T), (\d)\]", r"float[\2, \1, \3]", text)
+
+
 EXAMPLES: list[str] = [
     _GRAPH.format(heads="heads", body="q = bertc.FusedLinear(x, wq, bq)\n" + _K + _V),
     _GRAPH.format(heads="heads", body="a = bertc.FusedLinear(x, wq, bq)\nq = Mul(a, f)\n" + _K + _V),
     _GRAPH.format(heads="heads", body="q = bertc.FusedLinear(x, wq)\n" + _K + "v = bertc.FusedLinear(x, wv)"),
     _GRAPH.format(heads="heads", body="a = bertc.FusedLinear(x, w, b)\nq, k, v = Split <axis = 2, num_outputs = 3> (a)"),
+    in_length_first(_GRAPH.format(heads="heads", body="q = bertc.FusedLinear(x, wq, bq)\n" + _K + _V)),
 ]
 NEAR_MISSES: list[tuple[str, str]] = [
     (_GRAPH.format(heads="heads", body="q = bertc.FusedLinear(other, wq, bq)\n" + _K + _V), "x bound to two different values"),

@@ -12,7 +12,18 @@ import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
 from ...graph import DOMAIN, same_dim
-from .attention import check_shapes, heads, merged, packed_bias, packed_weight, projected, scale_of
+from .attention import (
+    check_shapes,
+    heads,
+    in_length_first,
+    merged,
+    packed_bias,
+    packed_weight,
+    projected,
+    scale_of,
+    swapped,
+    swapped_back,
+)
 
 OP = "FusedCrossAttention"
 READ = ("k", "v")
@@ -21,9 +32,14 @@ READ = ("k", "v")
 class CrossAttention(pattern.RewriteRuleClassBase):
     """q of one sequence, k and v of another."""
 
+    def __init__(self, length_first: bool) -> None:
+        super().__init__("cross_attention" + ("_length_first" if length_first else ""))
+        self.length_first = length_first
+
     def pattern(self, op, x, memory):
-        q = heads(op, projected(op, x, "q"), "q")
-        return merged(op, q, *(heads(op, projected(op, memory, name), name) for name in READ))
+        q = heads(op, projected(op, x, "q"), "q", self.length_first)
+        k, v = (heads(op, projected(op, memory, name), name, self.length_first) for name in READ)
+        return merged(op, q, k, v, self.length_first)
 
     def check(self, context, **m):
         result = pattern.MatchResult()
@@ -35,7 +51,8 @@ class CrossAttention(pattern.RewriteRuleClassBase):
             return result.fail("queries and keys come from the same sequence", x)
         if any(value.shape is None or len(value.shape) != 3 for value in (x, memory)):
             return result.fail("x or memory is not known to be [batch, length, width]", memory)
-        if not same_dim(x.shape[0], memory.shape[0]):
+        batch = int(self.length_first)
+        if not same_dim(x.shape[batch], memory.shape[batch]):
             return result.fail("the two sequences are not known to have the same batch", memory)
         return check_shapes({**m, "other": memory}, shapes.pop()[1])
 
@@ -43,11 +60,13 @@ class CrossAttention(pattern.RewriteRuleClassBase):
         weight = op.initializer(packed_weight([m[f"w{name}"] for name in READ], axis=1))
         bias = packed_bias(op, m, READ)
         count = m["wq"].const_value.shape[1] // m["split_q"].shape[3]
-        given: tuple[ir.Value | None, ...] = (m["x"], m["memory"], m.get("mask"), m["wq"], m.get("bq"), weight, bias)
-        return op.FusedCrossAttention(*given, m["wo"], m.get("bo"), num_heads=count, scale=scale_of(m), _domain=DOMAIN)
+        x, memory = (swapped(op, m[name]) if self.length_first else m[name] for name in ("x", "memory"))
+        given: tuple[ir.Value | None, ...] = (x, memory, m.get("mask"), m["wq"], m.get("bq"), weight, bias)
+        made = op.FusedCrossAttention(*given, m["wo"], m.get("bo"), num_heads=count, scale=scale_of(m), _domain=DOMAIN)
+        return swapped_back(op, made, m["x"], m["wo"]) if self.length_first else made
 
 
-RULES: list[pattern.RewriteRule] = [CrossAttention.rule()]
+RULES: list[pattern.RewriteRule] = [CrossAttention.rule(False), CrossAttention.rule(True)]
 
 _GRAPH = """<ir_version: 10, opset_import: ["" : 20, "bertc" : 1]>
 g (float[B, S, 2] x, float[{B}, T, 3] memory, float[B, T, 3] third, float[B, 1, 1, T] mask) => (float[B, S, 2] y)
@@ -73,8 +92,13 @@ _K, _V = "k = bertc.FusedLinear(memory, wk)\n", "v = bertc.FusedLinear(memory, w
 EXAMPLES: list[str] = [
     _GRAPH.format(B="B", body="q = bertc.FusedLinear(x, wq, bq)\n" + _K + _V),
     _GRAPH.format(B="B", body="a = bertc.FusedLinear(x, wq)\nq = Mul(a, f)\n" + _K + "v = bertc.FusedLinear(memory, wv)"),
+    in_length_first(_GRAPH.format(B="B", body="q = bertc.FusedLinear(x, wq, bq)\n" + _K + _V)),
 ]
 NEAR_MISSES: list[tuple[str, str]] = [
     (_GRAPH.format(B="B", body="q = bertc.FusedLinear(x, wq)\n" + _K + _V.replace("memory", "third")), "memory bound to two"),
     (_GRAPH.format(B="R", body="q = bertc.FusedLinear(x, wq)\n" + _K + _V), "not known to have the same batch"),
+    (
+        in_length_first(_GRAPH.format(B="R", body="q = bertc.FusedLinear(x, wq)\n" + _K + _V)),
+        "not known to have the same batch",
+    ),
 ]

@@ -2,14 +2,14 @@
 
 Gemm is alpha * A' @ B' + beta * C: alpha and the transposition of B go into the weight and beta into the bias, when they are
 read (LazyTensor); a transposed A stays a Transpose in front. Exporters flatten [B,S,K] to [B*S,K] around a Gemm (torch's addmm,
-so GPT-2's Conv1D): the two Reshapes go where they undo each other.
+so GPT-2's Conv1D): the two Reshapes go where they undo each other. multi_head_attention_forward flattens [S,B*h,d], whose heads
+are folded into the batch, and gets [S,B,N]: one Reshape to [S,B,K] is left.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
@@ -100,30 +100,34 @@ class Gemm(pattern.RewriteRuleClassBase):
             return result.fail("the flattened input is transposed", gemm)
         if any(v.shape is None for v in (x, flat, out)) or len(flat.shape) != 2 or not same_dim(flat.shape[1], rows):
             return result.fail("the shapes around the product are not known", flat)
-        if not same_dim(out.shape[-1], columns) or _kept(x, out) is None:
+        if not same_dim(out.shape[-1], columns) or _sizes(x, out, rows) is None:
             return result.fail("the reshapes around the product do not undo each other", out)
         return result
 
-    def rewrite(self, op, x, w, gemm, b=None, out=None, **_):
+    def rewrite(self, op, x, w, gemm, b=None, flat=None, out=None, **_):
         if _attribute(gemm, "transA", 0):
             x = op.Transpose(x, perm=[1, 0])
-        if self.flattened and _kept(x, out) == "merged":
-            width = [int(np.prod([int(d) for d in x.shape[len(out.shape) - 1 :]]))]
-            leading, dtype = list(x.shape[: len(out.shape) - 1]), x.dtype
-            x = op.Reshape(x, op.Constant(value_ints=[0] * len(leading) + width))
-            x.shape, x.dtype = ir.Shape([*leading, *width]), dtype
+        if self.flattened and (sizes := _sizes(x, out, flat.shape[1])):
+            dtype = x.dtype
+            x = op.Reshape(x, op.Constant(value_ints=sizes))
+            x.shape, x.dtype = ir.Shape([*out.shape[:-1], flat.shape[1]]), dtype
         weight = _weight(op, w, bool(_attribute(gemm, "transB", 0)), float(_attribute(gemm, "alpha", 1.0)))
         bias = None if b is None else _bias(op, b, float(_attribute(gemm, "beta", 1.0)))
         return op.FusedLinear(x, weight, bias, _domain=DOMAIN)
 
 
-def _kept(x: ir.Value, out: ir.Value) -> str | None:
-    """ "same" if out has the leading dims of x, "merged" if it has the first of them and x's others make up K, or None."""
-    leading = len(out.shape) - 1
-    if len(x.shape) < leading + 1 or not all(same_dim(a, b) for a, b in zip(x.shape[:leading], out.shape[:leading], strict=True)):  # type: ignore
+def _sizes(x: ir.Value, out: ir.Value, width: int) -> list[int] | None:
+    """What x is reshaped to for a product that has the leading dims of out: [] where it has them, None where it is not known."""
+    leading = len(out.shape) - 1  # type: ignore[arg-type]
+    if len(x.shape) < leading + 1:  # type: ignore[arg-type]
         return None
-    rest = x.shape[leading:]
-    return "same" if len(rest) == 1 else "merged" if all(isinstance(d, int) for d in rest) else None
+    if all(same_dim(a, b) for a, b in zip(x.shape[:leading], out.shape[:leading], strict=True)):  # type: ignore[index]
+        rest = x.shape[leading:]  # type: ignore[index]
+        return [] if len(rest) == 1 else [0] * leading + [width] if all(isinstance(d, int) for d in rest) else None
+    if len(x.shape) != 3 or leading != 2 or not same_dim(x.shape[0], out.shape[0]):  # type: ignore
+        return None
+    size = x.shape[2]  # type: ignore[index]
+    return [0, -1, width] if isinstance(size, int) and size and width % size == 0 else None
 
 
 def _attribute(value: ir.Value, name: str, default: float) -> float:

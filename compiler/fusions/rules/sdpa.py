@@ -5,7 +5,8 @@
 q is [B,h,S,d], k_t is [B,h,d,T], v is [B,h,T,d]; the mask is added to the scores and broadcasts to [B,h,S,T]. The scale may
 stand on the scores (Mul or Div), on q, on k, or as its square root on both. Two terms added to the scores (a relative position
 bias and a mask: MPNet, T5) become one, their Add stays outside. Where(keep, scores, low) (masked_fill) becomes a mask of 0 and
-low: in fp32, score + low is low for finfo.min, so also rows that attend to nothing stay what they were.
+low: in fp32, score + low is low for finfo.min, so also rows that attend to nothing stay what they were. A low such as -10000
+would leave them their scores when it is added, and finfo.min takes its place.
 
 torch's sdpa ends in IsNaN -> 0, for rows that attend to nothing under a mask of -inf. The tail is dropped. It never fires under
 a finite mask; where the mask may hold -inf, it is bounded from below by cleanup.LOW first, so that no NaN is made: such a row
@@ -24,10 +25,14 @@ from onnxscript.rewriter import pattern
 from ...graph import DOMAIN, MASK_LOW, constant_number, same_dim
 
 OP = "FusedSdpa"
+LOWEST = float(np.finfo(np.float32).min)
+SWALLOWS = -1e9  # what this or less is added to, it takes the place of
 
 
 class Sdpa(pattern.RewriteRuleClassBase):
     """MatMul, Softmax, MatMul; with or without constants on q or k."""
+
+    RANK, SHAPE = 4, "[batch, heads, length, size]"  # of q, k and v
 
     def __init__(self, on_operands: bool) -> None:
         super().__init__("sdpa" + ("_scaled_operands" if on_operands else ""))
@@ -57,12 +62,12 @@ class Sdpa(pattern.RewriteRuleClassBase):
     def check(self, context, q, k_t, v, p, s=None, zero=None, mask=None, low=None, **rest):
         result = pattern.MatchResult()
         for value, what in ((q, "q"), (k_t, "k"), (v, "v")):
-            if value.shape is None or len(value.shape) != 4:
-                return result.fail(f"{what} is not known to be [batch, heads, length, size]", value)
+            if value.shape is None or len(value.shape) != self.RANK:
+                return result.fail(f"{what} is not known to be {self.SHAPE}", value)
         if rest["on"] and constant_number(s) is None:
             return result.fail("the scale is not a constant number", s)
         axis = p.producer().attributes.get("axis")
-        if axis is not None and axis.as_int() not in (-1, 3):
+        if axis is not None and axis.as_int() not in (-1, self.RANK - 1):
             return result.fail("the softmax is not over the last axis", p)
         if rest["tail"] and constant_number(zero) != 0.0:
             return result.fail("NaN is replaced by something other than 0", zero)
@@ -70,16 +75,16 @@ class Sdpa(pattern.RewriteRuleClassBase):
             return result.fail("the value of masked scores is not a constant number", low)
         if rest["kind"] in ("keep", "drop") and constant_number(low) > -1e4:
             return result.fail("masked scores do not get a large negative number", low)
-        if mask is not None and (mask.shape is None or len(mask.shape) > 4):
+        if mask is not None and (mask.shape is None or len(mask.shape) > self.RANK):
             return result.fail("the mask is not known to broadcast to [batch, heads, length, length]", mask)
-        if self.on_operands and (not (rest["on_q"] or rest["on_k"]) or _operands(q, k_t, rest) is None):
+        if self.on_operands and (not (rest["on_q"] or rest["on_k"]) or operands(q, k_t, rest) is None):
             return result.fail("q or k is multiplied by something that is not a constant number", q)
         return result
 
     def rewrite(self, op, q, k_t, v, s=None, mask=None, bias=None, keep=None, low=None, **rest):
-        scale = _factor(rest["on"], s)
+        scale, terms = _factor(rest["on"], s), [value for value in (mask, bias, keep) if value is not None]
         if self.on_operands:
-            q, k_t, more = _operands(q, k_t, rest)
+            q, k_t, more = operands(q, k_t, rest)
             scale *= more
         if rest["kind"] == "two":
             mask = op.Add(bias, mask)
@@ -87,6 +92,11 @@ class Sdpa(pattern.RewriteRuleClassBase):
             mask = _as_added(op, keep, low, rest["kind"] == "keep")
         elif rest["tail"] and mask is not None and any(may_be_infinite(m) for m in (mask, bias) if m is not None):
             mask = op.Max(mask, _constant(op, MASK_LOW, q.dtype))
+        return self.attended(op, (q, k_t, v), mask, terms, scale)
+
+    def attended(self, op, operands, mask, terms, scale):
+        """`mask` is made of `terms`, whose shapes are known."""
+        q, k_t, v = operands
         return op.FusedSdpa(q, k_t, v, mask, scale=scale, _domain=DOMAIN)
 
 
@@ -95,7 +105,7 @@ def _factor(kind: str, s: ir.Value | None) -> float:
     return 1.0 if not kind or value is None else value if kind == "Mul" else 1 / value
 
 
-def _operands(q: ir.Value, k_t: ir.Value, rest: Any) -> tuple[ir.Value, ir.Value, float] | None:
+def operands(q: ir.Value, k_t: ir.Value, rest: Any) -> tuple[ir.Value, ir.Value, float] | None:
     """(q, k_t, the product of their constants), each constant on either side of its Mul; None if one is no constant."""
     made, scale = [], 1.0
     for value, s, kind in ((q, rest.get("s_q"), rest["on_q"]), (k_t, rest.get("s_k"), rest["on_k"])):
@@ -118,6 +128,8 @@ def _as_added(op: Any, keep: ir.Value, low: ir.Value | float, kept: bool, dtype:
     """A bool mask as one that is added: 0 where `keep` is as `kept` says, low elsewhere; -inf becomes LOW."""
     lowest = low if isinstance(low, float) else constant_number(low)
     dtype = dtype if isinstance(low, float) else low.dtype
+    if SWALLOWS < lowest != MASK_LOW and dtype == ir.DataType.FLOAT:
+        lowest = LOWEST
     bottom = _constant(op, MASK_LOW if lowest == -math.inf else lowest, dtype)
     zero = _constant(op, 0.0, dtype)
     return op.Where(keep, *((zero, bottom) if kept else (bottom, zero)))

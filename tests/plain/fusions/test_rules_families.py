@@ -25,7 +25,7 @@ FILES = ("rotary", "rotary_attention", "disentangled_attention", "flat_attention
 EXAMPLES = [(name, index) for name in FILES for index in range(len(rules(name).EXAMPLES))]
 NEAR_MISSES = [(name, index) for name in FILES for index in range(len(rules(name).NEAR_MISSES))]
 TOLERANCE = 2e-5  # fp32: products of numbers up to 9, scores up to some hundreds
-SIZES = {"B": 2, "S": 5}
+SIZES = {"B": 2, "S": 5, "T": 4}
 
 
 def rewritten(name: str, text: str) -> tuple[Graph, Graph, rewrite.Change]:
@@ -87,6 +87,8 @@ WRONG = {
     "position vectors exchanged": ("disentangled_attention", 0, exchanged(6, 8)),
     "relative positions exchanged": ("disentangled_attention", 0, exchanged(7, 9)),
     "scale of disentangled": ("disentangled_attention", 0, negated),
+    "scale of folded heads": ("flat_attention", 0, negated),
+    "keys and values of one head exchanged": ("flat_attention", 3, exchanged(0, 2)),
 }
 
 
