@@ -13,7 +13,7 @@ from ..graph import DOMAIN, Refused, constant_number, same_dim
 
 ATTENTIONS = ("FusedAttention", "FusedRotaryAttention")
 # (inputs in front of the weights: those are per token, and the rest must not be)
-PER_TOKEN = {"FusedLinear": 1, "FusedBiasGelu": 1, "FusedGelu": 1, "FusedSkipLayerNorm": 2, "FusedSkipRMSNorm": 2}
+PER_TOKEN = {"FusedLinear": 1, "FusedBiasGelu": 1, "FusedGelu": 1, "FusedSkipLayerNorm": 2, "FusedSkipRmsNorm": 2}
 ELEMENTWISE = frozenset(
     "Add Sub Mul Div Pow Min Max Neg Abs Sqrt Exp Log Reciprocal Relu Gelu Erf Tanh Sigmoid Softplus Elu Selu LeakyRelu "
     "HardSigmoid HardSwish Mish Clip Identity Cast Where Sign Sin Cos Round Floor Ceil Not Softsign Celu ThresholdedRelu".split()
@@ -28,6 +28,7 @@ class Region:
 
     mask: ir.Value
     nodes: tuple[ir.Node, ...]
+    grid: Grid
     left: tuple[str, ...] = ()  # why an attention stays as it is
 
     @property
@@ -54,9 +55,22 @@ def find_region(graph: ir.Graph) -> Region:
         raise Refused("; ".join(left) or "no attention was fused")
     chosen = max(members, key=lambda name: len(members[name]))
     left += [f"{len(nodes)} attentions under the mask {name!r}" for name, nodes in members.items() if name != chosen]
-    grid = _Grid(masks[chosen])
+    grid = Grid(masks[chosen])
+    _name_outputs(graph, grid)
     nodes = _grow(graph, members[chosen], grid)
-    return Region(masks[chosen], tuple(nodes), tuple(left))
+    return Region(masks[chosen], tuple(nodes), grid, tuple(left))
+
+
+def _name_outputs(graph: ir.Graph, grid: Grid) -> None:
+    """Some exporters name the dims of outputs anew: what is added to, or normalised from, [batch, length, k] is of that size."""
+    for value in graph.outputs:
+        node = value.producer()
+        if node is None or value.shape is None or node.op_type not in (*PER_TOKEN, *ELEMENTWISE):
+            continue
+        dims = value.shape.dims
+        loose = len(dims) > 2 and not any(isinstance(dim, int) for dim in dims[:2])
+        if loose and grid.holds(node.inputs[0]) and len(node.inputs[0].shape) == len(dims):  # type: ignore[union-attr,arg-type]
+            value.shape = ir.Shape([grid.batch, grid.length, *dims[2:]])
 
 
 def padding_mask(attention: ir.Node) -> ir.Value:
@@ -67,7 +81,10 @@ def padding_mask(attention: ir.Node) -> ir.Value:
     found = {str(value.name): value for value in _roots(mask)}
     if len(found) != 1:
         raise Refused(f"its mask is made of {', '.join(sorted(found)) or 'constants'}, not of one mask [batch, length]")
-    return next(iter(found.values()))
+    chosen = next(iter(found.values()))
+    if not Grid(chosen).holds(attention.inputs[0]):
+        raise Refused(f"its mask {chosen.name!r} {chosen.shape} tells nothing of the positions of {attention.inputs[0].shape}")
+    return chosen
 
 
 def _roots(value: ir.Value) -> Iterator[ir.Value]:
@@ -92,7 +109,7 @@ def _roots(value: ir.Value) -> Iterator[ir.Value]:
             todo += [given for given in node.inputs if given is not None]
 
 
-class _Grid:
+class Grid:
     """What is laid out as [batch, length, ...]."""
 
     def __init__(self, mask: ir.Value) -> None:
@@ -119,7 +136,7 @@ class _Grid:
         return all(dim == 1 or same_dim(dim, own) for dim, own in zip(front, (self.batch, self.length), strict=True))
 
 
-def _grow(graph: ir.Graph, attentions: list[ir.Node], grid: _Grid) -> list[ir.Node]:
+def _grow(graph: ir.Graph, attentions: list[ir.Node], grid: Grid) -> list[ir.Node]:
     """Backwards from the attentions over what works on one token, then forwards from all of that."""
     members, todo = set(attentions), list(attentions)
     while todo:
@@ -140,7 +157,7 @@ def _is_float(node: ir.Node) -> bool:
     return all(value.dtype is not None and value.dtype.is_floating_point() for value in node.outputs if value.name)
 
 
-def _per_token(node: ir.Node, grid: _Grid) -> bool:
+def _per_token(node: ir.Node, grid: Grid) -> bool:
     if not all(grid.holds(value) for value in node.outputs if value.name):
         return False
     rank = len(node.outputs[0].shape)  # type: ignore[arg-type]
@@ -162,7 +179,7 @@ def _per_token(node: ir.Node, grid: _Grid) -> bool:
     return node.op_type == "Gather" and _looks_up(node, grid)
 
 
-def _fused_per_token(node: ir.Node, grid: _Grid) -> bool:
+def _fused_per_token(node: ir.Node, grid: Grid) -> bool:
     if node.op_type == "FusedEmbeddings":
         return all(value is None or grid.spreads(value, 2) for value in node.inputs[:3])
     front = PER_TOKEN.get(node.op_type, 0)
@@ -171,7 +188,7 @@ def _fused_per_token(node: ir.Node, grid: _Grid) -> bool:
     )
 
 
-def _looks_up(node: ir.Node, grid: _Grid) -> bool:
+def _looks_up(node: ir.Node, grid: Grid) -> bool:
     table, ids = node.inputs[0], node.inputs[1]
     return _is_weight(table) and grid.holds(ids) and node.attributes.get_int("axis", 0) == 0
 

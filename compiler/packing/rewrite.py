@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,8 +57,7 @@ class _Rewrite:
 
     def run(self) -> Packing:
         exits = [value for node in self.region.nodes for value in node.outputs if self._leaves(value)]
-        attentions = len(self.region.attentions)
-        outputs = [value for value in exits if value.is_graph_output()]
+        attentions, outputs = len(self.region.attentions), self._outputs_by_position(exits)
         if outputs and not self.mask.is_graph_input():
             raise Refused(f"output {outputs[0].name!r} has padded positions, and the mask is no input that could tell which")
         self.tokens, self.ends = self.op.op_multi_out(
@@ -71,6 +70,9 @@ class _Rewrite:
             self._feed(node)
         for value in exits:
             self._restore(self.replaced.get(value, value))
+        for value in outputs:
+            if value not in exits:
+                self._blank(value)
         self._place()
         facts = {
             "mask": self.mask.name,
@@ -80,6 +82,33 @@ class _Rewrite:
             "not_packed": list(self.region.left),
         }
         return Packing(self.graph, facts)
+
+    def _outputs_by_position(self, exits: Sequence[ir.Value]) -> list[ir.Value]:
+        """Outputs [batch, length, ...] that come of packed tokens: their padded positions hold nothing of the model's."""
+        reached, todo = set(exits), list(exits)
+        while todo:
+            for node in {use.node for use in todo.pop().uses()}:
+                new = set(node.outputs) - reached
+                reached |= new
+                todo += new
+        return [value for value in self.graph.model.graph.outputs if value in reached and self.region.grid.holds(value)]
+
+    def _blank(self, value: ir.Value) -> None:
+        """0 at the padding of an output that a head computed from what was restored."""
+        op, rank = self.op, len(value.shape or ())
+        none = op.Expand(constant(op, False, np.bool_), op.ReduceProd(self.shape))
+        places, yes = op.Unsqueeze(self.tokens, constant(op, [1], np.int64)), constant(op, True, np.bool_)
+        kept = op.ScatterND(none, places, op.Expand(yes, op.Shape(self.tokens)))
+        there = op.Reshape(kept, op.Concat(self.shape, constant(op, [1] * (rank - 2), np.int64), axis=0))
+        assert value.dtype is not None
+        blanked = op.Where(there, value, constant(op, 0, value.dtype.numpy().type))
+        blanked.type, blanked.shape = value.type, value.shape
+        self._output_instead(value, blanked)
+
+    def _output_instead(self, value: ir.Value, new: ir.Value) -> None:
+        outputs, name = self.graph.model.graph.outputs, value.name
+        value.name, new.name = f"{name}/packed", name
+        outputs[list(outputs).index(value)] = new
 
     def _leaves(self, value: ir.Value) -> bool:
         return value.is_graph_output() or any(use.node not in self.members for use in value.uses())
@@ -117,10 +146,9 @@ class _Rewrite:
         new = ir.Node(DOMAIN, "FusedPackedAttention", given, list(node.attributes.values()), num_outputs=1, name=node.name)
         new.metadata_props.update(node.metadata_props)
         old, value = node.outputs[0], new.outputs[0]
-        value.type, value.shape = old.type, old.shape
-        _packed_shape(value)
         graph = self.graph.model.graph
-        ir.convenience.replace_nodes_and_values(graph, node, [node], [new], [old], [value])
+        ir.convenience.replace_nodes_and_values(graph, node, [node], [new], [old], [value])  # type and shape too
+        _packed_shape(value)
         self.members.add(new)
         self.made.add(value)
         self.replaced[old] = value
@@ -158,12 +186,8 @@ class _Rewrite:
         restored.type, restored.shape = value.type, ir.Shape([*self.mask.shape.dims, *tail])
         for use in outside:
             use.node.replace_input_with(use.idx, restored)
-        outputs = self.graph.model.graph.outputs
-        if value in outputs:
-            name = value.name
-            value.name = f"{name}/packed"
-            restored.name = name
-            outputs[list(outputs).index(value)] = restored
+        if value.is_graph_output():
+            self._output_instead(value, restored)
 
     def _place(self) -> None:
         """Name the new nodes, put them into the graph, and sort it."""

@@ -2,9 +2,10 @@
 
 FusedPackedLayout(mask [B,S]; from_start) -> tokens [T] int64, ends [B+1] int64
 
-A row is kept from its first to its last position that is not masked (`from_start`: from position 0), so that padding goes and a
-hole stays. A row with nothing in it is kept whole: it is what the model makes of it. `tokens` are indices into [B*S];
-the row in place i has tokens[ends[i]:ends[i+1]].
+A row is kept from its first to its last position that is not masked, so that padding goes and a hole stays. A row with nothing in
+it is kept whole: it is what the model makes of it. With `from_start` a row is cut at its end alone, and kept whole where position
+0 is masked: a head that reads that position, and a causal mask, see there what they did. `tokens` are indices into [B*S]; the row
+in place i has tokens[ends[i]:ends[i+1]].
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     live = op.Cast(op.Cast(node.inputs[0], to=ir.DataType.BOOL), to=ir.DataType.INT64)
     shape = op.Shape(live)
     last = op.ArgMax(live, axis=1, keepdims=0, select_last_index=1)  # S - 1 where there is none
-    first = op.Sub(last, last) if node.attributes.get_int("from_start", 0) else op.ArgMax(live, axis=1, keepdims=0)
+    first = op.ArgMax(live, axis=1, keepdims=0)
+    if node.attributes.get_int("from_start", 0):
+        last = op.Where(op.Equal(first, zero), last, op.Sub(op.Gather(shape, one), one))
+        first = op.Mul(first, zero)
     lengths, rows = op.TopK(op.Add(op.Sub(last, first), one), op.Slice(shape, *_at(op, 0)), axis=0, _outputs=2)
     length = op.Gather(shape, one)
     inside = op.Less(op.Unsqueeze(op.Range(zero, length, one), _axis(op, 0)), op.Unsqueeze(lengths, _axis(op, 1)))
