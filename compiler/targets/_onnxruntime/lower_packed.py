@@ -41,6 +41,9 @@ def packed_attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     if bias is not None:
         linear["q"] = op.Add(linear["q"], constant(op, node, "q_bias", bias))
     if cos is not None:
+        if parts.b is not None:  # turned, a key's bias depends on its position: the softmax sees it
+            key_bias = constant(op, node, "k_bias", np.split(parts.b.const_value.numpy(), 3)[1])
+            linear["k"] = op.Add(linear["k"], key_bias)
         turns = [rows.of_tokens(turn) for turn in (cos, sin)]
         linear |= {name: _rotated(op, linear[name], turns, parts.heads) for name in ("q", "k")}
     groups, width = list(rows.groups(mask)), parts.heads * parts.size
