@@ -6,11 +6,13 @@ from pathlib import Path
 
 import models
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 import bertc
 from bertc.artifact import manifest as artifact
 from bertc.cli import _main as cli
+from bertc.fusions import engine
 from bertc.targets import refusal
 from bertc.targets._registry import parse_spec
 
@@ -45,6 +47,31 @@ def test_it_is_verified_and_answers_as_the_padded_artifact(tagger: Path, precisi
     got, wanted = (each.run({spec.name: feeds[spec.name] for spec in each.inputs})["logits"] for each in runners)
     assert not got[mask == 0].any()
     assert np.abs(got - wanted)[mask == 1].max() < (1e-5 if precision == "fp32" else 5e-3) * np.abs(wanted).max()
+
+
+def test_dynamic_int8_keeps_the_order_that_branches_need(tagger: Path) -> None:
+    """ONNX Runtime's quantiser sorts nodes without a look into an If."""
+    from bertc.packing import pack
+    from bertc.quant.dynamic import count_integer_gemms, dynamic_int8
+    from bertc.source import open_source
+    from bertc.targets import onnxruntime
+
+    source = open_source(str(tagger))
+    packed = onnxruntime.lower(pack(engine.fuse(source.graph, source.dims, prove=False).graph).graph)
+    quantised = dynamic_int8(packed)
+    seen = {value for value in (*quantised.model.graph.inputs, *quantised.model.graph.initializers.values())}
+    for node in quantised.model.graph:
+        inner = [
+            value
+            for each in node.attributes.values()
+            if each.type == ir.AttributeType.GRAPH
+            for n in each.as_graph()
+            for value in n.inputs
+        ]
+        outer = [v for v in inner if v is not None and v.producer() is not None and v.producer().graph is quantised.model.graph]
+        assert seen.issuperset(v for v in (*node.inputs, *outer) if v is not None)
+        seen |= set(node.outputs)
+    assert count_integer_gemms(quantised) > 4
 
 
 def test_what_cannot_be_packed_is_refused_before_anything_is_written(tagger: Path, tmp_path: Path, capsys: Capture) -> None:
