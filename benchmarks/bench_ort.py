@@ -29,7 +29,6 @@ from bertc.targets import onnxruntime as target
 from .tools import MODEL, table
 
 PAIRS, RUNS, SECONDS = 30, 3, 0.05
-T95 = 2.045  # Student's t, 29 degrees of freedom, two-sided 95 %
 POINTS = ((1, 16), (1, 128), (8, 16), (8, 128))
 WANTED = 0.97
 
@@ -84,31 +83,39 @@ def feeds(batch: int, length: int) -> dict[str, np.ndarray]:
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
 
 
-def compared(first: Any, second: Any, given: Mapping[str, Any], same: Mapping[str, Any]) -> tuple[list[float], float]:
+def compared(
+    first: Any, second: Any, given: Mapping[str, Any], same: Mapping[str, Any], pairs: int = PAIRS, runs: int = RUNS
+) -> tuple[list[float], float]:
     """(time of the first / time of the second for each pair, the first's median time in seconds)."""
     sides = ((first, given), (second, same))
     ratios, times = [], []
-    for index in range(PAIRS + 2):  # two to warm up
+    for index in range(pairs + 2):  # two to warm up
         found = [0.0, 0.0]
         for side in (0, 1) if index % 2 else (1, 0):
-            found[side] = best(*sides[side])
+            found[side] = best(*sides[side], runs)
         ratios.append(found[0] / found[1])
         times.append(found[0])
     return ratios[2:], statistics.median(times[2:])
 
 
-def best(session: Any, given: Mapping[str, Any]) -> float:
+def best(session: Any, given: Mapping[str, Any], runs: int) -> float:
     """The shortest of some runs, in seconds: what disturbs a run only makes it longer."""
     times: list[float] = []
-    while len(times) < RUNS or sum(times) < SECONDS:
+    while len(times) < runs or sum(times) < SECONDS:
         start = time.perf_counter()
         session.run(None, given)
         times.append(time.perf_counter() - start)
     return min(times)
 
 
+def _t95(freedom: int) -> float:
+    from scipy import stats
+
+    return float(stats.t.ppf(0.975, freedom))
+
+
 def interval(ratios: list[float]) -> str:
     """`geometric mean (low to high)`."""
     logs = [math.log(r) for r in ratios]
-    middle, half = statistics.mean(logs), T95 * statistics.stdev(logs) / math.sqrt(len(logs))
+    middle, half = statistics.mean(logs), _t95(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
     return f"{math.exp(middle):.3f} ({math.exp(middle - half):.3f} to {math.exp(middle + half):.3f})"

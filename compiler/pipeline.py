@@ -15,48 +15,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import precision, targets
+from . import packing, precision, targets
 from .artifact import Artifact, goldens
 from .artifact import manifest as artifact
-from .core import VERSION, InputError, Missing, NotFused, Profile, Progress, RecipeError, VerifyFailed, machine, profiles
+from .core import VERSION, InputError, NotFused, Profile, Progress, VerifyFailed, machine, profiles
 from .data import index_bounds, preprocess
 from .fusions import Fused
 from .fusions import engine as fusing
 from .graph import Graph, save_graph
 from .precision import Evidence, Typed
-from .recipe import Recipe, check, choose_targets
+from .recipe import Build, Recipe, check, choose_targets, plan_builds
 from .report import document as report
 from .report import page, tables
 from .source import Source, describe_quantised, open_source
-from .targets import BuildRequest, Built, TargetSpec
+from .targets import BuildRequest, Built
 from .verification import ExportCheck, InputsCheck, budget_for, check_export, check_fused, check_inputs, on_data
 from .verification import verdict as verification
 
 if TYPE_CHECKING:
     from . import quant
     from .quant.calibration import Observed
-
-
-@dataclasses.dataclass(frozen=True)
-class Build:
-    """One artifact to make: a target, its SMs and a precision."""
-
-    spec: TargetSpec
-    precision: str
-    limits: Mapping[str, float] = dataclasses.field(default_factory=dict)  # limits of the verification
-
-    @property
-    def name(self) -> str:
-        return self.spec.directory_name(self.precision)
-
-    @property
-    def quantised(self) -> bool:
-        return self.precision in precision.QUANTISED
-
-    @property
-    def compared_with_base(self) -> bool:
-        """Whether an engine of the base precision is compiled beside it, to keep the better one."""
-        return self.precision == "int8" and hasattr(targets.get(self.spec.name), "list_kernels")
 
 
 def build_recipe(recipe: Recipe, out: Path, *, force: bool = False, progress: Progress | None = None) -> tuple[Artifact, ...]:
@@ -88,31 +66,13 @@ def build_recipe(recipe: Recipe, out: Path, *, force: bool = False, progress: Pr
             log.note(note)
         inputs = check_inputs(source, log)
         fused = fuse_graph(recipe, source, builds, proof, log)
-        job = Job(recipe, source, ranges, proof, fused, inputs=inputs, rows=rows)
+        packed = pack_graph(source, fused, proof, log) if recipe.packed else None
+        job = Job(recipe, source, ranges, proof, fused, packed, inputs=inputs, rows=rows)
         for build in builds:
             directory = stage if len(builds) == 1 else stage / build.name
             directory.mkdir(exist_ok=True)
             build_artifact(build, job, directory, log)
     return tuple(artifact.open_artifact(path) for path in artifact.find_artifacts(out))
-
-
-def plan_builds(recipe: Recipe) -> tuple[Build, ...]:
-    """What will be built. Every name is checked, and every target asked whether it can, before any work is done."""
-    builds: list[Build] = []
-    for text in recipe.targets:
-        spec = targets.parse_spec(text)
-        build = Build(spec, spec.precision or recipe.precision or "fp32", recipe.budget)
-        precision.get(build.precision)
-        ready = targets.get(spec.name).available()
-        if not ready.build:
-            raise Missing(f"target {spec.name} cannot build here: {ready.reason}. {ready.install}")
-        if why := targets.refusal(spec, build.precision):
-            raise InputError(why)
-        budget_for(build.precision, recipe.budget)
-        if build.name in [other.name for other in builds]:
-            raise RecipeError(f"target {text!r} is given twice: {build.name}")
-        builds.append(build)
-    return tuple(builds)
 
 
 def choose_profiles(recipe: Recipe, source: Source) -> tuple[Profile, ...]:
@@ -185,6 +145,18 @@ def fuse_graph(recipe: Recipe, source: Source, builds: Sequence[Build], proof: E
     return fused
 
 
+def pack_graph(source: Source, fused: Fused | None, proof: ExportCheck, log: Progress) -> packing.Packing:
+    """The fused graph without the padding of a batch, held against the padded one. InputError where it has no such form."""
+    if fused is None:
+        raise InputError("--packed packs what was fused, and nothing was; build without it")
+    with log.stage("pack"):
+        packed = packing.pack(fused.graph)
+        found = packing.check_packed(packed, targets.onnxruntime.lower(packed.graph), fused.graph, source.dims, proof.samples)
+    log.note(packed.summary())
+    log.say(found)
+    return packed
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
     """What all builds of a recipe share: the source, the sizes to build for, and the proof that the export is the model."""
@@ -194,6 +166,7 @@ class Job:
     ranges: tuple[Profile, ...]
     proof: ExportCheck
     fused: Fused | None = None
+    packed: packing.Packing | None = None
     timing_cache: Path | None = None
     inputs: InputsCheck = dataclasses.field(default_factory=InputsCheck)
     rows: on_data.Rows = on_data.no_rows
@@ -254,6 +227,7 @@ def lower_graph(build: Build, job: Job) -> Graph:
     """
     target = targets.get(build.spec.name)
     graph = job.fused.graph if job.fused and target.FUSES else job.source.graph
+    graph = job.packed.graph if job.packed else graph
     return target.lower(graph, build.spec.sms, quantised=build.quantised)
 
 
@@ -273,7 +247,7 @@ def quantisation_request(build: Build, job: Job) -> quant.LowBitRequest:
 
     target, recipe = targets.get(build.spec.name), job.recipe
     path, limit = Path(recipe.data) if recipe.data else None, quant.drop_limit(recipe.budget)
-    judged = (build.limits, job.goldens if recipe.verify else None)
+    judged = (build.limits, job.goldens.of_packed(packing_facts(job)) if recipe.verify else None)
     words = (build.precision, build.spec.name, target.INT8_BASE, target.INT8_ATTENTION)
     return quant.LowBitRequest(*words, path, limit, job.ranges, *judged)
 
@@ -360,6 +334,11 @@ def check_artifact(
     return verdicts[-1]
 
 
+def packing_facts(job: Job) -> dict[str, Any]:
+    """What the manifest says of packing; nothing where the batch is padded."""
+    return {"packing": dict(job.packed.facts)} if job.packed else {}
+
+
 def manifest_facts(
     build: Build, job: Job, typed: Typed, built: Built, quantised: quant.LowBitGraph | None = None
 ) -> dict[str, Any]:
@@ -377,6 +356,7 @@ def manifest_facts(
         "int8": dict(quantised.document) if quantised else None,
         "passes": job.fused.change.to_json() if job.fused and targets.get(build.spec.name).FUSES else None,
         "graph": {"opset": graph.opset, "ops": graph.op_counts(), "initializer_bytes": graph.initializer_bytes},
+        **packing_facts(job),
         "engine": dict(built.facts),
         "inputs": [spec.to_json() for spec in graph.inputs],
         "outputs": [spec.to_json() for spec in graph.outputs],

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import precision as precisions
-from . import targets
-from .core import Missing, RecipeError, did_you_mean
+from . import targets, verification
+from .core import InputError, Missing, RecipeError, did_you_mean
+from .targets import TargetSpec
 
 if TYPE_CHECKING:
     from .source import GivenSource, SourceOptions
@@ -53,6 +54,7 @@ class Recipe:
     budget: Mapping[str, float] = _option("Limit of the verification, as in cosine=0.9999; repeatable.", {}, "NAME=NUMBER")
     fuse: bool = _option("Fuse the graph for targets that gain from it; each match is proven equal. Default: on.", True)
     prove: bool = _option("Prove each match by replaying it before it is kept. Default: on.", True)
+    packed: bool = _option("Compute on the tokens of a batch without its padding (target onnxruntime).", False)
     expect: str | None = _option("Exit 1 unless all fusions of this family are found, as in bert or bert:6.", None)
     verify: bool = _option("Verify each artifact before it is written. Default: on.", True)
 
@@ -201,6 +203,8 @@ def choose_targets(recipe: Recipe) -> tuple[Recipe, str | None]:
         return recipe, None
     if recipe.precision == "int8-dynamic":
         return dataclasses.replace(recipe, targets=("onnxruntime",)), "target onnxruntime: no other target builds int8-dynamic"
+    if recipe.packed:
+        return dataclasses.replace(recipe, targets=("onnxruntime",)), "target onnxruntime: no other target runs without padding"
     tensorrt, rtx = targets.get("tensorrt").available(), targets.get("tensorrt-rtx").available()
     if tensorrt.build:
         return dataclasses.replace(recipe, targets=("tensorrt",)), "target tensorrt: it builds here"
@@ -214,3 +218,44 @@ def choose_targets(recipe: Recipe) -> tuple[Recipe, str | None]:
         f"{recipe.precision} needs TensorRT or TensorRT-RTX, and neither builds here. tensorrt: {tensorrt.reason}; "
         f"tensorrt-rtx: {rtx.reason}. {rtx.install} (builds without a GPU)"
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Build:
+    """One artifact to make: a target, its SMs and a precision."""
+
+    spec: TargetSpec
+    precision: str
+    limits: Mapping[str, float] = dataclasses.field(default_factory=dict)  # limits of the verification
+
+    @property
+    def name(self) -> str:
+        return self.spec.directory_name(self.precision)
+
+    @property
+    def quantised(self) -> bool:
+        return self.precision in precisions.QUANTISED
+
+    @property
+    def compared_with_base(self) -> bool:
+        """Whether an engine of the base precision is compiled beside it, to keep the better one."""
+        return self.precision == "int8" and hasattr(targets.get(self.spec.name), "list_kernels")
+
+
+def plan_builds(recipe: Recipe) -> tuple[Build, ...]:
+    """What will be built. Every name is checked, and every target asked whether it can, before any work is done."""
+    builds: list[Build] = []
+    for text in recipe.targets:
+        spec = targets.parse_spec(text)
+        build = Build(spec, spec.precision or recipe.precision or "fp32", recipe.budget)
+        precisions.get(build.precision)
+        ready = targets.get(spec.name).available()
+        if not ready.build:
+            raise Missing(f"target {spec.name} cannot build here: {ready.reason}. {ready.install}")
+        if why := targets.refusal(spec, build.precision, packed=recipe.packed):
+            raise InputError(why)
+        verification.budget_for(build.precision, recipe.budget)
+        if build.name in [other.name for other in builds]:
+            raise RecipeError(f"target {text!r} is given twice: {build.name}")
+        builds.append(build)
+    return tuple(builds)

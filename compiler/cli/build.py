@@ -55,7 +55,9 @@ class BuildCommand(Command):
 @click.option(
     "--max-drop", type=float, metavar="NUMBER", help="Keep layers in float until the metric drops by at most this: 0.005."
 )
-@shared.recipe_options("targets", "profiles", "source", *shared.SOURCE_OPTIONS, "fuse", "prove", "expect", "budget", "verify")
+@shared.recipe_options(
+    "targets", "profiles", "source", *shared.SOURCE_OPTIONS, "fuse", "prove", "packed", "expect", "budget", "verify"
+)
 @shared.JSON
 def build(
     reference: str, out: Path, force: bool, int8: str | None, max_drop: float | None, as_json: bool, **options: Any

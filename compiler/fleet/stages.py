@@ -22,7 +22,7 @@ from ..artifact import GOLDENS, GRAPH, REPORT, goldens
 from ..core import ArtifactError, Progress, what_is_wrong, write_json
 from ..fusions import Applied, Change, Fused, Refusal
 from ..graph import load_graph, save_graph
-from ..recipe import Recipe
+from ..recipe import Build, Recipe, plan_builds
 from ..source import Source, open_artifact_source
 from ..targets import TargetSpec
 from ..verification import Comparison, ExportCheck, InputsCheck
@@ -76,7 +76,7 @@ def calibrate(work: StageJob, directory: Path, log: Progress) -> None:
     from .. import quant
     from ..quant.calibration import observe
 
-    wanted, job = _build(work.recipe), _job(work)
+    wanted, job = _build(work.recipe), _job(work, log)
     number, _, parts = str(work.part).partition("/")
     with log.stage(f"{wanted.name}: calibrate {work.part}") as advance:
         request = pipeline.quantisation_request(wanted, job)
@@ -92,7 +92,7 @@ def quantise(work: StageJob, directory: Path, log: Progress) -> None:
     """
     from ..quant.calibration import observe
 
-    wanted, job = _build(work.recipe), _job(work)
+    wanted, job = _build(work.recipe), _job(work, log)
     parts = [observe.load(path / OBSERVED) for stage, path in work.before.items() if stage.startswith("calibrate")]
     quantised = pipeline.quantise_graph(wanted, job, pipeline.lower_graph(wanted, job), log, parts)
     save_graph(quantised.graph, directory / GRAPH)
@@ -102,8 +102,8 @@ def quantise(work: StageJob, directory: Path, log: Progress) -> None:
 
 def build(work: StageJob, directory: Path, log: Progress) -> None:
     """One artifact, verified."""
-    (wanted,) = pipeline.plan_builds(work.recipe)
-    job = _job(work)
+    (wanted,) = plan_builds(work.recipe)
+    job = _job(work, log)
     targets.require_takes(job.source.graph, [(wanted.spec, wanted.precision)])
     for before in work.before.values():
         with _reading(before / NOTES):
@@ -114,21 +114,23 @@ def build(work: StageJob, directory: Path, log: Progress) -> None:
     pipeline.build_artifact(wanted, job, directory, log, quantised)
 
 
-def _build(recipe: Recipe) -> pipeline.Build:
+def _build(recipe: Recipe) -> Build:
     """Not `pipeline.plan_builds`, which needs the compiler: only the last stage has it."""
-    return pipeline.Build(targets.parse_spec(recipe.targets[0]), str(recipe.precision), recipe.budget)
+    return Build(targets.parse_spec(recipe.targets[0]), str(recipe.precision), recipe.budget)
 
 
-def _job(work: StageJob) -> pipeline.Job:
+def _job(work: StageJob, log: Progress) -> pipeline.Job:
     source, check = _exported(work.before["export"])
     fused = _fused(work.before["fuse"]) if "fuse" in work.before else None
     ranges = pipeline.choose_profiles(work.recipe, source)
     inputs = InputsCheck.recorded(source.inputs_record)
     rows = pipeline.rows_of_data(work.recipe, source, ranges)
-    return pipeline.Job(work.recipe, source, ranges, check, fused, timing_cache=work.timing_cache, inputs=inputs, rows=rows)
+    packed = pipeline.pack_graph(source, fused, check, log) if work.recipe.packed else None
+    known: dict[str, Any] = {"timing_cache": work.timing_cache, "inputs": inputs, "rows": rows}
+    return pipeline.Job(work.recipe, source, ranges, check, fused, packed, **known)
 
 
-def _quantised(path: Path, wanted: pipeline.Build, job: pipeline.Job) -> LowBitGraph:
+def _quantised(path: Path, wanted: Build, job: pipeline.Job) -> LowBitGraph:
     """What `quantise` wrote; where it quantised, the held-out rows are read again and the float32 graph is run on them."""
     from .. import quant
 
@@ -175,14 +177,14 @@ def _reading(file: Path) -> Iterator[None]:
         ) from error
 
 
-def every_lowering() -> tuple[pipeline.Build, ...]:
+def every_lowering() -> tuple[Build, ...]:
     """One build for each different table of lowerings, of all targets and SMs, quantised or not: proven for all of them, one
     fused graph serves every build of a model, and a GPU that joins the fleet later changes nothing for the others."""
-    found: list[tuple[pipeline.Build, Mapping[str, Any]]] = []
+    found: list[tuple[Build, Mapping[str, Any]]] = []
     for name in targets.names():
         target = targets.get(name)
         for sms in (target.DEFAULT_SMS, *((sm,) for sm in target.SMS)) if target.FUSES else ():
-            for build in (pipeline.Build(TargetSpec(name, sms), mode) for mode in ("fp32", "int8-static")):
+            for build in (Build(TargetSpec(name, sms), mode) for mode in ("fp32", "int8-static")):
                 table = targets.lowerings(build.spec, quantised=build.quantised)
                 if not any(table == other for _, other in found):
                     found.append((build, table))

@@ -38,6 +38,7 @@ def dynamic_int8(graph: Graph, bits: int = 8) -> Graph:
         quantize_dynamic(given, made, op_types_to_quantize=list(OPS), per_channel=True, reduce_range=bits == REDUCED,
                          weight_type=QuantType.QInt8, use_external_data_format=large)  # fmt: skip
         quantised = load_graph(made)
+        quantised.model.graph.sort()  # the quantiser's own order forgets what the branches of an If read
         ir.external_data.load_to_model(quantised.model)  # its file goes with the folder
     if not count_integer_gemms(quantised):
         raise RecipeError("no GEMM of the graph can be quantised: none has constant weights")

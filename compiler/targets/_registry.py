@@ -33,9 +33,12 @@ def lowerings(spec: TargetSpec, *, quantised: bool = False) -> Mapping[str, Any]
     return target.lowerings(spec.sms, quantised=quantised) if hasattr(target, "lowerings") else {}
 
 
-def refusal(spec: TargetSpec, precision: str) -> str | None:
-    """Why a target cannot build a precision for these SMs; None where it can."""
+def refusal(spec: TargetSpec, precision: str, *, packed: bool = False) -> str | None:
+    """Why a target cannot build a precision for these SMs, or a graph without padding; None where it can."""
     target = get(spec.name)
+    if packed and not getattr(target, "PACKS", False):
+        able = ", ".join(name for name in names() if getattr(get(name), "PACKS", False))
+        return f"--packed: target {spec.name} has no form of attention without padding; {able} has"
     return cast("str | None", target.refusal(spec.sms, precision)) if hasattr(target, "refusal") else None
 
 

@@ -14,6 +14,7 @@ from ..runtime import Runner
 from ._protocol import Availability, BuildRequest, Built, engine_file
 
 FUSES = True  # what ONNX Runtime makes of the source's own graph when it loads it is slower: benchmarks/bench_ort.py
+PACKS = True  # _onnxruntime/lower_packed.py
 SMS: tuple[str, ...] = ()
 DEFAULT_SMS: tuple[str, ...] = ()
 INT8_BASE, INT8_ATTENTION = "fp32", None

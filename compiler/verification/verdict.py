@@ -15,6 +15,7 @@ from ..artifact import manifest as artifact
 from ..core import Advance, DataError, Feeds, Missing, Outputs, Progress, VerifyFailed
 from ..data import Labels, Layout, Sample, read_data
 from ..graph import Graph, load_graph, short_reason
+from ..packing import zero_padding
 from ..runtime import HALVES, ReferenceRunner, Runner
 from . import budgets
 from .budgets import DECISION_LIMITS, Budget, Violation, budget_for
@@ -44,14 +45,24 @@ class Truth:
     notes: tuple[str, ...] = ()
     synthetic: bool = True
     labels: Labels | None = None
+    packing: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # the artifact's, of its manifest
+
+    def of_packed(self, facts: Mapping[str, Any]) -> Truth:
+        """The same where a manifest says that its artifact is packed: what the source answers at padding is no truth."""
+        packing = facts.get("packing")
+        return dataclasses.replace(self, packing=packing) if isinstance(packing, dict) else self
 
     def pairs(self) -> Iterator[tuple[Sample, Outputs | None]]:
         if self.outputs is None:
             yield from ((sample, None) for sample in self.samples)
         elif callable(self.outputs):
-            yield from ((sample, self.outputs(sample.feeds)) for sample in self.samples)
+            yield from ((sample, self._answered(self.outputs(sample.feeds), sample)) for sample in self.samples)
         else:
-            yield from zip(self.samples, self.outputs, strict=True)
+            pairs = zip(self.samples, self.outputs, strict=True)
+            yield from ((sample, self._answered(outputs, sample)) for sample, outputs in pairs)
+
+    def _answered(self, outputs: Outputs, sample: Sample) -> Outputs:
+        return zero_padding(outputs, sample.feeds, self.packing) if self.packing else outputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,6 +254,7 @@ def run_and_judge(
     """
     name, precision, task = facts["target"]["name"], facts["precision"]["mode"], facts["source"]["task"]
     budget = budget or budget_for(precision, recorded_limits(facts), carried=_carries(facts, graph))
+    truth = truth.of_packed(facts)
     if truth.synthetic:
         # Random token ids decide nothing that anyone cares about, and near-ties are many: decisions are reported, not judged.
         budget = budget.without_decisions()

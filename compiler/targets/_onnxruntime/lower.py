@@ -25,6 +25,9 @@ from ...graph import DOMAIN, Graph
 from ...ops import EPSILON, Body, expand, padded_inputs
 from ...ops.bodies import looked_up
 from .._tensorrt.lower_common import Parts, constant
+from .lower_packed import packed_attention, share_equal_nodes
+
+PACKED_LAYOUT = "FusedPackedLayout"
 
 
 def lower(graph: Graph) -> Graph:
@@ -32,6 +35,8 @@ def lower(graph: Graph) -> Graph:
     if not any(node.domain == DOMAIN for node in graph.model.graph.all_nodes()):
         return graph
     lowered = expand(graph, LOWERINGS)
+    if any(node.op_type == PACKED_LAYOUT for node in graph.model.graph):
+        share_equal_nodes(lowered.model)
     RemoveUnusedNodesPass()(lowered.model)  # the packed weights, which three others were cut from
     return lowered
 
@@ -81,4 +86,5 @@ LOWERINGS: Mapping[str, Body] = {
     "FusedAttention": attention,
     "FusedSkipLayerNorm": skip_layernorm,
     "FusedEmbeddings": embeddings,
+    "FusedPackedAttention": packed_attention,
 }

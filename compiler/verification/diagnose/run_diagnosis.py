@@ -84,7 +84,7 @@ def bisect_artifact(
     """
     log = progress or Progress()
     found = artifact.open_artifact(path)
-    truth = verification.find_truth(found, data_path, against, open_reference)
+    truth = verification.find_truth(found, data_path, against, open_reference).of_packed(found.manifest)
     if truth.outputs is None:
         raise source_wanted(found, f"--bisect on {data_path}")
     pairs = [(s, outputs) for s, outputs in itertools.islice(truth.pairs(), SAMPLES) if outputs is not None]

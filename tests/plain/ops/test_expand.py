@@ -24,6 +24,8 @@ from bertc.plugins import (
     disentangled_attention,
     embeddings,
     linear,
+    packed_attention,
+    packed_layout,
     rotary,
     rotary_attention,
     score_mask,
@@ -296,3 +298,44 @@ def test_an_unknown_operator_and_an_old_opset_are_refused() -> None:
     old = Graph(ir.from_proto(onnx.parser.parse_model(TWO.replace('"" : 20', '"" : 17'))))
     with pytest.raises(InputError, match="opset 17"):
         canonical.expand(old)
+
+
+@examples
+@given(SIZES, st.integers(1, 6), st.booleans(), st.integers(0, 99))
+def test_packed_layout(rows: int, length: int, from_start: bool, seed: int) -> None:
+    mask = np.random.default_rng(seed).integers(0, 2, (rows, length))
+    graph = single("FusedPackedLayout", (mask,), {"from_start": int(from_start)}, 2)
+    for value in graph.model.graph.outputs:
+        value.type, value.shape = ir.TensorType(ir.DataType.INT64), ir.Shape([None])
+    tokens, ends = reference.ReferenceRunner(canonical.expand(graph)).run({"x0": mask}).values()
+    wanted_tokens, wanted_ends = packed_layout.reference(mask, from_start)
+    assert tokens.tolist() == wanted_tokens.tolist() and ends.tolist() == wanted_ends.tolist()
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("masked", ["no", "keys", "pairs"])
+def test_packed_attention(masked: str, turned: bool) -> None:
+    """The body and the lowering for ONNX Runtime against each row by itself."""
+    from bertc.targets import onnxruntime
+
+    draw, rows, length, heads, size = Draw(3), 5, 7, 2, 4
+    width = heads * size
+    lengths = np.array([7, 1, 4, 2, 7])
+    grid = (np.arange(length) < lengths[:, None]).astype(np.int64)
+    grid[0, 2] = 0
+    tokens, ends = packed_layout.reference(grid)
+    mask = {"no": None, "keys": score_mask.reference(grid, -1e4), "pairs": draw(rows, heads, length, length)}[masked]
+    angles = [draw(1, 1, length, size), draw(rows, 1, length, size)] if turned else []
+    arrays = (draw(1, len(tokens), width), mask, draw(width, 3 * width), draw(3 * width), draw(width, width), draw(width))
+    given_arrays = (*arrays, tokens, ends, grid, *angles)
+    wanted = packed_attention.reference(*given_arrays, num_heads=heads, scale=0.5)
+    graph = single("FusedPackedAttention", given_arrays, {"num_heads": heads, "scale": 0.5})
+    for at in (2, 3, 4, 5):  # weights are constants, which the lowering cuts apart
+        value = next(v for v in graph.model.graph.inputs if v.name == f"x{at}")
+        graph.model.graph.inputs.remove(value)
+        value.const_value = ir.tensor(given_arrays[at], name=value.name)
+        graph.model.graph.register_initializer(value)
+    feeds = {f"x{i}": a for i, a in enumerate(given_arrays) if a is not None and i not in (2, 3, 4, 5)}
+    for form in (canonical.expand(graph), onnxruntime.lower(graph)):
+        (found,) = reference.ReferenceRunner(form).run(feeds).values()
+        assert relative_error(found.astype(np.float64), wanted.astype(np.float64)) < 1e-5

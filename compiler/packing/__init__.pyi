@@ -1,0 +1,5 @@
+from .check import check_packed as check_packed
+from .padding import kept_positions as kept_positions
+from .padding import zero_padding as zero_padding
+from .rewrite import Packing as Packing
+from .rewrite import pack as pack
