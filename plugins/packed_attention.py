@@ -41,10 +41,12 @@ def reference(
         end = ends[at + 1]
         row, places = tokens[start] // length, tokens[start:end] % length
         own = None if whole is None else whole[row][:, places][:, :, places][None]
-        alone, weights = x[:, start:end], (wqkv, bqkv, wo, bo)
+        alone = x[:, start:end]
         if turns is None:
-            answers.append(attention.reference(alone, own, *weights, num_heads=num_heads, scale=scale))
+            answers.append(attention.reference(alone, own, wqkv, bqkv, wo, bo, num_heads=num_heads, scale=scale))
         else:
-            angles = [turn[row : row + 1, :, places] for turn in turns]
-            answers.append(rotary_attention.reference(alone, own, *angles, *weights, num_heads=num_heads, scale=scale))
+            cos_of, sin_of = (turn[row : row + 1, :, places] for turn in turns)
+            answers.append(
+                rotary_attention.reference(alone, own, cos_of, sin_of, wqkv, bqkv, wo, bo, num_heads=num_heads, scale=scale)
+            )
     return np.concatenate(answers, axis=1)

@@ -82,8 +82,9 @@ def padding_mask(attention: ir.Node) -> ir.Value:
     if len(found) != 1:
         raise Refused(f"its mask is made of {', '.join(sorted(found)) or 'constants'}, not of one mask [batch, length]")
     chosen = next(iter(found.values()))
-    if not Grid(chosen).holds(attention.inputs[0]):
-        raise Refused(f"its mask {chosen.name!r} {chosen.shape} tells nothing of the positions of {attention.inputs[0].shape}")
+    x = attention.inputs[0]
+    if x is None or not Grid(chosen).holds(x):
+        raise Refused(f"its mask {chosen.name!r} {chosen.shape} tells nothing of the positions of {x.shape if x else None}")
     return chosen
 
 

@@ -138,7 +138,7 @@ class _Rows:
         """Angles [1|B,1,S,d] of the padded batch as [T,1,d]."""
         op = self.op
         assert turn.shape is not None
-        flat = op.Reshape(turn, _ints(op, -1, 1, int(turn.shape[3])))
+        flat = op.Reshape(turn, op.Concat(_ints(op, -1, 1), op.Shape(turn, start=3), axis=0))
         return op.Gather(flat, op.Mod(self.tokens, self.length) if turn.shape[0] == 1 else self.tokens)
 
     def _whole(self, mask: ir.Value) -> ir.Value:
