@@ -43,6 +43,7 @@ class Contender:
     outputs: Callable[[Any], Outputs]
     description: str = ""
     source: bool = False  # the model itself, not an artifact: the others are compared with it
+    packing: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of a packed artifact: its outputs are 0 at padding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +78,10 @@ def artifact_contender(found: Artifact, count: int, name: str = "", *, padded: b
     runner.tokenizer, runner.index_bounds = found.tokenizer, found.index_bounds
     description = f"{found.target}, {found.precision}" + (", each call padded to the smallest bucket" if padded else "")
     run = runner.run_padded if padded else runner.run
-    return _of_runner(name or found.path.name, found.precision, runner, run, description)
+    packing = found.manifest.get("packing")
+    description += ", without padding" if packing else ""
+    made = _of_runner(name or found.path.name, found.precision, runner, run, description)
+    return dataclasses.replace(made, packing=packing) if isinstance(packing, dict) else made
 
 
 def with_threads(manifest: Mapping[str, Any], count: int) -> dict[str, Any]:

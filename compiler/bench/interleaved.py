@@ -23,9 +23,10 @@ import numpy as np
 from .. import targets
 from ..artifact import Artifact
 from ..core import Dim, InputError, Missing, Progress, Shape, VerifyFailed, counted, wanted_threads
-from ..data import Layout, Sample
+from ..data import Layout, Sample, padded_sample
 from ..data import synthetic as data
 from ..graph import Graph
+from ..packing import zero_padding
 from ..runtime import time_call
 from ..source import GivenSource
 from ..verification import DEFAULT_BUDGETS, Budget, Comparison, Ties, budget_for, budgets
@@ -42,7 +43,7 @@ BUSY = 0.1  # share of the cores taken by others from which on a note says that 
 @dataclasses.dataclass(frozen=True)
 class BenchRequest:
     """What `bertc bench` times. `threads` 0: OMP_NUM_THREADS, else one for each core that this process may use. `padded`: the
-    artifact padded to its buckets is one more contender."""
+    artifact padded to its buckets is one more contender. `fill`: lengths of rows are log-normal, and padded."""
 
     against: tuple[GivenSource, ...] = ()
     shapes: tuple[Shape, ...] = ()
@@ -50,6 +51,7 @@ class BenchRequest:
     threads: int = 0
     seed: int = 0
     padded: bool = False
+    fill: float | None = None  # the share of positions with a token; None: no padding
 
 
 def parse_shapes(texts: Sequence[str], dims: Mapping[str, Dim]) -> tuple[Shape, ...]:
@@ -152,7 +154,10 @@ def _samples(found: Artifact, request: BenchRequest) -> list[Sample]:
     if not request.shapes:
         raise InputError("no shape to time")
     graph = found.graph()
-    return [data.sample_at(graph, found.dims, dict(shape.sizes), request.seed) for shape in request.shapes]
+    samples = [data.sample_at(graph, found.dims, dict(shape.sizes), request.seed) for shape in request.shapes]
+    if request.fill is None:
+        return samples
+    return [padded_sample(sample, graph, request.fill, request.seed) for sample in samples]
 
 
 def _contenders(
@@ -193,7 +198,10 @@ def _agree(
     for at, sample in enumerate(samples):
         expected = truth.outputs(calls[truth.name][at]())
         for each in others:
-            compared[each.name].add(expected, each.outputs(calls[each.name][at]()), sample)
+            pair = expected, each.outputs(calls[each.name][at]())
+            for side in (truth, each):
+                pair = zero_padding(pair[0], sample.feeds, side.packing), zero_padding(pair[1], sample.feeds, side.packing)
+            compared[each.name].add(*pair, sample)
     apart: dict[str, float] = {}
     notes: list[str] = []
     for name, comparison in compared.items():
@@ -279,6 +287,7 @@ def _conditions(request: BenchRequest, count: int, load: float | None, share: fl
         "rounds": request.rounds,
         "warm_up": WARM_UP,
         "seed": request.seed,
+        "fill": request.fill,
         "threads": count,
         "threads_by": "--threads" if request.threads else "OMP_NUM_THREADS" if wanted_threads() else "cores",
         "cores_allowed": _cores(),
@@ -312,4 +321,5 @@ def conditions_line(result: BenchResult) -> str:
     taken = c["cores_taken_by_others"]
     others = "" if taken is None else f", {taken:.0%} of the machine taken by others"
     load = "" if c["load_before"] is None else f", load {c['load_before']:.1f} before"
-    return f"{counted(c['rounds'], 'interleaved round')} after {c['warm_up']} to warm up; {cores}{others}{load}"
+    fill = f"; {c['fill']:.0%} of the positions are tokens, lengths log-normal" if c.get("fill") else ""
+    return f"{counted(c['rounds'], 'interleaved round')} after {c['warm_up']} to warm up; {cores}{others}{load}{fill}"

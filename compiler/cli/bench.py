@@ -45,6 +45,7 @@ EXAMPLES = (
     help="As in 1x16,8x128 or batch=8,length=128; default: those that the profiles are tuned for.",
 )
 @click.option("--lengths", type=FILE, metavar="FILE", help="Take shapes and their weights from requests (see bertc profile).")
+@click.option("--fill", type=float, metavar="FRACTION", help="Share of positions with a token, lengths log-normal; default: 1.")
 @click.option("--padded", is_flag=True, help="Time the artifact also with each call padded to its buckets.")
 @click.option(
     "--threads",
@@ -70,6 +71,7 @@ def bench(
     against: Sequence[str],
     texts: Sequence[str],
     lengths: Path | None,
+    fill: float | None,
     padded: bool,
     threads: int | None,
     rounds: int,
@@ -102,7 +104,7 @@ def bench(
         return _show_work(found, shapes, reason, [name for name, value in given_up.items() if value], as_json)
     given = tuple(given_source(each, **allowed) for each in against)
     log.say(f"{path} on {', '.join(map(str, shapes))}")
-    request = benching.BenchRequest(given, shapes, rounds, threads or 0, seed, padded)
+    request = benching.BenchRequest(given, shapes, rounds, threads or 0, seed, padded, fill)
     result = benching.time_artifact(found, request, log)
     if csv_path is not None:
         write_text(csv_path, timings.to_csv(result), "--csv")

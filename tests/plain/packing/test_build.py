@@ -46,6 +46,13 @@ def test_it_is_verified_and_answers_as_the_padded_artifact(tagger: Path, precisi
     runners = bertc.load(packed), bertc.load(tmp_path / "padded")
     got, wanted = (each.run({spec.name: feeds[spec.name] for spec in each.inputs})["logits"] for each in runners)
     assert not got[mask == 0].any()
+    assert (
+        cli.run(
+            ["bench", str(packed), "--against", str(tmp_path / "padded"), "--shapes", "4x9", "--fill", "0.5", "--rounds", "1"]
+        )
+        == 0
+    )
+    assert "without padding" in capsys.readouterr().out
     assert np.abs(got - wanted)[mask == 1].max() < (1e-5 if precision == "fp32" else 5e-3) * np.abs(wanted).max()
 
 
