@@ -52,7 +52,7 @@ def test_it_is_verified_and_answers_as_the_padded_artifact(tagger: Path, precisi
         )
         == 0
     )
-    assert "without padding" in capsys.readouterr().out
+    assert "without padding" in capsys.readouterr().err
     assert np.abs(got - wanted)[mask == 1].max() < (1e-5 if precision == "fp32" else 5e-3) * np.abs(wanted).max()
 
 
