@@ -4,6 +4,8 @@ from . import synthetic as synthetic
 from . import tables as tables
 from . import tokenizer as tokenizer
 from . import unpadded as unpadded
+from .choices import choices_of as choices_of
+from .choices import turns as turns
 from .filling import log_normal_lengths as log_normal_lengths
 from .filling import padded_sample as padded_sample
 from .labels import Answers as Answers

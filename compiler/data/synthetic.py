@@ -11,6 +11,7 @@ import numpy as np
 
 from ..core import AUDIO_DIM, UNBOUNDED_LENGTH, DataError, Dim, TensorSpec, did_you_mean, size_at
 from ..graph import Graph
+from .choices import choices_of, chosen, turns
 from .mask_kinds import ADDITIVE, LOW, mask_kinds
 from .samples import Layout, Sample, batch_dims, dead_rows
 from .special_tokens import sprinkle_ids
@@ -133,10 +134,10 @@ def synthetic_samples(
 
     The maximum is `Dim.max`, 512 where there is none, and 1.1 s for a dimension called "samples". Masks (see mask_kinds.py)
     hold 0 and 1, or what is added to scores. Integer inputs are uniform below their `index_bounds` (2 where unknown), also in
-    masked places; float inputs are standard normal, zero in masked places. The sample with a dead row needs two rows, so a graph
-    with a fixed batch of 1 has none. `max_elements` limits the product of the named sizes of a sample: the batch is lowered
-    first, then the longest other dimension, which the label tells; no size goes below its minimum. Token ids hold some of the
-    `special` tokens in every row.
+    masked places, and single ones take in turn what the graph compares them with (choices.py); float inputs are standard normal,
+    zero in masked places. The sample with a dead row needs two rows, so a graph with a fixed batch of 1 has none. `max_elements`
+    limits the product of the named sizes of a sample: the batch is lowered first, then the longest other dimension, which the
+    label tells; no size goes below its minimum. Token ids hold some of the `special` tokens in every row.
 
     Raises DataError for an input with a dimension that is not in `dims`, or of a type that cannot be made up.
     """
@@ -145,17 +146,21 @@ def synthetic_samples(
     bounds = index_bounds(graph)
     masks = mask_kinds(graph)
     layout = Layout.of(graph.inputs, ())
-    samples = []
-    for plan in _plans(used, batch_dims(graph.inputs, used), bool(masks), max_elements):
+    samples, choices = [], choices_of(graph)
+    plans = _plans(used, batch_dims(graph.inputs, used), bool(masks), max_elements)
+    for plan in plans * -(-turns(choices) // len(plans)):  # of one fixed size, as often as there are choices
         feeds = sprinkle_ids(_feeds(graph.inputs, plan, used, bounds, masks, rng), bounds, special, other)
+        feeds = chosen(feeds, choices, len(samples))
         dead = dead_rows(feeds, layout)
         if plan.kind != "dead" or dead:
             samples.append(Sample(plan.label, feeds, dead))
     return tuple(samples)
 
 
-def sample_at(graph: Graph, dims: Mapping[str, Dim], sizes: Mapping[str, int], seed: int = 0, kind: str = "full") -> Sample:
-    """Seeded feeds as those of `synthetic` at given sizes, under a mask of one of PADDINGS.
+def sample_at(
+    graph: Graph, dims: Mapping[str, Dim], sizes: Mapping[str, int], seed: int = 0, kind: str = "full", turn: int = 0
+) -> Sample:
+    """Seeded feeds as those of `synthetic` at given sizes, under a mask of one of PADDINGS. `turn`: which of `choices_of`.
 
     Raises DataError for a dimension of the inputs that has no size, or one that the model does not take.
     """
@@ -167,6 +172,7 @@ def sample_at(graph: Graph, dims: Mapping[str, Dim], sizes: Mapping[str, int], s
             raise DataError(f"{name}={sizes[name]} is not a size that the model takes: {name} {dim.min} to {dim.max or 'any'}")
     plan = _Plan(tuple((name, sizes[name]) for name in used), kind)
     feeds = _feeds(graph.inputs, plan, used, index_bounds(graph), mask_kinds(graph), np.random.default_rng(seed))
+    feeds = chosen(feeds, choices_of(graph), turn)
     return Sample(plan.label, feeds)
 
 

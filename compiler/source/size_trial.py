@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 
 from ..core import BertcError, Dim, Feeds, Outputs
-from ..data import samples
+from ..data import choices_of, samples, turns
 from ..data import synthetic as data
 from ..graph import Graph
 
@@ -33,6 +33,7 @@ class Trial:
     run: Callable[[Feeds], Outputs]
     known: dict[tuple[tuple[str, int], ...], str] = dataclasses.field(default_factory=dict)
     words: dict[tuple[tuple[str, int], ...], str] = dataclasses.field(default_factory=dict)  # of the source, where it refused
+    ways: int | None = None  # sets of feeds that show every number a graph asks for
 
     def refused(self, sizes: Sizes) -> str:
         """Why the source does not run at these sizes; "" where it does."""
@@ -42,8 +43,14 @@ class Trial:
         return self.known[key]
 
     def _refused(self, sizes: Sizes) -> str:
+        """Under every choice of a number that the graph asks for: each way of an If must take the sizes."""
+        if self.ways is None:
+            self.ways = turns(choices_of(self.graph))
+        return next((why for turn in range(self.ways) if (why := self._refused_at(sizes, turn))), "")
+
+    def _refused_at(self, sizes: Sizes, turn: int) -> str:
         try:
-            answers = self.run(data.sample_at(self.graph, self.dims, sizes).feeds)
+            answers = self.run(data.sample_at(self.graph, self.dims, sizes, turn=turn).feeds)
         except (BertcError, OSError, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001  ONNX Runtime raises a dozen classes of its own
