@@ -50,13 +50,13 @@ def relisted(found: Artifact) -> Any:
 
 def test_fp8_gemms_read_fp8_and_attention_does_not(model: Path) -> None:
     found = built(model, "--fp8")
-    assert found.manifest["engine"]["gemms"] == {"total": 6, "half": 6, "asked": 4, "fp8": 4}
+    assert found.manifest["engine"]["gemms"] == {"total": 4, "half": 4, "asked": 2, "fp8": 2}
     kernels = relisted(found)
     typed = [k for k in kernels if any(t.dtype == "FP8" for t in (*k.inputs, *k.constants))]
     assert len(typed) >= 2
     assert all("mha" not in k.name for k in typed)
     half = [dataclasses.replace(k, inputs=_halved(k.inputs), constants=_halved(k.constants)) for k in kernels]
-    with pytest.raises(BuildFailed, match="fp8 was requested, 4 of 4 quantised GEMMs do not read fp8"):
+    with pytest.raises(BuildFailed, match="fp8 was requested, 2 of 2 quantised GEMMs do not read fp8"):
         _int8.check_quantised(found.graph(), half)
 
 
@@ -66,20 +66,20 @@ def _halved(tensors: Any) -> Any:
 
 def test_weights_are_stored_as_int8(model: Path) -> None:
     found = built(model, "--int8", "weights")
-    assert found.manifest["engine"]["gemms"] == {"total": 6, "half": 6, "int8_weights": 4}
+    assert found.manifest["engine"]["gemms"] == {"total": 4, "half": 4, "int8_weights": 2}
     kernels = relisted(found)
     stored = {t.name: t.nbytes for k in kernels for t in k.constants if t.dtype == "Int8"}
     assert sum(stored.values()) == 4 * 64 * 64
     half = [dataclasses.replace(k, constants=_halved(k.constants)) for k in kernels]
-    with pytest.raises(BuildFailed, match="int8 weights were requested, 4 of 4 GEMMs read none"):
+    with pytest.raises(BuildFailed, match="int8 weights were requested, 2 of 2 GEMMs read none"):
         _int8.check_quantised(found.graph(), half)
 
 
-def test_an_engine_that_moves_less_with_as_many_kernels_is_kept(model: Path) -> None:
+def test_an_engine_that_moves_less_with_no_more_kernels_is_kept(model: Path) -> None:
     found = built(model, "--int8")
     worth = report(found)["int8"]["worth"]
     assert found.precision == worth["kept"] == "int8"
-    assert worth["int8"]["kernels"] == worth["fp16"]["kernels"] == found.manifest["engine"]["kernels"]["count"]
+    assert worth["fp16"]["kernels"] >= worth["int8"]["kernels"] == found.manifest["engine"]["kernels"]["count"]
     assert worth["int8"]["bytes"] < worth["fp16"]["bytes"]
     assert worth["int8"]["gflop"] == worth["fp16"]["gflop"] == pytest.approx(worth["int8"]["int8_gflop"])
     # Four projections, and two products of attention, of 8 rows of 128 places.
