@@ -1,7 +1,7 @@
 """Which dimensions of the inputs the outputs have, found by running the source.
 
-An exporter leaves the dims of outputs unnamed, or calls them by names of their own, and shape inference does not follow every size
-that is computed on the way. Without the name of the batch nothing tells the rows of an output apart.
+An exporter leaves the dims of outputs unnamed, or calls them by names of their own, and shape inference does not follow every
+size that is computed on the way. Without the name of the batch nothing tells the rows of an output apart.
 """
 
 from __future__ import annotations
