@@ -57,17 +57,24 @@ def _about_dims(lines: list[str], made: FactoryModel) -> str:
     found = _bounds(lines)
     if dim in found:
         limits = {**(made.limits or {}), **found}
-        return f"dimension {dim!r} of input {name!r} has an end (a table of positions, a window); say so: limits={limits}"
+        return (
+            f"dimension {dim!r} of input {name!r} ends at {found[dim][1]} in the code that the example runs through (a table of "
+            f"positions, or a branch on the size); where the model ends there, say so: limits={limits}"
+        )
     hint = f" (torch.export suggests: {fixes[-1]})" if fixes else ""
     return f"dimension {dim!r} of input {name!r} does not take every size it was declared for: {detail}{hint}"
 
 
-def _bounds(lines: list[str]) -> dict[str, tuple[int, int | None]]:
-    """What torch.export found of each dimension, as `length = Dim('length', max=64)`, in the form of a factory's limits."""
-    found: dict[str, tuple[int, int | None]] = {}
+def _bounds(lines: list[str]) -> dict[str, tuple[int, int]]:
+    """What torch.export found of each dimension, as `length = Dim('length', max=64)`, in the form of a factory's limits.
+
+    A smallest size is mostly no end of the model: the example went past a branch.
+    """
+    found: dict[str, tuple[int, int]] = {}
     for name, said in (match.groups() for line in lines if (match := BOUNDED.fullmatch(line))):
         ends = dict(each.split("=") for each in said.replace(" ", "").split(",") if "=" in each)
-        found[name] = (int(ends.get("min", 1)), int(ends["max"]) if "max" in ends else None)
+        if "min" not in ends and "max" in ends:
+            found[name] = (1, int(ends["max"]))
     return found
 
 
