@@ -136,7 +136,7 @@ def listed_file(path: Path, manifest: Mapping[str, Any], name: str) -> Path:
         raise ArtifactError(f"{path}: the manifest lists no {name}; copy the whole directory or build it again")
     file = path / name
     # resolve() follows links: a link that leads out of the artifact reads what its sender does not have.
-    if "\\" in name or "\0" in name or not file.resolve().is_relative_to(path.resolve()):
+    if "\\" in name or "\0" in name or not Path(os.path.realpath(file)).is_relative_to(path.resolve()):
         raise ArtifactError(f"{path}: the manifest names {name!r}, outside the artifact")
     return file
 

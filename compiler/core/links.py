@@ -16,7 +16,10 @@ def check_link(file: Path, folder: Path) -> Path:
     `folder` itself may be a link: the user named it. In the cache of the Hugging Face hub the files of a snapshot are links into
     the `blobs` of the same model, which are followed.
     """
-    target, inside = file.resolve(), folder.resolve()
+    try:
+        target, inside = file.resolve(), folder.resolve()
+    except (RuntimeError, OSError) as error:  # from Python 3.13 on a circle resolves, to a file that is not there
+        raise SourceError(f"{file} is a link that leads in a circle; put the file there in place of the link") from error
     if target.is_relative_to(inside):
         return file
     blobs = _blobs(inside)

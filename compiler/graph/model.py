@@ -130,7 +130,9 @@ def _check_external_data(proto: Any, path: Path) -> None:
             )
         try:
             check_link(file, path.parent)  # the blobs of a hub cache belong to the model
-        except SourceError:
+        except SourceError as error:
+            if error.__cause__ is not None:
+                raise SourceError(f"{path}: tensor {tensor.name!r} points to external data {location!r}: {error}") from error
             _refuse_link(path, tensor.name, f"{location!r}, a link to {file.resolve()}, outside the model's folder")
         if not file.is_file():
             raise SourceError(f"{path}: tensor {tensor.name!r} needs the external data file {location!r}, which is missing")

@@ -34,6 +34,10 @@ NORMALIZATIONS = frozenset({"LayerNormalization", "RMSNormalization", "Simplifie
 OVER_PLACES = frozenset({"InstanceNormalization", "GlobalAveragePool"})  # the sum runs over all axes behind the channels
 REDUCTIONS = {"ReduceSum": 1, "ReduceMean": 1, "ReduceL1": 1, "ReduceL2": 2, "ReduceSumSquare": 2}
 PAST, FAINT = "past the range of {}", "too small for {}"
+MADE_UP = 1e30  # no activation is as large: it is the constant that a mask writes
+CARRIES = frozenset(
+    "Concat Expand Flatten Gather GatherND Identity Reshape Slice Split Squeeze Transpose Unsqueeze Where".split()
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +60,7 @@ def judge_values(graph: Graph, clamped: Graph, half: HalfType, evidence: Evidenc
     faint = _faint(nodes, ranges, half)
     judged = {node: _past(node, ranges, half) or faint.get(node) or _angle(node, ranges, half) for node in nodes}
     demanded = {node: island for node, island in judged.items() if island is not None}
+    _carry(nodes, demanded, half)
     sums = {n: island for n, each in summed.items() if (island := _sum(n, each, ranges, half)) is not None}
     return ValueFindings(demanded, sums, tuple(_unsound(ranges)))
 
@@ -81,6 +86,22 @@ def _past(node: ir.Node, ranges: Mapping[str, ValueRange], half: HalfType) -> Is
         if found.masked < -half.max:
             return Island(f"{made} {found.masked:.2g} where a mask is; {_holds(half.max, half)}", "data", kind, found.masked)
     return None
+
+
+def _carry(nodes: list[ir.Node], demanded: dict[ir.Node, Island], half: HalfType) -> None:
+    """Add what takes a part of a mask whose constant the type cannot hold: where no sample masked anything, another may.
+
+    In the type the constant would be -inf, and the softmax of a row that is all masked NaN.
+    """
+    kind = PAST.format(half.mode)
+    for node in nodes:
+        if node in demanded or node.op_type not in CARRIES:
+            continue
+        for maker in (value.producer() for value in _floats(node) if value in node.inputs):
+            before = demanded.get(maker) if maker is not None else None
+            if before is not None and before.kind == kind and (before.measured or 0.0) >= MADE_UP:
+                text = f"passes on a part of what reaches {before.measured:.2g}; {_holds(half.max, half)}"
+                demanded[node] = Island(text, "data", kind, before.measured, before.sample)
 
 
 def _holds(number: float, half: HalfType) -> str:

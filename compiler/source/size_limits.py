@@ -18,6 +18,7 @@ from ..data import samples
 from ..data import synthetic as data
 from ..graph import Graph
 from .dim_names import BATCH, call_by_role, rename_dims
+from .output_dims import name_outputs
 from .size_ties import alike, computed, first_sizes, ties
 from .size_trial import Trial
 
@@ -69,8 +70,9 @@ def settle_sizes(
     known = dict(dims)
     notes: list[str] = []
     trial = Trial(graph, known, run)
-    if not asked and not set(known) - {samples.batch_dim(graph.inputs, known)}:
-        return known, notes  # rows alone
+    if not asked and not set(known) - {samples.batch_dim(graph.inputs, known)}:  # rows alone
+        usual = trial.usual()
+        return known, list(name_outputs(trial, usual)) if known and not trial.refused(usual) else []
     sums = computed(trial)
     if sums:
         rename_dims(graph.model, sums)
@@ -88,6 +90,8 @@ def settle_sizes(
             notes += call_by_role(graph.model)
             known, trial = _renamed(graph, run)
             base = first_sizes(trial, _first_asked(trial, asked))
+    if base is not None:
+        notes += name_outputs(trial, base)
     trial.dims = count_rows(trial)
     found_dims, more = _limits(trial, base) if base is not None else (trial.dims, [])
     found_dims = _from_nothing(trial, base, asked, found_dims)

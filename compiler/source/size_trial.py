@@ -62,6 +62,10 @@ class Trial:
         empty = [name for name, array in answers.items() if not array.size]
         return f"{empty[0]!r} is empty" if empty else ""
 
+    def shapes(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+        """The shapes of the outputs at sizes that the source takes."""
+        return {name: array.shape for name, array in self.run(data.sample_at(self.graph, self.dims, sizes).feeds).items()}
+
     def said(self, sizes: Sizes) -> str:
         """What the source said where it refused sizes, without what comes before its message."""
         text = (self.words.get(_key(sizes), "").strip().splitlines() or [""])[0]

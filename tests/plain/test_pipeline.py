@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import subprocess
@@ -173,6 +174,17 @@ def test_a_baked_dimension_is_named(model: Path, axis: int, name: str, sizes: st
     assert f"fails whenever axis {axis} of 'input_ids' is {sizes}, and holds at" in text
     assert "last_hidden_state: relative error" in text
     assert "Rewrite the Python" in text
+
+
+@pytest.mark.parametrize("what", ["noise", "a state"])
+def test_a_source_that_does_not_repeat_itself_is_blamed_and_not_the_exporter(model: Path, what: str) -> None:
+    rng, calls = np.random.default_rng(0), itertools.count()
+
+    def wavers(feeds: dict[str, np.ndarray], array: np.ndarray) -> np.ndarray:
+        return array + (rng.standard_normal(array.shape) if what == "noise" else np.float32(next(calls))).astype(array.dtype)
+
+    text = blamed(altered(model, wavers))
+    assert "does not repeat output 'last_hidden_state'" in text and "exporter" not in text
 
 
 def test_positions_for_one_length(tmp_path: Path, capsys: Capture) -> None:

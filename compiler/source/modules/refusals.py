@@ -19,6 +19,7 @@ from ..loading import root_cause
 
 FIXED = re.compile(r"specialized it to be a constant \((\d+)\)")
 LOOPS = (ast.For, ast.While, ast.ListComp, ast.GeneratorExp)
+BOUNDED = re.compile(r"(\w+) = Dim\('\w+', ([^)]*)\)")
 DATA = ("data-dependent", "DataDependent", "_local_scalar_dense", "unbacked")
 
 
@@ -53,8 +54,28 @@ def _about_dims(lines: list[str], made: FactoryModel) -> str:
             f"follows Python once, with the sizes of the example. Write it with operators over the whole axis, or give the size "
             f"as a number wherever {dim!r} stands, as in dims {{{name!r}: {dims}}}"
         )
+    found = _bounds(lines)
+    if dim in found:
+        limits = {**(made.limits or {}), **found}
+        return (
+            f"dimension {dim!r} of input {name!r} ends at {found[dim][1]} in the code that the example runs through (a table of "
+            f"positions, or a branch on the size); where the model ends there, say so: limits={limits}"
+        )
     hint = f" (torch.export suggests: {fixes[-1]})" if fixes else ""
     return f"dimension {dim!r} of input {name!r} does not take every size it was declared for: {detail}{hint}"
+
+
+def _bounds(lines: list[str]) -> dict[str, tuple[int, int]]:
+    """What torch.export found of each dimension, as `length = Dim('length', max=64)`, in the form of a factory's limits.
+
+    A smallest size is mostly no end of the model: the example went past a branch.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    for name, said in (match.groups() for line in lines if (match := BOUNDED.fullmatch(line))):
+        ends = dict(each.split("=") for each in said.replace(" ", "").split(",") if "=" in each)
+        if "min" not in ends and "max" in ends:
+            found[name] = (1, int(ends["max"]))
+    return found
 
 
 def _raised_at(error: BaseException) -> str:

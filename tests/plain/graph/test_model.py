@@ -103,6 +103,13 @@ def test_external_data_outside_the_folder(model: Path, where: str) -> None:
 
 
 @pytest.mark.parametrize("where", PLACES)
+def test_external_data_that_is_a_circle_of_links(model: Path, where: str) -> None:
+    (model.parent / "a.bin").symlink_to("b.bin")
+    (model.parent / "b.bin").symlink_to("a.bin")
+    refused(pointing(model, where, location="a.bin"), "a.bin")
+
+
+@pytest.mark.parametrize("where", PLACES)
 def test_external_data_that_the_libraries_do_not_read(model: Path, where: str) -> None:
     """onnx and onnx_ir raise in the middle of a build for links; those within the folder are followed, hard links are refused."""
     (model.parent / "link.bin").symlink_to("w.bin")

@@ -56,6 +56,22 @@ def test_it_is_verified_and_answers_as_the_padded_artifact(tagger: Path, precisi
     assert np.abs(got - wanted)[mask == 1].max() < (1e-5 if precision == "fp32" else 5e-3) * np.abs(wanted).max()
 
 
+def test_a_row_without_tokens_is_a_number_in_half_precision_whatever_row_the_samples_masked(tmp_path: Path) -> None:
+    """No sample masks anything in the group of the longest rows. A row without tokens is among them, kept whole."""
+    source, built_as = tmp_path / "export", {"packed": ["--packed"], "padded": []}
+    assert cli.run(["export", str(models.one_layer("sequence-classification")), "-o", str(source)]) == 0
+    rng, mask = np.random.default_rng(0), np.ones((6, 9), np.int64)
+    mask[0] = mask[4] = mask[1, 3:] = 0
+    feeds = {"input_ids": rng.integers(0, 50, mask.shape), "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
+    found = []
+    for name, words in built_as.items():
+        assert cli.run(["build", str(source), *words, "--fp16", "--target", "onnxruntime", "-o", str(tmp_path / name)]) == 0
+        runner = bertc.load(tmp_path / name)
+        found.append(runner.run({spec.name: feeds[spec.name] for spec in runner.inputs})["logits"])
+    assert np.isfinite(found[0]).all()
+    assert np.abs(found[0] - found[1]).max() < 5e-3 * np.abs(found[1]).max()
+
+
 def test_dynamic_int8_keeps_the_order_that_branches_need(tagger: Path) -> None:
     """ONNX Runtime's quantiser sorts nodes without a look into an If."""
     from bertc.packing import pack

@@ -110,6 +110,24 @@ def test_what_only_a_run_shows(case: str, tmp_path: Path) -> None:
     assert {dim for spec in source.graph.inputs for dim in spec.dims if isinstance(dim, str)} == left
 
 
+# A table of positions, cut to the batch and to the length: how torch.jit exports a BERT that gets no token_type_ids.
+CUT = """<ir_version: 10, opset_import: ["" : 20]>
+g (int64[batch,{0}] ids) => (float[rows,places,6] y, float[found] z) <float[9,200,6] t, float[30] e, float small> {{
+  s = Shape (ids) f = Cast <to = 1> (s) one = Constant <value_float = 1.0> () n = Mul (f, one) i = Cast <to = 7> (n)
+  zero = Constant <value_ints = [0, 0]> () axes = Constant <value_ints = [0, 1]> () y = Slice (t, zero, i, axes)
+  w = Gather (e, ids) r = Constant <value_ints = [-1]> () v = Reshape (w, r) q = Greater (v, small) z = Compress (v, q) }}"""
+
+
+@pytest.mark.parametrize("length", ["length", "seq"])
+def test_dims_of_outputs_are_those_that_they_follow_when_it_runs(length: str, tmp_path: Path) -> None:
+    """Without the name of the batch no row of the output is told from another: a text without tokens ended every check."""
+    model = weights(onnx.parser.parse_model(CUT.format(length)), t=(9, 200, 6), e=(30,), small=())
+    onnx.save(model, tmp_path / "m.onnx")
+    source = open_source(str(tmp_path / "m.onnx"))
+    assert [spec.dims for spec in source.graph.outputs] == [("batch", length, 6), ("found",)], "as many as the values say: no dim"
+    assert any(f"places = {length}" in note for note in source.notes)
+
+
 def window(path: Path, name: str = "n") -> Path:
     """One frame of 192 samples every 512: 192 to 703 samples make one."""
     text = f"""<ir_version: 10, opset_import: ["" : 20]> g (float[batch,{name}] x) => (float[batch,5] y)

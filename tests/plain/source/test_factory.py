@@ -176,3 +176,29 @@ def test_assets_travel_with_the_model_and_must_be_there(write, tmp_path):
     made = open_source(f"{write(text, BODY='x')}:placed")
     assert [file.name for file in made.assets] == ["tokenizer.json", "tokenizer_config.json"]
     refused(f"{write(text.replace(str(tmp_path), 'nowhere'), BODY='x')}:placed", "'nowhere' is not a folder")
+
+
+TABLE = """
+    import torch
+    from bertc import FactoryModel
+
+    class Table(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = torch.nn.Parameter(torch.ones(1, 64, 4))
+
+        def forward(self, x):
+            return x + self.table[:, : x.shape[1]]
+
+    def make():
+        return FactoryModel(Table().eval(), {"x": torch.ones(2, 6, 4)}, {"x": ("batch", "length", 4)}{limits})
+"""
+
+
+def test_the_end_of_a_table_of_positions_is_told_as_limits_that_then_do(write):
+    """In torch.export's words (`length = Dim('length', max=64)`) there is nothing to write into a factory."""
+    with pytest.raises(SourceError, match="'length' of input 'x'") as caught:
+        open_source(f"{write(TABLE, limits='')}:make")
+    advice = str(caught.value).rpartition("say so: ")[2]
+    source = open_source(f"{write(TABLE, limits=', ' + advice)}:make")
+    assert (source.dims["length"].min, source.dims["length"].max) == (1, 64)
