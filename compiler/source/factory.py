@@ -135,11 +135,22 @@ def _checked(reference: str, result: Any, module_type: type, tensor_type: Any) -
         if len(result) > 2:
             _check_input(reference, name, tuple(example.shape), made.dims.get(name))
     _check_computed(reference, made)
+    _refuse_double(reference, made)
     if made.limits:
         _check_limits(reference, made)
     if made.assets is not None and not Path(made.assets).is_dir():
         raise SourceError(f"factory {reference!r}: assets {str(made.assets)!r} is not a folder")
     return made
+
+
+def _refuse_double(reference: str, made: FactoryModel) -> None:
+    """Every target computes in float32 or less: a model in float64 is not that model any more."""
+    double = [
+        name for name, tensor in made.module.named_parameters() if str(tensor.dtype) in ("torch.float64", "torch.complex128")
+    ]
+    if double:
+        listed = f"{double[0]} and {len(double) - 1} more" if len(double) > 1 else double[0]
+        raise SourceError(f"factory {reference}: {listed} is float64, which no target computes in; return module.float()")
 
 
 def _pair(module: Any, examples: Any, tensor_type: Any) -> FactoryModel:

@@ -19,7 +19,7 @@ from ..data import synthetic as data
 from ..graph import Graph
 from .dim_names import BATCH, call_by_role, rename_dims
 from .output_dims import name_outputs
-from .size_ties import alike, computed, first_sizes, ties
+from .size_ties import alike, apart, computed, first_sizes, ties
 from .size_trial import Trial
 
 BETWEEN = (16, 17, 31, 33, 47, 48, 63, 64, 65, 96, 101, 128, 131, 160)  # where gaps show, of steps up to 64
@@ -80,7 +80,7 @@ def settle_sizes(
             "sizes that follow from others, because other sizes fail: " + ", ".join(f"{a} = {b}" for a, b in sums.items())
         )
         known, trial = _renamed(graph, run)
-    found = alike(trial) if trial.refused(trial.usual()) else {}
+    found = alike(trial) if trial.refused(apart(trial)) else {}
     base = None if found else first_sizes(trial, _first_asked(trial, asked))
     if found or (base is not None and trial.refused(trial.usual())):
         found = found or ties(trial, dict(base or {}))

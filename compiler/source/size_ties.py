@@ -52,6 +52,12 @@ def ties(trial: Trial, base: dict[str, int]) -> dict[str, str]:
     return found
 
 
+def apart(trial: Trial) -> dict[str, int]:
+    """A size of its own for each dimension, those that stand first too: of one row, all batches are equal."""
+    leading = [name for name in trial.leading() if trial.dims[name].max is None]
+    return {**trial.usual(), **{name: 2 + at for at, name in enumerate(leading)}}
+
+
 def alike(trial: Trial) -> dict[str, str]:
     """{dimension: the one that it equals}, of inputs of one rank whose axes are equal one by one: ids and their mask.
 
@@ -63,7 +69,7 @@ def alike(trial: Trial) -> dict[str, str]:
         first = by_rank.setdefault(len(spec.dims), spec.dims)
         both = [(name, mate) for name, mate in zip(spec.dims, first, strict=True) if name in trial.dims and mate in trial.dims]
         pairs |= {str(name): str(mate) for name, mate in both if name != mate and name not in pairs.values()}
-    usual = trial.usual()
+    usual = apart(trial)
     for more in (0, 3):
         sizes = {name: size + more for name, size in usual.items()}
         sizes |= {name: sizes[mate] for name, mate in pairs.items()}

@@ -39,6 +39,16 @@ def available() -> Availability:
     return Availability(not both, not both, reason, found, "pip install 'bertc[cpu]'")
 
 
+def refusal(sms: tuple[str, ...], precision: str) -> str | None:
+    """ONNX Runtime's CPU provider has kernels of bfloat16 for casts and little else (1.31: no Add, no MatMul)."""
+    if precision == "bf16":
+        return (
+            "target onnxruntime: ONNX Runtime on the CPU has no kernels of bfloat16. For the CPU build --fp32 or --int8; for the "
+            "typed graph alone --target null"
+        )
+    return None
+
+
 def lower(graph: Graph, sms: tuple[str, ...] = (), *, quantised: bool = False) -> Graph:
     """Standard ONNX in the form that ONNX Runtime's CPU kernels are fastest at."""
     from ._onnxruntime import lower as ort
@@ -66,9 +76,9 @@ def build(request: BuildRequest) -> Built:
     except OSError:
         model.write_bytes(request.graph_path.read_bytes())
     notes: tuple[str, ...] = ()
-    if request.precision in ("fp16", "bf16"):
+    if request.precision == "fp16":
         notes = (
-            f"ONNX Runtime CPU computes {request.precision} in float32 between casts: the artifact is smaller, not faster, "
+            "ONNX Runtime CPU computes fp16 in float32 between casts: the artifact is smaller, not faster, "
             "and does not overflow as the type does; verify also runs the reference with emulated rounding",
         )
     if request.precision in ("fp8", "int8-weights"):

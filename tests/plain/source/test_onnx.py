@@ -141,4 +141,4 @@ def test_a_missing_file_among_many_is_told_its_neighbours_in_short(tmp_path: Pat
     (tmp_path / ".out.tmp-1").mkdir()
     with pytest.raises(SourceError, match=r"did you mean 'm.7\.onnx'") as error:
         open_source(str(tmp_path / "m7.onnx"))
-    assert "and 20 more" in str(error.value) and ".tmp" not in str(error.value)
+    assert len(str(error.value)) < 500 and ".tmp" not in str(error.value)

@@ -43,3 +43,8 @@ def test_every_model_of_the_table_is_taken_or_refused_with_its_sm(gpu: gpu_model
         return
     with pytest.raises(RecipeError, match=gpu.sm):
         targets.parse_spec(f"tensorrt-rtx:{gpu.name}")
+
+
+def test_what_the_cpu_has_no_kernels_for_is_refused_before_any_work() -> None:
+    assert "no kernels of bfloat16" in str(targets.refusal(targets.parse_spec("onnxruntime"), "bf16"))
+    assert targets.refusal(targets.parse_spec("onnxruntime"), "fp16") is None
