@@ -1,0 +1,112 @@
+"""Kernels in Triton's interpreter, in a process of its own: what is read when triton is imported decides for good how kernels run.
+
+`call` is what that process runs: arrays in, arrays out, so that a test and its oracle never see torch. Outputs are NaN (or -99)
+before, so that what a kernel does not write is seen.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TORCH = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "i32": "int32", "i64": "int64", "i8": "int8", "fp8e4nv": "float8_e4m3fn"}
+
+
+def _ready() -> None:
+    os.environ["TRITON_INTERPRET"] = "1"
+    assert "triton" not in sys.modules, "triton was imported before: kernels would be compiled"
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def started() -> ProcessPoolExecutor:
+    """One process, ready to interpret."""
+    return ProcessPoolExecutor(1, get_context("spawn"), _ready)
+
+
+def launch_of(file: str, name: str) -> Any:
+    """A launch of a file in plugins/kernels, or of a changed copy of one."""
+    if not file.endswith(".py"):
+        module = importlib.import_module(f"bertc.plugins.kernels.{file}")
+    else:
+        spec = importlib.util.spec_from_file_location(f"bertc.plugins.kernels.changed_{abs(hash(file))}", file)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+    return next(launch for launch in module.LAUNCHES if launch.name == name)
+
+
+def changed(file: str, folder: Path, *changes: tuple[str, str]) -> str:
+    """A copy of a kernel's file with a fault in it."""
+    import bertc.plugins
+
+    text = (Path(bertc.plugins.__path__[0]) / "kernels" / f"{file}.py").read_text("utf-8")
+    for before, after in changes:
+        assert text.count(before) == 1, f"{before!r} stands {text.count(before)} times in {file}.py"
+        text = text.replace(before, after)
+    path = folder / f"{file}_{abs(hash(changes))}.py"
+    path.write_text(text, "utf-8")
+    return str(path)
+
+
+def call(
+    file: str,
+    name: str,
+    inputs: Mapping[str, np.ndarray],
+    outputs: Mapping[str, tuple[tuple[int, ...], str]],
+    attributes: Mapping[str, Any],
+    variant: int = 0,
+    counted: bool = False,
+    as_type: str | None = None,
+) -> dict[str, Any]:
+    """The outputs of a launch; with `counted` also the bytes that the programs read and wrote. Runs in the interpreter's process."""
+    import torch
+
+    launch = launch_of(file, name)
+    given = {key: torch.from_numpy(np.ascontiguousarray(array)) for key, array in inputs.items()}
+    if as_type:
+        given = {key: tensor.to(getattr(torch, TORCH[as_type])) if tensor.is_floating_point() else tensor for key, tensor in given.items()}
+    made = {}
+    for key, (shape, word) in outputs.items():
+        kind = getattr(torch, TORCH[word])
+        made[key] = torch.full(shape, float("nan") if kind.is_floating_point else -99, dtype=torch.float32).to(kind)
+    moved = _counting(launch, given, made, attributes, variant) if counted else launch.run(given, made, attributes, variant)
+    return {key: tensor.float().numpy() if tensor.dtype.itemsize < 2 or tensor.dtype == torch.bfloat16 else tensor.numpy()
+            for key, tensor in made.items()} | ({"moved": moved} if counted else {})  # fmt: skip
+
+
+def _counting(launch: Any, given: Any, made: Any, attributes: Any, variant: int) -> int:
+    """Runs, and adds up what the interpreter's loads and stores let through."""
+    from triton.runtime import interpreter
+
+    builder, total = interpreter.InterpreterBuilder, 0
+    load, store = builder.create_masked_load, builder.create_masked_store
+
+    def loaded(self: Any, ptrs: Any, mask: Any, *rest: Any) -> Any:
+        nonlocal total
+        got = load(self, ptrs, mask, *rest)
+        total += int(np.count_nonzero(mask.data)) * got.data.itemsize
+        return got
+
+    def stored(self: Any, ptrs: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        nonlocal total
+        total += int(np.count_nonzero(mask.data)) * value.data.itemsize
+        return store(self, ptrs, value, mask, *rest)
+
+    builder.create_masked_load, builder.create_masked_store = loaded, stored
+    try:
+        launch.run(given, made, attributes, variant)
+    finally:
+        builder.create_masked_load, builder.create_masked_store = load, store
+    return total
