@@ -38,11 +38,22 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to cut the work: tile sizes (more constants), warps a program, stages of the pipeline."""
+    """One way to cut the work: tile sizes (more constants), warps a program, stages of the pipeline.
+
+    `registers` is the most that a thread may have. Without, ptxas weighs registers against programs a multiprocessor, and may spill.
+    """
 
     tiles: Mapping[str, int]
     warps: int = 4
     stages: int = 2
+    registers: int | None = None
+    fits: Callable[[Dims], bool] = lambda dims: True  # sizes that it is made for
+
+    @property
+    def options(self) -> dict[str, int]:
+        """As Triton calls them."""
+        made = {"num_warps": self.warps, "num_stages": self.stages}
+        return made if self.registers is None else {**made, "maxnreg": self.registers}
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,7 @@ class Launch:
     grid: Callable[[Dims, Constants], tuple[Any, ...]]
     traffic: Callable[[Dims, Constants, Mapping[str, int]], tuple[int, int]]
     variants: tuple[Variant, ...]
-    example: Example
+    examples: Mapping[str, Example]  # the first without a name of its own: ""
     attributes: Mapping[str, Any] = field(default_factory=dict)  # name -> default
     types: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"x": FLOATS})
     derived: Callable[[dict[str, Any], Mapping[str, Any]], dict[str, Any]] = lambda dims, attributes: {}
@@ -113,9 +124,17 @@ class Launch:
                 before = found.setdefault(dim, size)
                 if isinstance(before, int) and isinstance(size, int) and before != size:
                     raise Unsupported(f"{self.name}: {dim} is {before} in other tensors and {size} in {name} {tuple(shape)}")
-        return {**found, **self.derived(found, self.attributes_with(attributes))}
+        derived = self.derived(found, self.attributes_with(attributes))
+        for dim, size in derived.items():
+            if isinstance(size, int) and found.get(dim, size) != size:
+                raise Unsupported(f"{self.name}: {dim} is {found[dim]} in what is given, and {size} by the other sizes")
+        return {**found, **derived}
 
-    def constants_of(self, dims: Dims, attributes: Mapping[str, Any], variant: int = 0) -> dict[str, Any]:
+    def fitting(self, dims: Dims) -> tuple[int, ...]:
+        """The variants made for these sizes; the first is the one to take unasked."""
+        return tuple(at for at, variant in enumerate(self.variants) if variant.fits(dims))
+
+    def constants_of(self, dims: Dims, attributes: Mapping[str, Any], variant: int) -> dict[str, Any]:
         """All constants of a variant, in the order of the function."""
         chosen = self.variants[variant]
         made = self.constants(dims, self.attributes_with(attributes), chosen)
@@ -146,7 +165,7 @@ class Launch:
         inputs: Mapping[str, Any],
         outputs: Mapping[str, Any],
         attributes: Mapping[str, Any] | None = None,
-        variant: int = 0,
+        variant: int | None = None,
     ) -> None:
         """Start the kernel on tensors of torch: on a GPU, or in Triton's interpreter. What is absent is not in the mapping."""
         given, attributes = {**inputs, **outputs}, attributes or {}
@@ -155,6 +174,7 @@ class Launch:
             if not tensor.is_contiguous():
                 raise Unsupported(f"{self.name}: {name} is not contiguous; call .contiguous() on it")
         dims = self.dims({name: tuple(map(int, t.shape)) for name, t in given.items()}, attributes)
+        variant = self.fitting(dims)[0] if variant is None else variant
         constants = self.constants_of(dims, attributes, variant)
         grid = self.grid_of(dims, constants)
         if 0 in grid:
@@ -162,7 +182,7 @@ class Launch:
         scalars = {name: self._scalar(name, make(dims)) for name, make in self.scalars.items()}
         leading = [{**given, **scalars}.get(name) for name in self.argument_names()]
         chosen = self.variants[variant]
-        self.entry[grid](*leading, **constants, num_warps=chosen.warps, num_stages=chosen.stages)
+        self.entry[grid](*leading, **constants, **chosen.options)
 
     def _scalar(self, name: str, value: int) -> int:
         if not 0 <= value < 2**31:

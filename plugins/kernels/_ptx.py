@@ -19,9 +19,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ._launch import BYTES, Launch, Unsupported
+from ._launch import BYTES, Example, Launch, Unsupported
 
-FORMAT = 1  # of what is kept; another number leaves the old files alone
 # SM -> version of PTX, the oldest that has the instructions: the driver has to know it. 8.0 is CUDA 12.0, 8.6 12.7, 8.7 12.8.
 PTX_VERSIONS = {80: 80, 86: 80, 89: 81, 90: 80, 100: 86, 120: 87}
 ARCH_ONLY = (90, 100, 120)  # compiled for sm_90a, 100a, 120a: no other SM runs them
@@ -74,31 +73,31 @@ class Kernel:
         return hashlib.sha256(self.ptx.encode()).hexdigest()
 
 
-def example_shapes(launch: Launch) -> dict[str, tuple[int, ...]]:
-    """The shapes of a launch's example, of what is present in it."""
-    dims = {**launch.example.dims, **launch.derived(dict(launch.example.dims), launch.attributes_with(launch.example.attributes))}
-    there = [t for t in launch.tensors().values() if t.name not in launch.example.absent]
+def example_shapes(launch: Launch, example: Example) -> dict[str, tuple[int, ...]]:
+    """The shapes of an example, of what is present in it."""
+    dims = {**example.dims, **launch.derived(dict(example.dims), launch.attributes_with(example.attributes))}
+    there = [t for t in launch.tensors().values() if t.name not in example.absent]
     return {t.name: tuple(dims[dim] for dim in t.shape) for t in there}
 
 
 def compile_launch(
     launch: Launch,
     sm: int,
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    shapes: Mapping[str, Sequence[int]],
     *,
     types: Mapping[str, str] | None = None,
     attributes: Mapping[str, Any] | None = None,
-    variant: int = 0,
+    variant: int | None = None,
     folder: Path | None = None,
 ) -> Kernel:
-    """One variant of a launch for one SM. Only sizes that are constants count of `shapes`; without, those of the example."""
+    """One variant of a launch for one SM. Of `shapes` only sizes that are constants count, and which tensors there are."""
     if sm not in PTX_VERSIONS:
         raise Unsupported(f"kernels are compiled for sm{', sm'.join(map(str, PTX_VERSIONS))}, not for sm{sm}")
-    if shapes is None:
-        shapes, attributes = example_shapes(launch), {**launch.example.attributes, **(attributes or {})}
-    types, attributes = {**launch.example.types, **(types or {})}, dict(attributes or {})
+    types, attributes = types or {}, attributes or {}
     launch.check_present(tuple(shapes))
-    constants = launch.constants_of(launch.dims(shapes, attributes), attributes, variant)
+    dims = launch.dims(shapes, attributes)
+    variant = launch.fitting(dims)[0] if variant is None else variant
+    constants = launch.constants_of(dims, attributes, variant)
     signature = _signature(launch, tuple(shapes), types, sm)
     key = _key(launch, sm, signature, constants, variant)
     if folder is not None and (found := _read(folder / key)) is not None:
@@ -109,11 +108,23 @@ def compile_launch(
     return kernel
 
 
-def sizes(launch: Launch, present: Sequence[str], types: Mapping[str, str]) -> dict[str, int]:
-    """Bytes by choice of type, and by name of what is present: what a launch's `traffic` asks for."""
+def compile_example(launch: Launch, name: str, sm: int, *, variant: int | None = None, folder: Path | None = None) -> Kernel:
+    """An example of a launch."""
+    example = launch.examples[name]
+    shapes = example_shapes(launch, example)
+    return compile_launch(
+        launch, sm, shapes, types=example.types, attributes=example.attributes, variant=variant, folder=folder
+    )
+
+
+def traffic(launch: Launch, example: Example, variant: int | None = None) -> tuple[int, int]:
+    """The bytes that an example reads and writes, and the fewest that any kernel could."""
+    shapes = example_shapes(launch, example)
+    dims = launch.dims(shapes, example.attributes)
+    constants = launch.constants_of(dims, example.attributes, launch.fitting(dims)[0] if variant is None else variant)
     known = launch.tensors()
-    made = {choice: BYTES[launch.type_of(t, types)] for t in known.values() if (choice := t.type) in launch.types}
-    return made | {name: BYTES[launch.type_of(known[name], types)] for name in present}
+    size = {t.type: BYTES[launch.type_of(t, example.types)] for t in known.values() if t.type in launch.types}
+    return launch.traffic(dims, constants, size | {name: BYTES[launch.type_of(known[name], example.types)] for name in shapes})
 
 
 def _signature(launch: Launch, present: Sequence[str], types: Mapping[str, str], sm: int) -> dict[str, str]:
@@ -136,8 +147,9 @@ def _key(launch: Launch, sm: int, signature: Mapping[str, str], constants: Mappi
     if not hasattr(launch.entry, "cache_key"):
         raise Unsupported("TRITON_INTERPRET is set: kernels are interpreted, not compiled; unset it")
     chosen = launch.variants[variant]
-    parts = [FORMAT, launch.name, launch.entry.cache_key, triton.__version__, sm, PTX_VERSIONS[sm], signature, constants]
-    text = json.dumps([*parts, chosen.warps, chosen.stages], default=str)
+    mending = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    parts = [mending, launch.name, launch.entry.cache_key, triton.__version__, sm, PTX_VERSIONS[sm], signature, constants]
+    text = json.dumps([*parts, chosen.options], default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -151,7 +163,7 @@ def _compile(launch: Launch, sm: int, signature: dict[str, str], constants: dict
     # TensorRT's and torch's buffers begin at multiples of 256 bytes: wide loads.
     aligned = {(at,): [["tt.divisibility", 16]] for at, word in enumerate(signature.values()) if word.startswith("*")}
     source = ASTSource(launch.entry, signature, constexprs={**constants, **absent}, attrs=aligned)
-    options = {"num_warps": chosen.warps, "num_stages": chosen.stages, "ptx_version": PTX_VERSIONS[sm], "enable_fp_fusion": True}
+    options = {**chosen.options, "ptx_version": PTX_VERSIONS[sm], "enable_fp_fusion": True}
     with tempfile.TemporaryDirectory() as scratch, triton.knobs.compilation.scope(), triton.knobs.cache.scope():
         triton.knobs.compilation.disable_line_info = True
         triton.knobs.compilation.always_compile = True
@@ -243,18 +255,15 @@ def _width(kind: str) -> int:
 
 
 def _read(folder: Path) -> Kernel | None:
-    """A kernel that was kept whole: what was not written to its end has another hash."""
+    """A kernel that was kept whole; it is compiled again where a file is missing, damaged, or not written to its end."""
     try:
         stated = json.loads((folder / "kernel.json").read_text("utf-8"))
         ptx, cubin = (folder / "kernel.ptx").read_text("utf-8"), (folder / "kernel.cubin").read_bytes()
-    except FileNotFoundError:
+        if stated.pop("sha256") != [hashlib.sha256(each).hexdigest() for each in (ptx.encode(), cubin)]:
+            return None
+        return Kernel(**{**stated, "parameters": tuple(stated["parameters"])}, ptx=ptx, cubin=cubin)
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    except ValueError:
-        return None
-    hashes = stated.pop("sha256")
-    if hashes != [hashlib.sha256(ptx.encode()).hexdigest(), hashlib.sha256(cubin).hexdigest()]:
-        return None
-    return Kernel(**{**stated, "parameters": tuple(stated["parameters"])}, ptx=ptx, cubin=cubin)
 
 
 def _write(folder: Path, kernel: Kernel) -> None:

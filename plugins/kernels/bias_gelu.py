@@ -56,6 +56,9 @@ LAUNCHES = (
         grid=lambda d, c: (cdiv(d["R"], c["ROWS"]), cdiv(d["N"], c["BLOCK"])),
         traffic=_traffic,
         variants=(Variant({"ROWS": 4, "BLOCK": 512}), Variant({"ROWS": 8, "BLOCK": 256}), Variant({"ROWS": 2, "BLOCK": 512})),
-        example=Example({"R": 4096, "N": 1536}),
+        examples={
+            "": Example({"R": 4096, "N": 1536}),
+            "tanh": Example({"R": 4096, "N": 1536}, attributes={"form": "tanh"}),
+        },
     ),
 )

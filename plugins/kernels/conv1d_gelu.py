@@ -140,7 +140,7 @@ STATISTICS = Tensor("statistics", "fp32", ("B", "O", "two"))
 
 def _derived(d, a):
     """T2, out of the padded length."""
-    return {"T2": (d["T"] + (a["pad"] + a["pad_end"] - a["dilation"] * (d["K"] - 1) - 1)) // a["stride"] + 1}
+    return {"two": 2, "T2": (d["T"] + (a["pad"] + a["pad_end"] - a["dilation"] * (d["K"] - 1) - 1)) // a["stride"] + 1}
 
 
 def _constants(d, a, v):
@@ -160,7 +160,7 @@ def _layer_constants(d, a, v):
 
 
 def _rows(d, c):
-    return c["GROUPS"] * cdiv(d["O"] // c["GROUPS"], c["BO"])
+    return c["GROUPS"] * cdiv(c["O"] // c["GROUPS"], c["BO"])
 
 
 def _traffic(repeats_x, repeats_w, written):
@@ -193,7 +193,7 @@ def _launch(name, entry, inputs, outputs, attributes, grid, traffic, variants, d
         grid=grid,
         traffic=traffic,
         variants=variants,
-        example=Example({**dims, "two": 2}, attributes=given),
+        examples={"": Example(dims, attributes=given)},
     )
 
 

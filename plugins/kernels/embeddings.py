@@ -85,6 +85,9 @@ LAUNCHES = (
         grid=lambda d, c: (cdiv(d["B"] * d["S"], c["ROWS"]),),
         traffic=_traffic,
         variants=(Variant({"ROWS": 2}), Variant({"ROWS": 1}), Variant({"ROWS": 4}, warps=8)),
-        example=Example({"B": 32, "S": 128, "V": 30522, "P": 512, "Y": 2, "H": 384}, absent=("positions",)),
+        examples={
+            "": Example({"B": 32, "S": 128, "V": 30522, "P": 512, "Y": 2, "H": 384}, absent=("positions",)),
+            "distil": Example({"B": 32, "S": 128, "V": 30522, "P": 512, "H": 768}, absent=("positions", "types", "type_")),
+        },
     ),
 )

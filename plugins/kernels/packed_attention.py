@@ -81,7 +81,7 @@ def _constants(d, a, v):
         raise Unsupported(f"qkv is [T, 3, heads, D] with D of 16 to 128 in steps of 8, found [T, {d['three']}, {d['heads']}, {d['D']}]")
     if d.get("W", 1) % 2 == 0:
         raise Unsupported(f"bias has {d['W']} distances, wanted an odd number: from -(n - 1) to n - 1")
-    scale = d["D"] ** -0.5 if a["scale"] is None else a["scale"]
+    scale = a["scale"] or d["D"] ** -0.5
     wide = 1 << (d["D"] - 1).bit_length()
     return {**v.tiles, "HEADS": d["heads"], "D": d["D"], "W": d.get("W", 1), "SCALE": scale, "BD": wide}
 
@@ -95,9 +95,10 @@ def _traffic(d, c, size):
     return 2 * d["T"] * width + 2 * tiles * d["T"] * width + biases, least
 
 
-def _launch(name: str, absent: tuple[str, ...], dims: dict) -> Launch:
-    return Launch(
-        name=name,
+SIZE = {"T": 4096, "three": 3, "heads": 12, "ends": 33}
+LAUNCHES = (
+    Launch(
+        name="packed_attention",
         entry=packed_attention,
         inputs=(
             Tensor("qkv", "x", ("T", "three", "heads", "D")),
@@ -106,19 +107,24 @@ def _launch(name: str, absent: tuple[str, ...], dims: dict) -> Launch:
         ),
         outputs=(Tensor("out", "x", ("T", "heads", "D")),),
         scalars={"rows": lambda d: d["rows"]},
-        attributes={"scale": None},
+        attributes={"scale": 0.0},  # 0: 1 / sqrt(D)
         types={"x": FLOATS, "id": IDS},
         derived=lambda d, a: {"rows": d["ends"] - 1},
         constants=_constants,
         grid=lambda d, c: (d["T"] // c["BM"] + d["rows"], d["heads"]),
         traffic=_traffic,
-        variants=(Variant({"BM": 64, "BN": 64}), Variant({"BM": 128, "BN": 64}, warps=8), Variant({"BM": 32, "BN": 64})),
-        example=Example({"T": 4096, "three": 3, "heads": 12, "ends": 33, **dims}, absent=absent),
-    )
-
-
-LAUNCHES = (
-    _launch("packed_attention", ("bias",), {"D": 32}),
-    _launch("packed_attention_d64", ("bias",), {"D": 64}),
-    _launch("packed_attention_bias", (), {"D": 64, "W": 1023}),
+        variants=(
+            # Which spills on no SM is found by compiling: tests/kernels/test_compiled.py.
+            Variant({"BM": 64, "BN": 64}, registers=128, fits=lambda d: d["D"] <= 32 and "W" not in d),
+            Variant({"BM": 64, "BN": 64}, fits=lambda d: 32 < d["D"] <= 64),
+            Variant({"BM": 64, "BN": 32}, registers=255),
+            Variant({"BM": 128, "BN": 64}, warps=8, fits=lambda d: d["D"] <= 64),
+        ),
+        examples={
+            "": Example({**SIZE, "D": 32}, absent=("bias",)),
+            "d64": Example({**SIZE, "D": 64}, absent=("bias",)),
+            "d128": Example({**SIZE, "D": 128}, absent=("bias",)),
+            "bias": Example({**SIZE, "D": 64, "W": 1023}),
+        },
+    ),
 )

@@ -47,7 +47,7 @@ def _launch(name: str, given: str, wanted: str) -> Launch:
         grid=lambda d, c: (cdiv(d[wanted], c["ROWS"]), cdiv(d["H"], c["BLOCK"])),
         traffic=_traffic,
         variants=(Variant({"ROWS": 4, "BLOCK": 512}), Variant({"ROWS": 2, "BLOCK": 512}), Variant({"ROWS": 8, "BLOCK": 256})),
-        example=Example({"P": 4096, "T": 1024, "H": 384}),
+        examples={"": Example({"P": 4096, "T": 1024, "H": 384})},
     )
 
 

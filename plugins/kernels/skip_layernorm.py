@@ -58,9 +58,9 @@ def _traffic(d, c, size):
     return rows + (vectors + scale) * cdiv(d["R"], c["ROWS"]), rows + vectors + scale
 
 
-def _launch(name: str, absent: tuple[str, ...]) -> Launch:
-    return Launch(
-        name=name,
+LAUNCHES = (
+    Launch(
+        name="skip_layernorm",
         entry=skip_layernorm,
         inputs=(
             Tensor("x", "x", ("R", "H")),
@@ -82,8 +82,11 @@ def _launch(name: str, absent: tuple[str, ...]) -> Launch:
         grid=lambda d, c: (cdiv(d["R"], c["ROWS"]),),
         traffic=_traffic,
         variants=(Variant({"ROWS": 2}), Variant({"ROWS": 1}), Variant({"ROWS": 4}, warps=8)),
-        example=Example({"R": 4096, "H": 384, "one": 1}, absent=absent),
-    )
-
-
-LAUNCHES = (_launch("skip_layernorm", ("scale", "quantised")), _launch("skip_layernorm_quantised", ()))
+        examples={
+            "": Example({"R": 4096, "H": 384}, absent=("scale", "quantised")),
+            "int8": Example({"R": 4096, "H": 384, "one": 1}, types={"q": "i8"}),
+            "fp8": Example({"R": 4096, "H": 384, "one": 1}, types={"q": "fp8e4nv"}),
+            "rms": Example({"R": 4096, "H": 768}, absent=("bias", "beta", "scale", "quantised"), attributes={"rms": True}),
+        },
+    ),
+)

@@ -66,7 +66,7 @@ def call(
     inputs: Mapping[str, np.ndarray],
     outputs: Mapping[str, tuple[tuple[int, ...], str]],
     attributes: Mapping[str, Any],
-    variant: int = 0,
+    variant: int | None = None,
     counted: bool = False,
     as_type: str | None = None,
 ) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def call(
             for key, tensor in made.items()} | ({"moved": moved} if counted else {})  # fmt: skip
 
 
-def _counting(launch: Any, given: Any, made: Any, attributes: Any, variant: int) -> int:
+def _counting(launch: Any, given: Any, made: Any, attributes: Any, variant: int | None) -> int:
     """Runs, and adds up what the interpreter's loads and stores let through."""
     from triton.runtime import interpreter
 
