@@ -127,7 +127,10 @@ class Plugin:
 
     def _kernel(self, descriptions: Sequence[Any], attributes: Mapping[str, Any], variant: int) -> Any:
         shapes = self._shapes(descriptions, attributes)
-        chosen = self._chosen(descriptions)
+        chosen, dims = self._chosen(descriptions), self._static(descriptions, attributes)
+        dynamic = [name for name in self.launch.constants_of(dims, attributes, variant) if dims.get(name, 0) < 0]
+        if dynamic:
+            raise Unsupported(f"{self.name}: {', '.join(dynamic)} is dynamic, and has to be known when the kernel is compiled")
         return compile_launch(
             self.launch, self.sm, shapes, types=chosen, attributes=attributes, variant=variant, folder=self.folder
         )

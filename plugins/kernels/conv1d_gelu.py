@@ -204,7 +204,7 @@ TILES = (
     Variant({"BO": 128, "BT": 64, "BR": 32}, warps=8),
     Variant({"BO": 32, "BT": 128, "BR": 16}),
 )
-WIDE = (Variant({"BT": 32, "BR": 32}, warps=8), Variant({"BT": 16, "BR": 32}, warps=8))
+WIDE = tuple(Variant({"BT": bt, "BR": br}, warps=8) for bt, br in ((32, 32), (16, 32), (16, 16)))
 THREE = lambda d, c: (cdiv(d["T2"], c["BT"]), _rows(d, c), d["B"])  # noqa: E731
 EACH_TILE = _traffic(_rows, lambda d, c: cdiv(d["T2"], c["BT"]), 1)
 LAUNCHES = (

@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,6 +27,22 @@ def _ready() -> None:
     import torch
 
     torch.set_num_threads(1)
+    _mend_dot()
+
+
+def _mend_dot() -> None:
+    """The interpreter keeps bfloat16 as 16 bits of an integer, and its tl.dot multiplies those: they are given as float32."""
+    from triton import language as tl
+    from triton.runtime import interpreter
+
+    dot = interpreter.InterpreterBuilder.create_dot
+
+    def mended(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        if a.dtype.scalar == tl.bfloat16:
+            a, b = self.create_fp_ext(a, tl.float32), self.create_fp_ext(b, tl.float32)
+        return dot(self, a, b, *rest)
+
+    interpreter.InterpreterBuilder.create_dot = mended
 
 
 def started() -> ProcessPoolExecutor:
@@ -69,14 +85,19 @@ def call(
     variant: int | None = None,
     counted: bool = False,
     as_type: str | None = None,
+    but: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The outputs of a launch; with `counted` also the bytes that the programs read and wrote. Runs in the interpreter's process."""
+    """The outputs of a launch; with `counted` also the bytes that the programs read and wrote. Runs in the interpreter's process.
+
+    Floats are given as `as_type`, those named in `but` as they are.
+    """
     import torch
 
     launch = launch_of(file, name)
     given = {key: torch.from_numpy(np.ascontiguousarray(array)) for key, array in inputs.items()}
     if as_type:
-        given = {key: tensor.to(getattr(torch, TORCH[as_type])) if tensor.is_floating_point() else tensor for key, tensor in given.items()}
+        turned = {key for key, tensor in given.items() if tensor.is_floating_point()} - set(but)
+        given |= {key: given[key].to(getattr(torch, TORCH[as_type])) for key in turned}
     made = {}
     for key, (shape, word) in outputs.items():
         kind = getattr(torch, TORCH[word])
