@@ -6,11 +6,12 @@ before, so that what a kernel does not write is seen.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -83,11 +84,10 @@ def call(
     outputs: Mapping[str, tuple[tuple[int, ...], str]],
     attributes: Mapping[str, Any],
     variant: int | None = None,
-    counted: bool = False,
     as_type: str | None = None,
     but: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The outputs of a launch; with `counted` also the bytes that the programs read and wrote. Runs in the interpreter's process.
+    """The outputs of a launch, and `moved`, the bytes that its programs read and wrote. Runs in the interpreter's process.
 
     Floats are given as `as_type`, those named in `but` as they are.
     """
@@ -102,32 +102,44 @@ def call(
     for key, (shape, word) in outputs.items():
         kind = getattr(torch, TORCH[word])
         made[key] = torch.full(shape, float("nan") if kind.is_floating_point else -99, dtype=torch.float32).to(kind)
-    moved = _counting(launch, given, made, attributes, variant) if counted else launch.run(given, made, attributes, variant)
-    return {key: tensor.float().numpy() if tensor.dtype.itemsize < 2 or tensor.dtype == torch.bfloat16 else tensor.numpy()
-            for key, tensor in made.items()} | ({"moved": moved} if counted else {})  # fmt: skip
+    with _watched([*given.values(), *made.values()]) as moved:
+        launch.run(given, made, attributes, variant)
+    return {
+        key: tensor.float().numpy() if tensor.dtype.itemsize < 2 or tensor.dtype == torch.bfloat16 else tensor.numpy()
+        for key, tensor in made.items()
+    } | {"moved": sum(moved)}
 
 
-def _counting(launch: Any, given: Any, made: Any, attributes: Any, variant: int | None) -> int:
-    """Runs, and adds up what the interpreter's loads and stores let through."""
+@contextlib.contextmanager
+def _watched(tensors: Sequence[Any]) -> Iterator[list[int]]:
+    """What the interpreter loads and stores, in bytes, each within one of the tensors: outside of them it is an AssertionError,
+    where else it would be some number, or the end of the process."""
     from triton.runtime import interpreter
 
-    builder, total = interpreter.InterpreterBuilder, 0
+    builder, moved = interpreter.InterpreterBuilder, []
     load, store = builder.create_masked_load, builder.create_masked_store
+    starts = np.array([each.data_ptr() for each in tensors], np.uint64)
+    ends = starts + np.array([each.nbytes for each in tensors], np.uint64)
+
+    def note(ptrs: Any, mask: Any, what: str) -> None:
+        size = max(ptrs.dtype.scalar.element_ty.primitive_bitwidth // 8, 1)
+        at = np.broadcast_to(ptrs.data, mask.data.shape)[mask.data.astype(bool)].astype(np.uint64)
+        inside = ((at[:, None] >= starts) & (at[:, None] + np.uint64(size) <= ends)).any(1)
+        assert inside.all(), f"{np.count_nonzero(~inside)} of {inside.size} {what} are outside of every tensor"
+        moved.append(at.size * size)
 
     def loaded(self: Any, ptrs: Any, mask: Any, *rest: Any) -> Any:
-        nonlocal total
-        got = load(self, ptrs, mask, *rest)
-        total += int(np.count_nonzero(mask.data)) * got.data.itemsize
-        return got
+        note(ptrs, mask, "loads")
+        return load(self, ptrs, mask, *rest)
 
     def stored(self: Any, ptrs: Any, value: Any, mask: Any, *rest: Any) -> Any:
-        nonlocal total
-        total += int(np.count_nonzero(mask.data)) * value.data.itemsize
+        note(ptrs, mask, "stores")
         return store(self, ptrs, value, mask, *rest)
 
     builder.create_masked_load, builder.create_masked_store = loaded, stored
     try:
-        launch.run(given, made, attributes, variant)
+        yield moved
+    except interpreter.InterpreterError as error:
+        raise AssertionError(str(error)) from None
     finally:
         builder.create_masked_load, builder.create_masked_store = load, store
-    return total

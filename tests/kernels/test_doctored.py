@@ -45,7 +45,7 @@ FAULTS = [
     (MATHS, *LAYERNORM, ("tl.rsqrt(tl.sum(added * added, 1) / H + EPS)", "tl.rsqrt(tl.sum(added * added, 1) / (H - 1) + EPS)")),
     (MATHS, *LAYERNORM, ("    if total is not None:\n        tl.store(total + at, added", "    if total is not None:\n        tl.store(total + at, 0.5 * added")),
     (ORDER, *LAYERNORM, ("x, skip, bias, gamma, beta, scale, rows, y,", "x, skip, bias, beta, gamma, scale, rows, y,")),
-    (MATHS, *INT8, ("- 12582912.0).to(tl.int8)", "- 12582912.5).to(tl.int8)")),
+    (MATHS, *INT8, ("((bounded + 12582912.0) - 12582912.0)", "bounded")),
     (MATHS, *INT8, ("-128.0), 127.0", "-128.0), 128.0")),
     (MATHS, *FP8, ("bits + 0x7FFFF + ((bits >> 20) & 1)", "bits")),
     (MATHS, *FP8, ("< 0.015625, small", "< 0.0, small")),
@@ -55,6 +55,7 @@ FAULTS = [
     (ORDER, *EMBEDDINGS, ("word, position, type_, gamma, beta,", "position, word, type_, gamma, beta,")),
     (EDGE, *GELU, ("(columns < N)[None, :]", "(columns < N - 1)[None, :]")),
     (EDGE, *GELU, ('cdiv(d["N"], c["BLOCK"]))', 'd["N"] // c["BLOCK"])')),
+    (MASK, *PADDING, ("inside & there[:, None]", "inside")),
     (EDGE, *PADDING, ("at < known)\n    got", "at < known - 1)\n    got")),
 ]  # fmt: skip
 

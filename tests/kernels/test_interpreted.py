@@ -67,7 +67,7 @@ def test_skip_layernorm_keeps_its_digits_beside_a_large_mean(run: Run, variant: 
 @pytest.mark.parametrize("quantised", ["i8", "fp8e4nv"])
 @pytest.mark.parametrize(("rows", "width"), [(1, 1), (5, 37), (3, 129)])
 def test_the_quantised_output(run: Run, rows: int, width: int, quantised: str) -> None:
-    """The scale covers [-4, 4], gamma and beta go beyond: rounding and saturation."""
+    """The scale covers [-2, 2], gamma and beta go beyond: rounding and saturation."""
     check_skip_layernorm(run, rows, width, quantised=quantised)
     check_skip_layernorm(run, rows, width, kind="fp16", quantised=quantised, rms=True)
 
