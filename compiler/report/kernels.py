@@ -63,7 +63,9 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise InputError(f"compiled kernels cannot be kept in {folder}: {error.strerror}; name another folder (--cache)") from error
+        raise InputError(
+            f"compiled kernels cannot be kept in {folder}: {error.strerror}; name another folder (--cache)"
+        ) from error
 
 
 def _check(given: Sequence[str], known: Iterable[str], what: str) -> None:

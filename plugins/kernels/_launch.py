@@ -1,9 +1,9 @@
 """One description of a kernel's launch, read by all who launch it: the interpreter, TensorRT's plugin, a GPU.
 
 The arguments of the function stand in TensorRT's order: inputs, int32 scalars, outputs, and then the constants, which become part
-of the code. An input or an output that is absent is given as None, for which Triton leaves the argument out of the code. Scalars and
-the grid are arithmetic over dimensions, so that they take TensorRT's symbolic expressions as well as numbers. Floats can only be
-constants: TensorRT passes no other scalar than an int32.
+of the code. An input or an output that is absent is given as None, for which Triton leaves the argument out of the code. Scalars
+and the grid are arithmetic over dimensions, so that they take TensorRT's symbolic expressions as well as numbers. Floats can only
+be constants: TensorRT passes no other scalar than an int32.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Tensor:
 class Variant:
     """One way to cut the work: tile sizes (more constants), warps a program, stages of the pipeline.
 
-    `registers` is the most that a thread may have. Without, ptxas weighs registers against programs a multiprocessor, and may spill.
+    `registers` is the most that a thread may have. Without, ptxas may spill to fit more programs.
     """
 
     tiles: Mapping[str, int]

@@ -1,9 +1,9 @@
 """Kernels compiled without a GPU: PTX that TensorRT's AOT plugin can start, and what ptxas says of it.
 
 Triton's PTX differs from what TensorRT calls in four ways, each of which is mended or refused here: it has two more parameters
-(scratch memory; taken out where nothing reads them), its version may be newer than a driver (pinned by SM), it may name files of this
-machine (no line information), and floats are no parameters (constants, see `_launch`). The result is kept by the hash of all that
-it is made from.
+(scratch memory; taken out where nothing reads them), its version may be newer than a driver (pinned by SM), it may name files of
+this machine (no line information), and floats are no parameters (constants, see `_launch`). The result is kept by the hash of all
+that it is made from.
 """
 
 from __future__ import annotations
@@ -112,9 +112,7 @@ def compile_example(launch: Launch, name: str, sm: int, *, variant: int | None =
     """An example of a launch."""
     example = launch.examples[name]
     shapes = example_shapes(launch, example)
-    return compile_launch(
-        launch, sm, shapes, types=example.types, attributes=example.attributes, variant=variant, folder=folder
-    )
+    return compile_launch(launch, sm, shapes, types=example.types, attributes=example.attributes, variant=variant, folder=folder)
 
 
 def traffic(launch: Launch, example: Example, variant: int | None = None) -> tuple[int, int]:
@@ -239,7 +237,9 @@ def _assemble(ptx: str, sm: int) -> tuple[str, bytes, str]:
 def _ran(command: list[str], folder: str) -> str:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise Unsupported(f"{Path(command[0]).name} refused a kernel (exit {done.returncode}): {(done.stderr or done.stdout)[-500:]}")
+        raise Unsupported(
+            f"{Path(command[0]).name} refused a kernel (exit {done.returncode}): {(done.stderr or done.stdout)[-500:]}"
+        )
     return done.stdout + done.stderr
 
 

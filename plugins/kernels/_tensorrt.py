@@ -1,7 +1,7 @@
-"""A launch as a "quickly deployable plugin" of TensorRT (module tensorrt.plugin, TensorRT 10.13 and newer): compiled ahead of time.
+"""A launch as a "quickly deployable plugin" of TensorRT (module tensorrt.plugin), compiled ahead of time.
 
-TensorRT asks for the shapes and types of outputs, for the tactics (one a variant), and for PTX with its grid; the engine then needs
-neither Triton nor Python. TensorRT-RTX takes no such plugin: its parser imports IPluginV3 plugins only.
+TensorRT asks for the shapes and types of outputs, for the tactics (one a variant), and for PTX with its grid; the engine then
+needs neither Triton nor Python. TensorRT-RTX takes no such plugin: its parser imports IPluginV3 plugins only.
 """
 
 from __future__ import annotations
@@ -39,7 +39,13 @@ class Plugin:
     """A launch with what is present of its tensors, for one SM. `types` names the types of outputs that no input has."""
 
     def __init__(
-        self, launch: Launch, present: Sequence[str], sm: int, *, types: Mapping[str, str] | None = None, folder: Path | None = None
+        self,
+        launch: Launch,
+        present: Sequence[str],
+        sm: int,
+        *,
+        types: Mapping[str, str] | None = None,
+        folder: Path | None = None,
     ) -> None:
         launch.check_present(present)
         self.launch, self.sm, self.folder, self.types = launch, sm, folder, dict(types or {})

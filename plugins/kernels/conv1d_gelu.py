@@ -1,9 +1,9 @@
 """FusedConv1dGelu (`plugins/conv1d_gelu.py`) as an implicit GEMM over taps and channels, with norm and GELU before it is written.
 
-w is [K, C / groups, O]: the weights of the operator, [O, C / groups, K], transposed once, so that a tile of them is contiguous.
-norm "none" and "layer" are one kernel. norm "group" is two: `conv1d_statistics` gives the mean and 1 / deviation of each channel
-over time, and the second computes the convolution again rather than write and read it. That is little work where it stands, in the
-first layer of wav2vec 2.0 (10 products a number).
+w is [K, C / groups, N]: the weights of the operator, [N, C / groups, K], transposed once, so that a tile of them is contiguous.
+norm "none" and "layer" are one kernel. norm "group" is two: `conv1d_statistics` gives the mean and 1 / deviation of each
+channel over time, and the second computes the convolution again rather than write and read it. That is little work where it
+stands, in the first layer of wav2vec 2.0 (10 products a number).
 """
 
 import triton
@@ -16,7 +16,7 @@ from .bias_gelu import gelu, known_form
 @triton.jit
 def tile_of(
     x, w, b, batch, group, o, kept, t, T, T2,
-    C: tl.constexpr, O: tl.constexpr, K: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr, DILATION: tl.constexpr,
+    C: tl.constexpr, N: tl.constexpr, K: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr, DILATION: tl.constexpr,
     GROUPS: tl.constexpr, BO: tl.constexpr, BT: tl.constexpr, BR: tl.constexpr,
 ):  # fmt: skip
     """[BO, BT] of the convolution in float32: channels o (where kept), positions t."""
@@ -29,7 +29,7 @@ def tile_of(
         at = (t * STRIDE - PAD)[None, :] + (r // each * DILATION)[:, None]
         there = inside[:, None] & (at >= 0) & (at < T) & (t < T2)[None, :]
         inputs = tl.load(mine + (group * each + r % each)[:, None] * T + at, mask=there, other=0.0)
-        weights = tl.load(w + r[None, :] * O + o[:, None], mask=kept[:, None] & inside[None, :], other=0.0)
+        weights = tl.load(w + r[None, :] * N + o[:, None], mask=kept[:, None] & inside[None, :], other=0.0)
         made = tl.dot(weights, inputs, made, input_precision="ieee")
     if b is not None:
         made += tl.load(b + o, mask=kept, other=0.0).to(tl.float32)[:, None]
@@ -39,61 +39,61 @@ def tile_of(
 @triton.jit
 def conv1d_gelu(
     x, w, b, T, T2, out,
-    C: tl.constexpr, O: tl.constexpr, K: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr, DILATION: tl.constexpr,
+    C: tl.constexpr, N: tl.constexpr, K: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr, DILATION: tl.constexpr,
     GROUPS: tl.constexpr, FORM: tl.constexpr, BO: tl.constexpr, BT: tl.constexpr, BR: tl.constexpr,
 ):  # fmt: skip
     """No norm."""
-    blocks: tl.constexpr = (O // GROUPS + BO - 1) // BO
+    blocks: tl.constexpr = (N // GROUPS + BO - 1) // BO
     group = tl.program_id(1) // blocks
     inner = tl.program_id(1) % blocks * BO + tl.arange(0, BO)
-    o = group * (O // GROUPS) + inner
-    kept = inner < O // GROUPS
+    o = group * (N // GROUPS) + inner
+    kept = inner < N // GROUPS
     t = tl.program_id(0) * BT + tl.arange(0, BT)
     batch = tl.program_id(2)
-    made = tile_of(x, w, b, batch, group, o, kept, t, T, T2, C, O, K, STRIDE, PAD, DILATION, GROUPS, BO, BT, BR)
-    to = out + batch.to(tl.int64) * O * T2 + o[:, None] * T2 + t[None, :]
+    made = tile_of(x, w, b, batch, group, o, kept, t, T, T2, C, N, K, STRIDE, PAD, DILATION, GROUPS, BO, BT, BR)
+    to = out + batch.to(tl.int64) * N * T2 + o[:, None] * T2 + t[None, :]
     tl.store(to, gelu(made, FORM).to(out.dtype.element_ty), mask=kept[:, None] & (t < T2)[None, :])
 
 
 @triton.jit
 def conv1d_layernorm_gelu(
     x, w, b, gamma, beta, T, T2, out,
-    C: tl.constexpr, O: tl.constexpr, K: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr, DILATION: tl.constexpr,
+    C: tl.constexpr, N: tl.constexpr, K: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr, DILATION: tl.constexpr,
     GROUPS: tl.constexpr, FORM: tl.constexpr, EPS: tl.constexpr, BO: tl.constexpr, BT: tl.constexpr, BR: tl.constexpr,
 ):  # fmt: skip
     """Each position normalised over its channels, all of which a program has: one group only."""
     o = tl.arange(0, BO)
-    kept = o < O
+    kept = o < N
     t = tl.program_id(0) * BT + tl.arange(0, BT)
     batch = tl.program_id(1)
-    made = tile_of(x, w, b, batch, 0, o, kept, t, T, T2, C, O, K, STRIDE, PAD, DILATION, GROUPS, BO, BT, BR)
-    made = tl.where(kept[:, None], made - (tl.sum(made, 0) / O)[None, :], 0.0)
-    made *= tl.rsqrt(tl.sum(made * made, 0) / O + EPS)[None, :]
+    made = tile_of(x, w, b, batch, 0, o, kept, t, T, T2, C, N, K, STRIDE, PAD, DILATION, GROUPS, BO, BT, BR)
+    made = tl.where(kept[:, None], made - (tl.sum(made, 0) / N)[None, :], 0.0)
+    made *= tl.rsqrt(tl.sum(made * made, 0) / N + EPS)[None, :]
     made *= tl.load(gamma + o, mask=kept, other=0.0).to(tl.float32)[:, None]
     if beta is not None:
         made += tl.load(beta + o, mask=kept, other=0.0).to(tl.float32)[:, None]
-    to = out + batch.to(tl.int64) * O * T2 + o[:, None] * T2 + t[None, :]
+    to = out + batch.to(tl.int64) * N * T2 + o[:, None] * T2 + t[None, :]
     tl.store(to, gelu(made, FORM).to(out.dtype.element_ty), mask=kept[:, None] & (t < T2)[None, :])
 
 
 @triton.jit
 def conv1d_statistics(
     x, w, b, T, T2, statistics,
-    C: tl.constexpr, O: tl.constexpr, K: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr, DILATION: tl.constexpr,
+    C: tl.constexpr, N: tl.constexpr, K: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr, DILATION: tl.constexpr,
     GROUPS: tl.constexpr, EPS: tl.constexpr, BO: tl.constexpr, BT: tl.constexpr, BR: tl.constexpr,
 ):  # fmt: skip
-    """Mean and 1 / deviation of each channel over time, tile after tile, merged as Chan et al. 1983: no cancellation, one order."""
-    blocks: tl.constexpr = (O // GROUPS + BO - 1) // BO
+    """Mean and 1 / deviation of each channel over time, tile after tile, merged as Chan et al. 1983: nothing cancels."""
+    blocks: tl.constexpr = (N // GROUPS + BO - 1) // BO
     group = tl.program_id(0) // blocks
     inner = tl.program_id(0) % blocks * BO + tl.arange(0, BO)
-    o = group * (O // GROUPS) + inner
-    kept = inner < O // GROUPS
+    o = group * (N // GROUPS) + inner
+    kept = inner < N // GROUPS
     batch = tl.program_id(1)
     mean = tl.zeros([BO], tl.float32)
     squares = tl.zeros([BO], tl.float32)
     for t0 in range(0, T2, BT):
         t = t0 + tl.arange(0, BT)
-        made = tile_of(x, w, b, batch, group, o, kept, t, T, T2, C, O, K, STRIDE, PAD, DILATION, GROUPS, BO, BT, BR)
+        made = tile_of(x, w, b, batch, group, o, kept, t, T, T2, C, N, K, STRIDE, PAD, DILATION, GROUPS, BO, BT, BR)
         counted = tl.minimum(T2 - t0, BT).to(tl.float32)
         own = tl.sum(tl.where((t < T2)[None, :], made, 0.0), 1) / counted
         centred = tl.where((t < T2)[None, :], made - own[:, None], 0.0)
@@ -101,7 +101,7 @@ def conv1d_statistics(
         apart = own - mean
         mean += apart * (counted / (before + counted))
         squares += tl.sum(centred * centred, 1) + apart * apart * (before * counted / (before + counted))
-    to = statistics + (batch.to(tl.int64) * O + o) * 2
+    to = statistics + (batch.to(tl.int64) * N + o) * 2
     tl.store(to, mean, mask=kept)
     tl.store(to + 1, tl.rsqrt(squares / T2 + EPS), mask=kept)
 
@@ -109,33 +109,33 @@ def conv1d_statistics(
 @triton.jit
 def conv1d_groupnorm_gelu(
     x, w, b, gamma, beta, statistics, T, T2, out,
-    C: tl.constexpr, O: tl.constexpr, K: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr, DILATION: tl.constexpr,
+    C: tl.constexpr, N: tl.constexpr, K: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr, DILATION: tl.constexpr,
     GROUPS: tl.constexpr, FORM: tl.constexpr, BO: tl.constexpr, BT: tl.constexpr, BR: tl.constexpr,
 ):  # fmt: skip
     """With the statistics of `conv1d_statistics`."""
-    blocks: tl.constexpr = (O // GROUPS + BO - 1) // BO
+    blocks: tl.constexpr = (N // GROUPS + BO - 1) // BO
     group = tl.program_id(1) // blocks
     inner = tl.program_id(1) % blocks * BO + tl.arange(0, BO)
-    o = group * (O // GROUPS) + inner
-    kept = inner < O // GROUPS
+    o = group * (N // GROUPS) + inner
+    kept = inner < N // GROUPS
     t = tl.program_id(0) * BT + tl.arange(0, BT)
     batch = tl.program_id(2)
-    made = tile_of(x, w, b, batch, group, o, kept, t, T, T2, C, O, K, STRIDE, PAD, DILATION, GROUPS, BO, BT, BR)
-    found = statistics + (batch.to(tl.int64) * O + o) * 2
+    made = tile_of(x, w, b, batch, group, o, kept, t, T, T2, C, N, K, STRIDE, PAD, DILATION, GROUPS, BO, BT, BR)
+    found = statistics + (batch.to(tl.int64) * N + o) * 2
     made -= tl.load(found, mask=kept, other=0.0)[:, None]
     scale = tl.load(found + 1, mask=kept, other=0.0) * tl.load(gamma + o, mask=kept, other=0.0).to(tl.float32)
     made *= scale[:, None]
     if beta is not None:
         made += tl.load(beta + o, mask=kept, other=0.0).to(tl.float32)[:, None]
-    to = out + batch.to(tl.int64) * O * T2 + o[:, None] * T2 + t[None, :]
+    to = out + batch.to(tl.int64) * N * T2 + o[:, None] * T2 + t[None, :]
     tl.store(to, gelu(made, FORM).to(out.dtype.element_ty), mask=kept[:, None] & (t < T2)[None, :])
 
 
 ATTRIBUTES = {"stride": 1, "pad": 0, "pad_end": 0, "dilation": 1, "groups": 1}
-NORMED = (Tensor("gamma", "x", ("O",)), Tensor("beta", "x", ("O",), optional=True))
-GIVEN = (Tensor("x", "x", ("B", "C", "T")), Tensor("w", "x", ("K", "each", "O")), Tensor("b", "x", ("O",), optional=True))
-OUT = (Tensor("out", "x", ("B", "O", "T2")),)
-STATISTICS = Tensor("statistics", "fp32", ("B", "O", "two"))
+NORMED = (Tensor("gamma", "x", ("N",)), Tensor("beta", "x", ("N",), optional=True))
+GIVEN = (Tensor("x", "x", ("B", "C", "T")), Tensor("w", "x", ("K", "each", "N")), Tensor("b", "x", ("N",), optional=True))
+OUT = (Tensor("out", "x", ("B", "N", "T2")),)
+STATISTICS = Tensor("statistics", "fp32", ("B", "N", "two"))
 
 
 def _derived(d, a):
@@ -145,9 +145,9 @@ def _derived(d, a):
 
 def _constants(d, a, v):
     groups = a["groups"]
-    if groups * d["each"] != d["C"] or d["O"] % groups:
-        raise Unsupported(f"{groups} groups of {d['each']} channels for {d['C']} channels in and {d['O']} out")
-    made = {**v.tiles, **{name: d[name] for name in ("C", "O", "K")}, "GROUPS": groups}
+    if groups * d["each"] != d["C"] or d["N"] % groups:
+        raise Unsupported(f"{groups} groups of {d['each']} channels for {d['C']} channels in and {d['N']} out")
+    made = {**v.tiles, **{name: d[name] for name in ("C", "N", "K")}, "GROUPS": groups}
     made |= {"STRIDE": a["stride"], "PAD": a["pad"], "DILATION": a["dilation"]}
     made |= {"EPS": a["epsilon"]} if "epsilon" in a else {}
     return made | ({"FORM": known_form(a["form"])} if "form" in a else {})
@@ -156,11 +156,11 @@ def _constants(d, a, v):
 def _layer_constants(d, a, v):
     if a["groups"] != 1:
         raise Unsupported(f"{a['groups']} groups: a norm over channels is of one group")
-    return {**_constants(d, a, v), "BO": block(d["O"], most=1024, what="channels")}
+    return {**_constants(d, a, v), "BO": block(d["N"], most=1024, what="channels")}
 
 
 def _rows(d, c):
-    return c["GROUPS"] * cdiv(c["O"] // c["GROUPS"], c["BO"])
+    return c["GROUPS"] * cdiv(c["N"] // c["GROUPS"], c["BO"])
 
 
 def _traffic(repeats_x, repeats_w, written):
@@ -168,13 +168,13 @@ def _traffic(repeats_x, repeats_w, written):
 
     def moved(d, c, size):
         taps = d["K"] * d["each"] * d["T2"] * d["B"] * size["x"] * c["GROUPS"]
-        weights = d["K"] * d["each"] * d["O"] * size["x"]
-        vectors = (("b" in size) + ("gamma" in size) + ("beta" in size)) * d["O"] * size["x"]
-        statistics = d["B"] * d["O"] * 8 * ("statistics" in size)
-        y = d["B"] * d["O"] * d["T2"] * size["x"] * written
+        weights = d["K"] * d["each"] * d["N"] * size["x"]
+        vectors = (("b" in size) + ("gamma" in size) + ("beta" in size)) * d["N"] * size["x"]
+        statistics = d["B"] * d["N"] * 8 * ("statistics" in size)
+        y = d["B"] * d["N"] * d["T2"] * size["x"] * written
         tiles = d["B"] * repeats_w(d, c)
         least = d["B"] * d["C"] * d["T"] * size["x"] + weights + vectors + statistics + y
-        again = (statistics if written else statistics // tiles * d["B"]) * (repeats_w(d, c) if written else 1)
+        again = statistics * (repeats_w(d, c) if written else 1)  # read once a tile, or written once
         return taps * repeats_x(d, c) // c["GROUPS"] + tiles * (weights + vectors) + again + y, least
 
     return moved
@@ -197,8 +197,8 @@ def _launch(name, entry, inputs, outputs, attributes, grid, traffic, variants, d
     )
 
 
-DEEP = {"B": 8, "C": 512, "each": 512, "O": 512, "K": 3, "T": 3199}
-FIRST = {"B": 8, "C": 1, "each": 1, "O": 512, "K": 10, "T": 16000}
+DEEP = {"B": 8, "C": 512, "each": 512, "N": 512, "K": 3, "T": 3199}
+FIRST = {"B": 8, "C": 1, "each": 1, "N": 512, "K": 10, "T": 16000}
 TILES = (
     Variant({"BO": 64, "BT": 64, "BR": 32}),
     Variant({"BO": 128, "BT": 64, "BR": 32}, warps=8),

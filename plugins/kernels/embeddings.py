@@ -22,7 +22,8 @@ def rows_of(table, index, size: tl.constexpr, columns, inside, H: tl.constexpr):
 @triton.jit
 def embeddings(
     ids, positions, types, word, position, type_, gamma, beta, tokens, places, out,
-    V: tl.constexpr, P: tl.constexpr, Y: tl.constexpr, H: tl.constexpr, EPS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    V: tl.constexpr, P: tl.constexpr, Y: tl.constexpr, H: tl.constexpr, EPS: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A program has ROWS tokens."""
     token = tl.program_id(0) * ROWS + tl.arange(0, ROWS)

@@ -1,8 +1,9 @@
 """Attention over packed tokens: the part of FusedPackedAttention (`plugins/packed_attention.py`) between its projections.
 
-qkv [T, 3, heads, D], as Wqkv writes it; cu_seqlens [rows + 1]: row i has the tokens cu_seqlens[i] to cu_seqlens[i + 1], and may
-have none. A token sees the tokens of its row alone, and no other key is read, so that there is no mask. bias [heads, W], W odd: what
-is added to the scores by distance, at key - query + (W - 1) / 2, of rows without holes; a distance that it does not have gives NaN.
+qkv [T, 3, heads, D], as Wqkv writes it; cu_seqlens [rows + 1]: row i has the tokens cu_seqlens[i] to cu_seqlens[i + 1], and
+may have none. A token sees the tokens of its row alone, and no other key is read, so that there is no mask. bias [heads, W], W
+odd: what is added to the scores by distance, at key - query + (W - 1) / 2, of rows without holes; a distance that it does not
+have gives NaN.
 
 The grid needs no longest row: row i owns the tiles from cu_seqlens[i] // BM + i on, which leaves room for all of its own, and at
 most one tile a row is empty. Softmax in float32, one pass (Milakov & Gimelshein 2018; Dao 2023).
@@ -78,7 +79,9 @@ def packed_attention(
 
 def _constants(d, a, v):
     if d["three"] != 3 or d["D"] % 8 or not 16 <= d["D"] <= 128:
-        raise Unsupported(f"qkv is [T, 3, heads, D] with D of 16 to 128 in steps of 8, found [T, {d['three']}, {d['heads']}, {d['D']}]")
+        raise Unsupported(
+            f"qkv is [T, 3, heads, D] with D of 16 to 128 in steps of 8, found [T, {d['three']}, {d['heads']}, {d['D']}]"
+        )
     if d.get("W", 1) % 2 == 0:
         raise Unsupported(f"bias has {d['W']} distances, wanted an odd number: from -(n - 1) to n - 1")
     scale = a["scale"] or d["D"] ** -0.5

@@ -14,8 +14,8 @@ from ._launch import FLOATS, QUANTISED, Example, Launch, Tensor, Variant, block,
 def quantise(y, scale, kind: tl.constexpr):
     """Rounded in float32, so that the cast has nothing to round: the interpreter's cast to float8 does not go to the nearest.
 
-    Adding and taking away 1.5 * 2^23 leaves the nearest whole number, the even one of two; 1.5 * 2^14 the nearest multiple of 2^-9,
-    which are the numbers of float8 e4m3 below 2^-6. Above, 20 bits go from the end of a float32.
+    Adding and taking away 1.5 * 2^23 leaves the nearest whole number, the even one of two; 1.5 * 2^14 the nearest multiple of
+    2^-9, which are the numbers of float8 e4m3 below 2^-6. Above, 20 bits go from the end of a float32.
     """
     scaled = tl.div_rn(y, scale + tl.zeros_like(y))
     if kind == tl.int8:

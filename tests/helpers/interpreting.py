@@ -1,4 +1,4 @@
-"""Kernels in Triton's interpreter, in a process of its own: what is read when triton is imported decides for good how kernels run.
+"""Kernels in Triton's interpreter, in a process of its own: what triton reads when it is imported decides for good how they run.
 
 `call` is what that process runs: arrays in, arrays out, so that a test and its oracle never see torch. Outputs are NaN (or -99)
 before, so that what a kernel does not write is seen.
@@ -19,7 +19,15 @@ from typing import Any
 
 import numpy as np
 
-TORCH = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "i32": "int32", "i64": "int64", "i8": "int8", "fp8e4nv": "float8_e4m3fn"}
+TORCH = {
+    "fp16": "float16",
+    "bf16": "bfloat16",
+    "fp32": "float32",
+    "i32": "int32",
+    "i64": "int64",
+    "i8": "int8",
+    "fp8e4nv": "float8_e4m3fn",
+}
 
 
 def _ready() -> None:

@@ -1,5 +1,6 @@
 """A kernel with a fault does not pass the checks of test_interpreted: each is a fault that is easily made."""
 
+# ruff: noqa: E501 -- a fault is one line of a table
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -64,7 +65,7 @@ FAULTS = [
 def test_a_faulty_kernel_is_caught(
     run: Run, tmp_path: Path, kind: str, file: str, check: Callable[[Run], float], change: tuple[str, str]
 ) -> None:
-    """By a wrong number, by what was not written, by the order of arguments, or by the interpreter (a read outside of an array)."""
+    """By a wrong number, by what was not written, by the order of arguments, or by a read outside of every tensor."""
     doctored = interpreting.changed(file, tmp_path, change)
 
     def faulty(_: str, *given: Any, **named: Any) -> dict[str, Any]:
