@@ -77,7 +77,9 @@ class Plugin:
         shapes.__signature__ = inspect.Signature([*inputs, *attributes], return_annotation=returned)  # type: ignore[attr-defined]
         tactics.__signature__ = inspect.Signature([*inputs, *attributes, outputs])  # type: ignore[attr-defined]
         tactic = self._parameter("tactic", int)
-        implementation.__signature__ = inspect.Signature([*inputs, *attributes, outputs, tactic])  # type: ignore[attr-defined]
+        kernel = tuple[str, str, trtp.KernelLaunchParams, trtp.SymIntExprs]  # name, PTX
+        asked = inspect.Signature([*inputs, *attributes, outputs, tactic], return_annotation=kernel)
+        implementation.__signature__ = asked  # type: ignore[attr-defined]
         trtp.register(self.id)(shapes)
         trtp.autotune(self.id)(tactics)
         trtp.aot_impl(self.id)(implementation)

@@ -139,8 +139,8 @@ STATISTICS = Tensor("statistics", "fp32", ("B", "N", "two"))
 
 
 def _derived(d, a):
-    """T2, out of the padded length."""
-    return {"two": 2, "T2": (d["T"] + (a["pad"] + a["pad_end"] - a["dilation"] * (d["K"] - 1) - 1)) // a["stride"] + 1}
+    """T2, out of the padded length; expressions stand on the left of numbers, as TensorRT's have to."""
+    return {"two": 2, "T2": (d["T"] + (a["pad"] + a["pad_end"] - 1) - (d["K"] - 1) * a["dilation"]) // a["stride"] + 1}
 
 
 def _constants(d, a, v):

@@ -15,8 +15,9 @@ import numpy as np
 from bertc.plugins import bias_gelu, conv1d_gelu, embeddings, sdpa, skip_layernorm, skip_rmsnorm
 
 Run = Callable[..., dict[str, Any]]
-# float32: sums of up to some hundred numbers near 1; half precision: the rounding of numbers below 8 (a unit in the last position
-# is 2^-8 for fp16, of which rounding makes half, and 2^-5 for bf16, which the interpreter cuts off), and of an attention's weights.
+# float32: sums of up to some hundred numbers near 1. Half precision: the rounding of numbers below 8 (a unit in the last position
+# is 2^-8 for fp16, of which rounding makes half, and 2^-5 for bf16, which the interpreter cuts off), and that of an attention's
+# weights.
 LIMIT = {"fp32": 4e-6, "fp16": 4.2e-3, "bf16": 3.3e-2}
 NUMPY = {"fp32": np.float32, "fp16": np.float16}
 

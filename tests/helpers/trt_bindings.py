@@ -23,7 +23,9 @@ def stand_in(folder: Path) -> dict[str, str]:
     package = folder / "tensorrt_bindings"
     package.mkdir()
     wanted, there = b"\0initLibNvInferPlugins\0", b"\0getPluginRegistry\0"
-    for file in Path(found.origin).parent.iterdir():
-        if file.suffix in (".py", ".so"):
-            (package / file.name).write_bytes(file.read_bytes().replace(wanted, there.ljust(len(wanted), b"\0")))
+    original = Path(found.origin).parent
+    for file in (each for each in original.rglob("*") if each.suffix in (".py", ".so")):
+        copy = package / file.relative_to(original)
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_bytes(file.read_bytes().replace(wanted, there.ljust(len(wanted), b"\0")))
     return {"LD_LIBRARY_PATH": str(folder), "PYTHONPATH": str(folder)}
