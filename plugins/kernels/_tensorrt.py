@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import GenericAlias
 from typing import Any
 
 from ._launch import Launch, Unsupported
@@ -62,8 +63,8 @@ class Plugin:
         described = trtp.TensorDesc
         inputs = [self._parameter(t.name, described) for t in self.inputs]
         attributes = [self._parameter(name, type(value)) for name, value in self.launch.attributes.items()]
-        outputs = self._parameter("outputs", tuple[described])  # type: ignore[valid-type]
-        returned = tuple[(described,) * len(self.outputs)]  # type: ignore[misc]
+        outputs = self._parameter("outputs", GenericAlias(tuple, (described,)))
+        returned = GenericAlias(tuple, (described,) * len(self.outputs))
 
         def shapes(*descriptions: Any, **given: Any) -> Any:
             return self.describe(trtp, descriptions, given)

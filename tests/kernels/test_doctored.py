@@ -39,7 +39,7 @@ FAULTS = [
     (MATHS, *FIRST_LAYER, ("t * STRIDE - PAD", "t * STRIDE + PAD")),
     (MASK, *GROUP, ("centred = tl.where((t < T2)[None, :], made - own[:, None], 0.0)", "centred = made - own[:, None]")),
     (MATHS, *GROUP, ("apart * apart * (before * counted / (before + counted))", "0.0")),
-    (MASK, *LAYER, ("made = tl.where(kept[:, None], made - (tl.sum(made, 0) / O)[None, :], 0.0)", "made -= (tl.sum(made, 0) / O)[None, :]")),
+    (MASK, *LAYER, ("made = tl.where(kept[:, None], made - (tl.sum(made, 0) / N)[None, :], 0.0)", "made -= (tl.sum(made, 0) / N)[None, :]")),
     (MASK, *LAYERNORM, ("added = tl.where(wide[None, :], added, 0.0)", "added = added + 0.0")),
     (EDGE, *LAYERNORM, ("(row < rows)[:, None]", "(row < rows - 1)[:, None]")),
     (EDGE, *LAYERNORM, ('cdiv(d["R"], c["ROWS"]),)', 'd["R"] // c["ROWS"],)')),
