@@ -122,6 +122,7 @@ LAUNCHES = (
             Variant({"BM": 64, "BN": 64}, fits=lambda d: 32 < d["D"] <= 64),
             Variant({"BM": 64, "BN": 32}, registers=255),
             Variant({"BM": 128, "BN": 64}, warps=8, fits=lambda d: d["D"] <= 64),
+            Variant({"BM": 64, "BN": 32}, stages=1, registers=255, fits=lambda d: d["D"] > 64),  # within 48 KiB
         ),
         examples={
             "": Example({**SIZE, "D": 32}, absent=("bias",)),

@@ -65,6 +65,18 @@ def test_attention_does_not_spill_at_sizes_between(size: int, bias: bool, folder
         assert kernel.spilled == 0 and kernel.instructions["mma"]
 
 
+@pytest.mark.parametrize(("name", "example"), [("packed_attention", "d128"), ("conv1d_layernorm_gelu", "")])
+def test_the_largest_have_a_variant_that_tensorrt_can_start(name: str, example: str, folder: Path) -> None:
+    """Within 48 KiB of shared memory on sm100, where the first variant wants more."""
+    from bertc.plugins.kernels._tensorrt import SHARED
+
+    launch = launches()[name]
+    variants = launch.fitting(launch.examples[example].dims)
+    made = [_ptx.compile_example(launch, example, 100, variant=variant, folder=folder) for variant in variants]
+    assert made[0].shared > SHARED
+    assert any(each.shared <= SHARED and not each.spilled for each in made)
+
+
 def test_float8_is_refused_before_sm89_with_the_reason() -> None:
     with pytest.raises(_launch.Unsupported, match="float8 needs sm89 or newer, not sm86; int8"):
         _ptx.compile_example(launches()["skip_layernorm"], "fp8", 86)

@@ -115,7 +115,7 @@ def test_heads_of_every_size(run: Run, size: int) -> None:
     check_attention(run, [5, 0, 33, 66], 2, size, kind="fp16", bias=size % 16 == 0)
 
 
-@pytest.mark.parametrize("variant", [0, 1, 2, 3])
+@pytest.mark.parametrize("variant", [0, 1, 2, 3, 4])
 @pytest.mark.parametrize("ids", [np.int32, np.int64])
 def test_every_variant_of_attention(run: Run, variant: int, ids: type) -> None:
     check_attention(run, [129, 0, 31, 32, 1], 3, 16, bias=True, ids=ids, variant=variant, scale=0.3)
