@@ -3,6 +3,7 @@ from . import doctor as doctor
 from . import document as document
 from . import figures as figures
 from . import inspect as inspect
+from . import kernels as kernels
 from . import page as page
 from . import plots as plots
 from . import tables as tables

@@ -124,7 +124,8 @@ def test_torch_and_size(path: Path) -> None:
 def test_packages_match_the_folders_on_disk() -> None:
     """A sub-package missing from the list works in an editable install and vanishes from the wheel."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
-    on_disk = {f"bertc.{name}".removesuffix(".") for name in PACKAGES} | {"bertc.plugins", "bertc.recipes"}
+    beside = {"bertc.plugins", "bertc.plugins.kernels", "bertc.recipes"}
+    on_disk = {f"bertc.{name}".removesuffix(".") for name in PACKAGES} | beside
     assert set(settings["packages"]) == on_disk
     for folder in settings["package-dir"].values():
         assert (ROOT / folder / "__init__.py").is_file()

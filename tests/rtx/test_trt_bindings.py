@@ -5,7 +5,6 @@ A real TensorRT-RTX build is recorded, attribute by attribute, and the list is l
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -15,6 +14,7 @@ from typing import Any
 
 import onnx
 import pytest
+from trt_bindings import stand_in
 
 from bertc.targets._tensorrt import worker as _trt_worker
 
@@ -115,29 +115,6 @@ def run(script: str, argument: Path, environment: dict[str, str] | None = None) 
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **path, **(environment or {})}, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def stand_in(folder: Path) -> dict[str, str]:
-    """The TensorRT 11 bindings in a form that can be imported without TensorRT's 2 GB of libraries; for looking names up only.
-
-    They are linked against three libraries, two of which TensorRT-RTX has under other names. It has no plugin library, so the
-    one symbol wanted from there is renamed in a copy of the bindings.
-    """
-    found = importlib.util.find_spec("tensorrt_bindings")
-    assert found is not None, "tensorrt_bindings is not installed: pip install --group test"
-    assert found.origin is not None
-    libraries = Path(importlib.util.find_spec("tensorrt_rtx_libs").origin).parent  # type: ignore[union-attr, arg-type]
-    rtx, parser = libraries / "libtensorrt_rtx.so.1", libraries / "libtensorrt_onnxparser_rtx.so.1"
-    links = {"libnvinfer.so.11": rtx, "libnvinfer_plugin.so.11": rtx, "libnvonnxparser.so.11": parser}
-    for name, target in links.items():
-        (folder / name).symlink_to(target)
-    package = folder / "tensorrt_bindings"
-    package.mkdir()
-    wanted, there = b"\0initLibNvInferPlugins\0", b"\0getPluginRegistry\0"
-    for file in Path(found.origin).parent.iterdir():
-        if file.suffix in (".py", ".so"):
-            (package / file.name).write_bytes(file.read_bytes().replace(wanted, there.ljust(len(wanted), b"\0")))
-    return {"LD_LIBRARY_PATH": str(folder), "PYTHONPATH": str(folder)}
 
 
 def test_every_attribute_the_adapter_uses_is_in_tensorrt_11(tmp_path: Path) -> None:
