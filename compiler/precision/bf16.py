@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..graph import Graph
 from ._half import HalfType
+from ._kernels import Kernels
 from ._plan import Typed
 from ._typed import type_half
 from ._value_ranges import Evidence
@@ -16,9 +17,9 @@ OLDEST, CONVOLUTIONS = 20, 22
 HALF = HalfType("bf16", "BFLOAT16", max=3.3895e38, tiny=2.0**-133, mask=-1e30, normal=2.0**-126, unit=2.0**-8)
 
 
-def apply(graph: Graph, evidence: Evidence | None = None) -> Typed:
+def apply(graph: Graph, evidence: Evidence | None = None, kernels: Kernels | None = None) -> Typed:
     """A copy of `graph` typed bfloat16 where that is safe; casts at the borders. See `_typed.type_half`."""
-    return type_half(_with_convolutions(graph), HALF, evidence)
+    return type_half(_with_convolutions(graph), HALF, evidence, kernels)
 
 
 def _with_convolutions(graph: Graph) -> Graph:

@@ -22,7 +22,15 @@ ORDER = (
 ).split()
 AT_THE_ROOT = {"__init__.py", "__main__.py", "pipeline.py", "recipe.py"}
 TORCH_ALLOWED = {"source/torch_export.py", "source/heads.py", "source/factory.py", "source/half_modules.py", "bench/baselines.py"}
-FACELESS = ("fusions.rules", "targets._tensorrt", "targets._onnxruntime", "ops.bodies", "source.modules", "source.contrib")
+FACELESS = (
+    "fusions.rules",
+    "targets._tensorrt",
+    "targets._onnxruntime",
+    "targets._onnxruntime_cuda",
+    "ops.bodies",
+    "source.modules",
+    "source.contrib",
+)
 TORCH = re.compile(r"^\s*(import|from) (torch|transformers)\b", re.MULTILINE)
 FILES = sorted(p for p in COMPILER.rglob("*.py") if "__pycache__" not in p.parts)
 
