@@ -19,8 +19,8 @@ to be missing. Times vary by some per cent from run to run; compared runs are in
 
 Machine: {machine}. {tools}.
 """
-# `make coverage` exports some three hundred files first, `make real` installs packages first.
-APART = {"bench_coverage", "bench_lowbit", "bench_real"}
+# `make coverage` exports some three hundred files first, `make real` and `make placement` install packages first.
+APART = {"bench_coverage", "bench_lowbit", "bench_placement", "bench_real"}
 MISSING = """
 ## Missing
 

@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 TABLE = Path(__file__).parent / "kernels.json.gz"
 ONNX_DOMAINS = ("", "ai.onnx")
-Types = Mapping[str, Sequence[str]]
+OPEN = 2**31 - 1  # a kernel without a last version is for the operator as it is since the first, not for what came later
 
 
 @functools.cache
@@ -55,7 +55,7 @@ def why_no_kernel(node: ir.Node, opset: int, half: ir.DataType | None = None) ->
     if formal is None:
         return f"opset {opset} has no operator {named}"
     since, given = formal
-    rows = [types for first, last, types in rows if first <= since <= last]
+    rows = [types for first, last, types in rows if first == since or (first < since <= last < OPEN)]
     if not rows:
         return f"there is no CUDA kernel of {named} as it is since opset {since}"
     actual = dict(_actual_types(node, given, half))

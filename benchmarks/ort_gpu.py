@@ -28,7 +28,7 @@ FATBIN, PTX = 0xBA55ED50, 1
 def site() -> Path | None:
     """The folder that onnxruntime-gpu is unpacked in, None where there is none."""
     named = os.environ.get(VARIABLE)
-    return Path(named) if named and (Path(named) / "onnxruntime" / "capi").is_dir() else None
+    return Path(named).resolve() if named and (Path(named) / "onnxruntime" / "capi").is_dir() else None
 
 
 def kernels(folder: Path) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def _process(folder: Path, *words: object, sm: int = 90) -> str:
     path = os.pathsep.join([str(folder), *([os.environ["PYTHONPATH"]] if "PYTHONPATH" in os.environ else [])])
     variables = {**os.environ, "PYTHONPATH": path, "LD_LIBRARY_PATH": str(_standins(folder)), "STANDIN_SM": str(sm)}
     done = subprocess.run(
-        [sys.executable, __file__, *map(str, words)], capture_output=True, text=True, errors="replace", env=variables
+        [sys.executable, "-P", __file__, *map(str, words)], capture_output=True, text=True, errors="replace", env=variables
     )
     if done.returncode:
         raise RuntimeError(f"{' '.join(map(str, words))}: exit {done.returncode}\n{done.stderr[-3000:]}")
@@ -55,7 +55,7 @@ def _process(folder: Path, *words: object, sm: int = 90) -> str:
 
 @functools.cache
 def _standins(folder: Path) -> Path:
-    from standin_cuda import make
+    from .standin_cuda import make
 
     return make(folder / "onnxruntime" / "capi", Path(tempfile.mkdtemp(prefix="standin-cuda-")))
 
