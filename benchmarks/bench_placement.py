@@ -63,7 +63,7 @@ def run() -> str:
             rows.append([name, *counts(before), *counts(after)])
             print(*rows[-1], flush=True)
     version = ort_gpu.kernels(site)["onnxruntime"]
-    text = f"onnxruntime-gpu {version}, float16. Nodes after its optimiser (casts); what runs on the CPU; copies between the two.\n\n"
+    text = f"onnxruntime-gpu {version}, fp16. Nodes after its optimiser (casts); what is on the CPU; copies between the two.\n\n"
     return text + table(["model", CPU, "on the CPU; copies", CUDA, "on the CPU; copies"], rows)
 
 

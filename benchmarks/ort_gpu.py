@@ -42,14 +42,20 @@ def place(folder: Path, *models: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in _process(folder, "place", *models).splitlines()]
 
 
-def _process(folder: Path, *words: object, sm: int = 90) -> str:
+def _process(folder: Path, *words: object) -> str:
+    return python(folder, __file__, *words)
+
+
+def python(folder: Path, *words: object, standins: bool = True, sm: int = 90) -> str:
+    """What a Python with onnxruntime-gpu prints; RuntimeError with what it says where it fails."""
     path = os.pathsep.join([str(folder), *([os.environ["PYTHONPATH"]] if "PYTHONPATH" in os.environ else [])])
-    variables = {**os.environ, "PYTHONPATH": path, "LD_LIBRARY_PATH": str(_standins(folder)), "STANDIN_SM": str(sm)}
-    done = subprocess.run(
-        [sys.executable, "-P", __file__, *map(str, words)], capture_output=True, text=True, errors="replace", env=variables
-    )
+    variables = {**os.environ, "PYTHONPATH": path, "STANDIN_SM": str(sm)}
+    if standins:
+        variables["LD_LIBRARY_PATH"] = str(_standins(folder))
+    command = [sys.executable, "-P", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=variables)
     if done.returncode:
-        raise RuntimeError(f"{' '.join(map(str, words))}: exit {done.returncode}\n{done.stderr[-3000:]}")
+        raise RuntimeError(f"{' '.join(command[2:4])}: exit {done.returncode}\n{done.stderr[-3000:]}")
     return done.stdout
 
 

@@ -8,11 +8,12 @@ The functions are those that the provider libraries need and do not have (`nm`),
 
 from __future__ import annotations
 
+import mmap
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 PROVIDERS = ("cuda", "tensorrt")
@@ -131,6 +132,14 @@ int __cudaPopCallConfiguration(int* grid, int* block, size_t* shared, void** str
   *shared = 0; *stream = 0; return 0;
 }
 
+size_t cudnnGetVersion(void) { return 91000; }
+
+size_t cudnnGetCudartVersion(void) { return 13000; }
+
+int cudnnGetReductionWorkspaceSize(void* h, void* r, void* a, void* b, size_t* n) { *n = 0; return 0; }
+
+int cudnnGetReductionIndicesSize(void* h, void* r, void* a, void* b, size_t* n) { *n = 0; return 0; }
+
 int getInferLibVersion(void) { return 101000; }
 """
 
@@ -147,7 +156,7 @@ def make(capi: Path, folder: Path) -> Path:
     return folder
 
 
-def _wanted(providers: Iterable[Path]) -> Mapping[str, dict[str, bool]]:
+def _wanted(providers: Sequence[Path]) -> Mapping[str, dict[str, bool]]:
     """Library -> the functions that the providers take from it, with whether they ask for a version."""
     found: dict[str, dict[str, bool]] = {}
     loose: set[str] = set()
@@ -161,11 +170,22 @@ def _wanted(providers: Iterable[Path]) -> Mapping[str, dict[str, bool]]:
                 found[library][name] = True
             elif not library and re.match(r"cu[A-Z]|create\w+_INTERNAL$|getPluginRegistry|getInferLibVersion", name):
                 loose.add(name)
+    for name in _asked_by_name(providers):
+        found.setdefault("libcudnn.so.9", {})[name] = False
     for name in loose:  # without a version the first library that has it is taken
         kind = "libcuda." if name.startswith("cu") else "libnvonnxparser." if "Parser" in name else "libnvinfer."
         library = next((each for each in found if each.startswith(kind)), None)
         found.setdefault(library or f"{kind}so.1", {})[name] = False
     return found
+
+
+def _asked_by_name(providers: Sequence[Path]) -> set[str]:
+    """The functions of cuDNN, which is loaded when the first of them is called: their names are strings in the library."""
+    found: set[bytes] = set()
+    for provider in providers:
+        with provider.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            found.update(re.findall(rb"\0(cudnn[A-Z]\w+)(?=\0)", data))
+    return {name.decode() for name in found}
 
 
 def _output(*command: object) -> str:
@@ -180,7 +200,9 @@ def _compile(folder: Path, library: str, functions: Mapping[str, bool]) -> None:
             lines.append(special[name])
         elif re.search(r"GetStatus(Name|String)$", name):
             lines.append(f'const char* {name}(int status) {{ return "stand-in"; }}')
-        elif re.search(r"(Create|Create_v2)$", name) and library.startswith(("libcublas", "libcudnn", "libcurand", "libcufft")):
+        elif re.search(r"(Create|Create_v2|^cudnnCreate\w+)$", name) and library.startswith(
+            ("libcublas", "libcudnn", "libcurand", "libcufft")
+        ):
             lines.append(f"int {name}(void** handle) {{ *handle = (void*)0x1000; return 0; }}")
         else:
             lines.append(f"void* {name}(void) {{ return 0; }}")

@@ -17,6 +17,7 @@ import onnx
 import onnx_ir as ir
 
 TABLE = Path(__file__).parent / "kernels.json.gz"
+SHA256 = "7e33c0eadb18aa07fd28e1fc28b71b669b9f02357b27c5946197d0c44aeefbe7"  # of the table: a fleet's cache knows code alone
 ONNX_DOMAINS = ("", "ai.onnx")
 OPEN = 2**31 - 1  # a kernel without a last version is for the operator as it is since the first, not for what came later
 

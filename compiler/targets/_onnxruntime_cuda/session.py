@@ -27,6 +27,7 @@ SESSION: Mapping[str, Any] = {
     "device_id": 0,
     "gpu_mem_limit": 0,  # bytes of device memory for values (weights among them); 0: no limit
     "arena_extend_strategy": "kSameAsRequested",  # the other doubles what it takes from the device each time
+    "cudnn_conv_algo_search": "HEURISTIC",  # EXHAUSTIVE, its default, times every kernel again for every new shape
     "use_tf32": 0,  # float32 is float32
     "cuda_graphs": 0,  # of so many shapes the launches are recorded and replayed; they hold their memory
 }
@@ -34,6 +35,7 @@ LARGEST = {"device_id": 255, "gpu_mem_limit": 2**48, "use_tf32": 1, "cuda_graphs
 CHOICES = {
     "graph_optimization_level": ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"),
     "arena_extend_strategy": ("kSameAsRequested", "kNextPowerOfTwo"),
+    "cudnn_conv_algo_search": ("HEURISTIC", "EXHAUSTIVE", "DEFAULT"),
 }
 NO_GRAPH = "-1"
 LIBRARIES = "its libraries of CUDA 13 and cuDNN 9 are missing or too old: pip install 'onnxruntime-gpu[cuda,cudnn]'"
@@ -74,7 +76,7 @@ class CudaRunner(Runner):
             binding.bind_cpu_input(spec.name, np.ascontiguousarray(feeds[spec.name]))
         for spec in self.outputs:
             binding.bind_output(spec.name, "cpu")
-        self._session.run_with_iobinding(binding, run_options(NO_GRAPH if self._options["cuda_graphs"] else None))
+        _run(self._session, binding, run_options(NO_GRAPH if self._options["cuda_graphs"] else None))
         return dict(zip((spec.name for spec in self.outputs), binding.copy_outputs_to_cpu(), strict=True))
 
     def _repeats(self, feeds: Feeds) -> bool:
@@ -112,9 +114,22 @@ class _Recorded:
         for name, held in self._inputs.items():
             held.update_inplace(np.ascontiguousarray(feeds[name]))
         self._binding.synchronize_inputs()
-        self._session.run_with_iobinding(self._binding, self._options)
+        _run(self._session, self._binding, self._options)
         self._binding.synchronize_outputs()
         return {name: held.numpy() for name, held in self._outputs.items()}
+
+
+def _run(session: Any, binding: Any, options: Any) -> None:
+    """Raises Missing where cuDNN or device memory is missing, BuildFailed with ONNX Runtime's words where it fails else."""
+    try:
+        session.run_with_iobinding(binding, options)
+    except Exception as error:  # onnxruntime's exceptions share no public base class
+        text = str(error).strip().splitlines()[0]
+        if "cuDNN" in text:
+            raise Missing(f"cuDNN 9 does not load, which reductions and convolutions need: {LIBRARIES} ({text})") from error
+        if "allocate" in text or "out of memory" in text:
+            raise Missing(f"too little device memory: run fewer rows, or raise gpu_mem_limit in the manifest ({text})") from error
+        raise BuildFailed(f"ONNX Runtime fails on the GPU: {text}") from error
 
 
 def run_options(graph: str | None) -> Any:
@@ -177,7 +192,7 @@ def open_cuda_session(path: Path, chosen: Mapping[str, Any]) -> Any:
 
 def provider_options(chosen: Mapping[str, Any]) -> dict[str, str]:
     """The options of the CUDA provider."""
-    options = {name: str(chosen[name]) for name in ("device_id", "use_tf32", "arena_extend_strategy")}
+    options = {name: str(chosen[name]) for name in ("device_id", "use_tf32", "arena_extend_strategy", "cudnn_conv_algo_search")}
     if chosen["gpu_mem_limit"]:
         options["gpu_mem_limit"] = str(chosen["gpu_mem_limit"])
     return options | ({"enable_cuda_graph": "1"} if chosen["cuda_graphs"] else {})
