@@ -46,7 +46,7 @@ def available() -> Availability:
         build = other is not None
         gpu = "" if packages.gpus() else "; no NVIDIA GPU found"
         swap = f" (it takes the place of onnxruntime {other}: uninstall that first)" if build else ""
-        return Availability(build, False, f"{PACKAGE} is not installed{swap}{gpu}", other or "", INSTALL)
+        return Availability(build, False, f"{PACKAGE} is not installed{swap}{gpu}", "", INSTALL)
     found = packages.gpus()
     if not found:
         return Availability(True, False, "no NVIDIA GPU found", version, INSTALL)

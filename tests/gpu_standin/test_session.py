@@ -1,4 +1,4 @@
-"""The runner over onnxruntime-gpu and stand-ins: what it asks of ONNX Runtime is accepted. No number is read: kernels do nothing."""
+"""The runner over onnxruntime-gpu and stand-ins: ONNX Runtime accepts what it asks. No number is read: kernels do nothing."""
 
 from __future__ import annotations
 

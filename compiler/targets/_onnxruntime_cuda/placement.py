@@ -34,6 +34,11 @@ class Placement:
     on_cpu: tuple[str, ...]
 
 
+def _older(missing: list[str]) -> str:
+    """Advice where a kernel is of an older version of its operator: exporters write the opset that they are asked for."""
+    return ", or export the source to opset 20" if any("as it is since" in why for why in missing) else ""
+
+
 def require_kernels(graph: Graph) -> Placement:
     """Raises BuildFailed that names the nodes without a CUDA kernel for their version and types, and why."""
     shapes: set[ir.Value] = set()
@@ -58,6 +63,6 @@ def require_kernels(graph: Graph) -> Placement:
         raise BuildFailed(
             f"onnxruntime-cuda: {len(missing)} nodes have no kernel in the CUDA provider of onnxruntime-gpu {version} and would "
             f"run on the CPU, with copies between: {'; '.join(missing[:SHOWN])}{more}. Build the target onnxruntime, tensorrt or "
-            "tensorrt-rtx, or another precision"
+            f"tensorrt-rtx, or another precision{_older(missing)}"
         )
     return Placement(count, tuple(on_cpu))

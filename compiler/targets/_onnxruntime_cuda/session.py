@@ -199,8 +199,9 @@ def provider_options(chosen: Mapping[str, Any]) -> dict[str, str]:
 
 
 def nodes_on_cpu(session: Any) -> list[str]:
-    """The nodes that ONNX Runtime gave to the CPU and that are no arithmetic on shapes; an older one does not tell."""
+    """Nodes that ONNX Runtime gave to the CPU and that are no arithmetic on shapes. Missing where it is too old to tell."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
-        return []
+        found = import_onnxruntime().__version__
+        raise Missing(f"onnxruntime-gpu {found} does not tell where it runs a node: pip install 'onnxruntime-gpu>=1.31'")
     parts = [part for part in session.get_provider_graph_assignment_info() if part.ep_name == "CPUExecutionProvider"]
     return [f"{node.op_type} {node.name!r}" for part in parts for node in part.get_nodes() if node.op_type not in ARITHMETIC]
