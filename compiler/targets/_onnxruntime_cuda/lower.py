@@ -60,7 +60,7 @@ def _leave_out(node: ir.Node) -> None:
 
 def lowerings(*, quantised: bool = False) -> Mapping[str, Body]:
     """Operator -> lowering; the projections of attention apart where they are quantised."""
-    return LOWERINGS | ({"FusedAttention": attention.projected_apart} if quantised else {})
+    return {**LOWERINGS, **({"FusedAttention": attention.projected_apart} if quantised else {})}
 
 
 def embeddings(op: Any, node: ir.Node) -> Sequence[ir.Value]:

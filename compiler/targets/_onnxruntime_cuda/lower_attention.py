@@ -104,7 +104,8 @@ def _is_number(value: ir.Value) -> bool:
 
 
 def _leaves_last_axis(node: ir.Node) -> bool:
-    axes, shape = ir.convenience.get_const_tensor(node.inputs[1]), node.outputs[0].shape
+    axes = None if node.inputs[1] is None else ir.convenience.get_const_tensor(node.inputs[1])
+    shape = node.outputs[0].shape
     return axes is not None and shape is not None and all(int(a) % len(shape) != len(shape) - 1 for a in axes.numpy().reshape(-1))
 
 
