@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 
-import onnx_ir as ir
-
 from ...core import BuildFailed
 from ...graph import Graph
 from .kernels import table, why_no_kernel
+from .shapes import shape_values
 
 # What arithmetic on shapes is made of: such nodes ONNX Runtime keeps on the CPU, and no others may be there.
 ARITHMETIC = frozenset(
@@ -21,9 +20,7 @@ ARITHMETIC = frozenset(
     Greater GreaterOrEqual And Or Not Where Reshape Identity ReduceProd ReduceMax ReduceMin ReduceSum ConstantOfShape Expand Split
     Range Floor Ceil""".split()
 )
-SHAPES = ("Shape", "Size")
 SHOWN = 5
-CONTROL = frozenset({"If", "Loop", "Scan"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,15 +38,11 @@ def _older(missing: list[str]) -> str:
 
 def require_kernels(graph: Graph) -> Placement:
     """Raises BuildFailed that names the nodes without a CUDA kernel for their version and types, and why."""
-    shapes: set[ir.Value] = set()
-    missing, on_cpu, count = [], [], 0
+    shapes = shape_values(graph.model.graph)
+    missing: list[str] = []
+    on_cpu: list[str] = []
+    count = 0
     for node in graph.model.graph.all_nodes():
-        given = [value for value in node.inputs if value is not None]
-        of_shapes = node.op_type in SHAPES or all(v in shapes or v.const_value is not None for v in given)
-        if of_shapes and node.op_type not in CONTROL:
-            shapes.update(
-                v for v in node.outputs if v.dtype is not None and (v.dtype.is_integer() or v.dtype == ir.DataType.BOOL)
-            )
         why = why_no_kernel(node, graph.opset)
         if why is None:
             count += node.op_type != "Constant"
