@@ -171,7 +171,7 @@ def _wanted(providers: Sequence[Path]) -> Mapping[str, dict[str, bool]]:
             elif not library and re.match(r"cu[A-Z]|create\w+_INTERNAL$|getPluginRegistry|getInferLibVersion", name):
                 loose.add(name)
     for name in _asked_by_name(providers):
-        found.setdefault("libcudnn.so.9", {})[name] = False
+        found.setdefault("libcudnn.so.9", {}).setdefault(name, False)
     for name in loose:  # without a version the first library that has it is taken
         kind = "libcuda." if name.startswith("cu") else "libnvonnxparser." if "Parser" in name else "libnvinfer."
         library = next((each for each in found if each.startswith(kind)), None)
