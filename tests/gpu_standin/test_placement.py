@@ -27,6 +27,7 @@ FAMILIES = (
     "bart-decoder.dynamo-sdpa",
     "xlm-roberta.torchscript-eager",
     "gpt2-past.dynamo-sdpa",
+    "own.dynamo-sdpa",
 )
 
 

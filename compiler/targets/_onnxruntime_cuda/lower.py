@@ -31,7 +31,7 @@ from .._tensorrt.layout import drop_count, drop_expands
 from .._tensorrt.lower_common import lazy_weight
 from . import lower_attention as attention
 from .contrib import contrib, of_rank, same_shape
-from .shapes import start_ranges_late
+from .shapes import slice_first_rows, start_ranges_late
 
 SKIP_NORMS = ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
 
@@ -44,9 +44,10 @@ def lower(graph: Graph, *, quantised: bool = False) -> Graph:
     for node in lowered.model.graph.all_nodes():
         _leave_out(node)
     CommonSubexpressionEliminationPass()(lowered.model)  # the expanded mask, the positions
+    start_ranges_late(lowered.model.graph)
+    slice_first_rows(lowered.model.graph)
     # A mask's low is a number that fp16 may replace where it is an initializer.
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(lowered.model)
-    start_ranges_late(lowered.model.graph)
     drop_count(lowered.model.graph)
     drop_expands(lowered.model.graph)
     RemoveUnusedNodesPass()(lowered.model)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
-from ...ops import Builder
+from ...ops import Builder, constant
 
 SHAPES = ("Shape", "Size")
 CONTROL = frozenset({"If", "Loop", "Scan"})
@@ -41,6 +42,30 @@ def start_ranges_late(graph: ir.Graph) -> None:
             break
 
 
+def slice_first_rows(graph: ir.Graph) -> None:
+    """Gather(table, Range(0, n, 1)) as the Slice that it is.
+
+    ONNX Runtime makes that Slice itself, once it has placed the nodes, of numbers that it then copies to the GPU and back.
+    """
+    shapes = shape_values(graph)
+    for node in list(graph):
+        maker = node.inputs[1].producer() if node.op_type == "Gather" and not node.domain and node.inputs[1] is not None else None
+        if maker is None or maker.op_type != "Range" or node.attributes.get_int("axis", 0) != 0:
+            continue
+        start, end, step = maker.inputs
+        if _number(start) != 0 or _number(step) != 1 or end not in shapes or not _is_scalar(end):
+            continue
+        op = Builder()
+        first = constant(op, [0], np.int64)
+        late = op.Slice(node.inputs[0], first, op.Unsqueeze(end, first), first)
+        _put(graph, node, op, late)
+
+
+def _number(value: ir.Value | None) -> int | None:
+    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    return None if tensor is None or tensor.size != 1 else int(tensor.numpy().reshape(-1)[0])
+
+
 def _is_scalar(value: ir.Value | None) -> bool:
     return value is not None and value.shape is not None and len(value.shape) == 0
 
@@ -51,6 +76,7 @@ def _put(graph: ir.Graph, node: ir.Node, op: Builder, late: ir.Value) -> None:
     for index, new in enumerate(op.nodes):
         new.name, new.outputs[0].name = f"{node.name}/{new.op_type}_{index}", f"{out.name}/{new.op_type}_{index}"
         new.metadata_props.update(node.metadata_props)
-        new.outputs[0].type, new.outputs[0].shape = out.type, ir.Shape([])
-    late.shape = out.shape
+        new.outputs[0].type = ir.TensorType(ir.DataType.INT64)
+        new.outputs[0].shape = ir.Shape([1] if new.op_type in ("Constant", "Unsqueeze") else [])
+    late.type, late.shape = out.type, out.shape
     ir.convenience.replace_nodes_and_values(graph, node, [node], op.nodes, [out], [late])
