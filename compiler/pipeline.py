@@ -296,8 +296,11 @@ def in_base_precision(build: Build) -> Build:
 
 def type_graph(build: Build, job: Job, graph: Graph) -> Typed:
     """The types of a lowered graph, by its precision mode; what is not int8 in an int8 build is of the target's choice."""
-    mode = precision.get(build.precision)
-    return mode.apply(graph, value_evidence(job), **({"base": targets.get(build.spec.name).INT8_BASE} if build.quantised else {}))
+    mode, target = precision.get(build.precision), targets.get(build.spec.name)
+    given: dict[str, Any] = {"base": target.INT8_BASE} if build.quantised else {}
+    if hasattr(target, "KERNELS"):
+        given["kernels"] = target.KERNELS
+    return mode.apply(graph, value_evidence(job), **given)
 
 
 def value_evidence(job: Job) -> Evidence:

@@ -1,4 +1,5 @@
-"""Tests are sorted by what they need: plain (pip only), rtx (the package tensorrt-rtx, no GPU), gpu."""
+"""Tests are sorted by what they need: plain (pip only), rtx (the package tensorrt-rtx, no GPU), gpu_standin (onnxruntime-gpu, no
+GPU), gpu."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark by folder, so that `-m "not rtx"` works with nothing written in the tests."""
     for item in items:
         folder = item.path.relative_to(HERE).parts[0]
-        if folder in ("rtx", "gpu"):
+        if folder in ("rtx", "gpu", "gpu_standin"):
             item.add_marker(folder)
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..source import FactoryModel
 
 Call = Callable[[], Any]
-GPU_TARGETS = ("tensorrt", "tensorrt-rtx")
+GPU_TARGETS = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda")
 
 
 @dataclasses.dataclass(frozen=True)

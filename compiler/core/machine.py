@@ -48,6 +48,7 @@ TOOLS = (
     "onnx_ir",
     "onnxscript",
     "onnxruntime",
+    "onnxruntime-gpu",
     "tensorrt_rtx",
     "tensorrt",
     "polygraphy",

@@ -33,7 +33,7 @@ FORMAT = 1  # raised when what a stage writes means something else
 EXPORT_FIELDS = ("source", "task", "revision", "allow_pickle", "trust_remote_code", "ids", "opset", "goldens", "seed")
 PATHS = ("source", "data", "adapter")  # fields of which the files count, not where they are
 FUSE_FIELDS = ("fuse", "prove", "expect")
-TOOLS = ("python", "numpy", "onnx", "onnx_ir", "onnxscript", "onnxruntime")
+TOOLS = ("python", "numpy", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "onnxruntime-gpu")
 EXPORT_TOOLS = ("torch", "transformers")
 # Where each stage's code begins. Modules that are found by name at run time are named here.
 STAGES_CODE = ("fleet/stages", "artifact/goldens")

@@ -9,4 +9,5 @@ from .builder import padded_inputs as padded_inputs
 from .expansion import expand as expand
 from .expansion import replace_node as replace_node
 from .expansion import taken_names as taken_names
+from .registry import BODIES as BODIES
 from .registry import MASK_INPUTS as MASK_INPUTS

@@ -1,3 +1,4 @@
+from ._kernels import Kernels as Kernels
 from ._modes import CALIBRATED as CALIBRATED
 from ._modes import QUANTISED as QUANTISED
 from ._modes import get as get

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from ..graph import Graph
 from ._evidence import judge_values
+from ._kernels import Kernels
 from ._plan import SUMS, Island
 from ._value_ranges import Evidence
 
@@ -40,7 +41,8 @@ MASK_PATH = frozenset(
     """Where Mul Add Sub Expand Unsqueeze Squeeze Reshape Cast Concat Slice Transpose Identity Max Min Clip Constant
     ConstantOfShape Tile Gather GatherND ScatterND Neg Not""".split()
 )
-ORDER_ONLY = frozenset({"Softmax", "LogSoftmax", "ReduceMax", "TopK", "ArgMax", "MaxPool", "Attention"})
+ORDER_ONLY = frozenset({"Softmax", "LogSoftmax", "ReduceMax", "TopK", "ArgMax", "MaxPool"})
+SCORE_BIAS = {("", "Attention"): 3, ("com.microsoft", "Attention"): 5, ("com.microsoft", "MultiHeadAttention"): 5}
 ROUNDS = frozenset({"Floor", "Ceil", "Round"})
 QUANTISERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 MOVES = frozenset("Unsqueeze Squeeze Reshape Expand Identity Transpose".split())
@@ -61,13 +63,18 @@ class IslandDecision:
     notes: tuple[str, ...] = ()
 
 
-def decide_islands(graph: Graph, half: HalfType, evidence: Evidence | None = None) -> IslandDecision:
-    """The nodes that must be islands by rule, each grown over its own arithmetic; then those that the evidence demands."""
+def decide_islands(
+    graph: Graph, half: HalfType, evidence: Evidence | None = None, kernels: Kernels | None = None
+) -> IslandDecision:
+    """The nodes that must be islands by rule, each grown over its own arithmetic; then those that the evidence demands.
+
+    `kernels` are those of the compiler; without them it is taken to have what ONNX admits, and no operator of another domain.
+    """
     nodes = list(graph.model.graph.all_nodes())
     islands: dict[ir.Node, Island] = {}
     clamps: dict[ir.Value, tuple[float, str]] = {}
     for node in nodes:
-        if (island := _by_rule(node, graph, half, clamps)) is not None:
+        if (island := _by_rule(node, graph, half, clamps, kernels)) is not None:
             islands[node] = island
     _count(nodes, islands)
     values = None if evidence is None else judge_values(graph, _clamped(graph, clamps, half), half, evidence, _cuts(graph, half))
@@ -152,7 +159,9 @@ def _cuts(graph: Graph, half: HalfType) -> dict[str, float]:
     return found
 
 
-def _by_rule(node: ir.Node, graph: Graph, half: HalfType, clamps: dict[ir.Value, tuple[float, str]]) -> Island | None:
+def _by_rule(
+    node: ir.Node, graph: Graph, half: HalfType, clamps: dict[ir.Value, tuple[float, str]], kernels: Kernels | None
+) -> Island | None:
     floats = [v for v in (*node.inputs, *node.outputs) if v is not None and v.dtype == FLOAT]
     if not floats:
         return Island("")
@@ -164,14 +173,16 @@ def _by_rule(node: ir.Node, graph: Graph, half: HalfType, clamps: dict[ir.Value,
         return Island("inside the body of a control-flow node")
     if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
         return Island("control flow")
-    if node.op_type in REDUCTIONS | COSTLY_SUMS:
+    if node.op_type in REDUCTIONS | COSTLY_SUMS and (kernels is None or node.op_type not in kernels.sums):
         return Island(SUMS, "free")
     if _leaves_range(node):
         return Island("its result can leave the range of the type", "free")
     if node.op_type == "Range":
         return Island(COUNTED)
-    if not _takes(node, graph, half):
+    if not _takes(node, graph, half) and (kernels is None or not node.domain):
         return Island(f"ONNX gives {node.op_type} no {half.dtype.name.lower()} form")
+    if kernels is not None and (why := kernels.lacking(node, graph.opset, half.dtype)) is not None:
+        return Island(why, kind=f"no {half.mode} kernel")
     constant = _scale_reason(node, half) or _constant_reason(node, half, clamps)
     return Island(constant, "constant") if constant is not None else None
 
@@ -241,8 +252,10 @@ def _mask_path(value: ir.Value) -> set[ir.Value]:
     and not its size; none where it flows elsewhere too."""
     frontier, seen, found = [value], {value}, False
     while frontier:
-        for user, _ in frontier.pop().uses():
-            if user.op_type in ORDER_ONLY:
+        for user, index in frontier.pop().uses():
+            if user.op_type in ("Shape", "Size"):
+                continue  # it sees no number
+            if user.op_type in ORDER_ONLY or SCORE_BIAS.get((user.domain, user.op_type)) == index:
                 found = True
                 continue
             if user.op_type not in MASK_PATH:

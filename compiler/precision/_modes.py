@@ -10,6 +10,7 @@ from ..core import RecipeError, did_you_mean, module_names
 
 if TYPE_CHECKING:
     from ..graph import Graph
+    from ._kernels import Kernels
     from ._plan import Typed
     from ._value_ranges import Evidence
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 class Precision(Protocol):
     """The shape of a precision module."""
 
-    def apply(self, graph: Graph, evidence: Evidence | None = None) -> Typed: ...
+    def apply(self, graph: Graph, evidence: Evidence | None = None, kernels: Kernels | None = None) -> Typed: ...
 
 
 CALIBRATED = frozenset({"int8", "int8-static", "fp8"})  # modes whose scales come from data

@@ -15,20 +15,22 @@ from ..core import InputError
 from ..graph import Graph, drop_unused_initializers
 from ._half import HalfType
 from ._islands import IslandDecision, decide_islands
+from ._kernels import Kernels
 from ._plan import Clamp, Island, Plan, Typed
 from ._value_ranges import Evidence
 
 FLOAT = ir.DataType.FLOAT
 
 
-def type_half(graph: Graph, half: HalfType, evidence: Evidence | None = None) -> Typed:
+def type_half(graph: Graph, half: HalfType, evidence: Evidence | None = None, kernels: Kernels | None = None) -> Typed:
     """Type `graph` in `half`: inputs and outputs keep their types, weights of half nodes are stored in half.
 
-    With evidence the float32 graph runs on its samples, and the measured values decide as well. Raises InputError when a value
+    With evidence the float32 graph runs on its samples, and the measured values decide as well. `kernels` are
+    those of the compiler. Raises InputError when a value
     has no known type (run shape inference first), DataError when the graph does not run on a sample.
     """
     _require_types(list(graph.model.graph.all_nodes()))
-    typed = write_typed(graph, half, decide_islands(graph, half, evidence))
+    typed = write_typed(graph, half, decide_islands(graph, half, evidence, kernels))
     return dataclasses.replace(typed, plan=dataclasses.replace(typed.plan, evidence=evidence.name if evidence else ""))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..graph import Graph
 from ._half import HalfType
+from ._kernels import Kernels
 from ._plan import Typed
 from ._typed import type_half
 from ._value_ranges import Evidence
@@ -13,6 +14,6 @@ from ._value_ranges import Evidence
 HALF = HalfType("fp16", "FLOAT16", max=65504.0, tiny=2.0**-24, mask=-3e4, normal=2.0**-14, unit=2.0**-11)
 
 
-def apply(graph: Graph, evidence: Evidence | None = None) -> Typed:
+def apply(graph: Graph, evidence: Evidence | None = None, kernels: Kernels | None = None) -> Typed:
     """A copy of `graph` typed float16 where float16 is safe; casts at the borders. See `_typed.type_half`."""
-    return type_half(graph, HALF, evidence)
+    return type_half(graph, HALF, evidence, kernels)

@@ -104,6 +104,9 @@ def _sm_of(word: str, text: str, sms: tuple[str, ...]) -> str:
     if not of_sm:
         raise RecipeError(what + did_you_mean(word, (*sms, *(gpu.name for gpu in gpu_models.TABLE if gpu.sm in sms))))
     listed = f"{sm} is {', '.join(of_sm)}" if sm == word else f"it is {sm}"
+    own = get(text.partition(":")[0])
+    if hasattr(own, "why_not") and (why := own.why_not(sm)):
+        listed = f"{listed}; {why}"
     raise RecipeError(
         f"{what} ({listed}); it builds for {', '.join(sms)}. For {word} use the target tensorrt, on a host with that GPU"
     )

@@ -23,7 +23,15 @@ ORDER = (
 AT_THE_ROOT = {"__init__.py", "__main__.py", "pipeline.py", "recipe.py"}
 TORCH_ALLOWED = {"source/torch_export.py", "source/heads.py", "source/factory.py", "source/half_modules.py", "bench/baselines.py"}
 TRANSFORMERS_ALLOWED = {"source/assets.py", "source/loading.py", "source/inputs_truth.py", "data/mel.py"}
-FACELESS = ("fusions.rules", "targets._tensorrt", "targets._onnxruntime", "ops.bodies", "source.modules", "source.contrib")
+FACELESS = (
+    "fusions.rules",
+    "targets._tensorrt",
+    "targets._onnxruntime",
+    "targets._onnxruntime_cuda",
+    "ops.bodies",
+    "source.modules",
+    "source.contrib",
+)
 TORCH = re.compile(r"^\s*(import|from) (torch|transformers)\b", re.MULTILINE)
 FILES = sorted(p for p in COMPILER.rglob("*.py") if "__pycache__" not in p.parts)
 

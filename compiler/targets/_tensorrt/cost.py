@@ -28,6 +28,7 @@ from . import kernel_log as _kernels
 from . import weight_check as _weights
 
 REST = "outside layers"
+MULTI_HEAD = "MultiHeadAttention"  # of com.microsoft, which has an Attention of its own, too
 SHAPE_OPS = frozenset({"Shape", "Size"})
 VIEWS = frozenset({"Reshape", "Unsqueeze", "Squeeze", "Expand", "Flatten"})  # of their first input
 MOVING = VIEWS | {"Transpose", "Identity", "Cast", "Concat", "Split", "Slice", "Gather", "GatherElements", "GatherND"}
@@ -95,12 +96,12 @@ def graph_work(graph: Graph, rows: Sequence[Mapping[str, Any]] | None, shape: Sh
             namers.setdefault(name, []).append(at)
     flops: collections.Counter[str] = collections.Counter()
     for node in graph.model.graph.all_nodes():
-        if node.op_type in GEMM_OPS:
+        if node.op_type in GEMM_OPS or node.op_type == MULTI_HEAD:
             named = namers.get(_kernels.node_name(node))
             flops[kernels[named[0]]["layer"] or REST if named else _layer(node)] += sizes.flops(node)
     counts = collections.Counter(row["layer"] or REST for row in kernels)
     moved: collections.Counter[str] = collections.Counter()
-    for at, count in enumerate(_moved(graph, namers, len(kernels), sizes)):
+    for at, count in enumerate(_moved(graph, namers, len(kernels), sizes) if kernels else ()):
         moved[kernels[at]["layer"] or REST] += count
     names = [*sorted({*counts, *flops} - {REST}, key=_order), REST]
     layers = tuple(Layer(name, counts[name], flops[name], moved[name] if kernels else None) for name in names)
@@ -230,11 +231,18 @@ class _Sizes(ConcreteShapes):
             self._unknown.add(_kernels.node_name(node))
             return 0
         first, second = (dims or [] for dims in given)
+        grown = self.dims(node.outputs[1]) if node.op_type == MULTI_HEAD and len(node.outputs) > 1 else None
+        if grown is not None:  # a cache: [B,h,T,d]
+            second = [*second[:1], grown[2], *second[2:]]
         return 2 * _products(node, out, first, second)
 
 
 def _products(node: ir.Node, out: Sequence[int], first: Sequence[int], second: Sequence[int]) -> int:
     """Multiplications of a node by the shapes of its output and of its first two inputs."""
+    if node.op_type == MULTI_HEAD:
+        return 2 * math.prod(out) * second[1]
+    if node.op_type == "Attention" and node.domain == "com.microsoft":  # it projects x first
+        return math.prod(first) * second[1] + 2 * math.prod(out) * out[1]
     if node.op_type == "Attention":  # q k^T, and the same again with v
         return 2 * math.prod(first) * second[-2]
     if node.op_type == "Conv":

@@ -28,8 +28,8 @@ def tidy(graph: Graph) -> Graph:
     """A copy with pooling simplified and every needless swap gone."""
     copy = graph.copy()
     main = copy.model.graph
-    _drop_count(main)
-    _drop_expands(main)
+    drop_count(main)
+    drop_expands(main)
     _turn_once(main)
     for node in list(main):
         _cancel(node)
@@ -182,7 +182,7 @@ def _numbers(value: ir.Value | None) -> list[float] | None:
     return None if tensor is None or tensor.size > 8 else [n.item() for n in tensor.numpy().reshape(-1)]
 
 
-def _drop_count(graph: ir.Graph) -> None:
+def drop_count(graph: ir.Graph) -> None:
     """normalise(sum / count) is normalise(sum): the division by the number of tokens goes, and with it the counting.
 
     Exact unless a norm is under its clamp times the count, where only a vector of zeros, which stays zero, is found in practice.
@@ -195,7 +195,7 @@ def _drop_count(graph: ir.Graph) -> None:
             node.outputs[0].replace_all_uses_with(total)
 
 
-def _drop_expands(graph: ir.Graph) -> None:
+def drop_expands(graph: ir.Graph) -> None:
     """An Expand to the very shape of what it is combined with does what broadcasting does, in a kernel of its own."""
     for node in list(graph):
         if node.op_type != "Expand" or node.outputs[0].is_graph_output():

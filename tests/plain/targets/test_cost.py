@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import fused
 import numpy as np
 import onnx
 import onnx.helper as oh
@@ -16,6 +17,8 @@ from onnx import TensorProto, numpy_helper
 from bertc.core.profiles import Shape
 from bertc.graph import concrete_shapes as shapes
 from bertc.graph.model import Graph, load_graph
+from bertc.ops import expand
+from bertc.targets._onnxruntime_cuda import lower as cuda
 from bertc.targets._tensorrt import cost as work
 
 BATCH, LENGTH, WIDTH = 3, 5, tiny.WIDTH
@@ -144,3 +147,25 @@ def test_a_dim_that_nothing_tells_is_counted_as_unknown() -> None:
     assert shapes.evaluate_dim(ir.SymbolicDim("length**2"), {"length": 7}) == 49
     for unknown in ("unk__0", "length +", "open(length)", "length//0"):
         assert shapes.evaluate_dim(ir.SymbolicDim(unknown), {"length": 7}) is None
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+def test_attention_of_com_microsoft_counts_what_its_parts_would(quantised: bool) -> None:
+    """Attention projects its input first, MultiHeadAttention does not."""
+    source = fused.encoder(layers=12)
+    whole = work.graph_work(expand(source), None, SHAPE, 0)
+    found = work.graph_work(
+        cuda.lower(source, quantised=quantised), None, SHAPE, 0
+    )  # without a list of kernels no path is walked
+    assert found.total().flops == whole.total().flops > 0 and found.unknown == 0
+
+
+def test_a_cache_counts_its_keys() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 20, "com.microsoft" : 1]>
+        g (float[batch,length,8] q, float[batch,2,7,4] pk, float[batch,2,7,4] pv) => (float[batch,length,8] y)
+        { y, k, v = com.microsoft.MultiHeadAttention <num_heads = 2> (q, q, q, , , , pk, pv) }"""
+    graph = Graph(ir.from_proto(onnx.parser.parse_model(text)))
+    node = next(iter(graph.model.graph))
+    for value in node.outputs[1:]:
+        value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(["batch", 2, 12, 4])
+    assert work.graph_work(graph, None, SHAPE, 0).total().flops == 2 * 2 * BATCH * LENGTH * 12 * 8
