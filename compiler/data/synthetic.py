@@ -146,7 +146,8 @@ def synthetic_samples(
     bounds = index_bounds(graph)
     masks = mask_kinds(graph)
     layout = Layout.of(graph.inputs, ())
-    samples, choices = [], choices_of(graph)
+    samples: list[Sample] = []
+    choices = choices_of(graph)
     plans = _plans(used, batch_dims(graph.inputs, used), bool(masks), max_elements)
     for plan in plans * -(-turns(choices) // len(plans)):  # of one fixed size, as often as there are choices
         feeds = sprinkle_ids(_feeds(graph.inputs, plan, used, bounds, masks, rng), bounds, special, other)
