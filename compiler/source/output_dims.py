@@ -15,15 +15,19 @@ from .size_trial import Sizes, Trial
 Shapes = dict[str, tuple[int, ...]]
 
 
-def name_outputs(trial: Trial, base: Sizes) -> Iterator[str]:
-    """Call a dim of an output by the dimension that it follows, in place. `base`: sizes that the source runs at."""
-    graph = trial.graph
-    own = {
+def unnamed(trial: Trial) -> dict[str, tuple[str, int]]:
+    """{dim: (output, axis)} of the dims of outputs that are none of the inputs' and not computed from these by name."""
+    return {
         dim: (spec.name, axis)
-        for spec in graph.outputs
+        for spec in trial.graph.outputs
         for axis, dim in enumerate(spec.dims)
         if isinstance(dim, str) and dim not in trial.dims and derived(dim) is None
     }
+
+
+def name_outputs(trial: Trial, base: Sizes) -> Iterator[str]:
+    """Call a dim of an output by the dimension that it follows, in place. `base`: sizes that the source runs at."""
+    graph, own = trial.graph, unnamed(trial)
     if not own:
         return
     moved = {name: sizes for name in trial.dims if derived(name) is None and (sizes := _moved(trial, base, name)) is not None}

@@ -18,7 +18,7 @@ from ..data import samples
 from ..data import synthetic as data
 from ..graph import Graph
 from .dim_names import BATCH, call_by_role, rename_dims
-from .output_dims import name_outputs
+from .output_dims import name_outputs, unnamed
 from .size_ties import alike, apart, computed, first_sizes, ties
 from .size_trial import Trial
 
@@ -72,7 +72,7 @@ def settle_sizes(
     trial = Trial(graph, known, run)
     if not asked and not set(known) - {samples.batch_dim(graph.inputs, known)}:  # rows alone
         usual = trial.usual()
-        return known, list(name_outputs(trial, usual)) if known and not trial.refused(usual) else []
+        return known, list(name_outputs(trial, usual)) if known and unnamed(trial) and not trial.refused(usual) else []
     sums = computed(trial)
     if sums:
         rename_dims(graph.model, sums)

@@ -131,7 +131,9 @@ def test_the_fused_graph_is_proven_for_quantised_lowerings_too() -> None:
     for name in ("tensorrt-rtx", "tensorrt", "onnxruntime"):
         for quantised in (False, True):
             assert targets.lowerings(targets.TargetSpec(name), quantised=quantised) in proven
-    assert len({table["FusedAttention"] for table in proven}) == 4, "TensorRT's three forms and ONNX Runtime's"
+    assert len({table["FusedAttention"] for table in proven}) == 6, (
+        "TensorRT's three forms, ONNX Runtime's on the CPU, and its two on CUDA"
+    )
 
 
 def test_the_same_on_any_number_of_cores(tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

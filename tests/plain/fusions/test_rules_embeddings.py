@@ -30,7 +30,7 @@ def test_the_new_node_means_what_the_old_ones_computed(text: str) -> None:
     node = list(after.model.graph)[-1]
     given = feeds(before)
     values = captured(before, [v.name for n in before.model.graph for v in n.outputs], given)
-    unsqueezed = {"val_0": values["row"][None]}  # the one index that the rule reshapes
+    unsqueezed = {"embeddings..Unsqueeze.0": values["row"][None]}  # the one index that the rule reshapes
     ids, positions, types, word, position, kind, gamma, beta = (
         None if v is None else {**values, **unsqueezed}[v.name] for v in node.inputs
     )
@@ -47,7 +47,7 @@ def test_golden() -> None:
         "FusedEmbeddings(ids, i, types, word, position, type, g, b; epsilon=1e-06) -> y",
         "FusedEmbeddings(ids, i, , word, position, , g, b; epsilon=1e-06) -> y",
         "FusedEmbeddings(ids, position_ids, , word, position, , g, b; epsilon=1e-06) -> y",
-        "FusedEmbeddings(ids, val_0, , word, position, , g, b; epsilon=1e-06) -> y",
+        "FusedEmbeddings(ids, embeddings..Unsqueeze.0, , word, position, , g, b; epsilon=1e-06) -> y",
         "FusedEmbeddings(ids, , types, word, , type, g, b; epsilon=1e-06) -> y",
     ]
 

@@ -104,7 +104,7 @@ def test_bias_gelu_golden() -> None:
         ["MatMul(x, w) -> m", "FusedBiasGelu(m, b; form=erf) -> y"],
         ["FusedBiasGelu(z, b; form=tanh) -> y"],
         ["FusedBiasGelu(z, b; form=quick) -> y"],
-        ["FusedLinear(x, w) -> val_0", "FusedBiasGelu(val_0, b; form=erf) -> y"],
+        ["FusedLinear(x, w) -> bias_gelu..FusedLinear.0", "FusedBiasGelu(bias_gelu..FusedLinear.0, b; form=erf) -> y"],
     ]
 
 
