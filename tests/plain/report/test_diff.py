@@ -66,7 +66,7 @@ def test_another_precision(folder: Path, capsys: Capture) -> None:
     run("inspect", a, "--diff", b, "--exit-code", "--json", code=1)
     document = json.loads(capsys.readouterr().out)
     assert document["same"] is False
-    islands = {"artifact": "", "section": "precision", "name": "float32 islands", "a": 2, "b": 0, "change": -1.0}
+    islands = {"artifact": "", "section": "precision", "name": "float32 islands", "a": 4, "b": 0, "change": -1.0}
     assert islands in document["differences"]
 
 

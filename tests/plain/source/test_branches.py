@@ -68,7 +68,7 @@ def test_a_branch_that_one_side_is_right_for(group, length):
 
 @pytest.mark.parametrize("length", [12, 40])
 def test_two_computations_are_refused(length):
-    with pytest.raises(SourceError, match="does not take every size|ends at 30"):
+    with pytest.raises(SourceError, match=r"does not take every size|ends at 30"):
         exported(Doubled(), length)
 
 
