@@ -133,9 +133,9 @@ def _notes(request: BuildRequest, placed: placement.Placement) -> list[str]:
         kept = f"; {len(placed.on_cpu)} of arithmetic on shapes have none and stay on the CPU ({first})"
     notes = [f"{placed.cuda} nodes have a CUDA kernel in {PACKAGE} {version} for their types{kept}"]
     if request.precision == "int8-weights":
-        notes.append("int8 weights are dequantised by a kernel before each GEMM: less memory, not faster")
+        notes.append("weights are int8 and become float16 before or in each GEMM: less memory; its speed was not measured")
     if any(_reads_bias(node) for node in request.graph.model.graph.all_nodes()):
-        notes.append("attention adds its mask as a bias, whose fused kernel needs lengths that are multiples of 8; pad to such")
+        notes.append("attention adds its mask as a bias; by ONNX Runtime's sources the fused kernel wants lengths in multiples of 8")
     return notes
 
 
