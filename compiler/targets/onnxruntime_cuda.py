@@ -135,7 +135,7 @@ def _notes(request: BuildRequest, placed: placement.Placement) -> list[str]:
     if request.precision == "int8-weights":
         notes.append("weights are int8 and become float16 before or in each GEMM: less memory; its speed was not measured")
     if any(_reads_bias(node) for node in request.graph.model.graph.all_nodes()):
-        notes.append("attention adds its mask as a bias; by ONNX Runtime's sources the fused kernel wants lengths in multiples of 8")
+        notes.append("attention adds its mask as a bias; by ONNX Runtime's sources the fused kernel wants a length of 8, 16, ...")
     return notes
 
 
