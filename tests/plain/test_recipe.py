@@ -200,8 +200,8 @@ def test_a_target_asked_for_twice(pair: tuple[str, ...]) -> None:
 
 
 def test_the_precision_of_a_target() -> None:
-    plan = pipeline.plan_builds(Recipe("x", targets=("null", "null=fp16", "onnxruntime"), precision="bf16"))
-    assert [build.name for build in plan] == ["null-bf16", "null-fp16", "onnxruntime-bf16"]
+    plan = pipeline.plan_builds(Recipe("x", targets=("null", "null=fp16", "onnxruntime=fp32"), precision="bf16"))
+    assert [build.name for build in plan] == ["null-bf16", "null-fp16", "onnxruntime-fp32"]
     assert pipeline.plan_builds(Recipe("x", targets=("null",)))[0].precision == "fp32"
     refused(
         lambda: pipeline.plan_builds(Recipe("x", targets=("null=fp6",))), "unknown precision 'fp6'", "known: bf16, fp16, fp32"
