@@ -176,7 +176,7 @@ def test_a_build_says_what_it_made_and_what_it_asks_for(tmp_path: Path) -> None:
     assert manifest["target"] == {"name": "onnxruntime-cuda", "sms": ["sm90"]}
     report = json.loads((made.path / "report.json").read_text("utf-8"))
     said = json.dumps(report)
-    assert "have a CUDA kernel in onnxruntime-gpu" in said and "multiples of 8" in said
+    assert "have a CUDA kernel in onnxruntime-gpu" in said and "wants a length of 8" in said
 
 
 def test_loading_without_the_package_or_a_gpu_names_both(tmp_path: Path) -> None:
