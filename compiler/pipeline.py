@@ -145,12 +145,17 @@ def fuse_graph(recipe: Recipe, source: Source, builds: Sequence[Build], proof: E
     return fused
 
 
-def pack_graph(source: Source, fused: Fused | None, proof: ExportCheck, log: Progress) -> packing.Packing:
-    """The fused graph without the padding of a batch, held against the padded one. InputError where it has no such form."""
+def pack_graph(source: Source, fused: Fused | None, proof: ExportCheck, log: Progress, *, prove: bool = True) -> packing.Packing:
+    """The fused graph without the padding of a batch, held against the padded one. InputError where it has no such form.
+
+    A fleet packs in several stages and proves (`prove`) in the last.
+    """
     if fused is None:
         raise InputError("--packed packs what was fused, and nothing was; build without it")
     with log.stage("pack"):
         packed = packing.pack(fused.graph)
+        if not prove:
+            return packed
         found = packing.check_packed(packed, targets.onnxruntime.lower(packed.graph), fused.graph, source.dims, proof.samples)
     log.note(packed.summary())
     log.say(found)

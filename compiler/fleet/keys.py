@@ -37,6 +37,7 @@ TOOLS = ("python", "numpy", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "onn
 EXPORT_TOOLS = ("torch", "transformers")
 # Where each stage's code begins. Modules that are found by name at run time are named here.
 STAGES_CODE = ("fleet/stages", "artifact/goldens")
+PACKING = ("packing/check",)
 OPERATORS = ("ops/bodies/*", "targets/_tensorrt/lower_*", "targets/_onnxruntime/lower")
 ROOTS = {
     "export": (
@@ -49,9 +50,9 @@ ROOTS = {
         "precision/fp32",
     ),
     "fuse": (*STAGES_CODE, "fusions/engine", "verification/export_check", "fusions/rules/*", *OPERATORS),
-    "calibrate": (*STAGES_CODE, "quant/forms", *OPERATORS),
-    "quantise": (*STAGES_CODE, "quant/forms", *OPERATORS),
-    "build": (*STAGES_CODE, "verification/verdict", "verification/on_data", "artifact/manifest", "ops/bodies/*"),
+    "calibrate": (*STAGES_CODE, "quant/forms", *OPERATORS, *PACKING),
+    "quantise": (*STAGES_CODE, "quant/forms", *OPERATORS, *PACKING),
+    "build": (*STAGES_CODE, *PACKING, "verification/verdict", "verification/on_data", "artifact/manifest", "ops/bodies/*"),
 }
 # Code that words, shows or orders things, and the stages before: what those made comes in by its hash.
 NOT_READ = ("recipe", "report/*", "report/page/*", "core/progress", "cli/*", "fleet/__init__", "fleet/keys")
@@ -167,7 +168,8 @@ def lowering(recipe: Recipe, spec: TargetSpec) -> dict[str, Any]:
     bodies = targets.lowerings(spec, quantised=True) if target.FUSES else {}
     forms = {op: f"{body.__module__.rpartition('.')[2]}.{body.__qualname__}" for op, body in sorted(bodies.items())}
     attention = target.INT8_ATTENTION and {"longest": target.INT8_ATTENTION.longest, "sizes": list(target.INT8_ATTENTION.sizes)}
-    return {"forms": forms, "attention": attention, "max_drop": quant.drop_limit(recipe.budget)}
+    packed = {"packed": True} if recipe.packed else {}  # another graph: its activations have no padding
+    return {"forms": forms, "attention": attention, "max_drop": quant.drop_limit(recipe.budget), **packed}
 
 
 def quantising(recipe: Recipe, spec: TargetSpec) -> dict[str, Any]:

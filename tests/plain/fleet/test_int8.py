@@ -136,6 +136,19 @@ def test_the_fused_graph_is_proven_for_quantised_lowerings_too() -> None:
     )
 
 
+def test_a_packed_graph_is_calibrated_and_quantised_by_itself(path: Path) -> None:
+    """It has other activations, and another graph: what was made of the padded one is not it."""
+    fleet, _ = fleets.opened(path)
+    entry = next(entry for entry in fleet.entries if entry.spec.name == "onnxruntime")
+    packed = dataclasses.replace(entry.recipe, packed=True)
+    for stage in ("calibrate", "quantise", "build"):
+        assert keys.options(stage, entry.recipe, entry.spec) != keys.options(stage, packed, entry.spec)
+    for stage in ("export", "fuse"):
+        assert keys.options(stage, entry.recipe, entry.spec) == keys.options(stage, packed, entry.spec)
+    code = keys.environment("quantise", entry.spec, "int8-static")["code"]
+    assert {"packing/rewrite.py", "packing/region.py", "targets/_onnxruntime/lower_packed.py"} <= set(code)
+
+
 def test_the_same_on_any_number_of_cores(tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a task of two cores quantises is what one of a single core does."""
     fleet, store = fleets.opened(path)
