@@ -7,6 +7,7 @@ from .builder import constant as constant
 from .builder import gelu as gelu
 from .builder import padded_inputs as padded_inputs
 from .expansion import expand as expand
+from .expansion import free_name as free_name
 from .expansion import replace_node as replace_node
 from .expansion import taken_names as taken_names
 from .registry import BODIES as BODIES

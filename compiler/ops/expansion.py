@@ -70,13 +70,13 @@ def replace_node(model: ir.Model, node: ir.Node, body: Body, taken: set[str | No
         found = f"it gave {len(made)}, of {len(op.nodes)} new nodes"
         raise CheckFailed(f"{body} of {node.domain}.{node.op_type} must make {len(node.outputs)} outputs of its own; {found}")
     for value in op.initializers:
-        value.name = _free(f"{node.name}/{value.name}", taken)
+        value.name = free_name(f"{node.name}/{value.name}", taken)
         model.graph.register_initializer(value)
     for new in op.nodes:
-        new.name = _free(f"{node.name}/{new.op_type}", taken)
+        new.name = free_name(f"{node.name}/{new.op_type}", taken)
         new.metadata_props.update({k: v for k, v in node.metadata_props.items() if k not in (ORIGIN, WEIGHT_ORIGINS)})
         for value in new.outputs:
-            value.name = _free(f"{node.outputs[0].name}/{new.op_type}", taken)
+            value.name = free_name(f"{node.outputs[0].name}/{new.op_type}", taken)
         if new.domain:
             model.opset_imports.setdefault(new.domain, 1)
     spread_origin(node, op.nodes)
@@ -84,7 +84,7 @@ def replace_node(model: ir.Model, node: ir.Node, body: Body, taken: set[str | No
     ir.convenience.replace_nodes_and_values(node.graph, node, [node], op.nodes, node.outputs, made)
 
 
-def _free(name: str, taken: set[str | None]) -> str:
+def free_name(name: str, taken: set[str | None]) -> str:
     """The name, with the smallest number behind it that makes it new."""
     found, count = name, 0
     while found in taken:

@@ -27,7 +27,10 @@ def check_packed(
     Raises CheckFailed naming the output and the sample where they differ.
     """
     padded, packed = ReferenceRunner(expand(fused)), ReferenceRunner(lowered)
-    ragged = _ragged(fused, dims, str(packing.facts["mask"]), samples, seed)
+    try:
+        ragged, lengths = _ragged(fused, dims, str(packing.facts["mask"]), samples, seed), "rows of all lengths"
+    except DataError as why:
+        ragged, lengths = [], f"none with rows of all lengths ({why})"
     worst, count = 0.0, 0
     for label, feeds in [*((sample.label, sample.feeds) for sample in samples), *ragged]:
         wanted, got = zero_padding(padded.run(feeds), feeds, packing.facts), packed.run(feeds)
@@ -40,7 +43,7 @@ def check_packed(
                 )
             worst = max(worst, error)
         count += 1
-    return f"packed graph against padded graph: {count} samples, rows of all lengths, max relative error {worst:.1e}"
+    return f"packed graph against padded graph: {count} samples, {lengths}, max relative error {worst:.1e}"
 
 
 def _live(feeds: Feeds, *arrays: np.ndarray) -> list[np.ndarray]:
@@ -63,19 +66,16 @@ def _distance(wanted: np.ndarray, got: np.ndarray) -> float:
 def _ragged(graph: Graph, dims: Mapping[str, Dim], mask: str, samples: Sequence[Sample], seed: int) -> list[tuple[str, Feeds]]:
     """Batches whose rows have as many tokens as can be, padded on either side or with holes, and one row of none.
 
-    No longer than the samples, at which the padded graph is known to run.
+    No longer than the samples, at which the padded graph is known to run. DataError where no such batch can be made.
     """
     spec = next((spec for spec in graph.inputs if spec.name == mask), None)
     seen = [sample.feeds[mask].shape[1] for sample in samples if mask in sample.feeds]
     if spec is None or not seen or not all(dim in dims for dim in spec.dims):
-        return []
+        raise DataError(f"the mask {mask!r} is no input with a batch and a length to choose")
     wanted = dict(zip(map(str, spec.dims), (ROWS, min(LONGEST, max(seen))), strict=True))
     names = [name for each in graph.inputs for name in each.dims if isinstance(name, str)]
     sizes = {name: dims[name].fit(wanted.get(name, dims[name].min)) for name in names}
-    try:
-        feeds = data.sample_at(graph, dims, sizes, seed).feeds
-    except DataError:
-        return []
+    feeds = data.sample_at(graph, dims, sizes, seed).feeds
     rows, longest = (sizes[str(name)] for name in spec.dims)
     lengths, places = np.linspace(0, longest, rows).round().astype(int), np.arange(longest)
     patterns = {

@@ -198,6 +198,11 @@ def _is_weight(value: Any) -> bool:
     return value is not None and value.const_value is not None and len(value.const_value.shape) == 2
 
 
+def of_keys_alone(mask: ir.Value | None) -> bool:
+    """Whether a mask is [B or 1, 1, 1, S]: then it may be read token by token."""
+    return mask is not None and mask.shape is not None and len(mask.shape) == 4 and mask.shape[1] == 1 and mask.shape[2] == 1
+
+
 def reads_first_position(node: ir.Node) -> bool:
     """Whether a head takes a position by its number, as the [CLS] token: it must be kept then, padding or not."""
     return node.op_type in ("Gather", "Slice", "GatherND") and constant_number(node.inputs[1]) is not None

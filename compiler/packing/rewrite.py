@@ -11,8 +11,8 @@ import onnx_ir as ir
 
 from ..core import InputError
 from ..graph import DOMAIN, Graph, Refused
-from ..ops import Builder, constant, padded_inputs, taken_names
-from .region import ATTENTIONS, Region, find_region, reads_first_position
+from ..ops import Builder, constant, free_name, padded_inputs, taken_names
+from .region import ATTENTIONS, Region, find_region, of_keys_alone, reads_first_position
 
 TOKENS = "packed_tokens"  # the dimension's name
 
@@ -52,7 +52,7 @@ class _Rewrite:
         self.mask = region.mask
         self.made = {value for node in region.nodes for value in node.outputs}
         self.from_start = any(self._exits_by_number(node) for node in region.nodes) or not all(
-            _of_keys(node.inputs[1]) for node in region.attentions
+            of_keys_alone(node.inputs[1]) for node in region.attentions
         )
 
     def run(self) -> Packing:
@@ -125,8 +125,6 @@ class _Rewrite:
         for index, value in enumerate(node.inputs):
             if value is None or value in self.made or value.const_value is not None:
                 continue
-            if node.op_type == "Gather" and index == 0:
-                continue
             node.replace_input_with(index, self._pack(value, self._rank(node)))
         if node.op_type == "FusedEmbeddings":
             _, positions, _, _, table, *_ = padded_inputs(node, 8)
@@ -193,9 +191,9 @@ class _Rewrite:
         """Name the new nodes, put them into the graph, and sort it."""
         graph, taken = self.graph.model.graph, taken_names(self.graph.model)
         for index, node in enumerate(self.op.nodes):
-            node.name = _free(f"packed/{node.op_type}_{index}", taken)
+            node.name = free_name(f"packed/{node.op_type}_{index}", taken)
             for value in node.outputs:
-                value.name = value.name or _free(f"packed/{node.op_type}_{index}_{value.index()}", taken)
+                value.name = value.name or free_name(f"packed/{node.op_type}_{index}_{value.index()}", taken)
             graph.append(node)
         graph.sort()
 
@@ -203,14 +201,3 @@ class _Rewrite:
 def _packed_shape(value: ir.Value) -> None:
     if value.shape is not None:
         value.shape = ir.Shape([1, TOKENS, *value.shape.dims[2:]])
-
-
-def _of_keys(mask: ir.Value | None) -> bool:
-    return mask is not None and mask.shape is not None and len(mask.shape) == 4 and mask.shape[1] == 1 and mask.shape[2] == 1
-
-
-def _free(name: str, taken: Any) -> str:
-    while name in taken:
-        name += "_"
-    taken.add(name)
-    return name

@@ -22,6 +22,7 @@ from ...graph import MASK_LOW
 from ...ops import Builder, padded_inputs
 from ...ops import constant as made_constant
 from ...ops.bodies import rotate
+from ...packing import of_keys_alone
 from .._tensorrt.lower_common import Parts, constant
 
 GROUPS = 4
@@ -149,11 +150,6 @@ class _Rows:
         if mask is None or mask.shape is None or mask.shape[0] == 1:
             return mask
         return inner.Gather(mask, self.rows, axis=0)
-
-
-def of_keys_alone(mask: ir.Value) -> bool:
-    """Whether a mask is [B or 1, 1, 1, S]: then it may be read token by token."""
-    return mask.shape is not None and len(mask.shape) == 4 and mask.shape[1] == 1 and mask.shape[2] == 1
 
 
 def _ints(op: Any, *values: int) -> ir.Value:
