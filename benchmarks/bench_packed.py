@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bertc.data import log_normal_lengths
 from bertc.fusions import engine as fuse
 from bertc.graph import save_graph
 from bertc.packing import pack
@@ -59,10 +60,8 @@ def measure(files: dict[str, Path], threads: int) -> str:
 
 
 def feeds(count: int, fill: float) -> dict[str, np.ndarray]:
-    """A batch of so many rows, the seeded draw of lengths that comes nearest to the fill."""
-    draws = [np.random.default_rng(seed).lognormal(np.log(fill * LONGEST) - 0.28, 0.75, count) for seed in range(200)]
-    lengths = [np.clip(np.round(draw), 3, LONGEST).astype(int) for draw in draws] if fill < 1 else [np.full(count, LONGEST)]
-    best = min(lengths, key=lambda each: abs(each.mean() / LONGEST - fill))
-    mask = (np.arange(LONGEST) < best[:, None]).astype(np.int64)
+    """A batch of so many rows, their lengths log-normal."""
+    lengths = log_normal_lengths(count, LONGEST, fill)
+    mask = (np.arange(LONGEST) < lengths[:, None]).astype(np.int64)
     ids = np.random.default_rng(count).integers(1000, 20000, mask.shape)
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}

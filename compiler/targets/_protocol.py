@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..core import Profile
+from ..core import Profile, hash_file
 from ..graph import Graph
 
 if TYPE_CHECKING:
@@ -78,6 +79,16 @@ class Target(Protocol):
     def lower(self, graph: Graph, sms: tuple[str, ...] = (), *, quantised: bool = False) -> Graph: ...
     def build(self, request: BuildRequest) -> Built: ...
     def load(self, directory: Path, manifest: Mapping[str, Any]) -> Runner: ...
+
+
+def place_graph(request: BuildRequest, name: str) -> str:
+    """The typed graph under the name that a deployment looks for: a hard link, or a copy where links fail. Returns its sha256."""
+    model = request.directory / name
+    try:
+        os.link(request.graph_path, model)
+    except OSError:
+        model.write_bytes(request.graph_path.read_bytes())
+    return hash_file(model)
 
 
 def engine_file(directory: Path, manifest: Mapping[str, Any], name: str) -> Path:

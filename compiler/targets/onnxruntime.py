@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from ..core import ArtifactError, Feeds, Outputs, TensorSpec, did_you_mean, prof
 from ..core import machine as packages
 from ..graph import Graph
 from ..runtime import Runner
-from ._protocol import Availability, BuildRequest, Built, engine_file
+from ._protocol import Availability, BuildRequest, Built, engine_file, place_graph
 
 FUSES = True  # what ONNX Runtime makes of the source's own graph when it loads it is slower: benchmarks/bench_ort.py
 PACKS = True  # _onnxruntime/lower_packed.py
@@ -64,17 +63,11 @@ def lowerings(sms: tuple[str, ...] = (), *, quantised: bool = False) -> Mapping[
 
 
 def build(request: BuildRequest) -> Built:
-    """`model.onnx` is `graph.onnx` under the name a deployment looks for: a hard link, or a copy where links fail.
+    """`model.onnx` is `graph.onnx` under the name a deployment looks for.
 
     The session is made once here, so that a graph ONNX Runtime refuses fails the build and not the deployment.
     """
-    from ..core import hash_file
-
-    model = request.directory / MODEL
-    try:
-        os.link(request.graph_path, model)
-    except OSError:
-        model.write_bytes(request.graph_path.read_bytes())
+    digest = place_graph(request, MODEL)
     notes: tuple[str, ...] = ()
     if request.precision == "fp16":
         notes = (
@@ -83,7 +76,7 @@ def build(request: BuildRequest) -> Built:
         )
     if request.precision in ("fp8", "int8-weights"):
         notes = (f"ONNX Runtime CPU computes {request.precision} in float32 behind each DequantizeLinear: smaller, not faster",)
-    return Built(files={MODEL: hash_file(model)}, facts={"session": SESSION}, notes=notes)
+    return Built(files={MODEL: digest}, facts={"session": SESSION}, notes=notes)
 
 
 def load(directory: Path, manifest: Mapping[str, Any]) -> Runner:

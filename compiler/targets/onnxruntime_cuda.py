@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from ..graph import Graph
 from ..precision import Kernels
 from ..runtime import Runner
 from ._onnxruntime_cuda import kernels, placement
-from ._protocol import Availability, BuildRequest, Built, engine_file
+from ._protocol import Availability, BuildRequest, Built, engine_file, place_graph
 
 FUSES = True
 MODEL = "model.onnx"
@@ -107,22 +106,16 @@ def build(request: BuildRequest) -> Built:
 
     Raises RecipeError, InputError, and BuildFailed that names the nodes that would run on the CPU.
     """
-    from ..core import hash_file
     from ._onnxruntime_cuda.session import SESSION
 
     require_possible(request.sms, request.precision)
     placed = placement.require_kernels(request.graph)
-    model = request.directory / MODEL
-    try:
-        os.link(request.graph_path, model)
-    except OSError:
-        model.write_bytes(request.graph_path.read_bytes())
     facts = {
         "session": dict(SESSION),
         "onnxruntime_gpu": kernels.table()["onnxruntime"],
         "placement": {"cuda": placed.cuda, "cpu": list(placed.on_cpu)},
     }
-    return Built(files={MODEL: hash_file(model)}, facts=facts, notes=tuple(_notes(request, placed)))
+    return Built(files={MODEL: place_graph(request, MODEL)}, facts=facts, notes=tuple(_notes(request, placed)))
 
 
 def _notes(request: BuildRequest, placed: placement.Placement) -> list[str]:
