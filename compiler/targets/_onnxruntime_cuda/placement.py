@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from ...core import BuildFailed
+from ...core import BuildFailed, counted
 from ...graph import Graph
 from .kernels import table, why_no_kernel
 from .shapes import shape_values
@@ -54,8 +54,8 @@ def require_kernels(graph: Graph) -> Placement:
         more = f"; and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
         version = table()["onnxruntime"]
         raise BuildFailed(
-            f"onnxruntime-cuda: {len(missing)} nodes have no kernel in the CUDA provider of onnxruntime-gpu {version} and would "
-            f"run on the CPU, with copies between: {'; '.join(missing[:SHOWN])}{more}. Build the target onnxruntime, tensorrt or "
+            f"onnxruntime-cuda: {counted(len(missing), 'node')} without a kernel in the CUDA provider of onnxruntime-gpu {version} "
+            f"would run on the CPU, with copies between: {'; '.join(missing[:SHOWN])}{more}. Build the target onnxruntime, tensorrt or "
             f"tensorrt-rtx, or another precision{_older(missing)}"
         )
     return Placement(count, tuple(on_cpu))
