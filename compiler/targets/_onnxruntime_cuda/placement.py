@@ -54,8 +54,8 @@ def require_kernels(graph: Graph) -> Placement:
         more = f"; and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
         version = table()["onnxruntime"]
         raise BuildFailed(
-            f"onnxruntime-cuda: {counted(len(missing), 'node')} without a kernel in the CUDA provider of onnxruntime-gpu {version} "
-            f"would run on the CPU, with copies between: {'; '.join(missing[:SHOWN])}{more}. Build the target onnxruntime, tensorrt or "
-            f"tensorrt-rtx, or another precision{_older(missing)}"
+            f"onnxruntime-cuda: {counted(len(missing), 'node')} without a kernel in the CUDA provider of onnxruntime-gpu "
+            f"{version} would run on the CPU, with copies between: {'; '.join(missing[:SHOWN])}{more}. Build the target "
+            f"onnxruntime, tensorrt or tensorrt-rtx, or another precision{_older(missing)}"
         )
     return Placement(count, tuple(on_cpu))
