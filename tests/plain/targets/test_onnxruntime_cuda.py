@@ -97,7 +97,7 @@ def test_a_node_without_a_kernel_fails_the_build_and_is_named(case: str, tmp_pat
     graph = parsed(body, f"{kind}[B,S,4] x, {kind}[S] s", f"{kind}[B,S,4] y", opset)
     with pytest.raises(errors.BuildFailed, match=said) as caught:
         onnxruntime_cuda.build(request(graph, tmp_path))
-    assert "1 nodes" in str(caught.value) and caught.value.exit_code == 1
+    assert "1 node without" in str(caught.value) and caught.value.exit_code == 1
     assert not (tmp_path / "model.onnx").exists()
 
 
