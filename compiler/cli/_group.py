@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from types import ModuleType
 from typing import cast
 
 import click
@@ -14,7 +15,7 @@ import click
 from ..core import module_names
 from ._command import Group
 
-SECTIONS = ("Build", "Check", "Look", "Fleet")  # in this order; a heading of a command's own comes behind them
+SECTIONS = ("Build", "Check", "Serve", "Look", "Fleet")  # in this order; a heading of a command's own comes behind them
 COMPLETION = (
     ("~/.bashrc", 'eval "$(_BERTC_COMPLETE=bash_source bertc)"'),
     ("~/.zshrc", 'eval "$(_BERTC_COMPLETE=zsh_source bertc)"'),
@@ -47,15 +48,19 @@ class Commands(Group):
 
 
 def names() -> tuple[str, ...]:
-    """All commands, by file name."""
-    return module_names(Path(__file__).parent)
+    """All commands, by file name: plan_serving.py is `plan-serving`."""
+    return tuple(name.replace("_", "-") for name in module_names(Path(__file__).parent))
 
 
 def get(name: str) -> click.Command:
     """The command of that name."""
-    return cast(click.Command, getattr(importlib.import_module(f".{name}", __package__), name))
+    return cast(click.Command, getattr(_module(name), name.replace("-", "_")))
 
 
 def section_of(name: str) -> str:
     """The heading that a command stands under."""
-    return str(importlib.import_module(f".{name}", __package__).SECTION)
+    return str(_module(name).SECTION)
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f".{name.replace('-', '_')}", __package__)

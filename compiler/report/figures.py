@@ -8,7 +8,7 @@ from .plots import Plot, Series
 
 if TYPE_CHECKING:
     from ..bench import BenchResult
-    from ..serve import BucketPlan
+    from ..serve import BucketPlan, ServingPlan
     from ..verification.diagnose import Drift
 
 
@@ -37,3 +37,12 @@ def buckets_plot(found: BucketPlan, name: str) -> Plot:
     if found.in_batches:
         series.append(Series("padding inside batches", numbers, floor))
     return Plot(f"tokens wasted: {name}", "buckets", "% of the tokens computed", series)
+
+
+def serving_plot(plan: ServingPlan, name: str) -> Plot:
+    """p99 by rate of each policy; rates at which nothing is answered in time are left out."""
+    series = []
+    for each in plan.tried:
+        points = [(rate, run.percentile(99) * 1e3) for rate, run in each.runs if len(run.latency)]
+        series.append(Series(each.name, [rate for rate, _ in points], [p99 for _, p99 in points]))
+    return Plot(f"p99 by rate: {name}", "requests a second", "ms", series, log=True)

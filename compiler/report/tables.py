@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..bench import BenchResult, Ratio
     from ..fusions import Change
     from ..quant.calibration import Ranges
-    from ..serve import BucketPlan
+    from ..serve import BucketPlan, ServingPlan
     from ..targets import Work
     from ..verification import Metric, Verdict
     from ..verification.diagnose import Bisection, Drift
@@ -215,4 +215,14 @@ def buckets_table(found: BucketPlan, chosen: int) -> Table:
         mark = f"{at + 1} <" if at == chosen else f"{at + 1}"
         bounds = " ".join(map(str, choice.bounds))
         rows.add(mark, f"{choice.computed:,}", f"{wasted:,}", f"{found.waste(choice):.1%}", said, bounds)
+    return rows
+
+
+def serving_table(plan: ServingPlan) -> Table:
+    """A row a policy: at the wanted rate its latencies, padding and load, and the highest rate that it serves in the limit."""
+    rows = Table("policy", "p50 ms", "p90 ms", "p99 ms", "padding", "load", f"most/s in {plan.p99 * 1e3:g} ms")
+    for each in plan.tried:
+        run = next(run for rate, run in each.runs if rate == plan.rate)
+        times = [f"{run.percentile(share) * 1e3:.1f}" if len(run.latency) else "-" for share in (50, 90, 99)]
+        rows.add(each.name, *times, f"{run.waste:.0%}", f"{run.utilisation:.0%}", f"{each.capacity:.0f}")
     return rows

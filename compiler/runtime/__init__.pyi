@@ -1,5 +1,6 @@
 from . import reference as reference
 from .deployed import DeployedRunner as DeployedRunner
+from .padding import padded_dim as padded_dim
 from .reference import EXACT as EXACT
 from .reference import FLOAT as FLOAT
 from .reference import HALVES as HALVES

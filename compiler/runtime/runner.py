@@ -89,7 +89,7 @@ class Runner(abc.ABC):
         Lengths, lower case and prompts are as the model's folder says. `prompt_name` chooses another of its prompts than the
         default, `prompt` is one of your own ("" for none). DataError without a tokenizer.
         """
-        return self._encoder().encode(texts, prompt_name=prompt_name, prompt=prompt)
+        return self.encoder().encode(texts, prompt_name=prompt_name, prompt=prompt)
 
     def embed(
         self,
@@ -112,7 +112,7 @@ class Runner(abc.ABC):
             raise DataError(f"embed needs an output {EMBEDDING!r}; this artifact gives {', '.join(s.name for s in self.outputs)}")
         if truncate_dim is not None and (truncate_dim < 1 or (isinstance(width, int) and truncate_dim > width)):
             raise DataError(f"truncate_dim {truncate_dim}: the vectors of this artifact have {width} dimensions")
-        encoder, size = self._encoder(), self._rows_at_once()
+        encoder, size = self.encoder(), self._rows_at_once()
         encoder.check(texts)
         chunks = [texts[at : at + size] for at in range(0, len(texts), size)]
         made = [self.run(encoder.encode(chunk, prompt_name=prompt_name, prompt=prompt))[EMBEDDING] for chunk in chunks]
@@ -123,7 +123,7 @@ class Runner(abc.ABC):
     @property
     def text_settings(self) -> TextSettings:
         """What the model's folder says of texts: prompts, default_prompt_name, max_length, similarity_fn_name, truncate_dim."""
-        return self._encoder().settings
+        return self.encoder().settings
 
     def _rows_at_once(self) -> int:
         first = self.inputs[0].dims[0]
@@ -132,7 +132,8 @@ class Runner(abc.ABC):
         tops = [profile[first].max for profile in self.profiles if first in profile]
         return min(MOST_ROWS, max(tops, default=MOST_ROWS))
 
-    def _encoder(self) -> Encoder:
+    def encoder(self) -> Encoder:
+        """The tokenizer of the artifact, cut at the longest that its engine takes. DataError where it has none."""
         if self.tokenizer is None:
             raise DataError("this artifact has no tokenizer: its source had none, or takes no text")
         from ..data import Encoder

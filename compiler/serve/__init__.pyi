@@ -1,5 +1,15 @@
 from . import buckets as buckets
+from . import config as config
+from . import http as http
+from . import logs as logs
+from . import planner as planner
+from . import planning as planning
 from . import recipe_edit as recipe_edit
 from . import traffic as traffic
 from .buckets import BucketPlan as BucketPlan
+from .config import ServingConfig as ServingConfig
+from .cost import CostModel as CostModel
+from .planning import ServingPlan as ServingPlan
+from .server import Server as Server
+from .server import measured as measured
 from .traffic import TrafficModel as TrafficModel

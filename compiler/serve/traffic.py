@@ -62,13 +62,9 @@ def read_traffic(path: Path, limit: int | None = None, encode: Encoder | None = 
     Raises DataError naming the line for one that is malformed, a length below 1 or over `limit`, or a text without `encode`;
     and for a file without requests.
     """
-    if not path.is_file():
-        raise InputError(f"no requests at {path}; give a file of lengths, one a line, or requests as .jsonl")
     totals: dict[Shape, list[int]] = collections.defaultdict(lambda: [0, 0])
     texts = _PendingTexts(encode)
-    requests = _json_requests(path, texts) if path.suffix.lower() == ".jsonl" else _number_requests(path)
-    for at, (lengths, count) in requests:
-        _check(f"{path.name}:{at}", lengths, count, limit)
+    for lengths, count in _requests(path, limit, texts):
         total = totals[len(lengths), max(lengths)]
         total[0] += count
         total[1] += count * sum(lengths)
@@ -78,6 +74,24 @@ def read_traffic(path: Path, limit: int | None = None, encode: Encoder | None = 
     if sum(total[0] * shape[0] for shape, total in totals.items()) * longest > MOST_TOKENS:
         raise DataError(f"{path}: the counts come to more than {MOST_TOKENS:.0e} tokens; divide them by a common number")
     return _traffic(totals, texts.notes(path))
+
+
+def read_requests(path: Path, limit: int | None = None, encode: Encoder | None = None) -> tuple[list[Request], tuple[str, ...]]:
+    """(each line's lengths and count, in their order, notes): `read_traffic` without adding up. Raises as it does."""
+    texts = _PendingTexts(encode)
+    found = list(_requests(path, limit, texts))
+    if not found:
+        raise DataError(f"{path} holds no requests")
+    return found, texts.notes(path)
+
+
+def _requests(path: Path, limit: int | None, texts: _PendingTexts) -> Iterator[Request]:
+    if not path.is_file():
+        raise InputError(f"no requests at {path}; give a file of lengths, one a line, or requests as .jsonl")
+    found = _json_requests(path, texts) if path.suffix.lower() == ".jsonl" else _number_requests(path)
+    for at, (lengths, count) in found:
+        _check(f"{path.name}:{at}", lengths, count, limit)
+        yield lengths, count
 
 
 def _traffic(totals: Mapping[Shape, Sequence[int]], notes: tuple[str, ...]) -> Traffic:

@@ -1,0 +1,106 @@
+"""bertc serve ARTIFACT...: answer requests over HTTP."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..core import InputError, Missing
+from ._command import Command
+from ._output import print_result, progress
+from ._types import FILE, OneOf, Option
+
+if TYPE_CHECKING:
+    from ..serve import ServingConfig
+
+SECTION = "Serve"
+EXAMPLES = ("bertc serve out/minilm-cpu", "bertc serve --config serving.toml --port 8000")
+INSTALL = "pip install 'bertc[serve]'"
+
+
+def _policies() -> Sequence[str]:
+    from ..serve import planner
+
+    return tuple(planner.POLICIES)
+
+
+@click.command(cls=Command, short_help="Serve artifacts over HTTP, batched by length", examples=EXAMPLES)
+@click.argument("artifacts", nargs=-1, type=FILE, metavar="[NAME=]ARTIFACT...")
+@click.option("--config", "config_path", type=FILE, metavar="FILE", help="serving.toml, as plan-serving writes it.")
+@click.option("--host", metavar="ADDRESS", help="Address to listen at; default: 127.0.0.1, this machine alone.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 takes a free one. Default: 8080.")
+@click.option("--workers", type=click.IntRange(1, 1024), help="Processes that compute; default: one for each core.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Threads of each worker; default: the cores shared out.")
+@click.option("--policy", cls=Option, type=OneOf("policy", _policies), help="How rows are batched; default: cost.")
+@click.option(
+    "--deadline", "deadline_ms", type=click.FloatRange(min=1), metavar="MS", help="Longest wait for an answer; then 504."
+)
+@click.option("--queue", type=click.IntRange(min=1), help="Most rows that wait for a model; then 429.")
+@click.option("--truncate/--no-truncate", default=None, help="Cut texts that are too long, or answer 413 (default).")
+@click.option("--reload", is_flag=True, help="Look every second for an artifact replaced on disk, and switch to it.")
+def serve(artifacts: Sequence[Path], config_path: Path | None, reload: bool, **given: Any) -> None:
+    """Serve ARTIFACTs over HTTP until SIGTERM or Ctrl-C; requests that are there are still answered.
+
+    Routes: /embed, /rerank, /predict, /info (text-embeddings-inference), /v1/embeddings (OpenAI), /v2 (Open Inference Protocol),
+    /metrics (Prometheus). A model is named after its folder, or NAME. Times of batches are measured once and kept beside it.
+    """
+    import asyncio
+
+    config = _config(artifacts, config_path, given)
+    try:
+        from .. import serve as room
+        from ..serve import http
+    except ImportError as error:
+        raise Missing(f"serving needs {error.name}: {INSTALL}") from error
+
+    _log_to_stderr()
+    asyncio.run(http.serve(room.Server(config, progress()), lambda url: print_result(f"serving at {url}"), reload=reload))
+
+
+def _config(artifacts: Sequence[Path], path: Path | None, given: dict[str, Any]) -> ServingConfig:
+    """serving.toml, what the command line says over it, and its artifacts."""
+    try:
+        import msgspec
+    except ImportError as error:
+        raise Missing(f"serving needs {error.name}: {INSTALL}") from error
+    from ..serve import config as file
+
+    found = file.read_config(path) if path else file.ServingConfig()
+    if not artifacts and not found.models:
+        raise InputError("nothing to serve: give one artifact or more, or --config serving.toml with [models]")
+    models = dict(found.models)
+    for name, artifact in map(_named, artifacts):
+        if name in models:
+            raise InputError(f"two models are called {name!r}; name one, as in other={artifact}")
+        models[name] = file.ModelConfig(str(artifact))
+    limits = {name: given.pop(name) for name in ("deadline_ms", "queue", "truncate")}
+    kept = msgspec.structs.replace(found.limits, **{name: value for name, value in limits.items() if value is not None})
+    changes = {name: value for name, value in given.items() if value is not None}
+    made = msgspec.structs.replace(found, **changes, models=models, limits=kept)
+    file.check(made, "the command line")
+    return made
+
+
+def _named(text: Path) -> tuple[str, Path]:
+    """`NAME=ARTIFACT`, or an artifact called like its folder."""
+    name, equals, path = str(text).partition("=")
+    if equals and "/" not in name:
+        return name, Path(path)
+    return re.sub(r"[^A-Za-z0-9._-]", "-", text.resolve().name), text
+
+
+def _log_to_stderr() -> None:
+    """A line of JSON an event."""
+    import logging
+
+    from ..serve import logs
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(logs.JsonLines())
+    log = logging.getLogger("bertc.serve")
+    log.handlers, log.propagate = [handler], False
+    log.setLevel(logging.INFO)

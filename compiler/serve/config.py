@@ -1,0 +1,142 @@
+"""serving.toml: what a server does, as one value that the command line, the file and `plan-serving` share."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from ..core import InputError, did_you_mean, write_text
+from .planner import POLICIES, Policy
+
+Count = Annotated[int, msgspec.Meta(ge=1, le=2**20)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=3600)]
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+SIZES = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+class Limits(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What one request may be, and how long it waits."""
+
+    queue: Count = 1024  # rows that wait, of one model
+    deadline_ms: Annotated[float, msgspec.Meta(gt=0, le=3_600_000)] = 10_000.0
+    rows: Count = 1024  # of one request
+    body_bytes: Count = 2**20
+    truncate: bool = False  # cut texts that are too long; otherwise they are refused
+
+
+class ModelConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """One model: its artifact, relative to the file, and its policy where it is not the server's."""
+
+    artifact: str
+    policy: str = ""
+    max_rows: int = 0
+    budget: int = 0
+
+
+class ServingConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A server. `workers` processes of `threads` threads; 0: as many of one thread as this process may use cores."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    workers: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
+    threads: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
+    policy: str = "cost"
+    max_rows: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 32
+    max_wait_ms: Annotated[float, msgspec.Meta(ge=0, le=60_000)] = 5.0
+    budget: Count = 512
+    target_ms: Annotated[float, msgspec.Meta(ge=0, le=3_600_000)] = 0.0  # the cost policy's; 0: none
+    memory: str = ""
+    limits: Limits = Limits()
+    models: dict[str, ModelConfig] = {}
+
+    def policy_of(self, model: ModelConfig) -> Policy:
+        """The policy of one model."""
+        name, rows, budget = model.policy or self.policy, model.max_rows or self.max_rows, model.budget or self.budget
+        return Policy(name, rows, self.max_wait_ms / 1e3, budget, self.target_ms / 1e3 or math.inf)
+
+    def cores(self) -> tuple[int, int]:
+        """(workers, threads of each)."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = self.workers or max(1, cores // (self.threads or 1))
+        return workers, self.threads or max(1, cores // workers)
+
+
+def read_config(path: Path) -> ServingConfig:
+    """Read serving.toml, artifacts relative to its folder. InputError naming the key, what was found and what may be."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    try:
+        found = msgspec.toml.decode(text, type=ServingConfig)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: {_hint(str(error))}") from error
+    check(found, str(path))
+    models = {
+        name: msgspec.structs.replace(each, artifact=str(path.parent / each.artifact)) for name, each in found.models.items()
+    }
+    return msgspec.structs.replace(found, models=models)
+
+
+def _hint(message: str) -> str:
+    """The message of the schema, with the nearest key where one is unknown."""
+    found = re.search(r"unknown field `(\w+)`", message)
+    fields = [*ServingConfig.__struct_fields__, *Limits.__struct_fields__, *ModelConfig.__struct_fields__]
+    return message + (did_you_mean(found[1], fields) if found else "")
+
+
+def check(config: ServingConfig, where: str) -> None:
+    """InputError for a policy that is none, a model's name that no URL can hold, or a memory that is no size."""
+    named = [("policy", config.policy), *((f"models.{n}.policy", m.policy) for n, m in config.models.items() if m.policy)]
+    for key, policy in named:
+        if policy not in POLICIES:
+            raise InputError(f"{where}: {key} is {policy!r}{did_you_mean(policy, POLICIES)}")
+    for name in config.models:
+        check_name(name, where)
+    memory_bytes(config.memory, where)
+
+
+def check_name(name: str, where: str) -> None:
+    """InputError for a name that cannot stand in a URL and a metric."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise InputError(f"{where}: a model is called {name!r}; names have letters, digits, '.', '_' and '-', up to 100")
+
+
+def memory_bytes(text: str, where: str = "--memory") -> int | None:
+    """`8GB`, `512 MiB` or a number of bytes; None for ''. InputError for what is no size."""
+    if not text:
+        return None
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    if not found or found[2].upper() not in SIZES:
+        raise InputError(f"{where}: memory {text!r} is no size; wanted as in 8GB, 512MiB")
+    return int(float(found[1]) * SIZES[found[2].upper()])
+
+
+def write_config(config: ServingConfig, path: Path) -> None:
+    """Write serving.toml, without what is as it is by default. Artifacts stand relative to its folder."""
+    folder = Path(os.path.abspath(path)).parent
+    models = {
+        name: {**_changed(each), "artifact": os.path.relpath(os.path.abspath(each.artifact), folder)}
+        for name, each in config.models.items()
+    }
+    plain = {**_changed(config), "models": models}
+    if isinstance(config.limits, Limits) and (limits := _changed(config.limits)):
+        plain["limits"] = limits
+    import tomli_w
+
+    write_text(path, tomli_w.dumps(plain), "serving.toml")
+
+
+def _changed(value: msgspec.Struct) -> dict[str, object]:
+    """The plain fields that are not their defaults."""
+    found: dict[str, object] = {}
+    for field in msgspec.structs.fields(value):
+        now = getattr(value, field.name)
+        if isinstance(now, (str, int, float, bool)) and (field.default is msgspec.NODEFAULT or now != field.default):
+            found[field.name] = now
+    return found

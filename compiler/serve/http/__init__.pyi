@@ -1,0 +1,2 @@
+from .app import application as application
+from .app import serve as serve

@@ -1,0 +1,63 @@
+"""/metrics: what happened, for Prometheus."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from .scheduler import Scheduler
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """The counters of one server, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        by, home = ["model"], self.registry
+        self._requests = Counter(
+            "bertc_requests", "Answers by route and HTTP status.", ["route", "status"], registry=self.registry
+        )
+        self._latency = Histogram(
+            "bertc_request_seconds",
+            "From the first byte of a request to its answer.",
+            ["route"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self._queue = Histogram("bertc_queue_seconds", "What rows waited for a worker.", by, buckets=SECONDS, registry=home)
+        self._batch = Histogram("bertc_batch_seconds", "What batches took in a worker.", by, buckets=SECONDS, registry=home)
+        self._rows = Histogram("bertc_batch_rows", "Rows of a batch.", by, buckets=ROWS, registry=home)
+        self._tokens = Counter("bertc_tokens", "Tokens of the rows, without padding.", by, registry=home)
+        self._computed = Counter("bertc_computed_tokens", "Tokens that were computed, with padding.", by, registry=home)
+        self._waiting = Gauge("bertc_waiting_rows", "Rows that wait now.", by, registry=home)
+        self._workers = Gauge("bertc_workers", "Workers that live now.", registry=self.registry)
+        self._deaths = Counter("bertc_worker_deaths", "Workers that ended and were replaced.", registry=self.registry)
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        """Count an answer."""
+        self._requests.labels(route, str(status)).inc()
+        self._latency.labels(route).observe(seconds)
+
+    def batch(self, model: str, rows: int, tokens: int, computed: int, seconds: float) -> None:
+        """Count a batch."""
+        self._rows.labels(model).observe(rows)
+        self._batch.labels(model).observe(seconds)
+        self._tokens.labels(model).inc(tokens)
+        self._computed.labels(model).inc(computed)
+
+    def waited(self, model: str, seconds: float) -> None:
+        """What a row waited."""
+        self._queue.labels(model).observe(seconds)
+
+    def death(self) -> None:
+        """A worker ended."""
+        self._deaths.inc()
+
+    def text(self, scheduler: Scheduler, workers: int) -> bytes:
+        """All of it, in Prometheus' text form."""
+        self._workers.set(workers)
+        for name, lane in scheduler.lanes.items():
+            self._waiting.labels(name).set(len(lane.waiting))
+        return bytes(generate_latest(self.registry))

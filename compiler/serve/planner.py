@@ -1,0 +1,166 @@
+"""Which waiting rows run now, and together: pure functions of the queue, the clock and the measured times of the artifact.
+
+A row is one text, one pair or one recording; a request of several is several rows. The same functions decide in the server and in
+its simulation. Policies, one function each:
+
+none    the oldest row alone.
+count   the first `max_rows` in the order of arrival, or all there are when the oldest has waited `max_wait`.
+tokens  the oldest row and its neighbours in length, while the batch stays within a budget of tokens.
+cost    the row that is due first, with those neighbours in length that make the most rows finish in time a second, by the
+        measured time of each batch. Where a batch takes as long as its rows one by one, it is one row: no batching.
+        In time is within `target` of its arrival, and before its deadline.
+
+No more than the WINDOW oldest rows are looked at, so that a decision costs the same whatever waits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+WINDOW = 256
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Row:
+    """One waiting row: its length in tokens (or samples), and when it came and must be answered, in seconds of one clock.
+
+    `group`: rows of different groups are never batched (shapes that cannot be padded to each other)."""
+
+    key: int
+    tokens: int
+    arrived: float
+    deadline: float = math.inf
+    group: int = 0
+
+    def due(self, target: float) -> float:
+        """When it should be answered, for a `target` of seconds."""
+        return min(self.deadline, self.arrived + target)
+
+
+class Cost(Protocol):
+    """The time of batches: int64 arrays [batches] of rows, longest length and tokens without padding -> seconds [batches]."""
+
+    @property
+    def packed(self) -> bool:
+        """Whether a batch costs its tokens, not its rows times the longest."""
+        ...
+
+    def seconds(self, rows: np.ndarray, longest: np.ndarray, tokens: np.ndarray) -> np.ndarray: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """A policy by its name, and its numbers: most rows of a batch, seconds a row waits for others, tokens of a batch,
+    seconds within which answers should come."""
+
+    name: str = "cost"
+    max_rows: int = 32
+    max_wait: float = 0.005
+    budget: int = 512
+    target: float = math.inf
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """`run`: the keys of the rows that run now, () for none; then `wait`, the seconds until the next decision is due."""
+
+    run: tuple[int, ...] = ()
+    wait: float = math.inf
+
+
+Planner = Callable[[Sequence[Row], float, "Cost", Policy], Decision]
+
+
+def plan(waiting: Sequence[Row], now: float, cost: Cost, policy: Policy) -> Decision:
+    """What an idle worker does. `waiting` in the order of arrival, all of one model. KeyError for an unknown policy."""
+    if not waiting:
+        return Decision()
+    return POLICIES[policy.name](waiting[:WINDOW], now, cost, policy)
+
+
+def split_expired(waiting: Sequence[Row], now: float) -> tuple[list[Row], list[Row]]:
+    """(rows that can still be answered, rows whose deadline has passed)."""
+    alive = [row for row in waiting if row.deadline > now]
+    return alive, [row for row in waiting if row.deadline <= now] if len(alive) < len(waiting) else []
+
+
+def _none(waiting: Sequence[Row], now: float, cost: Cost, policy: Policy) -> Decision:
+    return Decision((waiting[0].key,))
+
+
+def _count(waiting: Sequence[Row], now: float, cost: Cost, policy: Policy) -> Decision:
+    alike = [row for row in waiting if row.group == waiting[0].group][: policy.max_rows]
+    due = waiting[0].arrived + policy.max_wait
+    if len(alike) < policy.max_rows and now < due:
+        return Decision(wait=due - now)
+    return Decision(tuple(row.key for row in alike))
+
+
+def _tokens(waiting: Sequence[Row], now: float, cost: Cost, policy: Policy) -> Decision:
+    ordered, at = _by_length(waiting, waiting[0])
+    low = high = at
+    total = ordered[at].tokens
+    while high - low + 1 < policy.max_rows:
+        side = _nearer(ordered, at, low, high)
+        if side is None:
+            break
+        row = ordered[side]
+        longest = max(ordered[high].tokens, row.tokens)
+        size = total + row.tokens if cost.packed else longest * (high - low + 2)
+        if size > policy.budget:
+            break
+        low, high, total = min(low, side), max(high, side), total + row.tokens
+    return Decision(tuple(row.key for row in ordered[low : high + 1]))
+
+
+def _nearer(ordered: Sequence[Row], at: int, low: int, high: int) -> int | None:
+    """The neighbour of ordered[low:high + 1] that is nearer in length to ordered[at]; None where there is none."""
+    sides = [side for side in (low - 1, high + 1) if 0 <= side < len(ordered)]
+    return min(sides, key=lambda side: abs(ordered[side].tokens - ordered[at].tokens), default=None)
+
+
+def _cost(waiting: Sequence[Row], now: float, cost: Cost, policy: Policy) -> Decision:
+    first = min(waiting, key=lambda row: (row.due(policy.target), row.arrived))
+    if policy.max_rows == 1 or len(waiting) == 1:
+        return Decision((first.key,))
+    ordered, at = _by_length(waiting, first)
+    start, stop = max(0, at - policy.max_rows + 1), min(len(ordered), at + policy.max_rows)
+    ordered, at = ordered[start:stop], at - start
+    # A window of the sorted rows that holds `first`: rows low..high, low <= at <= high.
+    lows, highs = (grid.ravel() for grid in np.meshgrid(np.arange(at + 1), np.arange(at, len(ordered)), indexing="ij"))
+    fits = highs - lows < policy.max_rows
+    lows, highs = lows[fits], highs[fits]
+    lengths = np.array([row.tokens for row in ordered], np.int64)
+    sums = np.concatenate([[0], np.cumsum(lengths)])
+    rows = highs - lows + 1
+    seconds = cost.seconds(rows, lengths[highs], sums[highs + 1] - sums[lows])
+    in_time = _in_time(ordered, lows, highs, now + seconds, policy.target)
+    rate = in_time / seconds
+    best = int(np.argmax(rate))
+    if not rate[best]:  # nothing can be answered in time: the least work that gets rid of the first
+        best = int(np.argmin(seconds))
+    return Decision(tuple(row.key for row in ordered[int(lows[best]) : int(highs[best]) + 1]))
+
+
+def _in_time(ordered: Sequence[Row], lows: np.ndarray, highs: np.ndarray, ends: np.ndarray, target: float) -> np.ndarray:
+    """How many rows of each window are answered in time when it ends at `ends`."""
+    deadlines = np.array([row.due(target) for row in ordered])
+    if np.all(np.isinf(deadlines)) or ends.max() <= deadlines.min():
+        return highs - lows + 1
+    met = deadlines[None, :] >= ends[:, None]
+    places = np.arange(len(ordered))[None, :]
+    return np.asarray((met & (places >= lows[:, None]) & (places <= highs[:, None])).sum(1))
+
+
+def _by_length(waiting: Sequence[Row], chosen: Row) -> tuple[list[Row], int]:
+    """(the rows that `chosen` can be batched with, by length, the place of `chosen` among them)."""
+    ordered = sorted((row for row in waiting if row.group == chosen.group), key=lambda row: (row.tokens, row.arrived, row.key))
+    return ordered, next(i for i, row in enumerate(ordered) if row.key == chosen.key)
+
+
+POLICIES: Mapping[str, Planner] = {"none": _none, "count": _count, "tokens": _tokens, "cost": _cost}

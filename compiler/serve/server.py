@@ -1,0 +1,166 @@
+"""A server: artifacts, their workers, queues and fronts, from start to drain. The HTTP application stands over it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..artifact import Artifact, open_artifact
+from ..core import VERSION, BertcError, InputError, Progress
+from .config import ModelConfig, ServingConfig
+from .cost import CostModel, read_cost, write_cost
+from .measure import ALIKE, SAME, measure, padding_error
+from .metrics import Metrics
+from .model import ServedModel
+from .pool import ProcessPool
+from .scheduler import Lane, Scheduler
+from .worker import limits_of
+
+LOG = logging.getLogger("bertc.serve")
+
+
+class Server:
+    """The models of a ServingConfig over one pool of worker processes."""
+
+    def __init__(self, config: ServingConfig, log: Progress | None = None) -> None:
+        self.config, self.log = config, log or Progress()
+        self.workers, self.threads = config.cores()
+        self.pool = ProcessPool(self.workers, self.threads)
+        self.metrics = Metrics()
+        self.scheduler = Scheduler(self.pool, self.metrics)
+        self.pool.on_death = self.metrics.death
+        self.models: dict[str, ServedModel] = {}
+        self.artifacts: dict[str, Artifact] = {}
+        self.stopping = False
+        self._loads = 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are taken: it does not stop, and a worker lives."""
+        return bool(self.models) and not self.stopping and self.pool.alive > 0
+
+    async def start(self) -> None:
+        """Check and load every artifact, and measure those whose times are not known. Raises BertcError naming the artifact."""
+        if not self.config.models:
+            raise InputError("no artifact to serve")
+        opened = {name: open_artifact(Path(each.artifact)) for name, each in self.config.models.items()}
+        with self.log.stage(f"start {self.workers} workers of {self.threads} threads"):
+            try:
+                await self.pool.start({name: found.path for name, found in opened.items()})
+            except RuntimeError as error:
+                raise BertcError(str(error)) from error
+        for name, found in opened.items():
+            self._add(name, name, found, await self._lane(name, name, found))
+
+    async def _lane(self, name: str, lane: str, found: Artifact) -> Lane:
+        """The queue of a model under the name that the pool knows."""
+        front = ServedModel.of_artifact(name, found, limits_of(self.pool.limits[lane]), self.scheduler)
+        error = await padding_error(found, self.pool, lane, front.batching)
+        batching = front.batching
+        if error > ALIKE:
+            batching = batching.unpadded()
+            self.log.note(
+                f"{name}: a row in a padded batch is {error:.1e} from itself alone: only rows of one length share a batch"
+            )
+        elif error > SAME:
+            self.log.note(
+                f"{name}: a row in a padded batch is {error:.1e} from itself alone (int8 with dynamic scales, or half precision)"
+            )
+        config = self.config.models.get(name, ModelConfig(""))
+        return Lane(lane, batching, await self._cost(lane, found), self.config.policy_of(config), self.config.limits.queue)
+
+    async def _cost(self, lane: str, found: Artifact) -> CostModel:
+        cost, why = read_cost(found)
+        if cost is not None and (cost.workers, cost.threads) == (self.workers, self.threads):
+            return cost
+        if cost is not None:
+            why = f"its times were measured with {cost.workers} workers of {cost.threads} threads"
+        self.log.note(f"{found.path.name}: {why}: measured now")
+        made = await measure(found, self.pool, lane, self.workers, self.threads, self.log)
+        try:
+            self.log.note(f"times kept at {write_cost(found, made)}")
+        except BertcError as error:
+            self.log.note(f"times not kept: {error}")
+        return made
+
+    def _add(self, name: str, lane: str, found: Artifact, made: Lane) -> None:
+        front = ServedModel.of_artifact(name, found, limits_of(self.pool.limits[lane]), self.scheduler)
+        front.lane, front.batching = lane, made.batching
+        self.scheduler.add(made)
+        self.models[name], self.artifacts[name] = front, found
+
+    async def reload(self, name: str) -> bool:
+        """Load the artifact that now lies on disk beside the old one and switch to it; False where it is the same.
+
+        The old one answers until the new one is ready, and stays when the new one cannot be loaded (BertcError).
+        """
+        old, path = self.models[name], self.artifacts[name].path
+        found = open_artifact(path)
+        if found.manifest == self.artifacts[name].manifest:
+            return False
+        self._loads += 1
+        lane = f"{name}@{self._loads}"
+        await self.pool.replace(name, path, lane)
+        self._add(name, lane, found, await self._lane(name, lane, found))
+        await self._retire(old)
+        LOG.info("%s: switched to the artifact that lies at %s now", name, path)
+        return True
+
+    async def _retire(self, old: ServedModel) -> None:
+        await self.scheduler.empty(old.lane)
+        await self.pool.drop(old.lane)
+        old.close()
+
+    def target_of(self, name: str) -> str:
+        """The target of a model's artifact."""
+        return self.artifacts[name].target
+
+    def describe(self) -> Mapping[str, Any]:
+        """What is served, with its limits and policies."""
+        models = {}
+        for name, found in self.artifacts.items():
+            lane = self.scheduler.lanes[self.models[name].lane]
+            encoder = self.models[name].encoder
+            models[name] = {
+                "target": found.target,
+                "precision": found.precision,
+                "task": found.task,
+                "policy": lane.policy.name,
+                "max_tokens": encoder.max_length if encoder else None,
+                "padded": lane.batching.length is not None,
+                "packed": lane.cost.packed,
+            }
+        limits = self.config.limits
+        return {
+            "version": VERSION,
+            "models": models,
+            "workers": self.workers,
+            "threads": self.threads,
+            "limits": {name: getattr(limits, name) for name in limits.__struct_fields__},
+        }
+
+    async def close(self) -> None:
+        """Answer what waits, then end the workers."""
+        self.stopping = True
+        if self.pool.alive:
+            await self.scheduler.drain()
+        await self.pool.close()
+        for model in self.models.values():
+            model.close()
+
+
+async def measured(config: ServingConfig, log: Progress) -> CostModel:
+    """The times of the one artifact of a config, from beside it or measured now with its workers and threads."""
+    ((name, each),) = config.models.items()
+    found = open_artifact(Path(each.artifact))
+    cost, _ = read_cost(found)
+    if cost is not None and (cost.workers, cost.threads) == config.cores():
+        return cost
+    server = Server(config, log)
+    try:
+        await server.start()
+        return server.scheduler.lanes[name].cost
+    finally:
+        await server.close()

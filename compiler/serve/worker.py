@@ -1,0 +1,109 @@
+"""A worker process: it loads artifacts and runs batches, one after the other, over a socket that it inherits.
+
+python -m bertc.serve.worker FD PARENT
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core import BertcError, die_with_parent, profiles
+from .frames import MOST_HEAD, SIZES, Head, pack, unpack_arrays, unpack_head
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..runtime import Runner
+
+LOG = logging.getLogger("bertc.serve")
+
+
+class Worker:
+    """The loaded artifacts of one process."""
+
+    def __init__(self, link: socket.socket) -> None:
+        self.link = link
+        self.runners: dict[str, Runner] = {}
+
+    def serve(self) -> None:
+        """Answer until the other side hangs up."""
+        while (got := self._receive()) is not None:
+            head, arrays = got
+            try:
+                answer, outputs = getattr(self, f"_{head.op}")(head, arrays)
+            except BertcError as error:
+                answer, outputs = Head("failed", facts={"error": str(error), "ours": True}), {}
+            except Exception as error:  # a batch that fails must not take the worker down: the cause goes to who asked
+                LOG.exception("a batch failed")
+                answer, outputs = Head("failed", facts={"error": f"{type(error).__name__}: {error}", "ours": False}), {}
+            answer.job = head.job
+            for part in pack(answer, outputs):
+                self.link.sendall(part)
+
+    def _load(self, head: Head, arrays: dict[str, np.ndarray]) -> tuple[Head, dict[str, np.ndarray]]:
+        from ..verification import load_runner
+
+        start = time.perf_counter()
+        runner = load_runner(Path(head.facts["path"]))
+        self.runners[head.model] = runner
+        limits = [{name: dataclasses.asdict(r) for name, r in each.items()} for each in runner.profiles]
+        facts: dict[str, Any] = {"profiles": limits, "seconds": time.perf_counter() - start}
+        return Head("done", facts=facts), {}
+
+    def _unload(self, head: Head, arrays: dict[str, np.ndarray]) -> tuple[Head, dict[str, np.ndarray]]:
+        self.runners.pop(head.model, None)
+        return Head("done"), {}
+
+    def _run(self, head: Head, arrays: dict[str, np.ndarray]) -> tuple[Head, dict[str, np.ndarray]]:
+        start = time.perf_counter()
+        outputs = self.runners[head.model].run(arrays)
+        return Head("done", facts={"seconds": time.perf_counter() - start}), dict(outputs)
+
+    def _receive(self) -> tuple[Head, dict[str, np.ndarray]] | None:
+        sizes = self._exactly(SIZES.size)
+        if sizes is None:
+            return None
+        head_bytes, data_bytes = SIZES.unpack(sizes)
+        if head_bytes > MOST_HEAD:
+            raise ValueError(f"a head of {head_bytes} bytes")
+        body, data = self._exactly(head_bytes), self._exactly(data_bytes)
+        if body is None or data is None:
+            return None
+        head = unpack_head(body)
+        return head, unpack_arrays(head, data)
+
+    def _exactly(self, size: int) -> bytearray | None:
+        data = bytearray(size)
+        view = memoryview(data)
+        while view:
+            got = self.link.recv_into(view)
+            if not got:
+                return None
+            view = view[got:]
+        return data
+
+
+def limits_of(facts: list[Any]) -> tuple[profiles.Profile, ...]:
+    """The profiles of a loaded runner, as its worker told them."""
+    return tuple({name: profiles.Range(**sizes) for name, sizes in each.items()} for each in facts)
+
+
+def main() -> None:
+    """Run a worker; the server that made it stops it by hanging up, and Ctrl-C is the server's to handle."""
+    descriptor, parent = map(int, sys.argv[1:3])
+    die_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with socket.socket(fileno=descriptor) as link:
+        Worker(link).serve()
+
+
+if __name__ == "__main__":
+    main()
