@@ -1,0 +1,194 @@
+"""Serving: `bertc serve` against bare sessions, against itself without batching, and against its own simulation
+
+all-MiniLM-L6-v2 in float32 on ONNX Runtime's CPU provider, two workers of one thread; requests of one text of log-normal length
+(mean 30 tokens, 3 to 256) over HTTP on loopback, the clients on the same two cores. `bare` are two processes that run the same
+rows one after the other, tokenized before, without a server. Rounds are interleaved; medians of the ratios of a round, with the
+smallest and the largest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import bertc
+from bertc.artifact import open_artifact
+from bertc.serve import simulate
+from bertc.serve.cost import read_cost
+from bertc.serve.planner import Policy
+from bertc.serve.pool import ProcessPool
+
+from . import serving_load as load
+from .tools import MODEL, table
+
+ROUNDS, REQUESTS, CLIENTS, WORKERS = 5, 600, 64, 2
+FORMS = {
+    "none": ("padded", "none"),
+    "count": ("padded", "count"),
+    "cost": ("padded", "cost"),
+    "packed, none": ("packed", "none"),
+    "packed, cost": ("packed", "cost"),
+}
+SHARES = (0.5, 0.8)
+
+
+def run() -> str:
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        for form in ("padded", "packed"):
+            bertc.build(str(MODEL), folder / form, precision="fp32", targets=["onnxruntime"], packed=form == "packed")
+        runner = bertc.load(folder / "padded")
+        texts = load.texts(REQUESTS, lambda text: runner.encode([text])["input_ids"].shape[1])
+        encoder = runner.encoder()
+        lengths = [int(encoder.encode([text])["input_ids"].shape[1]) for text in texts]
+        bodies = [{"inputs": text, "truncate": True} for text in texts]
+        servers = {}
+        for title, (form, policy) in FORMS.items():
+            settings = (str(folder / form), "--policy", policy, "--workers", str(WORKERS), "--threads", "1")
+            servers[title], _ = stack.enter_context(load.server(*settings, log=folder / f"{title}.log"))
+        parts = [
+            saturated(folder, servers, bodies, texts, runner),
+            latencies(folder, servers, bodies, lengths),
+            reranking(folder),
+        ]
+    return f"{np.mean(lengths):.0f} tokens a text in the mean.\n\n" + "\n\n".join(parts)
+
+
+def saturated(folder: Path, servers: dict[str, str], bodies: load.Bodies, texts: list[str], runner: Any) -> str:
+    """Requests a second of each form with CLIENTS clients, over those of bare sessions and of the server without batching."""
+    feeds = [runner.encode([text]) for text in texts]
+    rates: dict[str, list[float]] = {name: [] for name in ("bare", *servers)}
+    with bare_sessions(folder / "padded") as bare:
+        for number in range(-1, ROUNDS):
+            found = {"bare": bare(feeds)}
+            found |= {name: load.closed(url, "/embed", bodies, CLIENTS).throughput for name, url in servers.items()}
+            for name, rate in found.items():
+                if number >= 0:
+                    rates[name].append(rate)
+    rows = []
+    for name, each in rates.items():
+        over = [ratios(each, rates[base]) for base in ("bare", "none")]
+        rows.append(
+            [name, f"{np.median(each):.0f}", *over, f"{predicted(folder, name, texts, runner):.0f}" if name in FORMS else "-"]
+        )
+    note = "wanted: `cost` at least 0.9 of bare; `packed, cost` at least 1.3 times `none`; predictions within 10 %"
+    return f"Saturated, {CLIENTS} clients ({note}):\n\n" + table(
+        ["form", "requests/s", "over bare", "over none", "predicted requests/s"], rows
+    )
+
+
+def ratios(ours: list[float], theirs: list[float]) -> str:
+    found = np.asarray(ours) / np.asarray(theirs)
+    return f"{np.median(found):.2f} ({found.min():.2f} to {found.max():.2f})"
+
+
+def cost_of(folder: Path, form: str) -> Any:
+    found, why = read_cost(open_artifact(folder / form))
+    if found is None:
+        raise RuntimeError(why)
+    return found
+
+
+def predicted(folder: Path, name: str, texts: list[str], runner: Any) -> float:
+    """What the simulation says of the same requests."""
+    form, policy = FORMS[name]
+    lengths = [[int(runner.encode([text])["input_ids"].shape[1])] for text in texts]
+    cost = cost_of(folder, form)
+    return float(simulate.simulate(simulate.Load(lengths, clients=CLIENTS), cost, Policy(policy), WORKERS).throughput)
+
+
+@contextlib.contextmanager
+def bare_sessions(artifact: Path) -> Iterator[Any]:
+    """A function that runs rows one by one in WORKERS processes, and returns rows a second."""
+    loop = asyncio.new_event_loop()
+    pool = ProcessPool(WORKERS, 1)
+    loop.run_until_complete(pool.start({"m": artifact}))
+
+    async def rows(feeds: list[Any]) -> float:
+        waiting = iter(feeds)
+
+        async def one() -> None:
+            for each in waiting:
+                await pool.run("m", each)
+
+        start = time.perf_counter()
+        await asyncio.gather(*(one() for _ in range(WORKERS)))
+        return len(feeds) / (time.perf_counter() - start)
+
+    yield lambda feeds: loop.run_until_complete(rows(feeds))
+    loop.run_until_complete(pool.close())
+    loop.close()
+
+
+def latencies(folder: Path, servers: dict[str, str], bodies: load.Bodies, lengths: list[int]) -> str:
+    """p50 and p99 at shares of the capacity without batching, and what the simulation says of them."""
+    capacity = load.closed(servers["none"], "/embed", bodies, CLIENTS).throughput
+    rows = []
+    for share in SHARES:
+        for name in ("none", "cost", "packed, cost"):
+            runs = [load.arriving(servers[name], "/embed", bodies, share * capacity, seed) for seed in range(3)]
+            form, policy = FORMS[name]
+            cost = cost_of(folder, form)
+            told = [
+                simulate.simulate(
+                    simulate.Load([[n] for n in lengths], share * capacity, seed=seed), cost, Policy(policy), WORKERS
+                )
+                for seed in range(3)
+            ]
+            p50, p99 = (np.median([each.percentile(p) for each in runs]) * 1e3 for p in (50, 99))
+            rows.append(
+                [f"{share:.0%}", name, f"{p50:.0f}", f"{p99:.0f}", f"{np.median([t.percentile(99) for t in told]) * 1e3:.0f}"]
+            )
+    note = "wanted: p99 of `cost` no worse than of `none`; predictions within 25 %"
+    return f"Poisson arrivals at shares of {capacity:.0f} requests/s, three runs of {len(bodies)} ({note}):\n\n" + table(
+        ["load", "form", "p50, ms", "p99, ms", "predicted p99, ms"], rows
+    )
+
+
+def reranking(folder: Path) -> str:
+    """One query with 100 candidates: the route against one padded batch on two threads, and candidates in their own order."""
+    from .serving_rankers import ranker
+
+    build = ranker(folder)
+    runner = bertc.load(build)
+    candidates = load.texts(100, lambda text: runner.encode([text])["input_ids"].shape[1], mean=40, longest=200, seed=5)
+    query = "how to install the package from source"
+    pairs = [(query, each) for each in candidates]
+    whole = runner.encode(pairs)
+    body = {"query": query, "texts": candidates, "raw_scores": True, "truncate": True}
+    with load.server(str(build), "--workers", str(WORKERS), "--threads", "1", log=folder / "ranker.log") as (url, _):
+        scores, found = asyncio.run(_scores(url, body)), {"route": [], "padded": [], "in their order, 16 at a time": []}
+        for _ in range(ROUNDS):
+            found["route"].append(float(load.closed(url, "/rerank", [body], 1).latency[0]))
+            found["padded"].append(_seconds(lambda: runner.run(whole)))
+            found["in their order, 16 at a time"].append(
+                _seconds(lambda: [runner.run(runner.encode(pairs[at : at + 16])) for at in range(0, 100, 16)])
+            )
+    off = float(np.abs(scores - runner.run(whole)["logits"][:, 0]).max())
+    rows = [[name, f"{np.median(each) * 1e3:.0f}", ratios(each, found["route"])] for name, each in found.items()]
+    fill = float(whole["attention_mask"].mean())
+    return (
+        f"100 candidates, fill {fill:.2f} in one batch; largest difference of a score {off:.1e} (wanted: one padded batch takes "
+        "at least 2 times the route):\n\n" + table(["form", "ms", "over the route"], rows)
+    )
+
+
+def _seconds(call: Any) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+async def _scores(url: str, body: dict[str, Any]) -> np.ndarray:
+    import aiohttp
+
+    async with aiohttp.ClientSession() as session, session.post(f"{url}/rerank", json=body) as answer:
+        ranked = await answer.json()
+    return np.asarray([each["score"] for each in sorted(ranked, key=lambda each: each["index"])])
