@@ -13,7 +13,7 @@ from ..core import InputError, counted
 from . import _shared as shared
 from ._command import Group
 from ._output import console, print_json, print_result, progress_console
-from ._types import FILE, Entry
+from ._types import FILE, INPUT, Entry
 
 if TYPE_CHECKING:
     from ..fleet import Fleet, Outcome, Pool, Step, Store
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("bertc")
 SECTION = "Fleet"
-FLEET_TOML = click.argument("file", type=FILE, metavar="[FLEET.TOML]", default="fleet.toml")
+FLEET_TOML = click.argument("file", type=INPUT, metavar="[FLEET.TOML]", default="fleet.toml")
 ENTRIES = click.option(
     "--entry", "entries", multiple=True, type=Entry(), metavar="MODEL[/PLAN]", help="Only this entry or model; repeatable."
 )
