@@ -97,6 +97,12 @@ def check(recipe: Recipe) -> None:
         raise RecipeError(f"{', '.join(from_data)} needs data like what the model will see: --data texts.txt")
 
 
+def check_data(recipe: Recipe) -> None:
+    """DataError for data that is not there, or of a kind that nobody reads."""
+    if recipe.data:
+        samples.unpadded.check_path(Path(recipe.data))
+
+
 def read(path: Path) -> Recipe:
     """A recipe file. RecipeError for a missing or broken file, an unknown key or a value of the wrong type."""
     recipe = from_mapping(read_toml(path, "recipe"), str(path))
@@ -257,8 +263,8 @@ def plan_builds(recipe: Recipe) -> tuple[Build, ...]:
 
     DataError for data that is not there, or of a kind that nobody reads.
     """
-    if recipe.data:
-        samples.unpadded.check_path(Path(recipe.data))
+    if recipe.verify or recipe.goldens == "data":  # not the first stage of a fleet, which leaves the data to others
+        check_data(recipe)
     builds: list[Build] = []
     for text in recipe.targets:
         spec = targets.parse_spec(text)

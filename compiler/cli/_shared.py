@@ -76,6 +76,7 @@ def recipe_of(reference: str, log: Progress, options: dict[str, Any]) -> Recipe:
         given["targets"] = tuple(text.partition("=")[0] for text in found.targets)
     recipe = dataclasses.replace(found, **given)
     recipes.check(recipe)
+    recipes.check_data(recipe)
     return recipe
 
 
