@@ -249,7 +249,7 @@ def show_status(file: Path, entries: Sequence[str], store: Path | None, as_json:
     Exits as the worst of the sources that cannot be read: 2 for one that is not there.
     """
     from ..fleet import plan as plans
-    from ..fleet import state_words, status, worst_exit_code
+    from ..fleet import state_words, status
     from ..report import Table
 
     chosen, _, kept = open_fleet(file, entries, store)
