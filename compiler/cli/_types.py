@@ -6,6 +6,7 @@ Names are read when help, a value or a completion asks for them: the help of a c
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,8 +30,8 @@ class Input(click.Path):
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        path = super().convert(value, param, ctx)
-        if why := why_broken(Path(path)):
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if why := why_broken(path):
             self.fail(f"cannot open {path}: {why}", param, ctx)
         return path
 
