@@ -12,9 +12,10 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import data as samples
+from . import fusions, targets, verification
 from . import precision as precisions
-from . import targets, verification
-from .core import InputError, Missing, RecipeError, did_you_mean
+from .core import InputError, Missing, RecipeError, did_you_mean, expand, is_path, read_ranges, why_broken
 from .targets import TargetSpec
 
 if TYPE_CHECKING:
@@ -81,12 +82,25 @@ def check(recipe: Recipe) -> None:
         raise RecipeError(f"goldens is {recipe.goldens!r}; it is synthetic or data")
     if recipe.goldens == "data" and not recipe.data:
         raise RecipeError("goldens = data needs samples: --data FILE")
+    if recipe.seed < 0:
+        raise RecipeError(f"seed is {recipe.seed}; it is 0 or more")
+    if recipe.expect is not None:
+        fusions.families.parse(recipe.expect)
+    for text in recipe.profiles:
+        if not read_ranges(text):
+            raise RecipeError(f"profile {text!r} names no dimension; write NAME=MIN:OPT:MAX, as in batch=1:8:32")
     if recipe.precision is not None:
         precisions.get(recipe.precision)
     requested = {recipe.precision, *(targets.parse_spec(text).precision for text in recipe.targets)}
     from_data = sorted(str(mode) for mode in requested & precisions.CALIBRATED)
     if from_data and not recipe.data:
         raise RecipeError(f"{', '.join(from_data)} needs data like what the model will see: --data texts.txt")
+
+
+def check_data(recipe: Recipe) -> None:
+    """DataError for data that is not there, or of a kind that nobody reads."""
+    if recipe.data:
+        samples.unpadded.check_path(Path(recipe.data))
 
 
 def read(path: Path) -> Recipe:
@@ -156,9 +170,11 @@ def names() -> dict[str, Path]:
 
 def resolve(reference: str) -> tuple[Recipe, str]:
     """What a SOURCE argument means, and a sentence that says so: an existing path, else a recipe's name, else a hub id."""
-    path = Path(reference)
+    path = expand(reference)
     if path.suffix == ".toml" and path.is_file():
         return read(path), f"source: recipe file {reference}"
+    if not reference.strip():
+        raise RecipeError("SOURCE is empty; name a checkpoint directory, an .onnx file, a recipe, a factory or a hub id")
     if path.exists():
         return Recipe(reference), f"source: local {'directory' if path.is_dir() else 'file'} {reference}"
     known = names()
@@ -166,9 +182,9 @@ def resolve(reference: str) -> tuple[Recipe, str]:
         found = read(known[reference])
         return found, f"recipe {reference}: source {found.source}"
     if path.suffix == ".toml":
-        raise RecipeError(f"no recipe file {reference}{did_you_mean(path.stem, known)}")
-    if path.suffix == ".onnx":
-        return Recipe(reference), f"source: file {reference} (not found)"
+        raise RecipeError(why_broken(path) or f"no recipe file {reference}{did_you_mean(path.stem, known)}")
+    if is_path(reference) or why_broken(path):
+        return Recipe(reference), f"source: path {reference} (not there)"
     if ":" in reference:
         return Recipe(reference), f"source: Python factory {reference}"
     return Recipe(reference), f"source: hub id {reference} (no such path; no such recipe{did_you_mean(reference, known)})"
@@ -243,7 +259,12 @@ class Build:
 
 
 def plan_builds(recipe: Recipe) -> tuple[Build, ...]:
-    """What will be built. Every name is checked, and every target asked whether it can, before any work is done."""
+    """What will be built. Every name is checked, and every target asked whether it can, before any work is done.
+
+    DataError for data that is not there, or of a kind that nobody reads.
+    """
+    if recipe.verify or recipe.goldens == "data":  # not the first stage of a fleet, which leaves the data to others
+        check_data(recipe)
     builds: list[Build] = []
     for text in recipe.targets:
         spec = targets.parse_spec(text)

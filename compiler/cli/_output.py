@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from ..core import Progress
 
-IN_A_PIPE = 2**16  # columns: nothing in a log file is wrapped or cut
+IN_A_PIPE = 2**16  # columns: nothing in a log file is wrapped or cut, unless COLUMNS says how wide it is
 LEVELS = ("debug", "info", "warning", "error")
 QUIET, LEVEL, CONSOLE = "bertc.quiet", "bertc.level", "bertc.console"  # keys of click's `meta`, which a command line shares
 
@@ -125,8 +126,8 @@ def console() -> Console:
 def new_console(*, quiet: bool = False) -> Console:
     from ._console import PlainConsole
 
-    made = PlainConsole(quiet=quiet)
-    return made if made.is_terminal else PlainConsole(width=IN_A_PIPE, quiet=quiet)
+    made, told = PlainConsole(quiet=quiet), os.environ.get("COLUMNS", "")
+    return made if made.is_terminal or (told.isdecimal() and int(told)) else PlainConsole(width=IN_A_PIPE, quiet=quiet)
 
 
 def is_quiet() -> bool:

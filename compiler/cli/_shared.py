@@ -74,10 +74,16 @@ def recipe_of(reference: str, log: Progress, options: dict[str, Any]) -> Recipe:
         given["budget"] = limits_of(given["budget"])
     if given.get("precision") and not given.get("targets"):
         given["targets"] = tuple(text.partition("=")[0] for text in found.targets)
-    return dataclasses.replace(found, **given)
+    recipe = dataclasses.replace(found, **given)
+    recipes.check(recipe)
+    recipes.check_data(recipe)
+    return recipe
 
 
 def limits_of(texts: Sequence[str]) -> dict[str, float]:
+    """`NAME=NUMBER` of --budget. RecipeError for a limit that there is not."""
+    from .. import verification
+
     limits: dict[str, float] = {}
     for text in texts:
         name, _, value = text.partition("=")
@@ -88,6 +94,7 @@ def limits_of(texts: Sequence[str]) -> dict[str, float]:
         if name in limits and limits[name] != limit:
             raise InputError(f"budget {name} is {limits[name]:g} and {limit:g}; give one of them")
         limits[name] = limit
+    verification.check_limits(limits)
     return limits
 
 

@@ -5,6 +5,8 @@ Names are read when help, a value or a completion asks for them: the help of a c
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +14,42 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from ..core import RecipeError, did_you_mean
+from ..core import RecipeError, did_you_mean, why_broken
 
 FILE = click.Path(path_type=Path)  # whoever opens it says what is wrong with it, and what to do
 if TYPE_CHECKING:
     TextType = click.ParamType[str]
 else:
     TextType = click.ParamType  # generic from click 8.4 on
+
+
+class Input(click.Path):
+    """A path to read. Whoever opens it says what is wrong with it; a link that leads nowhere is no file to any of them."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if why := why_broken(path):
+            self.fail(f"cannot open {path}: {why}", param, ctx)
+        return path
+
+
+class Number(click.FloatRange):
+    """A number in a range. Never NaN, with which every comparison is false: a limit that says nothing."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if math.isnan(found):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return found
+
+
+INPUT = Input()
+COUNT = click.IntRange(min=1)
+SHARE = Number(0, 1)
+SEED = click.IntRange(min=0)
 SHOWN = 40  # columns: a longer list of names goes into the help text
 
 
@@ -101,11 +132,12 @@ class Family(TextType):
         return "FAMILY[:LAYERS]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        name, colon, layers = value.partition(":")
-        if name not in families():
-            self.fail(f"unknown family {name!r}{did_you_mean(name, families())}", param, ctx)
-        if colon and not (layers.isdecimal() and int(layers)):
-            self.fail(f"{value!r}: {layers!r} is no number of layers, as in {name}:6", param, ctx)
+        from ..fusions import families as contracts
+
+        try:
+            contracts.parse(value)
+        except RecipeError as error:
+            self.fail(str(error), param, ctx)
         return str(value)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -12,7 +12,7 @@ from ..core import InputError, Missing, check_writable, counted, write_text
 from . import _shared as shared
 from ._command import Command
 from ._output import console, print_json, print_result, progress
-from ._types import FILE, Source
+from ._types import FILE, INPUT, SEED, Number, Source
 
 if TYPE_CHECKING:
     from ..artifact import Artifact
@@ -28,7 +28,7 @@ EXAMPLES = (
 
 
 @click.command(cls=Command, short_help="Time an artifact against its source or others", examples=EXAMPLES)
-@click.argument("path", type=FILE, metavar="ARTIFACT")
+@click.argument("path", type=INPUT, metavar="ARTIFACT")
 @click.option(
     "--against",
     multiple=True,
@@ -44,8 +44,13 @@ EXAMPLES = (
     metavar="SHAPE,...",
     help="As in 1x16,8x128 or batch=8,length=128; default: those that the profiles are tuned for.",
 )
-@click.option("--lengths", type=FILE, metavar="FILE", help="Take shapes and their weights from requests (see bertc profile).")
-@click.option("--fill", type=float, metavar="FRACTION", help="Share of positions with a token, lengths log-normal; default: 1.")
+@click.option("--lengths", type=INPUT, metavar="FILE", help="Take shapes and their weights from requests (see bertc profile).")
+@click.option(
+    "--fill",
+    type=Number(0, 1, min_open=True),
+    metavar="FRACTION",
+    help="Share of positions with a token, lengths log-normal; default: 1.",
+)
 @click.option("--padded", is_flag=True, help="Time the artifact also with each call padded to its buckets.")
 @click.option(
     "--threads",
@@ -61,7 +66,14 @@ EXAMPLES = (
     show_default=True,
     help="Timed calls per contender and shape.",
 )
-@click.option("--seed", type=int, metavar="NUMBER", default=0, show_default=True, help="Of the token ids and the order of calls.")
+@click.option(
+    "--seed",
+    type=SEED,
+    metavar="NUMBER",
+    default=0,
+    show_default=True,
+    help="Of the token ids and the order of calls.",
+)
 @click.option("--csv", "csv_path", type=FILE, metavar="FILE", help="Write the times as a table.")
 @click.option("--plot", "plot_path", type=FILE, metavar="FILE", help="Draw the medians, as .svg.")
 @click.option("--require-engine", is_flag=True, help="Exit 3 where the engine itself cannot run.")

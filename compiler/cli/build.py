@@ -12,7 +12,7 @@ from ..core import InputError
 from . import _output as output
 from . import _shared as shared
 from ._command import Command
-from ._types import Source
+from ._types import Number, Source
 
 SECTION = "Build"
 EXAMPLES = (
@@ -53,7 +53,7 @@ class BuildCommand(Command):
 @click.option("--fp8", is_flag=True, help="float8 (E4M3) GEMMs, the rest float16; needs --data, sm89 or later.")
 @click.option("--int8", type=click.Choice(FORMS), is_flag=False, flag_value="auto", help=INT8)
 @click.option(
-    "--max-drop", type=float, metavar="NUMBER", help="Keep layers in float until the metric drops by at most this: 0.005."
+    "--max-drop", type=Number(0, 2), metavar="NUMBER", help="Keep layers in float until the metric drops by at most this: 0.005."
 )
 @shared.recipe_options(
     "targets", "profiles", "source", *shared.SOURCE_OPTIONS, "fuse", "prove", "packed", "expect", "budget", "verify"

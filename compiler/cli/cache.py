@@ -13,7 +13,7 @@ from ..core import counted
 from . import _shared as shared
 from ._command import Group
 from ._output import console, print_json, print_result
-from ._types import FILE
+from ._types import INPUT, Number
 
 if TYPE_CHECKING:
     from ..fleet import Store
@@ -78,11 +78,11 @@ def ls(store: Path, as_json: bool) -> None:
     "--lock",
     "locks",
     multiple=True,
-    type=FILE,
+    type=INPUT,
     metavar="FILE",
     help="Keep only what this fleet.lock.json names; repeatable.",
 )
-@click.option("--older", type=float, metavar="DAYS", help="Remove what is older.")
+@click.option("--older", type=Number(min=0), metavar="DAYS", help="Remove what is older.")
 @click.option("--size", metavar="SIZE", help="Remove the oldest until so much is left, as in 20GB.")
 @click.option("--dry-run", is_flag=True, help="Only list what would be removed.")
 def gc(store: Path, locks: Sequence[Path], older: float | None, size: str | None, dry_run: bool, as_json: bool) -> None:

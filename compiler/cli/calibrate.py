@@ -13,7 +13,7 @@ from ..core import InputError
 from . import _shared as shared
 from ._command import Command
 from ._output import console, print_json, print_result, progress
-from ._types import FILE, OneOf, Option, Source, Target, methods
+from ._types import FILE, INPUT, Number, OneOf, Option, Source, Target, methods
 
 SECTION = "Build"
 EXAMPLES = (
@@ -26,14 +26,21 @@ EXAMPLES = (
 @click.argument("references", metavar="SOURCE | --merge RANGES...", nargs=-1, required=True, type=Source())
 @click.option("-o", "--out", required=True, type=FILE, metavar="FILE", help="The file of ranges to write, as ranges.json.")
 @shared.FORCE_FILE
-@click.option("--data", type=FILE, metavar="FILE|DIR", help="Texts (.txt, .jsonl), arrays (.npz) or a directory of .wav.")
+@click.option("--data", type=INPUT, metavar="FILE|DIR", help="Texts (.txt, .jsonl), arrays (.npz) or a directory of .wav.")
 @click.option("--merge", is_flag=True, help="Merge files of ranges, each from its own part of the data, into one.")
 @click.option("--target", type=Target(precision=False), help="Name tensors as in the graph lowered for this target.")
 @click.option("--method", cls=Option, type=OneOf("method", methods), default="percentile", show_default=True, help="How to clip.")
-@click.option("--percentile", type=float, metavar="NUMBER", default=99.99, show_default=True, help="Of the magnitudes.")
+@click.option(
+    "--percentile",
+    type=Number(0, 100, min_open=True),
+    metavar="NUMBER",
+    default=99.99,
+    show_default=True,
+    help="Of the magnitudes.",
+)
 @click.option(
     "--outlier",
-    type=float,
+    type=Number(min=1, min_open=True),
     metavar="NUMBER",
     default=10.0,
     show_default=True,
@@ -52,7 +59,7 @@ EXAMPLES = (
 )
 @click.option(
     "--checkpoint",
-    type=float,
+    type=Number(min=0),
     metavar="SECONDS",
     default=30.0,
     show_default=True,

@@ -12,8 +12,8 @@ import click
 from ..core import InputError, counted
 from . import _shared as shared
 from ._command import Group
-from ._output import console, print_json, print_result, progress_console
-from ._types import FILE, Entry
+from ._output import console, print_error, print_json, print_result, progress_console
+from ._types import FILE, INPUT, Entry
 
 if TYPE_CHECKING:
     from ..fleet import Fleet, Outcome, Pool, Step, Store
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("bertc")
 SECTION = "Fleet"
-FLEET_TOML = click.argument("file", type=FILE, metavar="[FLEET.TOML]", default="fleet.toml")
+FLEET_TOML = click.argument("file", type=INPUT, metavar="[FLEET.TOML]", default="fleet.toml")
 ENTRIES = click.option(
     "--entry", "entries", multiple=True, type=Entry(), metavar="MODEL[/PLAN]", help="Only this entry or model; repeatable."
 )
@@ -64,7 +64,7 @@ def plan(file: Path, entries: Sequence[str], store: Path | None, ci: str | None,
     """
     from ..fleet import ci as pipelines
     from ..fleet import plan as plans
-    from ..fleet import status, worst_exit_code
+    from ..fleet import status
 
     chosen, _, kept = open_fleet(file, entries, store)
     if ci:
@@ -76,7 +76,21 @@ def plan(file: Path, entries: Sequence[str], store: Path | None, ci: str | None,
         print_result(line)
     if as_json:
         print_json(status.status_document(chosen, kept, steps))
-    raise click.exceptions.Exit(worst_exit_code(step.exit_code for step in steps))
+    fail_unreadable(steps)
+
+
+def fail_unreadable(steps: Sequence[Step]) -> None:
+    """Exit as the worst of the sources that cannot be read, each named with what waits for it; the table may be long."""
+    from ..fleet import worst_exit_code
+
+    unread = [step for step in steps if step.exit_code]
+    for step in unread:
+        slots = {step.task.slot}
+        for each in steps:  # those that a stage needs stand before it
+            slots |= {each.task.slot} if slots & set(each.task.needs.values()) else set()
+        entries = [each.task.slot for each in steps if each.task.entry and each.task.slot in slots]
+        print_error(f"error: {step.task.slot}: {'; '.join(step.reasons)} (entries: {', '.join(entries) or 'none'})")
+    raise click.exceptions.Exit(worst_exit_code(step.exit_code for step in unread))
 
 
 def plan_table(steps: Sequence[Step]) -> Table:
@@ -230,12 +244,17 @@ def build_summary(outcomes: Sequence[Outcome], placed: int) -> list[str]:
 )
 @fleet_arguments
 def show_status(file: Path, entries: Sequence[str], store: Path | None, as_json: bool) -> None:
-    """Show what is built, cached, stale or failed, with sizes, kernels and accuracy."""
+    """Show what is built, cached, stale or failed, with sizes, kernels and accuracy.
+
+    Exits as the worst of the sources that cannot be read: 2 for one that is not there.
+    """
+    from ..fleet import plan as plans
     from ..fleet import state_words, status
     from ..report import Table
 
     chosen, _, kept = open_fleet(file, entries, store)
-    found = status.status_document(chosen, kept)
+    steps = plans.plan_fleet(chosen, kept)
+    found = status.status_document(chosen, kept, steps)
     columns = ("entry", "GPUs", "state", "size", "kernels", "cosine (min)", "rel. error", "verified", "why")
     rows = Table(*columns, wrap=("GPUs", "verified", "why"))
     for entry in found["entries"]:
@@ -247,6 +266,7 @@ def show_status(file: Path, entries: Sequence[str], store: Path | None, as_json:
     print_result(", ".join(f"{count} {state_words(state)}" for state, count in found["counts"].items()))
     if as_json:
         print_json(found)
+    fail_unreadable(steps)
 
 
 def entry_cells(entry: dict[str, Any]) -> tuple[str, ...]:

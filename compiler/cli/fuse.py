@@ -10,7 +10,7 @@ from ..core import InputError, did_you_mean
 from . import _shared as shared
 from ._command import Command
 from ._output import console, print_json, print_result, progress
-from ._types import FILE, Family
+from ._types import FILE, INPUT, Family
 
 SECTION = "Build"
 EXAMPLES = (
@@ -20,10 +20,10 @@ EXAMPLES = (
 
 
 @click.command(cls=Command, short_help="Fuse an ONNX file into operators proven equal", examples=EXAMPLES)
-@click.argument("path", type=FILE, metavar="IN.onnx")
+@click.argument("path", type=INPUT, metavar="IN.onnx")
 @click.option("-o", "--out", required=True, type=FILE, metavar="FILE", help="The .onnx file to write.")
 @shared.FORCE_FILE
-@click.option("--rules", "rules_file", type=FILE, metavar="FILE", help="A Python file with RULES of your own; it is run.")
+@click.option("--rules", "rules_file", type=INPUT, metavar="FILE", help="A Python file with RULES of your own; it is run.")
 @click.option(
     "--explain", is_flag=False, flag_value="", default=None, metavar="[RULE]", help="List candidates not fused, with the reason."
 )

@@ -10,7 +10,7 @@ from ..core import CheckFailed, InputError
 from . import _shared as shared
 from ._command import Command
 from ._output import console, print_json
-from ._types import FILE
+from ._types import INPUT
 
 SECTION = "Look"
 EXAMPLES = (
@@ -20,9 +20,9 @@ EXAMPLES = (
 
 
 @click.command(cls=Command, short_help="Show an artifact or ONNX file, or compare two", examples=EXAMPLES)
-@click.argument("path", type=FILE, metavar="ARTIFACT|MODEL.onnx")
+@click.argument("path", type=INPUT, metavar="ARTIFACT|MODEL.onnx")
 @click.option("--kernels", is_flag=True, help="List every kernel of an engine.")
-@click.option("--diff", "other", type=FILE, metavar="OTHER", help="Show only what differs in OTHER.")
+@click.option("--diff", "other", type=INPUT, metavar="OTHER", help="Show only what differs in OTHER.")
 @click.option("--exit-code", is_flag=True, help="With --diff: exit 1 where something differs.")
 @shared.JSON
 def inspect(path: Path, kernels: bool, other: Path | None, exit_code: bool, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from ..core import InputError, check_writable, write_text
 from . import _shared as shared
 from ._command import Command
 from ._output import console, print_json, print_result, progress
-from ._types import FILE, Source
+from ._types import COUNT, FILE, INPUT, SHARE, Source
 
 if TYPE_CHECKING:
     from ..core import Progress
@@ -27,21 +27,27 @@ EXAMPLES = (
 
 
 @click.command(cls=Command, short_help="Choose length buckets and profiles from real requests", examples=EXAMPLES)
-@click.argument("path", type=FILE, metavar="LENGTHS.txt|REQUESTS.jsonl")
+@click.argument("path", type=INPUT, metavar="LENGTHS.txt|REQUESTS.jsonl")
 @click.option("--source", type=Source(), metavar="SOURCE", help="The model or artifact: its tokenizer for texts, and its limits.")
-@click.option("--buckets", "wanted", type=int, metavar="NUMBER", help="Make so many buckets; default: as many as --worth allows.")
-@click.option("--max-buckets", type=int, metavar="NUMBER", default=8, show_default=True, help="Look at 1 to this many.")
-@click.option("--multiple", type=int, metavar="NUMBER", default=8, show_default=True, help="Bounds are multiples of this.")
+@click.option(
+    "--buckets",
+    "wanted",
+    type=COUNT,
+    metavar="NUMBER",
+    help="Make so many buckets; default: as many as --worth allows.",
+)
+@click.option("--max-buckets", type=COUNT, metavar="NUMBER", default=8, show_default=True, help="Look at 1 to this many.")
+@click.option("--multiple", type=COUNT, metavar="NUMBER", default=8, show_default=True, help="Bounds are multiples of this.")
 @click.option(
     "--worth",
-    type=float,
+    type=SHARE,
     metavar="SHARE",
     default=0.05,
     show_default=True,
     help="One bucket more must save this share of the tokens.",
 )
-@click.option("--longest", type=int, metavar="NUMBER", help="Longest request to make room for; a longer one is an error.")
-@click.option("--max-batch", type=int, metavar="NUMBER", help="Largest batch of every profile.")
+@click.option("--longest", type=COUNT, metavar="NUMBER", help="Longest request to make room for; a longer one is an error.")
+@click.option("--max-batch", type=COUNT, metavar="NUMBER", help="Largest batch of every profile.")
 @click.option("--plot", "plot_path", type=FILE, metavar="FILE", help="Draw wasted tokens by number of buckets, as .svg.")
 @click.option("--recipe", "recipe_path", type=FILE, metavar="FILE", help="Write the profiles into this recipe.toml.")
 @shared.JSON
@@ -95,8 +101,6 @@ def _model(source: str | None, longest: int | None, log: Progress) -> TrafficMod
     """The model's names and limits, the longest request lowered to --longest."""
     from ..serve import traffic
 
-    if longest is not None and longest < 1:
-        raise InputError(f"--longest {longest}: it is 1 or more")
     if source is None:
         return dataclasses.replace(traffic.TrafficModel(), longest=longest)
     recipe = shared.recipe_of(source, log, {})

@@ -11,7 +11,7 @@ import click
 from . import _shared as shared
 from ._command import Command
 from ._output import print_json, print_result
-from ._types import FILE
+from ._types import FILE, INPUT
 
 SECTION = "Look"
 EXAMPLES = (
@@ -21,14 +21,14 @@ EXAMPLES = (
 
 
 @click.command(cls=Command, short_help="Write the report of artifacts or a fleet as one page", examples=EXAMPLES)
-@click.argument("path", type=FILE, metavar="ARTIFACT|FOLDER|fleet.toml|fleet.lock.json")
+@click.argument("path", type=INPUT, metavar="ARTIFACT|FOLDER|fleet.toml|fleet.lock.json")
 @click.option("-o", "--out", required=True, type=FILE, metavar="FILE", help="The .html file to write.")
 @shared.FORCE_FILE
 @click.option(
     "--verdict",
     "verdicts",
     multiple=True,
-    type=FILE,
+    type=INPUT,
     metavar="FILE",
     help="Show this output of `bertc verify --json` (also of --layers); repeatable.",
 )

@@ -12,7 +12,7 @@ from ..core import InputError, check_writable, write_text
 from . import _shared as shared
 from ._command import Command
 from ._output import console, print_json, print_result, progress
-from ._types import FILE, Source
+from ._types import FILE, INPUT, Number, Source
 
 if TYPE_CHECKING:
     from ..source import GivenSource
@@ -25,10 +25,10 @@ EXAMPLES = (
 
 
 @click.command(cls=Command, short_help="Compare an artifact with its source", examples=EXAMPLES)
-@click.argument("artifact", type=FILE, metavar="ARTIFACT")
+@click.argument("artifact", type=INPUT, metavar="ARTIFACT")
 @click.option(
     "--data",
-    type=FILE,
+    type=INPUT,
     metavar="FILE|DIR",
     help="Texts (.txt, .jsonl, .csv, .tsv), with or without labels, arrays (.npz) or a directory of .wav.",
 )
@@ -42,7 +42,7 @@ EXAMPLES = (
 @click.option("--require-engine", is_flag=True, help="Exit 3 where the engine itself cannot run.")
 @click.option("--budget", multiple=True, metavar="NAME=NUMBER", help="A limit, as in cosine=0.9999; repeatable.")
 @click.option(
-    "--max-drop", type=float, metavar="NUMBER", help="Exit 1 unless the data shows that the metric drops by at most this."
+    "--max-drop", type=Number(0, 2), metavar="NUMBER", help="Exit 1 unless the data shows that the metric drops by at most this."
 )
 @click.option("--layers", is_flag=True, help="Instead: drift after every layer, from the source's graph or in its own float32.")
 @click.option("--plot", type=FILE, metavar="FILE", help="With --layers: draw the drift, as .svg.")

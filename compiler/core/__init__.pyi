@@ -34,6 +34,7 @@ from .files import write_hashed as write_hashed
 from .files import write_json as write_json
 from .files import write_text as write_text
 from .links import check_link as check_link
+from .links import why_broken as why_broken
 from .machine import available_bytes as available_bytes
 from .machine import environment as environment
 from .machine import memory_gib as memory_gib
@@ -53,6 +54,8 @@ from .profiles import read_ranges as read_ranges
 from .profiles import with_computed as with_computed
 from .progress import Advance as Advance
 from .progress import Progress as Progress
+from .references import expand as expand
+from .references import is_path as is_path
 from .sizes import ALLOWED_SIZES as ALLOWED_SIZES
 from .sizes import Affine as Affine
 from .sizes import affine as affine

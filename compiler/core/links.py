@@ -1,13 +1,28 @@
-"""Symlinks in a folder that somebody else made: followed only to what they gave, so that no file of this machine is copied."""
+"""Symlinks: what is wrong with one that leads nowhere; and those in a folder that somebody else made, followed only to what they
+gave, so that no file of this machine is copied."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from pathlib import Path
 
 from .errors import SourceError
 
-if TYPE_CHECKING:
-    from pathlib import Path
+
+def why_broken(path: Path) -> str | None:
+    """What is wrong with a link, or one on the way to `path`, that leads to nothing or in a circle; None where none does."""
+    link = next((part for part in (*reversed(path.parents), path) if part.is_symlink() and not os.path.exists(part)), None)
+    if link is None:
+        return None
+    chain = [link]
+    while chain[-1].is_symlink() and chain[-1] not in chain[:-1]:
+        chain.append(Path(os.path.normpath(chain[-1].parent / chain[-1].readlink())))
+    shown = " -> ".join(map(str, chain))
+    if chain[-1] in chain[:-1]:
+        return f"links lead in a circle: {shown}; put the file there in place of the link"
+    if why := why_broken(chain[-1].parent):
+        return why
+    return f"{link} is a link to what is not there: {shown}"
 
 
 def check_link(file: Path, folder: Path) -> Path:

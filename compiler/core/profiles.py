@@ -17,6 +17,7 @@ DEFAULT_MAX_BATCH = 32
 DEFAULT_OPT_BATCH = 8
 DEFAULT_OPT_LENGTH = 128
 UNBOUNDED_LENGTH = 512
+LARGEST = 2**31 - 1  # of a dimension; TensorRT takes no larger one
 AUDIO_DIM = "samples"
 DEFAULT_OPT_SAMPLES, DEFAULT_MAX_SAMPLES = 64000, 320000  # 4 s and 20 s at 16 kHz
 
@@ -79,12 +80,20 @@ def read_ranges(text: str) -> dict[str, Range]:
     for part in filter(None, (p.strip() for p in text.split(","))):
         name, _, sizes = part.partition("=")
         numbers = sizes.split(":")
-        if len(numbers) != 3 or not all(n.strip().isdecimal() for n in numbers):
+        if len(numbers) != 3 or not all(n.strip().isdecimal() for n in numbers) or not name.strip():
             raise RecipeError(f"profile {part!r} is not NAME=MIN:OPT:MAX with three whole numbers, as in batch=1:8:32")
         if name.strip() in given:
             raise RecipeError(f"profile {text!r} names {name.strip()!r} twice; say --profile twice for two profiles")
-        given[name.strip()] = Range(*(int(n) for n in numbers))
+        given[name.strip()] = _ordered(name.strip(), Range(*(int(n) for n in numbers)))
     return given
+
+
+def _ordered(name: str, sizes: Range) -> Range:
+    if not sizes.min <= sizes.opt <= sizes.max:
+        raise RecipeError(f"profile {name}={sizes}: needs MIN <= OPT <= MAX")
+    if sizes.max > LARGEST:
+        raise RecipeError(f"profile {name}={sizes}: {sizes.max} is more than a dimension can be (2^31 - 1)")
+    return sizes
 
 
 def complete_profile(given: Mapping[str, Range], dims: Mapping[str, Dim]) -> Profile:
@@ -97,8 +106,7 @@ def complete_profile(given: Mapping[str, Range], dims: Mapping[str, Dim]) -> Pro
 
 
 def _check(name: str, sizes: Range, dim: Dim) -> None:
-    if not sizes.min <= sizes.opt <= sizes.max:
-        raise RecipeError(f"profile {name}={sizes}: needs MIN <= OPT <= MAX")
+    _ordered(name, sizes)
     if sizes.min < dim.min:
         raise RecipeError(f"profile {name}={sizes}: the smallest {name} this model takes is {dim.min}")
     if dim.max is not None and sizes.max > dim.max:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core import DataError, Dim, TensorSpec
+from ..core import DataError, Dim, TensorSpec, why_broken
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,7 +39,9 @@ def samples_from_file(
     if path.is_dir():
         return readers.wav_samples(path, fit, audio)
     if not path.is_file():
-        raise DataError(f"no data at {path}; give a .txt, .jsonl, .csv, .tsv or .npz file, or a directory of .wav files")
+        why = f" ({broken})" if (broken := why_broken(path)) else ""
+        kinds = "a .txt, .jsonl, .csv, .tsv or .npz file, or a directory of .wav files"
+        raise DataError(f"no data at {path}{why}; give {kinds}")
     if path.suffix.lower() == ".txt":
         return readers.text_samples(path, fit, encode)
     if path.suffix.lower() in tables.SUFFIXES:

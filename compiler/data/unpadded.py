@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import DataError, Dim, Feeds, TensorSpec, derived, hash_file
+from ..core import DataError, Dim, Feeds, TensorSpec, derived, hash_file, why_broken
 from . import readers, samples, tables
 from .readers import Audio
 from .tokenizer import Encoder
@@ -88,12 +88,19 @@ def open_unpadded(
 def check_exists(path: Path) -> None:
     """DataError for a file that is not there."""
     if not path.exists():
-        raise DataError(f"no data at {path}; give {KNOWN}")
+        raise DataError(f"no data at {path}{_broken(path)}; give {KNOWN}")
+
+
+def _broken(path: Path) -> str:
+    why = why_broken(path)
+    return f" ({why})" if why else ""
 
 
 def check_path(path: Path) -> None:
-    """DataError for a file that is not there or of a type nobody reads."""
+    """DataError for a file that is not there, of a type nobody reads, or a folder without recordings."""
     check_exists(path)
+    if path.is_dir():
+        readers.wav_files(path)
     if not path.is_dir() and path.suffix.lower() not in (".txt", ".npz", *tables.SUFFIXES):
         kind = path.suffix or "unknown"
         raise DataError(f"{path}: unknown data format {kind!r}; known: {KNOWN}")

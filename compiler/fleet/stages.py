@@ -20,6 +20,7 @@ from .. import pipeline, targets
 from .. import precision as precisions
 from ..artifact import GOLDENS, GRAPH, REPORT, goldens
 from ..core import ArtifactError, Progress, what_is_wrong, write_json
+from ..data import Layout
 from ..fusions import Applied, Change, Fused, Refusal
 from ..graph import load_graph, save_graph
 from ..recipe import Build, Recipe, plan_builds
@@ -153,7 +154,8 @@ def _exported(path: Path) -> tuple[Source, ExportCheck]:
     source = open_artifact_source(path)
     with _reading(path / NOTES):
         written = json.loads((path / NOTES).read_text("utf-8"))
-        return source, ExportCheck(samples, outputs, Comparison(source.task), measured=written["export_check"])
+        layout = Layout.of(source.graph.inputs, source.graph.outputs)
+        return source, ExportCheck(samples, outputs, Comparison(source.task, layout=layout), measured=written["export_check"])
 
 
 def _fused(path: Path) -> Fused | None:

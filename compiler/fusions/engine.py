@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core import CheckFailed, DataError, Dim, NotFused, RecipeError, did_you_mean
+from ..core import CheckFailed, DataError, Dim, NotFused, RecipeError
 from ..data import Sample
 from ..data import synthetic as data
 from ..graph import Graph, mark_origins, module_path, opset, sink_swaps
@@ -164,10 +164,8 @@ def expect_fusions(graph: Graph, change: Change, family: str) -> None:
 
     Raises CheckFailed naming each rule that fell short, the layer, the node and the reasons of its candidates.
     """
-    name, _, given = family.partition(":")
-    if name not in families.FAMILIES:
-        raise RecipeError(f"unknown family {name!r}{did_you_mean(name, families.FAMILIES)}")
-    layers = int(given) if given.isdigit() else layers_of(graph)
+    name, given = families.parse(family)
+    layers = given or layers_of(graph)
     if layers == 0:
         raise RecipeError(f"the graph has no layer names to count; give the number of layers: --expect {name}:6")
     counts = change.counts()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from ..core import RecipeError, did_you_mean
+
 ENCODER = {"attention": 1, "skip_layernorm": 2, "bias_gelu": 1}
 READER = {"attention": 1, "cross_attention": 1, "skip_layernorm": 3, "bias_gelu": 1}
 ONCE = {"embeddings": 1, "mask": 1}
@@ -59,6 +61,16 @@ FAMILIES: Mapping[str, Family] = {
     "t5-decoder": Family({"attention": 1, "cross_attention": 1, "skip_layernorm": 3}, {"mask": 1, "causal": 1}),
     "whisper-decoder": Family(READER, {"causal": 1}),
 }
+
+
+def parse(family: str) -> tuple[str, int | None]:
+    """`bert:6` as (name, number of layers, None where it is not given). RecipeError for what is no family or no number."""
+    name, colon, layers = family.partition(":")
+    if name not in FAMILIES:
+        raise RecipeError(f"unknown family {name!r}{did_you_mean(name, FAMILIES)}")
+    if colon and not (layers.isdecimal() and int(layers)):
+        raise RecipeError(f"{family!r}: {layers!r} is no number of layers, as in {name}:6")
+    return name, int(layers) if colon else None
 
 
 def expected_counts(name: str, layers: int) -> dict[str, int]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..core import Outputs, Profile
-from ..data import Labels, Sample, batch_dim, index_bounds, preprocess, row_count
+from ..data import Labels, Layout, Sample, batch_dim, index_bounds, preprocess, row_count
 from ..graph import Graph
 from ..source import Source
 from ..verification import RunSource, Truth, has_decisions
@@ -59,7 +59,8 @@ def read_judging_rows(
     bounds = index_bounds(source.graph)
     found = preprocess.read_data(path, graph.inputs, source.dims, source.assets, profiles, label_meanings, bounds)
     batched = batch_dim(graph.inputs, source.dims) is not None  # else a sample is one row, as for `unpadded.open_unpadded`
-    sizes = tuple(row_count(sample) if batched else 1 for sample in found.samples)
+    layout = Layout.of(graph.inputs, graph.outputs)
+    sizes = tuple(row_count(sample, layout) if batched else 1 for sample in found.samples)
     judges = choose_judging(sizes, _rows_wanted(source.task, found.samples, max_drop)) if calibrated else (True,) * len(sizes)
     return JudgingRows(path.name, found.samples, sizes, judges, label_meanings, found.notes)
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..core import Advance, Feeds, Outputs, VerifyFailed
-from ..data import Labels, Sample, row_count
+from ..data import Labels, Layout, Sample, row_count
 from ..verification import Comparison, ComparisonResult, Metric, budgets
 from .fit import Fitted
 from .gated import Gated
@@ -73,24 +73,29 @@ class SearchResult:
 
 @dataclasses.dataclass(frozen=True)
 class Judge:
-    """Runs samples with some sites quantised and compares with float32; the float32 answers are computed once."""
+    """Runs samples with some sites quantised and compares with float32; the float32 answers are computed once.
+
+    `layout`: which axes count rows, the first ones where it is not given.
+    """
 
     gated: Gated
     samples: Sequence[Sample]
     truth: Sequence[Outputs]
     task: str
     labels: Labels | None = None
+    layout: Layout | None = None
 
     @staticmethod
-    def over(gated: Gated, samples: Sequence[Sample], task: str, labels: Labels | None) -> Judge:
-        return Judge(gated, samples, [gated.run(sample.feeds, ()) for sample in samples], task, labels)
+    def over(gated: Gated, samples: Sequence[Sample], task: str, labels: Labels | None, layout: Layout | None = None) -> Judge:
+        return Judge(gated, samples, [gated.run(sample.feeds, ()) for sample in samples], task, labels, layout)
 
     def __call__(self, quantised: Sequence[str], samples: int | None = None) -> ComparisonResult:
         return self.compare(lambda feeds: self.gated.run(feeds, quantised), samples)
 
     def compare(self, answer: Callable[[Feeds], Outputs], samples: int | None = None) -> ComparisonResult:
         """Anything that answers feeds against float32, on the first samples or on all."""
-        comparison = Comparison(self.task, labels=self.labels, intervals=True, blank=self.labels.blank if self.labels else 0)
+        blank = self.labels.blank if self.labels else 0
+        comparison = Comparison(self.task, labels=self.labels, intervals=True, blank=blank, layout=self.layout)
         for sample, expected in list(zip(self.samples, self.truth, strict=True))[:samples]:
             comparison.add(expected, answer(sample.feeds), sample)
         return comparison.result()
@@ -107,7 +112,7 @@ def search_int8(
     if max_drop is None:
         point = measure_point(judge, tuple(fitted), (), sum(shares.values()))
         return SearchResult(tuple(fitted), (point,), 0, {}, "all GEMMs that can be int8 are (no --max-drop)")
-    rows = sum(row_count(sample) for sample in judge.samples)
+    rows = sum(_row_counts(judge))
     nothing = measure_point(judge, (), tuple(fitted), 0.0, _first(judge, ROWS_OF_CURVE))
     if not within_limit(nothing, max_drop, rows):
         return SearchResult((), (nothing,), 0, {}, _nowhere(nothing, max_drop, rows))
@@ -247,7 +252,7 @@ def _refined(
     while high - low > 1:
         middle = (low + high) // 2
         point = _point(judge, order, middle, shares)
-        fits = within_limit(point, max_drop, sum(row_count(sample) for sample in judge.samples))
+        fits = within_limit(point, max_drop, sum(_row_counts(judge)))
         curve = sorted([*curve, point], key=lambda each: -each.share)
         low, high = (low, middle) if fits else (middle, high)
     chosen = next(i for i, point in enumerate(curve) if steps[len(point.left_in_float)] == high)
@@ -256,4 +261,8 @@ def _refined(
 
 def _first(judge: Judge, rows: int) -> int:
     """How many samples have that many rows; all, where they are fewer."""
-    return 1 + int(np.searchsorted(np.cumsum([row_count(sample) for sample in judge.samples]), rows))
+    return 1 + int(np.searchsorted(np.cumsum(_row_counts(judge)), rows))
+
+
+def _row_counts(judge: Judge) -> list[int]:
+    return [row_count(sample, judge.layout) for sample in judge.samples]

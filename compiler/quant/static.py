@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..core import Advance, Feeds, Profile, RecipeError
-from ..data import UnpaddedSamples, index_bounds, preprocess
+from ..data import Layout, UnpaddedSamples, index_bounds, preprocess
 from ..data import unpadded as rows
 from ..graph import Graph
 from ..source import Source
@@ -93,7 +93,7 @@ def quantise_static(
     if not fitted:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
         raise RecipeError(f"no GEMM of the graph can be quantised: {reasons}")
-    judge = Judge.over(Gated(graph, fitted), judged.samples, source.task, judged.labels)
+    judge = Judge.over(Gated(graph, fitted), judged.samples, source.task, judged.labels, Layout.of(graph.inputs, graph.outputs))
     searched = search_int8(judge, fitted, sites.total, request.max_drop, advance)
     chosen = tuple(fitted[name] for name in searched.chosen)
     data = {"name": begun.rows.name, "sha256": begun.rows.sha256, "calibrated": seen.samples, "tokens": seen.tokens,

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..core import Feeds
+from ..data import Layout
 from ..graph import Graph, save_graph
 from ..runtime import Runner, time_call
 from ..source import Source
@@ -101,9 +102,9 @@ def _what_breaks(runner: Runner, source: Source, rows: Truth | None, request: Lo
     """Why the verification at the end of the build would fail with a form; '' where it would not, or where there is none."""
     if request.goldens is None:
         return ""
-    budget = budget_for("int8", request.limits)
+    budget, layout = budget_for("int8", request.limits), Layout.of(source.graph.inputs, source.graph.outputs)
     for truth in (request.goldens, rows):
-        if truth is not None and (found := find_broken_limits(runner, truth, source.task, budget)):
+        if truth is not None and (found := find_broken_limits(runner, truth, source.task, budget, layout)):
             return f"{found[0]} on {truth.name}"
     return ""
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core import Dim, Missing, SourceError, did_you_mean, machine
+from ..core import Dim, Missing, SourceError, did_you_mean, expand, is_path, machine, why_broken
 from ..data import SENTENCE_FILES, Sample, TextSettings, audio_settings, read_settings, settings_files
 from ..data import tokenizer as text
 from ..graph import Graph, with_int32_ids
@@ -123,7 +123,11 @@ def _resolve(reference: str, options: SourceOptions) -> Location:
         raise SourceError(f"unknown task {options.task!r}{did_you_mean(options.task, TASKS)}")
     if options.ids not in IDS:
         raise SourceError(f"unknown integer type {options.ids!r} for ids{did_you_mean(options.ids, IDS)}")
-    path = Path(reference).expanduser()
+    if not reference.strip():
+        raise SourceError(f"no source: {reference!r} is empty; a source is {FORMS}")
+    path = expand(reference)
+    if why := why_broken(path):
+        raise SourceError(f"no source at {reference!r}: {why}")
     if path.is_dir():
         return _locate_directory(path)
     if path.is_file():
@@ -131,12 +135,13 @@ def _resolve(reference: str, options: SourceOptions) -> Location:
     if factory.is_factory(reference):
         folder = factory.named_folder(reference)
         return _locate_directory(folder) if folder is not None else Location("factory", path)
-    if not _is_path(reference) and hub.is_hub_id(reference):
+    if not is_path(reference) and hub.is_hub_id(reference):
         try:
             return _fetch(reference, options)
         except (Missing, SourceError) as error:
             raise type(error)(f"{error}{_neighbours(reference)}") from error
-    raise SourceError(f"no source at {reference!r}{_neighbours(reference)}; a source is {FORMS}")
+    what = "file or folder" if is_path(reference) else "source"
+    raise SourceError(f"no {what} at {reference!r}{_neighbours(reference)}; a source is {FORMS}")
 
 
 def _fetch(reference: str, options: SourceOptions) -> Location:
@@ -149,19 +154,15 @@ def _fetch(reference: str, options: SourceOptions) -> Location:
     return Location("huggingface" if alone is None else "onnx", alone or folder, commit)
 
 
-def _is_path(reference: str) -> bool:
-    return reference.startswith(("/", "./", "../", "~")) or reference.endswith(".onnx") or reference.count("/") > 1
-
-
 def _neighbours(reference: str) -> str:
     """What lies beside a path that does not exist, for a reference that may be one."""
-    path = Path(reference).expanduser()
+    path = expand(reference)
     parent = path.parent
-    if "/" not in reference and not _is_path(reference):
+    if "/" not in reference and not is_path(reference):
         return ""
     if not parent.is_dir():
-        return f" (there is no folder {str(parent)!r})" if _is_path(reference) else ""
-    visible = [entry.name for entry in parent.iterdir() if not entry.name.startswith(".")]
+        return f" (there is no folder {str(parent)!r})" if is_path(reference) else ""
+    visible = [entry.name for entry in parent.iterdir() if not entry.name.startswith(".") and entry.exists()]
     close = difflib.get_close_matches(path.name, visible, n=3, cutoff=0.5)
     listed = visible if len(visible) <= FEW else close  # a folder may hold thousands
     return f" (in {str(parent)!r}{did_you_mean(path.name, listed)})" if listed else f" (nothing in {str(parent)!r} is called so)"

@@ -82,10 +82,12 @@ def parse_spec(text: str) -> TargetSpec:
 
     RecipeError for an unknown target or an SM it cannot build for.
     """
-    body, _, precision = text.partition("=")
-    name, _, listed = body.partition(":")
+    body, equals, precision = text.partition("=")
+    name, colon, listed = body.partition(":")
     target = get(name)
-    words = [word.strip() for word in listed.split(",") if word.strip()]
+    words = [word.strip() for word in listed.split(",")] if colon else []
+    if (equals and not precision) or "" in words:
+        raise RecipeError(f"target {text!r} has nothing behind {':' if '' in words else '='!r}; write NAME[:SM,...][=PRECISION]")
     if words and not target.SMS:
         raise RecipeError(f"target {text!r}: {name} takes no SM")
     if len(set(words)) != len(words):

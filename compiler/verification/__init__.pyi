@@ -5,6 +5,7 @@ from . import verdict as verdict
 from .budgets import DEFAULT_BUDGETS as DEFAULT_BUDGETS
 from .budgets import Budget as Budget
 from .budgets import budget_for as budget_for
+from .budgets import check_limits as check_limits
 from .choices import Ties as Ties
 from .comparison import Comparison as Comparison
 from .decisions import has_decisions as has_decisions

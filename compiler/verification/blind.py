@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -65,11 +65,3 @@ def describe_blind(names: Sequence[str], count: int, all_outputs: bool) -> str:
         f"{these} the same for all {count} samples: they prove nothing about what depends on the input. "
         "Give texts or arrays like what the model will see: --data FILE (and --goldens data to keep them in the artifact)"
     )
-
-
-def blind_outputs(specs: Sequence[TensorSpec], pairs: Sequence[tuple[Sample, Mapping[str, np.ndarray]]]) -> tuple[str, ...]:
-    """Outputs of samples that are the same for every row."""
-    meter = SpreadMeter(specs)
-    for sample, outputs in pairs:
-        meter.add(sample, dict(outputs))
-    return meter.blind()

@@ -89,7 +89,29 @@ DEFAULT_BUDGETS: Mapping[str, Budget] = {
 # int8 is held against float32 (given_check.py).
 CARRIED_COSINE = 0.99
 
+# What a limit can be; one beyond would fail, or hold, whatever is compared.
+POSSIBLE = {
+    "rel": (0.0, math.inf),
+    "cosine": (-1.0, 1.0),
+    "agreement": (0.0, 1.0),
+    "alarm": (0.0, 1.0),
+    **dict.fromkeys(("max_drop", "collapse"), (0.0, 2.0)),  # a correlation may fall from 1 to -1
+}
+
 DECISION_LIMITS = ("agreement", "max_drop")  # limits that the data must show to be kept
+
+
+def check_limits(limits: Mapping[str, float]) -> None:
+    """RecipeError for a limit that does not exist, is not a number, or is one that nothing measured can have."""
+    for name, limit in limits.items():
+        if name not in LIMITS:
+            raise RecipeError(f"unknown budget {name!r}{did_you_mean(name, LIMITS)}")
+        if math.isnan(limit):  # every comparison with it is false: a check that cannot fail
+            raise RecipeError(f"the budget's {name} is not a number")
+        low, high = POSSIBLE.get(name, (-math.inf, math.inf))
+        if not low <= limit <= high:
+            ends = f"{low:g} to {high:g}" if high < math.inf else f"{low:g} or more"
+            raise RecipeError(f"the budget's {name} is {limit:g}; it is {ends}")
 
 
 def budget_for(
@@ -105,11 +127,7 @@ def budget_for(
     if carried:
         default = dataclasses.replace(default, cosine=CARRIED_COSINE)
     merged = {**limits, **overrides}
-    for name, limit in merged.items():
-        if name not in LIMITS:
-            raise RecipeError(f"unknown budget {name!r}{did_you_mean(name, LIMITS)}")
-        if math.isnan(limit):  # every comparison with it is false: a check that cannot fail
-            raise RecipeError(f"the budget's {name} is not a number")
+    check_limits(merged)
     origins = dict.fromkeys(LIMITS, f"default of {precision}{' around int8' if carried else ''}")
     origins |= {name: "given to the build" for name, limit in limits.items() if limit != getattr(default, name)}
     origins |= {name: "--max-drop" if name == "max_drop" else "--budget" for name in overrides}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..core import BertcError, ExportFailed, Missing, Outputs, Progress, first_line
-from ..data import Audio, Encoder, Sample, Text, audio_feeds, index_bounds, preprocess
+from ..data import Audio, Encoder, Layout, Sample, Text, audio_feeds, index_bounds, preprocess
 from ..runtime import ReferenceRunner
 from ..source import InputTruth, Source
 from .comparison import Comparison
@@ -124,7 +124,7 @@ def _check_texts(source: Source, encoder: Encoder, truth: InputTruth) -> InputsC
     texts, rows = list(_texts(encoder)), "texts" if truth.singles else ""
     rows += f"{' and ' if truth.singles else ''}pairs" if truth.pairs else ""
     named = [name for name, prompt in encoder.settings.prompts.items() if prompt]
-    comparison, ran, count = Comparison(), 0, 0
+    comparison, ran, count = Comparison(layout=Layout.of(source.graph.inputs, source.graph.outputs)), 0, 0
     for kind in (texts if truth.singles else [], list(_pairs(texts[-1])) if truth.pairs else []):
         known = [text for text in kind if _possible(encoder, truth, text)]
         for prompt in (None, *named) if known else ():

@@ -308,10 +308,10 @@ def compare_runners(
     return {name: comparison.result() for name, comparison in comparisons.items()}
 
 
-def find_broken_limits(runner: Runner, truth: Truth, task: str, budget: Budget) -> tuple[Violation, ...]:
+def find_broken_limits(runner: Runner, truth: Truth, task: str, budget: Budget, layout: Layout | None) -> tuple[Violation, ...]:
     """What a runner breaks of a budget on some samples, as `run_and_judge` would find it."""
     judged = budget.without_decisions() if truth.synthetic else budget
-    result = compare_runners({"": runner}, truth, task, lambda done, total: None)[""]
+    result = compare_runners({"": runner}, truth, task, lambda done, total: None, layout)[""]
     return tuple(budgets.find_violations(result, judged))
 
 

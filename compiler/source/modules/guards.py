@@ -11,7 +11,7 @@ import ast
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ...core import Dim, names_of
@@ -19,7 +19,8 @@ from ..factory import FactoryModel
 
 GUARD = re.compile(r"^Not all values of .*? satisfy the generated guard (.+?)\.?$")
 SIZE = re.compile(r"L\['(\w+)'\]\.size\(\)\[(\d+)\]")
-SPAN, FEW = 4096, 6  # sizes tried of the first dimension of a guard, and of each other one
+SPAN, FEW = 4096, 6  # sizes tried of the first dimension of a guard where it has no limit, and of each other one
+WHOLE = 2**16  # up to a limit so large every size is tried; beyond, SPAN at each end and SPAN between
 SMALL = re.compile(r"!= [01]$")
 FUNCTIONS = {"min": min, "max": max, "IntInfinity": lambda: float("inf")}
 ARITHMETIC = (
@@ -87,7 +88,7 @@ def _sides(guard: str, made: FactoryModel, dims: Mapping[str, Dim]) -> Branch | 
     if tree is None or not names or not set(names) <= set(dims):
         return None
     first, *others = dict.fromkeys(names)
-    ranges = [list(_sizes(dims[name], SPAN if name == first else FEW)) for name in (first, *others)]
+    ranges = [_all_sizes(dims[first]), *(_few_sizes(dims[name]) for name in others)]
     code = compile(tree, "guard", "eval")
     broken = {
         sizes[0] for sizes in itertools.product(*ranges) if not _holds(code, dict(zip((first, *others), sizes, strict=True)))
@@ -113,8 +114,19 @@ def _arithmetic(text: str, names: set[str]) -> ast.Expression | None:
     return tree if known and {node.id for node in nodes if isinstance(node, ast.Name)} <= {*names, *FUNCTIONS} else None
 
 
-def _sizes(dim: Dim, count: int) -> Iterator[int]:
-    return iter(range(dim.min, min(dim.max or dim.min + count, dim.min + count) + 1))
+def _all_sizes(dim: Dim) -> list[int]:
+    """Every size up to the limit: what a claim of it rests on. Nobody tries all of a limit of hours of audio, or of none."""
+    if dim.max is None:
+        return list(range(dim.min, dim.min + SPAN + 1))
+    if dim.max - dim.min <= WHOLE:
+        return list(range(dim.min, dim.max + 1))
+    between = range(dim.min, dim.max, (dim.max - dim.min) // SPAN)
+    ends = (*range(dim.min, dim.min + SPAN), *range(dim.max - SPAN, dim.max + 1))
+    return sorted({*ends, *between})
+
+
+def _few_sizes(dim: Dim) -> list[int]:
+    return list(range(dim.min, min(dim.max or dim.min + FEW, dim.min + FEW) + 1))
 
 
 def example_size(made: FactoryModel, name: str) -> int:

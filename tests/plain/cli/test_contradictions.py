@@ -47,6 +47,91 @@ def test_contradictions_are_refused(words: str, said: tuple[str, ...], source: P
     assert not (tmp_path / "out").exists()
 
 
+IMPOSSIBLE = [
+    ("build {m} -o {o} --profile batch=1:8", ("batch=1:8", "MIN:OPT:MAX")),
+    ("build {m} -o {o} --profile batch=8:1:2", ("MIN <= OPT <= MAX",)),
+    ("build {m} -o {o} --profile =1:2:3", ("NAME=MIN:OPT:MAX",)),
+    ("build {m} -o {o} --profile ,", ("names no dimension",)),
+    ("build {m} -o {o} --profile batch=1:2:9999999999", ("9999999999", "2^31 - 1")),
+    ("build {m} -o {o} --budget cosine=7", ("cosine is 7", "-1 to 1")),
+    ("build {m} -o {o} --budget rel=-1", ("rel is -1", "0 or more")),
+    ("build {m} -o {o} --budget cosin=0.9", ("did you mean 'cosine'?",)),
+    ("build {m} -o {o} --max-drop -1", ("--max-drop", "-1")),
+    ("build {m} -o {o} --max-drop nan", ("--max-drop", "not a number")),
+    ("build {m} -o {o} --seed -1", ("seed is -1", "0 or more")),
+    ("build {m} -o {o} --opset 3", ("opset is 3",)),
+    ("build {m} -o {o} --data {o}/nosuch.txt", ("no data at", "nosuch.txt")),
+    ("build {m} -o {o} --data {m}", ("unknown data format '.onnx'",)),
+    ("build {m} -o {o} --data {d}", ("no .wav files",)),
+    ("export {m} -o {o} --data {o}/nosuch.txt", ("no data at", "nosuch.txt")),
+    ("export {m} -o {o} --seed -3", ("seed is -3",)),
+    ("build {m} -o {o} --target tensorrt-rtx:", ("nothing behind ':'",)),
+    ("build {m} -o {o} --target tensorrt-rtx:sm86,", ("nothing behind ':'",)),
+    ("build {m} -o {o} --target null=", ("nothing behind '='",)),
+    ("build {m} -o {o} --expect bert:0", ("bert:0", "bert:6")),
+    ("calibrate {m} -o {o} --data {m} --opset 3", ("opset is 3",)),
+    ("calibrate {m} -o {o} --data {m} --percentile 101", ("--percentile", "101")),
+    ("calibrate {m} -o {o} --data {m} --outlier nan", ("--outlier", "not a number")),
+    ("calibrate {m} -o {o} --data {m} --checkpoint -1", ("--checkpoint", "-1")),
+    ("verify {m} --budget cosin=1", ("did you mean 'cosine'?",)),
+    ("bench {m} --fill 2", ("--fill", "2")),
+    ("bench {m} --seed -1", ("--seed", "-1")),
+    ("profile {m} --worth nan", ("--worth", "not a number")),
+    ("profile {m} --multiple 0", ("--multiple", "0")),
+    ("cache gc {d} --older nan", ("--older", "not a number")),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), IMPOSSIBLE)
+def test_what_the_command_line_alone_tells_is_told_before_any_work(
+    words: str, said: tuple[str, ...], source: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bertc.source import onnx_file
+
+    def opened(*_: object) -> None:
+        raise AssertionError("the source was opened")
+
+    monkeypatch.setattr(onnx_file, "read_onnx_file", opened)
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    assert cli.run(words.format(m=source, o=tmp_path / "out", d=folder).split()) == 2
+    err = " ".join(capsys.readouterr().err.split())
+    assert [each for each in said if each not in err] == []
+    assert not (tmp_path / "out").exists()
+
+
+LINKED = [
+    *("inspect {l}", "verify {l}", "bench {l}", "fuse {l} -o {o}", "report {l} -o {o}", "build {l} -o {o}", "export {l} -o {o}"),
+    *("build {m} -o {o} --data {l}", "calibrate {m} --data {l} -o {o}", "fleet plan {l}", "verify {m} --data {l}", "profile {l}"),
+]
+
+
+@pytest.mark.parametrize("words", LINKED)
+def test_links_that_lead_nowhere_are_named(words: str, source: Path, tmp_path: Path, capsys: Capture) -> None:
+    one, two, nothing = (tmp_path / name for name in ("one.onnx", "two.onnx", "nothing.onnx"))
+    for link, target in ((one, two), (two, one), (nothing, tmp_path / "gone.onnx")):
+        link.symlink_to(target)
+    for link, said in ((one, f"circle: {one} -> {two} -> {one}"), (nothing, f"{nothing} -> {tmp_path / 'gone.onnx'}")):
+        assert cli.run(words.format(l=link, m=source, o=tmp_path / "out").split()) == 2
+        assert said in " ".join(capsys.readouterr().err.split())
+
+
+PATHS = ["./nosuch/", "nosuch/", "./nosuch", "../nosuch", "/nosuch", "~/nosuch", "nosuch.ONNX", "a/model.safetensors", "a/b/c"]
+
+
+@pytest.mark.parametrize("reference", PATHS)
+def test_what_can_only_be_a_path_is_no_hub_id(reference: str, tmp_path: Path, capsys: Capture) -> None:
+    assert cli.run(["build", reference, "-o", str(tmp_path / "out"), "--target", "null"]) == 2
+    err = capsys.readouterr().err
+    assert "hub id" not in err.splitlines()[0] and f"no file or folder at {reference!r}" in err
+
+
+@pytest.mark.parametrize("reference", ["", " ", "~nosuchuserofthis/x"])
+def test_a_source_that_is_none(reference: str, tmp_path: Path, capsys: Capture) -> None:
+    assert cli.run(["build", reference, "-o", str(tmp_path / "out"), "--target", "null"]) == 2
+    assert "SOURCE is empty" in (err := capsys.readouterr().err) or "no home of '~nosuchuserofthis'" in err
+
+
 def test_what_is_no_contradiction(source: Path, tmp_path: Path) -> None:
     words = f"build {source} -o {tmp_path / 'out'} --target null --no-verify --budget cosine=0.9 --budget rel=0.1 --force --force"
     assert cli.run(words.split()) == 0

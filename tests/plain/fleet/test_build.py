@@ -268,15 +268,21 @@ def test_what_another_host_builds_is_said_and_no_failure(tmp_path: Path, capsys:
     assert {e["name"]: e["state"] for e in json.loads(out)["entries"]}["a/h100-fp16"] == "other-host"
 
 
-def test_a_source_that_is_not_there_fails_its_model_alone(tmp_path: Path) -> None:
+def test_a_source_that_is_not_there_fails_its_model_alone(tmp_path: Path, capsys: Capture) -> None:
     path = fleets.write(tmp_path, "ab", 'targets = ["null"]\nprecisions = ["fp32"]\n')
     path.write_text(path.read_text("utf-8").replace("a/m.onnx", "a/absent.onnx"))
     outcomes = fleets.build(path)
     assert fleets.states(outcomes)["a/export"] == "failed"
     assert outcomes["a/export"].exit_code == 2
-    assert "no source at" in outcomes["a/export"].reason
+    assert "no file or folder at" in outcomes["a/export"].reason
     assert outcomes["b/null-fp32"].state == "made"
     assert steps(path)["a/export"].reasons == (outcomes["a/export"].reason,)
+    for verb in ("plan", "status"):
+        capsys.readouterr()
+        assert cli.run(["fleet", verb, str(path)]) == 2, verb
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert "no file or folder at" in said and "absent.onnx" in said and "(entries: a/null-fp32)" in said
+    assert cli.run(["fleet", "status", str(path), "--entry", "b"]) == 0, "only the entries that were asked for count"
 
 
 def test_data_that_is_not_there_fails_what_reads_it_alone(tmp_path: Path, capsys: Capture) -> None:
@@ -290,7 +296,7 @@ def test_data_that_is_not_there_fails_what_reads_it_alone(tmp_path: Path, capsys
     failed = {slot: outcomes[slot] for slot, state in states.items() if state == "failed"}
     assert "a/null-fp32" in failed and len(failed) == 2  # verified on it, calibrated on it
     assert all(each.exit_code == 2 and "no data at" in each.reason for each in failed.values())
-    assert cli.run(["fleet", "status", str(path)]) == 0
+    assert cli.run(["fleet", "status", str(path)]) == 2
     assert "no data at" in " ".join(capsys.readouterr().err.split())
 
 

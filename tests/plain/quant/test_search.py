@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from graph_text import graph_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertc.core.errors import VerifyFailed
-from bertc.data.samples import Sample
+from bertc.data.samples import Layout, Sample
 from bertc.quant import search as searching
 from bertc.quant.fit import Fitted
+from bertc.quant.gated import Gated
 from bertc.quant.sites import ATTENTION, GEMM, Site
 from bertc.verification import intervals as confidence
 from bertc.verification.closeness import OutputResult
@@ -30,6 +32,7 @@ class Judge:
 
     def __init__(self, cost: Mapping[str, float], kept: Callable[[Collection[str]], float] = lambda names: 1.0) -> None:
         self.cost, self.kept, self.samples, self.asked = cost, kept, SAMPLES, []
+        self.layout = None
 
     def __call__(self, quantised: Collection[str], samples: int | None = None) -> ComparisonResult:
         self.asked.append((tuple(quantised), samples))
@@ -133,6 +136,7 @@ def test_too_few_rows_to_show_a_drop_say_so() -> None:
         return ComparisonResult("sequence-classification", (), (), 1, ROWS, metrics=(kept,))
 
     judge.samples = SAMPLES  # type: ignore[attr-defined]
+    judge.layout = None
     found = search(judge, sites({"a": 1, "b": 1}), 0.005)
     assert found.chosen == ()
     assert found.why.startswith("400 held-out rows are too few to show a drop of kept: class within 0.005")
@@ -151,6 +155,7 @@ def test_decisions_that_the_rows_of_the_curve_cannot_show_are_shown_by_all_of_th
         return ComparisonResult("sequence-classification", (out,), (), rows // 8, rows, metrics=(kept,))
 
     judge.samples = many  # type: ignore[attr-defined]
+    judge.layout = None
     found = search(judge, sites({"a": 1, "b": 1}), 0.005)
     assert found.chosen == ("a",)
     assert found.point.measure.rows == 1600
@@ -168,6 +173,7 @@ def test_nothing_to_judge_by_is_an_error() -> None:
         return ComparisonResult("custom", (), (), 1, ROWS, "no decision for the task 'custom': numbers only")
 
     judge.samples = SAMPLES  # type: ignore[attr-defined]
+    judge.layout = None
     with pytest.raises(VerifyFailed, match=r"no decision for the task 'custom': numbers only; .*--task"):
         search(judge, sites({"a": 1}), None)
 
@@ -178,3 +184,25 @@ def test_a_point_as_json_is_short_and_whole() -> None:
     assert point["low"] < point["value"] < point["high"]
     assert point["drop"] == pytest.approx(1 - point["value"], abs=1e-8)
     assert all(len(str(abs(point[key]))) <= 12 for key in ("share", "value", "low", "high", "drop"))
+
+
+def test_rows_are_counted_along_their_own_axis() -> None:
+    """An output [length, batch, width] with a row that is all masked: what differs there counts for nothing, the rest does."""
+    graph = graph_of(
+        """<ir_version: 10, opset_import: ["" : 20]> g (float[batch,length,8] x, float[batch,length] attention_mask)
+           => (float[length,batch,8] y) <float[8,8] w> { m = MatMul (x, w) y = Transpose <perm = [1, 0, 2]> (m) }""",
+        w=np.eye(8, dtype=np.float32),
+    )
+    x = np.random.default_rng(0).standard_normal((2, 2, 8)).astype(np.float32)
+    mask = np.array([[1, 1], [0, 0]], np.float32)
+    samples = (Sample("rows", {"x": x, "attention_mask": mask}, dead_rows=(1,)),)
+    judge = searching.Judge.over(Gated(graph, {}), samples, "features", None, Layout.of(graph.inputs, graph.outputs))
+
+    def other(at: tuple[Any, ...]) -> ComparisonResult:
+        answer = judge.truth[0]["y"].copy()
+        answer[at] += 1
+        return judge.compare(lambda feeds: {"y": answer})
+
+    in_the_dead_row, in_the_other = other(np.s_[:, 1]), other(np.s_[1, 0])
+    assert in_the_dead_row.outputs[0].max_abs == 0 and in_the_dead_row.rows == 1
+    assert in_the_other.outputs[0].max_abs == pytest.approx(1)

@@ -139,8 +139,11 @@ def test_a_narrow_table_becomes_blocks() -> None:
 def test_in_a_pipe_nothing_is_wrapped(
     shown: dict[str, layout.Table], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    """Whatever COLUMNS says: a log has no width."""
-    monkeypatch.setenv("COLUMNS", "40")
+    """A log has no width, unless COLUMNS says one."""
+    monkeypatch.setenv("COLUMNS", "80")
+    run("doctor")
+    assert max(map(len, capsys.readouterr().err.splitlines())) <= 80
+    monkeypatch.setenv("COLUMNS", "0")
     run("doctor")
     lines = capsys.readouterr().err.splitlines()
     assert next(line for line in lines if line.startswith("python ")).count("  ") > 3

@@ -74,3 +74,35 @@ def test_two_computations_are_refused(length):
 
 def test_a_pooling_has_no_fixed_length():
     check_lengths(*exported(Pooled(), 12), (2, 3, 14, 101))
+
+
+class Far(torch.nn.Module):
+    """Another computation for inputs beyond a size that no short example comes near."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size = size
+
+    def forward(self, x):
+        return x.tanh() * 2 if x.shape[1] > self.size else x.tanh()
+
+
+@pytest.mark.parametrize("size", [3000, 5000, 8191])
+def test_a_branch_is_found_up_to_the_limit_of_a_long_model(size):
+    made = FactoryModel(
+        Far(size).eval(), {"x": torch.randn(2, 12, 8)}, {"x": ("batch", "length", 8)}, ("y",), {"length": (2, 8192)}
+    )
+    with pytest.raises(SourceError, match=str(size)):
+        export_module(made, 20)
+
+
+@pytest.mark.parametrize(
+    ("limit", "broken"), [(4096, ()), (8192, (5001, 8192)), (70_000, (65_905, 70_000)), (480_000, (480_000,))]
+)
+def test_guards_are_tried_up_to_the_limit(limit, broken):
+    from bertc.core import Dim
+    from bertc.source.modules import guards
+
+    made = FactoryModel(Far(1), {"x": torch.randn(2, 12, 8)}, {"x": ("batch", "length", 8)})
+    found = guards._sides("L['x'].size()[1] <= 5000", made, {"batch": Dim("batch"), "length": Dim("length", 2, limit)})
+    assert set(broken) <= set(found.breaks) and not [size for size in found.breaks if size <= 5000]

@@ -16,7 +16,7 @@ from bertc.artifact import goldens
 from bertc.core import ExportFailed, TensorSpec
 from bertc.data import Sample, special_ids
 from bertc.data.special_tokens import sprinkle_ids
-from bertc.verification.blind import blind_outputs
+from bertc.verification.blind import SpreadMeter
 
 VECTOR = TensorSpec("y", np.dtype("float32"), ("batch", 3))
 TOKENS = TensorSpec("y", np.dtype("float32"), ("batch", "length", 3))
@@ -75,13 +75,17 @@ def span(
     ],
 )
 def test_what_is_the_same_for_every_row(arrays: list[np.ndarray], spec: TensorSpec, blind: bool) -> None:
-    pairs = [(Sample("s", FEEDS), {"y": array}) for array in arrays]
-    assert bool(blind_outputs([spec], pairs)) == blind
+    meter = SpreadMeter([spec])
+    for array in arrays:
+        meter.add(Sample("s", FEEDS), {"y": array})
+    assert bool(meter.blind()) == blind
 
 
 def test_rows_that_are_all_masked_do_not_count() -> None:
     rows = np.array([[1.0, 2, 3], [7, 7, 7], [1, 2, 3]])
-    assert blind_outputs([VECTOR], [(Sample("s", FEEDS, dead_rows=(1,)), {"y": rows})]) == ("y",)
+    meter = SpreadMeter([VECTOR])
+    meter.add(Sample("s", FEEDS, dead_rows=(1,)), {"y": rows})
+    assert meter.blind() == ("y",)
 
 
 @given(st.integers(1, 40), st.integers(2, 90), st.integers(0, 2**32 - 1))
