@@ -12,8 +12,8 @@ from onnxscript.values import TracedOnnxFunction
 
 HERE = Path(__file__).parent
 
-# Every torch.onnx.export asks for this of the 500 functions it knows, and reads the source of each again: a fifth of the export of
-# a tiny model. The source does not change while the tests run.
+# Every torch.onnx.export asks for this of 500 functions, and reads the source of each again: a fifth of the export of a tiny
+# model. The source does not change while the tests run.
 TracedOnnxFunction.function_ir = property(functools.cache(TracedOnnxFunction.function_ir.fget))
 
 

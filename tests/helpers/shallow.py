@@ -1,4 +1,4 @@
-"""The checkpoint of all-MiniLM-L6-v2 with its first layers alone: real weights, a real tokenizer, its folders; quick to export."""
+"""The checkpoint of all-MiniLM-L6-v2 with its first layers alone: real weights, a real tokenizer, quick to export."""
 
 from __future__ import annotations
 

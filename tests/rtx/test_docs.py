@@ -1,8 +1,8 @@
 """The commands and snippets of README.md and docs/ run as they are printed there.
 
 Every page has a directory of its own, which begins with what a reader has at hand by then: some data, and the export and the
-artifacts that README.md builds. A line that an earlier page has runs once: what it built is linked into the later page. CHECKPOINT is
-all-MiniLM-L6-v2 with two of its six layers (test_minilm.py has them all): what is tried is that every line does its work.
+artifacts that README.md builds. A line that an earlier page has runs once: what it built is linked into the later page.
+CHECKPOINT is all-MiniLM-L6-v2 with two of its six layers (test_minilm.py has them all): what is tried is that every line works.
 """
 
 from __future__ import annotations
