@@ -2,6 +2,7 @@
 
 Every page has a directory of its own, which begins with what a reader has at hand by then: some data, and the export and the
 artifacts that README.md builds. A line that an earlier page has runs once: what it built is linked into the later page.
+CHECKPOINT is all-MiniLM-L6-v2 with two of its six layers (test_minilm.py has them all): what is tried is that every line works.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import shallow
 from markdown_it import MarkdownIt
 
 from bertc.cli import run
@@ -85,7 +87,8 @@ def _linked(source: str, name: str) -> None:
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory, minilm: Path, texts: Path) -> Desk:
-    return Desk(tmp_path_factory.mktemp("pages"), minilm, texts.read_text("utf-8").splitlines())
+    place = tmp_path_factory.mktemp("pages")
+    return Desk(place, shallow.checkpoint(minilm, place / "checkpoint", layers=2), texts.read_text("utf-8").splitlines())
 
 
 @pytest.mark.parametrize("page", PAGES)

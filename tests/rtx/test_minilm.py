@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
-import venv
 from html import unescape
 from pathlib import Path
 
+import installing
 import numpy as np
 import pytest
+import shallow
 
 import bertc
 from bertc import targets
@@ -198,20 +199,25 @@ def test_the_page_of_a_real_engine(built: Path) -> None:
 
 
 def test_verify_in_an_environment_without_torch(built: Path, export: Path, minilm: Path, texts: Path, tmp_path: Path) -> None:
-    """A real virtual environment with `bertc[rtx,cpu]` and nothing else."""
-    home = tmp_path / "venv"
-    venv.create(home)
-    python = str(home / "bin" / "python")
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-compile"]
-    subprocess.run([*pip, "-c", str(ROOT / "constraints.txt"), f"{_source(tmp_path)}[rtx,cpu]"], check=True, capture_output=True)
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    """`bertc[rtx,cpu]` as pip installs it from the checkout, what it requires by its own metadata, and nothing else."""
+    site, linked = tmp_path / "bertc", tmp_path / "required"
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-compile", "--no-deps", "--target", str(site)]
+    subprocess.run([*pip, str(_source(tmp_path))], check=True, capture_output=True)
+    (installed,) = importlib.metadata.distributions(path=[str(site)])
+    installing.link(installing.required(installed, ("rtx", "cpu")), linked)
+    program = "import sys; sys.path[:0] = sys.argv[1:3]; from bertc.cli import main; main(sys.argv[3:])"
+    python = [sys.executable, "-I", "-S", "-c"]
 
     def bertc_there(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [python, "-m", "bertc", *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
+        command = [*python, program, str(site), str(linked), *words]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
-    assert subprocess.run([python, "-c", "import torch"], capture_output=True, check=False).returncode != 0
+    absent = subprocess.run(
+        [*python, "import sys; sys.path[:0] = sys.argv[1:]; import torch", str(site), str(linked)],
+        capture_output=True,
+        check=False,
+    )
+    assert b"No module named 'torch'" in absent.stderr
     done = bertc_there("verify", str(built), "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["passed"] is True
@@ -238,22 +244,21 @@ def _source(tmp_path: Path) -> Path:
     return copy
 
 
-def test_second_environment_at_another_path_gives_the_same_bytes(built: Path, minilm: Path, tmp_path: Path) -> None:
+def test_second_environment_at_another_path_gives_the_same_bytes(minilm: Path, tmp_path: Path) -> None:
     """Stack traces of the exporter carry absolute paths: none may reach the graph or the plan."""
-    site = next(Path(p) for p in sys.path if p.endswith("site-packages"))
+    source = shallow.checkpoint(minilm, tmp_path / "checkpoint", layers=1)
+    bertc.build(source, tmp_path / "here", targets=["tensorrt-rtx:sm89=fp16"])
     copy = tmp_path / "elsewhere" / "site-packages"
     copy.parent.mkdir()
-    subprocess.run(["cp", "-al", str(site), str(copy)], check=False, capture_output=True)
-    if not (copy / "torch").is_dir():
-        subprocess.run(["cp", "-a", str(site), str(copy)], check=True)  # another file system: no hard links
+    installing.link(installing.required(importlib.metadata.distribution("bertc"), ("export", "cpu", "rtx")), copy)
     package = _source(tmp_path)
     (tmp_path / "path").mkdir()
     (tmp_path / "path" / "bertc").symlink_to(package / "compiler")
     program = "import sys; sys.path[:0] = sys.argv[1:3]; from bertc.cli import main; main(sys.argv[3:])"
-    words = ["build", str(minilm), "--target", "tensorrt-rtx:sm89=fp16", "-o", str(tmp_path / "out")]
+    words = ["build", str(source), "--target", "tensorrt-rtx:sm89=fp16", "-o", str(tmp_path / "out")]
     command = [sys.executable, "-I", "-S", "-c", program, str(tmp_path / "path"), str(copy), *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for file in ("graph.onnx", "engine.plan"):
-        assert hash_file(tmp_path / "out" / file) == hash_file(built / "tensorrt-rtx-sm89-fp16" / file), file
+        assert hash_file(tmp_path / "out" / file) == hash_file(tmp_path / "here" / file), file
     assert str(tmp_path).encode() not in (tmp_path / "out" / "graph.onnx").read_bytes()
