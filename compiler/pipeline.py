@@ -113,8 +113,7 @@ def fuse_graph(recipe: Recipe, source: Source, builds: Sequence[Build], proof: E
     """
     wanting = [build for build in builds if targets.get(build.spec.name).FUSES]
     if not recipe.fuse:
-        unchecked = f"; expected fusions ({recipe.expect}): not checked" if recipe.expect else ""
-        log.note(f"no fusions (--no-fuse){unchecked}")
+        log.note("no fusions (--no-fuse)")
         return None
     if not wanting and not recipe.expect:
         return None
@@ -339,6 +338,8 @@ def check_artifact(
         if not verdict.passed:
             why = f"on {verdict.data}: {verdict.reasons()}"
             raise VerifyFailed(f"{build.name} is {verdict.shortfall()}: {why}; nothing was written{verdict.advice()}")
+    for note in verdicts[-1].notes:
+        watch.note(f"{build.name}: {note}")
     return verdicts[-1]
 
 

@@ -86,6 +86,8 @@ def check(recipe: Recipe) -> None:
         raise RecipeError(f"seed is {recipe.seed}; it is 0 or more")
     if recipe.expect is not None:
         fusions.families.parse(recipe.expect)
+        if not recipe.fuse:
+            raise RecipeError(f"--expect {recipe.expect} asks for fusions, and --no-fuse makes none: leave one of them out")
     for text in recipe.profiles:
         if not read_ranges(text):
             raise RecipeError(f"profile {text!r} names no dimension; write NAME=MIN:OPT:MAX, as in batch=1:8:32")

@@ -115,6 +115,10 @@ def resolve_reference(reference: str, options: SourceOptions) -> Location:
     place = _resolve(reference, options)
     if options.adapter and place.kind != "huggingface":
         raise SourceError(f"--adapter is for a checkpoint's folder or a hub id; {reference!r} is {KINDS[place.kind]}")
+    if options.revision and place.revision is None:
+        raise SourceError(f"--revision is for a hub id; {reference!r} is {KINDS[place.kind]}: leave --revision out")
+    if options.opset != SourceOptions().opset and place.kind in ("onnx", "artifact"):
+        raise SourceError(f"--opset is for an export from PyTorch; {reference!r} is {KINDS[place.kind]}: leave --opset out")
     return place
 
 

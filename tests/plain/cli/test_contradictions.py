@@ -35,6 +35,9 @@ REFUSED = [
     ("bench {m} --threads 0", ("--threads", "0")),
     ("bench {m} --rounds 0", ("--rounds", "0")),
     ("fuse {m} -o {o} --explain atention", ("no such rule", "did you mean 'attention'?")),
+    ("build {m} -o {o} --fp32 --no-fuse --expect bert", ("--expect bert", "--no-fuse")),
+    ("export {m} -o {o} --revision main", ("--revision", "hub id")),
+    ("export {m} -o {o} --opset 21", ("--opset", "leave --opset out")),
     ("fuse {m} -o {o} --prove --no-prove", ("--prove/--no-prove is given 2 times",)),
 ]
 

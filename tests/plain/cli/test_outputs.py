@@ -188,3 +188,9 @@ def test_a_damaged_manifest_is_told_without_names_of_python(what: str, built: Pa
     said = capsys.readouterr().err
     assert wanted in said and "copy or build the artifact again" in said
     assert not [word for word in ("KeyError", "TypeError", "AttributeError", "ValueError", "object has no") if word in said]
+
+
+def test_a_limit_that_nothing_judged_is_said_at_the_build(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["build", str(tiny.encoder(tmp_path / "m.onnx")), "-o", str(tmp_path / "o"), "--fp32", "--target", "onnxruntime"]
+    assert cli.run([*words, "--budget", "agreement=0.9"]) == 0
+    assert "agreement not judged on synthetic samples" in " ".join(capsys.readouterr().err.split())

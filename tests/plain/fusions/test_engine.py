@@ -125,8 +125,8 @@ def test_an_expectation_is_never_passed_over_in_silence(tmp_path: Path, capsys: 
     said = capsys.readouterr().err
     assert "attention: 0 of 1 found" in said
     assert "converted from 17 to 20" in said
-    assert run([*build, "--no-fuse", "-o", str(tmp_path / "b")]) == 0
-    assert "--no-fuse); expected fusions (bert:1): not checked" in " ".join(capsys.readouterr().err.split())
+    assert run([*build, "--no-fuse", "-o", str(tmp_path / "b")]) == 2
+    assert "--no-fuse makes none" in " ".join(capsys.readouterr().err.split())
 
 
 def test_what_a_family_promises_once_is_added_to_what_its_layers_promise() -> None:
