@@ -8,6 +8,7 @@ from .choices import choices_of as choices_of
 from .choices import turns as turns
 from .filling import log_normal_lengths as log_normal_lengths
 from .filling import padded_sample as padded_sample
+from .image_settings import image_files as image_files
 from .labels import Answers as Answers
 from .labels import Labels as Labels
 from .labels import PairText as PairText

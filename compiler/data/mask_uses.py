@@ -6,14 +6,13 @@ number where the flag is set hides what the flag marks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import onnx_ir as ir
 
 BINARY, INVERTED = "binary", "inverted"  # 1 where a token is; 1 where padding is
 LOW = -1e3  # a number from here down, added to a score, leaves nothing of it
 CARRYING = frozenset({"Cast", "Identity", "Unsqueeze", "Squeeze", "Reshape", "Expand", "Transpose", "Slice", "Tile", "Flatten"})
+SPREADING = ("Expand", "Cast", "Unsqueeze", "Reshape")  # of one number, the same number in every place
 OF_A_COUNT = frozenset({"Cast", "Unsqueeze", "Clip", "Max", "Add", "Expand", "Reshape", "Identity"})
 COUNT_STEPS = 6  # nodes between the number of tokens and what is divided by it
 TABLES = frozenset({"Gather", "GatherElements", "GatherND", "EmbedLayerNormalization"})
@@ -32,7 +31,7 @@ def kind_of_flags(start: ir.Value) -> str | None:
     while todo:
         value, straight = todo.pop()
         for node, position in value.uses():
-            if node.op_type in TABLES and value is not None and position in (0, 1) and _indexes(node, position):
+            if node.op_type in TABLES and _indexes(node, position):
                 return None
             hides = _hides(node, position)
             if hides is not None:
@@ -89,7 +88,7 @@ def _divides(value: ir.Value, steps: int) -> bool:
 
 def _number(value: ir.Value | None) -> float | None:
     """The number that a value holds everywhere, where it is a constant or one that was expanded."""
-    while value is not None and (node := value.producer()) is not None and node.op_type in ("Expand", "Cast", "Unsqueeze", "Reshape"):
+    while value is not None and (node := value.producer()) is not None and node.op_type in SPREADING:
         value = node.inputs[0]
     constant = None if value is None else ir.convenience.get_const_tensor(value)
     if constant is None or not constant.size:

@@ -194,7 +194,8 @@ def _run_source(source: Source, sample: Sample) -> Outputs:
             "fix the dimension that it needs fixed, or make the model take any size"
         ) from error
     if not sample.made_up and (name := _not_finite(source, sample, outputs)):
-        raise ExportFailed(f"the source gives NaN or Inf in output {name!r} at {sample.label}: nothing can be verified against it")
+        what = f"the source gives NaN or Inf in output {name!r} at {sample.label}"
+        raise ExportFailed(f"{what}: nothing can be verified against it")
     return outputs
 
 

@@ -1,4 +1,4 @@
-"""A text without a token: what transformers' two kinds of attention make of it, and what bertc does. docs/verification.md says so."""
+"""A text without a token: what transformers' two kinds of attention make of it, and what bertc does (docs/verification.md)."""
 
 from __future__ import annotations
 
