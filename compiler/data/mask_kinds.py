@@ -55,6 +55,11 @@ def rows_masked(feeds: Feeds, kinds: Mapping[str, str], layout: Layout | None = 
     return masked_rows({name: a for name, a in living.items() if a.dtype.kind != "f" or (a > 0).any()}, layout)
 
 
+def dead_rows_of(graph: Graph, feeds: Feeds) -> tuple[int, ...]:
+    """`dead_rows` of feeds of a graph, whatever its masks are called and whichever way round they are."""
+    return rows_masked(feeds, mask_kinds(graph), Layout.of(graph.inputs, ()))
+
+
 def _float_kind(start: ir.Value) -> str | None:
     """What the first reader that tells makes of a float input; None where none tells."""
     for node, position in _readers(start):

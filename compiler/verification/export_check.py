@@ -12,7 +12,7 @@ import numpy as np
 
 from ..artifact import goldens
 from ..core import Advance, BertcError, DataError, ExportFailed, Feeds, Outputs, Profile, RecipeError, first_line
-from ..data import Layout, Sample, live_rows, mask_kinds, rows_masked, special_ids
+from ..data import Layout, Sample, dead_rows_of, live_rows, special_ids
 from ..data import synthetic as data
 from ..runtime import ReferenceRunner, Runner
 from ..source import Source, runner_of
@@ -171,8 +171,7 @@ def _select_samples(source: Source, profiles: Sequence[Profile], seed: int, gold
 def _typed(sample: Sample, source: Source) -> Sample:
     """A sample that came with the source, in the types of the graph's inputs."""
     feeds = {spec.name: sample.feeds[spec.name].astype(spec.dtype) for spec in source.graph.inputs}
-    dead = rows_masked(feeds, mask_kinds(source.graph), Layout.of(source.graph.inputs, ()))
-    return dataclasses.replace(sample, feeds=feeds, dead_rows=dead)
+    return dataclasses.replace(sample, feeds=feeds, dead_rows=dead_rows_of(source.graph, feeds))
 
 
 def _most_elements(source: Source) -> int:
