@@ -8,7 +8,8 @@ import numpy as np
 
 from ..core import InputError
 from ..graph import Graph
-from .mask_kinds import ADDITIVE, INVERTED, LOW, mask_kinds
+from .mask_kinds import ADDITIVE, LOW, mask_kinds
+from .mask_uses import INVERTED
 from .samples import Sample
 
 SIGMA = 0.75  # of the logarithm of a length; requests of search and question answering have 0.6 to 0.9

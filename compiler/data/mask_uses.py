@@ -53,8 +53,8 @@ def _hides(node: ir.Node, position: int) -> bool | None:
     """Whether a set flag hides (True) or shows (False) a value here; None where this node is no such thing."""
     if node.op_type == "Where" and position == 0:
         taken, other = (_number(node.inputs[at]) for at in (1, 2))
-        for low in (lambda number: number <= LOW, lambda number: number == 0):
-            hides, shows = (number is not None and low(number) for number in (taken, other))
+        for most in (LOW, 0.0):  # a low number says more than a 0 beside it
+            hides, shows = (number is not None and (number <= LOW or number == most) for number in (taken, other))
             if hides != shows:
                 return hides
     if node.op_type == "Mul" and (scale := _number(node.inputs[1 - position])) is not None and scale <= LOW:
@@ -75,7 +75,8 @@ def _onward(node: ir.Node, position: int) -> bool | None:
     if node.op_type in ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"):
         constant = _number(node.inputs[1 - position])
         if position == 0 or node.op_type == "Equal":
-            return COMPARED.get((node.op_type, constant)) if constant is not None else None
+            whole = constant is not None and constant.is_integer()
+            return COMPARED.get((node.op_type, int(constant))) if constant is not None and whole else None
     return None
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from ..core import AUDIO_DIM, UNBOUNDED_LENGTH, DataError, Dim, TensorSpec, did_you_mean, size_at
 from ..graph import Graph
 from .choices import choices_of, chosen, turns
-from .mask_kinds import ADDITIVE, INVERTED, LOW, mask_kinds, rows_masked
+from .mask_kinds import ADDITIVE, LOW, mask_kinds, rows_masked
+from .mask_uses import INVERTED
 from .samples import Layout, Sample, batch_dims
 from .special_tokens import sprinkle_ids
 

@@ -80,8 +80,8 @@ def check_export(
     for index, sample in enumerate(samples):
         expected = requested.known[index] if requested.known else _run_source(source, sample)
         advance(index + 1, len(samples))
-        if why := _unanswered(source, sample, expected):
-            unanswered.append(why)
+        if silent := _unanswered(source, sample, expected):
+            unanswered.append(silent)
             continue
         wrong |= {index: why} if (why := _what_differs(runner, sample, expected, comparison)) else {}
         if index >= requested.first_golden:

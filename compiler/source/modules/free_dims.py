@@ -40,9 +40,9 @@ def find_dims(made: FactoryModel) -> tuple[FactoryModel, list[str]]:
             raise explain(error, unnamed, model_name(made)) from error
     found = dict(zip(call_order(called), _user_inputs(program), strict=True))
     least = _least(program)
-    counts = {size: made.inputs[n].shape[a] for n in made.inputs for a, size in enumerate(found[n]) if isinstance(size, str)}
+    counts = {str(size): int(made.inputs[n].shape[a]) for n in made.inputs for a, size in enumerate(found[n])}
     # As many as the code reads one by one: layers of a stack. The exporter only says that there are no fewer.
-    found = {n: [counts[s] if least.get(s, 0) == counts.get(s) else s for s in sizes] for n, sizes in found.items()}
+    found = {n: [counts[str(s)] if least.get(str(s)) == counts[str(s)] else s for s in sizes] for n, sizes in found.items()}
     names = _names(made, found)
     dims = {name: tuple(_renamed(size, names) for size in found[name]) for name in made.inputs}
     shown = ", ".join(f"{name} [{', '.join(map(str, each))}]" for name, each in dims.items())
