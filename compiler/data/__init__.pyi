@@ -8,10 +8,12 @@ from .choices import choices_of as choices_of
 from .choices import turns as turns
 from .filling import log_normal_lengths as log_normal_lengths
 from .filling import padded_sample as padded_sample
+from .image_settings import image_files as image_files
 from .labels import Answers as Answers
 from .labels import Labels as Labels
 from .labels import PairText as PairText
 from .labels import Tags as Tags
+from .mask_kinds import dead_rows_of as dead_rows_of
 from .npz import read_npz as read_npz
 from .preprocess import read_data as read_data
 from .readers import AUDIO_FILES as AUDIO_FILES

@@ -9,6 +9,7 @@ import numpy as np
 from ..core import InputError
 from ..graph import Graph
 from .mask_kinds import ADDITIVE, LOW, mask_kinds
+from .mask_uses import INVERTED
 from .samples import Sample
 
 SIGMA = 0.75  # of the logarithm of a length; requests of search and question answering have 0.6 to 0.9
@@ -42,5 +43,6 @@ def padded_sample(sample: Sample, graph: Graph, fill: float, seed: int = 0) -> S
             continue
         lengths = log_normal_lengths(whole.shape[0], whole.shape[-1], fill, seed)
         live = np.arange(whole.shape[-1]) < lengths.reshape(-1, *[1] * (whole.ndim - 1))
-        feeds[name] = np.broadcast_to(np.where(live, 0, LOW) if kind == ADDITIVE else live, whole.shape).astype(whole.dtype)
+        filled = np.where(live, 0, LOW) if kind == ADDITIVE else ~live if kind == INVERTED else live
+        feeds[name] = np.broadcast_to(filled, whole.shape).astype(whole.dtype)
     return dataclasses.replace(sample, label=f"{sample.label}, fill {fill:g}", feeds=feeds)

@@ -1,23 +1,25 @@
-"""Which inputs are masks, and of which kind: by their names and, for floats, by what the graph does with them.
+"""Which inputs are masks, and of which kind: by their names, and by what the graph does with them.
 
-A float mask is spelt in two ways, 1 where a token is, or a number to add to the scores: 0 where one is. Random numbers in its
-place make a model of one token, or of none.
+A float mask is spelt in two ways, 1 where a token is, or a number to add to the scores: 0 where one is. One of integers or flags
+may be 1 where padding is, as nn.MultiheadAttention wants it. Random numbers in its place make a model of one token, or of none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..core import is_mask
+from ..core import Feeds, is_mask
 from ..graph import Graph
+from .mask_uses import BINARY, INVERTED, kind_of_flags
+from .samples import Layout, masked_rows
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-BINARY, ADDITIVE = "binary", "additive"
+ADDITIVE = "additive"
 LOW = -10000.0  # what BERT adds to the score of padding; float16 holds it
 STEPS = 12  # nodes between a mask and the softmax of the first layer
 _CARRYING = frozenset(
@@ -27,18 +29,35 @@ _SCORES = frozenset({"Add", "Div", "Mul", "Cast", "Identity", "Max", "Reshape"})
 
 
 def mask_kinds(graph: Graph) -> dict[str, str]:
-    """{input: BINARY or ADDITIVE} of the inputs that are masks.
+    """{input: BINARY, INVERTED or ADDITIVE} of the inputs that are masks.
 
-    An input is one by its name; a float input under any name is one where the graph computes 1 - x of it, or adds it to what a
-    softmax takes.
+    An input is one by its name. Under any name a float input is one where the graph computes 1 - x of it, or adds it to what a
+    softmax takes; one of integers or flags is where it says which values are replaced by a low number or by none, or where it
+    is counted to divide by.
     """
     found = {}
     for spec, value in zip(graph.inputs, graph.model.graph.inputs, strict=True):
         named = is_mask(spec.name, spec.dtype)
-        kind = _float_kind(value) if np.dtype(spec.dtype).kind == "f" and spec.dims else None
+        kind = None
+        if spec.dims and np.dtype(spec.dtype).kind == "f":
+            kind = _float_kind(value)
+        elif len(spec.dims) > 1 and np.dtype(spec.dtype).kind in "iub":
+            kind = kind_of_flags(value)
         if kind or named:
             found[spec.name] = kind or BINARY
     return found
+
+
+def rows_masked(feeds: Feeds, kinds: Mapping[str, str], layout: Layout | None = None) -> tuple[int, ...]:
+    """`dead_rows` of feeds of a graph whose `mask_kinds` are known. A mask that is added to scores tells of none."""
+    told = {name: np.asarray(feeds[name]) for name, kind in kinds.items() if kind != ADDITIVE}
+    living = {name: array == 0 if kinds[name] == INVERTED else array for name, array in told.items()}
+    return masked_rows({name: a for name, a in living.items() if a.dtype.kind != "f" or (a > 0).any()}, layout)
+
+
+def dead_rows_of(graph: Graph, feeds: Feeds) -> tuple[int, ...]:
+    """`dead_rows` of feeds of a graph, whatever its masks are called and whichever way round they are."""
+    return rows_masked(feeds, mask_kinds(graph), Layout.of(graph.inputs, ()))
 
 
 def _float_kind(start: ir.Value) -> str | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..core import DataError
 from . import files
 
@@ -81,7 +83,8 @@ def preprocessors(
     encoder = None
     if TOKENIZER in named and set(names) <= set(ACCEPTED):
         encoder = Encoder.from_files(named, longest, names, (bounds or {}).get("input_ids"))
-    audio = Audio.from_files(named) if audio_settings(named)[0] is not None else None
+    recordings = any(np.dtype(spec.dtype).kind == "f" for spec in inputs)  # a text tower's folder may have its partner's settings
+    audio = Audio.from_files(named) if recordings and audio_settings(named)[0] is not None else None
     return limits, encoder, audio
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..core import ArtifactError, DataError, Dim, Missing, TensorSpec, derived, is_mask
 from . import tables
+from .image_settings import prepares_images
 from .mel import mel_feeds
 from .npz import read_npz
 from .samples import Data, Layout, Sample, dead_rows
@@ -82,13 +83,14 @@ class Audio:
 def audio_settings(files: Mapping[str, Path]) -> tuple[Path | None, dict[str, Any]]:
     """(the file, the feature extractor's settings in it); transformers 5 nests them in processor_config.json, which goes first.
 
-    None where no file has any.
+    None where no file has any; those of images are none of recordings.
     """
     nested = read_config(files[AUDIO_FILES[0]]) if AUDIO_FILES[0] in files else {}
     found = nested.get("feature_extractor", nested.get("audio_processor"))
-    if isinstance(found, dict):
+    if isinstance(found, dict) and not prepares_images(found):
         return files[AUDIO_FILES[0]], found
-    return (files[AUDIO_FILES[1]], read_config(files[AUDIO_FILES[1]])) if AUDIO_FILES[1] in files else (None, {})
+    own = read_config(files[AUDIO_FILES[1]]) if AUDIO_FILES[1] in files else {}
+    return (None, {}) if AUDIO_FILES[1] not in files or prepares_images(own) else (files[AUDIO_FILES[1]], own)
 
 
 @dataclasses.dataclass(frozen=True)

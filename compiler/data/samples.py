@@ -16,6 +16,7 @@ class Sample:
     """One batch of feeds. `dead_rows` are rows whose mask is all zero: they must be finite, and are not compared.
 
     `origins` names the source of each row ("texts.txt:17") and `labels` the gold label of each row, where they are known.
+    `made_up` is the kind of a mask that bertc made up and that a user's texts need not have; "" for an ordinary input.
     """
 
     label: str
@@ -23,6 +24,7 @@ class Sample:
     dead_rows: tuple[int, ...] = ()
     origins: tuple[str, ...] = ()
     labels: tuple[Any, ...] = ()
+    made_up: str = ""
 
     def where(self, row: int) -> str:
         """The name of one row, for a person: its origin if known, else the sample and the row number."""
@@ -45,7 +47,12 @@ def mask_feeds(feeds: Feeds) -> dict[str, np.ndarray]:
 
 def dead_rows(feeds: Feeds, layout: Layout | None = None) -> tuple[int, ...]:
     """Rows where every mask of rank 2 or more is zero; () without such a mask. Rows are axis 0 where no layout says otherwise."""
-    masks = [(name, mask) for name, mask in mask_feeds(feeds).items() if mask.ndim > 1 and mask.size]
+    return masked_rows(mask_feeds(feeds), layout)
+
+
+def masked_rows(found: Feeds, layout: Layout | None = None) -> tuple[int, ...]:
+    """`dead_rows` of masks, whatever they are called; each is above 0 where a token is."""
+    masks = [(name, mask) for name, mask in found.items() if mask.ndim > 1 and mask.size]
     if layout is not None and layout.batch is not None:
         masks = [(name, np.moveaxis(mask, layout.inputs[name], 0)) for name, mask in masks if name in layout.inputs]
     alive = [np.asarray(m.reshape(len(m), -1).any(axis=1)) for _, m in masks]

@@ -12,8 +12,9 @@ import numpy as np
 from ..core import AUDIO_DIM, UNBOUNDED_LENGTH, DataError, Dim, TensorSpec, did_you_mean, size_at
 from ..graph import Graph
 from .choices import choices_of, chosen, turns
-from .mask_kinds import ADDITIVE, LOW, mask_kinds
-from .samples import Layout, Sample, batch_dims, dead_rows
+from .mask_kinds import ADDITIVE, LOW, mask_kinds, rows_masked
+from .mask_uses import INVERTED
+from .samples import Layout, Sample, batch_dims
 from .special_tokens import sprinkle_ids
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ PADDINGS = {
     "random": "random mask",
     "dead": "one row all masked",
 }
+
+ORDINARY = ("full", "right")  # masks that every user's batch has; the others show what an exporter got wrong
 
 # Ops that index a table, as (position of the indices, position of the table).
 _INDEXING = {"Gather": ((1, 0),), "GatherElements": ((1, 0),), "EmbedLayerNormalization": ((0, 2), (1, 4), (8, 3))}
@@ -152,9 +155,10 @@ def synthetic_samples(
     for plan in plans * -(-turns(choices) // len(plans)):  # of one fixed size, as often as there are choices
         feeds = sprinkle_ids(_feeds(graph.inputs, plan, used, bounds, masks, rng), bounds, special, other)
         feeds = chosen(feeds, choices, len(samples))
-        dead = dead_rows(feeds, layout)
+        dead = rows_masked(feeds, masks, layout)
         if plan.kind != "dead" or dead:
-            samples.append(Sample(plan.label, feeds, dead))
+            made_up = PADDINGS[plan.kind] if masks and plan.kind not in ORDINARY else ""
+            samples.append(Sample(plan.label, feeds, dead, made_up=made_up))
     return tuple(samples)
 
 
@@ -311,11 +315,11 @@ def _feed(
 
 def _mask(spec: TensorSpec, shape: tuple[int, ...], patterns: _Patterns, axes: tuple[int, ...], kind: str) -> np.ndarray:
     if not shape:
-        return np.ones(shape)
+        return np.full(shape, kind != INVERTED)
     pattern = patterns[tuple(spec.dims[axis] for axis in axes)]
     ordered = pattern.transpose(np.argsort(axes))
     filled = np.broadcast_to(ordered.reshape([size if axis in axes else 1 for axis, size in enumerate(shape)]), shape)
-    return np.where(filled > 0, 0.0, LOW) if kind == ADDITIVE else filled
+    return np.where(filled > 0, 0.0, LOW) if kind == ADDITIVE else filled <= 0 if kind == INVERTED else filled
 
 
 def mask_pattern(kind: str, rows: int, length: int, least: int, rng: np.random.Generator) -> np.ndarray:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core import check_link, first_line, machine
-from ..data import AUDIO_FILES, SENTENCE_FILES, Encoder, settings_files
+from ..data import AUDIO_FILES, SENTENCE_FILES, Encoder, audio_settings, image_files, settings_files
 from ..data import tokenizer as text
 
 TOKENIZER, TOKENIZER_CONFIG = text.TOKENIZER, text.TOKENIZER_CONFIG
@@ -49,6 +49,10 @@ def collect_assets(folder: Path, root: Path, model: Path | None = None) -> tuple
     for path in (*found.values(), *sentence.values()):
         check_link(path, next(base for base in (model or root, root, folder) if path.is_relative_to(base)))
     notes: list[str] = []
+    settings = {name: found[name] for name in AUDIO_FILES if name in found}
+    for name, kind in image_files(settings, audio_settings(settings)[0]).items():
+        notes.append(f"{name} prepares images ({kind}): left out, bertc prepares texts and recordings")
+        del found[name]
     if sentence and model and not (model / "modules.json").is_file():
         notes.append(f"not used: {', '.join(sorted(sentence))} (sentence-transformers reads them only beside a modules.json)")
     else:

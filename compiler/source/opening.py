@@ -261,6 +261,8 @@ def _input_notes(
         notes.append(f"encode and --data put the default prompt {settings.prompt()!r} before each text")
     if found.is_audio and audio_settings({path.name: path for path in files})[0] is None:
         notes.append("no preprocessor_config.json and no processor_config.json: recordings cannot be read, arrays (.npz) can")
+    if not found.is_audio and (spare := audio_settings({path.name: path for path in files})[0]) is not None:
+        notes.append(f"{spare.name} is of a preprocessor of recordings, and is not used: the model takes token ids")
     return tuple(notes)
 
 

@@ -183,7 +183,8 @@ class _Search:
     def limits(self) -> tuple[Dim, list[str]]:
         dim, here = self.trial.dims[self.name], self.base[self.name]
         low_end, high_end = dim.min, max(here, data.sizes_tried(dim)[1])
-        if self._gap():
+        usual = dict(self.base) == self.trial.usual()
+        if not usual and self._gap():
             return self._multiples()
         if not self.refused(low_end) and not self.refused(high_end):
             return dim, []
@@ -196,6 +197,8 @@ class _Search:
         if dim.name != AUDIO_DIM:  # whose profile goes to 20 s
             high_end = max(high_end, default_range(dataclasses.replace(dim, min=low)).max)
         high, why_high = self.until(high_end, step)
+        if usual and why_low and not why_high and self._gap():  # the usual size and the largest ran by luck
+            return self._multiples()
         if why_low:
             notes.append(f"dimension {self.name}: minimum {low} ({why_low})")
         if why_high:
@@ -206,11 +209,8 @@ class _Search:
     def _gap(self) -> str:
         """Why a size does not run that lies between two that do; "" where there is none among those tried.
 
-        A map that is halved five times and doubled again to be added to itself takes 1, and 25 to 32, and 57 to 64. Such a one
-        has refused the usual size before.
+        A map that is halved five times and doubled again to be added to itself takes 1, and 25 to 32, and 57 to 64.
         """
-        if dict(self.base) == self.trial.usual():
-            return ""
         ran = False
         for size in sorted({*BETWEEN, self.base[self.name]}):
             why = self.refused(size)

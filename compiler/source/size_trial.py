@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 
@@ -12,7 +13,7 @@ from ..data import choices_of, samples, turns
 from ..data import synthetic as data
 from ..graph import Graph
 
-ODD = 15  # above the smallest size; and a size of its own for each dimension
+ABOVE = 16  # the smallest size; sizes below are often padded or broadcast
 REFUSING = re.compile(r"running (\w+) node\. Name:'([^']*)'")  # as ONNX Runtime words it
 NO_MEMORY = re.compile(r"allocat|bad_alloc", re.IGNORECASE)
 SAID = 160  # characters of what the source said
@@ -74,7 +75,7 @@ class Trial:
     def usual(self) -> dict[str, int]:
         """A size of its own for each dimension, one row."""
         batches = samples.batch_dims(self.graph.inputs, self.dims)
-        return {name: 1 if name in batches else _odd(dim, at) for at, (name, dim) in enumerate(self.dims.items())}
+        return {name: 1 if name in batches else _prime(dim, at) for at, (name, dim) in enumerate(self.dims.items())}
 
     def leading(self) -> list[str]:
         """The dimensions that stand first in inputs of more than one axis."""
@@ -97,6 +98,8 @@ def _line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [""])[0][:SAID]
 
 
-def _odd(dim: Dim, at: int) -> int:
+def _prime(dim: Dim, at: int) -> int:
+    """A prime for each dimension: where a source takes multiples alone, of whatever number, it refuses."""
     low, top = data.sizes_tried(dim)
-    return min(low + ODD + 2 * at, top)
+    primes = (size for size in itertools.count(low + ABOVE) if all(size % each for each in range(2, math.isqrt(size) + 1)))
+    return min(next(itertools.islice(primes, at, None)), top)

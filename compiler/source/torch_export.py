@@ -127,7 +127,15 @@ def _has_pooler(model: nn.Module, inputs: Mapping[str, Tensor]) -> bool:
         with torch.no_grad(), quiet():
             return model(**inputs, return_dict=True).get("pooler_output") is not None
     except Exception as error:  # whatever the model's code raises
-        raise SourceError(f"{type(model).__name__} does not run on a plain batch of token ids: {root_cause(error)}") from error
+        name = type(model).__name__
+        if "pixel_values" not in inspect.signature(model.forward).parameters:
+            raise SourceError(f"{name} does not run on a plain batch of token ids: {root_cause(error)}") from error
+        advice = "write a Python factory (package.module:function) that returns the part that you want"
+        if hasattr(getattr(model, "text_model", None), "save_pretrained"):
+            saved = "AutoModel.from_pretrained(DIR).text_model.save_pretrained(TEXT)"
+            advice = f"save its text tower, and copy the tokenizer to it: {saved}"
+        why = f"{name} takes images (pixel_values) beside token ids, and bertc builds encoders of one"
+        raise SourceError(f"{why}; {advice}") from error
 
 
 def _text_example(names: Sequence[str], vocabulary: int, batch: int, length: int) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import RecipeError, did_you_mean
 from . import intervals as confidence
-from .closeness import MIN_COSINE_WIDTH
+from .closeness import LEAST_OF_ONE
 from .result import ComparisonResult, _plain
 
 if TYPE_CHECKING:
@@ -242,10 +242,11 @@ def _judge_output(output: OutputResult, budget: Budget) -> Iterator[Violation]:
         yield Violation(output.name, "values not finite", output.nonfinite, 0, output.worst)
     if budget.rel is not None and not output.relative <= budget.rel:  # so written, a NaN breaks the limit
         yield Violation(output.name, "relative error", output.relative, budget.rel, output.worst, origin=origin["rel"])
-    if budget.cosine is not None and output.width < MIN_COSINE_WIDTH:
-        # The angle between two short vectors is all noise where both are near zero (two logits of a token that is neither class).
+    if budget.cosine is not None and not output.of_vectors:
+        # The angle between two short vectors is all noise where both are near zero (two logits of a token that is neither class),
+        # and so is that between two lines of a map of sigmoids in which nothing was found.
         # The same allowance, sqrt(2 - 2 cos) of the length, is held against the largest value of the sample instead.
-        allowed = math.sqrt(2 - 2 * budget.cosine)
+        allowed = choice_tolerance(budget)
         if not output.relative <= allowed:
             why = f"that of cosine >= {budget.cosine:g}{origin['cosine'] and ', ' + origin['cosine']}"
             yield Violation(output.name, "relative error", output.relative, allowed, output.worst, origin=why)
@@ -253,6 +254,17 @@ def _judge_output(output: OutputResult, budget: Budget) -> Iterator[Violation]:
         yield Violation(output.name, "cosine", output.cosine_min, budget.cosine, output.worst_cosine, origin=origin["cosine"])
     if budget.sqnr_db is not None and not output.sqnr_db >= budget.sqnr_db:
         yield Violation(output.name, "SQNR (dB)", output.sqnr_db, budget.sqnr_db, output.worst, origin=origin["sqnr_db"])
+
+
+def unshown(result: ComparisonResult, budget: Budget) -> tuple[str, ...]:
+    """Notes of outputs of sigmoids that are smaller everywhere than what the budget lets them differ: any numbers would pass."""
+    notes = []
+    for output in result.outputs:
+        allowed = choice_tolerance(budget) * max(output.peak, LEAST_OF_ONE)
+        if output.single and output.peak <= allowed:
+            what = f"output {output.name!r} is {output.peak:.2g} at most, less than the {allowed:.2g} that it may differ by"
+            notes.append(f"{what}: nothing is shown of it; verify on data that it finds something in (bertc verify --data FILE)")
+    return tuple(notes)
 
 
 def _judge_choices(output: OutputResult, budget: Budget) -> Iterator[Violation]:

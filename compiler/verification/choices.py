@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 import onnx_ir as ir
@@ -22,7 +22,8 @@ from .closeness import OutputResult
 from .decisions import Decision
 
 _KEEPS = frozenset({"Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape", "Flatten"})
-_OF_ONE = frozenset({"Sigmoid", "HardSigmoid", "Softmax"})  # their results are exact to a part of 1, not of themselves
+_SIGMOIDS = frozenset({"Sigmoid", "HardSigmoid"})
+_OF_ONE = _SIGMOIDS | {"Softmax"}  # their results are exact to a part of 1, not of themselves
 _LARGEST = frozenset({"ArgMax", "ArgMin", "TopK"})
 _COMPARED = frozenset({"Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
 
@@ -39,13 +40,15 @@ class _Choice:
 class Ties:
     """Which different choices are ties in a graph: their scores differ by `allowed` of the largest one, or less.
 
-    `of_one`: the outputs whose values are exact to a part of 1, however small they are (see OutputSums).
+    `of_one`: the outputs whose values are exact to a part of 1, however small they are (see OutputSums). `single`: those of a
+    sigmoid, of which each value says something by itself; what stands beside it is another place, and no vector with it.
     """
 
     def __init__(self, graph: Graph, allowed: float) -> None:
         self._graph, self._allowed = graph, allowed
         self._open, self._sessions = contextlib.ExitStack(), dict[str, TapSession]()
-        self.of_one = frozenset(str(v.name) for v in graph.model.graph.outputs if _is_of_one(v))
+        self.of_one = frozenset(str(v.name) for v in graph.model.graph.outputs if _comes_of(v, _OF_ONE))
+        self.single = frozenset(str(v.name) for v in graph.model.graph.outputs if _comes_of(v, _SIGMOIDS))
         self._choices = {str(v.name): found for v in graph.model.graph.outputs if (found := _choice_of(v)) is not None}
 
     def _session(self, name: str, choice: _Choice) -> TapSession:
@@ -83,12 +86,12 @@ def _gap_of_pair(scores: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray
     return gap.reshape(shape) if gap.size == math.prod(shape) else None
 
 
-def _is_of_one(output: ir.Value) -> bool:
-    """Whether an output is that of a sigmoid or a softmax, moved about at most."""
+def _comes_of(output: ir.Value, operators: Collection[str]) -> bool:
+    """Whether an output is that of one of these operators, moved about at most."""
     node = output.producer()
     while node is not None and not node.domain and node.op_type in _KEEPS | {"Transpose"} and node.inputs[0] is not None:
         node = node.inputs[0].producer()
-    return node is not None and not node.domain and node.op_type in _OF_ONE
+    return node is not None and not node.domain and node.op_type in operators
 
 
 def _choice_of(output: ir.Value) -> _Choice | None:

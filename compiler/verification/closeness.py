@@ -42,6 +42,13 @@ class OutputResult:
     integer: bool = False  # labels, ranks, flags: judged by how many of `vectors` changed, ties (see choices.py) left out
     changed: int = 0
     tied: int = 0
+    single: bool = False  # of a sigmoid: no cosine of vectors judges it, but the error on its scale
+    peak: float = 0.0  # the largest value of the source
+
+    @property
+    def of_vectors(self) -> bool:
+        """Whether a cosine says something: of a few numbers it is all noise, of single ones it is nothing they are used for."""
+        return self.width >= MIN_COSINE_WIDTH and not self.single
 
 
 class OutputSums:
@@ -52,8 +59,8 @@ class OutputSums:
     of all samples; and `of_one`, which come out of a sigmoid or a softmax, never less than LEAST_OF_ONE.
     """
 
-    def __init__(self, name: str, *, of_one: bool = False) -> None:
-        self.of_one = of_one
+    def __init__(self, name: str, *, of_one: bool = False, single: bool = False) -> None:
+        self.of_one, self.single = of_one, single
         self.name = name
         self.peak, self.low, self.high = 0.0, math.inf, -math.inf
         self.worst_abs = ""
@@ -160,6 +167,8 @@ class OutputSums:
             int(rows),
             float(1 - total / rows),
             math.sqrt(variance),
+            single=self.single,
+            peak=self.peak,
         )
 
 

@@ -67,7 +67,8 @@ class Comparison:
 
     def _sums(self, name: str, array: np.ndarray) -> OutputSums | ChoiceSums:
         if array.dtype.kind not in "iub":
-            return OutputSums(name, of_one=self.ties is not None and name in self.ties.of_one)
+            of_one, single = (self.ties.of_one, self.ties.single) if self.ties is not None else (frozenset(), frozenset())
+            return OutputSums(name, of_one=name in of_one, single=name in single)
         return ChoiceSums(name, self._tied if self.ties is not None else None)
 
     def _tied(self, name: str, expected: np.ndarray, got: np.ndarray, feeds: Feeds) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..artifact import goldens
 from ..core import Advance, BertcError, DataError, ExportFailed, Feeds, Outputs, Profile, RecipeError, first_line
-from ..data import Layout, Sample, dead_rows, live_rows, special_ids
+from ..data import Layout, Sample, dead_rows_of, live_rows, special_ids
 from ..data import synthetic as data
 from ..runtime import ReferenceRunner, Runner
 from ..source import Source, runner_of
@@ -68,6 +68,7 @@ def check_export(
     the same for all of them) unless the build `has_data` to verify on beside them."""
     requested = _select_samples(source, profiles, seed, golden_data)
     samples, notes = requested.samples, requested.notes
+    unanswered: list[str] = []
     runner = runner_of(source.graph)
     comparison, meter = (
         _comparison(source, source.graph),
@@ -78,15 +79,19 @@ def check_export(
     size = 0
     for index, sample in enumerate(samples):
         expected = requested.known[index] if requested.known else _run_source(source, sample)
+        advance(index + 1, len(samples))
+        if silent := _unanswered(source, sample, expected):
+            unanswered.append(silent)
+            continue
         wrong |= {index: why} if (why := _what_differs(runner, sample, expected, comparison)) else {}
         if index >= requested.first_golden:
             size += sum(array.nbytes for array in expected.values())
             kept += [(sample, expected)] if size <= GOLDEN_BYTES or not kept else []
             meter.add(sample, expected)
-        advance(index + 1, len(samples))
     if said := _still_wrong(wrong, comparison):
         raise ExportFailed(_explain(samples, said, source))
-    wanted = len(samples) - requested.first_golden
+    notes = (*notes, *unanswered)
+    wanted = len(samples) - requested.first_golden - len(unanswered)
     if len(kept) < wanted:
         notes = (*notes, f"goldens: {len(kept)} of {wanted} samples kept, outputs are limited to {GOLDEN_BYTES >> 20} MiB")
     notes = (*notes, *_nan_notes(kept), *_blind_notes(meter.blind(), source, wanted, has_data))
@@ -166,7 +171,7 @@ def _select_samples(source: Source, profiles: Sequence[Profile], seed: int, gold
 def _typed(sample: Sample, source: Source) -> Sample:
     """A sample that came with the source, in the types of the graph's inputs."""
     feeds = {spec.name: sample.feeds[spec.name].astype(spec.dtype) for spec in source.graph.inputs}
-    return dataclasses.replace(sample, feeds=feeds, dead_rows=dead_rows(feeds, Layout.of(source.graph.inputs, ())))
+    return dataclasses.replace(sample, feeds=feeds, dead_rows=dead_rows_of(source.graph, feeds))
 
 
 def _most_elements(source: Source) -> int:
@@ -187,13 +192,26 @@ def _run_source(source: Source, sample: Sample) -> Outputs:
             f"the source fails at {sample.label}: {why}. It must take every size of its dynamic dimensions: "
             "fix the dimension that it needs fixed, or make the model take any size"
         ) from error
-    layout = Layout.of(source.graph.inputs, source.graph.outputs)
-    for name, array in outputs.items():
-        if not np.isfinite(live_rows(array, sample, layout.outputs.get(name, 0))).all():
-            raise ExportFailed(
-                f"the source gives NaN or Inf in output {name!r} at {sample.label}: nothing can be verified against it"
-            )
+    if not sample.made_up and (name := _not_finite(source, sample, outputs)):
+        what = f"the source gives NaN or Inf in output {name!r} at {sample.label}"
+        raise ExportFailed(f"{what}: nothing can be verified against it")
     return outputs
+
+
+def _not_finite(source: Source, sample: Sample, outputs: Outputs) -> str:
+    """An output with a number that is none, in a row that has a token; "" where there is none."""
+    layout = Layout.of(source.graph.inputs, source.graph.outputs)
+    living = ((name, live_rows(array, sample, layout.outputs.get(name, 0))) for name, array in outputs.items())
+    return next((name for name, array in living if not np.isfinite(array).all()), "")
+
+
+def _unanswered(source: Source, sample: Sample, outputs: Outputs) -> str:
+    """Why nothing is compared at a mask that bertc made up, and that a user's texts need not have: the source has no answer."""
+    name = _not_finite(source, sample, outputs) if sample.made_up else ""
+    if not name:
+        return ""
+    spread = " in rows that have tokens" if sample.dead_rows else ""
+    return f"not checked: {sample.label}: the source gives NaN or Inf in output {name!r}{spread}. Send it no such batch"
 
 
 def _nan_notes(kept: Sequence[tuple[Sample, Outputs]]) -> tuple[str, ...]:

@@ -270,7 +270,8 @@ def run_and_judge(
     layout, ties = Layout.of(graph.inputs, graph.outputs), Ties(graph, budgets.choice_tolerance(budget))
     results = compare_runners(runners, truth, task, advance, layout, ties)
     found = tuple(v for result in results.values() for v in budgets.find_violations(result, budget))
-    notes = (*truth.notes, *_outside_profiles(runners, truth), *_not_judged_notes(facts, truth))
+    unshown = dict.fromkeys(note for result in results.values() for note in budgets.unshown(result, budget))
+    notes = (*truth.notes, *_outside_profiles(runners, truth), *_not_judged_notes(facts, truth), *unshown)
     reason = "the null target has no engine" if name == "null" else ("" if ready.run else ready.reason)
     return Verdict(name, precision, truth.name, budget, results.get("engine"), reason, results.get("graph"), found, notes)
 

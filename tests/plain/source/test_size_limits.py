@@ -66,7 +66,36 @@ def test_what_takes_every_size_has_no_limit_and_is_run_three_times(tmp_path: Pat
     graph, dims, _ = onnx_source.read_onnx_file(path)
     run, lengths = counted(path)
     assert limits.measure_limits(graph, dims, run) == (dims, [])
-    assert lengths == [18, 1, 512]
+    assert lengths == [19, 1, 512]
+
+
+PAIRS = """<ir_version: 10, opset_import: ["" : 20]> g (float[batch, {dims}, 4] x) => (float[batch, {out}, 4] y)
+  <float one = {{1.0}}> {{ {body} }}"""
+BY_STEPS = """a{at} = Constant <value_ints = [{at}]> () end = Constant <value_ints = [9999]> ()
+  step = Constant <value_ints = [{step}]> () axis = Constant <value_ints = [1]> () zero = Constant <value_ints = [0]> ()
+  first = Slice (x, zero, end, axis, step) last = Slice (x, a{at}, end, axis, step) y = Mul (first, last)"""
+FOLDED = """s = Constant <value_ints = [0, -1, {step}, 4]> () axis = Constant <value_ints = [2]> () r = Reshape (x, s)
+  y = ReduceSum <keepdims = 0> (r, axis)"""
+
+
+@pytest.mark.parametrize("step", [2, 3, 7, 12])
+@pytest.mark.parametrize("body", [FOLDED, BY_STEPS], ids=["folded", "every n-th by the one before"])
+def test_multiples_of_small_numbers_are_found(step: int, body: str, tmp_path: Path) -> None:
+    """Of `every n-th` one row is spread over none or over many: it takes some sizes by luck, and no others but multiples."""
+    text = PAIRS.format(dims="length", out="rows", body=body.format(step=step, at=step - 1))
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
+    source = open_source(str(tmp_path / "m.onnx"))
+    assert source.dims["length"] == Dim("length", step, None, step)
+    assert any(f"multiples of {step}" in note for note in source.notes)
+
+
+def test_no_usual_size_is_a_multiple_of_anything(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx", 512)
+    graph, _, _ = onnx_source.read_onnx_file(path)
+    dims = {name: Dim(name, low) for low in (1, 2, 5, 400) for name in (f"a{low}", f"b{low}", f"c{low}")}
+    usual = limits.Trial(graph, dims, FileRunner(path)).usual()
+    assert len(set(usual.values())) > 6
+    assert not [size for size in usual.values() for each in range(2, size) if size % each == 0]
 
 
 SPEECH = """<ir_version: 10, opset_import: ["" : 20]> g (float[batch, samples] input_values) => (float[batch, frames, 4] y)
