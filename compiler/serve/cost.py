@@ -134,7 +134,7 @@ def read_cost(found: Artifact) -> tuple[CostModel | None, str]:
     try:
         read = msgspec.json.decode(path.read_bytes(), type=CostFile)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ArtifactError(f"{path}: {error}; delete it, or measure again: bertc bench {found.path} --cost") from error
+        raise ArtifactError(f"{path}: {error}; delete it: bertc serve and plan-serving measure again") from error
     if read.format != FORMAT or read.manifest != hash_file(found.path / MANIFEST):
         return None, f"{path.name} was measured for another build of the artifact"
     if read.machine != machine_name():
@@ -146,7 +146,7 @@ def _model(read: CostFile, path: Path) -> CostModel:
     sizes, lengths = np.asarray(read.batches, np.int64), np.asarray(read.lengths, np.int64)
     wrong = _what_is_wrong(read, sizes, lengths)
     if wrong:
-        raise ArtifactError(f"{path}: {wrong}; delete it, and measure again")
+        raise ArtifactError(f"{path}: {wrong}; delete it: bertc serve and plan-serving measure again")
     table = np.asarray(read.seconds, np.float64)
     return CostModel(sizes, lengths, table, read.packed, read.per_row, read.workers, read.threads)
 
