@@ -51,20 +51,21 @@ class _Rewrite:
         self.packed: dict[ir.Value, ir.Value] = {}
         self.mask = region.mask
         self.made = {value for node in region.nodes for value in node.outputs}
-        self.from_start = any(self._exits_by_number(node) for node in region.nodes) or not all(
-            of_keys_alone(node.inputs[1]) for node in region.attentions
-        )
+        # Tokens alone are left where no head reads a position by its number: then a mask of keys says nothing more. A float mask
+        # may weigh them, and a mask by position wants rows that begin where they did.
+        by_number = any(self._exits_by_number(node) for node in region.nodes)
+        counts = self.mask.dtype is not None and not self.mask.dtype.is_floating_point()
+        self.from_start = by_number or not counts or not all(of_keys_alone(node.inputs[1]) for node in region.attentions)
 
     def run(self) -> Packing:
         exits = [value for node in self.region.nodes for value in node.outputs if self._leaves(value)]
         attentions, outputs = len(self.region.attentions), self._outputs_by_position(exits)
         if outputs and not self.mask.is_graph_input():
             raise Refused(f"output {outputs[0].name!r} has padded positions, and the mask is no input that could tell which")
-        self.tokens, self.ends = self.op.op_multi_out(
-            "FusedPackedLayout", [self.mask], {"from_start": int(self.from_start)}, num_outputs=2, domain=DOMAIN
+        self.tokens, self.ends, self.rows, self.places = self.op.op_multi_out(
+            "FusedPackedLayout", [self.mask], {"from_start": int(self.from_start)}, num_outputs=4, domain=DOMAIN
         )
         self.shape = self.op.Shape(self.mask)
-        self.length = self.op.Gather(self.shape, constant(self.op, [1], np.int64))
         names = sorted(str(value.name) for value in outputs)
         for node in self.region.nodes:
             self._feed(node)
@@ -129,7 +130,9 @@ class _Rewrite:
         if node.op_type == "FusedEmbeddings":
             _, positions, _, _, table, *_ = padded_inputs(node, 8)
             if table is not None and positions is None:
-                node.replace_input_with(1, self._first(self.op.Mod(self.tokens, self.length)))
+                counted = self._first(self.places)
+                counted.type, counted.shape = ir.TensorType(ir.DataType.INT64), ir.Shape([1, TOKENS])
+                node.replace_input_with(1, counted)
         for value in node.outputs:
             _packed_shape(value)
 
@@ -140,7 +143,7 @@ class _Rewrite:
         x, mask, *rest = padded_inputs(node, 8 if node.op_type == "FusedRotaryAttention" else 6)
         angles, weights = (rest[:2], rest[2:]) if node.op_type == "FusedRotaryAttention" else ([], rest)
         x = x if x in self.made else self._pack(x, 3)
-        given = [x, mask, *weights, self.tokens, self.ends, self.mask, *angles]
+        given = [x, mask if self.from_start else None, *weights, self.tokens, self.ends, self.mask, *angles]
         new = ir.Node(DOMAIN, "FusedPackedAttention", given, list(node.attributes.values()), num_outputs=1, name=node.name)
         new.metadata_props.update(node.metadata_props)
         old, value = node.outputs[0], new.outputs[0]
@@ -159,13 +162,15 @@ class _Rewrite:
         if dims[:2] == [1, 1]:
             return value
         if value not in self.packed:
-            flat = self.op.Reshape(value, constant(self.op, [-1, *dims[2:]], np.int64))
             index = self.tokens
-            if dims[0] == 1:
-                index = self.op.Mod(self.tokens, self.length)
-            elif dims[1] == 1:
-                index = self.op.Div(self.tokens, self.length)
-            self.packed[value] = self._first(self.op.Gather(flat, index))
+            if rank == 2:
+                value_of_all = value if 1 not in dims else self.op.Expand(value, self.shape)  # ids and positions
+            else:
+                value_of_all, index = value, self.places if dims[0] == 1 else self.rows if dims[1] == 1 else self.tokens
+            flat = self.op.Reshape(value_of_all, constant(self.op, [-1, *dims[2:]], np.int64))
+            made = self._first(self.op.Gather(flat, index))
+            made.type, made.shape = value.type, ir.Shape([1, TOKENS, *dims[2:]])
+            self.packed[value] = made
         return self.packed[value]
 
     def _first(self, value: ir.Value) -> ir.Value:

@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from ..core import BuildFailed, Feeds, Missing, Outputs, Profile, wanted_threads
 from ..graph import Graph
+from .cuda_operators import spell_cuda_operators
 from .runner import Runner
 
 FLOAT = ir.DataType.FLOAT
@@ -81,6 +82,7 @@ def reference_session(graph: Graph, arena: bool = False) -> tuple[Any, dict[str,
     options = reference_options()
     options.enable_cpu_mem_arena = arena
     copy, weights = graph.copy().model, {}
+    spell_cuda_operators(copy)
     for name, value in list(copy.graph.initializers.items()):
         tensor = value.const_value
         if tensor is None or tensor.nbytes < LARGE or tensor.dtype not in FED:

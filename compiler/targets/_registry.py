@@ -38,7 +38,9 @@ def refusal(spec: TargetSpec, precision: str, *, packed: bool = False) -> str | 
     target = get(spec.name)
     if packed and not getattr(target, "PACKS", False):
         able = ", ".join(name for name in names() if getattr(get(name), "PACKS", False))
-        return f"--packed: target {spec.name} has no form of attention without padding; {able} has"
+        return f"--packed: target {spec.name} has no form of attention without padding; {able} have"
+    if packed and hasattr(target, "packed_refusal") and (why := target.packed_refusal(precision)):
+        return cast("str", why)
     return cast("str | None", target.refusal(spec.sms, precision)) if hasattr(target, "refusal") else None
 
 

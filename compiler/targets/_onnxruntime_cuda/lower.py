@@ -8,7 +8,8 @@
 - Norms inside these kernels compute mean and variance in float32 whatever their type is.
 - What is not in the table is inlined as its canonical body: GroupNormalization has no CUDA kernel, and no body writes it.
 
-All of these operators have float32 kernels on the CPU, which is how the fusions are proven and the typed graph is verified.
+All of these operators have float32 kernels on the CPU, which is how the fusions are proven and the typed graph is verified, but for
+those of packed tokens (`lower_packed.py`).
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from ...ops import constant as made_constant
 from .._tensorrt.layout import drop_count, drop_expands
 from .._tensorrt.lower_common import lazy_weight
 from . import lower_attention as attention
+from . import lower_packed as packed
 from .contrib import contrib, of_rank, same_shape
+from .flat_tokens import flatten_tokens
 from .shapes import slice_first_rows, start_ranges_late
 
 SKIP_NORMS = ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
@@ -48,6 +51,8 @@ def lower(graph: Graph, *, quantised: bool = False) -> Graph:
     slice_first_rows(lowered.model.graph)
     # A mask's low is a number that fp16 may replace where it is an initializer.
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(lowered.model)
+    if any(node.op_type == packed.LAYOUT for node in graph.model.graph):
+        flatten_tokens(lowered.model)
     drop_count(lowered.model.graph)
     drop_expands(lowered.model.graph)
     RemoveUnusedNodesPass()(lowered.model)
@@ -63,7 +68,8 @@ def _leave_out(node: ir.Node) -> None:
 
 def lowerings(*, quantised: bool = False) -> Mapping[str, Body]:
     """Operator -> lowering; the projections of attention apart where they are quantised."""
-    return {**LOWERINGS, **({"FusedAttention": attention.projected_apart} if quantised else {})}
+    apart = {"FusedAttention": attention.projected_apart, "FusedPackedAttention": packed.projected_apart}
+    return {**LOWERINGS, **(apart if quantised else {})}
 
 
 def embeddings(op: Any, node: ir.Node) -> Sequence[ir.Value]:
@@ -165,4 +171,6 @@ LOWERINGS: Mapping[str, Body] = {
     "FusedCrossAttention": attention.cross_attention,
     "FusedPastAttention": attention.past_attention,
     "FusedDisentangledAttention": attention.disentangled_attention,
+    "FusedPackedLayout": packed.layout,
+    "FusedPackedAttention": packed.attention,
 }
