@@ -54,7 +54,9 @@ class Recipe:
     budget: Mapping[str, float] = _option("Limit of the verification, as in cosine=0.9999; repeatable.", {}, "NAME=NUMBER")
     fuse: bool = _option("Fuse the graph for targets that gain from it; each match is proven equal. Default: on.", True)
     prove: bool = _option("Prove each match by replaying it before it is kept. Default: on.", True)
-    packed: bool = _option("Compute on the tokens of a batch without its padding (targets onnxruntime and onnxruntime-cuda).", False)
+    packed: bool = _option(
+        "Compute on the tokens of a batch without its padding (targets onnxruntime and onnxruntime-cuda).", False
+    )
     expect: str | None = _option("Exit 1 unless all fusions of this family are found, as in bert or bert:6.", None)
     verify: bool = _option("Verify each artifact before it is written. Default: on.", True)
 
@@ -204,7 +206,9 @@ def choose_targets(recipe: Recipe) -> tuple[Recipe, str | None]:
     if recipe.precision == "int8-dynamic":
         return dataclasses.replace(recipe, targets=("onnxruntime",)), "target onnxruntime: no other target builds int8-dynamic"
     if recipe.packed:
-        return dataclasses.replace(recipe, targets=("onnxruntime",)), "target onnxruntime: it runs without padding (as onnxruntime-cuda does)"
+        return dataclasses.replace(
+            recipe, targets=("onnxruntime",)
+        ), "target onnxruntime: it runs without padding (as onnxruntime-cuda does)"
     tensorrt, rtx = targets.get("tensorrt").available(), targets.get("tensorrt-rtx").available()
     if tensorrt.build:
         return dataclasses.replace(recipe, targets=("tensorrt",)), "target tensorrt: it builds here"

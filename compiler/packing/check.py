@@ -46,8 +46,8 @@ def check_packed(
                 error = _distance(*_live(feeds, array, got[name]))
                 if not error <= TOLERANCE:
                     raise CheckFailed(
-                        f"packed for {target}: output {name!r} differs by {error:.1e} (relative to its largest number) at {label}; "
-                        "the padded graph is right: build without --packed, and please report this"
+                        f"packed for {target}: output {name!r} differs by {error:.1e} (relative to its largest number) at "
+                        f"{label}; the padded graph is right: build without --packed, and please report this"
                     )
                 worst = max(worst, error)
     forms = f" for {' and '.join(packed)}" if len(packed) > 1 else ""

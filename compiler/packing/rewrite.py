@@ -130,7 +130,7 @@ class _Rewrite:
         if node.op_type == "FusedEmbeddings":
             _, positions, _, _, table, *_ = padded_inputs(node, 8)
             if table is not None and positions is None:
-                counted = self._first(self.places)
+                counted = self.op.Unsqueeze(self.places, constant(self.op, [0], np.int64))
                 counted.type, counted.shape = ir.TensorType(ir.DataType.INT64), ir.Shape([1, TOKENS])
                 node.replace_input_with(1, counted)
         for value in node.outputs:
@@ -162,31 +162,26 @@ class _Rewrite:
         if dims[:2] == [1, 1]:
             return value
         if value not in self.packed:
-            index = self.tokens
-            if rank == 2:
-                value_of_all = value if 1 not in dims else self.op.Expand(value, self.shape)  # ids and positions
-            else:
-                value_of_all, index = value, self.places if dims[0] == 1 else self.rows if dims[1] == 1 else self.tokens
-            flat = self.op.Reshape(value_of_all, constant(self.op, [-1, *dims[2:]], np.int64))
-            made = self._first(self.op.Gather(flat, index))
+            spread = "positions" if dims[0] == 1 else "rows" if dims[1] == 1 else ""
+            whole, axes = value, list(range(rank - len(shape)))
+            if axes:
+                whole = self.op.Unsqueeze(value, constant(self.op, axes, np.int64))
+                whole.type, whole.shape = value.type, ir.Shape(dims)
+            made = self.op.FusedRemovePadding(whole, *self._layout, spread=spread, _domain=DOMAIN)
             made.type, made.shape = value.type, ir.Shape([1, TOKENS, *dims[2:]])
             self.packed[value] = made
         return self.packed[value]
 
-    def _first(self, value: ir.Value) -> ir.Value:
-        return self.op.Unsqueeze(value, constant(self.op, [0], np.int64))
+    @property
+    def _layout(self) -> tuple[ir.Value, ...]:
+        return self.tokens, self.rows, self.places, self.mask
 
     def _restore(self, value: ir.Value) -> None:
         """The padded batch again, zeros at padding, for every reader outside."""
-        op, outside = self.op, [use for use in value.uses() if use.node not in self.members]
-        tail = [int(dim) for dim in value.shape.dims[2:]]  # type: ignore[union-attr,arg-type]
-        rest = constant(op, np.array(tail), np.int64)
-        empty = op.Expand(constant(op, 0.0), op.Concat(op.ReduceProd(self.shape), rest, axis=0))
-        places = op.Unsqueeze(self.tokens, constant(op, [1], np.int64))
-        filled = op.ScatterND(empty, places, op.Squeeze(value, constant(op, [0], np.int64)))
-        restored = op.Reshape(filled, op.Concat(self.shape, rest, axis=0))
-        assert self.mask.shape is not None
-        restored.type, restored.shape = value.type, ir.Shape([*self.mask.shape.dims, *tail])
+        outside = [use for use in value.uses() if use.node not in self.members]
+        restored = self.op.FusedRestorePadding(value, *self._layout, _domain=DOMAIN)
+        assert self.mask.shape is not None and value.shape is not None
+        restored.type, restored.shape = value.type, ir.Shape([*self.mask.shape.dims, *value.shape.dims[2:]])
         for use in outside:
             use.node.replace_input_with(use.idx, restored)
         if value.is_graph_output():

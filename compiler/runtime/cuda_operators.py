@@ -90,9 +90,7 @@ def _attended(
 def _before(op: Any, counts: ir.Value, length: ir.Value) -> ir.Value:
     """[B,S] bool: the positions before counts [B]."""
     positions = op.Range(constant(op, 0, np.int64), length, constant(op, 1, np.int64))
-    return op.Less(
-        op.Unsqueeze(positions, _ints(op, 0)), op.Unsqueeze(op.Cast(counts, to=ir.DataType.INT64), _ints(op, 1))
-    )
+    return op.Less(op.Unsqueeze(positions, _ints(op, 0)), op.Unsqueeze(op.Cast(counts, to=ir.DataType.INT64), _ints(op, 1)))
 
 
 def _at(op: Any, shape: ir.Value, axis: int) -> ir.Value:

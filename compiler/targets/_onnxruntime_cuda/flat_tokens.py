@@ -24,6 +24,8 @@ BY_ROW = {
     ("com.microsoft", "QuickGelu"): 1,
 }
 
+BIASED = {"SkipLayerNormalization": 4, "SkipSimplifiedLayerNormalization": 3}  # which input is the bias
+
 
 def flatten_tokens(model: ir.Model) -> None:
     """Two dimensions wherever the operators between two attentions take them."""
@@ -37,6 +39,38 @@ def flatten_tokens(model: ir.Model) -> None:
         elif any(_unsqueezed(value) is not None for value in node.inputs) and _by_row(node):
             _flatten(graph, node)
     RemoveUnusedNodesPass()(model)
+    for node in list(graph):
+        _take_bias(graph, node)
+    RemoveUnusedNodesPass()(model)
+
+
+def _take_bias(graph: ir.Graph, node: ir.Node) -> None:
+    """The bias of the GEMM in front of a SkipLayerNormalization into it.
+
+    In three dimensions ONNX Runtime does this itself. In two it makes a Gemm first, which copies the bias to every row before it.
+    """
+    at = BIASED.get(node.op_type) if node.domain == "com.microsoft" else None
+    added = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
+    if (
+        at is None
+        or any(value is not None for value in node.inputs[at:])
+        or added is None
+        or added.op_type != "Add"
+        or added.domain
+    ):
+        return
+    total, bias = added.inputs if _is_weights(added.inputs[1]) else added.inputs[::-1]
+    if not _is_weights(bias) or len(added.outputs[0].uses()) > 1 or added.outputs[0].is_graph_output():
+        return
+    given = [total, *node.inputs[1:at]]
+    given += [None] * (at - len(given)) + [bias]
+    new = ir.Node(node.domain, node.op_type, given, list(node.attributes.values()), num_outputs=len(node.outputs), name=node.name)
+    new.metadata_props.update(node.metadata_props)
+    ir.convenience.replace_nodes_and_values(graph, node, [node], [new], node.outputs, new.outputs)
+
+
+def _is_weights(value: ir.Value | None) -> bool:
+    return value is not None and value.const_value is not None and value.shape is not None and len(value.shape) == 1
 
 
 def _is_first(node: ir.Node, kind: str) -> bool:

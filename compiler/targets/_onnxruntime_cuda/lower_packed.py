@@ -1,9 +1,9 @@
-"""Attention over packed tokens for the CUDA provider: PackedAttention, and PackedMultiHeadAttention of projections that lie apart.
+"""Attention over packed tokens for the CUDA provider: PackedAttention, PackedMultiHeadAttention of projections that lie apart.
 
-These operators take tokens [T, H] row after row, where each row ends, and `token_offset`: the position of each token in the batch,
-its rows begun at 0, then the positions without a token. RemovePadding makes the two of how many tokens a row has, so it is given a
-value of one number a position, whose own result nobody reads. A row's tokens may stand anywhere in the padded batch: they are
-found by NonZero, without a number that has to be copied to the GPU.
+These operators take tokens [T, H] row after row, where each row ends, and `token_offset`: the position of each token in the
+batch, its rows begun at 0, then the positions without a token. RemovePadding makes the two of how many tokens a row has, so it is
+given a value of one number a position, whose own result nobody reads. A row's tokens may stand anywhere in the padded batch:
+NonZero finds them, without a number that has to be copied to the GPU.
 
 A mask goes in as `attention_bias` [B or 1, h or 1, S, S], by position in the row: the layout keeps rows from their start where an
 attention has one. There is no kernel of these on the CPU; `runtime/cuda_operators.py` says them in standard ONNX.
@@ -22,7 +22,7 @@ from ...ops import BODIES, add_all, padded_inputs
 from ...ops import constant as made_constant
 from ...ops.bodies import kept_positions, rotate
 from .._tensorrt.lower_common import Parts, constant
-from .contrib import contrib, typed
+from .contrib import contrib, counts_from_0, typed
 from .lower_attention import half_table, halves_are_one, heads_of, projected, scale_of, scores_bias, unscaled
 
 LAYOUT = "FusedPackedLayout"
@@ -38,8 +38,42 @@ def layout(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     for value in removed[1:]:
         value.type = ir.TensorType(ir.DataType.INT32)
     tokens = op.Squeeze(op.NonZero(op.Reshape(kept, _ints(op, -1))), _ints(op, 0))
-    rows, places = (op.Gather(op.NonZero(kept), made_constant(op, axis, np.int64), axis=0) for axis in (0, 1))
+    found = op.NonZero(kept)
+    rows, places = (op.Gather(found, made_constant(op, axis, np.int64), axis=0) for axis in (0, 1))
     return [tokens, op.Cast(removed[2], to=ir.DataType.INT64), rows, places][: len(node.outputs)]
+
+
+def remove_padding(op: Any, node: ir.Node) -> Sequence[ir.Value]:
+    """FusedRemovePadding as one Gather or GatherND; positions that count from 0 are the places themselves."""
+    x, _, _, places, _ = node.inputs
+    assert x is not None and places is not None
+    spread = node.attributes.get_string("spread", "")
+    if spread == "positions":
+        return [op.Gather(_found(node), _ints(op, 1), axis=0) if counts_from_0(x) else op.Gather(x, places, axis=1)]
+    if spread or x.dtype == ir.DataType.INT32:  # of which GatherND has no kernel
+        return BODIES[node.op_type](op, node)
+    return [op.GatherND(x, op.Unsqueeze(_pairs(op, node), _ints(op, 0)))]
+
+
+def restore_padding(op: Any, node: ir.Node) -> Sequence[ir.Value]:
+    """FusedRestorePadding as one ScatterND."""
+    x, *_, grid = node.inputs
+    empty = op.Expand(made_constant(op, 0.0), op.Concat(op.Shape(grid), op.Shape(x, start=2), axis=0))
+    return [op.ScatterND(empty, _pairs(op, node), op.Squeeze(x, _ints(op, 0)))]
+
+
+def _pairs(op: Any, node: ir.Node) -> ir.Value:
+    """[T,2]: row and place of each token."""
+    return op.Transpose(_found(node), perm=[1, 0])
+
+
+def _found(node: ir.Node) -> ir.Value:
+    """[2,T]: the rows, and the places, of a node's layout."""
+    rows = node.inputs[2]
+    maker = rows.producer() if rows is not None else None
+    if maker is None or maker.op_type != "Gather" or maker.inputs[0] is None:
+        raise CheckFailed(f"{node.name}: its tokens do not come of a {LAYOUT} of its graph")
+    return maker.inputs[0]
 
 
 def attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
