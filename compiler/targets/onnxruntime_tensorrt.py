@@ -36,7 +36,7 @@ ISLANDS = (
 
 
 def available() -> Availability:
-    """Builds where any onnxruntime is, to verify with; runs where onnxruntime-gpu and a GPU are. TensorRT is asked for by load."""
+    """Builds where any onnxruntime is, to verify with; runs where onnxruntime-gpu and a GPU are. load asks for TensorRT."""
     able = cuda.available()
     run = bool(able.build and able.version and packages.gpus())
     return Availability(able.build, run, "" if run else able.reason, able.version, INSTALL)
