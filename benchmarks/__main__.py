@@ -19,8 +19,8 @@ to be missing. Times vary by some per cent from run to run; compared runs are in
 
 Machine: {machine}. {tools}.
 """
-# `make coverage` exports some three hundred files first, `make real`, `make placement` and `make kernels` install packages first, `gpu` needs
-# one.
+# `make coverage` exports some three hundred files first, `make real`, `make placement` and `make kernels` install packages first,
+# `gpu` needs a GPU.
 APART = {"bench_coverage", "bench_gpu", "bench_lowbit", "bench_placement", "bench_real", "bench_triton"}
 MISSING = """
 ## Missing

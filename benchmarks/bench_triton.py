@@ -1,8 +1,8 @@
 """Kernels of our own, compiled
 
-`bertc kernels` as a table, a kernel and an SM a row: registers a thread, bytes of shared memory and spilled, tensor core instructions,
-bytes moved at a usual size against the fewest that any kernel could. Compiled without a GPU, and not run; their times:
-`python -m benchmarks gpu`.
+`bertc kernels` as a table, a kernel and an SM a row: registers a thread, bytes of shared memory and spilled, tensor core
+instructions, bytes moved at a usual size against the fewest that any kernel could. Compiled without a GPU, and not run; their
+times: `python -m benchmarks gpu`.
 """
 
 from __future__ import annotations

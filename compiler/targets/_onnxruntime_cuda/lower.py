@@ -35,20 +35,26 @@ from . import lower_packed as packed
 from .contrib import contrib, counts_from_0, of_rank, same_shape
 from .flat_tokens import flatten_tokens
 from .shapes import slice_first_rows, start_ranges_late
+from .tiles import rewrite_tiles, untiled
 
 SKIP_NORMS = ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
 
 
 def lower(graph: Graph, *, quantised: bool = False) -> Graph:
-    """Standard and com.microsoft operators; a graph without `bertc` nodes is left as it is."""
+    """Standard and com.microsoft operators; of a graph without `bertc` nodes a Tile alone may change."""
     if not any(node.domain == DOMAIN for node in graph.model.graph.all_nodes()):
-        return graph
+        if not any(untiled(node, graph.opset) for node in graph.model.graph.all_nodes()):
+            return graph
+        copy = graph.copy()
+        rewrite_tiles(copy.model)
+        return copy
     lowered = expand(graph, lowerings(quantised=quantised))
     for node in lowered.model.graph.all_nodes():
         _leave_out(node)
     CommonSubexpressionEliminationPass()(lowered.model)  # the expanded mask, the positions
     start_ranges_late(lowered.model.graph)
     slice_first_rows(lowered.model.graph)
+    rewrite_tiles(lowered.model)
     # A mask's low is a number that fp16 may replace where it is an initializer.
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(lowered.model)
     if any(node.op_type == packed.LAYOUT for node in graph.model.graph):
