@@ -236,7 +236,8 @@ def lower_graph(build: Build, job: Job) -> Graph:
     target = targets.get(build.spec.name)
     graph = job.fused.graph if job.fused and target.FUSES else job.source.graph
     graph = job.packed.graph if job.packed else graph
-    return target.lower(graph, build.spec.sms, quantised=build.quantised)
+    given = {"plugins": job.recipe.plugins} if job.recipe.plugins else {}
+    return target.lower(graph, build.spec.sms, quantised=build.quantised, **given)
 
 
 def quantise_graph(build: Build, job: Job, graph: Graph, watch: Progress, parts: Sequence[Observed] = ()) -> quant.LowBitGraph:

@@ -57,6 +57,11 @@ class Recipe:
     packed: bool = _option(
         "Compute on the tokens of a batch without its padding (targets onnxruntime and onnxruntime-cuda).", False
     )
+    plugins: tuple[str, ...] = _option(
+        "Compute this operator by a kernel of ours inside the engine, as in skip_layernorm; repeatable (target tensorrt).",
+        (),
+        "KERNEL",
+    )
     expect: str | None = _option("Exit 1 unless all fusions of this family are found, as in bert or bert:6.", None)
     verify: bool = _option("Verify each artifact before it is written. Default: on.", True)
 
@@ -256,7 +261,7 @@ def plan_builds(recipe: Recipe) -> tuple[Build, ...]:
         ready = targets.get(spec.name).available()
         if not ready.build:
             raise Missing(f"target {spec.name} cannot build here: {ready.reason}. {ready.install}")
-        if why := targets.refusal(spec, build.precision, packed=recipe.packed):
+        if why := targets.refusal(spec, build.precision, packed=recipe.packed, plugins=recipe.plugins):
             raise InputError(why)
         verification.budget_for(build.precision, recipe.budget)
         if build.name in [other.name for other in builds]:
