@@ -133,8 +133,10 @@ def _squeezed(graph: ir.Graph, value: ir.Value) -> ir.Value | None:
     maker = value.producer()
     for user, _ in value.uses():
         if maker is not None and _is_first(user, "Squeeze") and user.graph is graph:
-            graph.remove(user)
-            graph.insert_after(maker, user)
+            axis = user.inputs[1].producer() if user.inputs[1] is not None else None
+            moved = [user] if axis is None else [axis, user]
+            graph.remove(moved)
+            graph.insert_after(maker, moved)
             return user.outputs[0]
     return None
 

@@ -26,7 +26,19 @@ from bertc.runtime import ReferenceRunner
 from bertc.targets import onnxruntime_cuda
 from bertc.targets._onnxruntime_cuda import placement
 
-FAMILIES = ("bert", "distilbert", "mpnet", "modernbert", "xlm-roberta", "t5-encoder", "gpt2", "bart-decoder", "nomic-bert", "own")
+FAMILIES = (
+    "bert",
+    "distilbert",
+    "mpnet",
+    "modernbert",
+    "xlm-roberta",
+    "t5-encoder",
+    "gpt2",
+    "bart-decoder",
+    "nomic-bert",
+    "own",
+    "ernie",
+)
 MICROSOFT = "com.microsoft"
 
 
