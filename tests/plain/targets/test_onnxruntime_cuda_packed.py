@@ -37,7 +37,7 @@ FAMILIES = (
     "bart-decoder",
     "nomic-bert",
     "own",
-    "ernie",
+    "flaubert",
 )
 MICROSOFT = "com.microsoft"
 
