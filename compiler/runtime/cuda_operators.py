@@ -33,7 +33,7 @@ def spell_cuda_operators(model: ir.Model) -> None:
 
 def remove_padding(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     """The first `counts` tokens of each row."""
-    x, counts = node.inputs
+    x, counts = padded_inputs(node, 2)
     grid = op.Shape(x, start=0, end=2)
     inside = op.Reshape(_before(op, counts, _at(op, grid, 1)), _ints(op, -1))
     places = [op.Squeeze(op.NonZero(each), _ints(op, 0)) for each in (inside, op.Not(inside))]

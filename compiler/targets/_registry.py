@@ -36,10 +36,11 @@ def lowerings(spec: TargetSpec, *, quantised: bool = False) -> Mapping[str, Any]
 def refusal(spec: TargetSpec, precision: str, *, packed: bool = False, plugins: Sequence[str] = ()) -> str | None:
     """Why a target cannot build a precision for these SMs, or a graph without padding or with plugins; None where it can."""
     target = get(spec.name)
-    if plugins and not hasattr(target, "plugin_refusal"):
+    asked = getattr(target, "plugin_refusal", None)
+    if plugins and asked is None:
         able = ", ".join(name for name in names() if hasattr(get(name), "PLUGINS"))
         return f"--plugin: target {spec.name} takes no kernels of ours; {able} does"
-    if plugins and (why := target.plugin_refusal(plugins, precision)):
+    if plugins and asked is not None and (why := asked(plugins, precision)):
         return cast("str", why)
     if packed and not getattr(target, "PACKS", False):
         able = ", ".join(name for name in names() if getattr(get(name), "PACKS", False))

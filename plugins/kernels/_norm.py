@@ -9,8 +9,8 @@ def normalised(total, inside, gamma, beta, columns, H: tl.constexpr, EPS: tl.con
     """LayerNorm, or RMSNorm, of rows [ROWS, BLOCK] in float32; `total` is 0 outside of H columns."""
     if not RMS:
         total -= (tl.sum(total, 1) / H)[:, None]
-    total = tl.where(inside, total, 0.0)
-    made = total * tl.rsqrt(tl.sum(total * total, 1) / H + EPS)[:, None]
+    kept = tl.where(inside, total, 0.0)
+    made = kept * tl.rsqrt(tl.sum(kept * kept, 1) / H + EPS)[:, None]
     made *= tl.load(gamma + columns, mask=columns < H, other=0.0).to(tl.float32)[None, :]
     if beta is not None:
         made += tl.load(beta + columns, mask=columns < H, other=0.0).to(tl.float32)[None, :]
