@@ -7,6 +7,7 @@ import os
 import pkgutil
 import platform
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from bertc.core.machine import versions
@@ -19,9 +20,9 @@ to be missing. Times vary by some per cent from run to run; compared runs are in
 
 Machine: {machine}. {tools}.
 """
-# `make coverage` exports some three hundred files first, `make real` and `make placement` install packages first, `gpu` needs
-# one.
-APART = {"bench_coverage", "bench_gpu", "bench_lowbit", "bench_placement", "bench_real"}
+# `make coverage` exports some three hundred files first, `make real`, `make placement` and `make kernels` install packages first,
+# `gpu` needs a GPU.
+APART = {"bench_coverage", "bench_gpu", "bench_lowbit", "bench_placement", "bench_real", "bench_triton"}
 MISSING = """
 ## Missing
 
@@ -39,9 +40,13 @@ def main() -> None:
         print(f"== {name}", flush=True)
         module = importlib.import_module(f"benchmarks.{name}")
         title = (module.__doc__ or name).strip().splitlines()[0]
-        sections[name] = f"\n## {title}\n\n`python -m benchmarks {name.removeprefix('bench_')}`\n\n{module.run().strip()}\n"
-        (HERE / "results").mkdir(exist_ok=True)
-        (HERE / "results" / f"{name}.md").write_text(sections[name], encoding="utf-8")
+        kept, missing = HERE / "results" / f"{name}.md", getattr(module, "lacking", str)()
+        if missing and (kept.is_file() or find_spec("triton") is None):
+            module.run()  # says what is missing, and leaves what is there
+        text = module.empty() if missing else module.run()
+        sections[name] = f"\n## {title}\n\n`python -m benchmarks {name.removeprefix('bench_')}`\n\n{text.strip()}\n"
+        kept.parent.mkdir(exist_ok=True)
+        kept.write_text(sections[name], encoding="utf-8")
         print(sections[name], flush=True)
     write_readme()
 

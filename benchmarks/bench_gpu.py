@@ -18,7 +18,9 @@ from .tools import table
 
 LIMIT_SECONDS = 330  # nothing new begins after it; what was left out is said
 LIMIT = 2e-2  # fp16 sums of some hundred numbers near 1, in another order
+EMPTY = "No GPU was at hand yet: the command above fills the cells"
 WANTED = "wanted: at least 0.8 of a copy but for attention and convolution, and never slower than torch"
+HEAD = ["kernel", "variant", "us", "of copy", "torch, us", "over torch", "off", "PTX"]
 Tensors = dict[str, Any]
 
 
@@ -40,10 +42,18 @@ def run() -> str:
                 left.append(label)
                 continue
             rows.append([label, *measured(launch, name, example, rate)])
-    head = ["kernel", "variant", "us", "of copy", "torch, us", "over torch", "off", "PTX"]
     said = f"\n\nNot measured within {LIMIT_SECONDS} s: {', '.join(left)}." if left else ""
     device = torch.cuda.get_device_name()
-    return f"{device}, copies at {rate / 1e9:.0f} GB/s, fp16; {WANTED}.\n\n{table(head, rows)}{said}"
+    return f"{device}, copies at {rate / 1e9:.0f} GB/s, fp16; {WANTED}.\n\n{table(HEAD, rows)}{said}"
+
+
+def empty() -> str:
+    """The table with empty cells; triton names the kernels."""
+    from bertc.plugins.kernels import launches
+
+    labels = [f"{launch.name} {name}".strip() for launch in launches().values() for name in launch.examples]
+    rows = [[label, *[""] * (len(HEAD) - 1)] for label in labels]
+    return f"{EMPTY}; {WANTED}.\n\n{table(HEAD, rows)}"
 
 
 def lacking() -> str:

@@ -6,6 +6,7 @@ CUDA libraries (`ort_gpu`); nothing is computed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import bertc
-from bertc import precision, recipe, targets
-from bertc.core import BertcError
+from bertc import packing, precision, recipe, targets
+from bertc.core import BertcError, InputError
 from bertc.graph import Graph, save_graph
 
 from . import golden, ort_gpu
 from .tools import table
 
-CPU, CUDA = "onnxruntime", "onnxruntime-cuda"
+CPU, CUDA, PACKED = "onnxruntime", "onnxruntime-cuda", "packed"
 MODEL = "model.onnx"
 
 
@@ -43,10 +44,26 @@ def family(path: Path, folder: Path, mode: str = "fp16") -> dict[str, Path]:
     return {name: folder / name / MODEL for name in made}
 
 
+def packed(path: Path, folder: Path, mode: str = "fp16") -> Path:
+    """The golden graph of a family without padding, for CUDA. InputError where it has no such form."""
+    found = golden.fused(path)
+    if isinstance(found, str):
+        raise InputError(f"--packed: {found}")
+    made = typed(packing.pack(found.graph).graph, CUDA, mode)
+    targets.get(CUDA).placement.require_kernels(made)  # type: ignore[attr-defined]
+    (folder / "packed").mkdir(parents=True)
+    save_graph(made, folder / "packed" / MODEL)
+    return folder / "packed" / MODEL
+
+
 def of_recipe(name: str, folder: Path) -> dict[str, Path]:
     """A recipe in fp16 for both targets, built and verified."""
     found = bertc.build(name, folder / name, targets=[f"{CPU}=fp16", f"{CUDA}=fp16"])
-    return {each.target: each.path / MODEL for each in found}
+    made = {each.target: each.path / MODEL for each in found}
+    with contextlib.suppress(BertcError):
+        (alone,) = bertc.build(name, folder / f"{name}-packed", targets=[f"{CUDA}=fp16"], packed=True)
+        made[PACKED] = alone.path / MODEL
+    return made
 
 
 def run() -> str:
@@ -57,14 +74,15 @@ def run() -> str:
     with tempfile.TemporaryDirectory() as folder:
         for name, made in files(Path(folder)):
             if isinstance(made, str):
-                rows.append([name, made, "", "", ""])
+                rows.append([name, made, "", "", "", "", ""])
                 continue
-            before, after = (ort_gpu.place(site, made[target])[0] for target in (CPU, CUDA))
-            rows.append([name, *counts(before), *counts(after)])
+            placed = {target: ort_gpu.place(site, path)[0] for target, path in made.items()}
+            without = counts(placed[PACKED]) if PACKED in placed else ["no such form", ""]
+            rows.append([name, *counts(placed[CPU]), *counts(placed[CUDA]), *without])
             print(*rows[-1], flush=True)
-    version = ort_gpu.kernels(site)["onnxruntime"]
+    version, beside = ort_gpu.kernels(site)["onnxruntime"], "on the CPU; copies"
     text = f"onnxruntime-gpu {version}, fp16. Nodes after its optimiser (casts); what is on the CPU; copies between the two.\n\n"
-    return text + table(["model", CPU, "on the CPU; copies", CUDA, "on the CPU; copies"], rows)
+    return text + table(["model", CPU, beside, CUDA, beside, "--packed", beside], rows)
 
 
 def counts(placed: Mapping[str, Any]) -> list[str]:
@@ -83,7 +101,11 @@ def files(folder: Path) -> Iterator[tuple[str, dict[str, Path] | str]]:
             yield name, _tried(lambda name=name: of_recipe(name, folder / "recipes"))  # type: ignore[misc]
     for path in chosen:
         name = golden.name_of(path)
-        yield name, _tried(lambda path=path, name=name: family(path, folder / name))  # type: ignore[misc]
+        found = _tried(lambda path=path, name=name: family(path, folder / name))  # type: ignore[misc]
+        if not isinstance(found, str):
+            with contextlib.suppress(BertcError):
+                found[PACKED] = packed(path, folder / name)
+        yield name, found
 
 
 def _tried(make: Any) -> dict[str, Path] | str:

@@ -25,6 +25,7 @@ HEAD = """
 #include <string.h>
 #include <stdint.h>
 static int sm(void) { const char* given = getenv("STANDIN_SM"); return given ? atoi(given) : 90; }
+static void* standin_nothing(void) { return 0; }
 static int take(void** p, size_t n) { *p = malloc(n ? n : 1); return *p ? 0 : 2; }
 """
 
@@ -141,6 +142,14 @@ int cudnnGetReductionWorkspaceSize(void* h, void* r, void* a, void* b, size_t* n
 int cudnnGetReductionIndicesSize(void* h, void* r, void* a, void* b, size_t* n) { *n = 0; return 0; }
 
 int getInferLibVersion(void) { return 101000; }
+
+void* getPluginRegistry(void) {
+  /* An object whose every method gives 0: no plugin. */
+  static void* methods[256]; static void** object[64]; static int zero;
+  for (int i = 0; i < 256; i++) methods[i] = (void*)standin_nothing;
+  object[0] = methods;
+  return object;
+}
 """
 
 

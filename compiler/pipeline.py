@@ -66,7 +66,7 @@ def build_recipe(recipe: Recipe, out: Path, *, force: bool = False, progress: Pr
             log.note(note)
         inputs = check_inputs(source, log)
         fused = fuse_graph(recipe, source, builds, proof, log)
-        packed = pack_graph(source, fused, proof, log) if recipe.packed else None
+        packed = pack_graph(source, fused, proof, log, [build.spec for build in builds]) if recipe.packed else None
         job = Job(recipe, source, ranges, proof, fused, packed, inputs=inputs, rows=rows)
         for build in builds:
             directory = stage if len(builds) == 1 else stage / build.name
@@ -144,18 +144,21 @@ def fuse_graph(recipe: Recipe, source: Source, builds: Sequence[Build], proof: E
     return fused
 
 
-def pack_graph(source: Source, fused: Fused | None, proof: ExportCheck, log: Progress, *, prove: bool = True) -> packing.Packing:
-    """The fused graph without the padding of a batch, held against the padded one. InputError where it has no such form.
+def pack_graph(
+    source: Source, fused: Fused | None, proof: ExportCheck, log: Progress, specs: Sequence[targets.TargetSpec]
+) -> packing.Packing:
+    """The fused graph without the padding of a batch. InputError where it has no such form.
 
-    A fleet packs in several stages and proves (`prove`) in the last.
+    As each of `specs` lowers it, it is held against the padded one: a fleet packs in several stages and proves in the last.
     """
     if fused is None:
         raise InputError("--packed packs what was fused, and nothing was; build without it")
     with log.stage("pack"):
         packed = packing.pack(fused.graph)
-        if not prove:
+        if not specs:
             return packed
-        found = packing.check_packed(packed, targets.onnxruntime.lower(packed.graph), fused.graph, source.dims, proof.samples)
+        lowered = {spec.name: targets.get(spec.name).lower(packed.graph, spec.sms) for spec in specs}
+        found = packing.check_packed(packed, lowered, fused.graph, source.dims, proof.samples)
     log.note(packed.summary())
     log.say(found)
     return packed
@@ -232,7 +235,8 @@ def lower_graph(build: Build, job: Job) -> Graph:
     target = targets.get(build.spec.name)
     graph = job.fused.graph if job.fused and target.FUSES else job.source.graph
     graph = job.packed.graph if job.packed else graph
-    return target.lower(graph, build.spec.sms, quantised=build.quantised)
+    given = {"plugins": job.recipe.plugins} if job.recipe.plugins else {}
+    return target.lower(graph, build.spec.sms, quantised=build.quantised, **given)
 
 
 def quantise_graph(build: Build, job: Job, graph: Graph, watch: Progress, parts: Sequence[Observed] = ()) -> quant.LowBitGraph:

@@ -55,7 +55,14 @@ class Recipe:
     budget: Mapping[str, float] = _option("Limit of the verification, as in cosine=0.9999; repeatable.", {}, "NAME=NUMBER")
     fuse: bool = _option("Fuse the graph for targets that gain from it; each match is proven equal. Default: on.", True)
     prove: bool = _option("Prove each match by replaying it before it is kept. Default: on.", True)
-    packed: bool = _option("Compute on the tokens of a batch without its padding (target onnxruntime).", False)
+    packed: bool = _option(
+        "Compute on the tokens of a batch without its padding (targets onnxruntime and onnxruntime-cuda).", False
+    )
+    plugins: tuple[str, ...] = _option(
+        "Compute this operator by a kernel of ours inside the engine, as in skip_layernorm; repeatable (target tensorrt).",
+        (),
+        "KERNEL",
+    )
     expect: str | None = _option("Exit 1 unless all fusions of this family are found, as in bert or bert:6.", None)
     verify: bool = _option("Verify each artifact before it is written. Default: on.", True)
 
@@ -222,7 +229,9 @@ def choose_targets(recipe: Recipe) -> tuple[Recipe, str | None]:
     if recipe.precision == "int8-dynamic":
         return dataclasses.replace(recipe, targets=("onnxruntime",)), "target onnxruntime: no other target builds int8-dynamic"
     if recipe.packed:
-        return dataclasses.replace(recipe, targets=("onnxruntime",)), "target onnxruntime: no other target runs without padding"
+        return dataclasses.replace(
+            recipe, targets=("onnxruntime",)
+        ), "target onnxruntime: it runs without padding (as onnxruntime-cuda does)"
     tensorrt, rtx = targets.get("tensorrt").available(), targets.get("tensorrt-rtx").available()
     if tensorrt.build:
         return dataclasses.replace(recipe, targets=("tensorrt",)), "target tensorrt: it builds here"
@@ -275,7 +284,7 @@ def plan_builds(recipe: Recipe) -> tuple[Build, ...]:
         ready = targets.get(spec.name).available()
         if not ready.build:
             raise Missing(f"target {spec.name} cannot build here: {ready.reason}. {ready.install}")
-        if why := targets.refusal(spec, build.precision, packed=recipe.packed):
+        if why := targets.refusal(spec, build.precision, packed=recipe.packed, plugins=recipe.plugins):
             raise InputError(why)
         verification.budget_for(build.precision, recipe.budget)
         if build.name in [other.name for other in builds]:

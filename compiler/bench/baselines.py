@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..source import FactoryModel
 
 Call = Callable[[], Any]
-GPU_TARGETS = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda")
+GPU_TARGETS = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime-tensorrt")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -56,7 +56,7 @@ class BuildCommand(Command):
     "--max-drop", type=Number(0, 2), metavar="NUMBER", help="Keep layers in float until the metric drops by at most this: 0.005."
 )
 @shared.recipe_options(
-    "targets", "profiles", "source", *shared.SOURCE_OPTIONS, "fuse", "prove", "packed", "expect", "budget", "verify"
+    "targets", "profiles", "source", *shared.SOURCE_OPTIONS, "fuse", "prove", "packed", "plugins", "expect", "budget", "verify"
 )
 @shared.JSON
 def build(

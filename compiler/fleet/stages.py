@@ -126,7 +126,8 @@ def _job(work: StageJob, log: Progress) -> pipeline.Job:
     ranges = pipeline.choose_profiles(work.recipe, source)
     inputs = InputsCheck.recorded(source.inputs_record)
     rows = pipeline.rows_of_data(work.recipe, source, ranges)
-    packed = pipeline.pack_graph(source, fused, check, log, prove=work.stage == "build") if work.recipe.packed else None
+    proven = [_build(work.recipe).spec] if work.stage == "build" else []
+    packed = pipeline.pack_graph(source, fused, check, log, proven) if work.recipe.packed else None
     known: dict[str, Any] = {"timing_cache": work.timing_cache, "inputs": inputs, "rows": rows}
     return pipeline.Job(work.recipe, source, ranges, check, fused, packed, **known)
 

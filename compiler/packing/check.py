@@ -20,30 +20,38 @@ ROWS, LONGEST = 12, 48
 
 
 def check_packed(
-    packing: Packing, lowered: Graph, fused: Graph, dims: Mapping[str, Dim], samples: Sequence[Sample] = (), seed: int = 0
+    packing: Packing,
+    lowered: Mapping[str, Graph],
+    fused: Graph,
+    dims: Mapping[str, Dim],
+    samples: Sequence[Sample] = (),
+    seed: int = 0,
 ) -> str:
-    """Run the packed graph as its target gets it (`lowered`) and the padded one; returns what was found, in words.
+    """Run the packed graph as each target gets it (`lowered`) and the padded one; returns what was found, in words.
 
-    Raises CheckFailed naming the output and the sample where they differ.
+    Raises CheckFailed naming the target, the output and the sample where they differ.
     """
-    padded, packed = ReferenceRunner(expand(fused)), ReferenceRunner(lowered)
+    padded, packed = ReferenceRunner(expand(fused)), {target: ReferenceRunner(graph) for target, graph in lowered.items()}
     try:
         ragged, lengths = _ragged(fused, dims, str(packing.facts["mask"]), samples, seed), "rows of all lengths"
     except DataError as why:
         ragged, lengths = [], f"none with rows of all lengths ({why})"
-    worst, count = 0.0, 0
-    for label, feeds in [*((sample.label, sample.feeds) for sample in samples), *ragged]:
-        wanted, got = zero_padding(padded.run(feeds), feeds, packing.facts), packed.run(feeds)
-        for name, array in wanted.items():
-            error = _distance(*_live(feeds, array, got[name]))
-            if not error <= TOLERANCE:
-                raise CheckFailed(
-                    f"packed: output {name!r} differs by {error:.1e} (relative to its largest number) at {label}; the padded "
-                    "graph is right: build without --packed, and please report this"
-                )
-            worst = max(worst, error)
-        count += 1
-    return f"packed graph against padded graph: {count} samples, {lengths}, max relative error {worst:.1e}"
+    given = [*((sample.label, sample.feeds) for sample in samples), *ragged]
+    worst = 0.0
+    for label, feeds in given:
+        wanted = zero_padding(padded.run(feeds), feeds, packing.facts)
+        for target, runner in packed.items():
+            got = runner.run(feeds)
+            for name, array in wanted.items():
+                error = _distance(*_live(feeds, array, got[name]))
+                if not error <= TOLERANCE:
+                    raise CheckFailed(
+                        f"packed for {target}: output {name!r} differs by {error:.1e} (relative to its largest number) at "
+                        f"{label}; the padded graph is right: build without --packed, and please report this"
+                    )
+                worst = max(worst, error)
+    forms = f" for {' and '.join(packed)}" if len(packed) > 1 else ""
+    return f"packed graph against padded graph{forms}: {len(given)} samples, {lengths}, max relative error {worst:.1e}"
 
 
 def _live(feeds: Feeds, *arrays: np.ndarray) -> list[np.ndarray]:

@@ -13,10 +13,10 @@ from ..core import Feeds, Outputs
 def kept_positions(mask: np.ndarray, from_start: bool) -> np.ndarray:
     """[batch, length] bool: the positions that a FusedPackedLayout keeps of a mask [batch, length]."""
     live = np.asarray(mask) != 0
-    after = np.maximum.accumulate(live, axis=1)
-    before = np.maximum.accumulate(live[:, ::-1], axis=1)[:, ::-1]
-    whole = ~live[:, :1] if from_start else ~live.any(axis=1, keepdims=True)
-    return (after & before) | whole
+    if not from_start:
+        return live | ~live.any(axis=1, keepdims=True)
+    before_last = np.maximum.accumulate(live[:, ::-1], axis=1)[:, ::-1]
+    return before_last | ~live[:, :1]
 
 
 def zero_padding(outputs: Outputs, feeds: Feeds, facts: Mapping[str, Any]) -> Outputs:

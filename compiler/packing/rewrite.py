@@ -51,20 +51,21 @@ class _Rewrite:
         self.packed: dict[ir.Value, ir.Value] = {}
         self.mask = region.mask
         self.made = {value for node in region.nodes for value in node.outputs}
-        self.from_start = any(self._exits_by_number(node) for node in region.nodes) or not all(
-            of_keys_alone(node.inputs[1]) for node in region.attentions
-        )
+        # Tokens alone are left where no head reads a position by its number: then a mask of keys says nothing more. A float mask
+        # may weigh them, and a mask by position wants rows that begin where they did.
+        by_number = any(self._exits_by_number(node) for node in region.nodes)
+        counts = self.mask.dtype is not None and not self.mask.dtype.is_floating_point()
+        self.from_start = by_number or not counts or not all(of_keys_alone(node.inputs[1]) for node in region.attentions)
 
     def run(self) -> Packing:
         exits = [value for node in self.region.nodes for value in node.outputs if self._leaves(value)]
         attentions, outputs = len(self.region.attentions), self._outputs_by_position(exits)
         if outputs and not self.mask.is_graph_input():
             raise Refused(f"output {outputs[0].name!r} has padded positions, and the mask is no input that could tell which")
-        self.tokens, self.ends = self.op.op_multi_out(
-            "FusedPackedLayout", [self.mask], {"from_start": int(self.from_start)}, num_outputs=2, domain=DOMAIN
+        self.tokens, self.ends, self.rows, self.places = self.op.op_multi_out(
+            "FusedPackedLayout", [self.mask], {"from_start": int(self.from_start)}, num_outputs=4, domain=DOMAIN
         )
         self.shape = self.op.Shape(self.mask)
-        self.length = self.op.Gather(self.shape, constant(self.op, [1], np.int64))
         names = sorted(str(value.name) for value in outputs)
         for node in self.region.nodes:
             self._feed(node)
@@ -129,7 +130,9 @@ class _Rewrite:
         if node.op_type == "FusedEmbeddings":
             _, positions, _, _, table, *_ = padded_inputs(node, 8)
             if table is not None and positions is None:
-                node.replace_input_with(1, self._first(self.op.Mod(self.tokens, self.length)))
+                counted = self.op.Unsqueeze(self.places, constant(self.op, [0], np.int64))
+                counted.type, counted.shape = ir.TensorType(ir.DataType.INT64), ir.Shape([1, TOKENS])
+                node.replace_input_with(1, counted)
         for value in node.outputs:
             _packed_shape(value)
 
@@ -140,7 +143,7 @@ class _Rewrite:
         x, mask, *rest = padded_inputs(node, 8 if node.op_type == "FusedRotaryAttention" else 6)
         angles, weights = (rest[:2], rest[2:]) if node.op_type == "FusedRotaryAttention" else ([], rest)
         x = x if x in self.made else self._pack(x, 3)
-        given = [x, mask, *weights, self.tokens, self.ends, self.mask, *angles]
+        given = [x, mask if self.from_start else None, *weights, self.tokens, self.ends, self.mask, *angles]
         new = ir.Node(DOMAIN, "FusedPackedAttention", given, list(node.attributes.values()), num_outputs=1, name=node.name)
         new.metadata_props.update(node.metadata_props)
         old, value = node.outputs[0], new.outputs[0]
@@ -159,29 +162,26 @@ class _Rewrite:
         if dims[:2] == [1, 1]:
             return value
         if value not in self.packed:
-            flat = self.op.Reshape(value, constant(self.op, [-1, *dims[2:]], np.int64))
-            index = self.tokens
-            if dims[0] == 1:
-                index = self.op.Mod(self.tokens, self.length)
-            elif dims[1] == 1:
-                index = self.op.Div(self.tokens, self.length)
-            self.packed[value] = self._first(self.op.Gather(flat, index))
+            spread = "positions" if dims[0] == 1 else "rows" if dims[1] == 1 else ""
+            whole, axes = value, list(range(rank - len(shape)))
+            if axes:
+                whole = self.op.Unsqueeze(value, constant(self.op, axes, np.int64))
+                whole.type, whole.shape = value.type, ir.Shape(dims)
+            made = self.op.FusedRemovePadding(whole, *self._layout, spread=spread, _domain=DOMAIN)
+            made.type, made.shape = value.type, ir.Shape([1, TOKENS, *dims[2:]])
+            self.packed[value] = made
         return self.packed[value]
 
-    def _first(self, value: ir.Value) -> ir.Value:
-        return self.op.Unsqueeze(value, constant(self.op, [0], np.int64))
+    @property
+    def _layout(self) -> tuple[ir.Value, ...]:
+        return self.tokens, self.rows, self.places, self.mask
 
     def _restore(self, value: ir.Value) -> None:
         """The padded batch again, zeros at padding, for every reader outside."""
-        op, outside = self.op, [use for use in value.uses() if use.node not in self.members]
-        tail = [int(dim) for dim in value.shape.dims[2:]]  # type: ignore[union-attr,arg-type]
-        rest = constant(op, np.array(tail), np.int64)
-        empty = op.Expand(constant(op, 0.0), op.Concat(op.ReduceProd(self.shape), rest, axis=0))
-        places = op.Unsqueeze(self.tokens, constant(op, [1], np.int64))
-        filled = op.ScatterND(empty, places, op.Squeeze(value, constant(op, [0], np.int64)))
-        restored = op.Reshape(filled, op.Concat(self.shape, rest, axis=0))
-        assert self.mask.shape is not None
-        restored.type, restored.shape = value.type, ir.Shape([*self.mask.shape.dims, *tail])
+        outside = [use for use in value.uses() if use.node not in self.members]
+        restored = self.op.FusedRestorePadding(value, *self._layout, _domain=DOMAIN)
+        assert self.mask.shape is not None and value.shape is not None
+        restored.type, restored.shape = value.type, ir.Shape([*self.mask.shape.dims, *value.shape.dims[2:]])
         for use in outside:
             use.node.replace_input_with(use.idx, restored)
         if value.is_graph_output():

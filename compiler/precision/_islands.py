@@ -42,7 +42,13 @@ MASK_PATH = frozenset(
     ConstantOfShape Tile Gather GatherND ScatterND Neg Not""".split()
 )
 ORDER_ONLY = frozenset({"Softmax", "LogSoftmax", "ReduceMax", "TopK", "ArgMax", "MaxPool"})
-SCORE_BIAS = {("", "Attention"): 3, ("com.microsoft", "Attention"): 5, ("com.microsoft", "MultiHeadAttention"): 5}
+SCORE_BIAS = {
+    ("", "Attention"): 3,
+    ("com.microsoft", "Attention"): 5,
+    ("com.microsoft", "MultiHeadAttention"): 5,
+    ("com.microsoft", "PackedAttention"): 5,
+    ("com.microsoft", "PackedMultiHeadAttention"): 6,
+}
 ROUNDS = frozenset({"Floor", "Ceil", "Round"})
 QUANTISERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 MOVES = frozenset("Unsqueeze Squeeze Reshape Expand Identity Transpose".split())

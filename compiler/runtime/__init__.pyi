@@ -1,6 +1,8 @@
 from . import reference as reference
 from .deployed import DeployedRunner as DeployedRunner
 from .padding import padded_dim as padded_dim
+from .plugin_operators import PLUGIN as PLUGIN
+from .plugin_operators import PLUGIN_DOMAIN as PLUGIN_DOMAIN
 from .reference import EXACT as EXACT
 from .reference import FLOAT as FLOAT
 from .reference import HALVES as HALVES

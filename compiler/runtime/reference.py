@@ -17,6 +17,8 @@ import onnx_ir as ir
 
 from ..core import BuildFailed, Feeds, Missing, Outputs, Profile, wanted_threads
 from ..graph import Graph
+from .cuda_operators import spell_cuda_operators
+from .plugin_operators import spell_plugins
 from .runner import Runner
 
 FLOAT = ir.DataType.FLOAT
@@ -81,6 +83,8 @@ def reference_session(graph: Graph, arena: bool = False) -> tuple[Any, dict[str,
     options = reference_options()
     options.enable_cpu_mem_arena = arena
     copy, weights = graph.copy().model, {}
+    spell_cuda_operators(copy)
+    spell_plugins(copy)
     for name, value in list(copy.graph.initializers.items()):
         tensor = value.const_value
         if tensor is None or tensor.nbytes < LARGE or tensor.dtype not in FED:

@@ -26,12 +26,12 @@ def target_for(gpu: gpu_models.Gpu, target: str | None = None, *, per_sm: bool =
     rtx = get("tensorrt-rtx")
     if target is None:
         target = "tensorrt-rtx" if gpu.sm in rtx.SMS and gpu.sm not in UNSUPPORTED_RTX else "tensorrt"
-    if target == "tensorrt":
-        return TargetSpec("tensorrt")
+    if target in ("tensorrt", "onnxruntime-tensorrt"):
+        return TargetSpec(target)
     if target == "onnxruntime-cuda":
         return _for_cuda(gpu, per_sm)
     if target != "tensorrt-rtx":
-        known = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda")
+        known = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime-tensorrt")
         raise RecipeError(f"{gpu.name}/{target}: {target!r} builds for no GPU{did_you_mean(target, known)}")
     if gpu.sm not in rtx.SMS:
         raise RecipeError(

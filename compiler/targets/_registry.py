@@ -33,12 +33,20 @@ def lowerings(spec: TargetSpec, *, quantised: bool = False) -> Mapping[str, Any]
     return target.lowerings(spec.sms, quantised=quantised) if hasattr(target, "lowerings") else {}
 
 
-def refusal(spec: TargetSpec, precision: str, *, packed: bool = False) -> str | None:
-    """Why a target cannot build a precision for these SMs, or a graph without padding; None where it can."""
+def refusal(spec: TargetSpec, precision: str, *, packed: bool = False, plugins: Sequence[str] = ()) -> str | None:
+    """Why a target cannot build a precision for these SMs, or a graph without padding or with plugins; None where it can."""
     target = get(spec.name)
+    asked = getattr(target, "plugin_refusal", None)
+    if plugins and asked is None:
+        able = ", ".join(name for name in names() if hasattr(get(name), "PLUGINS"))
+        return f"--plugin: target {spec.name} takes no kernels of ours; {able} does"
+    if plugins and asked is not None and (why := asked(plugins, precision)):
+        return cast("str", why)
     if packed and not getattr(target, "PACKS", False):
         able = ", ".join(name for name in names() if getattr(get(name), "PACKS", False))
-        return f"--packed: target {spec.name} has no form of attention without padding; {able} has"
+        return f"--packed: target {spec.name} has no form of attention without padding; {able} have"
+    if packed and hasattr(target, "packed_refusal") and (why := target.packed_refusal(precision)):
+        return cast("str", why)
     return cast("str | None", target.refusal(spec.sms, precision)) if hasattr(target, "refusal") else None
 
 

@@ -17,6 +17,7 @@ from ._onnxruntime_cuda import kernels, placement
 from ._protocol import Availability, BuildRequest, Built, engine_file, place_graph
 
 FUSES = True
+PACKS = True  # _onnxruntime_cuda/lower_packed.py
 MODEL = "model.onnx"
 PACKAGE = "onnxruntime-gpu"
 INSTALL = "pip install 'bertc[gpu]'"
@@ -90,6 +91,13 @@ def refusal(sms: tuple[str, ...], precision: str) -> str | None:
     if precision == "bf16" and "sm75" in sms:
         return "bf16 on sm75: Turing has no bfloat16; use --fp16, or leave sm75 out"
     return None
+
+
+def packed_refusal(precision: str) -> str | None:
+    """Why there is no attention without padding in a precision; None where there is."""
+    if precision != "bf16":
+        return None
+    return "--packed --bf16: the CUDA provider of ONNX Runtime has attention without padding for fp16 and fp32; use --fp16"
 
 
 def require_possible(sms: tuple[str, ...], precision: str) -> None:

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..core import Missing, RecipeError
 from ..core import machine as packages
+from ..graph import Graph
 from ..runtime import Runner
 from ._protocol import Availability, BuildRequest, Built
 from ._tensorrt import adapter as _trt
+from ._tensorrt import plugin_nodes
 from ._tensorrt.adapter import CARRIES as CARRIES
 from ._tensorrt.adapter import FUSES as FUSES
 from ._tensorrt.adapter import INT8_ATTENTION as INT8_ATTENTION
 from ._tensorrt.adapter import INT8_BASE as INT8_BASE
-from ._tensorrt.adapter import lower as lower
 from ._tensorrt.adapter import lowerings as lowerings
 from ._tensorrt.graph_refusal import graph_refusal as graph_refusal
 
 MODULE = "tensorrt"
 INSTALL = "pip install 'bertc[trt]'  (on a host with the GPU)"
 OLDEST = (10, 8)
+PLUGINS = tuple(plugin_nodes.TENSORS)
+KERNELS = plugin_nodes.KERNELS
 SMS: tuple[str, ...] = ()
 DEFAULT_SMS: tuple[str, ...] = ()
 
@@ -56,6 +59,22 @@ def _numbers(version: str) -> tuple[int, ...]:
 def refusal(sms: tuple[str, ...], precision: str) -> str | None:
     """Why this compiler cannot build a precision on the GPUs of this machine; None where it can."""
     return _trt.refusal(precision, {sm: f"{name} ({sm})" for name, sm in packages.gpus()})
+
+
+def lower(
+    graph: Graph, sms: tuple[str, ...] = (), *, quantised: bool = False, plugins: Sequence[str] = ()
+) -> Graph:  # fmt: skip
+    """As for TensorRT-RTX, the operators of `plugins` as nodes that call kernels of ours."""
+    return _trt.lower(graph, sms, quantised=quantised, given=plugin_nodes.bodies(plugins))
+
+
+def plugin_refusal(names: Sequence[str], precision: str) -> str | None:
+    """Why these operators cannot be kernels of ours; None where they can."""
+    if why := plugin_nodes.require_known(names, precision):
+        return why
+    if importlib.util.find_spec("triton") is None:
+        return "--plugin: the kernels are compiled by triton, which is not installed: pip install 'bertc[kernels]' (Linux)"
+    return None
 
 
 def build(request: BuildRequest) -> Built:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,15 @@ def refusal(sms: tuple[str, ...], precision: str) -> str | None:
         lacks = "bfloat16" if precision == "bf16" else "float32 GEMM (the builder says 'FP32 GEMM is not supported')"
         return f"{precision} on sm75: TensorRT-RTX has no {lacks} for Turing; use --fp16"
     return None
+
+
+def plugin_refusal(names: Sequence[str], precision: str) -> str | None:
+    """It takes no plugins that are compiled into the engine."""
+    return (
+        f"--plugin {', '.join(names)}: TensorRT-RTX takes none of these. Its parser says: 'TensorRT-RTX imports IPluginV3 "
+        "plugins registered with an IPluginCreatorV3One creator only', and ours are quickly deployable ones; use the target "
+        "tensorrt"
+    )
 
 
 def require_possible(sms: tuple[str, ...], precision: str) -> None:

@@ -37,22 +37,33 @@ def tile_of(
 
 
 @triton.jit
+def channels_of(program, N: tl.constexpr, GROUPS: tl.constexpr, BO: tl.constexpr):
+    """(group, the channels of a tile, which of them there are): no tile has channels of two groups."""
+    blocks: tl.constexpr = (N // GROUPS + BO - 1) // BO
+    group = program // blocks
+    inner = program % blocks * BO + tl.arange(0, BO)
+    return group, group * (N // GROUPS) + inner, inner < N // GROUPS
+
+
+@triton.jit
+def store_gelu(out, made, batch, o, kept, t, T2, N: tl.constexpr, FORM: tl.constexpr):
+    """GELU of a tile [BO, BT] to its place in [B, N, T2]."""
+    to = out + batch.to(tl.int64) * N * T2 + o[:, None] * T2 + t[None, :]
+    tl.store(to, gelu(made, FORM).to(out.dtype.element_ty), mask=kept[:, None] & (t < T2)[None, :])
+
+
+@triton.jit
 def conv1d_gelu(
     x, w, b, T, T2, out,
     C: tl.constexpr, N: tl.constexpr, K: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr, DILATION: tl.constexpr,
     GROUPS: tl.constexpr, FORM: tl.constexpr, BO: tl.constexpr, BT: tl.constexpr, BR: tl.constexpr,
 ):  # fmt: skip
     """No norm."""
-    blocks: tl.constexpr = (N // GROUPS + BO - 1) // BO
-    group = tl.program_id(1) // blocks
-    inner = tl.program_id(1) % blocks * BO + tl.arange(0, BO)
-    o = group * (N // GROUPS) + inner
-    kept = inner < N // GROUPS
+    group, o, kept = channels_of(tl.program_id(1), N, GROUPS, BO)
     t = tl.program_id(0) * BT + tl.arange(0, BT)
     batch = tl.program_id(2)
     made = tile_of(x, w, b, batch, group, o, kept, t, T, T2, C, N, K, STRIDE, PAD, DILATION, GROUPS, BO, BT, BR)
-    to = out + batch.to(tl.int64) * N * T2 + o[:, None] * T2 + t[None, :]
-    tl.store(to, gelu(made, FORM).to(out.dtype.element_ty), mask=kept[:, None] & (t < T2)[None, :])
+    store_gelu(out, made, batch, o, kept, t, T2, N, FORM)
 
 
 @triton.jit
@@ -72,8 +83,7 @@ def conv1d_layernorm_gelu(
     made *= tl.load(gamma + o, mask=kept, other=0.0).to(tl.float32)[:, None]
     if beta is not None:
         made += tl.load(beta + o, mask=kept, other=0.0).to(tl.float32)[:, None]
-    to = out + batch.to(tl.int64) * N * T2 + o[:, None] * T2 + t[None, :]
-    tl.store(to, gelu(made, FORM).to(out.dtype.element_ty), mask=kept[:, None] & (t < T2)[None, :])
+    store_gelu(out, made, batch, o, kept, t, T2, N, FORM)
 
 
 @triton.jit
@@ -83,11 +93,7 @@ def conv1d_statistics(
     GROUPS: tl.constexpr, EPS: tl.constexpr, BO: tl.constexpr, BT: tl.constexpr, BR: tl.constexpr,
 ):  # fmt: skip
     """Mean and 1 / deviation of each channel over time, tile after tile, merged as Chan et al. 1983: nothing cancels."""
-    blocks: tl.constexpr = (N // GROUPS + BO - 1) // BO
-    group = tl.program_id(0) // blocks
-    inner = tl.program_id(0) % blocks * BO + tl.arange(0, BO)
-    o = group * (N // GROUPS) + inner
-    kept = inner < N // GROUPS
+    group, o, kept = channels_of(tl.program_id(0), N, GROUPS, BO)
     batch = tl.program_id(1)
     mean = tl.zeros([BO], tl.float32)
     squares = tl.zeros([BO], tl.float32)
@@ -113,11 +119,7 @@ def conv1d_groupnorm_gelu(
     GROUPS: tl.constexpr, FORM: tl.constexpr, BO: tl.constexpr, BT: tl.constexpr, BR: tl.constexpr,
 ):  # fmt: skip
     """With the statistics of `conv1d_statistics`."""
-    blocks: tl.constexpr = (N // GROUPS + BO - 1) // BO
-    group = tl.program_id(1) // blocks
-    inner = tl.program_id(1) % blocks * BO + tl.arange(0, BO)
-    o = group * (N // GROUPS) + inner
-    kept = inner < N // GROUPS
+    group, o, kept = channels_of(tl.program_id(1), N, GROUPS, BO)
     t = tl.program_id(0) * BT + tl.arange(0, BT)
     batch = tl.program_id(2)
     made = tile_of(x, w, b, batch, group, o, kept, t, T, T2, C, N, K, STRIDE, PAD, DILATION, GROUPS, BO, BT, BR)
@@ -127,8 +129,7 @@ def conv1d_groupnorm_gelu(
     made *= scale[:, None]
     if beta is not None:
         made += tl.load(beta + o, mask=kept, other=0.0).to(tl.float32)[:, None]
-    to = out + batch.to(tl.int64) * N * T2 + o[:, None] * T2 + t[None, :]
-    tl.store(to, gelu(made, FORM).to(out.dtype.element_ty), mask=kept[:, None] & (t < T2)[None, :])
+    store_gelu(out, made, batch, o, kept, t, T2, N, FORM)
 
 
 ATTRIBUTES = {"stride": 1, "pad": 0, "pad_end": 0, "dilation": 1, "groups": 1}

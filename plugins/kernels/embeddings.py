@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from ._launch import FLOATS, IDS, Example, Launch, Tensor, Variant, block, cdiv
+from ._norm import normalised
 
 
 @triton.jit
@@ -42,11 +43,7 @@ def embeddings(
             kind = tl.load(types + token, mask=there, other=0)
         total += rows_of(type_, kind, Y, columns, inside, H)
     total = tl.where(inside, total, 0.0)
-    centred = tl.where(inside, total - (tl.sum(total, 1) / H)[:, None], 0.0)
-    made = centred * tl.rsqrt(tl.sum(centred * centred, 1) / H + EPS)[:, None]
-    made *= tl.load(gamma + columns, mask=columns < H, other=0.0).to(tl.float32)[None, :]
-    if beta is not None:
-        made += tl.load(beta + columns, mask=columns < H, other=0.0).to(tl.float32)[None, :]
+    made = normalised(total, inside, gamma, beta, columns, H, EPS, False)
     tl.store(out + token.to(tl.int64)[:, None] * H + columns[None, :], made.to(out.dtype.element_ty), mask=inside)
 
 

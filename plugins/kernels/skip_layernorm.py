@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from ._launch import FLOATS, QUANTISED, Example, Launch, Tensor, Variant, block, cdiv
+from ._norm import normalised
 
 
 @triton.jit
@@ -44,13 +45,7 @@ def skip_layernorm(
         added += tl.load(bias + columns, mask=wide, other=0.0).to(tl.float32)[None, :]
     if total is not None:
         tl.store(total + at, added.to(total.dtype.element_ty), mask=inside)
-    if not RMS:
-        added -= (tl.sum(added, 1) / H)[:, None]
-    added = tl.where(wide[None, :], added, 0.0)
-    made = added * tl.rsqrt(tl.sum(added * added, 1) / H + EPS)[:, None]
-    made *= tl.load(gamma + columns, mask=wide, other=0.0).to(tl.float32)[None, :]
-    if beta is not None:
-        made += tl.load(beta + columns, mask=wide, other=0.0).to(tl.float32)[None, :]
+    made = normalised(added, wide[None, :], gamma, beta, columns, H, EPS, RMS)
     tl.store(y + at, made.to(y.dtype.element_ty), mask=inside)
     if quantised is not None:
         kind: tl.constexpr = quantised.dtype.element_ty

@@ -61,6 +61,22 @@ def test_a_family_runs_on_cuda(family: str, mode: str, tmp_path: Path) -> None:
     assert found["nodes"] < before["nodes"]
 
 
+@pytest.mark.parametrize("family", ["bert", "distilbert", "mpnet", "modernbert", "t5-encoder", "nomic-bert", "gpt2"])
+def test_a_packed_family_runs_on_cuda_without_a_copy(family: str, tmp_path: Path) -> None:
+    path = next(path for path in golden.FOLDER.glob(f"{family}.dynamo*"))
+    (found,) = ort_gpu.place(site(), bench_placement.packed(path, tmp_path))
+    assert set(found["providers"].get("CPU", {})) <= placement.ARITHMETIC
+    assert found["memcpy"] == 0 and found["ops"].keys() & {"PackedAttention", "PackedMultiHeadAttention"}
+
+
+def test_packed_minilm_is_seven_nodes_a_layer_and_has_no_copy(tmp_path: Path) -> None:
+    (made,) = bertc.build("minilm", tmp_path / "out", targets=["onnxruntime-cuda=fp16"], packed=True)
+    (found,) = ort_gpu.place(site(), made.path / "model.onnx")
+    assert found["nodes"] <= 78 and found["memcpy"] == 0 and set(found["providers"]["CPU"]) == {"Concat"}
+    layers = {"PackedAttention": 6, "MatMul": 18, "BiasGelu": 6, "SkipLayerNormalization": 12}
+    assert {op: found["ops"][op] for op in layers} == layers
+
+
 def test_minilm_is_sixty_nodes_seven_a_layer(tmp_path: Path) -> None:
     (made,) = bertc.build("minilm", tmp_path / "out", targets=["onnxruntime-cuda=fp16"])
     (found,) = ort_gpu.place(site(), made.path / "model.onnx")

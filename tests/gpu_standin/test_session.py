@@ -86,3 +86,47 @@ def test_a_node_without_a_kernel_is_named_when_it_is_loaded(tmp_path: Path) -> N
     onnx.save(model, path)
     with pytest.raises(RuntimeError, match=r"BuildFailed: .*Sinh"):
         ort_gpu.python(SITE, "-c", RUN, path)
+
+
+PROVIDER_OPTIONS = """
+import json, sys
+import onnxruntime as ort
+
+name, options = json.loads(sys.argv[2])
+try:
+    ort.InferenceSession(sys.argv[1], providers=[(name, options)], enable_fallback=0)
+except Exception as error:
+    print(json.dumps(str(error)))
+"""
+
+
+def tensorrt_says(options: dict[str, str], path: Path) -> str:
+    """What ONNX Runtime says of options of its TensorRT provider.
+
+    It reads all of them first. The builder that it then asks for is none in the stand-in, which ends the process.
+    """
+    assert SITE is not None
+    try:
+        found = ort_gpu.python(SITE, "-c", PROVIDER_OPTIONS, path, json.dumps(["TensorrtExecutionProvider", options]))
+    except RuntimeError as ended:
+        return "taken" if "exit -11" in str(ended) else str(ended)
+    return str(json.loads(found.splitlines()[-1]))
+
+
+def test_the_tensorrt_provider_s_own_parser_takes_our_options_and_no_others(tmp_path: Path) -> None:
+    from bertc.core import TensorSpec, profiles
+    from bertc.targets._onnxruntime_cuda import tensorrt_options
+
+    path = artifact(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    inputs = [TensorSpec.from_json(each) for each in manifest["inputs"]]
+    given = {"enable": ["fp16", "bf16", "int8"], "max_workspace_size": 2**30, "cuda_graph": 1, "engine_cache": str(tmp_path)}
+    chosen = tensorrt_options.checked_options(given, path)
+    (_, options), (_, cuda) = tensorrt_options.provider_list(
+        path, chosen, inputs, profiles.profiles_from_json(manifest["profiles"])
+    )
+    assert tensorrt_says(options, path) == "taken" and cuda["use_tf32"] == "0"
+    for name in ("trt_profile_min_shapes", "trt_engine_cache_path"):
+        wrong = {f"{key}_" if key == name else key: value for key, value in options.items()}
+        assert f"Invalid TensorRT EP option: {name}_" in tensorrt_says(wrong, path)
+    assert "should be 'True' or 'False'" in tensorrt_says({**options, "trt_fp16_enable": "1"}, path)

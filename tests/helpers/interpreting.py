@@ -73,10 +73,12 @@ def launch_of(file: str, name: str) -> Any:
 
 
 def changed(file: str, folder: Path, *changes: tuple[str, str]) -> str:
-    """A copy of a kernel's file with a fault in it."""
+    """A copy of a kernel's file with a fault in it, or in what it shares with others, which stands in the copy as well."""
     import bertc.plugins
 
-    text = (Path(bertc.plugins.__path__[0]) / "kernels" / f"{file}.py").read_text("utf-8")
+    kernels = Path(bertc.plugins.__path__[0]) / "kernels"
+    text, shared = ((kernels / f"{name}.py").read_text("utf-8") for name in (file, "_norm"))
+    text = text.replace("from ._norm import normalised\n", shared[shared.index("@triton.jit") :])
     for before, after in changes:
         assert text.count(before) == 1, f"{before!r} stands {text.count(before)} times in {file}.py"
         text = text.replace(before, after)

@@ -157,3 +157,49 @@ def test_a_plugin_refuses_what_its_kernel_cannot(tmp_path: Path) -> None:
     assert "gamma is fp32, other tensors of its kind are fp16" in mixed["refused"]
     assert "N is dynamic" in dynamic["refused"]
     assert "float8 needs sm89" in fp8["refused"]
+
+
+WORKER = """
+import json, sys
+import tensorrt_bindings as trt
+sys.modules["tensorrt"] = trt
+import tensorrt_bindings.plugin as trtp
+sys.modules["tensorrt.plugin"] = trtp
+from tensorrt_bindings.plugin import _lib
+from bertc.targets._tensorrt import worker
+made = worker.register_plugins(trtp, {"sm": "sm90", "plugins": json.loads(sys.argv[1])})
+known = [[list(_lib.QDP_REGISTRY[each["plugin"]].input_tensor_names), each] for each in made]
+flags = trt.NetworkDefinitionCreationFlag
+print(json.dumps({"known": known, "flags": worker._flags(trt, True) == sum(1 << int(flag) for name, flag in
+    flags.__members__.items() if name in ("STRONGLY_TYPED", "PREFER_AOT_PYTHON_PLUGINS"))}))
+"""
+
+
+def test_the_worker_registers_what_a_graph_uses_under_the_names_of_its_nodes(tmp_path: Path) -> None:
+    """Here it stops: no builder that takes such plugins is at hand, so no engine is made of the graph."""
+    import fused
+
+    from bertc.targets import tensorrt
+    from bertc.targets._tensorrt import plugin_nodes
+
+    graph = tensorrt.lower(fused.encoder(), plugins=tuple(plugin_nodes.TENSORS))
+    wanted = {n.op_type: len(n.inputs) for n in graph.model.graph if n.domain == "bertc.plugins"}
+    (tmp_path / "bindings").mkdir()
+    environment = stand_in(tmp_path / "bindings")
+    path = os.pathsep.join([environment["PYTHONPATH"], *(each or os.getcwd() for each in sys.path)])
+    command = [sys.executable, "-P", "-c", WORKER, json.dumps(plugin_nodes.used(graph))]
+    given = {**os.environ, **environment, "PYTHONPATH": path}
+    done = subprocess.run(command, capture_output=True, text=True, env=given, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert {facts["plugin"]: len(names) for names, facts in found["known"]} == {f"bertc::{k}": v for k, v in wanted.items()}
+    assert all(facts["sm"] == "sm90" and len(facts["source_sha256"]) == 64 and facts["triton"] for _, facts in found["known"])
+    assert found["flags"]
+
+
+def test_nodes_name_the_tensors_of_their_launches() -> None:
+    from bertc.plugins.kernels import launches
+    from bertc.targets._tensorrt import plugin_nodes
+
+    for name, tensors in plugin_nodes.TENSORS.items():
+        assert tuple(launches()[name].tensors()) == tensors

@@ -4,7 +4,8 @@ FusedPackedAttention(x [1,T,H], mask?, Wqkv [H,3*h*d], bqkv [3*h*d]?, Wo [h*d,N]
                      cos [1|B,1,S,d]?, sin [1|B,1,S,d]?; num_heads, scale) -> [1,T,N]
 
 `tokens` and `ends` are those of a FusedPackedLayout of a mask of `grid`'s shape; of `grid` only the shape counts. The mask (it is
-added, and broadcasts to [B,h,S,S]), cos and sin are those of the padded batch. Here: every token at its position of the padded
+added, and broadcasts to [B,h,S,S]), cos and sin are those of the padded batch. The lowerings read a mask by position in the row,
+so one that differs between queries wants a layout with `from_start`. Here: every token at its position of the padded
 batch again, and what is no token of a row unseen.
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 DOMAIN = "com.microsoft"
@@ -42,3 +43,17 @@ def same_shape(one: ir.Value, other: ir.Value) -> bool:
 def same_size(one: int | ir.SymbolicDim, other: int | ir.SymbolicDim) -> bool:
     """Whether two dimensions are one number or one name; two that are not known are not."""
     return one == other and getattr(one, "value", one) is not None
+
+
+def counts_from_0(positions: ir.Value) -> bool:
+    """Whether positions are 0, 1, 2 ... in each row, which the kernel takes them for: the first so many of a constant row."""
+    node = positions.producer()
+    if node is None or node.op_type != "Slice" or node.domain:
+        return False
+    row, start, _, *rest = (ir.convenience.get_const_tensor(value) for value in node.inputs if value is not None)
+    axis, step = (int(t.numpy().reshape(-1)[0]) if t is not None and t.size == 1 else None for t in [*rest, None, None][:2])
+    if row is None or start is None or start.size != 1 or int(start.numpy().reshape(-1)[0]) or len(rest) not in (1, 2):
+        return False
+    numbers = row.numpy()
+    counted = numbers.ndim == 2 and bool((numbers == np.arange(numbers.shape[1])).all())
+    return counted and axis in (1, -1) and (len(rest) == 1 or step == 1)

@@ -8,7 +8,8 @@
 - Norms inside these kernels compute mean and variance in float32 whatever their type is.
 - What is not in the table is inlined as its canonical body: GroupNormalization has no CUDA kernel, and no body writes it.
 
-All of these operators have float32 kernels on the CPU, which is how the fusions are proven and the typed graph is verified.
+All of these operators have float32 kernels on the CPU, which is how the fusions are proven and the typed graph is verified, but
+for those of packed tokens (`lower_packed.py`).
 """
 
 from __future__ import annotations
@@ -30,24 +31,34 @@ from ...ops import constant as made_constant
 from .._tensorrt.layout import drop_count, drop_expands
 from .._tensorrt.lower_common import lazy_weight
 from . import lower_attention as attention
-from .contrib import contrib, of_rank, same_shape
+from . import lower_packed as packed
+from .contrib import contrib, counts_from_0, of_rank, same_shape
+from .flat_tokens import flatten_tokens
 from .shapes import slice_first_rows, start_ranges_late
+from .tiles import rewrite_tiles, untiled
 
 SKIP_NORMS = ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
 
 
 def lower(graph: Graph, *, quantised: bool = False) -> Graph:
-    """Standard and com.microsoft operators; a graph without `bertc` nodes is left as it is."""
+    """Standard and com.microsoft operators; of a graph without `bertc` nodes a Tile alone may change."""
     if not any(node.domain == DOMAIN for node in graph.model.graph.all_nodes()):
-        return graph
+        if not any(untiled(node, graph.opset) for node in graph.model.graph.all_nodes()):
+            return graph
+        copy = graph.copy()
+        rewrite_tiles(copy.model)
+        return copy
     lowered = expand(graph, lowerings(quantised=quantised))
     for node in lowered.model.graph.all_nodes():
         _leave_out(node)
     CommonSubexpressionEliminationPass()(lowered.model)  # the expanded mask, the positions
     start_ranges_late(lowered.model.graph)
     slice_first_rows(lowered.model.graph)
+    rewrite_tiles(lowered.model)
     # A mask's low is a number that fp16 may replace where it is an initializer.
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(lowered.model)
+    if any(node.op_type == packed.LAYOUT for node in graph.model.graph):
+        flatten_tokens(lowered.model)
     drop_count(lowered.model.graph)
     drop_expands(lowered.model.graph)
     RemoveUnusedNodesPass()(lowered.model)
@@ -63,7 +74,8 @@ def _leave_out(node: ir.Node) -> None:
 
 def lowerings(*, quantised: bool = False) -> Mapping[str, Body]:
     """Operator -> lowering; the projections of attention apart where they are quantised."""
-    return {**LOWERINGS, **({"FusedAttention": attention.projected_apart} if quantised else {})}
+    apart = {"FusedAttention": attention.projected_apart, "FusedPackedAttention": packed.projected_apart}
+    return {**LOWERINGS, **(apart if quantised else {})}
 
 
 def embeddings(op: Any, node: ir.Node) -> Sequence[ir.Value]:
@@ -74,26 +86,12 @@ def embeddings(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     if types is None and type_ is not None:
         position, type_ = _with_row_0(op, node, position, type_), None
     given = [_int32(op, ids), None if types is None else _int32(op, types), word, position, type_, gamma, beta]
-    places = [] if positions is None or _counts_from_0(positions) else [None, _int32(op, positions)]
+    places = [] if positions is None or counts_from_0(positions) else [None, _int32(op, positions)]
     epsilon = node.attributes.get_float("epsilon", EPSILON)
     # Its type inference wants the second output to be there, which counts the tokens of a mask.
     made, counted = contrib(op, "EmbedLayerNormalization", *given, *places, like=node.outputs[0], outputs=2, epsilon=epsilon)
     counted.type, counted.shape = ir.TensorType(ir.DataType.INT32), None
     return [made]
-
-
-def _counts_from_0(positions: ir.Value) -> bool:
-    """Whether positions are 0, 1, 2 ... in each row, which the kernel takes them for: the first so many of a constant row."""
-    node = positions.producer()
-    if node is None or node.op_type != "Slice" or node.domain:
-        return False
-    row, start, _, *rest = (ir.convenience.get_const_tensor(value) for value in node.inputs if value is not None)
-    axis, step = (int(t.numpy().reshape(-1)[0]) if t is not None and t.size == 1 else None for t in [*rest, None, None][:2])
-    if row is None or start is None or start.size != 1 or int(start.numpy().reshape(-1)[0]) or len(rest) not in (1, 2):
-        return False
-    numbers = row.numpy()
-    counted = numbers.ndim == 2 and bool((numbers == np.arange(numbers.shape[1])).all())
-    return counted and axis in (1, -1) and (len(rest) == 1 or step == 1)
 
 
 def _with_row_0(op: Any, node: ir.Node, position: ir.Value, type_: ir.Value) -> ir.Value:
@@ -165,4 +163,8 @@ LOWERINGS: Mapping[str, Body] = {
     "FusedCrossAttention": attention.cross_attention,
     "FusedPastAttention": attention.past_attention,
     "FusedDisentangledAttention": attention.disentangled_attention,
+    "FusedPackedLayout": packed.layout,
+    "FusedRemovePadding": packed.remove_padding,
+    "FusedRestorePadding": packed.restore_padding,
+    "FusedPackedAttention": packed.attention,
 }

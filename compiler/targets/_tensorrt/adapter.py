@@ -23,11 +23,12 @@ from ...core import ArtifactError, BuildFailed, Feeds, Missing, Outputs, Profile
 from ...core import machine as packages
 from ...core import profiles as profiles_
 from ...graph import DOMAIN, Graph, module_path
-from ...runtime import Runner
+from ...runtime import PLUGIN_DOMAIN, Runner
 from ...source import carry_quantisation
 from .._protocol import BuildRequest, Built, engine_file
 from . import branches as _branches
 from . import kernel_log as _kernels
+from . import plugin_nodes as _plugins
 from . import quantised_check as _int8
 from . import weight_check as _weights
 
@@ -105,8 +106,12 @@ def lowerings(sms: tuple[str, ...] = (), *, quantised: bool = False) -> Mapping[
     return lower_encoder.lowerings(sms, quantised)
 
 
-def lower(graph: Graph, sms: tuple[str, ...] = (), *, quantised: bool = False) -> Graph:
+def lower(
+    graph: Graph, sms: tuple[str, ...] = (), *, quantised: bool = False, given: Mapping[str, Body] = {}
+) -> Graph:  # fmt: skip
     """Standard ONNX in the form that makes the fewest kernels (of a graph with Q/DQ pairs, where `quantised`).
+
+    `given`: bodies that take the place of those of the table.
 
     A graph without `bertc` nodes stays as it is. Raises BuildFailed naming nodes that the parser would misread.
     """
@@ -116,7 +121,7 @@ def lower(graph: Graph, sms: tuple[str, ...] = (), *, quantised: bool = False) -
     from ...ops import expand
     from . import layout
 
-    lowered = layout.tidy(expand(graph, lowerings(sms, quantised=quantised)))
+    lowered = layout.tidy(expand(graph, {**lowerings(sms, quantised=quantised), **given}))
     require_plain(lowered)
     return lowered
 
@@ -127,7 +132,7 @@ def require_plain(graph: Graph) -> None:
     So a node of another domain can become something else of the same name, and all calls of a function can get the weights of
     one. Raises BuildFailed naming the nodes.
     """
-    foreign = [n for n in graph.model.graph.all_nodes() if n.domain not in ("", "ai.onnx")]
+    foreign = [n for n in graph.model.graph.all_nodes() if n.domain not in ("", "ai.onnx", PLUGIN_DOMAIN)]
     if foreign:
         shown = ", ".join(f"{n.name!r} ({n.domain}.{n.op_type})" for n in foreign[:SHOWN_ERRORS])
         raise BuildFailed(
@@ -179,6 +184,7 @@ def _facts(request: BuildRequest, result: Mapping[str, Any], log: str, kernels: 
         "gemms": _kernels.check_gemms(request.graph, kernels, request.precision) | _int8.check_quantised(request.graph, kernels),
         **_weights.check_constants(request.graph, kernels, _weights.stored_bytes(log) or result["nbytes"]),
         "engine_bytes": result["nbytes"],
+        **({"plugins": result["plugins"]} if result["plugins"] else {}),
         "builder_version": result["version"],
         "warnings": list(dict.fromkeys(re.findall(r"^(?:\[WARNING\]|WARNING:) (.*)$", log, re.MULTILINE))),
     }
@@ -207,6 +213,8 @@ def _compile(module: str, request: BuildRequest, workspace: int | None, folder: 
         "workspace": workspace,
         "timing_cache": str(request.timing_cache) if request.timing_cache else None,
         "profiles": shapes,
+        "plugins": _plugins.used(request.graph),
+        "sm": next((sm for _, sm in packages.gpus()), None),
         **paths,
     }
     job_path = folder / "job.json"

@@ -5,7 +5,8 @@ take its caller along. Reads a job, writes the engine, the builder's log (as it 
 
     job     {"module", "graph", "plan", "log", "result", "parent", "sms": ["sm89"], "workspace": bytes or null,
              "timing_cache": file or null,
-             "profiles": [{input: [min shape, opt shape, max shape]}]}
+             "profiles": [{input: [min shape, opt shape, max shape]}],
+             "plugins": [{"launch", "present"}] of kernels of ours, "sm" of this machine's GPU}
     result  {"stage": "import" | "parse" | "config" | "build" | "done", "errors": [...], "version",
              and when done: "tf32", "sha256", "nbytes", "seconds", "notes": [what became of a timing cache that is no use]}
 """
@@ -80,7 +81,8 @@ def compile_job(trt: Any, job: Mapping[str, Any]) -> dict[str, Any]:
     with Path(job["log"]).open("w", encoding="utf-8", errors="replace") as file:
         logger, errors = _logger(trt, file)
         builder = trt.Builder(logger)
-        network = builder.create_network(_flags(trt))
+        plugins = register_plugins(importlib.import_module(f"{job['module']}.plugin"), job) if job["plugins"] else []
+        network = builder.create_network(_flags(trt, bool(plugins)))
         parser = trt.OnnxParser(network, logger)
         if not parser.parse_from_file(str(job["graph"])):
             raise Refused("parse", _parser_errors(parser) or [_error(m) for m in errors])
@@ -101,6 +103,7 @@ def compile_job(trt: Any, job: Mapping[str, Any]) -> dict[str, Any]:
         "tf32": bool(config.get_flag(trt.BuilderFlag.TF32)),
         "sha256": hashlib.sha256(view).hexdigest(),
         "nbytes": view.nbytes,
+        "plugins": plugins,
         "seconds": round(seconds, 3),
         "notes": list(dict.fromkeys(notes)),
     }
@@ -134,10 +137,32 @@ def _inspect(trt: Any, logger: Any, plan: Any) -> str:
     return f"\n{lines}\n"
 
 
-def _flags(trt: Any) -> int:
-    """Strongly typed: needed on TensorRT 10, the only kind on 11, where the flag may vanish."""
+def _flags(trt: Any, plugins: bool = False) -> int:
+    """Strongly typed: needed on TensorRT 10, the only kind on 11, where the flag may vanish. Plugins with their code inside."""
     flags = trt.NetworkDefinitionCreationFlag
-    return 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
+    wanted = ["STRONGLY_TYPED", *(["PREFER_AOT_PYTHON_PLUGINS"] if plugins else [])]
+    return sum(1 << int(getattr(flags, name)) for name in wanted if hasattr(flags, name))
+
+
+def register_plugins(trtp: Any, job: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Tell TensorRT (`trtp` is its module `plugin`) of the kernels of a graph; what the manifest says of each. Raises Refused."""
+    import inspect
+    from importlib.metadata import version
+
+    from bertc.plugins.kernels import launches
+    from bertc.plugins.kernels._tensorrt import Plugin
+
+    if not job["sm"]:
+        raise Refused("config", [_error("kernels of ours are compiled for the SM of the GPU, and none was found")])
+    made = []
+    for each in job["plugins"]:
+        launch = launches()[each["launch"]]
+        plugin = Plugin(launch, each["present"], int(str(job["sm"]).removeprefix("sm")))
+        plugin.register(trtp)
+        source = Path(inspect.getfile(launch.entry.fn)).read_bytes()
+        facts = {"operator": launch.name, "plugin": plugin.id, "sm": job["sm"], "triton": version("triton")}
+        made.append({**facts, "source_sha256": hashlib.sha256(source).hexdigest()})
+    return made
 
 
 def _parser_errors(parser: Any) -> list[dict[str, str]]:

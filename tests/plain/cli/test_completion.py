@@ -80,7 +80,7 @@ def test_entries_of_a_fleet(tmp_path: Path) -> None:
 RTX = targets.get("tensorrt-rtx")
 # Words as bash has them in COMP_WORDS, and what it puts in the place of the last one.
 IN_BASH = [
-    (["build", "--target", "onn"], ["onnxruntime", "onnxruntime-cuda"]),
+    (["build", "--target", "onn"], ["onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt"]),
     (["build", "--target", "tensorrt-rtx", ":", "sm12"], ["sm120", "sm121"]),
     (["build", "--target", "tensorrt-rtx", ":"], [*RTX.SMS, *(gpu.name for gpu in gpu_models.TABLE if gpu.sm in RTX.SMS)]),
     (["build", "--target", "tensorrt-rtx", ":", "sm86,l40"], ["sm86,l40", "sm86,l40s"]),

@@ -26,6 +26,8 @@ from bertc.plugins import (
     linear,
     packed_attention,
     packed_layout,
+    remove_padding,
+    restore_padding,
     rotary,
     rotary_attention,
     score_mask,
@@ -304,12 +306,31 @@ def test_an_unknown_operator_and_an_old_opset_are_refused() -> None:
 @given(SIZES, st.integers(1, 6), st.booleans(), st.integers(0, 99))
 def test_packed_layout(rows: int, length: int, from_start: bool, seed: int) -> None:
     mask = np.random.default_rng(seed).integers(0, 2, (rows, length))
-    graph = single("FusedPackedLayout", (mask,), {"from_start": int(from_start)}, 2)
+    graph = single("FusedPackedLayout", (mask,), {"from_start": int(from_start)}, 4)
     for value in graph.model.graph.outputs:
         value.type, value.shape = ir.TensorType(ir.DataType.INT64), ir.Shape([None])
-    tokens, ends = reference.ReferenceRunner(canonical.expand(graph)).run({"x0": mask}).values()
-    wanted_tokens, wanted_ends = packed_layout.reference(mask, from_start)
-    assert tokens.tolist() == wanted_tokens.tolist() and ends.tolist() == wanted_ends.tolist()
+    found = reference.ReferenceRunner(canonical.expand(graph)).run({"x0": mask}).values()
+    wanted = packed_layout.reference(mask, from_start)
+    assert [each.tolist() for each in found] == [each.tolist() for each in wanted]
+
+
+@pytest.mark.parametrize("from_start", [False, True])
+@pytest.mark.parametrize("rest", [(), (3,), (2, 3)])
+@pytest.mark.parametrize("spread", ["", "positions", "rows"])
+def test_padding_is_removed_and_restored(spread: str, rest: tuple[int, ...], from_start: bool) -> None:
+    draw, grid = Draw(4), np.array([[0, 1, 0, 1], [1, 1, 1, 1], [0, 0, 0, 0]])
+    tokens, _, rows, places = packed_layout.reference(grid, from_start)
+    x = draw(1 if spread == "positions" else 3, 1 if spread == "rows" else 4, *rest)
+    jobs = [
+        ("FusedRemovePadding", remove_padding.reference, x, {"spread": spread}),
+        ("FusedRestorePadding", restore_padding.reference, draw(1, len(tokens), *rest), {}),
+    ]
+    for name, oracle, given_x, attributes in jobs:
+        arrays = (given_x, tokens, rows, places, grid)
+        graph = single(name, arrays, attributes)
+        graph.model.graph.outputs[0].shape = None
+        (found,) = reference.ReferenceRunner(canonical.expand(graph)).run({f"x{i}": a for i, a in enumerate(arrays)}).values()
+        assert np.array_equal(found, oracle(*arrays, **attributes))
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -323,7 +344,7 @@ def test_packed_attention(masked: str, turned: bool) -> None:
     lengths = np.array([7, 1, 4, 2, 7])
     grid = (np.arange(length) < lengths[:, None]).astype(np.int64)
     grid[0, 2] = 0
-    tokens, ends = packed_layout.reference(grid)
+    tokens, ends, *_ = packed_layout.reference(grid, from_start=masked == "pairs")
     mask = {"no": None, "keys": score_mask.reference(grid, -1e4), "pairs": draw(rows, heads, length, length)}[masked]
     angles = [draw(1, 1, length, size), draw(rows, 1, length, size)] if turned else []
     arrays = (draw(1, len(tokens), width), mask, draw(width, 3 * width), draw(3 * width), draw(width, width), draw(width))

@@ -35,7 +35,7 @@ def built(source: Path, out: Path, *words: str, code: int = 0) -> Path:
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_it_is_verified_and_answers_as_the_padded_artifact(tagger: Path, precision: str, tmp_path: Path, capsys: Capture) -> None:
     packed = built(tagger, tmp_path / "packed", f"--{precision}")
-    assert "target onnxruntime: no other target runs without padding" in " ".join(capsys.readouterr().err.split())
+    assert "target onnxruntime: it runs without padding" in " ".join(capsys.readouterr().err.split())
     assert cli.run(["build", str(tagger), f"--{precision}", "--target", "onnxruntime", "-o", str(tmp_path / "padded")]) == 0
     assert cli.run(["verify", str(packed)]) == 0
     facts = artifact.open_artifact(packed).manifest["packing"]
@@ -97,9 +97,21 @@ def test_dynamic_int8_keeps_the_order_that_branches_need(tagger: Path) -> None:
     assert count_integer_gemms(quantised) > 4
 
 
+def test_two_targets_of_one_build_are_both_held_against_the_padded_graph(tagger: Path, tmp_path: Path, capsys: Capture) -> None:
+    """And the CUDA artifact, which this machine cannot run, is verified as its typed graph."""
+    out = built(tagger, tmp_path / "out", "--target", "onnxruntime=fp32", "--target", "onnxruntime-cuda=fp16")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "packed graph against padded graph for onnxruntime and onnxruntime-cuda" in said
+    made = {each.target: each for each in (artifact.open_artifact(path) for path in artifact.find_artifacts(out))}
+    assert made["onnxruntime-cuda"].manifest["packing"] == made["onnxruntime"].manifest["packing"]
+    assert made["onnxruntime-cuda"].manifest["graph"]["ops"]["com.microsoft.PackedAttention"] > 0
+    assert made["onnxruntime-cuda"].manifest["engine"]["placement"]["cpu"] == []
+    assert cli.run(["verify", str(out)]) == 0
+
+
 def test_what_cannot_be_packed_is_refused_before_anything_is_written(tagger: Path, tmp_path: Path, capsys: Capture) -> None:
     built(tagger, tmp_path / "a", "--target", "tensorrt-rtx=fp16", code=2)
-    assert "onnxruntime has" in " ".join(capsys.readouterr().err.split())
+    assert "onnxruntime, onnxruntime-cuda have" in " ".join(capsys.readouterr().err.split())
     built(tagger, tmp_path / "b", "--no-fuse", code=2)
     assert "nothing was" in " ".join(capsys.readouterr().err.split())
     assert not list(tmp_path.iterdir())
@@ -107,5 +119,7 @@ def test_what_cannot_be_packed_is_refused_before_anything_is_written(tagger: Pat
 
 def test_only_targets_that_have_a_form_take_it() -> None:
     assert refusal(parse_spec("onnxruntime"), "fp32", packed=True) is None
+    assert refusal(parse_spec("onnxruntime-cuda"), "fp16", packed=True) is None
+    assert "fp16 and fp32" in str(refusal(parse_spec("onnxruntime-cuda"), "bf16", packed=True))
     for name in ("tensorrt", "tensorrt-rtx", "null"):
         assert name in str(refusal(parse_spec(name), "fp32", packed=True))

@@ -23,6 +23,7 @@ FAMILIES = {
     "gpt2-past.dynamo-sdpa": 6,
     "bart-decoder.dynamo-sdpa": 13,
     "wav2vec2.dynamo-sdpa": 9,
+    "wav2vec2-ctc.dynamo-sdpa": 9,
     "albert.dynamo-sdpa": 9,
     "roformer.dynamo-eager": 6,
     "own.torchscript-sdpa": 6,
