@@ -34,8 +34,8 @@ class ModelConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     artifact: str
     policy: str = ""
-    max_rows: int = 0
-    budget: int = 0
+    max_rows: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0
+    budget: Annotated[int, msgspec.Meta(ge=0, le=2**20)] = 0
 
 
 class ServingConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

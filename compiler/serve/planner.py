@@ -94,11 +94,19 @@ def _none(waiting: Sequence[Row], now: float, cost: Cost, policy: Policy) -> Dec
 
 
 def _count(waiting: Sequence[Row], now: float, cost: Cost, policy: Policy) -> Decision:
-    alike = [row for row in waiting if row.group == waiting[0].group][: policy.max_rows]
-    due = waiting[0].arrived + policy.max_wait
-    if len(alike) < policy.max_rows and now < due:
+    most = min(policy.max_rows, WINDOW)
+    alike = [row for row in waiting if row.group == waiting[0].group][:most]
+    # No row is kept for others so long that it comes too late by that.
+    due = min(waiting[0].arrived + policy.max_wait, min(row.deadline for row in alike) - _seconds(alike, cost))
+    if len(alike) < most and now < due:
         return Decision(wait=due - now)
     return Decision(tuple(row.key for row in alike))
+
+
+def _seconds(rows: Sequence[Row], cost: Cost) -> float:
+    """The time of a batch of these rows."""
+    lengths = [row.tokens for row in rows]
+    return float(cost.seconds(*(np.array([n]) for n in (len(lengths), max(lengths), sum(lengths))))[0])
 
 
 def _tokens(waiting: Sequence[Row], now: float, cost: Cost, policy: Policy) -> Decision:
