@@ -197,6 +197,8 @@ class _Run:
         return self.known[key]
 
     def _give_up(self) -> None:
+        if not self.waiting or self.waiting[0].deadline > self.now:  # all wait as long: the oldest is the first
+            return
         self.waiting, late = planner.split_expired(self.waiting, self.now)
         gone = {self.request_of[row.key] for row in late}
         if not gone:

@@ -67,7 +67,7 @@ def test_count_waits_for_others_and_never_past_what_is_due(waiting: list[Row], r
     found = planner.plan(waiting, now, PAYS, Policy("count", rows, wait))
     if found.run:
         return
-    assert 0 < found.wait and now + found.wait <= waiting[0].arrived + wait + 1e-9
+    assert found.wait > 0 and now + found.wait <= waiting[0].arrived + wait + 1e-9
     alike = [row for row in waiting if row.group == waiting[0].group][:rows]
     assert len(alike) < rows
     assert now + found.wait + PAYS.one([row.tokens for row in alike]) <= min(row.deadline for row in alike) + 1e-9
