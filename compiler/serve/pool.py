@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("bertc.serve")
 PAUSES = (0.5, 30.0)  # seconds before another start, after the first that failed and at most
+SETTLE = 0.1  # seconds after a death: what killed one worker may have killed the next, and that is not heard yet
 ERRORS: Mapping[str, type[Exception]] = {"missing": Missing, "ours": BertcError, "": RuntimeError}
 
 
@@ -205,6 +206,9 @@ class ProcessPool:
         try:
             head, outputs = await self._ask(worker, Head("run", model=model), feeds)
             return outputs, float(head.facts["seconds"])
+        except WorkerDied:
+            await asyncio.sleep(SETTLE)
+            raise
         finally:
             if worker.alive:
                 self._release(worker)

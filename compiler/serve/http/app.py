@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
@@ -21,7 +22,7 @@ from starlette.routing import Route
 from ...artifact import MANIFEST
 from ...core import BertcError, InputError, printable
 from ..errors import Refused, WorkerDied
-from . import oip, openai, tei
+from . import gone, oip, openai, tei
 from .bodies import answer, refusal, server_of
 
 if TYPE_CHECKING:
@@ -55,7 +56,14 @@ def _counted(route: Route) -> Route:
     async def endpoint(request: HttpRequest) -> Response:
         start = time.perf_counter()
         try:
-            made: Response = await handler(request)
+            with gone.watched(request):
+                made: Response = await handler(request)
+        except (asyncio.CancelledError, ClientDisconnect):
+            if (task := asyncio.current_task()) is not None and gone.is_gone(request):
+                task.uncancel()
+            elif task is not None and task.cancelling():
+                raise
+            made = Response(status_code=gone.GONE)
         except (Refused, BertcError) as error:
             made = refusal(error)
         except Exception as error:  # a fault of ours is one answer, and the server goes on
@@ -86,6 +94,7 @@ class _Uvicorn(uvicorn.Server):
 async def serve(server: Server, started: Callable[[str], None] = lambda url: None, *, reload: bool = False) -> None:
     """Start a server, answer until SIGTERM or SIGINT, answer what is there, and end. InputError where the port cannot be had."""
     config = server.config
+    _allow_files()
     with contextlib.closing(_bind(config.host, config.port)) as bound:
         watching = None
         try:
@@ -103,6 +112,27 @@ async def serve(server: Server, started: Callable[[str], None] = lambda url: Non
             if watching is not None:
                 watching.cancel()
             await server.close()
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's, where it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    made: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return made
+
+
+def _allow_files() -> None:
+    """As many open files as this process may have: each connection is one, and 1024 is the usual beginning."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # it stays as it was
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _uvicorn(server: Server) -> _Uvicorn:

@@ -42,6 +42,7 @@ async def read_bytes(request: HttpRequest) -> bytes:
                 parts.append(part)
     except TimeoutError as error:
         raise TooSlow(f"the body did not come within {limits.deadline_ms:g} ms (limits.deadline_ms)") from error
+    request.state.read = True
     return b"".join(parts)
 
 

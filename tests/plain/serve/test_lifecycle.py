@@ -42,7 +42,7 @@ def wanted(artifacts: dict[str, Path]) -> np.ndarray:
 class Load:
     """Clients that ask the same again and again, each over its own connection, while something happens to the server."""
 
-    def __init__(self, server: served.Process, answers: list[np.ndarray], clients: int = 4) -> None:
+    def __init__(self, server: served.Process, answers: list[np.ndarray], clients: int = 3) -> None:
         self.server, self.answers = server, answers
         self.seen = [0] * len(answers)
         self.wrong: list[Any] = []
@@ -51,7 +51,7 @@ class Load:
 
     def _ask(self) -> None:
         with served.requests.Session() as own:
-            while not self.stop.is_set():
+            while not self.stop.wait(0.01):
                 try:
                     found = own.post(self.server.url + "/embed", json=BODY, timeout=30)
                     errors = [np.abs(np.array(found.json()) - each).max() for each in self.answers] if found.ok else []
@@ -100,17 +100,18 @@ def test_a_killed_worker_costs_no_answer(server: served.Process, wanted: np.ndar
     assert load.wrong == [] and load.seen[0] > 20
     metrics = server.metrics()
     assert metrics['bertc_requests_total{route="/embed",status="200"}'] == load.seen[0], "each is answered once"
+    all_at_once_again_and_again(server, wanted)
     assert server.stop() == 0
 
 
-def test_all_workers_killed_at_once_again_and_again(server: served.Process, wanted: np.ndarray) -> None:
+def all_at_once_again_and_again(server: served.Process, wanted: np.ndarray) -> None:
     """More often than a server would give up that counts deaths: what waits is answered by those that come after."""
     for round in (1, 2, 3):
         with concurrent.futures.ThreadPoolExecutor(1) as threads:
             kill(server.workers())
             answer = threads.submit(server.post, "/embed", BODY)
             np.testing.assert_allclose(answer.result().json(), wanted, rtol=0, atol=EXACT)
-        served.until(lambda round=round: lived(server) == (2, 2 * round))
+        served.until(lambda round=round: lived(server) == (2, 3 + 2 * round))
     assert server.get("/v2/health/ready").ok
 
 
@@ -142,12 +143,6 @@ def test_a_client_that_sends_nothing_more_does_not_hold_up_the_end(artifacts: di
             assert server.post("/embed", BODY).ok
             start = time.monotonic()
             assert server.stop() == 0 and time.monotonic() - start < 8
-
-
-def test_killed_itself_it_leaves_no_worker(server: served.Process) -> None:
-    workers = server.workers()
-    server.process.kill()
-    served.until(gone(workers), 5)
 
 
 # Artifacts that are replaced
@@ -218,13 +213,17 @@ def refused(words: list[object], capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err
 
 
+def started(path: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bertc", "serve", str(path), "--port", "0", "--workers", "1"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
 def test_an_artifact_that_was_changed(artifacts: dict[str, Path], tmp_path: Path) -> None:
     path = shutil.copytree(artifacts["embedder"], tmp_path / "model")
     data = bytearray((path / "model.onnx").read_bytes())
     data[-1] ^= 1
     (path / "model.onnx").write_bytes(data)
-    command = [sys.executable, "-m", "bertc", "serve", str(path), "--port", "0", "--workers", "1"]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    found = started(path)
     assert found.returncode in (1, 2)
     assert "model.onnx" in found.stderr and "Traceback" not in found.stderr and "serving at" not in found.stdout
 
@@ -253,6 +252,26 @@ def test_artifacts_that_are_none(artifacts: dict[str, Path], tmp_path: Path, cap
 def test_a_damaged_cost_file_stops_the_start(artifacts: dict[str, Path], tmp_path: Path) -> None:
     path = shutil.copytree(artifacts["embedder"], tmp_path / "model")
     (tmp_path / "model.cost.json").write_text(json.dumps({"format": 1}))
-    command = [sys.executable, "-m", "bertc", "serve", str(path), "--port", "0", "--workers", "1"]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    found = started(path)
     assert found.returncode == 2 and "model.cost.json" in found.stderr and "delete it" in found.stderr
+
+
+def test_who_goes_away_leaves_the_queue(artifacts: dict[str, Path], tmp_path: Path) -> None:
+    """A request of many rows whose client hangs up is not computed to its end."""
+    body = json.dumps({"inputs": ["two words " * 25] * 1000}).encode()
+    head = f"POST /embed HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    words = [artifacts["embedder"], "--workers", 2, "--policy", "none", "--queue", 4000]
+    with served.serving(*words, log=tmp_path / "log") as server:
+        for _ in range(3):
+            with socket.create_connection(server.address, 10) as link:
+                link.sendall(head + body)
+                served.until(lambda: server.metrics()['bertc_waiting_rows{model="embedder"}'] > 0)
+        served.until(lambda: server.metrics().get('bertc_requests_total{route="/embed",status="499"}') == 3)
+        metrics = server.metrics()
+        assert metrics['bertc_waiting_rows{model="embedder"}'] == 0
+        assert metrics['bertc_batch_rows_sum{model="embedder"}'] < 3000
+        assert server.post("/embed", BODY).ok
+        workers = server.workers()
+        server.process.kill()  # and itself killed, it leaves no worker
+        served.until(gone(workers), 5)
+        assert "Traceback" not in server.log.read_text() and '"error"' not in server.log.read_text()

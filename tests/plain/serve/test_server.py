@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import concurrent.futures
 import json
+import resource
 import socket
 import threading
 import time
@@ -335,12 +336,14 @@ def test_what_is_no_http(server: Server) -> None:
 
 
 def test_clients_that_go_away_and_a_thousand_that_say_nothing(server: Server, runners: dict[str, Any]) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     body = json.dumps({"inputs": ["two words " * 25] * 40}).encode()
     idle = [socket.create_connection(server.address, timeout=10) for _ in range(1000)]
     try:
-        for _ in range(20):  # half a request, and a whole one whose answer nobody takes
+        for at in range(20):  # a part of a head or of a body, and a whole request whose answer nobody takes
             with socket.create_connection(server.address, timeout=10) as link:
-                link.sendall(request(body)[:60])
+                link.sendall(request(body)[: 60 + at * 40])
             with socket.create_connection(server.address, timeout=10) as link:
                 link.sendall(request(body))
         start = time.monotonic()
