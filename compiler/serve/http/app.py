@@ -137,10 +137,11 @@ def _allow_files() -> None:
 
 def _uvicorn(server: Server) -> _Uvicorn:
     """uvicorn, with its faster protocol and loop where they are installed; bounded heads where its protocol has no bound."""
-    try:
-        from .heads import BoundedHeads as protocol
-    except ImportError:  # httptools; the other protocol bounds heads itself
-        protocol = "auto"
+    protocol: Any = "auto"
+    with contextlib.suppress(ImportError):  # of httptools; the other protocol bounds heads itself
+        from .heads import BoundedHeads
+
+        protocol = BoundedHeads
     patience = math.ceil(server.config.limits.deadline_ms / 1e3) + 5
     settings: dict[str, Any] = {"log_config": None, "access_log": False, "lifespan": "off", "ws": "none"}
     settings |= {"http": protocol, "timeout_graceful_shutdown": patience}
