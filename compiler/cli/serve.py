@@ -58,7 +58,9 @@ def serve(artifacts: Sequence[Path], config_path: Path | None, reload: bool, **g
         raise Missing(f"serving needs {error.name}: {INSTALL}") from error
 
     _log_to_stderr()
-    asyncio.run(http.serve(room.Server(config, progress()), lambda url: print_result(f"serving at {url}"), reload=reload))
+    with asyncio.Runner(loop_factory=http.new_loop) as runner:
+        server = room.Server(config, progress())
+        runner.run(http.serve(server, lambda url: print_result(f"serving at {url}"), reload=reload))
 
 
 def _config(artifacts: Sequence[Path], path: Path | None, given: dict[str, Any]) -> ServingConfig:
@@ -101,6 +103,7 @@ def _log_to_stderr() -> None:
 
     handler = logging.StreamHandler()
     handler.setFormatter(logs.JsonLines())
-    log = logging.getLogger("bertc.serve")
-    log.handlers, log.propagate = [handler], False
-    log.setLevel(logging.INFO)
+    for name, level in (("bertc.serve", logging.INFO), ("uvicorn.error", logging.WARNING)):
+        log = logging.getLogger(name)
+        log.handlers, log.propagate = [handler], False
+        log.setLevel(level)

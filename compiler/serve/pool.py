@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import logging
 import os
@@ -15,7 +16,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..core import BertcError, Feeds, Outputs
+from ..artifact import MANIFEST
+from ..core import BertcError, Feeds, Missing, Outputs, hash_file
 from .errors import Unavailable, WorkerDied
 from .frames import SIZES, Head, pack, unpack_arrays, unpack_head
 
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
     from ..runtime import Runner
 
 LOG = logging.getLogger("bertc.serve")
-MOST_DEATHS = 5  # of one worker before it answered anything: then its artifact or this machine is at fault
+PAUSES = (0.5, 30.0)  # seconds before another start, after the first that failed and at most
+SETTLE = 0.1  # seconds after a death: what killed one worker may have killed the next, and that is not heard yet
+ERRORS: Mapping[str, type[Exception]] = {"missing": Missing, "ours": BertcError, "": RuntimeError}
 
 
 class Pool(Protocol):
@@ -72,7 +76,6 @@ class _Worker:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     answers: dict[int, asyncio.Future[tuple[Head, dict[str, Any]]]] = dataclasses.field(default_factory=dict)
-    answered: int = 0
     alive: bool = True
 
 
@@ -87,8 +90,9 @@ class ProcessPool:
         self.limits: dict[str, list[Any]] = {}
         self._idle: collections.deque[_Worker] = collections.deque()
         self._workers: list[_Worker] = []
+        self.hashes: dict[str, str] = {}  # of the manifests: a worker that comes later loads the same artifact or none
+        self._wanted: collections.deque[asyncio.Future[_Worker]] = collections.deque()
         self._jobs = 0
-        self._deaths = 0
         self._closing = False
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -109,20 +113,50 @@ class ProcessPool:
     async def start(self, models: Mapping[str, Path]) -> None:
         """Start the workers, one after the other: they load the same files. BertcError where an artifact cannot be loaded."""
         self.models = dict(models)
+        self.hashes = {name: hash_file(path / MANIFEST) for name, path in models.items()}
         for _ in range(self.size):
             await self._add()
 
     async def _add(self) -> None:
-        worker = await self._spawn()
+        worker, loaded = await self._spawn(), set[str]()
         try:
-            for name, path in self.models.items():
-                await self._load(worker, name, path)
-        except WorkerDied:
+            while more := [name for name in self.models if name not in loaded]:  # a reload may add one meanwhile
+                await self._load(worker, more[0], self.models[more[0]])
+                loaded.add(more[0])
+        except BaseException:
+            worker.writer.close()
+            worker.process.kill()
             worker.process.wait()
             raise
         self._workers.append(worker)
+        self._release(worker)
+
+    def _release(self, worker: _Worker) -> None:
+        """A worker that has nothing to do: for who waits for one, else for the scheduler."""
+        while self._wanted:
+            asker = self._wanted.popleft()
+            if not asker.done():
+                asker.set_result(worker)
+                return
         self._idle.append(worker)
         self.on_free()
+
+    async def _take(self) -> _Worker:
+        """An idle worker, waited for where there is none."""
+        while not self._idle:
+            if self._closing:
+                raise Unavailable("the server is stopping", 1.0)
+            asker: asyncio.Future[_Worker] = asyncio.get_running_loop().create_future()
+            self._wanted.append(asker)
+            try:
+                worker = await asker
+            except asyncio.CancelledError:
+                if asker.done() and not asker.cancelled() and asker.result().alive:
+                    self._release(asker.result())
+                raise
+            if worker.alive:
+                return worker
+        return self._idle.popleft()
 
     async def _spawn(self) -> _Worker:
         ours, theirs = socket.socketpair()
@@ -140,37 +174,44 @@ class ProcessPool:
         task.add_done_callback(self._tasks.discard)
 
     async def _load(self, worker: _Worker, name: str, path: Path) -> None:
-        head, _ = await self._ask(worker, Head("load", model=name, facts={"path": str(path)}))
+        head, _ = await self._ask(worker, Head("load", model=name, facts={"path": str(path), "hash": self.hashes.get(name)}))
         self.limits[name] = head.facts["profiles"]
         LOG.info("loaded %s in worker %d: %.2f s", name, worker.process.pid, head.facts["seconds"])
 
     async def replace(self, name: str, path: Path, other: str) -> None:
         """Load an artifact under the name `other` in every worker, beside the one that is there."""
-        for worker in tuple(self._workers):
-            await self._load(worker, other, path)
-        self.models[other] = path
+        self.hashes[other] = hash_file(path / MANIFEST)
+        self.models[other] = path  # a worker that starts meanwhile loads it too
+        try:
+            for worker in tuple(self._workers):
+                with contextlib.suppress(WorkerDied):  # its successor loads it
+                    await self._load(worker, other, path)
+            if other not in self.limits:
+                raise WorkerDied("no worker lives")
+        except BaseException:
+            await self.drop(other)
+            raise
         LOG.info("%s: every worker has %s", name, path)
 
     async def drop(self, name: str) -> None:
         """Unload a model in every worker."""
         self.models.pop(name, None)
         for worker in tuple(self._workers):
-            await self._ask(worker, Head("unload", model=name))
+            with contextlib.suppress(WorkerDied):
+                await self._ask(worker, Head("unload", model=name))
 
     async def run(self, model: str, feeds: Feeds) -> tuple[Outputs, float]:
         """The outputs of a batch, and the seconds it took. WorkerDied where its process ended, BertcError for a refused batch."""
-        if not self._idle:
-            raise Unavailable("no worker is free; the server starts or stops")
-        worker = self._idle.popleft()
+        worker = self._idle.popleft() if self._idle else await self._take()
         try:
             head, outputs = await self._ask(worker, Head("run", model=model), feeds)
-            worker.answered += 1
-            self._deaths = 0
             return outputs, float(head.facts["seconds"])
+        except WorkerDied:
+            await asyncio.sleep(SETTLE)
+            raise
         finally:
             if worker.alive:
-                self._idle.append(worker)
-                self.on_free()
+                self._release(worker)
 
     async def _ask(self, worker: _Worker, head: Head, arrays: Feeds | None = None) -> tuple[Head, dict[str, Any]]:
         self._jobs += 1
@@ -185,7 +226,7 @@ class ProcessPool:
         finally:
             worker.answers.pop(head.job, None)
         if found[0].op == "failed":
-            raise (BertcError if found[0].facts["ours"] else RuntimeError)(found[0].facts["error"])
+            raise ERRORS[found[0].facts["kind"]](found[0].facts["error"])
         return found
 
     async def _listen(self, worker: _Worker) -> None:
@@ -199,7 +240,11 @@ class ProcessPool:
                 if answer is not None and not answer.done():
                     answer.set_result((head, arrays))
         except (asyncio.IncompleteReadError, ConnectionError):
-            self._died(worker)
+            pass
+        except Exception:  # what a worker says cannot be read: it is ended, and another one started
+            LOG.exception("worker %d answered something that is no answer", worker.process.pid)
+            worker.process.kill()
+        self._died(worker)
 
     def _died(self, worker: _Worker) -> None:
         worker.alive = False
@@ -213,39 +258,39 @@ class ProcessPool:
             if not answer.done():
                 answer.set_exception(WorkerDied())
         if known and not self._closing:
-            self._deaths += 1
-            LOG.warning("worker %d ended (%s); another is started", worker.process.pid, worker.process.poll())
             self.on_death()
-            self._keep(asyncio.create_task(self._revive()))
+            self._keep(asyncio.create_task(self._revive(worker)))
 
-    async def _revive(self) -> None:
+    async def _revive(self, dead: _Worker) -> None:
+        """Start another worker, again and again with longer pauses: what is wrong may be mended while the server runs."""
+        code = await asyncio.to_thread(_end, dead.process)
+        LOG.warning("worker %d ended (exit %d); another is started", dead.process.pid, code)
+        pause, most = PAUSES
         while not self._closing:
-            if self._deaths > MOST_DEATHS:
-                LOG.error("%d workers in a row ended without an answer: no more are started", self._deaths)
-                return
             try:
                 await self._add()
                 return
-            except (WorkerDied, BertcError, RuntimeError) as error:
-                self._deaths += 1
-                LOG.warning("a new worker failed: %s", error or "it ended")
-                await asyncio.sleep(0.5)
+            except (WorkerDied, BertcError, RuntimeError, OSError) as error:
+                LOG.error("a new worker failed (%d live; the next try is in %g s): %s", self.alive, pause, error or "it ended")
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, most)
 
     async def close(self) -> None:
         """Hang up on the workers and wait for them to end."""
         self._closing = True
-        for worker in self._workers:
+        for asker in self._wanted:
+            asker.cancel()
+        for worker in tuple(self._workers):
             worker.writer.close()
-        for worker in self._workers:
-            await asyncio.to_thread(_end, worker.process)
+        await asyncio.gather(*(asyncio.to_thread(_end, worker.process) for worker in self._workers))
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes]) -> int:
     try:
-        process.wait(10)
+        return process.wait(5)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait()
+        return process.wait()

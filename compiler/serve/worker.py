@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core import BertcError, die_with_parent, profiles
+from ..artifact import MANIFEST
+from ..core import ArtifactError, BertcError, Missing, die_with_parent, hash_file, profiles
 from .frames import MOST_HEAD, SIZES, Head, pack, unpack_arrays, unpack_head
 
 if TYPE_CHECKING:
@@ -39,10 +40,11 @@ class Worker:
             try:
                 answer, outputs = getattr(self, f"_{head.op}")(head, arrays)
             except BertcError as error:
-                answer, outputs = Head("failed", facts={"error": str(error), "ours": True}), {}
+                kind = "missing" if isinstance(error, Missing) else "ours"
+                answer, outputs = Head("failed", facts={"error": str(error), "kind": kind}), {}
             except Exception as error:  # a batch that fails must not take the worker down: the cause goes to who asked
                 LOG.exception("a batch failed")
-                answer, outputs = Head("failed", facts={"error": f"{type(error).__name__}: {error}", "ours": False}), {}
+                answer, outputs = Head("failed", facts={"error": f"{type(error).__name__}: {error}", "kind": ""}), {}
             answer.job = head.job
             for part in pack(answer, outputs):
                 self.link.sendall(part)
@@ -51,7 +53,10 @@ class Worker:
         from ..verification import load_runner
 
         start = time.perf_counter()
-        runner = load_runner(Path(head.facts["path"]))
+        path, wanted = Path(head.facts["path"]), head.facts["hash"]
+        runner = load_runner(path)
+        if hash_file(path / MANIFEST) != wanted:
+            raise ArtifactError(f"{path} was replaced after the server had loaded it; put it back, or serve with --reload")
         self.runners[head.model] = runner
         limits = [{name: dataclasses.asdict(r) for name, r in each.items()} for each in runner.profiles]
         facts: dict[str, Any] = {"profiles": limits, "seconds": time.perf_counter() - start}
