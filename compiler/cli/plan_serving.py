@@ -11,15 +11,17 @@ from ..core import CheckFailed, Missing, check_writable, write_text
 from . import _shared as shared
 from ._command import Command
 from ._output import console, print_json, print_result, progress
-from ._types import FILE, TextType
+from ._types import FILE, INPUT, SEED, Number, TextType
 
 if TYPE_CHECKING:
     from ..core import Progress
     from ..serve import CostModel
 
 SECTION = "Serve"
-EXAMPLES = ("bertc plan-serving out/minilm-cpu --requests requests.jsonl --rate 100 --p99 80ms -o serving.toml",)
-UNITS = {"ms": 1e-3, "s": 1.0}
+EXAMPLES = (
+    "bertc plan-serving out/minilm --requests requests.jsonl --rate 9 --p99 80ms",
+    "bertc plan-serving out/minilm --requests r.txt --rate 9 --p99 80ms -o s.toml",
+)UNITS = {"ms": 1e-3, "s": 1.0}
 
 
 class Seconds(TextType):
@@ -42,13 +44,13 @@ class Seconds(TextType):
 
 
 @click.command(name="plan-serving", cls=Command, short_help="Simulate serving on real requests, and choose", examples=EXAMPLES)
-@click.argument("artifact", type=FILE, metavar="ARTIFACT")
-@click.option("--requests", "requests", type=FILE, required=True, metavar="FILE", help="Lengths, or requests as .jsonl.")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), required=True, help="Requests a second to serve.")
+@click.argument("artifact", type=INPUT, metavar="ARTIFACT")
+@click.option("--requests", "requests", type=INPUT, required=True, metavar="FILE", help="Lengths, or requests as .jsonl.")
+@click.option("--rate", type=Number(0, min_open=True), metavar="NUMBER", required=True, help="Requests a second to serve.")
 @click.option("--p99", type=Seconds(), required=True, metavar="TIME", help="99 of 100 answers come within it, as in 80ms.")
-@click.option("--workers", type=click.IntRange(1, 1024), help="Processes; default: one for each core.")
-@click.option("--threads", type=click.IntRange(1, 1024), help="Threads of each; default: the cores shared out.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the arrivals.")
+@click.option("--workers", type=click.IntRange(1, 1024), metavar="NUMBER", help="Processes; default: one for each core.")
+@click.option("--threads", type=click.IntRange(1, 1024), metavar="NUMBER", help="Threads of each; default: the cores shared out.")
+@click.option("--seed", type=SEED, metavar="NUMBER", default=0, show_default=True, help="Of the arrivals.")
 @click.option("--plot", "plot_path", type=FILE, metavar="FILE", help="Draw p99 by rate of each policy, as .svg.")
 @click.option("-o", "--output", type=FILE, metavar="FILE", help="Write the choice as serving.toml.")
 @shared.JSON

@@ -32,14 +32,18 @@ def _policies() -> Sequence[str]:
 @click.argument("artifacts", nargs=-1, type=FILE, metavar="[NAME=]ARTIFACT...")
 @click.option("--config", "config_path", type=FILE, metavar="FILE", help="serving.toml, as plan-serving writes it.")
 @click.option("--host", metavar="ADDRESS", help="Address to listen at; default: 127.0.0.1, this machine alone.")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 takes a free one. Default: 8080.")
-@click.option("--workers", type=click.IntRange(1, 1024), help="Processes that compute; default: one for each core.")
-@click.option("--threads", type=click.IntRange(1, 1024), help="Threads of each worker; default: the cores shared out.")
+@click.option("--port", type=click.IntRange(0, 65535), metavar="NUMBER", help="Port; 0 takes a free one. Default: 8080.")
+@click.option(
+    "--workers", type=click.IntRange(1, 1024), metavar="NUMBER", help="Processes that compute; default: one for each core."
+)
+@click.option(
+    "--threads", type=click.IntRange(1, 1024), metavar="NUMBER", help="Threads of each worker; default: the cores shared out."
+)
 @click.option("--policy", cls=Option, type=OneOf("policy", _policies), help="How rows are batched; default: cost.")
 @click.option(
     "--deadline", "deadline_ms", type=click.FloatRange(min=1), metavar="MS", help="Longest wait for an answer; then 504."
 )
-@click.option("--queue", type=click.IntRange(min=1), help="Most rows that wait for a model; then 429.")
+@click.option("--queue", type=click.IntRange(min=1), metavar="NUMBER", help="Most rows that wait for a model; then 429.")
 @click.option("--truncate/--no-truncate", default=None, help="Cut texts that are too long, or answer 413 (default).")
 @click.option("--reload", is_flag=True, help="Look every second for an artifact replaced on disk, and switch to it.")
 def serve(artifacts: Sequence[Path], config_path: Path | None, reload: bool, **given: Any) -> None:
