@@ -21,7 +21,8 @@ SECTION = "Serve"
 EXAMPLES = (
     "bertc plan-serving out/minilm --requests requests.jsonl --rate 9 --p99 80ms",
     "bertc plan-serving out/minilm --requests r.txt --rate 9 --p99 80ms -o s.toml",
-)UNITS = {"ms": 1e-3, "s": 1.0}
+)
+UNITS = {"ms": 1e-3, "s": 1.0}
 
 
 class Seconds(TextType):
