@@ -80,7 +80,12 @@ class Process:
         own = os.environ | {"OMP_NUM_THREADS": "1"} | (env or {})
         with log.open("wb") as out:
             self.process = subprocess.Popen(command, stdout=out, stderr=out, env=own, start_new_session=True)
-        self.url = self._url()
+        try:
+            self.url = self._url()
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
         self.client = requests.Session()
 
     def _url(self) -> str:
