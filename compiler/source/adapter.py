@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..core import Missing, SourceError, counted
-from . import hub, merging
+from . import hub
 from .checkpoint import read_json, safetensors_header
+from .modules import merging
 from .types import Adapter, SourceOptions
 
 CONFIG = "adapter_config.json"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core import SourceError
+from ...core import SourceError
 
 ROWS, LENGTH, SAMPLES = 2, 9, 16_000
 CLOSE = 1e-4  # of the largest number: float32 sums in another order, through a whole model
