@@ -24,14 +24,14 @@ COMPARED = {
 
 
 def kind_of_flags(start: ir.Value) -> str | None:
-    """BINARY or INVERTED; None for an input that is no mask as far as the graph shows: it indexes a table, or does nothing that
-    masks do. Uses that contradict each other tell that it is one, not which way round."""
+    """BINARY or INVERTED; None for an input that is no mask as far as the graph shows: it indexes a table of more than two rows,
+    or does nothing that masks do. Uses that contradict each other tell that it is one, not which way round."""
     said: set[bool] = set()
     todo, seen = [(start, True)], {start}
     while todo:
         value, straight = todo.pop()
         for node, position in value.uses():
-            if node.op_type in TABLES and _indexes(node, position):
+            if node.op_type in TABLES and _indexes(node, position) and _rows(node) != 2:
                 return None
             hides = _hides(node, position)
             if hides is not None:
@@ -43,6 +43,15 @@ def kind_of_flags(start: ir.Value) -> str | None:
                 seen.add(node.outputs[0])
                 todo.append((node.outputs[0], straight == onward))
     return None if not said else INVERTED if said == {True} else BINARY
+
+
+def _rows(node: ir.Node) -> int | None:
+    """The rows of a table: one of two is looked up by flags, of more by what has more values than they do."""
+    table = node.inputs[0]
+    if node.op_type != "Gather" or table is None or node.attributes.get_int("axis", 0) != 0:
+        return None
+    shape = table.shape if table.const_value is None else table.const_value.shape
+    return shape[0] if shape is not None and len(shape) and isinstance(shape[0], int) else None
 
 
 def _indexes(node: ir.Node, position: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from ..core import Missing, SourceError, counted
 from . import hub
 from .checkpoint import read_json, safetensors_header
+from .modules import merging
 from .types import Adapter, SourceOptions
 
 CONFIG = "adapter_config.json"
@@ -57,6 +59,12 @@ def read_adapter(folder: Path, allow_pickle: bool) -> Adapter:
     """Check the folder of an adapter. SourceError for one that is not there, of another library, damaged or only a pickle."""
     if not folder.is_dir():
         raise SourceError(f"--adapter {folder} is no folder; give the one that holds {CONFIG}")
+    inner = sorted(found.parent for found in folder.glob(f"*/{CONFIG}"))
+    if inner and not (folder / CONFIG).is_file():
+        raise SourceError(
+            f"{folder} has no {CONFIG}; {counted(len(inner), 'folder')} in it {'has' if len(inner) == 1 else 'have'} one: choose "
+            f"with --adapter {' or '.join(map(str, inner[:3]))}"
+        )
     config = read_json(folder / CONFIG, "the adapter's config")
     if not config.get("peft_type"):
         raise SourceError(f"{folder / CONFIG} names no peft_type: it is no adapter of PEFT, and bertc merges no others")
@@ -121,13 +129,30 @@ def merge(model: Any, adapter: Adapter) -> tuple[Any, set[str]]:
         wrapped = peft.PeftModel.from_pretrained(model, str(adapter.folder), config=config)
         placed = set(peft.get_peft_model_state_dict(wrapped))
         _check_fits(adapter, _names(adapter), placed, before)
-        merged = wrapped.merge_and_unload(safe_merge=True)
+        before_merge = merging.outputs(wrapped.eval())
+        apart = merging.untie(wrapped)
+        with warnings.catch_warnings():  # PEFT says so of what is apart for the merge alone
+            warnings.filterwarnings("ignore", message="Input and output embeddings are no longer tied")
+            merged = wrapped.merge_and_unload(safe_merge=True)
     except SourceError:
         raise
     except Exception as error:  # PEFT raises anything from KeyError to NotImplementedError for an adapter that it cannot merge
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = _reason(error, adapter)
         raise SourceError(f"PEFT cannot merge {adapter.folder} ({adapter.kind}) into {type(model).__name__}: {reason}") from error
+    merging.tie(merged, apart)
+    merging.check(f"{adapter.folder} ({adapter.kind})", before_merge, merging.outputs(merged.eval()))
     return merged, {name.removeprefix(SAVED) for name in _names(adapter)} & set(merged.state_dict())
+
+
+def _reason(error: Exception, adapter: Adapter) -> str:
+    """The first line of what torch says of a tensor that does not fit names the class alone, the second the tensor."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if "size mismatch" not in str(error):
+        return lines[0]
+    return (
+        f"{' '.join(lines[:2])} SOURCE must be the model that it was trained on (its config says {adapter.base!r}), its table of "
+        "words resized as it was then (resize_token_embeddings, save_pretrained)"
+    )
 
 
 def _check_fits(adapter: Adapter, saved: set[str], placed: set[str], before: set[str]) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ..core import SourceError
+from ..core import SourceError, counted
 
 # The module computes these by itself; older versions of transformers saved them beside the weights.
 COMPUTED = ("position_ids", "token_type_ids", "inv_freq", "masked_bias", "num_batches_tracked")
@@ -62,8 +62,9 @@ def check_tensors(where: str, unexpected: Iterable[str], hidden: Iterable[str], 
     left = [name for name in left if name not in computed and name not in training]
     inside = [name for name in left if model.is_inside(name)]
     if inside:
+        has = "has" if len(inside) == 1 else "have"
         raise SourceError(
-            f"{where}: {_tensors(len(inside))} in the weights have no place in {model.name}, the class that transformers builds "
+            f"{where}: {_tensors(len(inside))} in the weights {has} no place in {model.name}, the class that transformers builds "
             f"from the config: {some(inside)}. Without them the result is another one. Set the config as the model was trained, "
             "load it with the transformers version that it was saved with and write a Python factory "
             "(package.module:function), or remove these tensors from the weights if they are not needed"
@@ -75,6 +76,17 @@ def check_tensors(where: str, unexpected: Iterable[str], hidden: Iterable[str], 
         ([name for name in hidden if name not in computed], f"{model.name} lists them as not needed"),
     ]
     return [f"not used: {some(groups(names))}: {why}" for names, why in reasons if names]
+
+
+def check_twice(where: str, places: Mapping[str, Sequence[str]]) -> None:
+    """Raises SourceError where several tensors of a checkpoint are one weight of the model: which one stands, nobody says."""
+    twice = [names for names in places.values() if len(names) > 1]
+    if twice:
+        raise SourceError(
+            f"{where}: the files hold {counted(len(twice), 'weight')} of the model more than once: "
+            f"{some([' and '.join(dict.fromkeys(names)) for names in twice])}. Nothing says which one the model has; keep one of "
+            "each (load the model with its library, look at it, and save it with save_pretrained into an empty folder)"
+        )
 
 
 def groups(names: Sequence[str]) -> list[str]:

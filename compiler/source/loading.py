@@ -34,6 +34,12 @@ AUTO_CLASSES = {
 }
 WRAPPER = r"(?:(?<![^.])(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)+"
 NESTED = 4
+OLD_NAMES = {
+    r"\bgamma$": "weight",
+    r"\bbeta$": "bias",
+    r"\bweight_g$": "parametrizations.weight.original0",
+    r"\bweight_v$": "parametrizations.weight.original1",
+}
 
 
 def load_model(checkpoint: Checkpoint, task: str, trust_remote_code: bool) -> tuple[Any, set[str], list[str]]:
@@ -46,6 +52,7 @@ def load_model(checkpoint: Checkpoint, task: str, trust_remote_code: bool) -> tu
     if _absent(info["missing_keys"], task) and (unwrapped := _without_wrapper(checkpoint, task, trust_remote_code, saved)):
         model, info, notes = unwrapped
     missing, structure, hidden = set(info["missing_keys"]), _structure(model), _hidden(model, saved)
+    known, prefix = set(model.state_dict()), f"{model.base_model_prefix}."
     brought: set[str] = set()
     if checkpoint.adapter:
         model, brought = adapters.merge(model, checkpoint.adapter)
@@ -59,6 +66,7 @@ def load_model(checkpoint: Checkpoint, task: str, trust_remote_code: bool) -> tu
             "trained for with --task"
         )
     unexpected = set(info["unexpected_keys"]) - brought
+    inventory.check_twice(str(checkpoint.folder), _places(saved, known, prefix, set(info["unexpected_keys"])))
     notes += inventory.check_tensors(str(checkpoint.folder), unexpected, hidden, structure, task)
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = False
@@ -213,6 +221,20 @@ def _hidden(model: Any, saved: list[str]) -> list[str]:
     prefix = f"{model.base_model_prefix}."
     names = [name for name in saved if any(re.search(pattern, name) for pattern in patterns)]
     return [name for name in names if not {name, prefix + name, name.removeprefix(prefix)} & known]
+
+
+def _places(saved: list[str], known: set[str], prefix: str, unexpected: set[str]) -> dict[str, list[str]]:
+    """{weight of the model: the tensors of the files that transformers reads as it}."""
+    found: dict[str, list[str]] = {}
+    for name in saved:
+        plain = re.sub(WRAPPER, "", name)
+        spelt = [re.sub(old, new, plain) for old, new in OLD_NAMES.items()]
+        for each in (name, plain, *spelt):
+            place = next((p for p in (each, prefix + each, each.removeprefix(prefix)) if p in known), None)
+            if place and name not in unexpected:
+                found.setdefault(place, []).append(name)
+                break
+    return found
 
 
 def root_cause(error: BaseException) -> str:

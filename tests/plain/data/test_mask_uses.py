@@ -13,7 +13,8 @@ from bertc.data.synthetic import synthetic_samples
 WHOLE = """<ir_version: 10, opset_import: ["" : 20]>
 g (float[B,S] x, {type}[B,S] qm) => (float[B,{size}] y)
 <float low = {{-3.4028234663852886e+38}}, float ten = {{-10000.0}}, float none = {{0.0}}, float one_f = {{1.0}}, 
- float few = {{1e-9}}, int64 zero = {{0}}, int64 one = {{1}}, int64[1] axes = {{1}}, float[4,8] table>
+ float few = {{1e-9}}, int64 zero = {{0}}, int64 one = {{1}}, int64[1] axes = {{1}},
+ int64[1] last = {{2}}, float[4,8] table, float[2,8] pair>
 {{ {nodes} }}"""
 SOFTMAX = "y = Softmax <axis = -1> (s)"
 USES = {
@@ -31,6 +32,12 @@ USES = {
     "counted to divide by": (
         "int64",
         "f = Cast <to = 1> (qm) t = Mul (x, f) n = ReduceSum (f, axes) m = Max (n, few) y = Div (t, m)",
+        BINARY,
+    ),
+    "hidden, and looked up in a table of two rows": (
+        "int64",
+        "e = Gather (pair, qm) w = ReduceSum <keepdims = 0> (e, last) v = Add (x, w) "
+        f"c = Equal (qm, zero) s = Where (c, low, v) {SOFTMAX}",
         BINARY,
     ),
     "masked_fill with 0": ("int64", "c = Cast <to = 9> (qm) y = Where (c, x, none)", BINARY),

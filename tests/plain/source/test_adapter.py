@@ -168,3 +168,70 @@ def test_what_cannot_be_merged_is_named(tmp_path):
         open_reference(str(base), SourceOptions(adapter=str(tmp_path / "a")))
     with pytest.raises(SourceError, match="is no folder"):
         open_reference(str(base), SourceOptions(adapter=str(tmp_path / "nowhere")))
+
+
+def loaded(base, adapter, task):
+    """The model with its adapter in the weights, not exported."""
+    from bertc.source.adapter import read_adapter
+    from bertc.source.checkpoint import read_checkpoint
+    from bertc.source.loading import load_model
+
+    return load_model(read_checkpoint(base, adapter=read_adapter(adapter, allow_pickle=False)), task, trust_remote_code=False)[0]
+
+
+SHARED = {
+    "the table of words, its decoder left": {"target_modules": ["word_embeddings"]},
+    "the decoder, its table left": {"target_modules": ["decoder"]},
+    "both, tied": {"target_modules": ["word_embeddings"], "ensure_weight_tying": True},
+    "layers that are repeated": {"target_modules": ["query"], "layer_replication": [[0, 2], [1, 2]]},
+}
+
+
+@pytest.mark.parametrize("kind", list(SHARED))
+def test_a_tensor_that_two_layers_share_gets_the_adapter_of_each_in_its_own(kind, tmp_path):
+    base = models.checkpoint("masked-lm")
+    config = peft.LoraConfig(r=4, **SHARED[kind])
+    wanted = logits(trained(base, tmp_path / "a", config, "AutoModelForMaskedLM"), feeds())
+    assert models.relative_error(logits(loaded(base, tmp_path / "a", "masked-lm"), feeds()), wanted) < 1e-5
+
+
+def test_a_table_that_the_adapter_leaves_alone_stays_tied(tmp_path):
+    base = models.checkpoint("masked-lm")
+    trained(base, tmp_path / "a", peft.LoraConfig(r=4, target_modules=["query"]), "AutoModelForMaskedLM")
+    merged = loaded(base, tmp_path / "a", "masked-lm")
+    assert merged.get_output_embeddings().weight is merged.get_input_embeddings().weight
+
+
+def test_an_adapter_that_computes_something_else_when_merged_is_refused(tmp_path):
+    """PEFT computes a decoder tied to trained rows of the table without its bias, and merges it with."""
+    base = models.checkpoint("masked-lm")
+    config = peft.LoraConfig(r=4, target_modules=["query"], trainable_token_indices=[5, 6])
+    biased = tmp_path / "base"
+    shutil.copytree(base, biased)
+    from safetensors.numpy import load_file, save_file
+
+    weights = load_file(base / "model.safetensors")
+    weights["cls.predictions.bias"] = np.ones_like(weights["cls.predictions.bias"])
+    save_file(weights, biased / "model.safetensors", {"format": "pt"})
+    trained(biased, tmp_path / "a", config, "AutoModelForMaskedLM")
+    with pytest.raises(SourceError, match="merged by PEFT, computes something else") as error:
+        loaded(biased, tmp_path / "a", "masked-lm")
+    assert "merge_and_unload" in str(error.value)
+
+
+def test_a_table_of_another_size_and_adapters_in_folders_are_named(tmp_path):
+    import transformers
+
+    base = models.checkpoint("sequence-classification")
+    resized = transformers.AutoModelForSequenceClassification.from_pretrained(base)
+    rows = resized.config.vocab_size
+    resized.resize_token_embeddings(rows + 8, mean_resizing=False)
+    resized.save_pretrained(str(tmp_path / "resized"))
+    wanted = logits(trained(tmp_path / "resized", tmp_path / "in" / "a", lora(modules_to_save=["word_embeddings"])), feeds())
+    with pytest.raises(SourceError, match=rf"word_embeddings.*\[{rows + 8}, 32\].*\[{rows}, 32\].*resize_token_embeddings"):
+        loaded(base, tmp_path / "in" / "a", "sequence-classification")
+    got = logits(loaded(tmp_path / "resized", tmp_path / "in" / "a", "sequence-classification"), feeds())
+    assert models.relative_error(got, wanted) < 1e-5
+    with pytest.raises(SourceError) as error:
+        loaded(base, tmp_path / "in", "sequence-classification")
+    assert f"--adapter {tmp_path / 'in' / 'a'}" in str(error.value)

@@ -69,6 +69,56 @@ def test_a_wrapper_around_some_of_the_weights_is_named(tmp_path):
         open_reference(str(path))
 
 
+TWICE = {
+    "with and without the encoder's prefix": lambda w: {n.removeprefix("bert."): v + 1 for n, v in w.items() if "layer.0." in n},
+    "by the old names of a norm": lambda w: {
+        n.replace("LayerNorm.weight", "LayerNorm.gamma"): v + 1
+        for n, v in w.items()
+        if n.endswith("layer.0.output.LayerNorm.weight")
+    },
+    "wrapped, beside plain": lambda w: {f"module.{n}": v + 1 for n, v in w.items() if "query" in n},
+}
+
+
+@pytest.mark.parametrize("kind", list(TWICE))
+def test_a_weight_that_is_there_twice_is_refused_or_noted(kind, tmp_path):
+    path = changed(tmp_path / "m", "sequence-classification", lambda w: {**w, **TWICE[kind](w)})
+    if kind == "wrapped, beside plain":  # all plain names are there: what is in the wrapper is another model
+        assert any("not used: module.bert" in note for note in notes_of(path, "sequence-classification"))
+        return
+    with pytest.raises(SourceError, match=r"more than once: bert\.encoder\.layer\.0\.") as error:
+        open_reference(str(path))
+    assert "save_pretrained into an empty folder" in str(error.value)
+
+
+def test_a_weight_wrapped_and_plain_is_refused_where_wrapped_names_are_read(tmp_path):
+    def change(weights):
+        wrapped = {name if "layer.1." in name else f"module.{name}": value for name, value in weights.items()}
+        return {**wrapped, "module.bert.encoder.layer.1.output.dense.bias": weights["bert.encoder.layer.1.output.dense.bias"] + 1}
+
+    path = changed(tmp_path / "m", "sequence-classification", change)
+    with pytest.raises(
+        SourceError, match=r"1 weight of the model more than once: .*module\.bert\.encoder\.layer\.1\.output\.dense"
+    ):
+        open_reference(str(path))
+
+
+def test_a_weight_in_two_shards_is_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    path = changed(tmp_path / "m", "sequence-classification", dict)
+    weights = load_file(path / "model.safetensors")
+    (path / "model.safetensors").rename(path / "model-00001-of-00002.safetensors")
+    again = {"classifier.weight": weights["classifier.weight"] + 1}
+    save_file(again, path / "model-00002-of-00002.safetensors", metadata={"format": "pt"})
+    places = dict.fromkeys(weights, "model-00001-of-00002.safetensors") | {
+        "classifier.weight": "model-00002-of-00002.safetensors"
+    }
+    (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    with pytest.raises(SourceError, match=r"more than once: classifier\.weight\."):
+        open_reference(str(path))
+
+
 def test_the_state_of_a_training_is_named_and_what_is_advised_works(tmp_path):
     import torch
     from safetensors.torch import load_file
