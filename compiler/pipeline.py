@@ -19,7 +19,7 @@ from . import packing, precision, targets
 from .artifact import Artifact, goldens
 from .artifact import manifest as artifact
 from .core import VERSION, InputError, NotFused, Profile, Progress, VerifyFailed, machine, profiles
-from .data import index_bounds, preprocess
+from .data import index_bounds, mask_kinds, preprocess
 from .fusions import Fused
 from .fusions import engine as fusing
 from .graph import Graph, save_graph
@@ -375,6 +375,7 @@ def manifest_facts(
         "outputs": [spec.to_json() for spec in graph.outputs],
         "dims": {name: dim.to_json() for name, dim in source.dims.items()},
         "index_bounds": index_bounds(source.graph),
+        "masks": mask_kinds.mask_kinds(source.graph),
         "inputs_check": job.inputs.facts(),
         "profiles": profiles.profiles_to_json(job.ranges),
         "seed": recipe.seed,

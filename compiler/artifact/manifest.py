@@ -84,6 +84,11 @@ class Artifact:
         return {name: int(rows) for name, rows in self.manifest.get("index_bounds", {}).items()}
 
     @property
+    def masks(self) -> dict[str, str]:
+        """{input: binary, inverted (1 where padding is) or additive}; {} in artifacts of before it was written."""
+        return {str(name): str(kind) for name, kind in (self.manifest.get("masks") or {}).items()}
+
+    @property
     def inputs_check(self) -> dict[str, str]:
         """What texts or recordings were held against when this was made; {} where nothing was written of it."""
         found = self.manifest.get("inputs_check") or {}

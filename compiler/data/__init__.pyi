@@ -1,3 +1,4 @@
+from . import mask_kinds as mask_kinds
 from . import preprocess as preprocess
 from . import samples as samples
 from . import synthetic as synthetic

@@ -1,5 +1,6 @@
 from . import reference as reference
 from .deployed import DeployedRunner as DeployedRunner
+from .padding import pad_value as pad_value
 from .padding import padded_dim as padded_dim
 from .plugin_operators import PLUGIN as PLUGIN
 from .plugin_operators import PLUGIN_DOMAIN as PLUGIN_DOMAIN

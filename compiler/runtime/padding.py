@@ -14,15 +14,25 @@ if TYPE_CHECKING:
     from ..core import Feeds, Outputs
 
 IDS = "input_ids"
+BY_NAME: Mapping[str, str] = {}  # of an artifact that does not tell the kinds of its masks
+INVERTED = "inverted"  # a mask that is 1 where padding is
 
 
-def padded_dim(inputs: Sequence[TensorSpec]) -> str:
-    """The dimension that padding makes longer: the last one of the mask. DataError where padding would change the result."""
+def pad_value(name: str, pad_id: int, masks: Mapping[str, str]) -> int:
+    """What stands in an input where padding is."""
+    return pad_id if name == IDS else int(masks.get(name) == INVERTED)
+
+
+def padded_dim(inputs: Sequence[TensorSpec], masks: Mapping[str, str] = BY_NAME) -> str:
+    """The dimension that padding makes longer: the last one of the mask. DataError where padding would change the result.
+
+    `masks`: the kinds by input, as the manifest has them; without them an input is a mask by its name.
+    """
     floats = [spec.name for spec in inputs if np.dtype(spec.dtype).kind not in "iub"]
     if floats:
         raise DataError(f"input {floats[0]!r} is not token ids: padding would change the result; run without padding")
-    masks = [spec for spec in inputs if is_mask(spec.name, spec.dtype) and len(spec.dims) > 1]
-    found = {spec.dims[-1] for spec in masks}
+    known = [s for s in inputs if (s.name in masks if masks else is_mask(s.name, s.dtype)) and len(s.dims) > 1]
+    found = {spec.dims[-1] for spec in known}
     if len(found) != 1 or not isinstance(dim := next(iter(found)), str):
         raise DataError("the model has no mask [batch, length] to mark padding; run without padding")
     sums = {text for spec in inputs for text in spec.dims if isinstance(text, str) and derived(text)}
@@ -34,19 +44,21 @@ def padded_dim(inputs: Sequence[TensorSpec]) -> str:
     return dim
 
 
-def pad_feeds(feeds: Feeds, inputs: Sequence[TensorSpec], buckets: Sequence[Profile], pad_id: int) -> dict[str, np.ndarray]:
+def pad_feeds(
+    feeds: Feeds, inputs: Sequence[TensorSpec], buckets: Sequence[Profile], pad_id: int, masks: Mapping[str, str] = BY_NAME
+) -> dict[str, np.ndarray]:
     """Feeds [.., length] padded on the right to the smallest bucket that holds all their sizes; dtypes stay.
 
     Raises DataError for a model that padding is no good for, and for sizes that no bucket holds.
     """
-    dim = padded_dim(inputs)
+    dim = padded_dim(inputs, masks)
     sizes = sizes_of(feeds, inputs)
     bound = _bound(sizes, dim, buckets)
     made = {}
     for spec in inputs:
         array = np.asarray(feeds[spec.name])
         after = [bound - sizes[dim] if d == dim else 0 for d in spec.dims]
-        value = pad_id if spec.name == IDS else 0
+        value = pad_value(spec.name, pad_id, masks)
         made[spec.name] = np.pad(array, [(0, n) for n in after], constant_values=value) if any(after) else array
     return made
 
@@ -76,9 +88,11 @@ def _bound(sizes: Mapping[str, int], dim: str, buckets: Sequence[Profile]) -> in
     return min(found)
 
 
-def cut_outputs(outputs: Outputs, inputs: Sequence[TensorSpec], specs: Sequence[TensorSpec], feeds: Feeds) -> Outputs:
+def cut_outputs(
+    outputs: Outputs, inputs: Sequence[TensorSpec], specs: Sequence[TensorSpec], feeds: Feeds, masks: Mapping[str, str] = BY_NAME
+) -> Outputs:
     """Outputs as long as the unpadded `feeds`. DataError for an output whose length is computed from theirs."""
-    dim = padded_dim(inputs)
+    dim = padded_dim(inputs, masks)
     length = sizes_of(feeds, inputs)[dim]
     made = {}
     for spec in specs:

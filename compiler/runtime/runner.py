@@ -31,6 +31,7 @@ class Runner(abc.ABC):
         self.buckets = self.profiles
         self.tokenizer: Path | None = None
         self.index_bounds: dict[str, int] = {}
+        self.masks: dict[str, str] = {}
         self._padding_id: int | None = None  # read from the tokenizer when it is first needed
 
     @property
@@ -54,18 +55,18 @@ class Runner(abc.ABC):
         from .padding import cut_outputs
 
         pad_feeds = self.bucket(feeds)
-        return cut_outputs(self._run(self._checked(pad_feeds)), self.inputs, self.outputs, feeds)
+        return cut_outputs(self._run(self._checked(pad_feeds)), self.inputs, self.outputs, feeds, self.masks)
 
     def bucket(self, feeds: Feeds) -> Feeds:
         """Feeds padded on the right to the smallest bucket that holds them, so that shapes repeat.
 
-        Ids get the tokenizer's padding id (0 without a tokenizer), masks and types 0.
+        Ids get the tokenizer's padding id (0 without a tokenizer), masks what marks padding in them, types 0.
 
         Raises DataError for a model without a mask over token ids, without buckets, and for feeds that no bucket holds.
         """
         from .padding import pad_feeds
 
-        return pad_feeds(feeds, self.inputs, self.buckets, self._pad_id())
+        return pad_feeds(feeds, self.inputs, self.buckets, self._pad_id(), self.masks)
 
     def _pad_id(self) -> int:
         if self._padding_id is None:

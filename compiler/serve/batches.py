@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..core import DataError, Feeds, Outputs, TensorSpec
-from ..runtime import padded_dim
-
-IDS = "input_ids"
+from ..runtime import pad_value, padded_dim
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,18 +23,21 @@ class Batching:
     length: str | None
     whole: str = ""
     pad_id: int = 0
+    masks: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @staticmethod
-    def of(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], pad_id: int = 0) -> Batching:
-        """Read from the tensors of an artifact: the first dimension of every input and output must be the batch."""
+    def of(
+        inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], pad_id: int = 0, masks: Mapping[str, str] | None = None
+    ) -> Batching:
+        """Read from an artifact's tensors and the kinds of its masks: every tensor's first dimension must be the batch."""
         firsts = {spec.dims[0] if spec.dims else 1 for spec in (*inputs, *outputs)}
         first = next(iter(firsts))
         whole = "" if len(firsts) == 1 and isinstance(first, str) else "not all tensors begin with one batch dimension"
         try:
-            length = None if whole else padded_dim(inputs)
+            length = None if whole else padded_dim(inputs, masks or {})
         except DataError:
             length = None
-        return Batching(tuple(inputs), tuple(outputs), length, whole, pad_id)
+        return Batching(tuple(inputs), tuple(outputs), length, whole, pad_id, masks or {})
 
     def unpadded(self) -> Batching:
         """The same for a model that padding changes."""
@@ -74,7 +75,7 @@ class Batching:
 
     def _stacked(self, spec: TensorSpec, arrays: Sequence[np.ndarray], longest: int) -> np.ndarray:
         shape = [longest if dim == self.length else size for dim, size in zip(spec.dims, arrays[0].shape, strict=True)]
-        made = np.full([len(arrays), *shape[1:]], self.pad_id if spec.name == IDS else 0, arrays[0].dtype)
+        made = np.full([len(arrays), *shape[1:]], pad_value(spec.name, self.pad_id, self.masks), arrays[0].dtype)
         for at, array in enumerate(arrays):
             made[_corner(at, array)] = array[0]
         return made

@@ -78,12 +78,16 @@ class ServedModel:
         names_of = dict(Labels.from_assets(found.task, found.assets).names)
         made = ServedModel(name, found.inputs, found.outputs, encoder, scheduler, names_of, multi)
         made.bounds = dict(found.index_bounds)
+        made.batching = Batching.of(found.inputs, found.outputs, encoder.pad_id if encoder else 0, found.masks)
         return made
 
     @staticmethod
     def of_runner(name: str, runner: Runner, scheduler: Scheduler) -> ServedModel:
         """The front of a loaded runner."""
-        return ServedModel(name, runner.inputs, runner.outputs, runner.encoder() if runner.tokenizer else None, scheduler)
+        encoder = runner.encoder() if runner.tokenizer else None
+        made = ServedModel(name, runner.inputs, runner.outputs, encoder, scheduler)
+        made.batching = Batching.of(runner.inputs, runner.outputs, encoder.pad_id if encoder else 0, runner.masks)
+        return made
 
     def output(self, *names: str) -> TensorSpec | None:
         """The output of one of these names."""

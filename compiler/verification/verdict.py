@@ -343,5 +343,5 @@ def load_runner(path: Path) -> Runner:
     if not ready.run:
         raise Missing(f"the engine of {path} (target {found.target}) cannot run here: {ready.reason}. {ready.install}")
     runner = targets.get(found.target).load(path, found.manifest)
-    runner.tokenizer, runner.index_bounds = found.tokenizer, found.index_bounds
+    runner.tokenizer, runner.index_bounds, runner.masks = found.tokenizer, found.index_bounds, found.masks
     return runner
