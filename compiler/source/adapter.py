@@ -176,5 +176,8 @@ def _names(adapter: Adapter) -> set[str]:
     return set(heads.read_pickle(adapter.weights))
 
 
-def notes(adapter: Adapter) -> Iterator[str]:
+def notes(adapter: Adapter, compared: bool) -> Iterator[str]:
+    """What is said of a merged adapter; `compared`: with its unmerged form, on random inputs."""
     yield f"adapter merged: {adapter.kind} of {adapter.folder}, trained on {adapter.base or 'an unnamed model'}"
+    if not compared:
+        yield "the merged adapter was not compared with its unmerged form: the model takes neither token ids nor recordings alone"

@@ -18,6 +18,7 @@ from . import adapter as adapters
 from . import inventory
 from .chain import EMBEDDINGS, read_chain
 from .checkpoint import ENCODER_CLASSES, Checkpoint, safetensors_header
+from .modules import merging
 
 AUTO_CLASSES = {
     "features": "AutoModel",
@@ -56,7 +57,7 @@ def load_model(checkpoint: Checkpoint, task: str, trust_remote_code: bool) -> tu
     brought: set[str] = set()
     if checkpoint.adapter:
         model, brought = adapters.merge(model, checkpoint.adapter)
-        notes += adapters.notes(checkpoint.adapter)
+        notes += adapters.notes(checkpoint.adapter, compared=merging.random_feed(model) is not None)
     missing -= brought
     _check_shapes(checkpoint, info, brought)
     if absent := _absent(missing, task):

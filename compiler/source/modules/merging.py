@@ -57,20 +57,26 @@ def _merged_name(name: str) -> str:
 
 
 def outputs(model: Any) -> list[np.ndarray] | None:
-    """What a model makes of random ids or samples; None of a model that takes neither alone."""
+    """What a model makes of its `random_feed`; None where it has none."""
     import torch
 
+    feed = random_feed(model)
+    if feed is None:
+        return None
+    with torch.no_grad():
+        made = model(**{model.main_input_name: torch.from_numpy(feed)}, return_dict=True)
+    return [value.numpy() for value in made.to_tuple() if isinstance(value, torch.Tensor)]
+
+
+def random_feed(model: Any) -> np.ndarray | None:
+    """Random ids or samples; None for a model that takes neither alone."""
     rng = np.random.default_rng(0)
     takes = str(getattr(model, "main_input_name", ""))
     if takes == "input_ids":
-        feed = torch.from_numpy(rng.integers(0, int(model.config.vocab_size), (ROWS, LENGTH)))
-    elif takes == "input_values" and hasattr(model.config, "conv_kernel"):
-        feed = torch.from_numpy(rng.standard_normal((ROWS, SAMPLES), dtype=np.float32))
-    else:
-        return None
-    with torch.no_grad():
-        made = model(**{takes: feed}, return_dict=True)
-    return [value.numpy() for value in made.to_tuple() if isinstance(value, torch.Tensor)]
+        return rng.integers(0, int(model.config.vocab_size), (ROWS, LENGTH))
+    if takes == "input_values" and hasattr(model.config, "conv_kernel"):
+        return rng.standard_normal((ROWS, SAMPLES), dtype=np.float32)
+    return None
 
 
 def check(adapter: str, apart: list[np.ndarray] | None, merged: list[np.ndarray] | None) -> None:
