@@ -7,7 +7,7 @@ import concurrent.futures
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,12 +62,25 @@ class ServedModel:
         self._tokenizing = concurrent.futures.ThreadPoolExecutor(1, f"bertc-tokenize-{name}")
 
     @staticmethod
-    def of_artifact(name: str, found: Artifact, profiles: Sequence[Profile], scheduler: Scheduler) -> ServedModel:
-        """The front of an artifact. `profiles`: the sizes that its loaded runner is bound to."""
+    def of_artifact(
+        name: str,
+        found: Artifact,
+        profiles: Sequence[Profile],
+        scheduler: Scheduler,
+        encoders: MutableMapping[Hashable, Encoder] | None = None,
+    ) -> ServedModel:
+        """The front of an artifact. `profiles`: the sizes that its loaded runner is bound to. `encoders`: those of other models,
+        to share where the files and limits are equal: a tokenizer takes some megabytes."""
         encoder = None
         names = [spec.name for spec in found.inputs]
         if found.tokenizer is not None:
-            encoder = Encoder.from_directory(found.tokenizer, _longest(profiles), names, found.index_bounds.get("input_ids"))
+            bounds = (_longest(profiles), tuple(names), found.index_bounds.get("input_ids"))
+            files = {file: entry["sha256"] for file, entry in found.manifest["files"].items() if file.startswith("tokenizer/")}
+            key = (tuple(sorted(files.items())), bounds)
+            encoder = encoders.get(key) if encoders is not None else None
+            encoder = encoder or Encoder.from_directory(found.tokenizer, *bounds)
+            if encoders is not None:
+                encoders[key] = encoder
         config = next((path for path in found.assets if path.name == "config.json"), None)
         multi = config is not None and json.loads(config.read_bytes()).get("problem_type") == "multi_label_classification"
         names_of = dict(Labels.from_assets(found.task, found.assets).names)

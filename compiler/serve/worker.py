@@ -47,18 +47,27 @@ class Worker:
             for part in pack(answer, outputs):
                 self.link.sendall(part)
 
-    def _load(self, head: Head, arrays: dict[str, np.ndarray]) -> tuple[Head, dict[str, np.ndarray]]:
-        from ..verification import load_runner
+    def _prepare(self, head: Head, arrays: dict[str, np.ndarray]) -> tuple[Head, dict[str, np.ndarray]]:
+        from . import preparing
 
-        start = time.perf_counter()
-        runner = load_runner(Path(head.facts["path"]))
+        folder = Path(head.facts["folder"]) if head.facts["folder"] else None
+        made = preparing.prepare(head.model, Path(head.facts["path"]), folder)
+        return Head("done", facts=dataclasses.asdict(made)), {}
+
+    def _load(self, head: Head, arrays: dict[str, np.ndarray]) -> tuple[Head, dict[str, np.ndarray]]:
+        from . import preparing
+
+        runner, seconds = preparing.load(head.facts)
         self.runners[head.model] = runner
         limits = [{name: dataclasses.asdict(r) for name, r in each.items()} for each in runner.profiles]
-        facts: dict[str, Any] = {"profiles": limits, "seconds": time.perf_counter() - start}
+        facts: dict[str, Any] = {"profiles": limits, "seconds": seconds}
         return Head("done", facts=facts), {}
 
     def _unload(self, head: Head, arrays: dict[str, np.ndarray]) -> tuple[Head, dict[str, np.ndarray]]:
+        from . import memory
+
         self.runners.pop(head.model, None)
+        memory.release()
         return Head("done"), {}
 
     def _run(self, head: Head, arrays: dict[str, np.ndarray]) -> tuple[Head, dict[str, np.ndarray]]:
