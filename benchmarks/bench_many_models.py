@@ -1,7 +1,7 @@
 """Many models in one memory: heads over one encoder, and unrelated models under a budget
 
-MiniLM (float32, target onnxruntime) with a Dense head [384, 128] of its own for each model, under the server of `bertc serve` with
-two workers of one thread; every model answered texts before memory was read. Memory is Pss of /proc/PID/smaps_rollup, summed over
+MiniLM (float32, target onnxruntime) with a Dense head [384, 128] of its own for each model, in the server of `bertc serve`, two
+workers of one thread; every model answered texts before memory was read. Memory is Pss of /proc/PID/smaps_rollup, summed over
 the server and its workers: a page that several hold counts once. Times are medians; other work on the machine makes them longer,
 memory it does not touch.
 """

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..core import InputError, Missing, check_writable, write_text
+from ..core import CheckFailed, Missing, check_writable, write_text
 from . import _shared as shared
 from ._command import Command
 from ._output import console, print_json, print_result, progress
@@ -95,7 +95,7 @@ def plan_serving(
     if as_json:
         print_json(plan.to_json() | {"notes": list(notes)})
     if not plan.holds:
-        raise InputError(f"no policy serves {rate:g} requests a second within {p99 * 1e3:g} ms here: {plan.advice}")
+        raise CheckFailed(f"no policy serves {rate:g} requests a second within {p99 * 1e3:g} ms here: {plan.advice}")
 
 
 def _cost(artifact: Path, workers: int | None, threads: int | None, log: Progress) -> CostModel:

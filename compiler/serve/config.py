@@ -34,8 +34,8 @@ class ModelConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     artifact: str
     policy: str = ""
-    max_rows: int = 0
-    budget: int = 0
+    max_rows: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0
+    budget: Annotated[int, msgspec.Meta(ge=0, le=2**20)] = 0
 
 
 class ServingConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -112,7 +112,7 @@ def memory_bytes(text: str, where: str = "--memory") -> int | None:
     """`8GB`, `512 MiB` or a number of bytes; None for ''. InputError for what is no size."""
     if not text:
         return None
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
     if not found or found[2].upper() not in SIZES:
         raise InputError(f"{where}: memory {text!r} is no size; wanted as in 8GB, 512MiB")
     return int(float(found[1]) * SIZES[found[2].upper()])

@@ -21,6 +21,13 @@ class NotFound(Refused):
     kind = "not_found"
 
 
+class TooSlow(Refused):
+    """A body that does not come."""
+
+    status = 408
+    kind = "too_slow"
+
+
 class TooLong(Refused):
     """A text, a request or a body over a limit."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from .memory import Ledger
@@ -51,6 +53,7 @@ class Metrics:
 
     def batch(self, model: str, rows: int, tokens: int, computed: int, seconds: float) -> None:
         """Count a batch."""
+        model = _own(model)
         self._rows.labels(model).observe(rows)
         self._batch.labels(model).observe(seconds)
         self._tokens.labels(model).inc(tokens)
@@ -58,7 +61,7 @@ class Metrics:
 
     def waited(self, model: str, seconds: float) -> None:
         """What a row waited."""
-        self._queue.labels(model).observe(seconds)
+        self._queue.labels(_own(model)).observe(seconds)
 
     def death(self) -> None:
         """A worker ended."""
@@ -79,6 +82,14 @@ class Metrics:
             self._bytes.set(ledger.bytes())
             self._budget.set(ledger.budget or 0)
         self._workers.set(workers)
+        rows = collections.Counter[str]()
         for name, lane in scheduler.lanes.items():
-            self._waiting.labels(name).set(len(lane.waiting))
+            rows[_own(name)] += len(lane.waiting)
+        for name, waiting in rows.items():
+            self._waiting.labels(name).set(waiting)
         return bytes(generate_latest(self.registry))
+
+
+def _own(lane: str) -> str:
+    """The model's name, whichever build of it this is: a reload makes `name@1` of it."""
+    return lane.partition("@")[0]

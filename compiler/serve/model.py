@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Hashable, Mapping, MutableMapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ..runtime import Runner
 
 EMBEDDING, LOGITS = "sentence_embedding", "logits"
+MOST_TOKENS = 8192  # of a text, for a model that has no limit of its own: attention takes their square
 INLINE = 2000  # characters that are tokenized in the event loop: a thread costs more
 
 
@@ -56,10 +58,12 @@ class ServedModel:
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self.encoder, self.scheduler = encoder, scheduler
         self.labels = dict(labels or {})
+        self.bounds: dict[str, int] = {}  # ids below them have a row in the model's tables
         self.multi_label = multi_label  # each class by itself: sigmoid, not softmax
         self.batching = Batching.of(inputs, outputs, encoder.pad_id if encoder else 0)
-        # One thread: truncation is a state of the tokenizer.
+        # One thread, and never beside the event loop: truncation is a state of the tokenizer.
         self._tokenizing = concurrent.futures.ThreadPoolExecutor(1, f"bertc-tokenize-{name}")
+        self._in_thread = self._users = 0
 
     @staticmethod
     def of_artifact(
@@ -78,13 +82,17 @@ class ServedModel:
             files = {file: entry["sha256"] for file, entry in found.manifest["files"].items() if file.startswith("tokenizer/")}
             key = (tuple(sorted(files.items())), bounds)
             encoder = encoders.get(key) if encoders is not None else None
-            encoder = encoder or Encoder.from_directory(found.tokenizer, *bounds)
+            if encoder is None:
+                encoder = Encoder.from_directory(found.tokenizer, *bounds)
+                encoder = dataclasses.replace(encoder, max_length=encoder.max_length or MOST_TOKENS)
             if encoders is not None:
                 encoders[key] = encoder
         config = next((path for path in found.assets if path.name == "config.json"), None)
         multi = config is not None and json.loads(config.read_bytes()).get("problem_type") == "multi_label_classification"
         names_of = dict(Labels.from_assets(found.task, found.assets).names)
-        return ServedModel(name, found.inputs, found.outputs, encoder, scheduler, names_of, multi)
+        made = ServedModel(name, found.inputs, found.outputs, encoder, scheduler, names_of, multi)
+        made.bounds = dict(found.index_bounds)
+        return made
 
     @staticmethod
     def of_runner(name: str, runner: Runner, scheduler: Scheduler) -> ServedModel:
@@ -101,9 +109,31 @@ class ServedModel:
             raise Refused(f"model {self.name!r} has no tokenizer: it takes arrays alone (/v2/models/{self.name}/infer)")
         if len(texts) > request.rows:
             raise TooLong(f"{len(texts)} texts; a request has up to {request.rows} (limits.rows)")
-        if sum(len(part) for text in texts for part in (text if isinstance(text, tuple) else (text,))) <= INLINE:
+        size = sum(len(part) for text in texts for part in (text if isinstance(text, tuple) else (text,)))
+        if size <= INLINE and not self._in_thread:
             return self._tokenize(texts, request)
-        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, self._tokenize, texts, request)
+        work = asyncio.get_running_loop().run_in_executor(self._tokenizing, self._tokenize, texts, request)
+        self._in_thread += 1
+        work.add_done_callback(self._tokenized)
+        return await asyncio.shield(work)  # a caller that goes away must not make a thread that is busy look idle
+
+    def _tokenized(self, work: asyncio.Future[list[Feeds]]) -> None:
+        self._in_thread -= 1
+        if not work.cancelled():
+            work.exception()  # seen: its caller may have gone away
+
+    @contextlib.contextmanager
+    def _used(self) -> Iterator[None]:
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+
+    async def unused(self) -> None:
+        """Wait until nobody asks this model anything: what a reload puts away."""
+        while self._users:
+            await asyncio.sleep(0.01)
 
     def _tokenize(self, texts: Sequence[Text], request: Request) -> list[Feeds]:
         assert self.encoder is not None
@@ -122,10 +152,21 @@ class ServedModel:
 
     async def infer(self, feeds: Feeds, request: Request) -> Outputs:
         """Arrays in, arrays out, as Runner.run: rows are batched with those of others."""
+        self._check_ids(feeds)
         rows = self.batching.rows(feeds)
         if len(rows) > request.rows:
             raise TooLong(f"{len(rows)} rows; a request has up to {request.rows} (limits.rows)")
-        return joined(await self.run_rows(rows, request))
+        longest, limit = max(map(self.batching.tokens, rows)), self.encoder.max_length if self.encoder else None
+        if limit is not None and longest > limit:
+            raise TooLong(f"a row of {longest} tokens; model {self.name!r} takes {limit}")
+        with self._used():
+            return joined(await self.run_rows(rows, request))
+
+    def _check_ids(self, feeds: Feeds) -> None:
+        """Refused for an id without a row in the model's table: the engine would fail on it, or read what lies beyond."""
+        for name, bound in self.bounds.items():
+            if name in feeds and feeds[name].size and (feeds[name].min() < 0 or feeds[name].max() >= bound):
+                raise Refused(f"input {name!r} has {feeds[name].min()}..{feeds[name].max()}; the model's table has {bound} rows")
 
     async def embed(self, texts: Sequence[str], request: Request, normalize: bool, width: int | None) -> tuple[np.ndarray, int]:
         """(vectors float32 [texts, width], the tokens that were read)."""
@@ -135,8 +176,9 @@ class ServedModel:
         whole = spec.dims[-1]
         if width is not None and not (1 <= width <= (whole if isinstance(whole, int) else math.inf)):
             raise Refused(f"dimensions {width}: the vectors of {self.name!r} have {whole}")
-        rows = await self.rows_of(texts, request)
-        found = await self.run_rows(rows, request)
+        with self._used():
+            rows = await self.rows_of(texts, request)
+            found = await self.run_rows(rows, request)
         vectors = np.concatenate([each[EMBEDDING] for each in found]).astype(np.float32)[:, :width]
         if normalize:
             vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
@@ -147,7 +189,8 @@ class ServedModel:
         spec = self.output(LOGITS)
         if spec is None or len(spec.dims) != 2:
             raise Refused(f"model {self.name!r} gives {', '.join(map(str, self.outputs))}, no {LOGITS} [texts, classes]")
-        found = await self.run_rows(await self.rows_of(texts, request), request)
+        with self._used():
+            found = await self.run_rows(await self.rows_of(texts, request), request)
         return np.concatenate([each[LOGITS] for each in found]).astype(np.float32)
 
     def label(self, at: int) -> str:

@@ -29,7 +29,7 @@ WINDOW = 256
 class Row:
     """One waiting row: its length in tokens (or samples), and when it came and must be answered, in seconds of one clock.
 
-    `group`: rows of different groups are never batched (shapes that cannot be padded to each other)."""
+    `group`: rows of different groups are never batched (shapes that cannot be padded to each other); below 0 it is by itself."""
 
     key: int
     tokens: int
@@ -94,11 +94,21 @@ def _none(waiting: Sequence[Row], now: float, cost: Cost, policy: Policy) -> Dec
 
 
 def _count(waiting: Sequence[Row], now: float, cost: Cost, policy: Policy) -> Decision:
-    alike = [row for row in waiting if row.group == waiting[0].group][: policy.max_rows]
+    most = 1 if waiting[0].group < 0 else min(policy.max_rows, WINDOW)
+    alike = [row for row in waiting if row.group == waiting[0].group][:most]
     due = waiting[0].arrived + policy.max_wait
-    if len(alike) < policy.max_rows and now < due:
-        return Decision(wait=due - now)
+    if len(alike) < most and now < due:
+        # No row is kept for others so long that it comes too late by that.
+        due = min(due, min(row.deadline for row in alike) - _seconds(alike, cost))
+        if now < due:
+            return Decision(wait=due - now)
     return Decision(tuple(row.key for row in alike))
+
+
+def _seconds(rows: Sequence[Row], cost: Cost) -> float:
+    """The time of a batch of these rows."""
+    lengths = [row.tokens for row in rows]
+    return float(cost.seconds(*(np.array([n]) for n in (len(lengths), max(lengths), sum(lengths))))[0])
 
 
 def _tokens(waiting: Sequence[Row], now: float, cost: Cost, policy: Policy) -> Decision:

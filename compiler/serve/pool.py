@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..core import BertcError, Feeds, Outputs
+from ..artifact import MANIFEST
+from ..core import BertcError, Feeds, Missing, Outputs, hash_file
 from . import memory
 from .errors import Unavailable, WorkerDied
 from .frames import SIZES, Head, pack, unpack_arrays, unpack_head
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from ..runtime import Runner
 
 LOG = logging.getLogger("bertc.serve")
-MOST_DEATHS = 5  # of one worker before it answered anything: then its artifact or this machine is at fault
+PAUSES = (0.5, 30.0)  # seconds before another start, after the first that failed and at most
+ERRORS: Mapping[str, type[Exception]] = {"missing": Missing, "ours": BertcError, "": RuntimeError}
 
 
 class Pool(Protocol):
@@ -75,7 +77,6 @@ class _Worker:
     writer: asyncio.StreamWriter
     answers: dict[int, asyncio.Future[tuple[Head, dict[str, Any]]]] = dataclasses.field(default_factory=dict)
     loaded: set[str] = dataclasses.field(default_factory=set)
-    answered: int = 0
     alive: bool = True
 
 
@@ -100,8 +101,8 @@ class ProcessPool:
         self._moving = asyncio.Lock()  # models are loaded and unloaded one at a time
         self._idle: collections.deque[_Worker] = collections.deque()
         self._workers: list[_Worker] = []
+        self._wanted: collections.deque[asyncio.Future[_Worker]] = collections.deque()
         self._jobs = 0
-        self._deaths = 0
         self._closing = False
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -135,7 +136,7 @@ class ProcessPool:
         """Open and weigh artifacts, and write what they share, in a process that ends then: what that took is given back."""
         if self.store is None and self.ledger.budget is None:
             for name, path in models.items():
-                self._know(name, {"path": str(path)})
+                self._know(name, {"path": str(path), "digest": hash_file(path / MANIFEST)})
             return
         worker = await self._spawn()
         try:
@@ -157,16 +158,44 @@ class ProcessPool:
     async def _add(self) -> None:
         worker = await self._spawn()
         try:
-            async with self._moving:
+            async with self._moving:  # a reload that adds one waits
                 for name in tuple(self.models) if self.ledger.budget is None else ():
                     self.ledger.use(name)
                     await self._load(worker, name)
                 self._workers.append(worker)
-        except WorkerDied:
+        except BaseException:
+            worker.writer.close()
+            worker.process.kill()
             worker.process.wait()
             raise
+        self._release(worker)
+
+    def _release(self, worker: _Worker) -> None:
+        """A worker that has nothing to do: for who waits for one, else for the scheduler."""
+        while self._wanted:
+            asker = self._wanted.popleft()
+            if not asker.done():
+                asker.set_result(worker)
+                return
         self._idle.append(worker)
         self.on_free()
+
+    async def _take(self) -> _Worker:
+        """An idle worker, waited for where there is none."""
+        while not self._idle:
+            if self._closing:
+                raise Unavailable("the server is stopping", 1.0)
+            asker: asyncio.Future[_Worker] = asyncio.get_running_loop().create_future()
+            self._wanted.append(asker)
+            try:
+                worker = await asker
+            except asyncio.CancelledError:
+                if asker.done() and not asker.cancelled() and asker.result().alive:
+                    self._release(asker.result())
+                raise
+            if worker.alive:
+                return worker
+        return self._idle.popleft()
 
     async def _spawn(self) -> _Worker:
         ours, theirs = socket.socketpair()
@@ -219,12 +248,22 @@ class ProcessPool:
     async def replace(self, name: str, path: Path, other: str) -> None:
         """Load an artifact under the name `other` in every worker, beside the one that is there."""
         await self._prepare({other: path})
-        if self.ledger.budget is None:
-            async with self._moving:
-                self.ledger.use(other)
-                for worker in tuple(self._workers):
-                    await self._load(worker, other)
+        try:
+            if self.ledger.budget is None:
+                await self._load_everywhere(other)
+        except BaseException:
+            await self.drop(other)
+            raise
         LOG.info("%s: the workers have %s", name, path)
+
+    async def _load_everywhere(self, name: str) -> None:
+        async with self._moving:
+            self.ledger.use(name)
+            for worker in tuple(self._workers):
+                with contextlib.suppress(WorkerDied):  # its successor loads it
+                    await self._load(worker, name)
+            if not any(name in worker.loaded for worker in self._workers):
+                raise WorkerDied("no worker lives")
 
     async def drop(self, name: str) -> None:
         """Unload a model in every worker, and forget it."""
@@ -238,19 +277,14 @@ class ProcessPool:
 
     async def run(self, model: str, feeds: Feeds) -> tuple[Outputs, float]:
         """The outputs of a batch, and the seconds it took. WorkerDied where its process ended, BertcError for a refused batch."""
-        if not self._idle:
-            raise Unavailable("no worker is free; the server starts or stops")
-        worker = self._idle.popleft()
+        worker = self._idle.popleft() if self._idle else await self._take()
         try:
             await self._ready(worker, model)
             head, outputs = await self._ask(worker, Head("run", model=model), feeds)
-            worker.answered += 1
-            self._deaths = 0
             return outputs, float(head.facts["seconds"])
         finally:
             if worker.alive:
-                self._idle.append(worker)
-                self.on_free()
+                self._release(worker)
 
     async def _ask(self, worker: _Worker, head: Head, arrays: Feeds | None = None) -> tuple[Head, dict[str, Any]]:
         self._jobs += 1
@@ -265,7 +299,7 @@ class ProcessPool:
         finally:
             worker.answers.pop(head.job, None)
         if found[0].op == "failed":
-            raise (BertcError if found[0].facts["ours"] else RuntimeError)(found[0].facts["error"])
+            raise ERRORS[found[0].facts["kind"]](found[0].facts["error"])
         return found
 
     async def _listen(self, worker: _Worker) -> None:
@@ -279,7 +313,11 @@ class ProcessPool:
                 if answer is not None and not answer.done():
                     answer.set_result((head, arrays))
         except (asyncio.IncompleteReadError, ConnectionError):
-            self._died(worker)
+            pass
+        except Exception:  # what a worker says cannot be read: it is ended, and another one started
+            LOG.exception("worker %d answered something that is no answer", worker.process.pid)
+            worker.process.kill()
+        self._died(worker)
 
     def _died(self, worker: _Worker) -> None:
         worker.alive = False
@@ -293,40 +331,40 @@ class ProcessPool:
             if not answer.done():
                 answer.set_exception(WorkerDied())
         if known and not self._closing:
-            self._deaths += 1
-            LOG.warning("worker %d ended (%s); another is started", worker.process.pid, worker.process.poll())
             self.on_death()
-            self._keep(asyncio.create_task(self._revive()))
+            self._keep(asyncio.create_task(self._revive(worker)))
 
-    async def _revive(self) -> None:
+    async def _revive(self, dead: _Worker) -> None:
+        """Start another worker, again and again with longer pauses: what is wrong may be mended while the server runs."""
+        code = await asyncio.to_thread(_end, dead.process)
+        LOG.warning("worker %d ended (exit %d); another is started", dead.process.pid, code)
+        pause, most = PAUSES
         while not self._closing:
-            if self._deaths > MOST_DEATHS:
-                LOG.error("%d workers in a row ended without an answer: no more are started", self._deaths)
-                return
             try:
                 await self._add()
                 return
-            except (WorkerDied, BertcError, RuntimeError) as error:
-                self._deaths += 1
-                LOG.warning("a new worker failed: %s", error or "it ended")
-                await asyncio.sleep(0.5)
+            except (WorkerDied, BertcError, RuntimeError, OSError) as error:
+                LOG.error("a new worker failed (%d live; the next try is in %g s): %s", self.alive, pause, error or "it ended")
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, most)
 
     async def close(self) -> None:
         """Hang up on the workers and wait for them to end."""
         self._closing = True
-        for worker in self._workers:
+        for asker in self._wanted:
+            asker.cancel()
+        for worker in tuple(self._workers):
             worker.writer.close()
-        for worker in self._workers:
-            await asyncio.to_thread(_end, worker.process)
+        await asyncio.gather(*(asyncio.to_thread(_end, worker.process) for worker in self._workers))
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._closers.close()
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes]) -> int:
     try:
-        process.wait(10)
+        return process.wait(5)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait()
+        return process.wait()

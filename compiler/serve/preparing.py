@@ -19,6 +19,8 @@ from . import memory
 if TYPE_CHECKING:
     from ..runtime import Runner
 
+ROUNDED = 2**20  # what a session holds by itself is weighed in whole MiB: every start weighs it alike
+
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
@@ -77,7 +79,7 @@ def _shared(name: str, found: Artifact, folder: Path, half: Path, before: int) -
         why = "its saved form does not give the same bits as its file"
         return dataclasses.replace(_described(found, mapped), why=why, private=max(private, _on_disk(found)))
     memory.release()
-    grown = max(0, memory.anonymous() - before)
+    grown = max(1, -(-(memory.anonymous() - before) // ROUNDED)) * ROUNDED
     return dataclasses.replace(_described(found, mapped), saved=str(saved), shape=shape, private=grown, weights=weights)
 
 
@@ -125,6 +127,7 @@ def load(facts: Mapping[str, Any]) -> tuple[Runner, float]:
         return target.load_mapped(saved, manifest), time.perf_counter() - start
     from ..verification import load_runner
 
-    if (digest := facts.get("digest")) and hash_file(path / MANIFEST) != digest:
-        raise ArtifactError(f"{path} was replaced since the server started; serve with --reload, or start again")
-    return load_runner(path), time.perf_counter() - start
+    runner = load_runner(path)
+    if hash_file(path / MANIFEST) != facts["digest"]:
+        raise ArtifactError(f"{path} was replaced after the server had loaded it; put it back, or serve with --reload")
+    return runner, time.perf_counter() - start

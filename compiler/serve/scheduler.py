@@ -10,11 +10,13 @@ import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import numpy as np
+
 from ..core import BertcError, Feeds, Outputs
 from . import planner
 from .batches import Batching
 from .cost import CostModel
-from .errors import DeadlinePassed, Overloaded, Refused, Unavailable, WorkerDied
+from .errors import DeadlinePassed, Overloaded, Refused, TooLong, Unavailable, WorkerDied
 from .planner import Policy, Row
 from .pool import Pool
 
@@ -52,8 +54,8 @@ class Lane:
 
     def wait_estimate(self, workers: int) -> float:
         """Seconds until what waits now is done, by the measured times: what Retry-After says."""
-        tokens = [each.row.tokens for each in self.waiting.values()]
-        return sum(self.cost.one([n]) for n in tokens) / max(workers, 1)
+        tokens = np.array([each.row.tokens for each in self.waiting.values()], np.int64)
+        return float(self.cost.seconds(np.ones_like(tokens), tokens, tokens).sum()) / max(workers, 1)
 
 
 class Scheduler:
@@ -66,7 +68,14 @@ class Scheduler:
         self._keys = itertools.count()
         self._wake: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._starting = 0  # batches that have a worker each, and have not asked the pool for it yet
+        self._open = 0  # requests that are not answered
         self.stopped = False
+
+    @property
+    def free(self) -> int:
+        """How many batches can start now."""
+        return self.pool.free - self._starting
 
     def add(self, lane: Lane) -> None:
         """Take requests for a model; a new lane starts level with the others."""
@@ -74,7 +83,9 @@ class Scheduler:
         self.lanes[lane.name] = lane
 
     async def submit(self, model: str, rows: Sequence[Feeds], deadline: float = math.inf) -> list[Outputs]:
-        """The outputs of each row. `deadline`: seconds from now. Raises Overloaded, DeadlinePassed, Unavailable, BertcError.
+        """The outputs of each row. `deadline`: seconds from now.
+
+        Raises TooLong, Overloaded, DeadlinePassed, Unavailable, BertcError.
 
         Rows of a request that is given up, by its deadline or because the caller went away, leave the queue.
         """
@@ -82,21 +93,25 @@ class Scheduler:
         loop = asyncio.get_running_loop()
         if self.stopped:
             raise Unavailable("the server is stopping", 1.0)
+        if len(rows) > lane.limit:
+            raise TooLong(f"{len(rows)} rows; {lane.limit} may wait at once (limits.queue): send them in several requests")
         if len(lane.waiting) + len(rows) > lane.limit:
             raise Overloaded(
                 f"{len(lane.waiting)} rows wait for {model!r}, {len(rows)} more are over the limit of {lane.limit}",
-                lane.wait_estimate(self.pool.free + lane.running),
+                lane.wait_estimate(self.free + lane.running),
             )
         now = loop.time()
         made = [self._enqueue(lane, feeds, now, deadline, loop.create_future()) for feeds in rows]
-        self._turn()
         answers = [each.answer for each in made]
+        self._open += 1
         try:
+            self._turn()
             async with asyncio.timeout(None if math.isinf(deadline) else deadline):
                 return list(await asyncio.gather(*answers))
         except TimeoutError as error:
             raise DeadlinePassed(f"not answered within {deadline:g} s") from error
         finally:
+            self._open -= 1
             for each in made:
                 lane.waiting.pop(each.row.key, None)
                 each.answer.cancel()
@@ -120,15 +135,16 @@ class Scheduler:
         now = asyncio.get_running_loop().time()
         soonest = math.inf
         for lane in sorted((each for each in self.lanes.values() if each.waiting), key=lambda each: each.used):
-            while self.pool.free and lane.waiting:
-                found = planner.plan([each.row for each in lane.waiting.values()], now, lane.cost, lane.policy)
+            while self.free > 0 and lane.waiting:
+                oldest = [each.row for each in itertools.islice(lane.waiting.values(), planner.WINDOW)]
+                found = planner.plan(oldest, now, lane.cost, lane.policy)
                 if not found.run:
                     soonest = min(soonest, found.wait)
                     break
                 self._start(lane, [lane.waiting.pop(key) for key in found.run], now)
                 if len(self.lanes) > 1:
                     break
-        again = len(self.lanes) > 1 and self.pool.free and any(each.waiting for each in self.lanes.values())
+        again = len(self.lanes) > 1 and self.free > 0 and any(each.waiting for each in self.lanes.values())
         self._wake_in(0.0 if again and math.isinf(soonest) else soonest)
 
     def _wake_in(self, seconds: float) -> None:
@@ -140,6 +156,7 @@ class Scheduler:
 
     def _start(self, lane: Lane, rows: list[_Waiting], now: float) -> None:
         lane.running += 1
+        self._starting += 1
         lane.used += lane.cost.one([each.row.tokens for each in rows])
         if self.watch is not None:
             for each in rows:
@@ -150,31 +167,37 @@ class Scheduler:
 
     async def _run(self, lane: Lane, rows: list[_Waiting]) -> None:
         feeds = [each.feeds for each in rows]
+        self._starting -= 1  # the pool is asked before anything else happens: stack does not wait
         try:
             outputs, seconds = await self.pool.run(lane.name, lane.batching.stack(feeds))
             for each, found in zip(rows, lane.batching.split(outputs, feeds), strict=True):
                 _settle(each, found)
             self._tell(lane, rows, seconds)
         except WorkerDied:
+            for each in rows:
+                each.tries += 1
+            for each in rows:
+                if each.tries >= TRIES:
+                    _settle(each, Unavailable(f"{TRIES} workers ended while they ran this request"))
             self._again(lane, rows)
-        except Exception as error:  # whatever went wrong in a batch is the answer of its requests; the scheduler goes on
+        except Exception as error:  # whatever went wrong in a row is the answer of its request; the scheduler goes on
+            if len(rows) > 1:
+                LOG.info("a batch of %d rows of %s failed, and its rows run one by one: %s", len(rows), lane.name, error)
+                self._again(lane, rows)
+                return
             if not isinstance(error, (BertcError, Refused)):
                 LOG.exception("a batch of %s failed", lane.name)
-            for each in rows:
-                _settle(each, error)
+            _settle(rows[0], error)
         finally:
             lane.running -= 1
             self._turn()
 
     def _again(self, lane: Lane, rows: list[_Waiting]) -> None:
-        """Back into the queue, before what came later; a batch whose second worker died too is answered so."""
-        for each in rows:
-            each.tries += 1
-        lost = [each for each in rows if each.tries >= TRIES]
-        for each in lost:
-            _settle(each, Unavailable(f"{TRIES} workers ended while they ran this request"))
-        back = {each.row.key: each for each in rows if each.tries < TRIES and not each.answer.done()}
-        lane.waiting = dict(sorted((back | lane.waiting).items()))
+        """Back into the queue, before what came later. Each runs by itself now: one may be at fault, the others are not."""
+        back = [each for each in rows if not each.answer.done()]
+        for each in back:
+            each.row = dataclasses.replace(each.row, group=-1 - each.row.key)
+        lane.waiting = dict(sorted(({each.row.key: each for each in back} | lane.waiting).items()))
 
     def _tell(self, lane: Lane, rows: list[_Waiting], seconds: float) -> None:
         if self.watch is None:
@@ -191,9 +214,9 @@ class Scheduler:
         del self.lanes[name]
 
     async def drain(self) -> None:
-        """Take no more requests, and answer those that are here."""
+        """Take no more requests, and answer those that are here. A batch that nobody waits for any more is not waited for."""
         self.stopped = True
-        while any(lane.waiting or lane.running for lane in self.lanes.values()):
+        while self._open:
             await asyncio.sleep(0.01)
 
 

@@ -134,6 +134,7 @@ class Server:
         return True
 
     async def _retire(self, old: ServedModel) -> None:
+        await old.unused()  # who has it may tokenize, and come to the queue after it
         await self.scheduler.empty(old.lane)
         await self.pool.drop(old.lane)
         old.close()

@@ -137,6 +137,8 @@ class _Run:
             return
         request = len(self.came)
         self.came[request], self.left[request] = self.now, len(lengths)
+        if not lengths:
+            self._answer(0.0)
         for tokens in lengths:
             key = next(self.keys)
             self.request_of[key] = request
@@ -148,8 +150,15 @@ class _Run:
             request = self.request_of.pop(row.key)
             self.left[request] -= 1
             if not self.left[request]:
-                self.latency.append(self.now - self.came[request])
-                self._next()
+                self._answer(self.now - self.came[request])
+
+    def _answer(self, seconds: float) -> None:
+        """A request is done; one that is done too late was given up before, as in the server."""
+        if seconds > self.deadline:
+            self.late += 1
+        else:
+            self.latency.append(seconds)
+        self._next()
 
     def _next(self) -> None:
         lengths = next(self.requests, None) if self.closed else None
@@ -188,6 +197,8 @@ class _Run:
         return self.known[key]
 
     def _give_up(self) -> None:
+        if not self.waiting or self.waiting[0].deadline > self.now:  # all wait as long: the oldest is the first
+            return
         self.waiting, late = planner.split_expired(self.waiting, self.now)
         gone = {self.request_of[row.key] for row in late}
         if not gone:

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core import BertcError, die_with_parent, profiles
+from ..core import BertcError, Missing, die_with_parent, profiles
 from .frames import MOST_HEAD, SIZES, Head, pack, unpack_arrays, unpack_head
 
 if TYPE_CHECKING:
@@ -39,10 +39,11 @@ class Worker:
             try:
                 answer, outputs = getattr(self, f"_{head.op}")(head, arrays)
             except BertcError as error:
-                answer, outputs = Head("failed", facts={"error": str(error), "ours": True}), {}
+                kind = "missing" if isinstance(error, Missing) else "ours"
+                answer, outputs = Head("failed", facts={"error": str(error), "kind": kind}), {}
             except Exception as error:  # a batch that fails must not take the worker down: the cause goes to who asked
                 LOG.exception("a batch failed")
-                answer, outputs = Head("failed", facts={"error": f"{type(error).__name__}: {error}", "ours": False}), {}
+                answer, outputs = Head("failed", facts={"error": f"{type(error).__name__}: {error}", "kind": ""}), {}
             answer.job = head.job
             for part in pack(answer, outputs):
                 self.link.sendall(part)

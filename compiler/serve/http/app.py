@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -17,15 +19,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ...artifact import MANIFEST
-from ...core import BertcError, InputError
+from ...core import BertcError, InputError, printable
 from ..errors import Refused, WorkerDied
 from . import oip, openai, tei
-from .bodies import refusal, server_of
+from .bodies import answer, refusal, server_of
 
 if TYPE_CHECKING:
     from ..server import Server
 
 RELOAD_EVERY = 1.0  # seconds
+BACKLOG = 2048
 LOG = logging.getLogger("bertc.serve")
 Asgi = Callable[..., Any]
 
@@ -40,7 +43,7 @@ async def metrics(request: HttpRequest) -> Response:
 def application(server: Server) -> Starlette:
     """The routes of all protocols over a started server."""
     routes = [*tei.ROUTES, *openai.ROUTES, *oip.ROUTES, Route("/metrics", metrics)]
-    app = Starlette(routes=[_counted(route) for route in routes])
+    app = Starlette(routes=[_counted(route) for route in routes], exception_handlers={404: _no_route, 405: _no_route})
     app.state.server = server
     return app
 
@@ -64,6 +67,15 @@ def _counted(route: Route) -> Route:
     return Route(route.path, endpoint, methods=sorted(route.methods or {"GET"}))
 
 
+async def _no_route(request: HttpRequest, error: Exception) -> Response:
+    """A path or a method that no route has, as JSON like every refusal."""
+    status = getattr(error, "status_code", 404)
+    paths = sorted({getattr(route, "path", "") for route in request.app.routes})
+    what = f"no {request.method} {request.url.path!r:.120}; there are {', '.join(paths)}"
+    server_of(request).metrics.request("other", status, 0.0)
+    return answer({"error": printable(what), "error_type": "not_found"}, status, getattr(error, "headers", None))
+
+
 class _Uvicorn(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -74,63 +86,84 @@ class _Uvicorn(uvicorn.Server):
 async def serve(server: Server, started: Callable[[str], None] = lambda url: None, *, reload: bool = False) -> None:
     """Start a server, answer until SIGTERM or SIGINT, answer what is there, and end. InputError where the port cannot be had."""
     config = server.config
-    await server.start()
-    settings: dict[str, Any] = {"log_config": None, "access_log": False, "lifespan": "off", "timeout_graceful_shutdown": 60}
-    runner = _Uvicorn(uvicorn.Config(application(server), config.host, config.port, backlog=2048, **settings))
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _stop, server, runner)
-    sockets = [_listen(config.host, config.port)]
-    host, port = sockets[0].getsockname()[:2]
-    started(f"http://{host}:{port}")
-    watching = asyncio.create_task(_watch(server)) if reload else None
+    with contextlib.closing(_bind(config.host, config.port)) as bound:
+        watching = None
+        try:
+            await server.start()
+            runner = _uvicorn(server)
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, _stop, server, runner)
+            bound.listen(BACKLOG)  # from here on who connects is answered
+            host, port = bound.getsockname()[:2]
+            started(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+            watching = asyncio.create_task(_watch(server)) if reload else None
+            await runner.serve([bound])
+        finally:
+            if watching is not None:
+                watching.cancel()
+            await server.close()
+
+
+def _uvicorn(server: Server) -> _Uvicorn:
+    """uvicorn, with its faster protocol and loop where they are installed; bounded heads where its protocol has no bound."""
     try:
-        await runner.serve(sockets)
-    finally:
-        if watching is not None:
-            watching.cancel()
-        await server.close()
+        from .heads import BoundedHeads as protocol
+    except ImportError:  # httptools; the other protocol bounds heads itself
+        protocol = "auto"
+    patience = math.ceil(server.config.limits.deadline_ms / 1e3) + 5
+    settings: dict[str, Any] = {"log_config": None, "access_log": False, "lifespan": "off", "ws": "none"}
+    settings |= {"http": protocol, "timeout_graceful_shutdown": patience}
+    return _Uvicorn(uvicorn.Config(application(server), **settings))
 
 
 async def _watch(server: Server) -> None:
-    """Switch to artifacts that were replaced on disk."""
-    seen = {name: _stamp(server, name) for name in server.models}
+    """Switch to artifacts that were replaced on disk, once they lie still: a copy takes its time."""
+    done = {name: _stamp(server, name) for name in server.models}
+    before = dict(done)
     while True:
         await asyncio.sleep(RELOAD_EVERY)
-        for name, before in seen.items():
-            now = _stamp(server, name)
-            if now in (None, before):
+        for name in done:
+            now, earlier = _stamp(server, name), before[name]
+            before[name] = now
+            if now is None or now == done[name] or now != earlier:
                 continue
             try:
                 await server.reload(name)
-            except (BertcError, RuntimeError, WorkerDied) as error:
-                LOG.error("%s: the artifact on disk is not loaded, the old one goes on: %s", name, error)
-            seen[name] = now
+            except (BertcError, RuntimeError, Refused, WorkerDied) as error:
+                LOG.error("%s: the artifact on disk is not loaded, the old one goes on: %s", name, error or "a worker ended")
+            except Exception:  # a fault of ours must not end the watch
+                LOG.exception("%s: the artifact on disk is not loaded, the old one goes on", name)
+            done[name] = now
 
 
-def _stamp(server: Server, name: str) -> tuple[int, int] | None:
-    """What changes when a manifest is replaced; None while there is none."""
+def _stamp(server: Server, name: str) -> Any:
+    """What changes when any file of an artifact is replaced; None while there is no manifest."""
+    path = server.artifacts[name].path
     try:
-        found = (server.artifacts[name].path / MANIFEST).stat()
+        found = [(str(file), file.stat()) for file in sorted(path.rglob("*"))]
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns
+    stamp = [(name, each.st_ino, each.st_mtime_ns, each.st_size) for name, each in found]
+    return stamp if (path / MANIFEST).is_file() else None
 
 
 def _stop(server: Server, runner: uvicorn.Server) -> None:
-    LOG.info("stopping: requests that are here are answered")
+    """The first signal ends it in order; the second does not wait for clients any more."""
+    LOG.info("stopping: requests that are here are %s", "given up" if server.stopping else "answered")
+    runner.force_exit = server.stopping
     server.stopping = True
     runner.should_exit = True
 
 
-def _listen(host: str, port: int) -> Any:
-    import socket
-
+def _bind(host: str, port: int) -> socket.socket:
+    """The port, before anything is loaded; nobody can connect yet."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         made = socket.socket(family, socket.SOCK_STREAM)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((host, port))
-    except OSError as error:
-        raise InputError(f"cannot listen at {host}:{port}: {error.strerror or error}; choose another with --port") from error
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot listen at {host}:{port}: {why}; choose another --host or --port") from error
     return made

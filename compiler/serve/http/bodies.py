@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,7 +12,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from ...core import BertcError, printable
-from ..errors import NotFound, Refused, TooLong
+from ..errors import NotFound, Refused, TooLong, TooSlow
 from ..model import Request, ServedModel
 
 if TYPE_CHECKING:
@@ -29,14 +30,18 @@ def server_of(request: HttpRequest) -> Server:
 
 
 async def read_bytes(request: HttpRequest) -> bytes:
-    """The body. TooLong over limits.body_bytes, without reading on."""
-    limit = server_of(request).config.limits.body_bytes
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > limit:
-            raise TooLong(f"the body is over {limit} bytes (limits.body_bytes)")
-        parts.append(part)
+    """The body. TooLong over limits.body_bytes, without reading on; TooSlow where it takes longer than an answer may."""
+    limits = server_of(request).config.limits
+    limit, parts, size = limits.body_bytes, [], 0
+    try:
+        async with asyncio.timeout(limits.deadline_ms / 1e3):
+            async for part in request.stream():
+                size += len(part)
+                if size > limit:
+                    raise TooLong(f"the body is over {limit} bytes (limits.body_bytes)")
+                parts.append(part)
+    except TimeoutError as error:
+        raise TooSlow(f"the body did not come within {limits.deadline_ms:g} ms (limits.deadline_ms)") from error
     return b"".join(parts)
 
 
@@ -87,6 +92,7 @@ def refusal(error: BaseException) -> Response:
     """What a caller is told: the message and its kind. Errors of bertc are the request's fault, others are the server's."""
     if isinstance(error, Refused):
         headers = {} if error.retry_after is None else {"retry-after": str(math.ceil(max(error.retry_after, 0.001)))}
+        headers |= {"connection": "close"} if isinstance(error, TooSlow) else {}
         return answer({"error": printable(str(error)), "error_type": error.kind}, error.status, headers)
     if isinstance(error, BertcError):
         return answer({"error": printable(str(error)), "error_type": "bad_request"}, 400)

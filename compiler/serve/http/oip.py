@@ -52,8 +52,8 @@ class InferBody(msgspec.Struct, forbid_unknown_fields=True):
 
 async def infer(request: HttpRequest) -> Response:
     """Run a model on tensors."""
-    model = model_of(request)
     data = await read_bytes(request)
+    model = model_of(request)
     body, rest = _body(request, data)
     feeds = _feeds(model, body, rest)
     outputs = dict(await model.infer(feeds, options(request)))
@@ -67,7 +67,7 @@ async def infer(request: HttpRequest) -> Response:
 def _body(request: HttpRequest, data: bytes) -> tuple[InferBody, bytes]:
     """(the JSON part, the bytes behind it)."""
     length = request.headers.get(HEADER)
-    if length is not None and not (length.isascii() and length.isdecimal() and int(length) <= len(data)):
+    if length is not None and not (length.isascii() and length.isdecimal() and len(length) < 20 and int(length) <= len(data)):
         raise Refused(f"{HEADER}: {length!r:.40} is not the bytes of the JSON in a body of {len(data)}")
     head = len(data) if length is None else int(length)
     try:
@@ -85,7 +85,7 @@ def _feeds(model: ServedModel, body: InferBody, rest: bytes) -> Feeds:
             raise Refused(f"input {tensor.name!r:.120} is {what}")
         size = tensor.parameters.get("binary_data_size")
         if size is not None and not (type(size) is int and 0 <= size <= len(rest)):
-            raise Refused(f"input {tensor.name!r}: binary_data_size {size!r:.40}, and {len(rest)} bytes are left")
+            raise Refused(f"input {tensor.name!r:.120}: binary_data_size {size!r:.40}, and {len(rest)} bytes are left")
         feeds[tensor.name] = _array(known[tensor.name], tensor, rest[:size] if size is not None else None)
         rest = rest[size or 0 :]
     missing = [name for name in known if name not in feeds]
@@ -106,12 +106,28 @@ def _array(spec: TensorSpec, tensor: Tensor, raw: bytes | None) -> np.ndarray:
             raise Refused(f"input {tensor.name!r}: {len(raw)} bytes for {tensor.shape} of {tensor.datatype}")
         return _cast(spec, np.frombuffer(raw, np.dtype(dtype).newbyteorder("<")).reshape(tensor.shape))
     try:
-        found = np.asarray(tensor.data)
+        values = _flat(tensor.data)
+        found = np.asarray(values)
         if found.size != count or found.dtype.kind not in "biuf":
             raise ValueError(f"{found.size} values of {found.dtype} in data")
         return _cast(spec, found.reshape(tensor.shape))
     except ValueError as error:
         raise Refused(f"input {tensor.name!r}: {error}; wanted {count} numbers for shape {tensor.shape}") from error
+
+
+def _flat(data: Any) -> list[Any]:
+    """The numbers of nested lists, in order. ValueError for anything else: numpy would make room for a text in every place."""
+    found: list[Any] = []
+    left = [data] if isinstance(data, list) else []
+    while left:
+        value = left.pop()
+        if isinstance(value, list):
+            left += reversed(value)
+        elif isinstance(value, (int, float)):
+            found.append(value)
+        else:
+            raise ValueError(f"{value!r:.40} in data")
+    return found
 
 
 def _cast(spec: TensorSpec, array: np.ndarray) -> np.ndarray:

@@ -141,7 +141,7 @@ def test_packed_weights_keep_their_key_and_checksums_when_they_move() -> None:
 
 @pytest.mark.parametrize("text", ["", "key", "key|1;2", "key|one;2;3", "|1;2;3"])
 def test_a_description_of_another_form_is_refused(text: str) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="packed weights|unpack|invalid literal"):
         memory.Packed.read(text)
 
 
@@ -251,9 +251,8 @@ async def test_without_a_budget_every_worker_has_every_model(artifacts: dict[str
 
 @in_loop
 async def test_a_budget_holds_and_every_answer_is_right(artifacts: dict[str, Path]) -> None:
-    async with served(artifacts) as server:
-        budget = max(server.pool.ledger.size(name) for name in NAMES) + 1000
-    async with served(artifacts, memory=str(budget)) as server:
+    budget = 3_000_000  # two workers hold 2 MiB of a model; two models are too many
+    async with served(artifacts, memory="3MB") as server:
         most = 0
         for round_ in range(6):
             names = [NAMES[(at + round_) % 3] for at in range(12)]
@@ -265,7 +264,7 @@ async def test_a_budget_holds_and_every_answer_is_right(artifacts: dict[str, Pat
         text = server.metrics.text(server.scheduler, 2, server.pool.ledger).decode()
         unloads = [float(line.split()[1]) for line in text.splitlines() if line.startswith("bertc_model_unloads_total{")]
         assert sum(unloads) >= 6
-        assert f"bertc_models_budget_bytes {float(budget)}" in text or "bertc_models_budget_bytes" in text
+        assert "bertc_models_budget_bytes 3e+06" in text
 
 
 @in_loop
@@ -275,9 +274,7 @@ async def test_what_is_gone_from_the_disk_or_died_is_still_answered_under_a_budg
     mine = {name: Path(shutil.copytree(path, tmp_path / name)) for name, path in artifacts.items()}
     for name, path in artifacts.items():
         shutil.copy(cost.cost_path(path), cost.cost_path(mine[name]))
-    async with served(artifacts) as server:
-        budget = max(server.pool.ledger.size(name) for name in NAMES) + 1000
-    async with served(mine, memory=str(budget)) as server:
+    async with served(mine, memory="3MB") as server:
         for path in mine.values():
             shutil.rmtree(path)
         os.kill(server.pool.processes[0], signal.SIGKILL)
@@ -290,7 +287,7 @@ async def test_a_model_over_the_memory_ends_the_start_and_leaves_nothing(
     artifacts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory.tempfile, "tempdir", str(tmp_path))
-    with pytest.raises(InputError, match=r"more than the memory of 50\.0 KB|more than the memory of 0\.1 MB"):
+    with pytest.raises(InputError, match="--memory 3MB or more"):
         async with served(artifacts, memory="50KB"):
             pass
     assert not list(tmp_path.iterdir())
