@@ -61,20 +61,22 @@ def build_heads(folder: Path) -> list[Path]:
     """MiniLM with Dense heads of seeded weights: the first is built from sentence-transformers."""
     first = folder / "head0"
     if not first.exists():
-        bertc.build(sentence_transformer(folder / "source"), first, precision="fp32", targets=["onnxruntime"])
+        bertc.build(
+            sentence_transformer(MODEL, folder / "source", 384, head=True), first, precision="fp32", targets=["onnxruntime"]
+        )
     is_head = {(384, WIDTH), (WIDTH, 384), (WIDTH,)}
     return variants(first, lambda array: array.shape in is_head)
 
 
-def sentence_transformer(out: Path) -> Path:
-    """A folder of sentence-transformers: MiniLM, mean pooling, Dense."""
+def sentence_transformer(encoder: Path, out: Path, width: int, head: bool) -> Path:
+    """A folder of sentence-transformers: an encoder, mean pooling, and a Dense where there is a `head`."""
     import torch
     from sentence_transformers import SentenceTransformer, models
 
     torch.manual_seed(0)
-    word = models.Transformer(str(MODEL))
-    dense = models.Dense(384, WIDTH, activation_function=torch.nn.Tanh())
-    SentenceTransformer(modules=[word, models.Pooling(384, "mean"), dense], device="cpu").save(str(out))
+    modules = [models.Transformer(str(encoder)), models.Pooling(width, "mean")]
+    modules += [models.Dense(width, WIDTH, activation_function=torch.nn.Tanh())] if head else []
+    SentenceTransformer(modules=modules, device="cpu").save(str(out))
     return out
 
 
@@ -83,15 +85,15 @@ def build_small(folder: Path) -> list[Path]:
     import torch
     import transformers
 
-    first, source = folder / "small0", folder / "small"
+    first, random = folder / "small0", folder / "random"
     if not first.exists():
         torch.manual_seed(0)
         sizes = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 512}
-        model = transformers.BertModel(transformers.BertConfig(vocab_size=30522, **sizes), add_pooling_layer=False).eval()
-        model.save_pretrained(source)
+        transformers.BertModel(transformers.BertConfig(vocab_size=30522, **sizes)).eval().save_pretrained(random)
         for file in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copy(MODEL / file, source / file)
-        bertc.build(source, first, precision="fp32", targets=["onnxruntime"], task="sentence-embedding")
+            shutil.copy(MODEL / file, random / file)
+        source = sentence_transformer(random, folder / "small-source", 128, head=False)
+        bertc.build(source, first, precision="fp32", targets=["onnxruntime"])
     return variants(first, lambda array: array.ndim >= 2 and array.size > 2)
 
 

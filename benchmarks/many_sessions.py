@@ -60,7 +60,7 @@ def prepared(path: Path, way: str) -> tuple[Any, list[tuple[np.ndarray, Any]]]:
     options, kept = ort.SessionOptions(), []
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
-    options.enable_cpu_mem_arena = way != "chosen"
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = way != "chosen"
     if way == "unpacked":
         options.add_session_config_entry("session.disable_prepacking", "1")
     if way in ("unpacked", "initializers"):

@@ -125,8 +125,9 @@ class Store:
         return offsets
 
     def remove(self, name: str, weights: Sequence[str]) -> None:
-        """Forget a graph, and weights that no other refers to."""
-        self.graph(name).unlink(missing_ok=True)
+        """Forget a graph and its manifest, and weights that no other refers to."""
+        for kind in (".onnx", ".json"):
+            self.graph(name).with_suffix(kind).unlink(missing_ok=True)
         for each in weights:
             (self.folder / each).unlink(missing_ok=True)
 

@@ -101,12 +101,12 @@ def save_mapped(directory: Path, manifest: Mapping[str, Any], out: Path) -> Runn
 def load_mapped(saved: Path, manifest: Mapping[str, Any]) -> Runner:
     """A runner over what save_mapped() wrote. It maps the weights: sessions and processes of the same files share their memory.
 
-    Without an arena: an arena keeps what the largest batch took for each session, and saves no time here
+    Without an arena and memory patterns: they keep what the largest batch took for each session, and save no time here
     (benchmarks/bench_many_models.py).
     """
 
     def configure(options: Any) -> None:
-        options.enable_cpu_mem_arena = False
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
 
     return OnnxRuntimeRunner(saved, manifest, configure)
 

@@ -141,7 +141,7 @@ def test_packed_weights_keep_their_key_and_checksums_when_they_move() -> None:
 
 @pytest.mark.parametrize("text", ["", "key", "key|1;2", "key|one;2;3", "|1;2;3"])
 def test_a_description_of_another_form_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="packed weights|unpack|invalid literal"):
+    with pytest.raises(ValueError, match=r"packed weights|unpack|invalid literal"):
         memory.Packed.read(text)
 
 
