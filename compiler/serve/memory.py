@@ -273,11 +273,17 @@ def anonymous() -> int:
 
 
 def release() -> None:
-    """Give memory that was freed back to the system."""
-    import ctypes
+    """Collect what is garbage, and give memory that was freed back to the system."""
     import gc
 
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None  # glibc's
-    if trim is not None:
-        trim(0)
+    trim()
+
+
+def trim() -> None:
+    """Give memory that was freed back to the system."""
+    import ctypes
+
+    found = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None  # glibc's
+    if found is not None:
+        found(0)

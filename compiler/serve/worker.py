@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core import BertcError, Missing, die_with_parent, profiles
+from . import memory
 from .frames import MOST_HEAD, SIZES, Head, pack, unpack_arrays, unpack_head
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ..runtime import Runner
 
 LOG = logging.getLogger("bertc.serve")
+TRIM_EVERY = 32  # requests: what batches of many models freed lies between what sessions keep, and grows without it
 
 
 class Worker:
@@ -31,11 +33,15 @@ class Worker:
     def __init__(self, link: socket.socket) -> None:
         self.link = link
         self.runners: dict[str, Runner] = {}
+        self.asked = 0
 
     def serve(self) -> None:
         """Answer until the other side hangs up."""
         while (got := self._receive()) is not None:
             head, arrays = got
+            self.asked += 1
+            if head.op == "load" or self.asked % TRIM_EVERY == 0:
+                memory.trim()
             try:
                 answer, outputs = getattr(self, f"_{head.op}")(head, arrays)
             except BertcError as error:
@@ -65,8 +71,6 @@ class Worker:
         return Head("done", facts=facts), {}
 
     def _unload(self, head: Head, arrays: dict[str, np.ndarray]) -> tuple[Head, dict[str, np.ndarray]]:
-        from . import memory
-
         self.runners.pop(head.model, None)
         memory.release()
         return Head("done"), {}
