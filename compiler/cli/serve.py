@@ -45,6 +45,7 @@ def _policies() -> Sequence[str]:
 )
 @click.option("--queue", type=click.IntRange(min=1), metavar="NUMBER", help="Most rows that wait for a model; then 429.")
 @click.option("--truncate/--no-truncate", default=None, help="Cut texts that are too long, or answer 413 (default).")
+@click.option("--memory", metavar="SIZE", help="Most that loaded models may take, as in 8GB; the least used are unloaded.")
 @click.option("--reload", is_flag=True, help="Look every second for an artifact replaced on disk, and switch to it.")
 def serve(artifacts: Sequence[Path], config_path: Path | None, reload: bool, **given: Any) -> None:
     """Serve ARTIFACTs over HTTP until SIGTERM or Ctrl-C; requests that are there are still answered.

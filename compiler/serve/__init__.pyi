@@ -2,6 +2,7 @@ from . import buckets as buckets
 from . import config as config
 from . import http as http
 from . import logs as logs
+from . import memory as memory
 from . import planner as planner
 from . import planning as planning
 from . import recipe_edit as recipe_edit

@@ -76,7 +76,7 @@ def _points(found: Artifact, length: str, batch: str | None, packed: bool) -> tu
     if limits.min > LENGTHS[-1]:  # recordings: samples, not tokens
         lengths = [n for n in (limits.min * 2**k for k in range(6)) if n <= top] or [limits.min]
     rows = [n for n in BATCHES if batch is not None and found.dims[batch].min <= n <= (found.dims[batch].max or n)] or [1]
-    graph = found.graph()
+    graph = found.graph(mapped=True)
     made = []
     for i, long in enumerate(lengths):
         for j, count in enumerate(rows):
@@ -105,7 +105,7 @@ async def padding_error(found: Artifact, pool: Pool, name: str, batching: Batchi
     if batching.length is None or batch is None:
         return 0.0
     limits = found.dims[length]
-    graph = found.graph()
+    graph = found.graph(mapped=True)
     sizes = [max(limits.min, 9), max(limits.min, min(limits.max or 40, 40))]
     rows: Sequence[Feeds] = [
         synthetic.sample_at(graph, found.dims, {length: n, batch: 1}, at).feeds for at, n in enumerate(sizes)

@@ -6,6 +6,7 @@ import collections
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from .memory import Ledger
 from .scheduler import Scheduler
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -37,6 +38,14 @@ class Metrics:
         self._workers = Gauge("bertc_workers", "Workers that live now.", registry=self.registry)
         self._deaths = Counter("bertc_worker_deaths", "Workers that ended and were replaced.", registry=self.registry)
 
+        self._loads = Histogram(
+            "bertc_model_load_seconds", "What workers took to load models.", by, buckets=SECONDS, registry=home
+        )
+        self._unloads = Counter("bertc_model_unloads", "Models unloaded to stay within the memory.", by, registry=home)
+        self._loaded = Gauge("bertc_models_loaded", "Models that are loaded now.", registry=home)
+        self._bytes = Gauge("bertc_models_bytes", "What the loaded models take, equal weights once.", registry=home)
+        self._budget = Gauge("bertc_models_budget_bytes", "What they may take; 0: no limit.", registry=home)
+
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count an answer."""
         self._requests.labels(route, str(status)).inc()
@@ -58,8 +67,20 @@ class Metrics:
         """A worker ended."""
         self._deaths.inc()
 
-    def text(self, scheduler: Scheduler, workers: int) -> bytes:
+    def loaded(self, name: str, seconds: float) -> None:
+        """A worker loaded a model."""
+        self._loads.labels(name).observe(seconds)
+
+    def unloaded(self, name: str) -> None:
+        """A model was unloaded in all workers."""
+        self._unloads.labels(name).inc()
+
+    def text(self, scheduler: Scheduler, workers: int, ledger: Ledger | None = None) -> bytes:
         """All of it, in Prometheus' text form."""
+        if ledger is not None:
+            self._loaded.set(len(ledger.loaded))
+            self._bytes.set(ledger.bytes())
+            self._budget.set(ledger.budget or 0)
         self._workers.set(workers)
         rows = collections.Counter[str]()
         for name, lane in scheduler.lanes.items():

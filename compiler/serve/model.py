@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,13 +66,27 @@ class ServedModel:
         self._in_thread = self._users = 0
 
     @staticmethod
-    def of_artifact(name: str, found: Artifact, profiles: Sequence[Profile], scheduler: Scheduler) -> ServedModel:
-        """The front of an artifact. `profiles`: the sizes that its loaded runner is bound to."""
+    def of_artifact(
+        name: str,
+        found: Artifact,
+        profiles: Sequence[Profile],
+        scheduler: Scheduler,
+        encoders: MutableMapping[Hashable, Encoder] | None = None,
+    ) -> ServedModel:
+        """The front of an artifact. `profiles`: the sizes that its loaded runner is bound to. `encoders`: those of other models,
+        to share where the files and limits are equal: a tokenizer takes some megabytes."""
         encoder = None
         names = [spec.name for spec in found.inputs]
         if found.tokenizer is not None:
-            encoder = Encoder.from_directory(found.tokenizer, _longest(profiles), names, found.index_bounds.get("input_ids"))
-            encoder = dataclasses.replace(encoder, max_length=encoder.max_length or MOST_TOKENS)
+            bounds = (_longest(profiles), tuple(names), found.index_bounds.get("input_ids"))
+            files = {file: entry["sha256"] for file, entry in found.manifest["files"].items() if file.startswith("tokenizer/")}
+            key = (tuple(sorted(files.items())), bounds)
+            encoder = encoders.get(key) if encoders is not None else None
+            if encoder is None:
+                encoder = Encoder.from_directory(found.tokenizer, *bounds)
+                encoder = dataclasses.replace(encoder, max_length=encoder.max_length or MOST_TOKENS)
+            if encoders is not None:
+                encoders[key] = encoder
         config = next((path for path in found.assets if path.name == "config.json"), None)
         multi = config is not None and json.loads(config.read_bytes()).get("problem_type") == "multi_label_classification"
         names_of = dict(Labels.from_assets(found.task, found.assets).names)

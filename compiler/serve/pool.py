@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..artifact import MANIFEST
 from ..core import BertcError, Feeds, Missing, Outputs, hash_file
+from . import memory
 from .errors import Unavailable, WorkerDied
 from .frames import SIZES, Head, pack, unpack_arrays, unpack_head
 
@@ -76,21 +77,31 @@ class _Worker:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     answers: dict[int, asyncio.Future[tuple[Head, dict[str, Any]]]] = dataclasses.field(default_factory=dict)
+    loaded: set[str] = dataclasses.field(default_factory=set)
     alive: bool = True
 
 
 class ProcessPool:
-    """Worker processes. A batch whose worker dies raises WorkerDied, and another worker takes its place."""
+    """Worker processes. A batch whose worker dies raises WorkerDied, and another worker takes its place.
 
-    def __init__(self, size: int, threads: int) -> None:
-        self.size, self.threads = size, threads
+    Every worker has every model, or, under a budget of memory, loads what its batches need. `share`: whether equal weights are
+    held once for all of them.
+    """
+
+    def __init__(self, size: int, threads: int, budget: int | None = None, share: bool = True) -> None:
+        self.size, self.threads, self.share = size, threads, share
         self.on_free: Callable[[], None] = lambda: None
         self.on_death: Callable[[], None] = lambda: None
-        self.models: dict[str, Path] = {}
+        self.on_load: Callable[[str, float], None] = lambda name, seconds: None
+        self.on_unload: Callable[[str], None] = lambda name: None
         self.limits: dict[str, list[Any]] = {}
+        self.ledger = memory.Ledger(budget, size)
+        self.models: dict[str, dict[str, Any]] = {}  # how each is loaded: the fields of preparing.Prepared
+        self.store: Path | None = None
+        self._closers = contextlib.ExitStack()
+        self._moving = asyncio.Lock()  # models are loaded and unloaded one at a time
         self._idle: collections.deque[_Worker] = collections.deque()
         self._workers: list[_Worker] = []
-        self.hashes: dict[str, str] = {}  # of the manifests: a worker that comes later loads the same artifact or none
         self._wanted: collections.deque[asyncio.Future[_Worker]] = collections.deque()
         self._jobs = 0
         self._closing = False
@@ -112,23 +123,52 @@ class ProcessPool:
 
     async def start(self, models: Mapping[str, Path]) -> None:
         """Start the workers, one after the other: they load the same files. BertcError where an artifact cannot be loaded."""
-        self.models = dict(models)
-        self.hashes = {name: hash_file(path / MANIFEST) for name, path in models.items()}
-        for _ in range(self.size):
-            await self._add()
+        if self.share and self.size * len(models) > 1:
+            self.store = self._closers.enter_context(memory.folder())
+        try:
+            await self._prepare(models)
+            for _ in range(self.size):
+                await self._add()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _prepare(self, models: Mapping[str, Path]) -> None:
+        """Open and weigh artifacts, and write what they share, in a process that ends then: what that took is given back."""
+        if self.store is None and self.ledger.budget is None:
+            for name, path in models.items():
+                self._know(name, {"path": str(path), "digest": hash_file(path / MANIFEST)})
+            return
+        worker = await self._spawn()
+        try:
+            for name, path in models.items():
+                asked = {"path": str(path), "folder": str(self.store or "")}
+                made, _ = await self._ask(worker, Head("prepare", model=name, facts=asked))
+                self._know(name, made.facts)
+        except WorkerDied as error:
+            raise BertcError(f"the process that loads {name} from {path} ended ({worker.process.wait()})") from error
+        finally:
+            worker.writer.close()
+            await asyncio.to_thread(_end, worker.process)
+
+    def _know(self, name: str, facts: dict[str, Any]) -> None:
+        self.ledger.know(name, memory.Need(facts.get("weights", {}), facts.get("private", 0)))
+        self.models[name] = facts
+        self.limits[name] = facts.get("profiles", [])
 
     async def _add(self) -> None:
-        worker, loaded = await self._spawn(), set[str]()
+        worker = await self._spawn()
         try:
-            while more := [name for name in self.models if name not in loaded]:  # a reload may add one meanwhile
-                await self._load(worker, more[0], self.models[more[0]])
-                loaded.add(more[0])
+            async with self._moving:  # a reload that adds one waits
+                for name in tuple(self.models) if self.ledger.budget is None else ():
+                    self.ledger.use(name)
+                    await self._load(worker, name)
+                self._workers.append(worker)
         except BaseException:
             worker.writer.close()
             worker.process.kill()
             worker.process.wait()
             raise
-        self._workers.append(worker)
         self._release(worker)
 
     def _release(self, worker: _Worker) -> None:
@@ -173,37 +213,74 @@ class ProcessPool:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _load(self, worker: _Worker, name: str, path: Path) -> None:
-        head, _ = await self._ask(worker, Head("load", model=name, facts={"path": str(path), "hash": self.hashes.get(name)}))
+    async def _load(self, worker: _Worker, name: str) -> None:
+        asked = {key: value for key, value in self.models[name].items() if key in ("path", "saved", "digest")}
+        head, _ = await self._ask(worker, Head("load", model=name, facts=asked))
+        worker.loaded.add(name)
         self.limits[name] = head.facts["profiles"]
+        self.on_load(name, head.facts["seconds"])
         LOG.info("loaded %s in worker %d: %.2f s", name, worker.process.pid, head.facts["seconds"])
+
+    async def _unload(self, name: str) -> None:
+        """Wait until no worker has a model. What a worker was asked before, it does before."""
+        for worker in [each for each in self._workers if name in each.loaded]:
+            worker.loaded.discard(name)
+            with contextlib.suppress(WorkerDied):  # its memory is gone with it
+                await self._ask(worker, Head("unload", model=name))
+        self.on_unload(name)
+        LOG.info("unloaded %s", name)
+
+    async def _ready(self, worker: _Worker, name: str) -> None:
+        """A worker that is about to run a model has it. Nothing is awaited between the last look and the return."""
+        if name in worker.loaded and name in self.ledger.loaded:
+            self.ledger.use(name)
+            return
+        async with self._moving:
+            for old in self.ledger.use(name):
+                await self._unload(old)
+            try:
+                if name not in worker.loaded:
+                    await self._load(worker, name)
+            except (WorkerDied, BertcError, RuntimeError):
+                if not any(name in each.loaded for each in self._workers):
+                    self.ledger.loaded.pop(name, None)
+                raise
 
     async def replace(self, name: str, path: Path, other: str) -> None:
         """Load an artifact under the name `other` in every worker, beside the one that is there."""
-        self.hashes[other] = hash_file(path / MANIFEST)
-        self.models[other] = path  # a worker that starts meanwhile loads it too
+        await self._prepare({other: path})
         try:
-            for worker in tuple(self._workers):
-                with contextlib.suppress(WorkerDied):  # its successor loads it
-                    await self._load(worker, other, path)
-            if other not in self.limits:
-                raise WorkerDied("no worker lives")
+            if self.ledger.budget is None:
+                await self._load_everywhere(other)
         except BaseException:
             await self.drop(other)
             raise
-        LOG.info("%s: every worker has %s", name, path)
+        LOG.info("%s: the workers have %s", name, path)
+
+    async def _load_everywhere(self, name: str) -> None:
+        async with self._moving:
+            self.ledger.use(name)
+            for worker in tuple(self._workers):
+                with contextlib.suppress(WorkerDied):  # its successor loads it
+                    await self._load(worker, name)
+            if not any(name in worker.loaded for worker in self._workers):
+                raise WorkerDied("no worker lives")
 
     async def drop(self, name: str) -> None:
-        """Unload a model in every worker."""
-        self.models.pop(name, None)
-        for worker in tuple(self._workers):
-            with contextlib.suppress(WorkerDied):
-                await self._ask(worker, Head("unload", model=name))
+        """Unload a model in every worker, and forget it."""
+        async with self._moving:
+            await self._unload(name)
+            alone = self.ledger.forget(name)
+            self.models.pop(name, None)
+            self.limits.pop(name, None)
+            if self.store is not None:
+                memory.Store(self.store).remove(name, alone)
 
     async def run(self, model: str, feeds: Feeds) -> tuple[Outputs, float]:
         """The outputs of a batch, and the seconds it took. WorkerDied where its process ended, BertcError for a refused batch."""
         worker = self._idle.popleft() if self._idle else await self._take()
         try:
+            await self._ready(worker, model)
             head, outputs = await self._ask(worker, Head("run", model=model), feeds)
             return outputs, float(head.facts["seconds"])
         except WorkerDied:
@@ -286,6 +363,7 @@ class ProcessPool:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._closers.close()
 
 
 def _end(process: subprocess.Popen[bytes]) -> int:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..artifact import Artifact, open_artifact
 from ..core import VERSION, BertcError, InputError, Progress
-from .config import ModelConfig, ServingConfig
+from .config import ModelConfig, ServingConfig, memory_bytes
 from .cost import CostModel, read_cost, write_cost
 from .measure import ALIKE, SAME, measure, padding_error
+from .memory import in_memory
 from .metrics import Metrics
 from .model import ServedModel
 from .pool import ProcessPool
@@ -27,10 +29,12 @@ class Server:
     def __init__(self, config: ServingConfig, log: Progress | None = None) -> None:
         self.config, self.log = config, log or Progress()
         self.workers, self.threads = config.cores()
-        self.pool = ProcessPool(self.workers, self.threads)
+        self.pool = ProcessPool(self.workers, self.threads, memory_bytes(config.memory, "the configuration"), config.share)
         self.metrics = Metrics()
         self.scheduler = Scheduler(self.pool, self.metrics)
         self.pool.on_death = self.metrics.death
+        self.pool.on_load, self.pool.on_unload = self.metrics.loaded, self.metrics.unloaded
+        self.encoders: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
         self.models: dict[str, ServedModel] = {}
         self.artifacts: dict[str, Artifact] = {}
         self.stopping = False
@@ -51,12 +55,13 @@ class Server:
                 await self.pool.start({name: found.path for name, found in opened.items()})
             except RuntimeError as error:
                 raise BertcError(str(error)) from error
+        self._tell_memory()
         for name, found in opened.items():
             self._add(name, name, found, await self._lane(name, name, found))
 
     async def _lane(self, name: str, lane: str, found: Artifact) -> Lane:
         """The queue of a model under the name that the pool knows."""
-        front = ServedModel.of_artifact(name, found, limits_of(self.pool.limits[lane]), self.scheduler)
+        front = ServedModel.of_artifact(name, found, limits_of(self.pool.limits[lane]), self.scheduler, self.encoders)
         error = await padding_error(found, self.pool, lane, front.batching)
         batching = front.batching
         if error > ALIKE:
@@ -75,6 +80,9 @@ class Server:
         cost, why = read_cost(found)
         if cost is not None and (cost.workers, cost.threads) == (self.workers, self.threads):
             return cost
+        if same := self._same_shape(lane):
+            self.log.note(f"{found.path.name}: times of {same}, whose graph differs in the values of weights alone")
+            return self.scheduler.lanes[same].cost
         if cost is not None:
             why = f"its times were measured with {cost.workers} workers of {cost.threads} threads"
         self.log.note(f"{found.path.name}: {why}: measured now")
@@ -85,8 +93,25 @@ class Server:
             self.log.note(f"times not kept: {error}")
         return made
 
+    def _same_shape(self, lane: str) -> str | None:
+        """A model whose times are known and hold for this one."""
+        shape = self.pool.models[lane].get("shape")
+        return next((each for each in self.scheduler.lanes if shape and self.pool.models[each].get("shape") == shape), None)
+
+    def _tell_memory(self) -> None:
+        """What is not shared, and what would make a budget no budget."""
+        reasons: dict[str, list[str]] = {}
+        for name, facts in self.pool.models.items():
+            if facts.get("why"):
+                reasons.setdefault(facts["why"], []).append(name)
+        for why, names in reasons.items():
+            self.log.note(f"{', '.join(names)}: each worker holds weights of its own: {why}")
+        if self.pool.store is not None and in_memory(self.pool.store):
+            place = self.pool.store.parent
+            self.log.note(f"shared weights lie in {place}, which is memory itself: unloading frees little; set TMPDIR to a disk")
+
     def _add(self, name: str, lane: str, found: Artifact, made: Lane) -> None:
-        front = ServedModel.of_artifact(name, found, limits_of(self.pool.limits[lane]), self.scheduler)
+        front = ServedModel.of_artifact(name, found, limits_of(self.pool.limits[lane]), self.scheduler, self.encoders)
         front.lane, front.batching = lane, made.batching
         self.scheduler.add(made)
         self.models[name], self.artifacts[name] = front, found
@@ -132,6 +157,8 @@ class Server:
                 "max_tokens": encoder.max_length if encoder else None,
                 "padded": lane.batching.length is not None,
                 "packed": lane.cost.packed,
+                "loaded": lane.name in self.pool.ledger.loaded,
+                "bytes": self.pool.ledger.size(lane.name),
             }
         limits = self.config.limits
         return {
@@ -139,7 +166,18 @@ class Server:
             "models": models,
             "workers": self.workers,
             "threads": self.threads,
+            "memory": self._memory(),
             "limits": {name: getattr(limits, name) for name in limits.__struct_fields__},
+        }
+
+    def _memory(self) -> Mapping[str, Any]:
+        """What the loaded models take, as weighed at the start; 0 where nothing was weighed: one worker of one model."""
+        ledger = self.pool.ledger
+        return {
+            "budget": ledger.budget,
+            "bytes": ledger.bytes(),
+            "loaded": len(ledger.loaded),
+            "shared": sum(bool(facts.get("saved")) for facts in self.pool.models.values()),
         }
 
     async def close(self) -> None:

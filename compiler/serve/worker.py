@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..artifact import MANIFEST
-from ..core import ArtifactError, BertcError, Missing, die_with_parent, hash_file, profiles
+from ..core import BertcError, Missing, die_with_parent, profiles
+from . import memory
 from .frames import MOST_HEAD, SIZES, Head, pack, unpack_arrays, unpack_head
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..runtime import Runner
 
 LOG = logging.getLogger("bertc.serve")
+TRIM_EVERY = 32  # requests: what batches of many models freed lies between what sessions keep, and grows without it
 
 
 class Worker:
@@ -32,11 +33,15 @@ class Worker:
     def __init__(self, link: socket.socket) -> None:
         self.link = link
         self.runners: dict[str, Runner] = {}
+        self.asked = 0
 
     def serve(self) -> None:
         """Answer until the other side hangs up."""
         while (got := self._receive()) is not None:
             head, arrays = got
+            self.asked += 1
+            if head.op == "load" or self.asked % TRIM_EVERY == 0:
+                memory.trim()
             try:
                 answer, outputs = getattr(self, f"_{head.op}")(head, arrays)
             except BertcError as error:
@@ -49,21 +54,25 @@ class Worker:
             for part in pack(answer, outputs):
                 self.link.sendall(part)
 
-    def _load(self, head: Head, arrays: dict[str, np.ndarray]) -> tuple[Head, dict[str, np.ndarray]]:
-        from ..verification import load_runner
+    def _prepare(self, head: Head, arrays: dict[str, np.ndarray]) -> tuple[Head, dict[str, np.ndarray]]:
+        from . import preparing
 
-        start = time.perf_counter()
-        path, wanted = Path(head.facts["path"]), head.facts["hash"]
-        runner = load_runner(path)
-        if hash_file(path / MANIFEST) != wanted:
-            raise ArtifactError(f"{path} was replaced after the server had loaded it; put it back, or serve with --reload")
+        folder = Path(head.facts["folder"]) if head.facts["folder"] else None
+        made = preparing.prepare(head.model, Path(head.facts["path"]), folder)
+        return Head("done", facts=dataclasses.asdict(made)), {}
+
+    def _load(self, head: Head, arrays: dict[str, np.ndarray]) -> tuple[Head, dict[str, np.ndarray]]:
+        from . import preparing
+
+        runner, seconds = preparing.load(head.facts)
         self.runners[head.model] = runner
         limits = [{name: dataclasses.asdict(r) for name, r in each.items()} for each in runner.profiles]
-        facts: dict[str, Any] = {"profiles": limits, "seconds": time.perf_counter() - start}
+        facts: dict[str, Any] = {"profiles": limits, "seconds": seconds}
         return Head("done", facts=facts), {}
 
     def _unload(self, head: Head, arrays: dict[str, np.ndarray]) -> tuple[Head, dict[str, np.ndarray]]:
         self.runners.pop(head.model, None)
+        memory.release()
         return Head("done"), {}
 
     def _run(self, head: Head, arrays: dict[str, np.ndarray]) -> tuple[Head, dict[str, np.ndarray]]:

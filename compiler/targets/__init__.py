@@ -7,10 +7,12 @@ A target module has four functions and nothing to register:
     build(request) -> Built                     write the engine into request.directory
     load(directory, manifest) -> Runner         run an artifact
 
-and may have two more:
+and may have four more:
 
     refusal(sms, precision) -> str | None       why it cannot build that, asked before any work is done
     list_kernels(request) -> [Kernel]           of an engine it builds and discards, to compare an int8 engine with the base
+    save_mapped(directory, manifest, out)       load, and write what the session made of the graph, to be mapped by others
+    load_mapped(saved, manifest) -> Runner      run that, its weights shared with every process that does
 """
 
 from __future__ import annotations

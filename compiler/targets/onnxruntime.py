@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ DEFAULT_SMS: tuple[str, ...] = ()
 INT8_BASE, INT8_ATTENTION = "fp32", None
 MODEL = "model.onnx"
 MOST_THREADS = 1024
+MAPPED_FROM = 2**14  # bytes of a weight; smaller ones stay in the graph: a mapping is whole pages, and a process has 65,530
 # What load() runs with; recorded in the manifest so that a deployment can use the same. Optimised when the session is made,
 # not offline: ONNX Runtime's saved optimised graphs are tied to the instruction set of the machine that wrote them.
 SESSION = {
@@ -84,6 +85,32 @@ def load(directory: Path, manifest: Mapping[str, Any]) -> Runner:
     return OnnxRuntimeRunner(engine_file(directory, manifest, MODEL), manifest)
 
 
+def save_mapped(directory: Path, manifest: Mapping[str, Any], out: Path) -> Runner:
+    """The runner that load() gives, whose session also writes what it made of the graph to `out`, and to `out`.data its weights,
+    once as they are and once as the kernels of this machine want them packed. They are good for this machine alone."""
+
+    def save(options: Any) -> None:
+        options.optimized_model_filepath = str(out)
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{out.name}.data")
+        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", str(MAPPED_FROM))
+        options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
+
+    return OnnxRuntimeRunner(engine_file(directory, manifest, MODEL), manifest, save)
+
+
+def load_mapped(saved: Path, manifest: Mapping[str, Any]) -> Runner:
+    """A runner over what save_mapped() wrote. It maps the weights: sessions and processes of the same files share their memory.
+
+    Without an arena and memory patterns: they keep what the largest batch took for each session, and save no time here
+    (benchmarks/bench_many_models.py).
+    """
+
+    def configure(options: Any) -> None:
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+
+    return OnnxRuntimeRunner(saved, manifest, configure)
+
+
 def open_file(path: Path, described: Mapping[str, Any]) -> Runner:
     """A session over an ONNX file that is no artifact yet. `described`: its "inputs" and "outputs" as a manifest has them."""
     return OnnxRuntimeRunner(path, {**described, "profiles": [], "engine": {"session": SESSION}})
@@ -92,7 +119,7 @@ def open_file(path: Path, described: Mapping[str, Any]) -> Runner:
 class OnnxRuntimeRunner(Runner):
     """One ONNX Runtime session. Not bound to the profiles, which are its buckets: ONNX Runtime takes any size the model takes."""
 
-    def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, manifest: Mapping[str, Any], configure: Callable[[Any], None] = lambda options: None) -> None:
         inputs, outputs = ([TensorSpec.from_json(d) for d in manifest[kind]] for kind in ("inputs", "outputs"))
         super().__init__(inputs, outputs)
         self.buckets = profiles.profiles_from_json(manifest["profiles"])
@@ -108,6 +135,7 @@ class OnnxRuntimeRunner(Runner):
         if type(threads) is not int or not 0 <= threads <= MOST_THREADS:
             raise ArtifactError(f"{path}: engine.session.intra_op_num_threads is {threads!r}; it is 0 to {MOST_THREADS}")
         options.intra_op_num_threads = threads
+        configure(options)
         self._session = open_session(path, options)
 
     def _run(self, feeds: Feeds) -> Outputs:

@@ -37,7 +37,7 @@ Asgi = Callable[..., Any]
 async def metrics(request: HttpRequest) -> Response:
     """Prometheus' text form."""
     server = server_of(request)
-    text = server.metrics.text(server.scheduler, server.pool.alive)
+    text = server.metrics.text(server.scheduler, server.pool.alive, server.pool.ledger)
     return Response(text, media_type="text/plain; version=0.0.4")
 
 
