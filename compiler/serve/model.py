@@ -17,10 +17,10 @@ from ..core import Feeds, Outputs, Profile, TensorSpec
 from ..data import Encoder, Labels, Text
 from .batches import Batching, joined
 from .errors import Refused, TooLong
-from .scheduler import Scheduler
 
 if TYPE_CHECKING:
     from ..runtime import Runner
+    from .scheduler import Scheduler
 
 EMBEDDING, LOGITS = "sentence_embedding", "logits"
 INLINE = 2000  # characters that are tokenized in the event loop: a thread costs more
@@ -68,8 +68,7 @@ class ServedModel:
         names = [spec.name for spec in found.inputs]
         if found.tokenizer is not None:
             encoder = Encoder.from_directory(found.tokenizer, _longest(profiles), names, found.index_bounds.get("input_ids"))
-        config = next((path for path in found.assets if path.name == "config.json"), None)
-        multi = config is not None and json.loads(config.read_bytes()).get("problem_type") == "multi_label_classification"
+        multi = problem_type(found) == "multi_label_classification"
         names_of = dict(Labels.from_assets(found.task, found.assets).names)
         return ServedModel(name, found.inputs, found.outputs, encoder, scheduler, names_of, multi)
 
@@ -144,6 +143,12 @@ class ServedModel:
     def close(self) -> None:
         """End the tokenizer's thread."""
         self._tokenizing.shutdown(wait=False)
+
+
+def problem_type(found: Artifact) -> str:
+    """What config.json says that a classifier's logits are, "" where it says nothing."""
+    config = next((path for path in found.assets if path.name == "config.json"), None)
+    return str((json.loads(config.read_bytes()).get("problem_type") if config else None) or "")
 
 
 def _longest(profiles: Sequence[Profile]) -> int | None:

@@ -66,7 +66,13 @@ class Scheduler:
         self._keys = itertools.count()
         self._wake: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._starting = 0  # batches that have a worker each, and have not asked the pool for it yet
         self.stopped = False
+
+    @property
+    def free(self) -> int:
+        """How many batches can start now."""
+        return self.pool.free - self._starting
 
     def add(self, lane: Lane) -> None:
         """Take requests for a model; a new lane starts level with the others."""
@@ -85,7 +91,7 @@ class Scheduler:
         if len(lane.waiting) + len(rows) > lane.limit:
             raise Overloaded(
                 f"{len(lane.waiting)} rows wait for {model!r}, {len(rows)} more are over the limit of {lane.limit}",
-                lane.wait_estimate(self.pool.free + lane.running),
+                lane.wait_estimate(self.free + lane.running),
             )
         now = loop.time()
         made = [self._enqueue(lane, feeds, now, deadline, loop.create_future()) for feeds in rows]
@@ -120,7 +126,7 @@ class Scheduler:
         now = asyncio.get_running_loop().time()
         soonest = math.inf
         for lane in sorted((each for each in self.lanes.values() if each.waiting), key=lambda each: each.used):
-            while self.pool.free and lane.waiting:
+            while self.free > 0 and lane.waiting:
                 found = planner.plan([each.row for each in lane.waiting.values()], now, lane.cost, lane.policy)
                 if not found.run:
                     soonest = min(soonest, found.wait)
@@ -128,7 +134,7 @@ class Scheduler:
                 self._start(lane, [lane.waiting.pop(key) for key in found.run], now)
                 if len(self.lanes) > 1:
                     break
-        again = len(self.lanes) > 1 and self.pool.free and any(each.waiting for each in self.lanes.values())
+        again = len(self.lanes) > 1 and self.free > 0 and any(each.waiting for each in self.lanes.values())
         self._wake_in(0.0 if again and math.isinf(soonest) else soonest)
 
     def _wake_in(self, seconds: float) -> None:
@@ -140,6 +146,7 @@ class Scheduler:
 
     def _start(self, lane: Lane, rows: list[_Waiting], now: float) -> None:
         lane.running += 1
+        self._starting += 1
         lane.used += lane.cost.one([each.row.tokens for each in rows])
         if self.watch is not None:
             for each in rows:
@@ -150,6 +157,7 @@ class Scheduler:
 
     async def _run(self, lane: Lane, rows: list[_Waiting]) -> None:
         feeds = [each.feeds for each in rows]
+        self._starting -= 1  # the pool is asked before anything else happens: stack does not wait
         try:
             outputs, seconds = await self.pool.run(lane.name, lane.batching.stack(feeds))
             for each, found in zip(rows, lane.batching.split(outputs, feeds), strict=True):
