@@ -19,11 +19,12 @@ from ..data import Text
 from .batches import Batching, joined
 from .cost import CostModel
 from .errors import TooLong, Unavailable
-from .measure import ALIKE, SAME, measure
+from .measure import measure
 from .model import Request, ServedModel
 from .planner import POLICIES, Policy
 from .pool import ThreadPool
 from .scheduler import Lane, Scheduler
+from .trial import try_padding
 
 if TYPE_CHECKING:
     from ..runtime import Runner
@@ -32,7 +33,6 @@ LOG = logging.getLogger("bertc.serve")
 NAME = "model"
 # Of one token, before anything is measured: only ratios matter to `tokens`, and Retry-After is a guess that says so.
 GUESS = CostModel(np.array([1]), np.array([1]), np.array([[1e-4]]))
-SHORT, LONG = "one", "one text of many words, long enough that the other one is mostly padding beside it"
 
 
 class Batcher:
@@ -169,21 +169,12 @@ class Batcher:
     async def _batching(self) -> Batching:
         """How rows may share a batch, tried on this runner: padding changes the rows of some models."""
         found = self._model.batching
-        if found.length is None or self._policy.max_rows == 1:
+        if self._policy.max_rows == 1:
             return found
-        if self._model.encoder is None:
-            self._say("without a tokenizer nothing was tried on padding: only rows of one length share a batch")
-            return found.unpadded()
-        rows = await self._model.rows_of([SHORT, LONG], Request(math.inf, True))
-        alone, _ = await self._pool.run(NAME, rows[0])
-        together, _ = await self._pool.run(NAME, found.stack(rows))
-        own = found.split(together, rows)[0]
-        error = max(_distance(own[name], value) for name, value in alone.items())
-        if error > ALIKE:
-            self._say(f"a row in a padded batch is {error:.1e} from itself alone: only rows of one length share a batch")
-            return found.unpadded()
-        if error > SAME:
-            self._say(f"a row in a padded batch is {error:.1e} from itself alone (int8 with dynamic scales, or half precision)")
+        work = try_padding, self.runner, found, self._model.encoder
+        found, note = await asyncio.get_running_loop().run_in_executor(None, *work)
+        if note:
+            self._say(note)
         return found
 
     def _most_rows(self, asked: int) -> int:
@@ -228,9 +219,3 @@ class Batcher:
     def _say(self, note: str) -> None:
         self.notes.append(note)
         LOG.warning("%s", note)
-
-
-def _distance(got: np.ndarray, wanted: np.ndarray) -> float:
-    """The largest difference, relative to the largest value."""
-    difference = np.abs(got.astype(np.float64) - wanted).max(initial=0.0)
-    return float(difference / max(float(np.abs(wanted).max(initial=0.0)), 1e-12))

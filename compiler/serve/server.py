@@ -11,11 +11,12 @@ from ..artifact import Artifact, open_artifact
 from ..core import VERSION, BertcError, InputError, Progress
 from .config import ModelConfig, ServingConfig
 from .cost import CostModel, read_cost, write_cost
-from .measure import ALIKE, SAME, measure, padding_error
+from .measure import measure, padding_error
 from .metrics import Metrics
 from .model import ServedModel
 from .pool import ProcessPool
 from .scheduler import Lane, Scheduler
+from .trial import ALIKE, SAME
 from .worker import limits_of
 
 LOG = logging.getLogger("bertc.serve")
