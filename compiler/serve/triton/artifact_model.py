@@ -68,12 +68,10 @@ class TritonPythonModel:
     def _check_arrays(self, feeds: Feeds) -> None:
         """The first request is Triton's warm-up, of which is known what it holds.
 
-        A Python backend that was built for numpy 1 (as of 24.10) hands over wrong values where numpy 2 is installed, without a word.
+        A Python backend that was built for numpy 1 (as of 24.10) hands over wrong values with numpy 2, without a word.
         """
-        if self.expected is None:
-            return
-        (name, wanted), self.expected = self.expected, None
-        if np.ascontiguousarray(feeds[name]).tobytes()[: len(wanted)] != wanted:
+        wanted, self.expected = self.expected, {}
+        if any(np.ascontiguousarray(feeds[name]).tobytes()[: len(data)] != data for name, data in wanted.items()):
             raise DataError(
                 f"the server's Python backend hands over other values than it got: it was not built for numpy {np.__version__}; "
                 "pip install 'numpy<2' in the Python that it runs"
@@ -89,13 +87,11 @@ class TritonPythonModel:
         return self.pb.InferenceResponse([self.pb.Tensor(n, np.ascontiguousarray(made[n])) for n in names])
 
 
-def _expected(folder: Path, config: dict[str, Any]) -> tuple[str, bytes] | None:
-    """An input of the first warm-up request: (its name, the bytes of its first row), None without warm-up."""
-    warmups = config.get("model_warmup") or []
-    if not warmups:
-        return None
-    name, given = next(iter(warmups[0]["inputs"].items()))
-    return name, (folder / "warmup" / given["input_data_file"]).read_bytes()
+def _expected(folder: Path, config: dict[str, Any]) -> dict[str, bytes]:
+    """The bytes of the first row of each input of the first warm-up request; {} without warm-up."""
+    warmups = config.get("model_warmup") or [{"inputs": {}}]
+    inputs = warmups[0]["inputs"].items()
+    return {name: (folder / "warmup" / given["input_data_file"]).read_bytes() for name, given in inputs}
 
 
 def answer_rows(

@@ -121,9 +121,7 @@ def _instances(made: Made, found: Artifact, backend: str, settings: Settings) ->
         if not told:
             made.notes.append(f"{workers} instances of {threads} threads, as this machine has cores: set workers in serving.toml")
     if backend == "python" and found.target == "onnxruntime":
-        made.notes.append(
-            "threads of each Python instance are ONNX Runtime's own choice: all cores; OMP_NUM_THREADS sets no limit"
-        )
+        made.notes.append(f"each Python instance takes all cores unless tritonserver is started with OMP_NUM_THREADS={threads}")
     if told and found.target != "onnxruntime":
         made.notes.append("workers and threads of serving.toml are not used: they are of a CPU, and this engine has one instance")
 

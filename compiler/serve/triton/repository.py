@@ -177,9 +177,8 @@ def _versions(model: _Model, backend: str) -> list[str]:
     """What the server must bring for this engine."""
     found = model.first
     if backend == "python":
-        return [
-            f"the Python of the server needs bertc {VERSION}, and what runs {found.target} (pip install, or EXECUTION_ENV_PATH)"
-        ]
+        needs = f"the Python of the server needs bertc {VERSION} and what runs {found.target}: pip install, or EXECUTION_ENV_PATH"
+        return [needs, NUMPY]
     if backend == "tensorrt":
         built = {str(each.manifest["engine"].get("builder_version", "unknown")) for each in model.artifacts.values()}
         notes = [f"the plan needs a server with TensorRT {' and '.join(sorted(built))}"]

@@ -17,8 +17,8 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         if int(np.__version__.partition(".")[0]) >= 2:
             pb.Logger.log_warn(
-                f"numpy {np.__version__}: should texts end this process, the server's Python backend was built for numpy 1, as that "
-                "of 24.10: pip install 'numpy<2' in the Python that it runs"
+                f"numpy {np.__version__}: should texts end this process, the server's Python backend was built for numpy 1 "
+                "(24.10 is): pip install 'numpy<2' in the Python that it runs"
             )
         config = json.loads(args["model_config"])
         self.outputs = {each["name"]: pb.triton_string_to_numpy(each["data_type"]) for each in config["output"]}
