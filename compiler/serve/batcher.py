@@ -171,8 +171,7 @@ class Batcher:
         found = self._model.batching
         if self._policy.max_rows == 1:
             return found
-        work = try_padding, self.runner, found, self._model.encoder
-        found, note = await asyncio.get_running_loop().run_in_executor(None, *work)
+        found, note = await asyncio.to_thread(try_padding, self.runner, found, self._model.encoder)
         if note:
             self._say(note)
         return found
@@ -181,7 +180,8 @@ class Batcher:
         """Not more rows than the engine takes."""
         firsts = {spec.dims[0] for spec in self.runner.inputs if spec.dims}
         fixed = [size for size in firsts if isinstance(size, int)]
-        tops = [profile[name].max for profile in self.runner.profiles for name in firsts if name in profile]
+        names = [size for size in firsts if isinstance(size, str)]
+        tops = [profile[name].max for profile in self.runner.profiles for name in names if name in profile]
         most = min([asked, *fixed, *([max(tops)] if tops else [])])
         if most < asked:
             self._say(f"a batch has up to {most} rows, not {asked}: the engine takes no more")

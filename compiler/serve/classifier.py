@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Given = str | Mapping[str, str]
 Answer = dict[str, Any]
-FUNCTIONS = ("softmax", "sigmoid", "none")
+FUNCTIONS: Mapping[str, Callable[[np.ndarray], Any]] = {"softmax": softmax, "sigmoid": sigmoid, "none": np.asarray}
 
 
 class Classifier:
@@ -66,7 +66,7 @@ class Classifier:
         return np.concatenate([self.runner.run(self.encoder.encode(chunk))[LOGITS] for chunk in chunks]).astype(np.float32)
 
     def _classes(self, logits: np.ndarray, function: str) -> list[Answer]:
-        scores = {"softmax": softmax, "sigmoid": sigmoid, "none": np.asarray}[function](logits)
+        scores = FUNCTIONS[function](logits)
         order = np.argsort(-logits, kind="stable").tolist()
         return [{"label": self.labels.get(at, f"LABEL_{at}"), "score": float(scores[at])} for at in order]
 

@@ -17,7 +17,7 @@ from ..verification import load_runner
 EMBEDDING = "sentence_embedding"
 
 
-class ArtifactModule(InputModule):  # type: ignore[misc]  # its package has no types where it is not installed
+class ArtifactModule(InputModule):
     """Texts to `sentence_embedding` through the engine of an artifact. Everything after it (normalize, truncate_dim, precision)
     is sentence-transformers' own."""
 
@@ -72,9 +72,11 @@ class ArtifactModule(InputModule):  # type: ignore[misc]  # its package has no t
     def _chunks(self, feeds: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
         """Batches that the engine takes: `batch_size` may be larger than its profile."""
         first = self.runner.inputs[0].dims[0]
-        tops = [profile[first].max for profile in self.runner.profiles if first in profile]
-        size = first if isinstance(first, int) else max(tops, default=len(next(iter(feeds.values()))))
         count = len(next(iter(feeds.values())))
+        if isinstance(first, int):
+            size = first
+        else:
+            size = max((profile[first].max for profile in self.runner.profiles if first in profile), default=count)
         return [{name: array[at : at + size] for name, array in feeds.items()} for at in range(0, count, size)]
 
     def get_embedding_dimension(self) -> int | None:

@@ -29,7 +29,7 @@ class Running:
 def home() -> Path | None:
     """The folder of `pip install --target FOLDER nvidia-pytriton`."""
     given = os.environ.get("BERTC_TRITON")
-    return Path(given) if given else None
+    return Path(given).resolve() if given else None
 
 
 def free_port() -> int:
@@ -96,11 +96,11 @@ def serving(repository: Path, folder: Path, *options: str, ready: bool = True, n
 def _wait(running: Running, what: str) -> None:
     deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
-        assert running.process.poll() is None, running.log.read_text("utf-8", "replace")[-6000:]
+        assert running.process.poll() is None, running.log.read_text("utf-8", "replace")[-30000:]
         with (
             contextlib.suppress(urllib.error.URLError, OSError),
             urllib.request.urlopen(f"http://{running.http}/v2/health/{what}", timeout=2),
         ):
             return
         time.sleep(0.2)
-    raise AssertionError(f"not {what} within 180 s:\n{running.log.read_text('utf-8', 'replace')[-6000:]}")
+    raise AssertionError(f"not {what} within 180 s:\n{running.log.read_text('utf-8', 'replace')[-30000:]}")

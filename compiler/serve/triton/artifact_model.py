@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core import BertcError, DataError, Feeds, Outputs
+from ...core import BertcError, Feeds, Outputs
 from ...verification import load_runner
 from .. import planner
 from ..batches import Batching, joined
@@ -72,7 +72,8 @@ class TritonPythonModel:
         """
         wanted, self.expected = self.expected, {}
         if any(np.ascontiguousarray(feeds[name]).tobytes()[: len(data)] != data for name, data in wanted.items()):
-            raise DataError(
+            # Of the call, not of a request: Triton 24.10 ends without a word at a warm-up request that is answered by an error.
+            raise self.pb.TritonModelException(
                 f"the server's Python backend hands over other values than it got: it was not built for numpy {np.__version__}; "
                 "pip install 'numpy<2' in the Python that it runs"
             )
