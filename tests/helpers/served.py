@@ -22,8 +22,8 @@ def embedder() -> tuple[Path, Path]:
 
 
 @functools.cache
-def classifier(problem: str = "") -> tuple[Path, Path]:
-    """(the checkpoint, its artifact) of a classifier of a `problem_type`, three classes with names."""
+def classifier(problem: str) -> tuple[Path, Path]:
+    """(the checkpoint, its artifact) of a classifier of a `problem_type` ("": none is said), three classes with names."""
     more = {"problem_type": problem} if problem else {}
     names = {"id2label": {0: "red", 1: "green", 2: "blue"}, "label2id": {"red": 0, "green": 1, "blue": 2}}
     class_name, config_name, config = models.MODELS["sequence-classification"]

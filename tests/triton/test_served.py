@@ -44,7 +44,7 @@ def verified(folder: Path, running: tritonserver.Running, *options: str) -> subp
 def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, tritonserver.Running]]:
     """Both small models by the Python backend."""
     out = tmp_path_factory.mktemp("triton") / "out"
-    artifacts = f"embedder={served.embedder()[1]}", f"classifier={served.classifier()[1]}"
+    artifacts = f"embedder={served.embedder()[1]}", f"classifier={served.classifier('')[1]}"
     packaged(out, *artifacts, "--backend", "python")
     with tritonserver.serving(out / "repository", tmp_path_factory.mktemp("server")) as running:
         yield out, running

@@ -28,7 +28,7 @@ def embedder() -> Runner:
 
 @pytest.fixture(scope="module")
 def classifier() -> Runner:
-    return bertc.load(served.classifier()[1])
+    return bertc.load(served.classifier("")[1])
 
 
 class Counting(Runner):

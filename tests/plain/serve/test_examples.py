@@ -98,7 +98,7 @@ def test_kubernetes_schema() -> None:
 def test_compose_schema() -> None:
     spec = pytest.importorskip("compose_spec", reason="pip install compose-spec")
     text = (HERE / "compose.yml").read_text("utf-8")
-    assert sorted(spec.PyCompose.from_yaml(text).service_names) == ["bertc", "front"]
+    assert sorted(spec.PyCompose.from_yaml(text).service_names()) == ["bertc", "front"]
     with pytest.raises(ValueError, match="replicas"):
         spec.PyCompose.from_yaml(text.replace("replicas: 2", "replicas: two"))
 
