@@ -21,10 +21,11 @@ from .core import VERSION as __version__
 if TYPE_CHECKING:
     from .artifact import Artifact
     from .runtime import Runner
+    from .serve import ArtifactModule, Classifier
     from .source import FactoryModel
     from .verification import Verdict
 
-__all__ = ["FactoryModel", "__version__", "build", "export", "load", "verify"]
+__all__ = ["FactoryModel", "__version__", "build", "classifier", "export", "load", "sentence_transformers", "verify"]
 
 Name = str | PathLike[str]
 
@@ -93,6 +94,28 @@ def load(artifact: Name) -> Runner:
     from .verification import load_runner as run
 
     return run(Path(artifact))
+
+
+def sentence_transformers(artifact: Name) -> ArtifactModule:
+    """An artifact as a module: `SentenceTransformer(modules=[bertc.sentence_transformers(path)])`.
+
+    Prompts, similarity and dimension of the model's folder hold where the constructor is given none. Raises
+    `bertc.errors.Missing` without the package, `bertc.errors.DataError` for an artifact without a sentence_embedding.
+    """
+    try:
+        from .serve import ArtifactModule as Module
+    except ImportError as error:
+        from .core import Missing
+
+        raise Missing(f"this needs {error.name}: pip install sentence-transformers") from error
+    return Module(fspath(artifact))
+
+
+def classifier(artifact: Name) -> Classifier:
+    """A classifier as transformers' text-classification pipeline is called: `classifier("a text") -> [{"label", "score"}]`."""
+    from .serve import Classifier as Callable
+
+    return Callable(Path(artifact))
 
 
 def _recipe(source: Name, options: dict[str, Any]) -> Any:

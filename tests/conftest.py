@@ -1,5 +1,5 @@
 """Tests are sorted by what they need: plain (pip only), rtx (the package tensorrt-rtx, no GPU), gpu_standin (onnxruntime-gpu, no
-GPU), gpu."""
+GPU), triton (the server of nvidia-pytriton, no GPU), gpu."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark by folder, so that `-m "not rtx"` works with nothing written in the tests."""
     for item in items:
         folder = item.path.relative_to(HERE).parts[0]
-        if folder in ("rtx", "gpu", "gpu_standin"):
+        if folder in ("rtx", "gpu", "gpu_standin", "triton"):
             item.add_marker(folder)
 
 

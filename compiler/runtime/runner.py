@@ -46,6 +46,10 @@ class Runner(abc.ABC):
         """
         return self._run(self._checked(feeds))
 
+    def check(self, feeds: Feeds) -> Feeds:
+        """The feeds as `run` gives them to the engine, without running it. Raises DataError as `run` does."""
+        return self._checked(feeds)
+
     def run_padded(self, feeds: Feeds) -> Outputs:
         """Run once at the shape of `bucket(feeds)`; outputs are cut back to the length of the feeds.
 

@@ -7,10 +7,13 @@ from . import planner as planner
 from . import planning as planning
 from . import recipe_edit as recipe_edit
 from . import traffic as traffic
+from .batcher import Batcher as Batcher
 from .buckets import BucketPlan as BucketPlan
+from .classifier import Classifier as Classifier
 from .config import ServingConfig as ServingConfig
 from .cost import CostModel as CostModel
 from .planning import ServingPlan as ServingPlan
+from .sentence_module import ArtifactModule as ArtifactModule
 from .server import Server as Server
 from .server import measured as measured
 from .traffic import TrafficModel as TrafficModel

@@ -22,7 +22,6 @@ MOST_TOKENS = 2048  # of one batch; what is larger takes in proportion
 PACKED_FILL = 0.5
 ROUNDS = (2, 9)
 SECONDS = 15.0
-ALIKE, SAME = 1e-2, 1e-4  # how far a row may be from itself in a batch: not padded beyond the first, said beyond the second
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,10 +18,10 @@ from ..core import Feeds, Outputs, Profile, TensorSpec
 from ..data import Encoder, Labels, Text
 from .batches import Batching, joined
 from .errors import Refused, TooLong
-from .scheduler import Scheduler
 
 if TYPE_CHECKING:
     from ..runtime import Runner
+    from .scheduler import Scheduler
 
 EMBEDDING, LOGITS = "sentence_embedding", "logits"
 MOST_TOKENS = 8192  # of a text, for a model that has no limit of its own: attention takes their square
@@ -87,8 +87,7 @@ class ServedModel:
                 encoder = dataclasses.replace(encoder, max_length=encoder.max_length or MOST_TOKENS)
             if encoders is not None:
                 encoders[key] = encoder
-        config = next((path for path in found.assets if path.name == "config.json"), None)
-        multi = config is not None and json.loads(config.read_bytes()).get("problem_type") == "multi_label_classification"
+        multi = problem_type(found) == "multi_label_classification"
         names_of = dict(Labels.from_assets(found.task, found.assets).names)
         made = ServedModel(name, found.inputs, found.outputs, encoder, scheduler, names_of, multi)
         made.bounds = dict(found.index_bounds)
@@ -204,6 +203,12 @@ class ServedModel:
     def close(self) -> None:
         """End the tokenizer's thread."""
         self._tokenizing.shutdown(wait=False)
+
+
+def problem_type(found: Artifact) -> str:
+    """What config.json says that a classifier's logits are, "" where it says nothing."""
+    config = next((path for path in found.assets if path.name == "config.json"), None)
+    return str((json.loads(config.read_bytes()).get("problem_type") if config else None) or "")
 
 
 def _longest(profiles: Sequence[Profile]) -> int | None:

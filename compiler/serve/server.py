@@ -12,12 +12,13 @@ from ..artifact import Artifact, open_artifact
 from ..core import VERSION, BertcError, InputError, Progress
 from .config import ModelConfig, ServingConfig, memory_bytes
 from .cost import CostModel, read_cost, write_cost
-from .measure import ALIKE, SAME, measure, padding_error
+from .measure import measure, padding_error
 from .memory import in_memory
 from .metrics import Metrics
 from .model import ServedModel
 from .pool import ProcessPool
 from .scheduler import Lane, Scheduler
+from .trial import ALIKE, SAME
 from .worker import limits_of
 
 LOG = logging.getLogger("bertc.serve")

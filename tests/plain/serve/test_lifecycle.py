@@ -192,7 +192,7 @@ def test_reload_switches_without_a_failed_request(
 def test_a_worker_that_comes_later_never_has_another_artifact(
     artifacts: dict[str, Path], other: Path, wanted: np.ndarray, tmp_path: Path
 ) -> None:
-    """Without --reload: replaced on disk, then a worker dies. Its successor has what was loaded at the start, not what lies there."""
+    """Without --reload: replaced on disk, then a worker dies. Its successor has what was loaded at the start."""
     path = shutil.copytree(artifacts["embedder"], tmp_path / "model")
     with served.serving(path, "--workers", 2, log=tmp_path / "log") as server:
         replace(path, other)

@@ -1,0 +1,3 @@
+from .repository import Named as Named
+from .repository import Package as Package
+from .repository import package as package
