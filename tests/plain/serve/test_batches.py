@@ -16,7 +16,7 @@ import served
 import bertc
 from bertc.artifact import open_artifact
 from bertc.core import BertcError, DataError, Feeds, Outputs, TensorSpec
-from bertc.serve import batches, measure
+from bertc.serve import batches, measure, trial
 from bertc.serve.batches import Batching
 from bertc.serve.cost import CostModel
 from bertc.serve.errors import DeadlinePassed, Overloaded, Refused, TooLong, Unavailable, WorkerDied
@@ -85,7 +85,7 @@ def test_a_model_heedless_of_its_mask_is_batched_by_length_alone(tmp_path: Path)
         pool = ThreadPool({"m": runner})
         return await measure.padding_error(found, pool, "m", of(runner))
 
-    assert asyncio.run(error()) > measure.ALIKE
+    assert asyncio.run(error()) > trial.ALIKE
     batching = of(runner).unpadded()
     rows = alone(runner, ["two words", "more two", "two"])
     groups = [batching.group(row) for row in rows]
