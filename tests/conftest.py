@@ -31,6 +31,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(folder)
 
 
+@pytest.fixture(autouse=True)
+def _own_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is printed is as wide as a pipe, whatever the terminal of the tests, or a library, set."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture(scope="session")
 def minilm() -> Path:
     """The checkpoint of all-MiniLM-L6-v2: real weights, a real tokenizer, a sentence-transformers directory."""

@@ -127,7 +127,7 @@ def _resolve(reference: str, options: SourceOptions) -> Location:
         raise SourceError(f"unknown task {options.task!r}{did_you_mean(options.task, TASKS)}")
     if options.ids not in IDS:
         raise SourceError(f"unknown integer type {options.ids!r} for ids{did_you_mean(options.ids, IDS)}")
-    if not reference.strip():
+    if not str(reference).strip():
         raise SourceError(f"no source: {reference!r} is empty; a source is {FORMS}")
     path = expand(reference)
     if why := why_broken(path):

@@ -101,6 +101,7 @@ def job(folder: Path, name: str, text: str, shapes: dict[str, list[list[int]]]) 
     paths = {key: str(folder / file) for key, file in files.items()}
     return {
         "module": "tensorrt_rtx",
+        "plugins": [],
         "sms": ["sm86", "sm89"],
         "workspace": 2**30,
         "profiles": [shapes],

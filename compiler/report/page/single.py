@@ -17,6 +17,9 @@ LEFT_OUT = {
     "/engine/kernels/rest": "shown by the layers' names, from /summary/kernels",
     "/engine/kernels/rows/*/profile": "the first profile's kernels are listed; a profile more repeats them",
     "/int8/chosen": "shown as a mark on the chosen row",
+    "/export_check/outputs/*/peak": "the scale of its relative error",
+    "/verification/graph/outputs/*/peak": "the scale of its relative error",
+    "/verification/engine/outputs/*/peak": "the scale of its relative error",
 }
 # What has a section; anything else that a report holds is shown at the end as it is.
 SECTIONS = frozenset(

@@ -191,7 +191,7 @@ def test_the_plan_of_a_source_that_is_not_there_fails(tmp_path: Path, capsys: py
     capsys.readouterr()
     assert cli.run(["fleet", "plan", str(path), "--json"]) == 2
     out, err = capsys.readouterr()
-    assert "no source at" in err and json.loads(out)["entries"]
+    assert "no file or folder at" in err and json.loads(out)["entries"]
     assert cli.run(["fleet", "plan", str(path), "--entry", "b"]) == 0
     (tmp_path / "b" / "m.onnx").write_bytes(b"no model")
     assert cli.run(["fleet", "plan", str(path), "--entry", "b"]) == 2

@@ -324,7 +324,7 @@ def test_errors(model: Path, tmp_path: Path, capsys: Capture) -> None:
         ([str(model), "--data", str(empty), "-o", out], "is empty"),
         ([*whole, "--method", "kl"], "unknown method 'kl'; known: entropy, minmax, mse, percentile"),
         ([*whole, "--percentile", "0.999"], "percentile 0.999"),
-        ([*whole, "--outlier", "1"], "must be above 1"),
+        ([*whole, "--outlier", "1"], "not in the range x>1"),
         ([*whole, "--shard", "5/4"], "'5/4' is not INDEX/COUNT"),
         ([*whole, "--shard", "4/4"], "part 4/4 of t.txt is empty: it has 3 samples"),
         ([*whole, "--tensor", "nothing*"], "no tensor is called 'nothing*'"),

@@ -168,10 +168,10 @@ ERRORS = [
     ("profile {o}", 2, "no requests at"),
     ("profile {l} --longest 20", 2, "l.txt:2 has a length of 30, over the longest, 20"),
     ("profile {l} --buckets 3", 2, "allow 1 to 2"),
-    ("profile {l} --max-buckets 0", 2, "whole numbers from 1 on"),
-    ("profile {l} --longest 0", 2, "--longest 0"),
+    ("profile {l} --max-buckets 0", 2, "0 is not in the range x>=1"),
+    ("profile {l} --longest 0", 2, "'--longest': 0"),
     ("profile {l} --recipe {o}.toml", 2, "no recipe at"),
-    ("profile {l} --source {o}", 2, "no source at"),
+    ("profile {l} --source {o}", 2, "no file or folder at"),
 ]
 
 
