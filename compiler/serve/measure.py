@@ -15,6 +15,7 @@ from ..data import batch_dim, padded_sample, synthetic
 from .batches import Batching
 from .cost import CostModel
 from .pool import Pool
+from .trial import distance
 
 LENGTHS = (8, 16, 32, 64, 128, 256, 512)
 BATCHES = (1, 2, 4, 8, 16, 32)
@@ -112,4 +113,4 @@ async def padding_error(found: Artifact, pool: Pool, name: str, batching: Batchi
     alone, _ = await pool.run(name, rows[0])
     together, _ = await pool.run(name, batching.stack(rows))
     own = batching.split(together, rows)[0]
-    return max(float(np.abs(own[k].astype(np.float64) - v).max() / max(float(np.abs(v).max()), 1e-12)) for k, v in alone.items())
+    return max((distance(own[key], value) for key, value in alone.items()), default=0.0)

@@ -18,7 +18,7 @@ from .metrics import Metrics
 from .model import ServedModel
 from .pool import ProcessPool
 from .scheduler import Lane, Scheduler
-from .trial import ALIKE, SAME
+from .trial import judge
 from .worker import limits_of
 
 LOG = logging.getLogger("bertc.serve")
@@ -58,24 +58,18 @@ class Server:
                 raise BertcError(str(error)) from error
         self._tell_memory()
         for name, found in opened.items():
-            self._add(name, name, found, await self._lane(name, name, found))
+            self._add(name, found, *await self._lane(name, name, found))
 
-    async def _lane(self, name: str, lane: str, found: Artifact) -> Lane:
-        """The queue of a model under the name that the pool knows."""
+    async def _lane(self, name: str, lane: str, found: Artifact) -> tuple[ServedModel, Lane]:
+        """The front and the queue of a model under the name that the pool knows."""
         front = ServedModel.of_artifact(name, found, limits_of(self.pool.limits[lane]), self.scheduler, self.encoders)
         error = await padding_error(found, self.pool, lane, front.batching)
-        batching = front.batching
-        if error > ALIKE:
-            batching = batching.unpadded()
-            self.log.note(
-                f"{name}: a row in a padded batch is {error:.1e} from itself alone: only rows of one length share a batch"
-            )
-        elif error > SAME:
-            self.log.note(
-                f"{name}: a row in a padded batch is {error:.1e} from itself alone (int8 with dynamic scales, or half precision)"
-            )
+        front.lane, (front.batching, said) = lane, judge(front.batching, error)
+        if said:
+            self.log.note(f"{name}: {said}")
         config = self.config.models.get(name, ModelConfig(""))
-        return Lane(lane, batching, await self._cost(lane, found), self.config.policy_of(config), self.config.limits.queue)
+        queue = self.config.limits.queue
+        return front, Lane(lane, front.batching, await self._cost(lane, found), self.config.policy_of(config), queue)
 
     async def _cost(self, lane: str, found: Artifact) -> CostModel:
         cost, why = read_cost(found)
@@ -111,10 +105,8 @@ class Server:
             place = self.pool.store.parent
             self.log.note(f"shared weights lie in {place}, which is memory itself: unloading frees little; set TMPDIR to a disk")
 
-    def _add(self, name: str, lane: str, found: Artifact, made: Lane) -> None:
-        front = ServedModel.of_artifact(name, found, limits_of(self.pool.limits[lane]), self.scheduler, self.encoders)
-        front.lane, front.batching = lane, made.batching
-        self.scheduler.add(made)
+    def _add(self, name: str, found: Artifact, front: ServedModel, queue: Lane) -> None:
+        self.scheduler.add(queue)
         self.models[name], self.artifacts[name] = front, found
 
     async def reload(self, name: str) -> bool:
@@ -129,7 +121,7 @@ class Server:
         self._loads += 1
         lane = f"{name}@{self._loads}"
         await self.pool.replace(name, path, lane)
-        self._add(name, lane, found, await self._lane(name, lane, found))
+        self._add(name, found, *await self._lane(name, lane, found))
         await self._retire(old)
         LOG.info("%s: switched to the artifact that lies at %s now", name, path)
         return True

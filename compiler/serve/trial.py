@@ -26,18 +26,20 @@ def try_padding(runner: Runner, batching: Batching, encoder: Encoder | None) -> 
     rows = [encoder.encode([text]) for text in (SHORT, LONG)]
     alone = runner.run(rows[0])
     own = batching.split(runner.run(batching.stack(rows)), rows)[0]
-    error = max((_distance(own[name], value) for name, value in alone.items()), default=0.0)
+    return judge(batching, max((distance(own[name], value) for name, value in alone.items()), default=0.0))
+
+
+def judge(batching: Batching, error: float) -> tuple[Batching, str]:
+    """(how rows may share a batch, what to say of it), for how far a row in a padded batch is from itself alone."""
     if error > ALIKE or math.isnan(error):
-        return (
-            batching.unpadded(),
-            f"a row in a padded batch is {error:.1e} from itself alone: only rows of one length share a batch",
-        )
+        why = f"a row in a padded batch is {error:.1e} from itself alone: only rows of one length share a batch"
+        return batching.unpadded(), why
     if error > SAME:
         return batching, f"a row in a padded batch is {error:.1e} from itself alone (int8 with dynamic scales, or half precision)"
     return batching, ""
 
 
-def _distance(got: np.ndarray, wanted: np.ndarray) -> float:
+def distance(got: np.ndarray, wanted: np.ndarray) -> float:
     """The largest difference, relative to the largest value."""
     difference = np.abs(got.astype(np.float64) - wanted).max(initial=0.0)
     return float(difference / max(float(np.abs(wanted).max(initial=0.0)), 1e-12))
