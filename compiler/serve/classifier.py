@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import special
 
 from ..artifact import Artifact, open_artifact
 from ..core import DataError
 from ..data import Labels, Text
 from ..verification import load_runner
-from .model import LOGITS, problem_type, sigmoid, softmax
+from .model import LOGITS, problem_type
 
 if TYPE_CHECKING:
     from ..runtime import Runner
 
 Given = str | Mapping[str, str]
 Answer = dict[str, Any]
-FUNCTIONS: Mapping[str, Callable[[np.ndarray], Any]] = {"softmax": softmax, "sigmoid": sigmoid, "none": np.asarray}
+FUNCTIONS: Mapping[str, Callable[[np.ndarray], Any]] = {
+    "softmax": functools.partial(special.softmax, axis=-1),
+    "sigmoid": special.expit,
+    "none": np.asarray,
+}
 
 
 class Classifier:

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Hashable, Iterator, Mapping, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -213,14 +213,3 @@ def problem_type(found: Artifact) -> str:
 
 def _longest(profiles: Sequence[Profile]) -> int | None:
     return max((profile["length"].max for profile in profiles if "length" in profile), default=None)
-
-
-def softmax(logits: np.ndarray) -> Any:
-    """Probabilities [.., classes]."""
-    raised = np.exp(logits - logits.max(-1, keepdims=True))
-    return raised / raised.sum(-1, keepdims=True)
-
-
-def sigmoid(logits: np.ndarray) -> Any:
-    """Each number between 0 and 1."""
-    return np.where(logits >= 0, 1 / (1 + np.exp(-np.abs(logits))), np.exp(-np.abs(logits)) / (1 + np.exp(-np.abs(logits))))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import msgspec
 import numpy as np
+from scipy.special import expit, softmax
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
 from ...data import Text
 from ..errors import Refused
-from ..model import ServedModel, sigmoid, softmax
+from ..model import ServedModel
 from .bodies import answer, model_of, options, read_body, server_of
 
 
@@ -60,7 +61,7 @@ async def rerank(request: HttpRequest) -> Response:
     logits = await model.logits([(body.query, text) for text in body.texts], options(request, body.truncate))
     if logits.shape[1] != 1:
         raise Refused(f"model {model.name!r} gives {logits.shape[1]} classes; a ranker gives one score (use /predict)")
-    scores = logits[:, 0] if body.raw_scores else sigmoid(logits[:, 0])
+    scores = logits[:, 0] if body.raw_scores else expit(logits[:, 0])
     order = np.argsort(-logits[:, 0], kind="stable").tolist()
     ranked = [{"index": at, "score": float(scores[at])} for at in order]
     return answer([each | {"text": body.texts[int(each["index"])]} for each in ranked] if body.return_text else ranked)
@@ -77,7 +78,7 @@ async def predict(request: HttpRequest) -> Response:
 
 
 def _classes(model: ServedModel, logits: np.ndarray, raw: bool) -> list[dict[str, object]]:
-    scores = logits if raw else sigmoid(logits) if len(logits) == 1 or model.multi_label else softmax(logits)
+    scores = logits if raw else expit(logits) if len(logits) == 1 or model.multi_label else softmax(logits)
     order = np.argsort(-logits, kind="stable").tolist()
     return [{"label": model.label(at), "score": float(scores[at])} for at in order]
 
