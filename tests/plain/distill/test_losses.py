@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from bertc.distill import losses
 from scipy.special import softmax
 from scipy.stats import entropy
+
+from bertc.distill import losses
 
 MASK = torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
 

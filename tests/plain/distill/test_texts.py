@@ -8,6 +8,7 @@ import distilling
 import models
 import numpy as np
 import pytest
+
 from bertc.core import DataError
 from bertc.data import Encoder
 from bertc.distill import read_texts
