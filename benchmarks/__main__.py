@@ -22,7 +22,16 @@ Machine: {machine}. {tools}.
 """
 # `make coverage` exports some three hundred files first, `make real`, `make placement` and `make kernels` install packages first,
 # `gpu` needs a GPU.
-APART = {"bench_coverage", "bench_distill", "bench_gpu", "bench_lowbit", "bench_placement", "bench_real", "bench_triton"}
+APART = {
+    "bench_coverage",
+    "bench_distill",
+    "bench_gpu",
+    "bench_lowbit",
+    "bench_placement",
+    "bench_real",
+    "bench_systems",
+    "bench_triton",
+}
 MISSING = """
 ## Missing
 

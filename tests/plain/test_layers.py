@@ -135,7 +135,8 @@ def test_torch_and_size(path: Path) -> None:
 def test_packages_match_the_folders_on_disk() -> None:
     """A sub-package missing from the list works in an editable install and vanishes from the wheel."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
-    beside = {"bertc.plugins", "bertc.plugins.kernels", "bertc.recipes"}
+    recipes = {".".join(("bertc", *path.parent.relative_to(ROOT).parts)) for path in (ROOT / "recipes").rglob("__init__.py")}
+    beside = {"bertc.plugins", "bertc.plugins.kernels", *recipes}
     on_disk = {f"bertc.{name}".removesuffix(".") for name in PACKAGES} | beside
     assert set(settings["packages"]) == on_disk
     for folder in settings["package-dir"].values():
