@@ -26,7 +26,10 @@ RATE, ENCODER_RATE = 1e-3, 2e-4
 KINDS = ("right", "noisy", "none")
 MIX = (0.5, 0.3, 0.2)  # of KINDS, in training
 TEST_ROWS, CALIBRATION_ROWS = 1500, 256
-EXPECT = {"attention": 3, "embeddings": 1}  # two of the encoder, nn.MultiheadAttention; the fusion by one head is a flat_attention
+EXPECT = {
+    "attention": 3,
+    "embeddings": 1,
+}  # two of the encoder, nn.MultiheadAttention; the fusion by one head is a flat_attention
 Arrays = dict[str, np.ndarray]
 
 
@@ -44,7 +47,14 @@ def train(folder: Path, budget: Budget) -> list[Module]:
     found = {f"{name}, {kind} slots": accuracy(net, rows) for name, net in nets.items() for kind, rows in test.items()}
     most = Counter(each.intent for each in learned).most_common(1)[0][0]
     found["majority"] = float(np.mean([each.intent == most for each in judged]))
-    facts = {"sentences": len(learned), "test": len(judged), "seconds": took, "torch": found, "intents": intents, "labels": labels}
+    facts = {
+        "sentences": len(learned),
+        "test": len(judged),
+        "seconds": took,
+        "torch": found,
+        "intents": intents,
+        "labels": labels,
+    }
     (folder / "training.json").write_text(json.dumps(facts, indent=1), "utf-8")
     np.savez(folder / "test.npz", **{f"{kind}.{name}": array for kind, rows in test.items() for name, array in rows.items()})
     seen = rows_of(learned[:: max(1, len(learned) // CALIBRATION_ROWS)][:CALIBRATION_ROWS], labels, intents, "noisy", 0)
@@ -64,7 +74,10 @@ def _taught(learned: Sequence[data.Sentence], intents: list[str], labels: list[s
     net, rng = IntentSlots(len(labels), len(intents), gated), random.Random(budget.seed)
     steps, end = QUICK_STEPS if budget.quick else STEPS, time.process_time() + 0.45 * budget.seconds
     own = [value for name, value in net.named_parameters() if value.requires_grad and not name.startswith("encoder")]
-    groups = [{"params": own, "lr": RATE}, {"params": [v for v in net.encoder.parameters() if v.requires_grad], "lr": ENCODER_RATE}]
+    groups = [
+        {"params": own, "lr": RATE},
+        {"params": [v for v in net.encoder.parameters() if v.requires_grad], "lr": ENCODER_RATE},
+    ]
     optimiser = torch.optim.AdamW(groups, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, [RATE, ENCODER_RATE], total_steps=steps, pct_start=0.1)
     for _ in range(steps):
@@ -85,7 +98,9 @@ def rows_of(sentences: Sequence[data.Sentence], labels: list[str], intents: list
     """Sentences as the arrays that the network reads, and their intents, padded to the longest."""
     rng, words = random.Random(seed), _tokenizer()
     number = {label: at + 1 for at, label in enumerate(labels)}
-    found = [() if kind == "none" else each.slots if kind == "right" else data.with_noise(each, labels, rng) for each in sentences]
+    found = [
+        () if kind == "none" else each.slots if kind == "right" else data.with_noise(each, labels, rng) for each in sentences
+    ]
     behind = [" ".join(dict.fromkeys(slot.label.replace("_", " ") for slot in slots)) for slots in found]
     coded = words([each.text for each in sentences], behind, truncation="longest_first", max_length=LENGTH, padding=True,
                   return_offsets_mapping=True, return_tensors="np")  # fmt: skip
