@@ -1,8 +1,8 @@
 """Sentences with intents and slots out of home-assistant-intents (Apache-2.0): its English templates, expanded by hassil.
 
-A template such as `<turn> on [<the>] {area} lights` becomes some of the sentences that hassil samples from it, each list in braces
-one of its values. Lists that a house fills in itself (areas, names, free text) have the few values below. Whole templates are held
-out, where an intent has enough of them: a sentence of the test is no other spelling of one that was learned.
+A template such as `<turn> on [<the>] {area} lights` becomes some of the sentences that hassil samples from it, each list in
+braces one of its values. Lists that a house fills in itself (areas, names, free text) have the few values below. Whole templates
+are held out, where an intent has enough of them: a sentence of the test is no other spelling of one that was learned.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Accuracy of the intent with right, noisy and no slots, over the built artifact; beside it, what the same costs without a gate."""
+"""Accuracy of the intent with right, noisy and no slots, over the built artifact; beside it, what that is without a gate."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Slot labels stand in the text behind the words, so that the encoder reads both as one sequence, and at the words that they were
 found at. Attention pooling: Bahdanau et al. 2015; gated fusion: Arevalo et al. 2017, "Gated Multimodal Units"; slots beside words
-for intents: Goo et al. 2018, "Slot-Gated Modeling for Joint Slot Filling and Intent Prediction"; multi-head attention: Vaswani et al. 2017.
+for intents: Goo et al. 2018, "Slot-Gated Modeling for Joint Slot Filling and Intent Prediction".
 """
 
 from __future__ import annotations

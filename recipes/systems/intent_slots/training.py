@@ -1,4 +1,4 @@
-"""Train with the gate and, for comparison, without it, on right, noisy and no slots; write the export, calibration and test rows."""
+"""Train with the gate and, for comparison, without it, on right, noisy and no slots; write what builds and judges."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from . import data
 from .modules import IntentSlots
 
 SLOTS, LENGTH = 3, 48  # slots that a token may have, tokens of a sentence with its labels
-BATCH, STEPS, QUICK_STEPS = 32, 600, 60
+BATCH, STEPS, QUICK_STEPS = 32, 600, 50
 RATE, ENCODER_RATE = 1e-3, 2e-4
 KINDS = ("right", "noisy", "none")
 MIX = (0.5, 0.3, 0.2)  # of KINDS, in training
-TEST_ROWS, CALIBRATION_ROWS = 1500, 256
+TEST_ROWS, QUICK_ROWS, CALIBRATION_ROWS = 1500, 150, 256
 EXPECT = {
     "attention": 3,
     "embeddings": 1,
@@ -37,7 +37,7 @@ def train(folder: Path, budget: Budget) -> list[Module]:
     """Both networks get the same steps, each at most 45 % of the budget."""
     learned, judged = data.read(budget.seed, 3 if budget.quick else data.KEPT)
     intents, labels = _names(learned)
-    judged = random.Random(budget.seed).sample(judged, min(TEST_ROWS, len(judged)))
+    judged = random.Random(budget.seed).sample(judged, min(QUICK_ROWS if budget.quick else TEST_ROWS, len(judged)))
     test = {kind: rows_of(judged, labels, intents, kind, budget.seed + 1) for kind in KINDS}
     nets, took = {}, {}
     for name in ("gated", "ungated"):

