@@ -14,7 +14,7 @@ import numpy as np
 from ..artifact import MANIFEST, Artifact
 from ..core import ArtifactError, hash_file, write_text
 
-FORMAT = 1
+FORMAT = 2
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
 AGAIN = "delete it, and it is measured again when the artifact is served"
 
@@ -31,14 +31,15 @@ class CostFile(msgspec.Struct, forbid_unknown_fields=True):
     batches: list[Count]  # rows; tokens of a batch where packed
     lengths: list[Count]
     seconds: list[list[Annotated[float, msgspec.Meta(gt=0)]]]
-    # Seconds of the server's own work for a row, which takes a core from the workers.
-    per_row: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    # Seconds of the server's own work for a row, which takes a core from the workers; null where it is not measured.
+    per_row: Annotated[float, msgspec.Meta(ge=0)] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class CostModel:
     """Seconds of a batch, linear between the measured sizes and in proportion to the tokens beyond them.
 
+    `per_row`: the server's own work, by which a worker of a machine with no core to spare is kept longer; None: not measured.
     `sizes` int64 [n] ascending: rows (padded) or tokens (packed); `lengths` int64 [m] ascending; `table` float64 [m, n].
     """
 
@@ -46,7 +47,7 @@ class CostModel:
     lengths: np.ndarray
     table: np.ndarray
     packed: bool = False
-    per_row: float = 0.0
+    per_row: float | None = None
     workers: int = 1
     threads: int = 1
 
@@ -57,7 +58,7 @@ class CostModel:
             found = _along(self.sizes, self.table[0], tokens)
         else:
             found = _bilinear(self.lengths, self.sizes, self.table, longest, rows)
-        return np.asarray(found + self.per_row * rows)
+        return np.asarray(found + (self.per_row or 0.0) * rows)
 
     def one(self, lengths: list[int]) -> float:
         """Seconds of one batch of rows of these lengths."""
@@ -139,7 +140,9 @@ def read_cost(found: Artifact) -> tuple[CostModel | None, str]:
         read = msgspec.json.decode(path.read_bytes(), type=CostFile)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OSError) as error:
         raise ArtifactError(f"{path}: {error}; {AGAIN}") from error
-    if read.format != FORMAT or read.manifest != hash_file(found.path / MANIFEST):
+    if read.format != FORMAT:
+        return None, f"{path.name} was measured by another version of bertc"
+    if read.manifest != hash_file(found.path / MANIFEST):
         return None, f"{path.name} was measured for another build of the artifact"
     if read.machine != machine_name():
         return None, f"{path.name} was measured on another machine ({read.machine})"
