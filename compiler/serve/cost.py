@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import platform
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +11,7 @@ import msgspec
 import numpy as np
 
 from ..artifact import MANIFEST, Artifact
-from ..core import ArtifactError, hash_file, write_text
+from ..core import ArtifactError, allowed_cores, hash_file, processor, write_text
 
 FORMAT = 2
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
@@ -99,17 +98,7 @@ def cost_path(artifact: Path) -> Path:
 
 def machine_name() -> str:
     """The processor, and how many cores this process may use: times measured on another are not read."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return f"{_processor()}, {cores} cores"
-
-
-def _processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
-    except OSError:
-        return platform.machine()
-    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    return f"{processor()}, {len(allowed_cores())} cores"
 
 
 def write_cost(found: Artifact, model: CostModel) -> Path:

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from ...artifact import open_artifact
-from ...core import BertcError, Feeds, Progress
+from ...core import BertcError, Feeds, Progress, allowed_cores
 from ...data import synthetic
 from ..config import ServingConfig
 from ..cost import CostModel, read_cost, write_cost
@@ -55,8 +55,10 @@ async def measured(config: ServingConfig, log: Progress) -> CostModel:
 async def measure_own_work(server: Server) -> None:
     """Give the times of every model of a started server their `per_row`, where it is not known, and keep them.
 
-    Models of the same times (their graphs differ in weights alone) are measured once.
+    Models of the same times (their graphs differ in weights alone) are measured once. Where the workers leave a core free the
+    server has that one, and a row costs them nothing.
     """
+    free = len(allowed_cores()) > server.workers * server.threads
     known: dict[int, float | None] = {}
     for name, model in server.models.items():
         lane = server.scheduler.lanes[model.lane]
@@ -64,7 +66,7 @@ async def measure_own_work(server: Server) -> None:
             continue
         if (same := id(lane.cost)) not in known:
             try:
-                known[same] = await _own_work(server, model)
+                known[same] = 0.0 if free else await _own_work(server, model)
             except (BertcError, WorkerDied, OSError) as error:
                 known[same] = None
                 server.log.note(f"{name}: the server's own work for a row is not measured, and left out of predictions: {error}")

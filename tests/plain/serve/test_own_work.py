@@ -7,8 +7,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from bertc import core
 from bertc.artifact import open_artifact
 from bertc.core import Progress
 from bertc.serve import Server, cost
@@ -33,7 +35,7 @@ def config(artifacts: dict[str, Path], tmp_path: Path) -> ServingConfig:
     for kind in KINDS:
         (tmp_path / kind).symlink_to(artifacts[kind])
         models[kind] = ModelConfig(str(tmp_path / kind))
-    return ServingConfig(workers=1, threads=1, models=models)
+    return ServingConfig(workers=1, threads=len(core.allowed_cores()), models=models)
 
 
 def started(config: ServingConfig, then: Any) -> Any:
@@ -69,7 +71,7 @@ def test_every_kind_of_model_is_asked_by_its_own_route(config: ServingConfig, tm
 
 
 def test_what_is_known_is_not_measured_again(config: ServingConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = ServingConfig(workers=1, threads=1, models={"embedder": config.models["embedder"]})
+    one = msgspec.structs.replace(config, models={"embedder": config.models["embedder"]})
     first = asyncio.run(measured(one, Progress()))
     monkeypatch.setattr(own_work, "Server", None)
     again = asyncio.run(measured(one, Progress()))
@@ -77,8 +79,14 @@ def test_what_is_known_is_not_measured_again(config: ServingConfig, monkeypatch:
 
 
 def test_a_refused_request_is_told_and_left_out(config: ServingConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = ServingConfig(workers=1, threads=1, models={"embedder": config.models["embedder"]})
+    one = msgspec.structs.replace(config, models={"embedder": config.models["embedder"]})
     monkeypatch.setattr(own_work, "_request", lambda server, model: (b"{", "/embed"))
     found, notes = started(one, lambda server, log: (server.scheduler.lanes["embedder"].cost, log.notes))
     assert found.per_row is None and any("left out" in note and "400" in note for note in notes)
     assert found.one([8]) == dataclasses.replace(found, per_row=0.0).one([8])
+
+
+def test_a_free_core_takes_it_all(config: ServingConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = msgspec.structs.replace(config, models={"embedder": config.models["embedder"]})
+    monkeypatch.setattr(own_work, "allowed_cores", lambda: list(range(config.threads + 1)))
+    assert started(one, lambda server, log: server.scheduler.lanes["embedder"].cost.per_row) == 0.0
