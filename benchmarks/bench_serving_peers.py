@@ -4,7 +4,7 @@ all-MiniLM-L6-v2 in float32 on ONNX Runtime's CPU provider, two workers of one t
 log-normal length, 64 clients in closed loops on the same two cores. LitServe and Ray Serve batch by count as their pages show it
 (8 requests or 5 ms). The policy of text-embeddings-inference over ONNX Runtime (core/src/queue.rs, backends/ort/src/lib.rs): what
 waits, in order, up to 16,384 padded tokens and 8 requests, without a wait, in one session of all cores; `bertc serve` runs it
-here, as its own server is no package. Rounds are interleaved; medians of the ratios of a round, with the smallest and the largest.
+here, as its own server is no package. Rounds are interleaved; medians of the ratios of a round, with their range.
 
 BERTC_SERVING_PEERS names a Python that has litserve, ray[serve] and bertc.
 """
