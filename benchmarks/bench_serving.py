@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -38,6 +40,21 @@ FORMS = {
     "packed, cost": ("packed", "cost"),
 }
 SHARES = (0.5, 0.8)
+STARTS = 5
+COLD = """import sys, time
+from pathlib import Path
+from bertc.artifact import open_artifact
+from bertc.data import Encoder
+found = open_artifact(Path(sys.argv[1]))
+names = [spec.name for spec in found.inputs]
+times = [time.perf_counter()]
+encoder = Encoder.from_directory(found.tokenizer, None, names, found.index_bounds.get("input_ids"))
+for text in ("a first text that asks for a vector", "another one of the same length, about"):
+    times.append(time.perf_counter())
+    encoder.encode([text])
+times.append(time.perf_counter())
+print(*(after - before for before, after in zip(times, times[1:])))
+"""
 
 
 def run() -> str:
@@ -58,6 +75,7 @@ def run() -> str:
             saturated(folder, servers, bodies, texts, runner),
             latencies(folder, servers, bodies, lengths),
             reranking(folder),
+            starts(folder),
         ]
     return f"{np.mean(lengths):.0f} tokens a text in the mean.\n\n" + "\n\n".join(parts)
 
@@ -187,6 +205,24 @@ def reranking(folder: Path) -> str:
         f"100 candidates, fill {fill:.2f} in one batch; largest difference of a score {off:.1e} (wanted: one padded batch takes "
         "at least 2 times the route):\n\n" + table(["form", "ms", "over the route"], rows)
     )
+
+
+def starts(folder: Path) -> str:
+    """From the command to the first answer, its times known, and what a tokenizer costs that no process has loaded before."""
+    found: dict[str, list[float]] = {}
+    body = [{"inputs": "a first text that asks for a vector"}]
+    for number in range(STARTS):
+        began = time.perf_counter()
+        settings = (str(folder / "padded"), "--workers", str(WORKERS), "--threads", "1")
+        with load.server(*settings, log=folder / f"start{number}.log") as (url, _):
+            found.setdefault("`bertc serve` until it listens", []).append(time.perf_counter() - began)
+            for name in ("its first answer", "its second answer"):
+                found.setdefault(name, []).append(float(load.closed(url, "/embed", body, 1).latency[0]))
+        told = subprocess.run([sys.executable, "-c", COLD, folder / "padded"], capture_output=True, text=True, check=True).stdout
+        for name, seconds in zip(("tokenizer: loaded", "its first text", "its second text"), told.split(), strict=True):
+            found.setdefault(name, []).append(float(seconds))
+    rows = [[name, f"{np.median(each) * 1e3:.1f}"] for name, each in found.items()]
+    return f"Starts, medians of {STARTS}:\n\n" + table(["step", "ms"], rows)
 
 
 def _seconds(call: Any) -> float:
