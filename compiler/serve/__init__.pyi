@@ -3,6 +3,7 @@ from . import config as config
 from . import http as http
 from . import logs as logs
 from . import memory as memory
+from . import on_ray as on_ray
 from . import planner as planner
 from . import planning as planning
 from . import recipe_edit as recipe_edit

@@ -39,6 +39,7 @@ class Server:
         self.models: dict[str, ServedModel] = {}
         self.artifacts: dict[str, Artifact] = {}
         self.stopping = False
+        self.replica = ""  # on a Ray cluster: which one this is
         self._loads = 0
 
     @property
@@ -156,6 +157,7 @@ class Server:
         limits = self.config.limits
         return {
             "version": VERSION,
+            **({"replica": self.replica} if self.replica else {}),
             "models": models,
             "workers": self.workers,
             "threads": self.threads,
