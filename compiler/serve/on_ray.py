@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from ..artifact import open_artifact
-from ..core import BertcError, InputError, Missing, Progress, gpu_models
+from ..core import BertcError, InputError, Missing, Progress, check_reachable, gpu_models
 from . import logs
 from .config import ServingConfig
 from .http import application
@@ -105,6 +105,7 @@ def _connect(address: str) -> tuple[Any, Any]:
         serve = importlib.import_module("ray.serve")
     except ImportError as error:
         raise Missing(f"--ray needs Ray Serve ({str(error).splitlines()[0]}): {INSTALL}") from error
+    check_reachable(address, "--ray", "a cluster begins with: ray start --head")
     try:
         ray.init(address, namespace="serve", log_to_driver=False, logging_level="warning")
     except (ConnectionError, ValueError, RuntimeError) as error:
