@@ -19,10 +19,10 @@ def check_reachable(address: str, option: str, what: str) -> None:
     found = HOST_PORT.fullmatch(address)
     if found is None:
         return
+    if int(found["port"]) > 65535:
+        raise InputError(f"{option} {address}: a port is at most 65535")
     try:
         socket.create_connection((found["host"], int(found["port"])), timeout=WAIT).close()
-    except OverflowError as error:
-        raise InputError(f"{option} {address}: a port is at most 65535") from error
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or str(error) or "no answer"
         raise Missing(f"{option} {address}: nobody listens there ({why.lower()}); {what}") from error
