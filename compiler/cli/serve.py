@@ -46,6 +46,10 @@ def _policies() -> Sequence[str]:
 @click.option("--queue", type=click.IntRange(min=1), metavar="NUMBER", help="Most rows that wait for a model; then 429.")
 @click.option("--truncate/--no-truncate", default=None, help="Cut texts that are too long, or answer 413 (default).")
 @click.option("--memory", metavar="SIZE", help="Most that loaded models may take, as in 8GB; the least used are unloaded.")
+@click.option(
+    "--worker-timeout", "worker_timeout_ms", type=click.FloatRange(min=1), metavar="MS",
+    help="A worker that takes longer for a batch hangs, and is replaced; default: 60000.",
+)  # fmt: skip
 @click.option("--ray", metavar="ADDRESS|auto", help="Serve on the Ray cluster there, by Ray Serve.")
 @click.option("--replicas", metavar="NUMBER[:MOST]", help="With --ray: servers on the cluster, up to MOST as the load asks.")
 @click.option("--gpus", type=click.FloatRange(0, 64), metavar="SHARE", help="With --ray: GPUs of a replica, as 0.25.")

@@ -62,6 +62,7 @@ class ServingConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     max_wait_ms: Annotated[float, msgspec.Meta(ge=0, le=60_000)] = 5.0
     budget: Count = 512
     target_ms: Annotated[float, msgspec.Meta(ge=0, le=3_600_000)] = 0.0  # the cost policy's; 0: none
+    worker_timeout_ms: Annotated[float, msgspec.Meta(gt=0, le=86_400_000)] = 60_000.0  # of one batch; then the worker is replaced
     memory: str = ""  # of the models that are loaded at a time, as in 8GB; '': all of them
     share: bool = True  # weights that are equal are held once for all models and workers
     limits: Limits = Limits()
