@@ -155,30 +155,31 @@ class Server:
         """The target of a model's artifact."""
         return self.artifacts[name].target
 
+    def describe_model(self, name: str) -> Mapping[str, Any]:
+        """One model, its limits and its policy."""
+        found, encoder = self.artifacts[name], self.models[name].encoder
+        lane = self.scheduler.lanes[self.models[name].lane]
+        return {
+            "target": found.target,
+            "precision": found.precision,
+            "task": found.task,
+            "policy": lane.policy.name,
+            "max_tokens": encoder.max_length if encoder else None,
+            "max_rows": lane.policy.max_rows,
+            "padded": lane.batching.length is not None,
+            **({"why_not_padded": lane.batching.why} if lane.batching.length is None else {}),
+            "packed": lane.cost.packed,
+            "loaded": lane.name in self.pool.ledger.loaded,
+            "bytes": self.pool.ledger.size(lane.name),
+        }
+
     def describe(self) -> Mapping[str, Any]:
         """What is served, with its limits and policies."""
-        models = {}
-        for name, found in self.artifacts.items():
-            lane = self.scheduler.lanes[self.models[name].lane]
-            encoder = self.models[name].encoder
-            models[name] = {
-                "target": found.target,
-                "precision": found.precision,
-                "task": found.task,
-                "policy": lane.policy.name,
-                "max_tokens": encoder.max_length if encoder else None,
-                "max_rows": lane.policy.max_rows,
-                "padded": lane.batching.length is not None,
-                **({"why_not_padded": lane.batching.why} if lane.batching.length is None else {}),
-                "packed": lane.cost.packed,
-                "loaded": lane.name in self.pool.ledger.loaded,
-                "bytes": self.pool.ledger.size(lane.name),
-            }
         limits = self.config.limits
         return {
             "version": VERSION,
             **({"replica": self.replica} if self.replica else {}),
-            "models": models,
+            "models": {name: self.describe_model(name) for name in self.artifacts},
             "workers": self.workers,
             "threads": self.threads,
             "memory": self._memory(),

@@ -133,6 +133,10 @@ EMBED, PREDICT = "/embed?model=embedder", "/predict?model=classifier"
 REFUSED: list[tuple[str, Any, int, str]] = [
     (EMBED, b"{", 400, "malformed|truncated"), (EMBED, b"", 400, "malformed|truncated"), (EMBED, b"[" * 100_000, 400, "body"),
     (EMBED, b'{"inputs": NaN}', 400, "malformed"), (EMBED, b'{"inputs": "\xff"}', 400, "body"), (EMBED, b"null", 400, "body"),
+    (EMBED, b'{"inputs": "a", "dimensions": Infinity}', 400, "malformed"),
+    (EMBED, b'{"inputs": "a", "inputs": "b"}', 400, "twice"),
+    (EMBED, b'{"inputs": "a", "inp\\u0075ts": "b"}', 400, "twice"), (EMBED, b'{"a":' * 100_000, 400, "body"),
+    (EMBED, {"inputs": ["a"] * 10_000}, 413, "limits.rows"), (EMBED, b"\x1f\x8b\x08\x00", 400, "malformed"),
     (EMBED, {"inputs": []}, 400, "one or more"), (EMBED, {"inputs": 3}, 400, r"\$\.inputs"),
     (EMBED, {"inputs": ["a", 3]}, 400, "inputs"), (EMBED, {"input": "a"}, 400, "input"), (EMBED, {}, 400, "inputs"),
     (EMBED, {"inputs": "a", "normalize": 1}, 400, "normalize"), (EMBED, {"inputs": "a", "dimensions": 0}, 400, "dimensions"),
@@ -158,6 +162,20 @@ def test_what_is_wrong_is_said(server: Server, path: str, body: Any, status: int
     found = server.post(path, data=body) if isinstance(body, bytes) else server.post(path, body)
     assert found.status_code == status
     assert re.search(says, found.json()["error"]) and len(found.content) < 2000
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"content-type": "application/xml"}, 415), ({"content-type": "multipart/form-data; boundary=x"}, 415),
+        ({"content-encoding": "gzip"}, 415), ({"content-encoding": "br, gzip"}, 415), ({"content-type": ""}, 200),
+        ({"content-type": "application/json; charset=utf-8"}, 200), ({"content-encoding": "identity"}, 200),
+        ({"content-type": "application/x-www-form-urlencoded"}, 200),
+    ],
+)  # fmt: skip
+def test_kinds_of_bodies(server: Server, headers: dict[str, str], status: int) -> None:
+    found = server.post(EMBED, data=b'{"inputs": "two"}', headers=headers)
+    assert found.status_code == status and (status == 200 or next(iter(headers)) in found.json()["error"])
 
 
 def test_long_texts_are_cut_where_the_request_says_so(server: Server, runners: dict[str, Any]) -> None:
