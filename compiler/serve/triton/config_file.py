@@ -145,7 +145,7 @@ def _batching(made: Made, found: Artifact, backend: str, settings: Settings, bat
         queue.default_timeout_microseconds = round(limits.deadline_ms * 1e3)
         queue.timeout_action = "REJECT"
         queue.allow_timeout_override = True
-    made.notes += list(_lost(settings, backend))
+    made.notes += list(_lost(settings, backend, bool(made.message.batch_input)))
     if backend == "python" and batched:
         _planned(made, found, policy)
 
@@ -176,14 +176,14 @@ def _planned(made: Made, found: Artifact, policy: Any) -> None:
         made.message.parameters[key].string_value = str(value)
 
 
-def _lost(settings: Settings, backend: str) -> Sequence[str]:
+def _lost(settings: Settings, backend: str, all_lengths: bool) -> Sequence[str]:
     """What serving.toml says and Triton cannot."""
     policy, config = settings.policy, settings.config
     lost = []
     if policy.name in ("cost", "tokens") and backend != "python":
         lost.append(
             f"policy {policy.name} (neighbours in length, budget {policy.budget}) is not Triton's: its dynamic batcher joins "
-            "requests of one shape, by count, with no wait"
+            f"requests of {'all lengths' if all_lengths else 'one shape'}, by count, with no wait"
         )
     if config.target_ms:
         lost.append(f"target_ms {config.target_ms:g}: Triton knows deadlines, no targets")
