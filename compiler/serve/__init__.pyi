@@ -1,5 +1,6 @@
 from . import buckets as buckets
 from . import config as config
+from . import cost as cost
 from . import http as http
 from . import logs as logs
 from . import memory as memory
