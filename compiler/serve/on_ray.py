@@ -34,7 +34,7 @@ _HERE: dict[str, Server] = {}  # the server of this process, for its application
 class Replica:
     """A server in a process of Ray's."""
 
-    async def __init__(self, packed: bytes) -> None:
+    async def __init__(self, packed: bytes) -> None:  # type: ignore[misc]  # Ray Serve awaits it
         """Start the server of a configuration in MessagePack."""
         logs.to_stderr()
         self.log = logs.Logged()

@@ -57,7 +57,7 @@ def write(source: Path, out: Path, found: Artifact) -> None:
         value.name = f"{name}/of rows"
         filling = op.initializer(ir.tensor(pad_value(name, pad_id, found.masks), dtype), name=f"{name}/padding")
         padded = op.op("Where", [kept, op.op("Gather", [flat, index]), filling])
-        padded.name, padded.dtype, padded.shape = f"{name}/padded", dtype, value.shape
+        padded.name, padded.type, padded.shape = f"{name}/padded", value.type, value.shape
         ir.convenience.replace_all_uses_with(value, padded)
         model.graph.inputs[at] = flat
         model.graph.inputs.append(lengths)
