@@ -102,9 +102,9 @@ def children(pid: int) -> list[int]:
     return [int(each) for file in files for each in file.read_text().split()]
 
 
+@pytest.mark.skipif(not os.environ.get("BERTC_RAY"), reason="a minute, and 110 MB of packages: make ray")
 def test_a_replica_killed_under_load(artifacts: dict[str, Path], tmp_path: Path) -> None:
     """Each request is answered once: rightly, or, where its replica died with it, by Ray's 500. Another replica comes."""
-    pytest.importorskip("ray.serve", reason="no Ray Serve: pip install 'bertc[ray-serve]'")
     runner = bertc.load(artifacts["ranker"])
     wanted = np.concatenate([runner.run(runner.encode([("two", text)]))["logits"] for text in TEXTS])[:, 0]
     body = {"query": "two", "texts": TEXTS, "raw_scores": True}
