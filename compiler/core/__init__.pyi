@@ -56,6 +56,7 @@ from .profiles import read_ranges as read_ranges
 from .profiles import with_computed as with_computed
 from .progress import Advance as Advance
 from .progress import Progress as Progress
+from .reachable import check_reachable as check_reachable
 from .references import expand as expand
 from .references import is_path as is_path
 from .sizes import ALLOWED_SIZES as ALLOWED_SIZES

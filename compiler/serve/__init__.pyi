@@ -1,8 +1,10 @@
 from . import buckets as buckets
 from . import config as config
+from . import cost as cost
 from . import http as http
 from . import logs as logs
 from . import memory as memory
+from . import on_ray as on_ray
 from . import planner as planner
 from . import planning as planning
 from . import recipe_edit as recipe_edit

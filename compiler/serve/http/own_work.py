@@ -37,13 +37,17 @@ FEWEST = 10
 SECONDS = 3.0  # a slow model is asked less often
 
 
-async def measured(config: ServingConfig, log: Progress) -> CostModel:
-    """The times of the one artifact of a config, from beside it or measured now with its workers and threads."""
+async def measured(config: ServingConfig, log: Progress, *, anew: bool = False) -> CostModel:
+    """The times of the one artifact of a config, from beside it or measured now with its workers and threads.
+
+    `anew`: measured, whatever lies there, which is replaced when the new times are known.
+    """
     ((name, each),) = config.models.items()
-    cost, _ = read_cost(open_artifact(Path(each.artifact)))
+    cost, _ = (None, "") if anew else read_cost(open_artifact(Path(each.artifact)))
     if cost is not None and cost.per_row is not None and (cost.workers, cost.threads) == config.cores():
         return cost
     server = Server(config, log)
+    server.anew = anew
     try:
         await server.start()
         await measure_own_work(server)
