@@ -56,7 +56,7 @@ class Recipe:
     fuse: bool = _option("Fuse the graph for targets that gain from it; each match is proven equal. Default: on.", True)
     prove: bool = _option("Prove each match by replaying it before it is kept. Default: on.", True)
     packed: bool = _option(
-        "Compute on the tokens of a batch without its padding (targets onnxruntime and onnxruntime-cuda).", False
+        "Compute on the tokens of a batch without its padding (targets onnxruntime, onnxruntime-cuda, tensorrt).", False
     )
     plugins: tuple[str, ...] = _option(
         "Compute this operator by a kernel of ours inside the engine, as in skip_layernorm; repeatable (target tensorrt).",

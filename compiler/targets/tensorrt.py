@@ -25,7 +25,8 @@ from ._tensorrt.graph_refusal import graph_refusal as graph_refusal
 MODULE = "tensorrt"
 INSTALL = "pip install 'bertc[trt]'  (on a host with the GPU)"
 OLDEST = (10, 8)
-PLUGINS = tuple(plugin_nodes.TENSORS)
+PACKS = True  # _tensorrt/lower_packed.py
+PLUGINS = tuple(plugin_nodes.KNOWN)
 KERNELS = plugin_nodes.KERNELS
 SMS: tuple[str, ...] = ()
 DEFAULT_SMS: tuple[str, ...] = ()
@@ -65,7 +66,9 @@ def lower(
     graph: Graph, sms: tuple[str, ...] = (), *, quantised: bool = False, plugins: Sequence[str] = ()
 ) -> Graph:  # fmt: skip
     """As for TensorRT-RTX, the operators of `plugins` as nodes that call kernels of ours."""
-    return _trt.lower(graph, sms, quantised=quantised, given=plugin_nodes.bodies(plugins))
+    lowered = _trt.lower(graph, sms, quantised=quantised, given=plugin_nodes.bodies(plugins))
+    plugin_nodes.require_used(plugins, graph, lowered)
+    return lowered
 
 
 def plugin_refusal(names: Sequence[str], precision: str) -> str | None:
@@ -77,12 +80,22 @@ def plugin_refusal(names: Sequence[str], precision: str) -> str | None:
     return None
 
 
+def packed_refusal(precision: str) -> str | None:
+    """Why there is no graph without padding in a precision; None where there is."""
+    if precision in plugin_nodes.PRECISIONS:
+        return None
+    return (
+        f"--packed --{precision}: for TensorRT the ranges, the search and the check of int8 and fp8 kernels are of the padded "
+        f"graph; use --fp16 --packed, or --{precision} without --packed"
+    )
+
+
 def build(request: BuildRequest) -> Built:
     """engine.plan for the GPU of this machine. Raises RecipeError, Missing, BuildFailed."""
     if request.sms:
         raise RecipeError(f"target tensorrt takes no SM, got {', '.join(request.sms)}: it builds for the GPU of this machine")
     _require(build=True)
-    return _trt.build(MODULE, request)
+    return _trt.build(MODULE, request, notes=tuple(f"no plugin: {why}" for why in plugin_nodes.not_used(request.graph)))
 
 
 def load(directory: Path, manifest: Mapping[str, Any]) -> Runner:

@@ -86,6 +86,15 @@ def plugin_refusal(names: Sequence[str], precision: str) -> str | None:
     )
 
 
+def packed_refusal(precision: str) -> str | None:
+    """Its parser has no layer that counts tokens."""
+    return (
+        "--packed: TensorRT-RTX cannot count the tokens of a batch. Its parser says 'NonZero plugin creator version 1 was not "
+        "found in plugin registry', and its builder has no kernel of attention over packed tokens for any of its SMs; use the "
+        "target tensorrt, onnxruntime-cuda or onnxruntime"
+    )
+
+
 def require_possible(sms: tuple[str, ...], precision: str) -> None:
     """Raises RecipeError for an unknown SM or SMs that cannot share an engine, InputError for a precision that they lack."""
     for sm in sms:

@@ -119,9 +119,11 @@ def lower(
         require_plain(graph)
         return carry_quantisation(graph)  # of a source that was quantised already
     from ...ops import expand
-    from . import layout
+    from . import layout, lower_packed
 
     lowered = layout.tidy(expand(graph, {**lowerings(sms, quantised=quantised), **given}))
+    if any(node.op_type == lower_packed.LAYOUT for node in graph.model.graph):
+        lower_packed.share_equal_nodes(lowered.model)
     require_plain(lowered)
     return lowered
 
