@@ -90,8 +90,8 @@ def packed_refusal(precision: str) -> str | None:
     """Its parser has no layer that counts tokens."""
     return (
         "--packed: target tensorrt-rtx cannot count the tokens of a batch. Its parser says 'NonZero plugin creator version 1 was "
-        "not found in plugin registry', and its builder has no kernel of attention over packed tokens for any of its SMs; use the "
-        "target tensorrt, onnxruntime-cuda or onnxruntime"
+        "not found in plugin registry', and its builder has no kernel of attention over packed tokens for any of its SMs; use "
+        "the target tensorrt, onnxruntime-cuda or onnxruntime"
     )
 
 
