@@ -40,7 +40,7 @@ def refusal(spec: TargetSpec, precision: str, *, packed: bool = False, plugins: 
     if plugins and asked is None:
         able = ", ".join(name for name in names() if hasattr(get(name), "PLUGINS"))
         return f"--plugin: target {spec.name} takes no kernels of ours; {able} does"
-    if plugins and asked is not None and (why := asked(plugins, precision)):
+    if plugins and asked is not None and (why := asked(plugins, precision, packed)):
         return cast("str", why)
     if packed and hasattr(target, "packed_refusal") and (why := target.packed_refusal(precision)):
         return cast("str", why)

@@ -77,7 +77,7 @@ def refusal(sms: tuple[str, ...], precision: str) -> str | None:
     return None
 
 
-def plugin_refusal(names: Sequence[str], precision: str) -> str | None:
+def plugin_refusal(names: Sequence[str], precision: str, packed: bool = False) -> str | None:
     """It takes no plugins that are compiled into the engine."""
     return (
         f"--plugin {', '.join(names)}: TensorRT-RTX takes none of these. Its parser says: 'TensorRT-RTX imports IPluginV3 "

@@ -105,6 +105,7 @@ def test_what_cannot_be_is_refused_before_any_work() -> None:
     assert refusal(parse_spec("tensorrt"), "fp16", packed=True) is None
     assert "--int8 without --packed" in str(refusal(parse_spec("tensorrt"), "int8", packed=True))
     assert "--fp16 --packed" in str(refusal(parse_spec("tensorrt"), "fp8", packed=True))
+    assert "give both, or neither" in str(refusal(parse_spec("tensorrt"), "fp16", plugins=OURS))
     assert "NonZero" in str(refusal(parse_spec("tensorrt-rtx"), "fp16", packed=True))
 
 
