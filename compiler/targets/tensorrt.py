@@ -72,13 +72,15 @@ def lower(
 
 
 def plugin_refusal(names: Sequence[str], precision: str, packed: bool = False) -> str | None:
-    """Why these operators cannot be kernels of ours; None where they can."""
+    """Why these operators cannot be kernels of ours; None where they can. Raises Missing without the compiler of kernels."""
     if why := plugin_nodes.require_known(names, precision):
         return why
     if "packed_attention" in names and not packed:
         return "--plugin packed_attention: it computes attention over packed tokens, which --packed makes; give both, or neither"
     if importlib.util.find_spec("triton") is None:
-        return "--plugin: the kernels are compiled by triton, which is not installed: pip install 'bertc[kernels]' (Linux)"
+        raise Missing(
+            "--plugin: the kernels are compiled by triton, which is not installed: pip install 'bertc[kernels]' (Linux)"
+        )
     return None
 
 
