@@ -158,7 +158,7 @@ def pack_graph(
         packed = packing.pack(fused.graph)
         if not specs:
             return packed
-        given = {"plugins": plugins} if plugins else {}
+        given: dict[str, Any] = {"plugins": plugins} if plugins else {}
         lowered = {spec.name: targets.get(spec.name).lower(packed.graph, spec.sms, **given) for spec in specs}
         found = packing.check_packed(packed, lowered, fused.graph, source.dims, proof.samples)
     log.note(packed.summary())

@@ -136,7 +136,7 @@ class _Rewrite:
             and len(maker.inputs) == 2
         ):
             real, imaginary = maker.inputs
-            assert real is not None
+            assert real is not None and imaginary is not None
             return _flat(op, real, shape), None if _is_zero(imaginary) else _flat(op, imaginary, shape)
         if x.shape[-1] == 1:
             return _flat(op, x, shape), None

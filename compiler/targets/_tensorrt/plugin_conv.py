@@ -34,7 +34,7 @@ def conv1d_gelu(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     tensor, shape = w.const_value, tuple(int(w.shape[axis]) for axis in TURNED)
     turned = lazy_weight(op, f"{node.name}/w", shape, lambda: np.transpose(tensor.numpy(), TURNED))
     given = {"x": x, "w": turned, "b": b, **({"gamma": gamma, "beta": beta} if norm == "layer" else {})}
-    attributes = {"stride": stride, "pad": pad, "pad_end": pad_end, "dilation": dilation, "groups": group}
+    attributes: dict[str, Any] = {"stride": stride, "pad": pad, "pad_end": pad_end, "dilation": dilation, "groups": group}
     attributes |= {"form": get.get_string("form", "erf")}
     if norm == "layer":
         attributes["epsilon"] = get.get_float("epsilon", EPSILON)
