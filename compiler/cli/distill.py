@@ -134,6 +134,6 @@ def _table(document: dict[str, Any]) -> Table:
         rows.add(trained["name"], "1", *numbers)
     for each in document["quality"]["tasks"]:
         interval = "-" if each["low"] is None else f"drop {each['low']:.4f} to {each['high']:.4f}"
-        numbers = [f"{each[name]:.4f}" for name in ("teacher", "untrained", "student")]
-        rows.add(each["name"], *numbers, interval, str(each["rows"]))
+        values = [f"{each[name]:.4f}" for name in ("teacher", "untrained", "student")]
+        rows.add(each["name"], *values, interval, str(each["rows"]))
     return rows

@@ -112,7 +112,7 @@ class Loop:
                 f"--learning-rate (now {self.settings.learning_rate:g}), or --precision fp32"
             )
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.clip)
         self.optimizer.step()
         self.schedule.step()
