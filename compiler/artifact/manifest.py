@@ -36,6 +36,7 @@ from ..graph import load_graph as load_graph
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+STUDENT = "distillation.json"  # in a folder of weights that bertc made: what compiler/distill writes
 GRAPH = "graph.onnx"
 GOLDENS = "goldens.npz"
 REPORT = "report.json"
@@ -319,13 +320,15 @@ def _check_free(out: Path, force: bool) -> None:
 
 def _made_here(folder: Path) -> bool:
     """Whether bertc wrote this folder. Other programs have a manifest.json too; a damaged artifact still has its graph."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-    except OSError:
-        return False
-    except ValueError:
-        return (folder / GRAPH).is_file()
-    return isinstance(manifest, dict) and "format" in manifest and "bertc" in manifest
+    for name in (MANIFEST, STUDENT):
+        try:
+            manifest = json.loads((folder / name).read_text("utf-8"))
+        except OSError:
+            continue
+        except ValueError:
+            return (folder / GRAPH).is_file()
+        return isinstance(manifest, dict) and "format" in manifest and "bertc" in manifest
+    return False
 
 
 def _install(stage: Path, out: Path) -> None:

@@ -1,0 +1,132 @@
+"""A student on disk: a Hugging Face or sentence-transformers directory that `bertc build` takes, with what was lost beside it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..artifact import STUDENT
+from ..core import disk_errors, write_json, write_text
+from ..report import page
+from ..source import heads, quiet
+from .nets import Net
+from .page import render
+
+PAGE = "distillation.html"
+WEIGHTS = (".safetensors", ".bin", ".onnx", ".pt", ".pth", ".h5", ".msgpack", ".ot", ".gguf")
+NOT_THE_STUDENTS = (
+    "README.md",
+    "onnx",
+    "openvino",
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+    STUDENT,
+    PAGE,
+)
+
+
+def write_student(net: Net, folder: Path, document: Mapping[str, Any]) -> tuple[str, ...]:
+    """Write weights, config, tokenizer, pooling, distillation.json and its page into an empty folder; returns notes."""
+    notes = []
+    with disk_errors(folder):
+        write_model(net, folder)
+        write_json(folder / STUDENT, document)
+        if why := page.why_no_page():
+            notes.append(why.replace("report.html", PAGE))
+        else:
+            write_text(folder / PAGE, render(document), "-o")
+    return tuple(notes)
+
+
+def write_model(net: Net, folder: Path) -> None:
+    """The model alone: what `bertc build` takes, and transformers or sentence-transformers load."""
+    origin = net.origin
+    _copy_settings(origin.root, folder)
+    inner = folder / origin.place.relative_to(origin.root) if origin.place.is_relative_to(origin.root) else folder
+    inner.mkdir(parents=True, exist_ok=True)
+    for name, path in origin.assets.items():
+        if name != "config.json" and not (inner / name).exists() and not (folder / name).exists():
+            shutil.copyfile(path, inner / name)
+    model = net.model
+    with quiet():
+        model.to("cpu").save_pretrained(inner)
+    for file in inner.glob("model*.safetensors"):
+        file.chmod((inner / "config.json").stat().st_mode)  # transformers leaves them readable by their owner alone
+    _write_after(net, folder)
+
+
+def _copy_settings(root: Path, folder: Path) -> None:
+    """Everything of the teacher's folder but the weights of its encoder, and what is written or made for the teacher alone."""
+    for file in sorted(root.rglob("*")):
+        where = file.relative_to(root)
+        own_module = len(where.parts) > 1 and (file.parent / "config.json").is_file() and not _is_encoder(file.parent)
+        if not file.is_file() or any(part in NOT_THE_STUDENTS or part.startswith(".") for part in where.parts):
+            continue
+        if file.suffix in WEIGHTS and not own_module:
+            continue
+        (folder / where).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, folder / where)
+
+
+def _is_encoder(folder: Path) -> bool:
+    return "model_type" in json.loads((folder / "config.json").read_text("utf-8"))
+
+
+def _write_after(net: Net, folder: Path) -> None:
+    """A linear module between pooling and what follows, where the student is narrower than its teacher."""
+    modules: Any = getattr(net.module, "after", ())
+    old = getattr(net.origin.module, "after", ())
+    if len(modules) == len(old):
+        _write_dense(modules, folder)
+        return
+    from safetensors.torch import save_file
+
+    entries = json.loads((folder / "modules.json").read_text("utf-8"))
+    at = next(i for i, each in enumerate(entries) if str(each["type"]).endswith("Pooling"))
+    name, linear = "student_dense", modules[0].linear
+    place = folder / name
+    place.mkdir()
+    settings = {
+        "in_features": linear.in_features,
+        "out_features": linear.out_features,
+        "bias": False,
+        "activation_function": "torch.nn.modules.linear.Identity",
+    }
+    write_json(place / "config.json", settings)
+    save_file({"linear.weight": linear.weight.detach().cpu().contiguous()}, place / "model.safetensors", {"format": "pt"})
+    entries.insert(at + 1, {"name": "", "path": name, "type": "sentence_transformers.models.Dense"})
+    renamed = [{**each, "idx": i, "name": str(i)} for i, each in enumerate(entries)]
+    write_text(folder / "modules.json", json.dumps(renamed, indent=2) + "\n", "-o")
+    _set_pooling_width(folder, str(entries[at]["path"]), linear.in_features)
+
+
+def _set_pooling_width(folder: Path, path: str, width: int) -> None:
+    file = folder / path / "config.json"
+    settings = json.loads(file.read_text("utf-8"))
+    for name in ("word_embedding_dimension", "embedding_dimension"):
+        if name in settings:
+            settings[name] = width
+    write_json(file, settings)
+
+
+def _write_dense(modules: Any, folder: Path) -> None:
+    """The teacher's own Dense and LayerNorm modules, which learned with the student."""
+    from safetensors.torch import save_file
+
+    file = folder / "modules.json"
+    if not file.is_file():
+        return
+    kinds = ("Dense", "LayerNorm")
+    entries = [each for each in json.loads(file.read_text("utf-8")) if str(each["type"]).endswith(kinds)]
+    learned = [each for each in modules if isinstance(each, heads.Dense) or type(each).__name__ == "LayerNorm"]
+    for entry, module in zip(entries, learned, strict=False):
+        prefix = "" if isinstance(module, heads.Dense) else "norm."
+        place = folder / str(entry["path"])
+        for old in place.iterdir():
+            if old.suffix in WEIGHTS:
+                old.unlink()
+        state = {prefix + name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+        save_file(state, place / "model.safetensors", {"format": "pt"})
