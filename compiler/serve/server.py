@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..artifact import Artifact, open_artifact, open_stamped
+from ..artifact import Artifact, open_stamped
 from ..core import VERSION, BertcError, InputError, Progress
 from .batches import Batching
 from .config import ModelConfig, ServingConfig, memory_bytes
