@@ -72,7 +72,7 @@ def artifact(folder: Path, kind: str, **how: Any) -> Path:
     (found,) = bertc.build(source, folder / kind, precision="fp32", targets=["onnxruntime"], prove=False)
     workers, threads = ServingConfig(workers=2).cores()
     times = np.array([[1e-4], [5e-3]])
-    known = cost.CostModel(np.array([1]), np.array([1, 64]), times, workers=workers, threads=threads)
+    known = cost.CostModel(np.array([1]), np.array([1, 64]), times, per_row=1e-3, workers=workers, threads=threads)
     cost.write_cost(open_artifact(found.path), known)
     return found.path
 

@@ -44,7 +44,9 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         for at, name in enumerate(NAMES):
             source = tiny.encoder(folder / f"{name}.onnx", changed=float(at))
             (found,) = bertc.build(source, folder / name, precision="fp32", targets=["onnxruntime"], verify=False)
-            times = cost.CostModel(np.array([1]), np.array([1, 512]), np.array([[1e-4], [1e-2]]), workers=2, threads=1)
+            times = cost.CostModel(
+                np.array([1]), np.array([1, 512]), np.array([[1e-4], [1e-2]]), per_row=1e-3, workers=2, threads=1
+            )
             cost.write_cost(open_artifact(found.path), times)
             made[name] = found.path
     return made
@@ -222,7 +224,7 @@ async def test_smaller_weights_are_held_once_and_answer_under_a_budget(precision
             name: bertc.build(source, tmp_path / name, precision=precision, **quick)[0].path
             for name, source in zip(NAMES, sources, strict=False)
         }
-    times = cost.CostModel(np.array([1]), np.array([1, 512]), np.array([[1e-4], [1e-2]]), workers=2, threads=1)
+    times = cost.CostModel(np.array([1]), np.array([1, 512]), np.array([[1e-4], [1e-2]]), per_row=1e-3, workers=2, threads=1)
     for path in made.values():
         cost.write_cost(open_artifact(path), times)
     if precision != "fp16":
