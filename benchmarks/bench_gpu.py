@@ -236,6 +236,8 @@ def attention(t: Tensors, a: Mapping[str, Any]) -> Tensors:
     if "bias" in t:
         at = torch.arange(length, device="cuda")
         mask = t["bias"][:, at[None] - at[:, None] + t["bias"].shape[1] // 2][None]
+    if "keys" in t:
+        mask = t["keys"].view(rows, 1, 1, length)
     return {"out": f.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).reshape(tokens, heads, size)}
 
 

@@ -22,7 +22,7 @@ from .core import VERSION, InputError, NotFused, Profile, Progress, VerifyFailed
 from .data import index_bounds, mask_kinds, preprocess
 from .fusions import Fused
 from .fusions import engine as fusing
-from .graph import Graph, save_graph
+from .graph import Graph, deduplicate_initializers, save_graph
 from .precision import Evidence, Typed
 from .recipe import Build, Recipe, check, choose_targets, plan_builds
 from .report import document as report
@@ -66,7 +66,7 @@ def build_recipe(recipe: Recipe, out: Path, *, force: bool = False, progress: Pr
             log.note(note)
         inputs = check_inputs(source, log)
         fused = fuse_graph(recipe, source, builds, proof, log)
-        packed = pack_graph(source, fused, proof, log, [build.spec for build in builds]) if recipe.packed else None
+        packed = pack_graph(source, fused, proof, log, [b.spec for b in builds], recipe.plugins) if recipe.packed else None
         job = Job(recipe, source, ranges, proof, fused, packed, inputs=inputs, rows=rows)
         for build in builds:
             directory = stage if len(builds) == 1 else stage / build.name
@@ -145,8 +145,9 @@ def fuse_graph(recipe: Recipe, source: Source, builds: Sequence[Build], proof: E
 
 
 def pack_graph(
-    source: Source, fused: Fused | None, proof: ExportCheck, log: Progress, specs: Sequence[targets.TargetSpec]
-) -> packing.Packing:
+    source: Source, fused: Fused | None, proof: ExportCheck, log: Progress, specs: Sequence[targets.TargetSpec],
+    plugins: Sequence[str] = (),
+) -> packing.Packing:  # fmt: skip
     """The fused graph without the padding of a batch. InputError where it has no such form.
 
     As each of `specs` lowers it, it is held against the padded one: a fleet packs in several stages and proves in the last.
@@ -157,7 +158,8 @@ def pack_graph(
         packed = packing.pack(fused.graph)
         if not specs:
             return packed
-        lowered = {spec.name: targets.get(spec.name).lower(packed.graph, spec.sms) for spec in specs}
+        given: dict[str, Any] = {"plugins": plugins} if plugins else {}
+        lowered = {spec.name: targets.get(spec.name).lower(packed.graph, spec.sms, **given) for spec in specs}
         found = packing.check_packed(packed, lowered, fused.graph, source.dims, proof.samples)
     log.note(packed.summary())
     log.say(found)
@@ -264,6 +266,7 @@ def compile_graph(build: Build, job: Job, graph: Graph, directory: Path, watch: 
     """Type a lowered graph and give it to its compiler."""
     with watch.stage(f"{build.name}: precision"):
         typed = type_graph(build, job, graph)
+        deduplicate_initializers(typed.graph.model, made=True)
         hashes = save_graph(typed.graph, directory / artifact.GRAPH)
     with watch.stage(f"{build.name}: compile"):
         where = (directory / artifact.GRAPH, directory)

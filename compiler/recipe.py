@@ -56,7 +56,7 @@ class Recipe:
     fuse: bool = _option("Fuse the graph for targets that gain from it; each match is proven equal. Default: on.", True)
     prove: bool = _option("Prove each match by replaying it before it is kept. Default: on.", True)
     packed: bool = _option(
-        "Compute on the tokens of a batch without its padding (targets onnxruntime and onnxruntime-cuda).", False
+        "Compute on the tokens of a batch without its padding (targets onnxruntime, onnxruntime-cuda, tensorrt).", False
     )
     plugins: tuple[str, ...] = _option(
         "Compute this operator by a kernel of ours inside the engine, as in skip_layernorm; repeatable (target tensorrt).",
@@ -284,11 +284,11 @@ def plan_builds(recipe: Recipe) -> tuple[Build, ...]:
         spec = targets.parse_spec(text)
         build = Build(spec, spec.precision or recipe.precision or "fp32", recipe.budget)
         precisions.get(build.precision)
+        if why := targets.refusal(spec, build.precision, packed=recipe.packed, plugins=recipe.plugins):
+            raise InputError(why)  # before what this machine lacks: no machine could
         ready = targets.get(spec.name).available()
         if not ready.build:
             raise Missing(f"target {spec.name} cannot build here: {ready.reason}. {ready.install}")
-        if why := targets.refusal(spec, build.precision, packed=recipe.packed, plugins=recipe.plugins):
-            raise InputError(why)
         verification.budget_for(build.precision, recipe.budget)
         if build.name in [other.name for other in builds]:
             raise RecipeError(f"target {text!r} is given twice: {build.name}")

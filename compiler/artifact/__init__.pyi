@@ -7,7 +7,9 @@ from .manifest import PAGE as PAGE
 from .manifest import REPORT as REPORT
 from .manifest import STUDENT as STUDENT
 from .manifest import Artifact as Artifact
+from .manifest import Stamps as Stamps
 from .manifest import find_artifacts as find_artifacts
 from .manifest import listed_file as listed_file
 from .manifest import open_artifact as open_artifact
+from .manifest import open_stamped as open_stamped
 from .manifest import staging as staging

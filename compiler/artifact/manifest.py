@@ -12,7 +12,8 @@ import glob
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -121,14 +122,41 @@ class Artifact:
         return load_graph(self.path / GRAPH, mapped)
 
 
-def open_artifact(path: Path) -> Artifact:
-    """Read and check an artifact. ArtifactError when it is none, of a newer format, or not what its hashes say."""
+SETTLED = 2 * 10**9  # nanoseconds
+Stamps = Mapping[str, Sequence[int]]  # what changes when a file is written or replaced, by the file's name in the artifact
+
+
+def open_stamped(path: Path) -> tuple[Artifact, Stamps]:
+    """(an artifact, opened and checked, the stamps of its files) by which another process hashes nothing again."""
     manifest = _read_manifest(path)
+    now = time.time_ns()
+    before = {MANIFEST: _stamp(path / MANIFEST)}  # all of them before anything is hashed
+    before |= {name: _stamp(listed_file(path, manifest, name)) for name in manifest["files"]}
+    # What was written a moment ago may be written again without another stamp: clocks of file systems are coarse.
+    return open_artifact(path), {name: each for name, each in before.items() if each and now - max(each[3:]) > SETTLED}
+
+
+def _stamp(file: Path) -> list[int]:
+    """[] where there is no file."""
+    try:
+        found = file.stat()
+    except OSError:
+        return []
+    return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+def open_artifact(path: Path, seen: Stamps | None = None) -> Artifact:
+    """Read and check an artifact. ArtifactError when it is none, of a newer format, or not what its hashes say.
+
+    `seen`: the stamps of files that this user's own process has hashed; what still has its stamp is not hashed again.
+    """
+    manifest = _read_manifest(path)
+    trusted = dict(seen) if seen and list(seen.get(MANIFEST, [])) == _stamp(path / MANIFEST) else {}
     for name, entry in manifest["files"].items():
         file = listed_file(path, manifest, name)
         if not file.is_file():
             raise ArtifactError(f"{path}: {name} is missing; copy the whole directory or build it again")
-        if hash_file(file) != entry["sha256"]:
+        if not (name in trusted and list(trusted[name]) == _stamp(file)) and hash_file(file) != entry["sha256"]:
             raise ArtifactError(f"{path}: {name} differs from the file that was built (sha256); copy or build it again")
     found = Artifact(path, manifest)
     _refuse_unlisted(found)

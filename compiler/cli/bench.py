@@ -76,6 +76,7 @@ EXAMPLES = (
 )
 @click.option("--csv", "csv_path", type=FILE, metavar="FILE", help="Write the times as a table.")
 @click.option("--plot", "plot_path", type=FILE, metavar="FILE", help="Draw the medians, as .svg.")
+@click.option("--serving", is_flag=True, help="Also time batches in workers, as bertc serve runs them: ARTIFACT.cost.json.")
 @click.option("--require-engine", is_flag=True, help="Exit 3 where the engine itself cannot run.")
 @shared.JSON
 def bench(
@@ -90,6 +91,7 @@ def bench(
     seed: int,
     csv_path: Path | None,
     plot_path: Path | None,
+    serving: bool,
     require_engine: bool,
     as_json: bool,
     **allowed: Any,
@@ -112,7 +114,7 @@ def bench(
     if reason := benching.why_not_runnable(found):
         if require_engine:
             raise Missing(f"--require-engine: the engine of {path} cannot run here: {reason}")
-        given_up = {"--against": against, "--padded": padded, "--csv": csv_path, "--plot": plot_path}
+        given_up = {"--against": against, "--padded": padded, "--csv": csv_path, "--plot": plot_path, "--serving": serving}
         return _show_work(found, shapes, reason, [name for name, value in given_up.items() if value], as_json)
     given = tuple(given_source(each, **allowed) for each in against)
     log.say(f"{path} on {', '.join(map(str, shapes))}")
@@ -123,8 +125,24 @@ def bench(
     if plot_path is not None:
         write_text(plot_path, plots.render_svg(figures.timings_plot(result)), "--plot")
     _show_result(result, log)
+    if serving:
+        _measure_serving(path, threads, log)
     if as_json:
         print_json(result.to_json())
+
+
+def _measure_serving(path: Path, threads: int | None, log: Progress) -> None:
+    """The times by batch and length that `bertc serve` and `plan-serving` go by, measured anew and kept beside the artifact."""
+    import asyncio
+
+    try:
+        from .. import serve as room
+        from ..serve import config as file
+    except ImportError as error:
+        raise Missing(f"--serving needs {error.name}: pip install 'bertc[serve]'") from error
+    config = file.ServingConfig(threads=threads or 0, models={"model": file.ModelConfig(str(path))})
+    cost = asyncio.run(room.http.measured(config, log, anew=True))
+    print_result(f"times of batches for serving, {cost.workers} workers of {cost.threads} threads: {room.cost.cost_path(path)}")
 
 
 def _show_result(result: BenchResult, log: Progress) -> None:

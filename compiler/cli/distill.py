@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SECTION = "Build"
 EXAMPLES = (
     "bertc distill minilm --layers 3 --data texts.txt -o out/student",
-    "bertc distill TEACHER1 TEACHER2 --weights 0.7,0.3 --labels train.jsonl --layers 4 -o out/student",
+    "bertc distill TEACHER1 TEACHER2 --weights 0.7,0.3 --data texts.txt -o STUDENT",
 )
 
 
@@ -51,17 +51,19 @@ def _precisions() -> Sequence[str]:
 @click.option("--layer-map", metavar="RULE|N,N", help="Which layers: even, first, last, search, or 1,3,5; default: even.")
 @click.option("--loss", multiple=True, metavar="NAME=WEIGHT", help="In place of the default losses; repeatable. See below.")
 @click.option("--weights", metavar="W,W", help="Weights of several teachers; default: all the same.")
-@click.option("--temperature", type=Number(0.001, 1000), help="Of softened logits; default: 2.")
-@click.option("--epochs", type=Number(0), help="Passes over the texts; default: 1.")
-@click.option("--steps", type=COUNT, help="Steps, in place of --epochs.")
-@click.option("--batch", type=COUNT, help="Texts a step; default: 32.")
-@click.option("--max-length", type=COUNT, help="Tokens of a text, at most; default: 128.")
-@click.option("--learning-rate", type=Number(0, 1), help="The highest one; default: 4e-4.")
-@click.option("--patience", type=COUNT, help="Evaluations (10 in all) without progress that end it; default: 4.")
+@click.option("--temperature", type=Number(0.001, 1000), metavar="NUMBER", help="Of softened logits; default: 2.")
+@click.option("--epochs", type=Number(0), metavar="NUMBER", help="Passes over the texts; default: 1.")
+@click.option("--steps", type=COUNT, metavar="NUMBER", help="Steps, in place of --epochs.")
+@click.option("--batch", type=COUNT, metavar="NUMBER", help="Texts a step; default: 32.")
+@click.option("--max-length", type=COUNT, metavar="NUMBER", help="Tokens of a text, at most; default: 128.")
+@click.option("--learning-rate", type=Number(0, 1), metavar="NUMBER", help="The highest one; default: 4e-4.")
+@click.option(
+    "--patience", type=COUNT, metavar="NUMBER", help="Evaluations (10 in all) without progress that end it; default: 4."
+)
 @click.option("--precision", type=OneOf("precision", _precisions), help="Of the training; auto: bf16 where it is fast.")
 @click.option("--device", metavar="NAME", help="auto, cpu or cuda; default: auto.")
-@click.option("--checkpoint-seconds", type=Number(0), help="Time between checkpoints; default: 60.")
-@click.option("--seed", type=SEED, help="Of order, masks and new weights; default: 0.")
+@click.option("--checkpoint-seconds", type=Number(0), metavar="SECONDS", help="Time between checkpoints; default: 60.")
+@click.option("--seed", type=SEED, metavar="NUMBER", help="Of order, masks and new weights; default: 0.")
 @shared.recipe_options("task", *shared.GIVEN_OPTIONS)
 @shared.JSON
 def distill(
@@ -134,6 +136,6 @@ def _table(document: dict[str, Any]) -> Table:
         rows.add(trained["name"], "1", *numbers)
     for each in document["quality"]["tasks"]:
         interval = "-" if each["low"] is None else f"drop {each['low']:.4f} to {each['high']:.4f}"
-        numbers = [f"{each[name]:.4f}" for name in ("teacher", "untrained", "student")]
-        rows.add(each["name"], *numbers, interval, str(each["rows"]))
+        values = [f"{each[name]:.4f}" for name in ("teacher", "untrained", "student")]
+        rows.add(each["name"], *values, interval, str(each["rows"]))
     return rows

@@ -108,11 +108,11 @@ class Loop:
             loss, parts = self.loss_of(self.found.steps)
         if not bool(torch.isfinite(loss)):
             raise CheckFailed(
-                f"the loss is {float(loss)} at step {self.found.steps + 1}: the training diverged. Give a smaller "
+                f"the loss is {float(loss.detach())} at step {self.found.steps + 1}: the training diverged. Give a smaller "
                 f"--learning-rate (now {self.settings.learning_rate:g}), or --precision fp32"
             )
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.clip)
         self.optimizer.step()
         self.schedule.step()

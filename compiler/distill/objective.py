@@ -152,7 +152,7 @@ class Objective(nn.Module):
             for side, seen, place, net in ((0, student, at, self.student), (1, teacher, there, self.teachers.first)):
                 q, k = seen.projected[place, "query"], seen.projected[place, "key"]
                 found[side].append(losses.attention_scores(q, k, net.heads))
-        return losses.attention(*found, batch.mask)
+        return losses.attention(found[0], found[1], batch.mask)
 
     def _relations(self, lesson: Lesson, batch: Batch, student: Any, teacher: Any) -> Tensor:
         last, roles = len(self.layers) - 1, ("query", "key", "value")
@@ -165,10 +165,10 @@ class Objective(nn.Module):
         queries, passages = student.output[0::2].float(), student.output[1::2].float()
         right = torch.cosine_similarity(queries, passages)
         wrong = torch.cosine_similarity(queries, passages.roll(-1, 0))
-        texts = [lesson.examples[at].text for at in batch.chosen]
-        others = [*texts[1:], texts[0]]
-        scored = self.teachers.scores([*texts, *((text[0], other[1]) for text, other in zip(texts, others, strict=True))])  # type: ignore[misc]
-        return losses.margin(right - wrong, scored[: len(texts)] - scored[len(texts) :])
+        pairs = [(text[0], text[1]) for at in batch.chosen for text in (lesson.examples[at].text,)]
+        others = [(query, other) for (query, _), (_, other) in zip(pairs, [*pairs[1:], pairs[0]], strict=True)]
+        scored = self.teachers.scores([*pairs, *others])
+        return losses.margin(right - wrong, scored[: len(pairs)] - scored[len(pairs) :])
 
     def _masked_lm(self, lesson: Lesson, batch: Batch, student: Any, teacher: Any) -> Tensor:
         assert batch.words is not None, "_batch() masks for this loss"

@@ -123,7 +123,7 @@ class Encoded:
     def lengths(self) -> np.ndarray:
         return np.array([len(row["input_ids"]) for row in self.rows])
 
-    def batch(self, chosen: Sequence[int]) -> dict[str, np.ndarray]:
+    def batch(self, chosen: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
         """int64 arrays [rows, longest of them], padded as the tokenizer pads."""
         rows = [self.rows[at] for at in chosen]
         longest = max(len(row["input_ids"]) for row in rows)

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from ..core import Missing, gpu_models
+from ..core import Missing, check_reachable, gpu_models
 from .local import run_process
 from .plan import Task
 from .run import Future
@@ -31,6 +31,7 @@ class RayPool:
             raise Missing(f"--ray needs Ray ({error}); pip install 'bertc[fleet]'") from error
         ray = self._ray
         path = os.pathsep.join(p or os.getcwd() for p in sys.path)
+        check_reachable(address, "--ray", "a cluster begins with: ray start --head")
         try:
             ray.init(address, runtime_env={"env_vars": {"PYTHONPATH": path}}, log_to_driver=False, logging_level="warning")
         except (ConnectionError, ValueError, RuntimeError) as error:

@@ -127,7 +127,7 @@ def _job(work: StageJob, log: Progress) -> pipeline.Job:
     inputs = InputsCheck.recorded(source.inputs_record)
     rows = pipeline.rows_of_data(work.recipe, source, ranges)
     proven = [_build(work.recipe).spec] if work.stage == "build" else []
-    packed = pipeline.pack_graph(source, fused, check, log, proven) if work.recipe.packed else None
+    packed = pipeline.pack_graph(source, fused, check, log, proven, work.recipe.plugins) if work.recipe.packed else None
     known: dict[str, Any] = {"timing_cache": work.timing_cache, "inputs": inputs, "rows": rows}
     return pipeline.Job(work.recipe, source, ranges, check, fused, packed, **known)
 

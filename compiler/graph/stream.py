@@ -9,24 +9,32 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 
 from ..core import SourceError
+
+if TYPE_CHECKING:  # late below: a worker of a server looks at graphs and changes none, and starts without it
+    import onnx_ir as ir
 
 LARGE = 2**14  # bytes; what is smaller is left to protobuf
 VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
 MODEL_GRAPH = onnx.ModelProto.DESCRIPTOR.fields_by_name["graph"].number
 GRAPH_INITIALIZER = onnx.GraphProto.DESCRIPTOR.fields_by_name["initializer"].number
+SMALL = re.compile("U?INT[1-7]|FLOAT[1-7]E.*")  # types of less than a byte by their names, those of later ONNX too
+BELOW_A_BYTE = {number for name, number in onnx.TensorProto.DataType.items() if SMALL.fullmatch(name)}
 TENSOR_RAW_DATA = onnx.TensorProto.DESCRIPTOR.fields_by_name["raw_data"].number
 
 
 def write_model(model: ir.Model, path: Path) -> str:
     """Write a model of less than 2 GB to one file; returns its sha256."""
+    import onnx_ir as ir
+
     large = {
         n: v.const_value for n, v in model.graph.initializers.items() if v.const_value is not None and _is_large(v.const_value)
     }
@@ -70,6 +78,8 @@ def lazy_from_file(tensor: ir.TensorProtocol | None, path: Path) -> ir.TensorPro
 
     (onnx_ir maps whole files, and refuses one that has hard links, as `graph.onnx` and `model.onnx` of an artifact.)
     """
+    import onnx_ir as ir
+
     if not isinstance(tensor, ir.ExternalTensor) or tensor.location != path.name or tensor.dtype.bitwidth < 8:
         return tensor
     offset, length, shape, name = tensor.offset or 0, tensor.nbytes, tuple(tensor.shape.numpy()), tensor.name
@@ -101,7 +111,7 @@ def _stub(data: mmap.mmap, start: int, begin: int, end: int, name: str) -> bytes
         else:
             head += data[field:last]
     tensor = onnx.TensorProto.FromString(head)
-    if raw[1] < LARGE or ir.DataType(tensor.data_type).bitwidth % 8:
+    if raw[1] < LARGE or tensor.data_type in BELOW_A_BYTE:
         return data[start:end]
     tensor.data_location = onnx.TensorProto.EXTERNAL
     for key, value in (("location", name), ("offset", str(raw[0])), ("length", str(raw[1]))):
@@ -142,7 +152,7 @@ def _read_varint(data: mmap.mmap, at: int) -> tuple[int, int]:
 
 
 def _is_large(tensor: ir.TensorProtocol) -> bool:
-    return tensor.nbytes >= LARGE and tensor.dtype != ir.DataType.STRING
+    return tensor.nbytes >= LARGE and int(tensor.dtype) != onnx.TensorProto.STRING
 
 
 def _pieces(

@@ -6,6 +6,7 @@ from .builder import add_all as add_all
 from .builder import constant as constant
 from .builder import gelu as gelu
 from .builder import padded_inputs as padded_inputs
+from .builder import scaled_dot_product as scaled_dot_product
 from .expansion import expand as expand
 from .expansion import free_name as free_name
 from .expansion import replace_node as replace_node

@@ -15,6 +15,7 @@ import onnx
 import onnx_ir as ir
 
 from ..graph import Graph
+from ..runtime import PLUGIN_DOMAIN
 from ._evidence import judge_values
 from ._kernels import Kernels
 from ._plan import SUMS, Island
@@ -48,6 +49,7 @@ SCORE_BIAS = {
     ("com.microsoft", "MultiHeadAttention"): 5,
     ("com.microsoft", "PackedAttention"): 5,
     ("com.microsoft", "PackedMultiHeadAttention"): 6,
+    (PLUGIN_DOMAIN, "packed_attention_without_bias"): 2,
 }
 ROUNDS = frozenset({"Floor", "Ceil", "Round"})
 QUANTISERS = frozenset({"QuantizeLinear", "DequantizeLinear"})

@@ -10,12 +10,12 @@ from .reference import HALVES as HALVES
 from .reference import ReferenceRunner as ReferenceRunner
 from .reference import as_float32 as as_float32
 from .reference import emulate_rounding as emulate_rounding
-from .reference import import_onnxruntime as import_onnxruntime
-from .reference import open_session as open_session
 from .reference import reference_options as reference_options
 from .reference import reference_session as reference_session
 from .reference import release_pages as release_pages
 from .runner import Runner as Runner
+from .session import import_onnxruntime as import_onnxruntime
+from .session import open_session as open_session
 from .taps import TapSession as TapSession
 from .taps import with_outputs as with_outputs
 from .timing import time_call as time_call

@@ -6,8 +6,8 @@ import onnx_ir as ir
 
 from ..core import Feeds, Outputs
 from ..graph import Graph
-from .reference import import_onnxruntime, open_session
 from .runner import Runner
+from .session import import_onnxruntime, open_session
 
 
 class DeployedRunner(Runner):

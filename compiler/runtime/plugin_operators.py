@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
-from ..graph import DOMAIN
-from ..ops import BODIES, replace_node, taken_names
+from ..graph import DOMAIN, MASK_LOW
+from ..ops import BODIES, Body, add_all, constant, padded_inputs, replace_node, scaled_dot_product, taken_names
 
 PLUGIN_DOMAIN = "bertc.plugins"
-PLUGIN = "bertc.plugin"  # metadata: {"operator", "slots": which of its `count` inputs are there}
+# Metadata: {"operator", "slots": which of its `count` inputs are there; "attributes" where they are not the node's, "turned":
+# inputs that the kernel has transposed, and how}
+PLUGIN = "bertc.plugin"
 
 
 def spell_plugins(model: ir.Model) -> None:
@@ -27,9 +30,42 @@ def _meaning(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     meant = json.loads(node.metadata_props[PLUGIN])
     given: list[ir.Value | None] = [None] * meant["count"]
     for slot, value in zip(meant["slots"], node.inputs, strict=True):
-        given[slot] = value
-    stand_in = ir.Node(DOMAIN, meant["operator"], given, list(node.attributes.values()), num_outputs=len(node.outputs))
-    made = BODIES[meant["operator"]](op, stand_in)
+        perm = meant.get("turned", {}).get(str(slot))
+        given[slot] = value if perm is None else op.Transpose(value, perm=perm)
+    stated = meant.get("attributes")
+    attributes = list(node.attributes.values()) if stated is None else ir.convenience.convert_attributes(stated)
+    stand_in = ir.Node(DOMAIN, meant["operator"], given, attributes, num_outputs=len(node.outputs))
+    made = {**BODIES, **OWN}[meant["operator"]](op, stand_in)
     for index in range(len(given)):
         stand_in.replace_input_with(index, None)  # it is no node of the graph
     return made
+
+
+def packed_tokens(op: Any, node: ir.Node) -> Sequence[ir.Value]:
+    """qkv [T,3,h,d], ends [B+1], bias (none yet), keys [T]? -> [T,h,d]: rows padded to the longest, attended, their tokens."""
+    qkv, ends, _, keys = padded_inputs(node, 4)
+    starts = op.Slice(ends, _ints(op, 0), _ints(op, -1))
+    lengths = op.Sub(op.Slice(ends, _ints(op, 1), op.Shape(ends)), starts)
+    places = op.Range(_int(op, 0), op.ReduceMax(lengths, keepdims=0), _int(op, 1))
+    inside = op.Less(op.Unsqueeze(places, _ints(op, 0)), op.Unsqueeze(lengths, _ints(op, 1)))
+    last = op.Sub(op.Shape(qkv, start=0, end=1), _ints(op, 1))
+    index = op.Min(op.Add(op.Unsqueeze(starts, _ints(op, 1)), op.Unsqueeze(places, _ints(op, 0))), last)
+    q, k, v = op.Split(op.Gather(qkv, index), axis=2, num_outputs=3, _outputs=3)  # [B,L,1,h,d]
+    q, k, v = (op.Transpose(op.Squeeze(t, _ints(op, 2)), perm=perm) for t, perm in ((q, SPLIT), (k, (0, 2, 3, 1)), (v, SPLIT)))
+    seen = op.Where(inside, constant(op, 0.0), constant(op, MASK_LOW))
+    mask = op.Unsqueeze(seen if keys is None else add_all(op, op.Gather(keys, index), seen), _ints(op, 1, 2))
+    context = op.Transpose(scaled_dot_product(op, q, k, v, mask, node.attributes.get_float("scale", 1.0)), perm=SPLIT)
+    flat = op.Reshape(context, op.Concat(_ints(op, -1), op.Shape(qkv, start=2), axis=0))
+    return [op.Gather(flat, op.Squeeze(op.NonZero(op.Reshape(inside, _ints(op, -1))), _ints(op, 0)))]
+
+
+def _ints(op: Any, *values: int) -> ir.Value:
+    return constant(op, list(values), np.int64)
+
+
+def _int(op: Any, value: int) -> ir.Value:
+    return constant(op, value, np.int64)
+
+
+SPLIT = (0, 2, 1, 3)
+OWN: Mapping[str, Body] = {"packed tokens": packed_tokens}  # kernels that are a part of a canonical operator

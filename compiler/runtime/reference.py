@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from ..core import BuildFailed, Feeds, Missing, Outputs, Profile, wanted_threads
+from ..core import Feeds, Outputs, Profile
 from ..graph import Graph
 from .cuda_operators import spell_cuda_operators
 from .plugin_operators import spell_plugins
 from .runner import Runner
+from .session import import_onnxruntime, open_session
 
 FLOAT = ir.DataType.FLOAT
 FED = (FLOAT, ir.DataType.DOUBLE, ir.DataType.INT64, ir.DataType.INT32, ir.DataType.INT8, ir.DataType.UINT8)
@@ -115,30 +115,6 @@ def release_pages(tensor: ir.TensorProtocol) -> None:
     if isinstance(tensor, ir.ExternalTensor):
         with contextlib.suppress(BufferError):  # somebody holds an array of it
             tensor.release()
-
-
-def open_session(model: Path | bytes, options: Any) -> Any:
-    """An ONNX Runtime CPU session over a file or its bytes; BuildFailed with its message when it refuses the graph."""
-    ort = import_onnxruntime()
-    if not options.intra_op_num_threads:  # 0: nobody said how many. PyTorch and numpy keep to it, ONNX Runtime takes all cores
-        options.intra_op_num_threads = wanted_threads()
-    try:
-        return ort.InferenceSession(
-            model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # onnxruntime's exceptions share no public base class
-        raise BuildFailed(f"ONNX Runtime refuses the graph: {error}") from error
-
-
-def import_onnxruntime() -> Any:
-    """The module, or Missing with the install line."""
-    try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise Missing(
-            f"onnxruntime is needed and cannot be imported ({error}): pip install 'bertc[cpu]' (or 'bertc[gpu]')"
-        ) from error
-    return ort
 
 
 def emulate_rounding(graph: Graph, rounded: bool = True) -> Graph:

@@ -1,8 +1,10 @@
 from . import buckets as buckets
 from . import config as config
+from . import cost as cost
 from . import http as http
 from . import logs as logs
 from . import memory as memory
+from . import on_ray as on_ray
 from . import planner as planner
 from . import planning as planning
 from . import recipe_edit as recipe_edit
@@ -15,5 +17,4 @@ from .cost import CostModel as CostModel
 from .planning import ServingPlan as ServingPlan
 from .sentence_module import ArtifactModule as ArtifactModule
 from .server import Server as Server
-from .server import measured as measured
 from .traffic import TrafficModel as TrafficModel

@@ -178,11 +178,7 @@ class Batcher:
 
     def _most_rows(self, asked: int) -> int:
         """Not more rows than the engine takes."""
-        firsts = {spec.dims[0] for spec in self.runner.inputs if spec.dims}
-        fixed = [size for size in firsts if isinstance(size, int)]
-        names = [size for size in firsts if isinstance(size, str)]
-        tops = [profile[name].max for profile in self.runner.profiles for name in names if name in profile]
-        most = min([asked, *fixed, *([max(tops)] if tops else [])])
+        most = min(asked, self._model.batching.most_rows(self.runner.profiles) or asked)
         if most < asked:
             self._say(f"a batch has up to {most} rows, not {asked}: the engine takes no more")
         return most

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from ..core import DataError, Feeds, Outputs, TensorSpec
+from ..core import DataError, Dim, Feeds, Outputs, Profile, TensorSpec
 from ..runtime import pad_value, padded_dim
 
 
 @dataclasses.dataclass(frozen=True)
 class Batching:
     """How rows of a model make a batch. `length`: the dimension that padding makes longer, None where it would change the result:
-    rows are batched with rows of the same shape alone. `whole`: requests are not taken apart at all."""
+    rows are batched with rows of the same shape alone, and `why` so. `whole`: requests are not taken apart at all."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -24,6 +24,7 @@ class Batching:
     whole: str = ""
     pad_id: int = 0
     masks: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    why: str = ""
 
     @staticmethod
     def of(
@@ -33,15 +34,25 @@ class Batching:
         firsts = {spec.dims[0] if spec.dims else 1 for spec in (*inputs, *outputs)}
         first = next(iter(firsts))
         whole = "" if len(firsts) == 1 and isinstance(first, str) else "not all tensors begin with one batch dimension"
+        length, why = None, whole
         try:
             length = None if whole else padded_dim(inputs, masks or {})
-        except DataError:
-            length = None
-        return Batching(tuple(inputs), tuple(outputs), length, whole, pad_id, masks or {})
+        except DataError as error:
+            why = str(error).partition("; run without padding")[0]
+        return Batching(tuple(inputs), tuple(outputs), length, whole, pad_id, masks or {}, why)
 
-    def unpadded(self) -> Batching:
+    def unpadded(self, why: str) -> Batching:
         """The same for a model that padding changes."""
-        return dataclasses.replace(self, length=None)
+        return dataclasses.replace(self, length=None, why=why)
+
+    def most_rows(self, profiles: Sequence[Profile], dims: Mapping[str, Dim] | None = None) -> int | None:
+        """The rows that a batch may have, as the engine is made and as far as the model takes them; None: any number."""
+        firsts = {spec.dims[0] for spec in self.inputs if spec.dims}
+        named = [name for name in firsts if isinstance(name, str)]
+        tops = [profile[name].max for profile in profiles for name in named if name in profile]
+        sizes = [size for size in firsts if isinstance(size, int)] + ([max(tops)] if tops else [])
+        known = [(dims or {})[name].max for name in named if name in (dims or {})]
+        return min([*sizes, *(size for size in known if size is not None)], default=None)
 
     def rows(self, feeds: Feeds) -> list[Feeds]:
         """The feeds of each row, [1, ...]. DataError for inputs of different numbers of rows."""

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import msgspec
 
-from ..core import InputError, did_you_mean, write_text
+from ..core import InputError, allowed_cores, did_you_mean, write_text
 from .planner import POLICIES, Policy
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**20)]
@@ -38,6 +38,18 @@ class ModelConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     budget: Annotated[int, msgspec.Meta(ge=0, le=2**20)] = 0
 
 
+class RayConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Replicas on a Ray cluster (`bertc serve --ray`), and what each takes of a node."""
+
+    replicas: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
+    max_replicas: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0  # above `replicas`: as many as the load asks for, up to it
+    target_requests: Annotated[float, msgspec.Meta(gt=0, le=2**20)] = 16.0  # under way in a replica, at which one more starts
+    cpus: Annotated[float, msgspec.Meta(ge=0, le=4096)] = 0.0  # of one replica; 0: workers times threads
+    gpus: Annotated[float, msgspec.Meta(ge=0, le=64)] = 0.0  # of one replica; 0.25: four share a GPU
+    accelerator: str = ""  # the GPU model, as `l4`
+    route: Annotated[str, msgspec.Meta(pattern="^/[A-Za-z0-9._/-]*$")] = "/"
+
+
 class ServingConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """A server. `workers` processes of `threads` threads; 0: as many of one thread as this process may use cores."""
 
@@ -50,9 +62,11 @@ class ServingConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     max_wait_ms: Annotated[float, msgspec.Meta(ge=0, le=60_000)] = 5.0
     budget: Count = 512
     target_ms: Annotated[float, msgspec.Meta(ge=0, le=3_600_000)] = 0.0  # the cost policy's; 0: none
+    worker_timeout_ms: Annotated[float, msgspec.Meta(gt=0, le=86_400_000)] = 60_000.0  # of one batch; then the worker is replaced
     memory: str = ""  # of the models that are loaded at a time, as in 8GB; '': all of them
     share: bool = True  # weights that are equal are held once for all models and workers
     limits: Limits = Limits()
+    ray: RayConfig = RayConfig()
     models: dict[str, ModelConfig] = {}
 
     def policy_of(self, model: ModelConfig) -> Policy:
@@ -62,7 +76,7 @@ class ServingConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     def cores(self) -> tuple[int, int]:
         """(workers, threads of each)."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = len(allowed_cores())
         workers = self.workers or max(1, cores // (self.threads or 1))
         return workers, self.threads or max(1, cores // workers)
 
@@ -88,6 +102,7 @@ def _hint(message: str) -> str:
     """The message of the schema, with the nearest key where one is unknown."""
     found = re.search(r"unknown field `(\w+)`", message)
     fields = [*ServingConfig.__struct_fields__, *Limits.__struct_fields__, *ModelConfig.__struct_fields__]
+    fields += RayConfig.__struct_fields__
     return message + (did_you_mean(found[1], fields) if found else "")
 
 
@@ -126,8 +141,9 @@ def write_config(config: ServingConfig, path: Path) -> None:
         for name, each in config.models.items()
     }
     plain = {**_changed(config), "models": models}
-    if isinstance(config.limits, Limits) and (limits := _changed(config.limits)):
-        plain["limits"] = limits
+    for key, table in (("limits", config.limits), ("ray", config.ray)):
+        if changed := _changed(table):
+            plain[key] = changed
     import tomli_w
 
     write_text(path, tomli_w.dumps(plain), "serving.toml")

@@ -35,6 +35,13 @@ class TooLong(Refused):
     kind = "too_long"
 
 
+class WrongMedia(Refused):
+    """A body of a kind that no route takes."""
+
+    status = 415
+    kind = "wrong_media_type"
+
+
 class Overloaded(Refused):
     """As many rows wait as may."""
 

@@ -6,7 +6,9 @@ import logging
 
 import msgspec
 
-from ..core import printable
+from ..core import Progress, printable
+
+LOG = logging.getLogger("bertc.serve")
 
 
 class JsonLines(logging.Formatter):
@@ -21,3 +23,23 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             event["traceback"] = self.formatException(record.exc_info)
         return msgspec.json.encode(event).decode()
+
+
+class Logged(Progress):
+    """Progress of a server that nobody looks at: its notes are events."""
+
+    def note(self, text: str) -> None:
+        """A note, once."""
+        if text not in self.notes:
+            LOG.info("%s", text)
+        super().note(text)
+
+
+def to_stderr() -> None:
+    """A line of JSON an event, of the server and of what uvicorn warns of."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines())
+    for name, level in (("bertc.serve", logging.INFO), ("uvicorn.error", logging.WARNING)):
+        log = logging.getLogger(name)
+        log.handlers, log.propagate = [handler], False
+        log.setLevel(level)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import Metric
 
 from .memory import Ledger
 from .scheduler import Scheduler
@@ -18,6 +20,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.replica = ""  # on a cluster: a label of every line, for each replica counts by itself
         by, home = ["model"], self.registry
         self._requests = Counter(
             "bertc_requests", "Answers by route and HTTP status.", ["route", "status"], registry=self.registry
@@ -87,7 +90,19 @@ class Metrics:
             rows[_own(name)] += len(lane.waiting)
         for name, waiting in rows.items():
             self._waiting.labels(name).set(waiting)
-        return bytes(generate_latest(self.registry))
+        return bytes(generate_latest(_Labelled(self.registry, self.replica) if self.replica else self.registry))
+
+
+class _Labelled:
+    """A registry with one label more."""
+
+    def __init__(self, registry: CollectorRegistry, replica: str) -> None:
+        self.registry, self.replica = registry, replica
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self.registry.collect():
+            family.samples = [each._replace(labels=each.labels | {"replica": self.replica}) for each in family.samples]
+            yield family
 
 
 def _own(lane: str) -> str:

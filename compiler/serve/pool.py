@@ -8,6 +8,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import logging
+import math
 import os
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..artifact import MANIFEST
+from ..artifact import MANIFEST, Stamps
 from ..core import BertcError, Feeds, Missing, Outputs, hash_file
 from . import memory
 from .errors import Unavailable, WorkerDied
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("bertc.serve")
 PAUSES = (0.5, 30.0)  # seconds before another start, after the first that failed and at most
+LOADS = 10  # times the patience for a batch: to load or prepare a model
+FOREVER = 1e7  # seconds
 SETTLE = 0.1  # seconds after a death: what killed one worker may have killed the next, and that is not heard yet
 ERRORS: Mapping[str, type[Exception]] = {"missing": Missing, "ours": BertcError, "": RuntimeError}
 
@@ -79,16 +82,20 @@ class _Worker:
     answers: dict[int, asyncio.Future[tuple[Head, dict[str, Any]]]] = dataclasses.field(default_factory=dict)
     loaded: set[str] = dataclasses.field(default_factory=set)
     alive: bool = True
+    why: str = ""  # it was ended
 
 
 class ProcessPool:
     """Worker processes. A batch whose worker dies raises WorkerDied, and another worker takes its place.
 
     Every worker has every model, or, under a budget of memory, loads what its batches need. `share`: whether equal weights are
-    held once for all of them.
+    held once for all of them. `patience`: seconds in which a worker answers a batch, or is ended as one that hangs.
     """
 
-    def __init__(self, size: int, threads: int, budget: int | None = None, share: bool = True) -> None:
+    def __init__(
+        self, size: int, threads: int, budget: int | None = None, share: bool = True, patience: float = math.inf
+    ) -> None:
+        self.patience = patience
         self.size, self.threads, self.share = size, threads, share
         self.on_free: Callable[[], None] = lambda: None
         self.on_death: Callable[[], None] = lambda: None
@@ -121,30 +128,33 @@ class ProcessPool:
         """The process ids of the workers."""
         return [worker.process.pid for worker in self._workers]
 
-    async def start(self, models: Mapping[str, Path]) -> None:
-        """Start the workers, one after the other: they load the same files. BertcError where an artifact cannot be loaded."""
+    async def start(self, models: Mapping[str, Path], seen: Mapping[str, Stamps] | None = None) -> None:
+        """Start the workers, one after the other: they load the same files.
+
+        `seen`: the stamps of files that were hashed. BertcError where an artifact cannot be loaded.
+        """
         if self.share and self.size * len(models) > 1:
             self.store = self._closers.enter_context(memory.folder())
         try:
-            await self._prepare(models)
+            await self._prepare(models, seen or {})
             for _ in range(self.size):
                 await self._add()
         except BaseException:
             await self.close()
             raise
 
-    async def _prepare(self, models: Mapping[str, Path]) -> None:
+    async def _prepare(self, models: Mapping[str, Path], seen: Mapping[str, Stamps]) -> None:
         """Open and weigh artifacts, and write what they share, in a process that ends then: what that took is given back."""
         if self.store is None and self.ledger.budget is None:
             for name, path in models.items():
-                self._know(name, {"path": str(path), "digest": hash_file(path / MANIFEST)})
+                self._know(name, {"path": str(path), "digest": hash_file(path / MANIFEST), "seen": dict(seen.get(name, {}))})
             return
         worker = await self._spawn()
         try:
             for name, path in models.items():
-                asked = {"path": str(path), "folder": str(self.store or "")}
+                asked = {"path": str(path), "folder": str(self.store or ""), "seen": dict(seen.get(name, {}))}
                 made, _ = await self._ask(worker, Head("prepare", model=name, facts=asked))
-                self._know(name, made.facts)
+                self._know(name, made.facts | {"seen": asked["seen"]})
         except WorkerDied as error:
             raise BertcError(f"the process that loads {name} from {path} ended ({worker.process.wait()})") from error
         finally:
@@ -214,7 +224,7 @@ class ProcessPool:
         task.add_done_callback(self._tasks.discard)
 
     async def _load(self, worker: _Worker, name: str) -> None:
-        asked = {key: value for key, value in self.models[name].items() if key in ("path", "saved", "digest")}
+        asked = {key: value for key, value in self.models[name].items() if key in ("path", "saved", "digest", "seen")}
         head, _ = await self._ask(worker, Head("load", model=name, facts=asked))
         worker.loaded.add(name)
         self.limits[name] = head.facts["profiles"]
@@ -246,9 +256,9 @@ class ProcessPool:
                     self.ledger.loaded.pop(name, None)
                 raise
 
-    async def replace(self, name: str, path: Path, other: str) -> None:
+    async def replace(self, name: str, path: Path, other: str, seen: Stamps) -> None:
         """Load an artifact under the name `other` in every worker, beside the one that is there."""
-        await self._prepare({other: path})
+        await self._prepare({other: path}, {other: seen})
         try:
             if self.ledger.budget is None:
                 await self._load_everywhere(other)
@@ -297,14 +307,25 @@ class ProcessPool:
         if not worker.alive:
             raise WorkerDied
         worker.answers[head.job] = answer
+        patience = self.patience if head.op == "run" else LOADS * self.patience
+        watch = (
+            asyncio.get_running_loop().call_later(patience, self._hangs, worker, head, patience) if patience < FOREVER else None
+        )
         try:
             worker.writer.writelines(pack(head, arrays))
             found = await answer
         finally:
             worker.answers.pop(head.job, None)
+            if watch is not None:
+                watch.cancel()
         if found[0].op == "failed":
             raise ERRORS[found[0].facts["kind"]](found[0].facts["error"])
         return found
+
+    def _hangs(self, worker: _Worker, head: Head, seconds: float) -> None:
+        worker.why = f"no answer within {seconds:g} s"
+        LOG.error("worker %d is ended: no answer to %s of %s within %g s", worker.process.pid, head.op, head.model, seconds)
+        worker.process.kill()  # its end is heard as any other's
 
     async def _listen(self, worker: _Worker) -> None:
         """Hand on a worker's answers until it hangs up."""
@@ -333,7 +354,7 @@ class ProcessPool:
             self._idle.remove(worker)
         for answer in worker.answers.values():
             if not answer.done():
-                answer.set_exception(WorkerDied())
+                answer.set_exception(WorkerDied(worker.why))
         if known and not self._closing:
             self.on_death()
             self._keep(asyncio.create_task(self._revive(worker)))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import targets
-from ..artifact import GOLDENS, MANIFEST, Artifact, goldens, open_artifact
+from ..artifact import GOLDENS, MANIFEST, Artifact, Stamps, goldens, open_artifact
 from ..core import ArtifactError, BuildFailed, Feeds, Missing, Outputs, hash_file
 from . import memory
 
@@ -44,13 +44,14 @@ class Prepared:
         return memory.Need(self.weights, self.private)
 
 
-def prepare(name: str, path: Path, folder: Path | None) -> Prepared:
-    """Open an artifact and weigh it. With a `folder`, what it can share goes to the store there. BertcError as load_runner."""
-    found = open_artifact(path)
+def prepare(name: str, path: Path, folder: Path | None, seen: Stamps | None = None) -> Prepared:
+    """Open an artifact and weigh it. With a `folder`, what it can share goes to the store there. BertcError as load_runner.
+
+    `seen`: stamps of the files that the server has hashed, which are not hashed again.
+    """
+    found = open_artifact(path, seen)
     before = memory.anonymous()
-    ready = targets.get(found.target).available()
-    if not ready.run:
-        raise Missing(f"the engine of {path} (target {found.target}) cannot run here: {ready.reason}. {ready.install}")
+    _check_runnable(found)
     if folder is None or not hasattr(targets.get(found.target), "save_mapped"):
         why = "" if folder is None else f"target {found.target} has no weights that several workers can map"
         return _ordinary(found, targets.get(found.target).load(path, found.manifest), before, why)
@@ -82,6 +83,12 @@ def _shared(name: str, found: Artifact, folder: Path, half: Path, before: int) -
     memory.release()
     grown = max(1, -(-(memory.anonymous() - before) // ROUNDED)) * ROUNDED
     return dataclasses.replace(_described(found, mapped), saved=str(saved), shape=shape, private=grown, weights=weights)
+
+
+def _check_runnable(found: Artifact) -> None:
+    ready = targets.get(found.target).available()
+    if not ready.run:
+        raise Missing(f"the engine of {found.path} (target {found.target}) cannot run here: {ready.reason}. {ready.install}")
 
 
 def _ordinary(found: Artifact, runner: Runner, before: int, why: str) -> Prepared:
@@ -133,9 +140,10 @@ def load(facts: Mapping[str, Any]) -> tuple[Runner, float]:
         manifest = json.loads(saved.with_suffix(".json").read_text("utf-8"))
         target: Any = targets.get(str(manifest["target"]["name"]))
         return target.load_mapped(saved, manifest), time.perf_counter() - start
-    from ..verification import load_runner
-
-    runner = load_runner(path)
+    found = open_artifact(path, facts.get("seen"))
+    _check_runnable(found)
+    runner = targets.get(found.target).load(path, found.manifest)
+    runner.index_bounds, runner.masks = found.index_bounds, found.masks
     if hash_file(path / MANIFEST) != facts["digest"]:
         raise ArtifactError(f"{path} was replaced after the server had loaded it; put it back, or serve with --reload")
     return runner, time.perf_counter() - start

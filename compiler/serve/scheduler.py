@@ -173,12 +173,13 @@ class Scheduler:
             for each, found in zip(rows, lane.batching.split(outputs, feeds), strict=True):
                 _settle(each, found)
             self._tell(lane, rows, seconds)
-        except WorkerDied:
+        except WorkerDied as error:
             for each in rows:
                 each.tries += 1
             for each in rows:
                 if each.tries >= TRIES:
-                    _settle(each, Unavailable(f"{TRIES} workers ended while they ran this request"))
+                    why = f": {error}" if str(error) else ""
+                    _settle(each, Unavailable(f"{TRIES} workers ended while they ran this request{why}"))
             self._again(lane, rows)
         except Exception as error:  # whatever went wrong in a row is the answer of its request; the scheduler goes on
             if len(rows) > 1:

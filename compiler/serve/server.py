@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..artifact import Artifact, open_artifact
+from ..artifact import Artifact, open_stamped
 from ..core import VERSION, BertcError, InputError, Progress
+from .batches import Batching
 from .config import ModelConfig, ServingConfig, memory_bytes
 from .cost import CostModel, read_cost, write_cost
 from .measure import measure, padding_error
 from .memory import in_memory
 from .metrics import Metrics
 from .model import ServedModel
+from .planner import Policy
 from .pool import ProcessPool
 from .scheduler import Lane, Scheduler
 from .trial import judge
@@ -30,7 +33,13 @@ class Server:
     def __init__(self, config: ServingConfig, log: Progress | None = None) -> None:
         self.config, self.log = config, log or Progress()
         self.workers, self.threads = config.cores()
-        self.pool = ProcessPool(self.workers, self.threads, memory_bytes(config.memory, "the configuration"), config.share)
+        self.pool = ProcessPool(
+            self.workers,
+            self.threads,
+            memory_bytes(config.memory, "the configuration"),
+            config.share,
+            config.worker_timeout_ms / 1e3,
+        )
         self.metrics = Metrics()
         self.scheduler = Scheduler(self.pool, self.metrics)
         self.pool.on_death = self.metrics.death
@@ -39,6 +48,8 @@ class Server:
         self.models: dict[str, ServedModel] = {}
         self.artifacts: dict[str, Artifact] = {}
         self.stopping = False
+        self.replica = ""  # on a Ray cluster: which one this is
+        self.anew = False  # whether times are measured though they are known
         self._loads = 0
 
     @property
@@ -50,14 +61,15 @@ class Server:
         """Check and load every artifact, and measure those whose times are not known. Raises BertcError naming the artifact."""
         if not self.config.models:
             raise InputError("no artifact to serve")
-        opened = {name: open_artifact(Path(each.artifact)) for name, each in self.config.models.items()}
+        opened = {name: open_stamped(Path(each.artifact)) for name, each in self.config.models.items()}
         with self.log.stage(f"start {self.workers} workers of {self.threads} threads"):
             try:
-                await self.pool.start({name: found.path for name, found in opened.items()})
+                paths = {name: found.path for name, (found, _) in opened.items()}
+                await self.pool.start(paths, {name: seen for name, (_, seen) in opened.items()})
             except RuntimeError as error:
                 raise BertcError(str(error)) from error
         self._tell_memory()
-        for name, found in opened.items():
+        for name, (found, _) in opened.items():
             self._add(name, found, *await self._lane(name, name, found))
 
     async def _lane(self, name: str, lane: str, found: Artifact) -> tuple[ServedModel, Lane]:
@@ -65,14 +77,22 @@ class Server:
         front = ServedModel.of_artifact(name, found, limits_of(self.pool.limits[lane]), self.scheduler, self.encoders)
         error = await padding_error(found, self.pool, lane, front.batching)
         front.lane, (front.batching, said) = lane, judge(front.batching, error)
-        if said:
-            self.log.note(f"{name}: {said}")
-        config = self.config.models.get(name, ModelConfig(""))
-        queue = self.config.limits.queue
-        return front, Lane(lane, front.batching, await self._cost(lane, found), self.config.policy_of(config), queue)
+        if said or front.batching.why:
+            self.log.note(f"{name}: {said or f'only rows of one length share a batch: {front.batching.why}'}")
+        policy, queue = self._policy(name, lane, found, front.batching), self.config.limits.queue
+        return front, Lane(lane, front.batching, await self._cost(lane, found), policy, queue)
+
+    def _policy(self, name: str, lane: str, found: Artifact, batching: Batching) -> Policy:
+        """The policy of a model, with batches as large as its engine takes them at most."""
+        policy = self.config.policy_of(self.config.models.get(name, ModelConfig("")))
+        most = batching.most_rows(limits_of(self.pool.limits.get(lane, [])), found.dims)
+        if most is None or most >= policy.max_rows:
+            return policy
+        self.log.note(f"{name}: a batch has up to {most} rows, not {policy.max_rows}: the engine takes no more")
+        return dataclasses.replace(policy, max_rows=most)
 
     async def _cost(self, lane: str, found: Artifact) -> CostModel:
-        cost, why = read_cost(found)
+        cost, why = (None, "asked for anew") if self.anew else read_cost(found)
         if cost is not None and (cost.workers, cost.threads) == (self.workers, self.threads):
             return cost
         if same := self._same_shape(lane):
@@ -115,13 +135,16 @@ class Server:
         The old one answers until the new one is ready, and stays when the new one cannot be loaded (BertcError).
         """
         old, path = self.models[name], self.artifacts[name].path
-        found = open_artifact(path)
+        found, seen = open_stamped(path)
         if found.manifest == self.artifacts[name].manifest:
             return False
         self._loads += 1
         lane = f"{name}@{self._loads}"
-        await self.pool.replace(name, path, lane)
-        self._add(name, found, *await self._lane(name, lane, found))
+        await self.pool.replace(name, path, lane, seen)
+        front, queue = await self._lane(name, lane, found)
+        if queue.cost.per_row is None:  # the same routes and tokenizer: what the server itself does stays as it was
+            queue.cost = dataclasses.replace(queue.cost, per_row=self.scheduler.lanes[old.lane].cost.per_row)
+        self._add(name, found, front, queue)
         await self._retire(old)
         LOG.info("%s: switched to the artifact that lies at %s now", name, path)
         return True
@@ -136,27 +159,31 @@ class Server:
         """The target of a model's artifact."""
         return self.artifacts[name].target
 
+    def describe_model(self, name: str) -> Mapping[str, Any]:
+        """One model, its limits and its policy."""
+        found, encoder = self.artifacts[name], self.models[name].encoder
+        lane = self.scheduler.lanes[self.models[name].lane]
+        return {
+            "target": found.target,
+            "precision": found.precision,
+            "task": found.task,
+            "policy": lane.policy.name,
+            "max_tokens": encoder.max_length if encoder else None,
+            "max_rows": lane.policy.max_rows,
+            "padded": lane.batching.length is not None,
+            **({"why_not_padded": lane.batching.why} if lane.batching.length is None else {}),
+            "packed": lane.cost.packed,
+            "loaded": lane.name in self.pool.ledger.loaded,
+            "bytes": self.pool.ledger.size(lane.name),
+        }
+
     def describe(self) -> Mapping[str, Any]:
         """What is served, with its limits and policies."""
-        models = {}
-        for name, found in self.artifacts.items():
-            lane = self.scheduler.lanes[self.models[name].lane]
-            encoder = self.models[name].encoder
-            models[name] = {
-                "target": found.target,
-                "precision": found.precision,
-                "task": found.task,
-                "policy": lane.policy.name,
-                "max_tokens": encoder.max_length if encoder else None,
-                "padded": lane.batching.length is not None,
-                "packed": lane.cost.packed,
-                "loaded": lane.name in self.pool.ledger.loaded,
-                "bytes": self.pool.ledger.size(lane.name),
-            }
         limits = self.config.limits
         return {
             "version": VERSION,
-            "models": models,
+            **({"replica": self.replica} if self.replica else {}),
+            "models": {name: self.describe_model(name) for name in self.artifacts},
             "workers": self.workers,
             "threads": self.threads,
             "memory": self._memory(),
@@ -181,18 +208,3 @@ class Server:
         await self.pool.close()
         for model in self.models.values():
             model.close()
-
-
-async def measured(config: ServingConfig, log: Progress) -> CostModel:
-    """The times of the one artifact of a config, from beside it or measured now with its workers and threads."""
-    ((name, each),) = config.models.items()
-    found = open_artifact(Path(each.artifact))
-    cost, _ = read_cost(found)
-    if cost is not None and (cost.workers, cost.threads) == config.cores():
-        return cost
-    server = Server(config, log)
-    try:
-        await server.start()
-        return server.scheduler.lanes[name].cost
-    finally:
-        await server.close()

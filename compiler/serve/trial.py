@@ -22,7 +22,8 @@ def try_padding(runner: Runner, batching: Batching, encoder: Encoder | None) -> 
     if batching.length is None:
         return batching, ""
     if encoder is None:
-        return batching.unpadded(), "without a tokenizer nothing was tried on padding: only rows of one length share a batch"
+        why = "without a tokenizer nothing was tried on padding: only rows of one length share a batch"
+        return batching.unpadded(why), why
     rows = [encoder.encode([text]) for text in (SHORT, LONG)]
     alone = runner.run(rows[0])
     own = batching.split(runner.run(batching.stack(rows)), rows)[0]
@@ -33,7 +34,7 @@ def judge(batching: Batching, error: float) -> tuple[Batching, str]:
     """(how rows may share a batch, what to say of it), for how far a row in a padded batch is from itself alone."""
     if error > ALIKE or math.isnan(error):
         why = f"a row in a padded batch is {error:.1e} from itself alone: only rows of one length share a batch"
-        return batching.unpadded(), why
+        return batching.unpadded(why), why
     if error > SAME:
         return batching, f"a row in a padded batch is {error:.1e} from itself alone (int8 with dynamic scales, or half precision)"
     return batching, ""

@@ -58,7 +58,7 @@ class Worker:
         from . import preparing
 
         folder = Path(head.facts["folder"]) if head.facts["folder"] else None
-        made = preparing.prepare(head.model, Path(head.facts["path"]), folder)
+        made = preparing.prepare(head.model, Path(head.facts["path"]), folder, head.facts["seen"])
         return Head("done", facts=dataclasses.asdict(made)), {}
 
     def _load(self, head: Head, arrays: dict[str, np.ndarray]) -> tuple[Head, dict[str, np.ndarray]]:

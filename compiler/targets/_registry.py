@@ -40,13 +40,13 @@ def refusal(spec: TargetSpec, precision: str, *, packed: bool = False, plugins: 
     if plugins and asked is None:
         able = ", ".join(name for name in names() if hasattr(get(name), "PLUGINS"))
         return f"--plugin: target {spec.name} takes no kernels of ours; {able} does"
-    if plugins and asked is not None and (why := asked(plugins, precision)):
+    if plugins and asked is not None and (why := asked(plugins, precision, packed)):
+        return cast("str", why)
+    if packed and hasattr(target, "packed_refusal") and (why := target.packed_refusal(precision)):
         return cast("str", why)
     if packed and not getattr(target, "PACKS", False):
         able = ", ".join(name for name in names() if getattr(get(name), "PACKS", False))
         return f"--packed: target {spec.name} has no form of attention without padding; {able} have"
-    if packed and hasattr(target, "packed_refusal") and (why := target.packed_refusal(precision)):
-        return cast("str", why)
     return cast("str | None", target.refusal(spec.sms, precision)) if hasattr(target, "refusal") else None
 
 

@@ -25,7 +25,8 @@ from ._tensorrt.graph_refusal import graph_refusal as graph_refusal
 MODULE = "tensorrt"
 INSTALL = "pip install 'bertc[trt]'  (on a host with the GPU)"
 OLDEST = (10, 8)
-PLUGINS = tuple(plugin_nodes.TENSORS)
+PACKS = True  # _tensorrt/lower_packed.py
+PLUGINS = tuple(plugin_nodes.KNOWN)
 KERNELS = plugin_nodes.KERNELS
 SMS: tuple[str, ...] = ()
 DEFAULT_SMS: tuple[str, ...] = ()
@@ -65,16 +66,32 @@ def lower(
     graph: Graph, sms: tuple[str, ...] = (), *, quantised: bool = False, plugins: Sequence[str] = ()
 ) -> Graph:  # fmt: skip
     """As for TensorRT-RTX, the operators of `plugins` as nodes that call kernels of ours."""
-    return _trt.lower(graph, sms, quantised=quantised, given=plugin_nodes.bodies(plugins))
+    lowered = _trt.lower(graph, sms, quantised=quantised, given=plugin_nodes.bodies(plugins))
+    plugin_nodes.require_used(plugins, graph, lowered)
+    return lowered
 
 
-def plugin_refusal(names: Sequence[str], precision: str) -> str | None:
-    """Why these operators cannot be kernels of ours; None where they can."""
+def plugin_refusal(names: Sequence[str], precision: str, packed: bool = False) -> str | None:
+    """Why these operators cannot be kernels of ours; None where they can. Raises Missing without the compiler of kernels."""
     if why := plugin_nodes.require_known(names, precision):
         return why
+    if "packed_attention" in names and not packed:
+        return "--plugin packed_attention: it computes attention over packed tokens, which --packed makes; give both, or neither"
     if importlib.util.find_spec("triton") is None:
-        return "--plugin: the kernels are compiled by triton, which is not installed: pip install 'bertc[kernels]' (Linux)"
+        raise Missing(
+            "--plugin: the kernels are compiled by triton, which is not installed: pip install 'bertc[kernels]' (Linux)"
+        )
     return None
+
+
+def packed_refusal(precision: str) -> str | None:
+    """Why there is no graph without padding in a precision; None where there is."""
+    if precision in plugin_nodes.PRECISIONS:
+        return None
+    return (
+        f"--packed --{precision}: for TensorRT the ranges, the search and the check of int8 and fp8 kernels are of the padded "
+        f"graph; use --fp16 --packed, or --{precision} without --packed"
+    )
 
 
 def build(request: BuildRequest) -> Built:
@@ -82,7 +99,7 @@ def build(request: BuildRequest) -> Built:
     if request.sms:
         raise RecipeError(f"target tensorrt takes no SM, got {', '.join(request.sms)}: it builds for the GPU of this machine")
     _require(build=True)
-    return _trt.build(MODULE, request)
+    return _trt.build(MODULE, request, notes=tuple(f"no plugin: {why}" for why in plugin_nodes.not_used(request.graph)))
 
 
 def load(directory: Path, manifest: Mapping[str, Any]) -> Runner:

@@ -77,12 +77,21 @@ def refusal(sms: tuple[str, ...], precision: str) -> str | None:
     return None
 
 
-def plugin_refusal(names: Sequence[str], precision: str) -> str | None:
+def plugin_refusal(names: Sequence[str], precision: str, packed: bool = False) -> str | None:
     """It takes no plugins that are compiled into the engine."""
     return (
         f"--plugin {', '.join(names)}: TensorRT-RTX takes none of these. Its parser says: 'TensorRT-RTX imports IPluginV3 "
         "plugins registered with an IPluginCreatorV3One creator only', and ours are quickly deployable ones; use the target "
         "tensorrt"
+    )
+
+
+def packed_refusal(precision: str) -> str | None:
+    """Its parser has no layer that counts tokens."""
+    return (
+        "--packed: target tensorrt-rtx cannot count the tokens of a batch. Its parser says 'NonZero plugin creator version 1 was "
+        "not found in plugin registry', and its builder has no kernel of attention over packed tokens for any of its SMs; use "
+        "the target tensorrt, onnxruntime-cuda or onnxruntime"
     )
 
 

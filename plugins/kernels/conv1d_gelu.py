@@ -46,6 +46,20 @@ def channels_of(program, N: tl.constexpr, GROUPS: tl.constexpr, BO: tl.constexpr
 
 
 @triton.jit
+def own_tile(
+    x, w, b, T, T2,
+    C: tl.constexpr, N: tl.constexpr, K: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr, DILATION: tl.constexpr,
+    GROUPS: tl.constexpr, BO: tl.constexpr, BT: tl.constexpr, BR: tl.constexpr,
+):  # fmt: skip
+    """(the tile of a program of the grid [positions, channels, batch], its batch, channels, which there are, its positions)."""
+    group, o, kept = channels_of(tl.program_id(1), N, GROUPS, BO)
+    t = tl.program_id(0) * BT + tl.arange(0, BT)
+    batch = tl.program_id(2)
+    made = tile_of(x, w, b, batch, group, o, kept, t, T, T2, C, N, K, STRIDE, PAD, DILATION, GROUPS, BO, BT, BR)
+    return made, batch, o, kept, t
+
+
+@triton.jit
 def store_gelu(out, made, batch, o, kept, t, T2, N: tl.constexpr, FORM: tl.constexpr):
     """GELU of a tile [BO, BT] to its place in [B, N, T2]."""
     to = out + batch.to(tl.int64) * N * T2 + o[:, None] * T2 + t[None, :]
@@ -59,10 +73,7 @@ def conv1d_gelu(
     GROUPS: tl.constexpr, FORM: tl.constexpr, BO: tl.constexpr, BT: tl.constexpr, BR: tl.constexpr,
 ):  # fmt: skip
     """No norm."""
-    group, o, kept = channels_of(tl.program_id(1), N, GROUPS, BO)
-    t = tl.program_id(0) * BT + tl.arange(0, BT)
-    batch = tl.program_id(2)
-    made = tile_of(x, w, b, batch, group, o, kept, t, T, T2, C, N, K, STRIDE, PAD, DILATION, GROUPS, BO, BT, BR)
+    made, batch, o, kept, t = own_tile(x, w, b, T, T2, C, N, K, STRIDE, PAD, DILATION, GROUPS, BO, BT, BR)
     store_gelu(out, made, batch, o, kept, t, T2, N, FORM)
 
 
@@ -119,10 +130,7 @@ def conv1d_groupnorm_gelu(
     GROUPS: tl.constexpr, FORM: tl.constexpr, BO: tl.constexpr, BT: tl.constexpr, BR: tl.constexpr,
 ):  # fmt: skip
     """With the statistics of `conv1d_statistics`."""
-    group, o, kept = channels_of(tl.program_id(1), N, GROUPS, BO)
-    t = tl.program_id(0) * BT + tl.arange(0, BT)
-    batch = tl.program_id(2)
-    made = tile_of(x, w, b, batch, group, o, kept, t, T, T2, C, N, K, STRIDE, PAD, DILATION, GROUPS, BO, BT, BR)
+    made, batch, o, kept, t = own_tile(x, w, b, T, T2, C, N, K, STRIDE, PAD, DILATION, GROUPS, BO, BT, BR)
     found = statistics + (batch.to(tl.int64) * N + o) * 2
     made -= tl.load(found, mask=kept, other=0.0)[:, None]
     scale = tl.load(found + 1, mask=kept, other=0.0) * tl.load(gamma + o, mask=kept, other=0.0).to(tl.float32)

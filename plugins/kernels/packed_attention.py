@@ -3,7 +3,7 @@
 qkv [T, 3, heads, D], as Wqkv writes it; cu_seqlens [rows + 1]: row i has the tokens cu_seqlens[i] to cu_seqlens[i + 1], and
 may have none. A token sees the tokens of its row alone, and no other key is read, so that there is no mask. bias [heads, W], W
 odd: what is added to the scores by distance, at key - query + (W - 1) / 2, of rows without holes; a distance that it does not
-have gives NaN.
+have gives NaN. keys [T]: what is added to the scores of each key, of rows that are kept with what their mask hides.
 
 The grid needs no longest row: row i owns the tiles from cu_seqlens[i] // BM + i on, which leaves room for all of its own, and at
 most one tile a row is empty. Softmax in float32, one pass (Milakov & Gimelshein 2018; Dao 2023).
@@ -32,7 +32,7 @@ def row_of(cu_seqlens, rows, tile, BM: tl.constexpr):
 
 @triton.jit
 def packed_attention(
-    qkv, cu_seqlens, bias, rows, out,
+    qkv, cu_seqlens, bias, keys, rows, out,
     HEADS: tl.constexpr, D: tl.constexpr, W: tl.constexpr, SCALE: tl.constexpr,
     BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
@@ -65,6 +65,9 @@ def packed_attention(
                 wanted = seen[None, :] & (query < length)[:, None]
                 added = tl.load(bias + head * W + distance, mask=wanted & known, other=float("nan")).to(tl.float32)
                 scores += tl.where(wanted, added, 0.0) * 1.4426950408889634
+            if keys is not None:
+                of_key = tl.load(keys + start.to(tl.int64) + key, mask=seen, other=0.0).to(tl.float32)
+                scores += of_key[None, :] * 1.4426950408889634
             scores = tl.where(seen[None, :], scores, float("-inf"))
             now = tl.maximum(largest, tl.max(scores, 1))
             p = tl.exp2(scores - now[:, None])
@@ -94,8 +97,9 @@ def _traffic(d, c, size):
     length, width = d["T"] // d["rows"], d["heads"] * d["D"] * size["x"]
     tiles = cdiv(length, c["BM"])
     biases = d["rows"] * d["heads"] * length * length * size["x"] if "bias" in size else 0
-    least = 4 * d["T"] * width + (d["heads"] * d["W"] * size["x"] if "bias" in size else 0)
-    return 2 * d["T"] * width + 2 * tiles * d["T"] * width + biases, least
+    by_key = d["T"] * size["x"] if "keys" in size else 0
+    least = 4 * d["T"] * width + (d["heads"] * d["W"] * size["x"] if "bias" in size else 0) + by_key
+    return 2 * d["T"] * width + tiles * (2 * d["T"] * width + d["heads"] * by_key) + biases, least
 
 
 SIZE = {"T": 4096, "three": 3, "heads": 12, "ends": 33}
@@ -107,6 +111,7 @@ LAUNCHES = (
             Tensor("qkv", "x", ("T", "three", "heads", "D")),
             Tensor("cu_seqlens", "id", ("ends",)),
             Tensor("bias", "x", ("heads", "W"), optional=True),
+            Tensor("keys", "x", ("T",), optional=True),
         ),
         outputs=(Tensor("out", "x", ("T", "heads", "D")),),
         scalars={"rows": lambda d: d["rows"]},
@@ -125,10 +130,12 @@ LAUNCHES = (
             Variant({"BM": 64, "BN": 32}, stages=1, registers=255, fits=lambda d: d["D"] > 64),  # within 48 KiB
         ),
         examples={
-            "": Example({**SIZE, "D": 32}, absent=("bias",)),
-            "d64": Example({**SIZE, "D": 64}, absent=("bias",)),
-            "d128": Example({**SIZE, "D": 128}, absent=("bias",)),
-            "bias": Example({**SIZE, "D": 64, "W": 1023}),
+            "": Example({**SIZE, "D": 32}, absent=("bias", "keys")),
+            "d64": Example({**SIZE, "D": 64}, absent=("bias", "keys")),
+            "d128": Example({**SIZE, "D": 128}, absent=("bias", "keys")),
+            "bias": Example({**SIZE, "D": 64, "W": 1023}, absent=("keys",)),
+            "keys": Example({**SIZE, "D": 32}, absent=("bias",)),
+            "keys d64": Example({**SIZE, "D": 64}, absent=("bias",)),
         },
     ),
 )

@@ -59,6 +59,24 @@ def encoder(layers: int = 2, *, query_bias: bool = True, size: int = SIZE, seed:
     return Graph(ir.Model(graph, ir_version=10))
 
 
+def convolution(norm: str = "none", group: int = 1, bias: bool = True) -> Graph:
+    """One layer of a feature encoder."""
+    op, rng = Builder(), np.random.default_rng(1)
+
+    def weight(name: str, *shape: int) -> ir.Value:
+        array = rng.standard_normal(shape).astype(np.float32)
+        return op.initializer(ir.tensor(array, name=name), name=name)
+
+    x = ir.Value(name="x", shape=ir.Shape(["b", 6, "t"]), type=ir.TensorType(ir.DataType.FLOAT))
+    given = [x, weight("w", 10, 6 // group, 3), weight("bias", 10) if bias else None]
+    given += [] if norm == "none" else [weight("gamma", 10), weight("beta", 10)]
+    stated = {"strides": [2], "pads": [2, 1], "dilations": [2], "group": group, "norm": norm, "epsilon": 1e-6, "form": "tanh"}
+    (y,) = op.op_multi_out("FusedConv1dGelu", given, stated, num_outputs=1, domain="bertc")
+    y.name, y.type, y.shape, op.nodes[-1].name = "y", x.type, ir.Shape(["b", 10, "t2"]), "conv"
+    graph = ir.Graph([x], [y], nodes=op.nodes, initializers=op.initializers, opset_imports={"": 20, "bertc": 1}, name="g")
+    return Graph(ir.Model(graph, ir_version=10))
+
+
 def feeds(rows: int, length: int, kind: str, seed: int = 0) -> dict[str, np.ndarray]:
     """ids and a mask: right, left, holed, random, or with a first row that attends to nothing."""
     rng = np.random.default_rng(seed)

@@ -143,21 +143,26 @@ def check_gather(run: Run, rows: int, wanted: int, width: int, *, kind: str = "f
 
 
 def check_attention(
-    run: Run, lengths: Sequence[int], heads: int, size: int, *, kind: str = "fp32", bias: bool = False, ids: type = np.int32,
-    variant: int | None = None, scale: float = 0.0,
+    run: Run, lengths: Sequence[int], heads: int, size: int, *, kind: str = "fp32", bias: bool = False, keys: bool = False,
+    ids: type = np.int32, variant: int | None = None, scale: float = 0.0,
 ) -> float:  # fmt: skip
     """Row by row against `plugins/sdpa.py`, where each row is alone: what leaks from one into another is an error."""
     ends = np.cumsum([0, *lengths])
     qkv = numbers(1, ends[-1], 3, heads, size, kind=kind)
     longest = max(lengths, default=0) or 1
     added = numbers(2, heads, 2 * longest - 1, kind=kind) if bias else None
-    outputs, inputs = {"out": ((ends[-1], heads, size), kind)}, given(qkv=qkv, cu_seqlens=ends.astype(ids), bias=added)
+    hidden = (np.arange(ends[-1]) % 3 == 1) * np.float32(-1e4) if keys else None  # a row of one key that is hidden sees it
+    of_keys = None if hidden is None else (hidden + np.arange(ends[-1]) % 5 * np.float32(0.5)).astype(qkv.dtype)
+    inputs = given(qkv=qkv, cu_seqlens=ends.astype(ids), bias=added, keys=of_keys)
+    outputs = {"out": ((ends[-1], heads, size), kind)}
     got = run("packed_attention", "packed_attention", inputs, outputs, {"scale": scale}, variant, as_type=kind)["out"]
     worst = 0.0
     for start, end in itertools.pairwise(ends):
         if start < end:
             at = np.arange(end - start)
             mask = None if added is None else added[:, at[None] - at[:, None] + longest - 1][None]
+            if of_keys is not None:
+                mask = (0 if mask is None else wide(mask)) + wide(of_keys[start:end])[None, None, None]
             q, k, v = (wide(qkv[start:end, part]).transpose(1, 0, 2)[None] for part in range(3))
             wanted = sdpa.attend(q, k.swapaxes(2, 3), v, mask, scale or size**-0.5)[0].transpose(1, 0, 2)
             worst = max(worst, close(got[start:end], wanted, kind))

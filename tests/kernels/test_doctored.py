@@ -14,6 +14,7 @@ from kernel_checks import Run
 
 EDGE, MASK, ORDER, MATHS = "the edge of a block", "a missing mask", "an argument at the wrong position", "the arithmetic"
 ATTENTION = ("packed_attention", lambda run: checks.check_attention(run, [1, 0, 17, 64, 65], 2, 24, bias=True))
+HIDDEN = ("packed_attention", lambda run: checks.check_attention(run, [1, 0, 17, 64, 65], 2, 24, keys=True))
 FIRST_LAYER = ("conv1d_gelu", lambda run: checks.check_conv(run, 2, 1, 163, 33, 10, stride=5, pads=(2, 1)))
 GROUP = ("conv1d_gelu", lambda run: checks.check_conv(run, 1, 3, 150, 8, 3, norm="group"))
 LAYER = ("conv1d_gelu", lambda run: checks.check_conv(run, 1, 3, 150, 9, 3, norm="layer"))
@@ -33,6 +34,8 @@ FAULTS = [
     (MASK, *ATTENTION, ("mask=asked)\n", "mask=(query < length + 1)[:, None] & (d < D)[None, :])\n")),
     (MATHS, *ATTENTION, ("context * kept[:, None]", "context")),
     (MATHS, *ATTENTION, ("key[None, :] - query[:, None]", "query[:, None] - key[None, :]")),
+    (MATHS, *HIDDEN, ("keys + start.to(tl.int64) + key,", "keys + key,")),
+    (EDGE, *HIDDEN, ("tl.load(keys + start.to(tl.int64) + key, mask=seen", "tl.load(keys + start.to(tl.int64) + key, mask=key <= length")),
     (EDGE, *FIRST_LAYER, ("for r0 in range(0, K * each, BR)", "for r0 in range(BR, K * each + BR, BR)")),
     (EDGE, *FIRST_LAYER, ("(at >= 0) & (at < T)", "(at >= -1) & (at < T)")),
     (EDGE, *FIRST_LAYER, ("(at >= 0) & (at < T)", "(at >= 0) & (at < T - 1)")),

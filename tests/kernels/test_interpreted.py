@@ -103,11 +103,11 @@ def test_padding(run: Run, rows: int, wanted: int, width: int, variant: int) -> 
 
 
 @pytest.mark.parametrize("kind", [*TWO, "bf16"])
-@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("bias", "keys"), [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize("lengths", [[1], [64], [65], [1, 0, 17, 64, 65, 0, 2], [0, 0, 3], [63, 1, 130]])
-def test_attention(run: Run, lengths: list[int], bias: bool, kind: str) -> None:
+def test_attention(run: Run, lengths: list[int], bias: bool, keys: bool, kind: str) -> None:
     """One token, at and over a block, empty rows at the front, between and behind."""
-    check_attention(run, lengths, 2, 32, bias=bias, kind=kind)
+    check_attention(run, lengths, 2, 32, bias=bias, keys=keys, kind=kind)
 
 
 @pytest.mark.parametrize("size", range(16, 129, 8))
@@ -190,9 +190,10 @@ def test_any_skip_layernorm(run: Run, rows: int, width: int, kind: str, flags: t
     heads=st.integers(1, 3),
     eighths=st.integers(2, 9),
     bias=st.booleans(),
+    keys=st.booleans(),
 )
-def test_any_attention(run: Run, lengths: list[int], heads: int, eighths: int, bias: bool) -> None:
-    check_attention(run, lengths, heads, 8 * eighths, bias=bias)
+def test_any_attention(run: Run, lengths: list[int], heads: int, eighths: int, bias: bool, keys: bool) -> None:
+    check_attention(run, lengths, heads, 8 * eighths, bias=bias, keys=keys)
 
 
 @few

@@ -104,6 +104,7 @@ def test_a_plugin_is_what_its_launch_says(tmp_path: Path) -> None:
 
     half = {"x": [[35, 48], "HALF"], "skip": [[35, 48], "HALF"], "gamma": [[48], "HALF"]}
     attention = {"qkv": [[300, 3, 4, 32], "HALF"], "cu_seqlens": [[6], "INT32"]}
+    hidden = {"qkv": [[300, 3, 4, 32], "HALF"], "cu_seqlens": [[6], "INT64"], "keys": [[300], "HALF"]}
     found = asked(
         tmp_path,
         job(
@@ -118,10 +119,11 @@ def test_a_plugin_is_what_its_launch_says(tmp_path: Path) -> None:
         job("skip_layernorm", 86, ["y"], {"rms": True}, **half),
         job("embeddings", 90, ["out"], ids=[[3, 7], "INT64"], word=[[11, 48], "BF16"], gamma=[[48], "BF16"]),
         {**job("packed_attention", 90, ["out"], **attention), "tactic": 3, "dynamic": [300, 6]},
+        {**job("packed_attention", 80, ["out"], {"scale": 1.0}, **hidden), "dynamic": [300, 6]},
         job("conv1d_gelu", 86, ["out"], {"stride": 5}, x=[[2, 1, 163], "HALF"], w=[[10, 1, 33], "HALF"]),
         job("conv1d_statistics", 86, ["statistics"], {"stride": 5}, x=[[2, 1, 163], "HALF"], w=[[10, 1, 33], "HALF"]),
     )
-    norm, rms, embeddings, attended, conv, statistics = found
+    norm, rms, embeddings, attended, by_key, conv, statistics = found
     assert norm["id"] == "bertc::skip_layernorm_without_bias" and rms["id"].endswith(
         "_bias_without_beta_without_scale_without_total_without_quantised"
     )
@@ -134,6 +136,8 @@ def test_a_plugin_is_what_its_launch_says(tmp_path: Path) -> None:
     )
     assert attended["outputs"] == [[[300, 4, 32], "HALF"]] and attended["scalars"] == [5]
     assert attended["grid"] == [300 // 64 + 5, 4, 1] and attended["tactics"] == [1, 3, 4]
+    assert by_key["id"] == "bertc::packed_attention_without_bias" and by_key["types"] == [["HALF", "INT64", "HALF", "HALF"]]
+    assert by_key["outputs"] == attended["outputs"] and by_key["scalars"] == [5] and by_key["grid"] == attended["grid"]
     assert conv["outputs"] == [[[2, 33, 31], "HALF"]] and conv["grid"] == [1, 1, 2] and conv["scalars"] == [163, 31]
     assert statistics["outputs"] == [[[2, 33, 2], "FLOAT"]] and statistics["grid"] == [3, 2, 1]
     for each in found:
@@ -179,15 +183,21 @@ def test_the_worker_registers_what_a_graph_uses_under_the_names_of_its_nodes(tmp
     """Here it stops: no builder that takes such plugins is at hand, so no engine is made of the graph."""
     import fused
 
+    from bertc.packing import pack
     from bertc.targets import tensorrt
     from bertc.targets._tensorrt import plugin_nodes
 
-    graph = tensorrt.lower(fused.encoder(), plugins=tuple(plugin_nodes.TENSORS))
-    wanted = {n.op_type: len(n.inputs) for n in graph.model.graph if n.domain == "bertc.plugins"}
+    encoder = tuple(name for name in plugin_nodes.KNOWN if name != "conv1d_gelu")
+    graphs = [tensorrt.lower(pack(fused.encoder()).graph, plugins=encoder)]
+    graphs += [tensorrt.lower(fused.convolution(norm), plugins=("conv1d_gelu",)) for norm in ("none", "layer")]
+    used = [each for graph in graphs for each in plugin_nodes.used(graph)]
+    assert {each["launch"] for each in used} == set(plugin_nodes.TENSORS)
+    nodes = [node for graph in graphs for node in graph.model.graph if node.domain == "bertc.plugins"]
+    wanted = {node.op_type: len(node.inputs) for node in nodes}
     (tmp_path / "bindings").mkdir()
     environment = stand_in(tmp_path / "bindings")
     path = os.pathsep.join([environment["PYTHONPATH"], *(each or os.getcwd() for each in sys.path)])
-    command = [sys.executable, "-P", "-c", WORKER, json.dumps(plugin_nodes.used(graph))]
+    command = [sys.executable, "-P", "-c", WORKER, json.dumps(used)]
     given = {**os.environ, **environment, "PYTHONPATH": path}
     done = subprocess.run(command, capture_output=True, text=True, env=given, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -25,7 +25,8 @@ CASES: dict[str, list[Example]] = {
     "remove_padding": [Example({"P": 23, "T": 9, "H": 600})],
     "restore_padding": [Example({"P": 23, "T": 9, "H": 600})],
     "packed_attention": [
-        Example({"T": 300, "three": 3, "heads": 2, "D": 24, "ends": 4}, absent=("bias",)),
+        Example({"T": 300, "three": 3, "heads": 2, "D": 24, "ends": 4}, absent=("bias", "keys")),
+        Example({"T": 300, "three": 3, "heads": 2, "D": 24, "ends": 4, "W": 199}, absent=("keys",)),
         Example({"T": 300, "three": 3, "heads": 2, "D": 24, "ends": 4, "W": 199}),
     ],
     "conv1d_gelu": [Example(CONV, attributes={"stride": 2}), Example({**CONV, "C": 10}, absent=("b",), attributes={"groups": 2})],

@@ -157,3 +157,28 @@ def test_other_backends_are_parsed_and_not_run(tmp_path: Path) -> None:
     assert "onnxruntime" in told and "backend" in told, told
     assert found.returncode == 0, found.stdout
     print("NOT RUN: the engine by ONNX Runtime's backend, which this server has not; its configuration was parsed")  # noqa: T201
+
+
+def test_ragged_inputs_of_a_packed_engine_are_parsed_and_not_run(tmp_path: Path) -> None:
+    """The server reads batch_input by its schema before it looks for the backend."""
+    out = tmp_path / "out"
+    (made,) = bertc.build(served_models.embedder()[0], tmp_path / "packed", targets=["onnxruntime"], packed=True, prove=False)
+    packaged(out, f"packed={made.path}", "--no-tokenizer")
+    config = out / "repository" / "packed" / "config.pbtxt"
+    right = config.read_text()
+    assert "BATCH_ITEM_SHAPE_FLATTEN" in right
+    (tmp_path / "server").mkdir()
+
+    def told(text: str) -> str:
+        config.write_text(text)
+        load = urllib.request.Request(f"http://{running.http}/v2/repository/models/packed/load", b"{}")
+        with pytest.raises(urllib.error.HTTPError) as error:
+            urllib.request.urlopen(load)
+        return error.value.read().decode()
+
+    with tritonserver.serving(out / "repository", tmp_path / "server", "--model-control-mode=explicit") as running:
+        missing = told(right)
+        broken = told(right.replace("BATCH_ITEM_SHAPE_FLATTEN", "BATCH_NO_SUCH_KIND"))
+    assert "onnxruntime" in missing and "backend" in missing, missing
+    assert "unable to find backend library" not in broken, broken
+    print("NOT RUN: ragged inputs in ONNX Runtime's backend, which this server has not; their configuration was parsed")  # noqa: T201

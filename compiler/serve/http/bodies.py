@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,14 +13,16 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from ...core import BertcError, printable
-from ..errors import NotFound, Refused, TooLong, TooSlow
+from ..errors import NotFound, Refused, TooLong, TooSlow, WrongMedia
 from ..model import Request, ServedModel
 
 if TYPE_CHECKING:
     from ..server import Server
 
 DEADLINE = "bertc-deadline-ms"  # the header by which a caller says how long it waits
-Body = TypeVar("Body")
+# curl says the second of what follows -d, and clients of binary tensors the third.
+MEDIA = ("application/json", "application/x-www-form-urlencoded", "application/octet-stream", "text/plain", "")
+Body = TypeVar("Body", bound=msgspec.Struct)
 Handler = Callable[[HttpRequest], Coroutine[Any, Any, Response]]
 
 
@@ -30,7 +33,8 @@ def server_of(request: HttpRequest) -> Server:
 
 
 async def read_bytes(request: HttpRequest) -> bytes:
-    """The body. TooLong over limits.body_bytes, without reading on; TooSlow where it takes longer than an answer may."""
+    """The body. WrongMedia for what is no JSON; TooLong over limits.body_bytes, not read on; TooSlow beyond the deadline."""
+    _check_media(request)
     limits = server_of(request).config.limits
     limit, parts, size = limits.body_bytes, [], 0
     try:
@@ -46,13 +50,38 @@ async def read_bytes(request: HttpRequest) -> bytes:
     return b"".join(parts)
 
 
+def _check_media(request: HttpRequest) -> None:
+    """Said before a compressed body or a form is called malformed JSON."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in MEDIA and not kind.endswith("+json"):
+        raise WrongMedia(f"content-type {kind!r:.80}: the body is JSON (application/json)")
+    if (coding := request.headers.get("content-encoding", "identity").strip().lower()) != "identity":
+        raise WrongMedia(f"content-encoding {coding!r:.80}: bodies come as they are")
+
+
 async def read_body(request: HttpRequest, kind: type[Body]) -> Body:
     """The body as `kind`. Refused naming the field, what was found and what is wanted."""
-    data = await read_bytes(request)
+    return decode(await read_bytes(request), kind)
+
+
+def decode(data: bytes, kind: type[Body]) -> Body:
+    """JSON as `kind`. Refused naming the field, what was found and what is wanted; also for a field that is there twice."""
     try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        made = msgspec.json.decode(data, type=kind)
+        if b"\\u" in data or any(data.count(b'"%s"' % name.encode()) > 1 for name in kind.__struct_fields__):
+            json.loads(data, object_pairs_hook=_once)  # msgspec takes the last of two; only where there may be two, for the time
+    except (ValueError, RecursionError) as error:  # msgspec's and those of Unicode are ValueErrors
         raise Refused(f"the body: {error}") from error
+    return made
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """ValueError for a key that is there twice."""
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        twice = next(key for key in made if sum(key == each for each, _ in pairs) > 1)
+        raise ValueError(f"field {twice!r:.120} is there twice")
+    return made
 
 
 def options(request: HttpRequest, truncate: bool | None = None, prompt_name: str | None = None) -> Request:

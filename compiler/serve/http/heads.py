@@ -49,7 +49,12 @@ class BoundedHeads(HttpToolsProtocol):
 
     def _expect(self) -> None:
         self._in_head, self._head = True, 0
-        self._late = self.loop.call_later(PATIENCE, self.transport.close)
+        self._late = self.loop.call_later(PATIENCE, self._give_up)
+
+    def _give_up(self) -> None:
+        if self._head and not self.transport.is_closing():
+            self.send_400_response(f"the head of a request did not come within {PATIENCE:g} s")
+        self.transport.close()
 
     def _arrived(self) -> None:
         self._in_head = False

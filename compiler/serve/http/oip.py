@@ -14,7 +14,7 @@ from starlette.routing import Route
 from ...core import VERSION, Feeds, TensorSpec
 from ..errors import NotFound, Refused
 from ..model import ServedModel
-from .bodies import answer, model_of, options, read_bytes, server_of
+from .bodies import answer, decode, model_of, options, read_bytes, server_of
 
 HEADER = "inference-header-content-length"
 DATATYPES = {
@@ -70,10 +70,7 @@ def _body(request: HttpRequest, data: bytes) -> tuple[InferBody, bytes]:
     if length is not None and not (length.isascii() and length.isdecimal() and len(length) < 20 and int(length) <= len(data)):
         raise Refused(f"{HEADER}: {length!r:.40} is not the bytes of the JSON in a body of {len(data)}")
     head = len(data) if length is None else int(length)
-    try:
-        return msgspec.json.decode(data[:head], type=InferBody), data[head:]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Refused(f"the body: {error}") from error
+    return decode(data[:head], InferBody), data[head:]
 
 
 def _feeds(model: ServedModel, body: InferBody, rest: bytes) -> Feeds:
@@ -179,7 +176,10 @@ async def model_metadata(request: HttpRequest) -> Response:
     model = model_of(request)
     sides = {"inputs": model.inputs, "outputs": model.outputs}
     described = {side: [_spec(spec) for spec in specs] for side, specs in sides.items()}
-    return answer({"name": model.name, "platform": f"bertc_{server_of(request).target_of(model.name)}"} | described)
+    server = server_of(request)
+    known = server.describe_model(model.name)
+    more = {"parameters": {key: known[key] for key in ("padded", "why_not_padded", "max_rows") if key in known}}
+    return answer({"name": model.name, "platform": f"bertc_{server.target_of(model.name)}"} | described | more)
 
 
 async def model_ready(request: HttpRequest) -> Response:

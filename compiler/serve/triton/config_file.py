@@ -10,6 +10,7 @@ from ...artifact import Artifact
 from ...core import InputError, TensorSpec
 from ..batches import Batching
 from ..config import ModelConfig, ServingConfig
+from . import ragged
 
 TYPES = {
     "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64", "int8": "INT8",
@@ -65,8 +66,9 @@ def engine_config(name: str, found: Artifact, backend: str, settings: Settings, 
     for plan, file in plans.items():
         made.message.cc_model_filenames[plan] = file
     # Requests of different lengths reach the Python model together, which pads them; other backends would join their values.
-    ragged = backend == "python" and batched
-    _tensors(made.message, found, int(batched), ragged)
+    _tensors(made.message, found, int(batched), backend == "python" and batched)
+    if backend == "onnxruntime" and "packing" in found.manifest:
+        _packed(made, found)
     _instances(made, found, backend, settings)
     _batching(made, found, backend, settings, batched)
     made.message.response_cache.enable = False
@@ -82,10 +84,10 @@ def most_rows(found: Artifact, settings: Settings) -> int:
     return max(tops, default=settings.policy.max_rows)
 
 
-def _tensors(message: Any, found: Artifact, skip: int, ragged: bool) -> None:
+def _tensors(message: Any, found: Artifact, skip: int, all_lengths: bool) -> None:
     for spec in found.inputs:
         made = message.input.add(name=spec.name, data_type=type_value(spec.dtype), dims=_dims(spec, skip))
-        made.allow_ragged_batch = ragged and any(isinstance(dim, str) for dim in spec.dims[skip:])
+        made.allow_ragged_batch = all_lengths and any(isinstance(dim, str) for dim in spec.dims[skip:])
     for spec in found.outputs:
         message.output.add(name=spec.name, data_type=type_value(spec.dtype), dims=_dims(spec, skip))
 
@@ -143,14 +145,24 @@ def _batching(made: Made, found: Artifact, backend: str, settings: Settings, bat
         queue.default_timeout_microseconds = round(limits.deadline_ms * 1e3)
         queue.timeout_action = "REJECT"
         queue.allow_timeout_override = True
-    made.notes += list(_lost(settings, backend))
+    made.notes += list(_lost(settings, backend, bool(made.message.batch_input)))
     if backend == "python" and batched:
         _planned(made, found, policy)
-    if "packing" in found.manifest and backend != "python":
+
+
+def _packed(made: Made, found: Artifact) -> None:
+    """Ragged inputs, or why there are none."""
+    if why := ragged.why_not(found):
         made.notes.append(
-            "the packed engine takes the padded batch and its mask, and drops the padding itself: ragged inputs do not apply; "
-            "Triton batches requests of one shape alone, so send batches that are padded, or take --backend python"
+            f"the packed engine has no ragged inputs: {why}; Triton batches requests of one shape alone: send padded batches, or "
+            "take --backend python"
         )
+        return
+    ragged.accept(made.message, found)
+    made.notes.append(
+        "requests of all lengths share a batch (ragged inputs): model.onnx is the packed engine behind nodes that make its "
+        "batch. NOT RUN here: Triton's ONNX Runtime backend"
+    )
 
 
 def _planned(made: Made, found: Artifact, policy: Any) -> None:
@@ -164,14 +176,14 @@ def _planned(made: Made, found: Artifact, policy: Any) -> None:
         made.message.parameters[key].string_value = str(value)
 
 
-def _lost(settings: Settings, backend: str) -> Sequence[str]:
+def _lost(settings: Settings, backend: str, all_lengths: bool) -> Sequence[str]:
     """What serving.toml says and Triton cannot."""
     policy, config = settings.policy, settings.config
     lost = []
     if policy.name in ("cost", "tokens") and backend != "python":
         lost.append(
             f"policy {policy.name} (neighbours in length, budget {policy.budget}) is not Triton's: its dynamic batcher joins "
-            "requests of one shape, by count, with no wait"
+            f"requests of {'all lengths' if all_lengths else 'one shape'}, by count, with no wait"
         )
     if config.target_ms:
         lost.append(f"target_ms {config.target_ms:g}: Triton knows deadlines, no targets")

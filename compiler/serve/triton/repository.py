@@ -14,6 +14,7 @@ from ...artifact import MANIFEST, Artifact, manifest, open_artifact
 from ...core import VERSION, InputError, Missing, write_json
 from ...graph import external_files
 from ..config import ModelConfig, ServingConfig, check_name
+from . import ragged
 
 if TYPE_CHECKING:
     from .front import Front
@@ -168,6 +169,9 @@ def _copy_engines(version: Path, model: _Model, backend: str, plans: Mapping[str
             shutil.copyfile(found.path / PLAN, version / plans.get(capability, "model.plan"))
         return
     source = model.first.path / MODEL
+    if not ragged.why_not(model.first):
+        ragged.write(source, version / MODEL, model.first)
+        return
     shutil.copyfile(source, version / MODEL)
     for location in external_files(source):
         shutil.copyfile(source.parent / location, version / location)

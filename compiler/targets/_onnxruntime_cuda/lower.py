@@ -28,6 +28,7 @@ from onnx_ir.passes.common import (
 from ...graph import DOMAIN, Graph, drop_unused_initializers
 from ...ops import BODIES, EPSILON, Body, expand, padded_inputs
 from ...ops import constant as made_constant
+from .._fourier import rewrite_fourier
 from .._tensorrt.layout import drop_count, drop_expands
 from .._tensorrt.lower_common import lazy_weight
 from . import lower_attention as attention
@@ -41,12 +42,13 @@ SKIP_NORMS = ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
 
 
 def lower(graph: Graph, *, quantised: bool = False) -> Graph:
-    """Standard and com.microsoft operators; of a graph without `bertc` nodes a Tile alone may change."""
+    """Standard and com.microsoft operators; of a graph without `bertc` nodes a Tile or a DFT alone may change."""
     if not any(node.domain == DOMAIN for node in graph.model.graph.all_nodes()):
-        if not any(untiled(node, graph.opset) for node in graph.model.graph.all_nodes()):
+        if not any(untiled(node, graph.opset) or node.op_type == "DFT" for node in graph.model.graph.all_nodes()):
             return graph
         copy = graph.copy()
         rewrite_tiles(copy.model)
+        rewrite_fourier(copy.model)
         return copy
     lowered = expand(graph, lowerings(quantised=quantised))
     for node in lowered.model.graph.all_nodes():
@@ -55,6 +57,7 @@ def lower(graph: Graph, *, quantised: bool = False) -> Graph:
     start_ranges_late(lowered.model.graph)
     slice_first_rows(lowered.model.graph)
     rewrite_tiles(lowered.model)
+    rewrite_fourier(lowered.model)
     # A mask's low is a number that fp16 may replace where it is an initializer.
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(lowered.model)
     if any(node.op_type == packed.LAYOUT for node in graph.model.graph):

@@ -33,7 +33,7 @@ def layout(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     """FusedPackedLayout with the rows in the batch's own order."""
     kept = kept_positions(op, node)
     counts = op.ReduceSum(op.Cast(kept, to=ir.DataType.INT32), _ints(op, 1), keepdims=0)
-    ones = typed(op.Unsqueeze(op.Cast(kept, to=ir.DataType.FLOAT), _ints(op, 2)), None)
+    ones = typed(op.Where(op.Unsqueeze(kept, _ints(op, 2)), made_constant(op, 1.0), made_constant(op, 0.0)), None)
     removed = contrib(op, "RemovePadding", ones, counts, outputs=4)
     for value in removed[1:]:
         value.type = ir.TensorType(ir.DataType.INT32)
@@ -58,7 +58,10 @@ def remove_padding(op: Any, node: ir.Node) -> Sequence[ir.Value]:
 def restore_padding(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     """FusedRestorePadding as one ScatterND."""
     x, *_, grid = node.inputs
-    empty = op.Expand(made_constant(op, 0.0), op.Concat(op.Shape(grid), op.Shape(x, start=2), axis=0))
+    rest = x.shape.dims[2:] if x is not None and x.shape is not None else [None]
+    known = all(isinstance(dim, int) for dim in rest)  # then no shape is read behind the last layer
+    size = made_constant(op, list(rest), np.int64) if known else op.Shape(x, start=2)
+    empty = op.Expand(made_constant(op, 0.0), op.Concat(op.Shape(grid), size, axis=0))
     return [op.ScatterND(empty, _pairs(op, node), op.Squeeze(x, _ints(op, 0)))]
 
 

@@ -25,6 +25,7 @@ from ...core import profiles as profiles_
 from ...graph import DOMAIN, Graph, module_path
 from ...runtime import PLUGIN_DOMAIN, Runner
 from ...source import carry_quantisation
+from .._fourier import rewrite_fourier
 from .._protocol import BuildRequest, Built, engine_file
 from . import branches as _branches
 from . import kernel_log as _kernels
@@ -113,15 +114,21 @@ def lower(
 
     `given`: bodies that take the place of those of the table.
 
-    A graph without `bertc` nodes stays as it is. Raises BuildFailed naming nodes that the parser would misread.
+    A graph without `bertc` nodes stays as it is, but for a DFT. Raises BuildFailed naming nodes that the parser would misread.
     """
     if not any(node.domain == DOMAIN for node in graph.model.graph):
         require_plain(graph)
+        if any(node.op_type == "DFT" for node in graph.model.graph):
+            graph = graph.copy()
+            rewrite_fourier(graph.model)
         return carry_quantisation(graph)  # of a source that was quantised already
     from ...ops import expand
-    from . import layout
+    from . import layout, lower_packed
 
     lowered = layout.tidy(expand(graph, {**lowerings(sms, quantised=quantised), **given}))
+    if any(node.op_type == lower_packed.LAYOUT for node in graph.model.graph):
+        lower_packed.share_equal_nodes(lowered.model)
+    rewrite_fourier(lowered.model)
     require_plain(lowered)
     return lowered
 

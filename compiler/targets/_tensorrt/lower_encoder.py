@@ -27,6 +27,7 @@ from ...ops.bodies import attention as packed
 from ...ops.bodies import embeddings as lookups
 from . import lower_decoder as lower_past
 from . import lower_disentangled as lower_positions
+from . import lower_packed
 from .lower_common import ALIGNED, LARGEST, SWAP, TURING, Parts, attend_and_project, constant, layout_swap, present
 from .lower_conv import conv1d_gelu
 from .quantised_check import ATTENTION
@@ -158,7 +159,7 @@ def lowerings(sms: Sequence[str] = (), quantised: bool = False) -> Mapping[str, 
     So it is for a graph that is quantised: an int8 GEMM scales its result in the next kernel, and of three there is one (with
     scales per channel 12 kernels a layer, packed 10; in float16 both are 8).
     """
-    table = {**LOWERINGS, **lower_positions.LOWERINGS, **lower_past.LOWERINGS}
+    table = {**LOWERINGS, **lower_positions.LOWERINGS, **lower_past.LOWERINGS, **lower_packed.LOWERINGS}
     if quantised:
         return {**table, "FusedAttention": quantised_attention}
     return {**table, "FusedAttention": packed_attention} if TURING in sms else table

@@ -308,3 +308,52 @@ def test_model_and_graph_are_one_file(built: Path, copy: Path) -> None:
     assert (built / "model.onnx").samefile(built / "graph.onnx")
     assert not (copy / "model.onnx").samefile(copy / "graph.onnx")  # a copy of the folder is an artifact all the same
     assert open_artifact(copy).manifest == open_artifact(built).manifest
+
+
+# Opened again by another process
+
+
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of files, as they are hashed."""
+    names: list[str] = []
+    of_file = artifact.hash_file
+
+    def hash_file(path: Path) -> str:
+        names.append(path.name)
+        return of_file(path)
+
+    monkeypatch.setattr(artifact, "hash_file", hash_file)
+    return names
+
+
+def test_what_was_hashed_is_not_hashed_again_and_what_changed_is(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifact, "SETTLED", 0)
+    names = hashed(monkeypatch)
+    _, seen = artifact.open_stamped(copy)
+    assert "model.onnx" in names
+    names.clear()
+    open_artifact(copy, seen)
+    assert names == []
+    data = bytearray((copy / "model.onnx").read_bytes())
+    data[-1] ^= 1
+    (copy / "model.onnx").write_bytes(data)  # as long as it was
+    refused(lambda: open_artifact(copy, seen), "model.onnx", "differs")
+    assert names == ["model.onnx"]
+
+
+def test_stamps_do_not_outlive_their_manifest(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another manifest may name other hashes for the same files."""
+    monkeypatch.setattr(artifact, "SETTLED", 0)
+    _, seen = artifact.open_stamped(copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["files"]["model.onnx"]["sha256"] = "0" * 64
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    refused(lambda: open_artifact(copy, seen), "model.onnx", "differs")
+
+
+def test_what_was_written_a_moment_ago_is_hashed_again(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifact, "SETTLED", 10**15)
+    _, seen = artifact.open_stamped(copy)
+    names = hashed(monkeypatch)
+    open_artifact(copy, seen)
+    assert "model.onnx" in names

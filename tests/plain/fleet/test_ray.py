@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +11,7 @@ from pathlib import Path
 
 import fleets
 import pytest
+import ray_head
 
 from benchmarks.fleet_processes import below
 from bertc.fleet import lock, run
@@ -27,35 +24,8 @@ ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'bert
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[tuple[str, int]]:
     """The address of a head node with two cores on the loopback, and the pid above all its processes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    where = ["--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}"]
-    os.environ["RAY_AUTH_MODE"] = "disabled"  # else each machine's own token is asked for
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    # Ray's own folder and what a killed task leaves. Not below pytest's: names of sockets must be short.
-    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
-        what = ["--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={folder}"]
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", *where, *what]
-        head = subprocess.Popen(command, start_new_session=True, env=os.environ | {"TMPDIR": folder}, **pipes)
-        try:
-            _wait_for(port, head)
-            yield f"127.0.0.1:{port}", head.pid
-        finally:
-            head.terminate()
-            head.wait(30)
-
-
-def _wait_for(port: int, head: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert head.poll() is None, "ray start ended"
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError("ray start did not begin to answer within 60 s")
+    with ray_head.cluster(2) as made:
+        yield made
 
 
 def ray_workers_with_a_task(head: int) -> list[int]:

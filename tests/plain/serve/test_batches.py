@@ -15,7 +15,7 @@ import served
 
 import bertc
 from bertc.artifact import open_artifact
-from bertc.core import BertcError, DataError, Feeds, Outputs, TensorSpec
+from bertc.core import BertcError, DataError, Dim, Feeds, Outputs, Range, TensorSpec
 from bertc.serve import batches, measure, trial
 from bertc.serve.batches import Batching
 from bertc.serve.cost import CostModel
@@ -85,8 +85,11 @@ def test_a_model_heedless_of_its_mask_is_batched_by_length_alone(tmp_path: Path)
         pool = ThreadPool({"m": runner})
         return await measure.padding_error(found, pool, "m", of(runner))
 
-    assert asyncio.run(error()) > trial.ALIKE
-    batching = of(runner).unpadded()
+    far = asyncio.run(error())
+    assert far > trial.ALIKE
+    found_out, said = trial.judge(of(runner), far)
+    assert found_out.length is None and found_out.why == said and "padded batch" in said
+    batching = of(runner).unpadded("padding changes it")
     rows = alone(runner, ["two words", "more two", "two"])
     groups = [batching.group(row) for row in rows]
     assert groups[0] == groups[1] != groups[2]
@@ -318,3 +321,18 @@ def test_the_tokenizer_is_never_in_two_threads(artifacts: dict[str, Path]) -> No
     asyncio.run(asked())
     assert len(threads) == 2
     front.close()
+
+
+def test_why_a_model_is_not_padded_and_how_many_rows_it_takes() -> None:
+    ids = TensorSpec("input_ids", "int64", ("batch", "length"))
+    mask = TensorSpec("attention_mask", "int64", ("batch", "length"))
+    out = (TensorSpec("y", "float32", ("batch", 3)),)
+    assert "no mask" in Batching.of((ids,), out).why
+    assert "not token ids" in Batching.of((TensorSpec("x", "float32", ("batch", "length")), mask), out).why
+    assert "one batch dimension" in Batching.of((ids, mask), (TensorSpec("y", "float32", (3,)),)).why
+    padded = Batching.of((ids, mask), out)
+    assert padded.length == "length" and padded.why == ""
+    profiles = [{"batch": Range(1, 4, 8)}, {"batch": Range(1, 1, 2)}]
+    assert padded.most_rows(profiles) == 8 and padded.most_rows([]) is None
+    assert padded.most_rows(profiles, {"batch": Dim("batch", 1, 5)}) == 5
+    assert padded.most_rows([], {"batch": Dim("batch", 1, None)}) is None

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bertc import cli
 from bertc.artifact import Artifact, open_artifact
 from bertc.core import ArtifactError
 from bertc.serve import cost
@@ -113,3 +114,14 @@ def test_what_is_no_json(found: Artifact, text: bytes) -> None:
 def test_the_file_lies_beside_the_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert cost.cost_path(Path("out/m/")) == tmp_path / "out" / "m.cost.json"
+
+
+def test_bench_measures_what_the_server_goes_by(found: Artifact, capsys: pytest.CaptureFixture[str]) -> None:
+    """What lies there is of another build: it is replaced, and the artifact itself is as it was."""
+    cost.cost_path(found.path).write_text('{"format": 1}')
+    words = ["bench", str(found.path), "--serving", "--rounds", "1", "--shapes", "1x8", "--threads", "1"]
+    assert cli.run(words) == 0
+    made, why = cost.read_cost(open_artifact(found.path))
+    assert made is not None and why == "" and made.threads == 1
+    assert made.one([64] * 32) > made.one([8]), "measured"
+    assert cost.cost_path(found.path).name in capsys.readouterr().err

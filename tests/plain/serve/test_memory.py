@@ -24,6 +24,7 @@ from bertc.artifact import open_artifact
 from bertc.core import ArtifactError, Feeds, InputError, Outputs
 from bertc.serve import Server, ServingConfig, cost, memory, preparing
 from bertc.serve.config import ModelConfig
+from bertc.serve.errors import Unavailable
 from bertc.serve.model import Request
 from bertc.targets import onnxruntime as target
 from tests.helpers import tiny
@@ -43,7 +44,9 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         for at, name in enumerate(NAMES):
             source = tiny.encoder(folder / f"{name}.onnx", changed=float(at))
             (found,) = bertc.build(source, folder / name, precision="fp32", targets=["onnxruntime"], verify=False)
-            times = cost.CostModel(np.array([1]), np.array([1, 512]), np.array([[1e-4], [1e-2]]), workers=2, threads=1)
+            times = cost.CostModel(
+                np.array([1]), np.array([1, 512]), np.array([[1e-4], [1e-2]]), per_row=1e-3, workers=2, threads=1
+            )
             cost.write_cost(open_artifact(found.path), times)
             made[name] = found.path
     return made
@@ -81,6 +84,53 @@ def right(artifacts: dict[str, Path], names: Sequence[str], got: Sequence[Output
     for at, (name, outputs) in enumerate(zip(names, got, strict=True)):
         for key, array in runners[name].run(some_feeds(at)).items():
             np.testing.assert_allclose(outputs[key], array, rtol=0, atol=2e-6)  # rows of a batch are summed in another order
+
+
+# --- workers that hang --------------------------------------------------------------------------------------------------------
+
+
+@in_loop
+async def test_a_worker_that_hangs_is_replaced_and_its_batch_run_again(artifacts: dict[str, Path]) -> None:
+    """Stopped, a worker neither ends nor answers."""
+    async with served({"one": artifacts["one"]}, worker_timeout_ms=400.0) as server:
+        stopped = server.pool.processes[:1]
+        os.kill(stopped[0], signal.SIGSTOP)
+        names = ["one"] * 6
+        right(artifacts, names, await ask(server, names))
+        await _until(lambda: len(server.pool.processes) == 2 and stopped[0] not in server.pool.processes)
+        right(artifacts, names, await ask(server, names))
+
+
+@in_loop
+async def test_a_batch_that_hangs_two_workers_is_refused_with_the_reason(artifacts: dict[str, Path]) -> None:
+    async with served({"one": artifacts["one"]}, worker_timeout_ms=300.0) as server:
+        for pid in server.pool.processes:
+            os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(Unavailable, match=r"no answer within 0\.3 s"):
+            await ask(server, ["one"])
+        await _until(lambda: len(server.pool.processes) == 2)
+        right(artifacts, ["one"], await ask(server, ["one"]))
+
+
+async def _until(true: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it never happened"
+        await asyncio.sleep(0.02)
+
+
+# --- batches as large as the engine takes -------------------------------------------------------------------------------------
+
+
+@in_loop
+async def test_batches_are_as_large_as_the_profiles_take(artifacts: dict[str, Path]) -> None:
+    async with served({"one": artifacts["one"]}) as server:
+        found, batching = server.artifacts["one"], server.models["one"].batching
+        assert server.describe_model("one")["max_rows"] == 32, "ONNX Runtime is bound to no profile"
+        profile = {name: {"min": 1, "opt": 4, "max": 8} for name in ("batch", "length")}
+        server.pool.limits["bound"] = [profile, profile | {"batch": {"min": 1, "opt": 1, "max": 2}}]
+        assert server._policy("one", "bound", found, batching).max_rows == 8
+        assert any("up to 8 rows, not 32" in note for note in server.log.notes)
 
 
 # --- the ledger --------------------------------------------------------------------------------------------------------------
@@ -160,6 +210,36 @@ def test_equal_weights_are_one_file_and_answers_keep_their_bits(artifacts: dict[
             feeds = tiny.feeds(1 + seed, 5 + 9 * seed)
             for key, array in ordinary.run(feeds).items():
                 assert runner.run(feeds)[key].tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8-dynamic"])
+@in_loop
+async def test_smaller_weights_are_held_once_and_answer_under_a_budget(precision: str, tmp_path: Path) -> None:
+    """fp16 is unpacked when the session is made, int8 is packed by other kernels: what is written is what the session made."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny, "WIDTH", 136)  # 136 x 136 bytes are large enough for a file
+        sources = [tiny.encoder(tmp_path / f"{at}.onnx", changed=at / 8) for at in range(2)]
+        quick: dict[str, Any] = {"targets": ["onnxruntime"], "verify": False, "prove": False}
+        made = {
+            name: bertc.build(source, tmp_path / name, precision=precision, **quick)[0].path
+            for name, source in zip(NAMES, sources, strict=False)
+        }
+    times = cost.CostModel(np.array([1]), np.array([1, 512]), np.array([[1e-4], [1e-2]]), per_row=1e-3, workers=2, threads=1)
+    for path in made.values():
+        cost.write_cost(open_artifact(path), times)
+    if precision != "fp16":
+        assert all("MatMulInteger" in {n.op_type for n in onnx.load(path / target.MODEL).graph.node} for path in made.values())
+    store = tmp_path / "store"
+    store.mkdir()
+    prepared = {name: preparing.prepare(name, path, store) for name, path in made.items()}
+    one, two = (set(each.weights) for each in prepared.values())
+    assert all(each.why == "" for each in prepared.values()), "held against an ordinary session, bit for bit"
+    assert len(one & two) >= 3 and len(one - two) == len(two - one) == 1
+    largest = max(sum(each.weights.values()) + 2 * each.private for each in prepared.values())
+    async with served(made, memory=str(largest + largest // 4)) as server:
+        names = [NAMES[at % 2] for at in range(12)]
+        right(made, names, await ask(server, names))
+        assert len(server.pool.ledger.loaded) == 1, "both do not fit"
 
 
 def test_a_session_maps_the_files_of_the_store(artifacts: dict[str, Path], tmp_path: Path) -> None:

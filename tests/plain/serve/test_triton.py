@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import served
 import tiny
 
 import bertc
@@ -141,10 +142,61 @@ def test_python_batches_by_length(artifact: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "repository" / "m" / "1" / "artifact" / "manifest.json").is_file()
 
 
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Packed engines: one vector for each row, and a value for each position."""
+    folder = tmp_path_factory.mktemp("packed")
+    made = {}
+    for kind in ("embedder", "tokens"):
+        source = served.model(folder / f"{kind}-source", kind)
+        made[kind] = bertc.build(source, folder / kind, targets=["onnxruntime"], packed=True, verify=False)[0].path
+    return made
+
+
 @NEEDS
-def test_packed_says_that_ragged_does_not_apply(artifact: Path, tmp_path: Path) -> None:
-    packed = as_target(artifact, tmp_path / "packed", "tensorrt", packing={"outputs": []})
-    assert any("ragged" in note for note in packaged(tmp_path / "out", f"m={packed}")["m"])
+def test_a_packed_engine_takes_rows_of_all_lengths(packed: dict[str, Path], tmp_path: Path) -> None:
+    """As Triton's backends do it: values of all requests in one row, the length of each row beside it."""
+    import onnxruntime
+
+    notes = packaged(tmp_path / "out", f"m={packed['embedder']}")["m"]
+    found = config_of(tmp_path / "out", "m")
+    assert found.backend == "onnxruntime" and found.max_batch_size == 32
+    assert [(each.name, each.allow_ragged_batch, list(each.dims)) for each in found.input] == [
+        ("input_ids", True, [-1]), ("attention_mask", True, [-1]),
+    ]  # fmt: skip
+    kinds = {made.Kind.Name(made.kind) for made in found.batch_input}
+    lengths = {made.source_input[0]: made.target_name[0] for made in found.batch_input}
+    assert kinds == {"BATCH_ITEM_SHAPE_FLATTEN"} and list(lengths) == ["input_ids", "attention_mask"]
+    assert any("ragged" in note and "NOT RUN" in note for note in notes)
+    session = onnxruntime.InferenceSession(str(tmp_path / "out" / "repository" / "m" / "1" / "model.onnx"))
+    types = {each.name: (each.type, len(each.shape)) for each in session.get_inputs()}
+    assert types == dict.fromkeys(lengths, ("tensor(int64)", 1)) | dict.fromkeys(lengths.values(), ("tensor(int32)", 1))
+
+    def ask(requests: list[dict[str, np.ndarray]]) -> np.ndarray:
+        flat = {name: np.concatenate([each[name].ravel() for each in requests]) for name in lengths}
+        sizes = {to: np.array([len(row) for each in requests for row in each[name]], np.int32) for name, to in lengths.items()}
+        return np.asarray(session.run(None, flat | sizes)[0])
+
+    runner = bertc.load(packed["embedder"])
+    requests = [dict(runner.encode(texts)) for texts in (["two words"], ["more"], ["and two", "more and"], ["two " * 40])]
+    requests[1]["attention_mask"][0, 0] = 0  # a mask with a hole is the request's own
+    wanted = np.concatenate([runner.run(each)["sentence_embedding"] for each in requests])
+    assert wanted.shape == (5, tiny.WIDTH)
+    np.testing.assert_allclose(ask(requests), wanted, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(ask(requests[:1]), wanted[:1], rtol=0, atol=1e-5)
+    for cut in (slice(0, 1), [0, 0, *range(len(requests[0]["attention_mask"][0]))]):
+        wrong = requests[0] | {"attention_mask": requests[0]["attention_mask"][:, cut]}  # of another length than its ids
+        np.testing.assert_allclose(ask([wrong, *requests[1:]])[1:], wanted[1:], rtol=0, atol=1e-5)
+
+
+@NEEDS
+def test_why_an_engine_has_no_ragged_inputs(packed: dict[str, Path], artifact: Path, tmp_path: Path) -> None:
+    notes = packaged(tmp_path / "tokens", f"m={packed['tokens']}")["m"]
+    assert any("'logits' has a value for each position" in note for note in notes)
+    found = config_of(tmp_path / "tokens", "m")
+    assert not found.batch_input and not any(each.allow_ragged_batch for each in found.input)
+    packaged(tmp_path / "plain", f"m={artifact}")
+    assert not config_of(tmp_path / "plain", "m").batch_input, "a padded engine stays as it is"
 
 
 def _package(out: Path, *named: str) -> None:

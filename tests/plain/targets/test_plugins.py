@@ -13,7 +13,7 @@ import pytest
 
 from bertc import precision, targets
 from bertc.cli import _main as cli
-from bertc.core import BertcError
+from bertc.core import BertcError, Missing
 from bertc.graph import load_graph, save_graph
 from bertc.graph.model import Graph
 from bertc.ops import Builder, expand
@@ -22,7 +22,7 @@ from bertc.runtime import PLUGIN, PLUGIN_DOMAIN, ReferenceRunner
 from bertc.targets import tensorrt
 from bertc.targets._tensorrt import plugin_nodes, worker
 
-ALL = tuple(plugin_nodes.TENSORS)
+ALL = ("skip_layernorm", "bias_gelu", "embeddings")  # of an encoder that is padded
 
 
 @pytest.mark.parametrize("kind", ["right", "left", "holed", "random"])
@@ -85,6 +85,37 @@ def test_rmsnorm_and_the_sum_before_it() -> None:
     assert all(np.abs(wanted[name] - got[name]).max() < 1e-5 for name in ("y0", "y1"))
 
 
+@pytest.mark.parametrize(
+    ("norm", "group", "bias"), [("none", 1, True), ("none", 2, False), ("layer", 1, True), ("layer", 1, False)]
+)
+def test_a_convolution_is_the_plugin_of_its_norm(norm: str, group: int, bias: bool, tmp_path: Path) -> None:
+    graph, feeds = (
+        fused.convolution(norm, group, bias),
+        {"x": np.random.default_rng(0).standard_normal((2, 6, 17)).astype(np.float32)},
+    )
+    lowered = tensorrt.lower(graph, plugins=("conv1d_gelu",))
+    (plugin,) = [node for node in lowered.model.graph if node.domain == PLUGIN_DOMAIN]
+    assert plugin.op_type.startswith("conv1d_layernorm_gelu" if norm == "layer" else "conv1d_gelu")
+    assert plugin.op_type.endswith("_without_b") is not bias and not plugin_nodes.not_used(lowered)
+    assert {name: plugin.attributes[name].value for name in ("stride", "pad", "pad_end", "dilation", "groups", "form")} == {
+        "stride": 2, "pad": 2, "pad_end": 1, "dilation": 2, "groups": group, "form": "tanh",
+    }  # fmt: skip
+    wanted, got = (ReferenceRunner(each).run(feeds)["y"] for each in (expand(graph), lowered))
+    assert np.abs(wanted - got).max() < 1e-5
+    save_graph(precision.get("fp16").apply(lowered, kernels=tensorrt.KERNELS).graph, tmp_path / "graph.onnx")
+    half = ReferenceRunner(load_graph(tmp_path / "graph.onnx")).run(feeds)["y"]
+    assert 0 < np.abs(wanted - half).max() < 2e-2
+
+
+def test_a_plugin_that_computes_nothing_is_refused_with_the_reason() -> None:
+    with pytest.raises(BertcError, match="norm over time"):
+        tensorrt.lower(fused.convolution("group"), plugins=("conv1d_gelu",))
+    with pytest.raises(BertcError, match="no FusedPackedAttention"):
+        tensorrt.lower(fused.encoder(), plugins=("packed_attention",))
+    with pytest.raises(BertcError, match="no FusedConv1dGelu"):
+        tensorrt.lower(fused.encoder(), plugins=("skip_layernorm", "conv1d_gelu"))
+
+
 REFUSED = {
     "onnxruntime": ("takes no kernels of ours; tensorrt does", "fp32", ("bias_gelu",)),
     "tensorrt-rtx": ("IPluginCreatorV3One", "fp16", ("bias_gelu",)),
@@ -103,7 +134,8 @@ def test_quantised_engines_and_a_machine_without_triton_are_refused(monkeypatch:
     spec = targets.parse_spec("tensorrt")
     assert "fp32, fp16, bf16" in str(targets.refusal(spec, "int8", plugins=("bias_gelu",)))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "bertc[kernels]" in str(targets.refusal(spec, "fp16", plugins=("bias_gelu",)))
+    with pytest.raises(Missing, match=r"bertc\[kernels\]"):
+        targets.refusal(spec, "fp16", plugins=("bias_gelu",))
 
 
 def test_a_recipe_says_it_and_the_command_line_refuses_it_for_rtx(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
