@@ -2,6 +2,7 @@ from . import judge as judge
 from . import losses as losses
 from .loop import Loop as Loop
 from .loop import Training as Training
+from .loop import autocast_of as autocast_of
 from .nets import Net as Net
 from .nets import net_of as net_of
 from .run import Distilled as Distilled

@@ -31,7 +31,7 @@ def _first(row: Mapping[str, Any]) -> list[str]:
 def _last(row: Mapping[str, Any]) -> list[str]:
     size = f"{row['bytes'] / 1e6:.1f}" if "bytes" in row else ""
     fused = ", ".join(f"{count} {rule}" for rule, count in row.get("fused", {}).items())
-    return [size, fused, str(row.get("kernels") or ""), {True: "yes", False: "no"}.get(row.get("verified"), "")]
+    return [size, fused, str(row.get("kernels") or ""), str(row.get("verified") or "")]
 
 
 def _number(value: float | None) -> str:
