@@ -21,8 +21,11 @@ to be missing. Times vary by some per cent from run to run; compared runs are in
 Machine: {machine}. {tools}.
 """
 # `make coverage` exports some three hundred files first, `make real`, `make placement` and `make kernels` install packages first,
-# `gpu` needs a GPU.
-APART = {"bench_coverage", "bench_distill", "bench_gpu", "bench_lowbit", "bench_placement", "bench_real", "bench_triton"}
+# `gpu` needs a GPU, servers need the machine for themselves for many minutes, `distill` and `compress` train.
+APART = {
+    "bench_compress", "bench_coverage", "bench_distill", "bench_gpu", "bench_lowbit", "bench_many_models", "bench_placement",
+    "bench_real", "bench_serving", "bench_serving_peers", "bench_soak", "bench_triton",
+}  # fmt: skip
 MISSING = """
 ## Missing
 

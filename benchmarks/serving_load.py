@@ -26,11 +26,13 @@ Bodies = Sequence[dict[str, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Answered:
-    """What clients saw: seconds of each answer, statuses, and the time from the first request to the last answer."""
+    """What clients saw: seconds of each answer, statuses, the time from the first request to the last answer, and the
+    processor time of the clients, who share the cores with the server here."""
 
     latency: np.ndarray
     statuses: dict[int, int]
     seconds: float
+    own: float = 0.0
 
     @property
     def throughput(self) -> float:
@@ -105,6 +107,7 @@ class _Collector:
     def __init__(self) -> None:
         self.latency: list[float] = []
         self.statuses: dict[int, int] = {}
+        self.began = time.process_time()
 
     async def post(self, session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> None:
         start = time.perf_counter()
@@ -114,7 +117,7 @@ class _Collector:
         self.statuses[answer.status] = self.statuses.get(answer.status, 0) + 1
 
     def answered(self, seconds: float) -> Answered:
-        return Answered(np.asarray(self.latency), self.statuses, seconds)
+        return Answered(np.asarray(self.latency), self.statuses, seconds, time.process_time() - self.began)
 
 
 def texts(count: int, tokens: Callable[[str], int], mean: float = 30, longest: int = 256, seed: int = 0) -> list[str]:

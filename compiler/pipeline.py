@@ -22,7 +22,7 @@ from .core import VERSION, InputError, NotFused, Profile, Progress, VerifyFailed
 from .data import index_bounds, mask_kinds, preprocess
 from .fusions import Fused
 from .fusions import engine as fusing
-from .graph import Graph, save_graph
+from .graph import Graph, deduplicate_initializers, save_graph
 from .precision import Evidence, Typed
 from .recipe import Build, Recipe, check, choose_targets, plan_builds
 from .report import document as report
@@ -264,6 +264,7 @@ def compile_graph(build: Build, job: Job, graph: Graph, directory: Path, watch: 
     """Type a lowered graph and give it to its compiler."""
     with watch.stage(f"{build.name}: precision"):
         typed = type_graph(build, job, graph)
+        deduplicate_initializers(typed.graph.model, made=True)
         hashes = save_graph(typed.graph, directory / artifact.GRAPH)
     with watch.stage(f"{build.name}: compile"):
         where = (directory / artifact.GRAPH, directory)

@@ -22,7 +22,7 @@ import numpy as np
 
 from .. import targets
 from ..artifact import Artifact
-from ..core import Dim, InputError, Missing, Progress, Shape, VerifyFailed, counted, wanted_threads
+from ..core import Dim, InputError, Missing, Progress, Shape, VerifyFailed, allowed_cores, counted, wanted_threads
 from ..data import Layout, Sample, padded_sample
 from ..data import synthetic as data
 from ..graph import Graph
@@ -128,7 +128,7 @@ def time_artifact(found: Artifact, request: BenchRequest, progress: Progress | N
     log = progress or Progress()
     if reason := why_not_runnable(found):
         raise Missing(f"the engine of {found.path} (target {found.target}) cannot run here: {reason}")
-    count = request.threads or wanted_threads() or len(_cores())
+    count = request.threads or wanted_threads() or len(allowed_cores())
     if request.rounds < 1 or count < 1:
         raise InputError(f"asked for {request.rounds} rounds on {count} threads; both are whole numbers from 1 on")
     samples = _samples(found, request)
@@ -277,11 +277,6 @@ def _cpu() -> tuple[float, float, float] | None:
     return sum(ticks), sum(ticks) - ticks[3] - ticks[4], sum(os.times()[:2])
 
 
-def _cores() -> list[int]:
-    """The cores that this process may use; all of them where the system does not say."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-
-
 def _conditions(request: BenchRequest, count: int, load: float | None, share: float | None) -> dict[str, Any]:
     return {
         "rounds": request.rounds,
@@ -290,7 +285,7 @@ def _conditions(request: BenchRequest, count: int, load: float | None, share: fl
         "fill": request.fill,
         "threads": count,
         "threads_by": "--threads" if request.threads else "OMP_NUM_THREADS" if wanted_threads() else "cores",
-        "cores_allowed": _cores(),
+        "cores_allowed": allowed_cores(),
         "cores": os.cpu_count(),
         "machine": platform.machine(),
         "load_before": load,

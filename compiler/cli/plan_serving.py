@@ -106,7 +106,7 @@ def _cost(artifact: Path, workers: int | None, threads: int | None, log: Progres
     import asyncio
 
     from ..serve import config as file
-    from ..serve import measured
+    from ..serve import http
 
-    model = file.ModelConfig(str(artifact))
-    return asyncio.run(measured(file.ServingConfig(workers=workers or 0, threads=threads or 0, models={"model": model}), log))
+    models = {"model": file.ModelConfig(str(artifact))}
+    return asyncio.run(http.measured(file.ServingConfig(workers=workers or 0, threads=threads or 0, models=models), log))

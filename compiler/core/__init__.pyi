@@ -35,9 +35,11 @@ from .files import write_json as write_json
 from .files import write_text as write_text
 from .links import check_link as check_link
 from .links import why_broken as why_broken
+from .machine import allowed_cores as allowed_cores
 from .machine import available_bytes as available_bytes
 from .machine import environment as environment
 from .machine import memory_gib as memory_gib
+from .machine import processor as processor
 from .machine import versions as versions
 from .machine import wanted_threads as wanted_threads
 from .processes import die_with_parent as die_with_parent

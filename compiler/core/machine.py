@@ -69,18 +69,23 @@ def wanted_threads() -> int:
     return min(int(first), MOST_THREADS) if first.isdecimal() else 0
 
 
+def allowed_cores() -> list[int]:
+    """The cores that this process may use; all of them where the system does not say."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
 def environment() -> dict[str, Any]:
     """The machine: operating system, processor, cores, memory in GiB, NVIDIA GPUs."""
     return {
         "system": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "memory_gib": memory_gib(),
         "gpus": [f"{name} ({sm})" for name, sm in gpus()],
     }
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's name where the system tells it, else its architecture."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text("utf-8", "replace").splitlines() if cpuinfo.is_file() else []

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ..core import gpu_models
+from ..core import allowed_cores, gpu_models
 from .plan import GB, Task
 from .store import Store
 
@@ -28,7 +28,7 @@ class LocalPool:
     """
 
     def __init__(self, cores: int | None = None, memory: int | None = None) -> None:
-        self.cores = cores or _cores()
+        self.cores = cores or len(allowed_cores())
         self.memory = available_memory() if memory is None else memory
         self.free, self.left = self.cores, self.memory
         self._threads = ThreadPoolExecutor(max_workers=self.cores)
@@ -100,10 +100,6 @@ def _crash(code: int, stderr_file: Path) -> str:
         return f"its process was killed (SIGKILL): out of memory, or by hand{last_lines}"
     how = f"exit code {code}" if code > 0 else signal.Signals(-code).name
     return f"its process ended with {how}{last_lines}"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available_memory() -> int:

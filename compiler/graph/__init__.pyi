@@ -19,6 +19,7 @@ from .model import external_files as external_files
 from .model import load_graph as load_graph
 from .model import save_graph as save_graph
 from .normalization import MASK_LOW as MASK_LOW
+from .normalization import deduplicate_initializers as deduplicate_initializers
 from .normalization import finite_masks as finite_masks
 from .normalization import infer_shapes as infer_shapes
 from .normalization import lazy_transpose as lazy_transpose

@@ -96,16 +96,17 @@ def _is_small(node: ir.Node) -> bool | None:
     return None if all(size <= FOLD_LIMIT for size in sizes) else False
 
 
-def deduplicate_initializers(model: ir.Model) -> int:
+def deduplicate_initializers(model: ir.Model, made: bool = False) -> int:
     """Store equal initializers once (ALBERT's shared layers); returns how many were removed.
 
-    A few elements are compared first, all of them only where these agree: most weights are read in a few pages.
+    A few elements are compared first, all of them only where these agree: most weights are read in a few pages. `made`: those too
+    that a fusion or a lowering makes of others when they are read (q, k and v side by side, of every layer alike).
     """
     removed = 0
     seen: dict[tuple[Any, ...], list[ir.Value]] = {}
     for value in list(model.graph.initializers.values()):
         tensor = value.const_value
-        if tensor is None or tensor.dtype == ir.DataType.STRING or isinstance(tensor, ir.LazyTensor):
+        if tensor is None or tensor.dtype == ir.DataType.STRING or (isinstance(tensor, ir.LazyTensor) and not made):
             continue
         if value.is_graph_input() or value.is_graph_output():
             continue

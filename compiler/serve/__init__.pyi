@@ -15,5 +15,4 @@ from .cost import CostModel as CostModel
 from .planning import ServingPlan as ServingPlan
 from .sentence_module import ArtifactModule as ArtifactModule
 from .server import Server as Server
-from .server import measured as measured
 from .traffic import TrafficModel as TrafficModel

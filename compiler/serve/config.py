@@ -10,7 +10,7 @@ from typing import Annotated
 
 import msgspec
 
-from ..core import InputError, did_you_mean, write_text
+from ..core import InputError, allowed_cores, did_you_mean, write_text
 from .planner import POLICIES, Policy
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**20)]
@@ -62,7 +62,7 @@ class ServingConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     def cores(self) -> tuple[int, int]:
         """(workers, threads of each)."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = len(allowed_cores())
         workers = self.workers or max(1, cores // (self.threads or 1))
         return workers, self.threads or max(1, cores // workers)
 

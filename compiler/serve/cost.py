@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import platform
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +11,9 @@ import msgspec
 import numpy as np
 
 from ..artifact import MANIFEST, Artifact
-from ..core import ArtifactError, hash_file, write_text
+from ..core import ArtifactError, allowed_cores, hash_file, processor, write_text
 
-FORMAT = 1
+FORMAT = 2
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
 AGAIN = "delete it, and it is measured again when the artifact is served"
 
@@ -31,14 +30,15 @@ class CostFile(msgspec.Struct, forbid_unknown_fields=True):
     batches: list[Count]  # rows; tokens of a batch where packed
     lengths: list[Count]
     seconds: list[list[Annotated[float, msgspec.Meta(gt=0)]]]
-    # Seconds of the server's own work for a row, which takes a core from the workers.
-    per_row: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    # Seconds of the server's own work for a row, which takes a core from the workers; null where it is not measured.
+    per_row: Annotated[float, msgspec.Meta(ge=0)] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class CostModel:
     """Seconds of a batch, linear between the measured sizes and in proportion to the tokens beyond them.
 
+    `per_row`: the server's own work, by which a worker of a machine with no core to spare is kept longer; None: not measured.
     `sizes` int64 [n] ascending: rows (padded) or tokens (packed); `lengths` int64 [m] ascending; `table` float64 [m, n].
     """
 
@@ -46,7 +46,7 @@ class CostModel:
     lengths: np.ndarray
     table: np.ndarray
     packed: bool = False
-    per_row: float = 0.0
+    per_row: float | None = None
     workers: int = 1
     threads: int = 1
 
@@ -57,7 +57,7 @@ class CostModel:
             found = _along(self.sizes, self.table[0], tokens)
         else:
             found = _bilinear(self.lengths, self.sizes, self.table, longest, rows)
-        return np.asarray(found + self.per_row * rows)
+        return np.asarray(found + (self.per_row or 0.0) * rows)
 
     def one(self, lengths: list[int]) -> float:
         """Seconds of one batch of rows of these lengths."""
@@ -98,17 +98,7 @@ def cost_path(artifact: Path) -> Path:
 
 def machine_name() -> str:
     """The processor, and how many cores this process may use: times measured on another are not read."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return f"{_processor()}, {cores} cores"
-
-
-def _processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
-    except OSError:
-        return platform.machine()
-    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    return f"{processor()}, {len(allowed_cores())} cores"
 
 
 def write_cost(found: Artifact, model: CostModel) -> Path:
@@ -139,7 +129,9 @@ def read_cost(found: Artifact) -> tuple[CostModel | None, str]:
         read = msgspec.json.decode(path.read_bytes(), type=CostFile)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OSError) as error:
         raise ArtifactError(f"{path}: {error}; {AGAIN}") from error
-    if read.format != FORMAT or read.manifest != hash_file(found.path / MANIFEST):
+    if read.format != FORMAT:
+        return None, f"{path.name} was measured by another version of bertc"
+    if read.manifest != hash_file(found.path / MANIFEST):
         return None, f"{path.name} was measured for another build of the artifact"
     if read.machine != machine_name():
         return None, f"{path.name} was measured on another machine ({read.machine})"

@@ -58,8 +58,7 @@ async def measure(found: Artifact, pool: Pool, name: str, workers: int, threads:
             if number >= ROUNDS[0] and time.perf_counter() - start > SECONDS:
                 break
             for point in points:
-                runs = await asyncio.gather(*(pool.run(name, point.feeds) for _ in range(workers)))
-                taken[point.at] += [seconds for _, seconds in runs]
+                taken[point.at] += await asyncio.gather(*(_timed(pool, name, point.feeds) for _ in range(workers)))
             advance(number + 1, ROUNDS[1])
     medians = {at: float(np.median(each)) for at, each in taken.items()}
     if packed:
@@ -67,6 +66,13 @@ async def measure(found: Artifact, pool: Pool, name: str, workers: int, threads:
         sizes, times = (np.asarray(each) for each in zip(*order, strict=True))
         return CostModel(sizes, np.array([1]), np.maximum.accumulate(times)[None], True, workers=workers, threads=threads)
     return CostModel(batches, lengths, _table(medians, lengths, batches), workers=workers, threads=threads)
+
+
+async def _timed(pool: Pool, name: str, feeds: Feeds) -> float:
+    """Seconds from handing a batch over to its answer: what a worker is taken for, the way there and back included."""
+    start = time.perf_counter()
+    await pool.run(name, feeds)
+    return time.perf_counter() - start
 
 
 def _points(found: Artifact, length: str, batch: str | None, packed: bool) -> tuple[list[Point], np.ndarray, np.ndarray]:

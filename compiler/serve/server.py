@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import weakref
 from collections.abc import Mapping
@@ -121,7 +122,10 @@ class Server:
         self._loads += 1
         lane = f"{name}@{self._loads}"
         await self.pool.replace(name, path, lane)
-        self._add(name, found, *await self._lane(name, lane, found))
+        front, queue = await self._lane(name, lane, found)
+        if queue.cost.per_row is None:  # the same routes and tokenizer: what the server itself does stays as it was
+            queue.cost = dataclasses.replace(queue.cost, per_row=self.scheduler.lanes[old.lane].cost.per_row)
+        self._add(name, found, front, queue)
         await self._retire(old)
         LOG.info("%s: switched to the artifact that lies at %s now", name, path)
         return True
@@ -181,18 +185,3 @@ class Server:
         await self.pool.close()
         for model in self.models.values():
             model.close()
-
-
-async def measured(config: ServingConfig, log: Progress) -> CostModel:
-    """The times of the one artifact of a config, from beside it or measured now with its workers and threads."""
-    ((name, each),) = config.models.items()
-    found = open_artifact(Path(each.artifact))
-    cost, _ = read_cost(found)
-    if cost is not None and (cost.workers, cost.threads) == config.cores():
-        return cost
-    server = Server(config, log)
-    try:
-        await server.start()
-        return server.scheduler.lanes[name].cost
-    finally:
-        await server.close()

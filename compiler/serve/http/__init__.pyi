@@ -1,3 +1,4 @@
 from .app import application as application
-from .app import new_loop as new_loop
-from .app import serve as serve
+from .own_work import measured as measured
+from .running import new_loop as new_loop
+from .running import serve as serve
