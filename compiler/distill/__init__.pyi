@@ -5,7 +5,6 @@ from .loop import Training as Training
 from .nets import Net as Net
 from .nets import find_layers as find_layers
 from .nets import net_of as net_of
-from .nets import projections as projections
 from .nets import tensors as tensors
 from .objective import Lesson as Lesson
 from .run import Distilled as Distilled
