@@ -54,8 +54,8 @@ def compress(reference: str, out: Path, force: bool, as_json: bool, **given: Any
     """Make MODEL smaller, and write what is left as a directory that `bertc build` takes.
 
     Steps are combined in this order: layers, FFN, heads, low rank, sharing. What goes is what the output on --data misses least,
-    and matrices become smaller or fewer, so the engine does. compression.json and compression.html say what each step gave in FLOPs,
-    bytes and kernels of a compiled engine, and what it cost, with intervals.
+    and matrices become smaller or fewer, so the engine does. compression.json and compression.html say what each step gave in
+    FLOPs, bytes and kernels of a compiled engine, and what it cost, with intervals.
 
     Fewer layers and a narrower FFN are written as a Hugging Face directory. Heads and ranks fit no config: they are written as an
     export (bertc export), from which bertc build goes on without PyTorch.

@@ -18,11 +18,16 @@ from .parts import columns_kept, parts_of, rounded, rows_kept
 from .step import Step, Work
 
 
+def neurons_kept(whole: int, share: float, multiple: int) -> tuple[int, str]:
+    """(how many stay, what rounding did). InputError where all would."""
+    return rounded((1 - share) * whole, whole, multiple, "FFN neurons")
+
+
 def prune(work: Work, share: float, multiple: int, log: Progress) -> Step:
     """Take `share` of the neurons out, rounded to `multiple`."""
     parts = parts_of(work.net)
     whole = parts[0].neurons
-    count, note = rounded((1 - share) * whole, whole, multiple, "FFN neurons")
+    count, note = neurons_kept(whole, share, multiple)
     with log.stage("importance of FFN neurons") as advance:
         tables = taylor(work.net, work.encoded, [each.get(each.second) for each in parts], work.seed, advance)
     scores = [worth(table) for table in tables]

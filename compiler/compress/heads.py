@@ -42,18 +42,12 @@ class HeadsOfBias(nn.Module):
 def prune(work: Work, share: float, multiple: int, log: Progress) -> Step:
     """Take `share` of all heads out, in groups that keep the width of each layer a multiple of `multiple`."""
     parts = parts_of(work.net)
+    group, total, note = group_of(parts, share, multiple)
     with log.stage("importance of heads") as advance:
         tables = taylor(work.net, work.encoded, [each.get(each.together) for each in parts], work.seed, advance)
     scores = [worth(table, each.head_size) for table, each in zip(tables, parts, strict=True)]
-    group, note = group_of(parts, multiple)
-    total = sum(map(len, scores))
     kept = choose(scores, share * total, group)
     left = sum(map(len, kept))
-    if left == total:
-        raise InputError(
-            f"--prune-heads {share:g}: {share * total:g} of {total} heads, in groups of {group}, is none; take more out, or give "
-            "--multiple a smaller number"
-        )
     notes = [note] if note else []
     if total - left != share * total:
         notes.append(f"heads: {share * total:g} of {total} wanted, {total - left} taken out, in groups of {group} a layer")
@@ -63,13 +57,28 @@ def prune(work: Work, share: float, multiple: int, log: Progress) -> Step:
     return Step("prune_heads", with_heads(work.net, kept), said, facts, work.layers, uniform=False, notes=tuple(notes))
 
 
-def group_of(parts: Sequence[Parts], multiple: int) -> tuple[int, str]:
-    """(how many heads go together, why no more): so that what is left in a layer is a multiple of `multiple` wide."""
+def group_of(parts: Sequence[Parts], share: float, multiple: int) -> tuple[int, int, str]:
+    """(how many heads go together, all heads, why no more go together): what is left in a layer is a multiple of `multiple` wide.
+
+    InputError where none would go, or more than can.
+    """
     size, heads = parts[0].head_size, parts[0].heads
-    group = multiple // math.gcd(multiple, size)
+    group, note = multiple // math.gcd(multiple, size), ""
     if heads % group or group >= heads:
-        return 1, f"heads: {heads} of {size} cannot stay a multiple of {multiple} wide in groups, so they go one by one"
-    return group, ""
+        group, note = 1, f"heads: {heads} of {size} cannot stay a multiple of {multiple} wide in groups, so they go one by one"
+    total = sum(each.heads for each in parts)
+    wanted, most = share * total, total - group * len(parts)
+    if round(wanted / group) < 1:
+        raise InputError(
+            f"--prune-heads {share:g}: {wanted:g} of {total} heads, in groups of {group}, is none; take more out, or give "
+            "--multiple a smaller number"
+        )
+    if round(wanted / group) * group > most:
+        raise InputError(
+            f"--prune-heads {share:g}: {wanted:g} of {total} heads are more than can go: each layer keeps {group}; "
+            f"take out {math.floor(1000 * most / total) / 1000} at most"
+        )
+    return group, total, note
 
 
 def choose(scores: Sequence[Tensor], gone: float, group: int) -> list[Tensor]:

@@ -12,11 +12,16 @@ from .importance import change, silent
 from .step import Step, Work
 
 
-def drop(work: Work, count: int, log: Progress) -> Step:
-    """Leave `count` layers out. InputError where no layer would be left."""
-    depth = len(work.net.layers)
+def require_layers(depth: int, count: int) -> None:
+    """InputError where no layer would be left."""
     if count >= depth:
         raise InputError(f"--drop-layers {count}: the model has {depth}, and one has to stay; give 1 to {depth - 1}")
+
+
+def drop(work: Work, count: int, log: Progress) -> Step:
+    """Leave `count` layers out."""
+    depth = len(work.net.layers)
+    require_layers(depth, count)
 
     def score(student: Net) -> float:
         return -change(student, work.original, work.encoded, silent)

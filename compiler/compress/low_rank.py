@@ -26,15 +26,8 @@ def factorise(work: Work, wanted: float, multiple: int, log: Progress, weighted:
     """Both FFN matrices of each layer in rank `wanted`: a share of full rank, rounded to `multiple`, or a rank as it is."""
     parts = parts_of(work.net)
     first = parts[0].get(parts[0].first)
-    full = min(first.in_features, first.out_features)
-    rank, note = rank_of(wanted, full, multiple)
-    dense, thin = first.in_features * first.out_features, rank * (first.in_features + first.out_features)
-    if thin >= dense:
-        most = (dense - 1) // (first.in_features + first.out_features)
-        raise InputError(
-            f"--low-rank {wanted:g}: rank {rank} of a matrix of {first.in_features} x {first.out_features} has {thin} weights, "
-            f"the matrix itself {dense}; a rank up to {most} makes it smaller"
-        )
+    full, dense, size = min(first.weight.shape), first.weight.numel(), sum(first.weight.shape)
+    rank, note = rank_of(wanted, *first.weight.shape, multiple)
     places = [each.get(name) for each in parts for name in (each.first, each.second)]
     with log.stage("inputs of the FFN") as advance:
         seen = moments(work.net, work.encoded, places, advance) if weighted else [None] * len(places)
@@ -42,20 +35,28 @@ def factorise(work: Work, wanted: float, multiple: int, log: Progress, weighted:
     notes = [note] if note else []
     notes.append("low rank: the matrices of attention stay whole; square ones gain only below half their rank")
     how = "weighted by inputs" if weighted else "plain SVD"
-    said = f"FFN matrices of {len(parts)} layers in rank {rank} of {full} ({how}): {thin / dense:.0%} of their weights"
-    facts = {"rank": rank, "full": full, "weighted": weighted, "weights": thin / dense}
+    said = f"FFN matrices of {len(parts)} layers in rank {rank} of {full} ({how}): {rank * size / dense:.0%} of their weights"
+    facts = {"rank": rank, "full": full, "weighted": weighted, "weights": rank * size / dense}
     return Step("low_rank", net, said, facts, work.layers, uniform=False, notes=tuple(notes))
 
 
-def rank_of(wanted: float, full: int, multiple: int) -> tuple[int, str]:
-    """(the rank, what rounding did). InputError for more than there is."""
+def rank_of(wanted: float, rows: int, columns: int, multiple: int) -> tuple[int, str]:
+    """(the rank, what rounding did). InputError for more than there is, or for one that makes nothing smaller."""
+    full = min(rows, columns)
     if wanted > full:
         raise InputError(f"--low-rank {wanted:g} is more than full rank, which is {full}")
-    if wanted > 1:
-        return int(wanted), ""
-    fitting = multiple if multiple < full else 1
-    rank = max(fitting, round(wanted * full / fitting) * fitting)
-    return rank, f"rank: {wanted * full:g} wanted, {rank} kept, a multiple of {fitting}" if rank != wanted * full else ""
+    rank, note = int(wanted), ""
+    if wanted < 1:
+        fitting = multiple if multiple < full else 1
+        rank = max(fitting, round(wanted * full / fitting) * fitting)
+        note = f"rank: {wanted * full:g} wanted, {rank} kept, a multiple of {fitting}" if rank != wanted * full else ""
+    dense, size = rows * columns, rows + columns
+    if rank * size >= dense:
+        raise InputError(
+            f"--low-rank {wanted:g}: rank {rank} of a matrix of {rows} x {columns} has {rank * size} weights, the matrix itself "
+            f"{dense}; a rank up to {(dense - 1) // size} makes it smaller"
+        )
+    return rank, note
 
 
 def with_rank(net: Net, rank: int, seen: list[Moments] | list[None]) -> Net:

@@ -85,7 +85,7 @@ def option(name: str) -> str:
 def _check_rank(rank: float | None) -> None:
     if rank is None:
         return
-    if not (0 < rank < 1 or (rank > 1 and rank == int(rank))):
+    if not (0 < rank < 1 or (rank > 1 and float(rank).is_integer())):
         raise InputError(
             f"--low-rank is {rank:g}; it is the share of full rank that stays, between 0 and 1, as in 0.5, or a rank, as in 256"
         )

@@ -19,7 +19,7 @@ from ..source import open_trainable
 from . import ffn, heads, low_rank, sharing
 from .engine import measure
 from .judging import Judge, judge_of, read_pairs
-from .layers import drop
+from .layers import drop, require_layers
 from .parts import check_family, parts_of
 from .repair import repair
 from .request import Request, check
@@ -56,15 +56,17 @@ class Made:
     document: dict[str, Any]
 
 
-def compress(request: Request, out: Path, *, force: bool = False, progress: Progress | None = None) -> Compressed:
-    """Compress a model and write it to `out`.
+def compress(
+    request: Request, out: Path, *, force: bool = False, progress: Progress | None = None, count: bool = True
+) -> Compressed:
+    """Compress a model and write it to `out`. Without `count` no engine is compiled to count its kernels.
 
     Raises InputError or DataError for what cannot be compressed so; `out` is then as it was before.
     """
     log = progress or Progress()
     check(request)
     with staging(out, force) as stage:
-        made = compressed(request, log)
+        made = compressed(request, log, count=count)
         write(made.net, stage, made.document, request.model, request.seed, log)
     return Compressed(out, made.document)
 
@@ -74,6 +76,7 @@ def compressed(request: Request, log: Progress, *, count: bool = True) -> Made:
     began = time.monotonic()
     check(request)
     original, texts, teachers = _open(request, log)
+    _require_fitting(original, request)
     pairs = read_pairs(request.pairs, original.task, log)
     with log.stage("judge the original"):
         judge = judge_of(original, teachers, texts, pairs, log)
@@ -128,6 +131,23 @@ def _open(request: Request, log: Progress) -> tuple[Net, Texts, Teachers]:
     teachers = teachers_of([original], ())
     teachers.freeze()
     return original, texts, teachers
+
+
+def _require_fitting(net: Net, request: Request) -> None:
+    """Refuse before any long work what the shapes of a model do not allow."""
+    parts, depth = parts_of(net), len(net.layers) - (request.drop_layers or 0)
+    if request.drop_layers is not None:
+        require_layers(len(net.layers), request.drop_layers)
+    first = parts[0].get(parts[0].first).weight.shape
+    width = first[0]
+    if request.prune_ffn is not None:
+        width, _ = ffn.neurons_kept(width, request.prune_ffn, request.multiple)
+    if request.prune_heads is not None:
+        heads.group_of(parts[:depth], request.prune_heads, request.multiple)
+    if request.low_rank is not None:
+        low_rank.rank_of(request.low_rank, width, first[1], request.multiple)
+    if request.share_layers is not None:
+        sharing.require_several(depth)
 
 
 def _copy(net: Net) -> Net:

@@ -21,11 +21,16 @@ NOTE = (
 )
 
 
+def require_several(depth: int) -> None:
+    """InputError for a model of one layer."""
+    if depth < 2:
+        raise InputError("--share-layers: the model has one layer, which shares with none; leave it out")
+
+
 def share(work: Work, rule: str, log: Progress) -> Step:
     """Fold the layers into one: their mean, or the one of them that changes the output least; `best` tries all of these."""
     depth = len(work.net.layers)
-    if depth < 2:
-        raise InputError("--share-layers: the model has one layer, which shares with none")
+    require_several(depth)
     names = {"mean": ["mean"], "one": list(range(depth)), "best": ["mean", *range(depth)]}[rule]
     notes = []
     if not _alike(work.net) and "mean" in names:
