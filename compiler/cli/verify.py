@@ -35,6 +35,12 @@ EXAMPLES = (
 @click.option(
     "--against", type=Source(), metavar="SOURCE", help="The source that it was built from, or another build of that; for --data."
 )
+@click.option(
+    "--teacher",
+    type=Source(),
+    metavar="TEACHER",
+    help="In place of --against: what the student learned from, by --max-drop alone.",
+)
 @shared.recipe_options(*shared.GIVEN_OPTIONS)
 @click.option(
     "--allow-changed-source", is_flag=True, help="Compare though --against is not what it was built from (its sha256 differs)."
@@ -52,6 +58,7 @@ def verify(
     artifact: Path,
     data: Path | None,
     against: str | None,
+    teacher: str | None,
     allow_changed_source: bool,
     require_engine: bool,
     budget: Sequence[str],
@@ -70,13 +77,21 @@ def verify(
     --layers and --bisect find where it drifts and why, by ONNX node, PyTorch module and source line. --layers exits 1 when a
     value is not finite, --bisect when the artifact is over its budget.
 
+    --teacher judges the artifact of a student by what is left of its teacher: its metric where --data has labels, else the cosine
+    of vectors or the share of decisions.
+
     With a `label` in each row of --data: the task's metric of both, and a 95 % interval of the drop.
     """
     from ..recipe import given_source
 
+    if teacher is not None and (against is not None or allow_changed_source or layers or bisect or plot is not None):
+        raise InputError(
+            "--teacher stands in place of --against, and goes with --data, --max-drop and --budget; leave the others out"
+        )
+    against = teacher or against
     if against is None and (allow_changed_source or any(allowed.values())):
         raise InputError("--revision, --allow-pickle, --trust-remote-code and --allow-changed-source go with --against SOURCE")
-    given = given_source(against, changed=allow_changed_source, **allowed) if against is not None else None
+    given = given_source(against, changed=allow_changed_source, teacher=bool(teacher), **allowed) if against is not None else None
     if layers or bisect or plot is not None:
         _check_options(layers, bisect, plot, require_engine, max_drop, budget)
         limits = shared.limits_of(budget) if budget else None

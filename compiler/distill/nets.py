@@ -55,6 +55,12 @@ class Net:
         return int(self.model.config.hidden_size)
 
     @property
+    def ffn(self) -> int:
+        """Neurons of a feed-forward network; DistilBERT has its own name for them."""
+        config = self.model.config
+        return int(getattr(config, "intermediate_size", None) or config.hidden_dim)
+
+    @property
     def heads(self) -> int:
         return int(self.model.config.num_attention_heads)
 

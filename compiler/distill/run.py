@@ -262,5 +262,5 @@ def _document(
 def shape_of(net: Net) -> dict[str, int]:
     """What makes an encoder large: the sizes of its config, its parameters, and their bytes in float32."""
     config, count = net.model.config, sum(each.numel() for each in net.module.parameters())
-    sizes = {"layers": config.num_hidden_layers, "width": config.hidden_size, "ffn": config.intermediate_size}
+    sizes = {"layers": config.num_hidden_layers, "width": config.hidden_size, "ffn": net.ffn}
     return {**sizes, "heads": config.num_attention_heads, "parameters": count, "bytes": 4 * count}

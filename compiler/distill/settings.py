@@ -16,7 +16,7 @@ LOSSES = (
 )
 # What measures best where nothing is given, by what the teacher gives (benchmarks/README.md, "Distillation").
 DEFAULT_LOSSES: Mapping[str, Mapping[str, float]] = {
-    "sentence-embedding": {"cosine": 1.0, "similarity": 1.0},
+    "sentence-embedding": {"cosine": 1.0},
     "token-embedding": {"tokens": 1.0},
     "features": {"tokens": 1.0},
     "sequence-classification": {"logits": 1.0},
@@ -41,7 +41,7 @@ class Settings:
     temperature: float = 2.0
     epochs: float = 1.0
     steps: int | None = None
-    batch: int = 64
+    batch: int = 32
     max_length: int | None = None  # tokens; None: 128, or the teacher's own limit where that is less
     learning_rate: float = 4e-4
     weight_decay: float = 0.01

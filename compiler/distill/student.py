@@ -23,7 +23,7 @@ from .settings import Settings, layer_numbers
 
 TRIALS = 64  # mappings that a search tries one by one; above, it drops the layer that is missed least, again and again
 OUT = ("out_lin", "out_proj", "o_proj", "o")  # what brings heads together again; in a BERT it is attention.output.dense
-SIZES = {"width": ("hidden_size", "embedding_size", "dim"), "ffn": ("intermediate_size",)}
+SIZES = {"width": ("hidden_size", "embedding_size", "dim"), "ffn": ("intermediate_size", "hidden_dim")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,14 +129,12 @@ def narrow(net: Net, width: int | None, ffn: int | None) -> tuple[Net, tuple[str
     """
     old: Any = net.model
     head = net.width // net.heads
-    width, ffn = width or net.width, ffn or int(old.config.intermediate_size)
+    width, ffn = width or net.width, ffn or net.ffn
     _check_width(net, width, ffn, head)
     config = copy.deepcopy(old.config)
     for kind, size in (("width", width), ("ffn", ffn)):
         for name in SIZES[kind]:
-            if hasattr(config, name) and getattr(config, name) == (
-                net.width if kind == "width" else old.config.intermediate_size
-            ):
+            if hasattr(config, name) and getattr(config, name) == (net.width if kind == "width" else net.ffn):
                 setattr(config, name, size)
     config.num_attention_heads = width // head
     extra = {"add_pooling_layer": False} if getattr(old, "pooler", 0) is None else {}
@@ -153,8 +151,8 @@ def narrow(net: Net, width: int | None, ffn: int | None) -> tuple[Net, tuple[str
 def _check_width(net: Net, width: int, ffn: int, head: int) -> None:
     if not 0 < width <= net.width or width % head:
         raise InputError(f"--width {width}: it is a multiple of the size of a head ({head}), at most the teacher's {net.width}")
-    if not 0 < ffn <= int(net.model.config.intermediate_size):
-        raise InputError(f"--ffn {ffn}: it is at most the teacher's {net.model.config.intermediate_size}")
+    if not 0 < ffn <= net.ffn:
+        raise InputError(f"--ffn {ffn}: it is at most the teacher's {net.ffn}")
     for layer in net.layers:
         projections(layer)
 
@@ -163,7 +161,7 @@ class _Kept:
     """Which hidden dimensions, heads (by layer) and FFN neurons (by layer) stay, as indices in rising order."""
 
     def __init__(self, net: Net, width: int, ffn: int, head: int) -> None:
-        self.width, self.ffn = net.width, int(net.model.config.intermediate_size)
+        self.width, self.ffn = net.width, net.ffn
         table = net.model.get_input_embeddings().weight.detach()
         energy = table.float().pow(2).mean(0) if table.shape[1] == net.width else torch.ones(net.width)
         self.hidden = _top(energy, width)

@@ -28,6 +28,7 @@ from .quantised_activations import refuse_quantised as refuse_quantised
 from .silence import quiet as quiet
 from .size_limits import settle_sizes as settle_sizes
 from .trainable import Trainable as Trainable
+from .trainable import check_same_words as check_same_words
 from .trainable import open_trainable as open_trainable
 from .types import Given as Given
 from .types import GivenSource as GivenSource

@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core import SourceError
+from ..artifact import Artifact
+from ..core import DataError, SourceError
+from ..data import tokenizer as text
+from . import checkpoint
 from .assets import asset_files, collect_assets
 from .opening import _read_checkpoint, _torch_export, resolve_reference
-from .types import KINDS, SourceOptions
+from .types import KINDS, GivenSource, SourceOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,3 +60,22 @@ def open_trainable(reference: str, options: SourceOptions | None = None) -> Trai
     return Trainable(
         made.module, tuple(made.inputs), task, found.root, found.folder, found.sha256(), assets, (*found.notes, *notes, *more)
     )
+
+
+def check_same_words(found: Artifact, teacher: GivenSource) -> None:
+    """Raises DataError where a teacher has other ids for its words than the artifact: it would be asked about another text."""
+    place = resolve_reference(teacher.reference, SourceOptions(revision=teacher.revision, allow_pickle=teacher.allow_pickle))
+    own = {path.name: path for path in found.assets}.get(text.TOKENIZER)
+    if own is None or place.kind in ("factory", "artifact"):
+        return
+    folder = checkpoint.encoder_place(place.path) if place.path.is_dir() else place.path.parent
+    other = asset_files(folder, place.path if place.path.is_dir() else folder).get(text.TOKENIZER)
+    if other is None:
+        return
+    words, others = (text.load_tokenizer(path).get_vocab(with_added_tokens=True) for path in (own, other))
+    if words != others:
+        example = next(word for word in sorted({*words, *others}) if words.get(word) != others.get(word))
+        raise DataError(
+            f"--teacher {teacher} has another vocabulary than {found.path} ({example!r} is {others.get(example)} there, "
+            f"{words.get(example)} here): the ids of one mean nothing to the other. Give the teacher that it was distilled from"
+        )

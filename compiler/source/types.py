@@ -75,7 +75,8 @@ class Adapter:
 class GivenSource:
     """A source that a user named to hold an artifact against, and what the user allows for opening it.
 
-    `changed`: it need not be the one that the artifact was built from. None of this ever comes out of an artifact: its manifest
+    `changed`: it need not be the one that the artifact was built from. `teacher`: it is what the artifact's source learned from.
+    None of this ever comes out of an artifact: its manifest
     is data of whoever wrote it.
     """
 
@@ -85,6 +86,7 @@ class GivenSource:
     trust_remote_code: bool = False
     adapter: str | None = None
     changed: bool = False
+    teacher: bool = False
 
     def __str__(self) -> str:
         return self.reference

@@ -134,6 +134,13 @@ def budget_for(
     return dataclasses.replace(default, **merged, origins=origins)
 
 
+def budget_of_teacher(limits: Mapping[str, float]) -> Budget:
+    """The limits that were given for this run and no others: a student is another model, and close to its teacher by what it was
+    taught, not by rounding."""
+    check_limits(limits)
+    return Budget(**limits, origins={name: "--max-drop" if name == "max_drop" else "--budget" for name in limits})
+
+
 @dataclasses.dataclass(frozen=True)
 class Violation:
     """A limit that is broken, and where most; or, `undecided`, one that too few rows decide, `why` says how few.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .. import targets
 from ..artifact import Artifact, goldens
 from ..artifact import manifest as artifact
-from ..core import Advance, DataError, Feeds, Missing, Outputs, Progress, VerifyFailed
+from ..core import Advance, DataError, Feeds, InputError, Missing, Outputs, Progress, VerifyFailed
 from ..data import Labels, Layout, Sample, read_data
 from ..graph import Graph, load_graph, short_reason
 from ..packing import zero_padding
@@ -160,6 +160,9 @@ def verify(
     log = progress or Progress()
     from ..source import open_reference
 
+    if against is not None and against.teacher and not budget:
+        raise InputError("--teacher: nothing would be judged; give --max-drop NUMBER (2 only measures)")
+
     verdicts = []
     open_cached = functools.cache(open_reference)  # several artifacts have one source: it is loaded once
     for each in artifact.find_artifacts(path):
@@ -169,6 +172,8 @@ def verify(
             graph = found.graph()
             recorded, carried = recorded_limits(found.manifest), _carries(found.manifest, graph)
             limits = budget_for(found.precision, recorded, budget, carried=carried)
+            if against is not None and against.teacher:
+                limits = budgets.budget_of_teacher(budget or {})
             _refuse_unjudgeable(budget or {}, truth)
             verdict = run_and_judge(each, found.manifest, graph, truth, advance, limits)
         if require_engine and not verdict.engine_executed:
@@ -200,6 +205,8 @@ def find_truth(
     found: Artifact, data_path: Path | None, against: GivenSource | None, open_reference: Callable[..., Reference]
 ) -> Truth:
     """Goldens; or the samples of `data_path` answered by `against`, and by nobody where they have labels and it is not given."""
+    if against is not None and against.teacher and data_path is None:
+        raise DataError("--teacher: a student is held against its teacher on texts, not on synthetic samples; give --data FILE")
     if data_path is None and against is None:
         return Truth(*goldens.load_goldens(found.goldens), "goldens", synthetic=_synthetic(found))
     if data_path is None:
@@ -230,9 +237,11 @@ def _source_runner(
     found: Artifact, against: GivenSource, open_reference: Callable[..., Reference]
 ) -> tuple[RunSource, tuple[str, ...]]:
     """(the computation of the source that was given, notes). Raises DataError where it is not the artifact's own."""
-    from ..source import check_same_source, options_for
+    from ..source import check_same_source, check_same_words, options_for
 
     path = Path(against.reference)
+    if against.teacher:
+        check_same_words(found, against)
     run: RunSource
     if (path / artifact.MANIFEST).is_file():
         runner = load_runner(path)
@@ -241,6 +250,8 @@ def _source_runner(
         reference = open_reference(against.reference, options_for(found, against))
         run, sha256 = reference.run, reference.sha256
     check_same_source(found, against, sha256)
+    if against.teacher:
+        return run, (f"{against} is the teacher: only limits given by --max-drop and --budget are judged",)
     changed = sha256 != found.manifest["source"]["sha256"]
     return run, (f"{against} is not the source that the artifact was built from",) if changed else ()
 
