@@ -19,7 +19,7 @@ from benchmarks import texts
 
 RESULTS = Path(__file__).parent / "results" / "compress.jsonl"
 LENGTH = 48  # tokens of a text
-REPAIR = "100"  # steps of 64 texts: about two minutes of one core
+REPAIR = "150"  # steps of 32 texts: about two minutes of one core
 ALBERT = "ALBERT, 6 x one layer"
 BARS = {"FFN rank 256, weighted": {"mean cosine": 0.95}}
 
@@ -243,7 +243,7 @@ def text() -> str:
     said = (
         "all-MiniLM-L6-v2 without some of its parts, against itself: texts and judgement are those of the distillation (at most "
         f"{LENGTH} tokens, 2,000 held-out texts, MRR@10 of the original {original:.3f}). Importance is measured on 512 texts; "
-        f"`repaired` trains {REPAIR} steps of 64 texts with the original as teacher. Heads go one by one here, so that 12, 24 "
+        f"`repaired` trains {REPAIR} steps of 32 texts with the original as teacher. Heads go one by one here, so that 12, 24 "
         "and 36 can be compared; `bertc compress` rounds them. CPU seconds of one thread unjudged; intervals of 95 %. "
         "No time of an engine was measured. Rows are measured one by one: `python -m benchmarks.bench_compress --only ROW`."
     )

@@ -12,13 +12,15 @@ from ..distill import Net, Settings, Teachers, Texts, teach
 from .request import Request, recovery
 
 TRIAL_STEPS = 6
-RATE = 2e-4  # half of a student's: most of the model is still what it was
+RATE = 1e-4  # a quarter of a student's: most of the model is still what it was, and more undoes it at first
 
 
 def repair(net: Net, teachers: Teachers, layers: Sequence[int], texts: Texts, request: Request, log: Progress) -> dict[str, Any]:
     """Train in place for so many steps, or so long: then a trial says how many steps that is. Returns facts for the report."""
     steps, seconds = recovery(request.recover)
     settings = Settings(max_length=request.max_length, learning_rate=RATE, seed=request.seed)
+    # Under the highest rate a model that is nearly whole gets worse before it gets better: never stopped on the way.
+    settings = dataclasses.replace(settings, patience=settings.evaluations)
     if steps is None:
         assert seconds is not None, "run() asks for a repair only where --recover is given"
         with log.stage("time a step"):

@@ -91,7 +91,7 @@ def compressed(request: Request, log: Progress, *, count: bool = True) -> Made:
         for note in found.notes:
             log.note(note)
         steps.append(_step_facts(found, judge, log, count))
-    fixed = _repaired(work, teachers, texts, request, judge, log) if request.recover else None
+    fixed = _repaired(work, teachers, texts, request, judge, steps[-1]["quality"], log) if request.recover else None
     document = {
         "format": FORMAT,
         "bertc": VERSION,
@@ -180,14 +180,27 @@ def _step_facts(found: Step, judge: Judge, log: Progress, count: bool) -> dict[s
     return {**facts, **_shape_facts(found.net, log, count)}
 
 
-def _repaired(work: Work, teachers: Teachers, texts: Texts, request: Request, judge: Judge, log: Progress) -> dict[str, Any]:
+def _repaired(
+    work: Work, teachers: Teachers, texts: Texts, request: Request, judge: Judge, unrepaired: dict[str, Any], log: Progress
+) -> dict[str, Any]:
+    """Train what is left; it stays as it was where that made it worse by the first measure."""
+    before = copy.deepcopy(work.net.module.state_dict())
     facts = repair(work.net, teachers, work.layers, texts, request, log)
     work.net.module.to("cpu")
     for net in teachers.nets:
         net.module.to("cpu")
     judge.teachers = teachers_of(teachers.nets, ())
     with log.stage("judge"):
-        return {**facts, "quality": judge(work.net)}
+        quality = judge(work.net)
+    first, last = (each["measures"][0] for each in (unrepaired, quality))
+    worse = last["value"] < first["value"]
+    if worse:
+        work.net.module.load_state_dict(before)
+        log.note(
+            f"the repair was thrown away: {last['name']} {first['value']:.4f} before, {last['value']:.4f} after; give it more "
+            "steps (--recover), or leave it out"
+        )
+    return {**facts, "kept": not worse, "quality": unrepaired if worse else quality, "thrown_away": quality if worse else None}
 
 
 def _files(request: Request) -> dict[str, Any]:
@@ -204,7 +217,8 @@ def _summary(document: dict[str, Any]) -> str:
     text = ", ".join(words) + "; " + ", ".join(measures)
     if document["recovery"]:
         after = ", ".join(f"{each['name']} {each['value']:.4f}" for each in document["recovery"]["quality"]["measures"])
-        text += f"; after {counted(document['recovery']['steps'], 'step')} of repair {after}"
+        steps = counted(document["recovery"]["steps"], "step")
+        text += f"; after {steps} of repair {after}" if document["recovery"]["kept"] else f"; {steps} of repair made it no better"
     return text
 
 

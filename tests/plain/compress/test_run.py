@@ -58,9 +58,23 @@ def test_layers_and_neurons_are_a_checkpoint_and_a_repair_helps(tmp_path) -> Non
     assert [each["name"] for each in document["steps"]] == ["drop_layers", "prune_ffn"]
     before, after = (each["quality"]["measures"][0]["value"] for each in (document["steps"][-1], document["recovery"]))
     assert after > before
+    assert document["recovery"]["kept"]
     assert (tmp_path / "one" / "compression.html").is_file()
     again = compressing.opened(tmp_path / "one")
     assert compressing.outputs(again).shape[-1] == 32
+
+
+def test_a_repair_that_makes_it_worse_is_thrown_away(tmp_path, monkeypatch) -> None:
+    from bertc.compress import repair
+
+    monkeypatch.setattr(repair, "RATE", 0.5)
+    plain = compressed(request(tmp_path, 2, prune_heads=0.25), Progress(), count=False)
+    made = compressed(request(tmp_path, 2, prune_heads=0.25, recover="3"), Progress(), count=False)
+    found = made.document["recovery"]
+    assert not found["kept"]
+    assert found["thrown_away"]["measures"][0]["value"] < found["quality"]["measures"][0]["value"]
+    assert any("thrown away" in each for each in made.document["notes"])
+    torch.testing.assert_close(compressing.outputs(made.net), compressing.outputs(plain.net), rtol=0.0, atol=0.0)
 
 
 def test_shared_layers_are_stored_once_in_what_is_built(tmp_path) -> None:
