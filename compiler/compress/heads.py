@@ -85,7 +85,7 @@ def choose(scores: Sequence[Tensor], gone: float, group: int) -> list[Tensor]:
     """The heads that stay in each layer: groups of the least worth go first, and a layer keeps its best one."""
     groups = []
     for layer, score in enumerate(scores):
-        order = score.argsort(stable=True).split(group)
+        order = torch.split(score.argsort(stable=True), group)
         groups += [(float(score[heads].sum()), layer, heads) for heads in order[:-1]]
     groups.sort(key=lambda each: each[:2])
     out: list[list[Tensor]] = [[] for _ in scores]

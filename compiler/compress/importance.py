@@ -54,7 +54,7 @@ def batches(encoded: Encoded, advance: Advance) -> Iterator[dict[str, Tensor]]:
     """All texts by length, little padding."""
     order = np.argsort(encoded.lengths, kind="stable")
     for start in range(0, len(order), AT_ONCE):
-        yield tensors(encoded.batch(order[start : start + AT_ONCE]), CPU)
+        yield tensors(encoded.batch(order[start : start + AT_ONCE].tolist()), CPU)
         advance(min(start + AT_ONCE, len(order)), len(order))
 
 

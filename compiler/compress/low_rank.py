@@ -27,7 +27,7 @@ def factorise(work: Work, wanted: float, multiple: int, log: Progress, weighted:
     parts = parts_of(work.net)
     first = parts[0].get(parts[0].first)
     full, dense, size = min(first.weight.shape), first.weight.numel(), sum(first.weight.shape)
-    rank, note = rank_of(wanted, *first.weight.shape, multiple)
+    rank, note = rank_of(wanted, first.out_features, first.in_features, multiple)
     places = [each.get(name) for each in parts for name in (each.first, each.second)]
     with log.stage("inputs of the FFN") as advance:
         seen = moments(work.net, work.encoded, places, advance) if weighted else [None] * len(places)

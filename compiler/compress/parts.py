@@ -90,10 +90,8 @@ def check_family(net: Net) -> None:
 
 def width_of(module: Any) -> tuple[int, int]:
     """(columns in, columns out) of a Linear, or of two that stand for one."""
-    return (module[0].in_features, module[-1].out_features) if isinstance(module, nn.Sequential) else (
-        module.in_features,
-        module.out_features,
-    )  # fmt: skip
+    first, last = (module[0], module[-1]) if isinstance(module, nn.Sequential) else (module, module)
+    return int(first.in_features), int(last.out_features)
 
 
 def rows_kept(linear: nn.Linear, rows: Tensor) -> nn.Linear:
@@ -109,7 +107,7 @@ def columns_kept(linear: nn.Linear, columns: Tensor) -> nn.Linear:
 
 def linear_of(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """A Linear of these numbers."""
-    made = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], bias=bias is not None)
+    made = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
     with torch.no_grad():
         made.weight.copy_(weight)
         if bias is not None:

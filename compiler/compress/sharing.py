@@ -31,7 +31,8 @@ def share(work: Work, rule: str, log: Progress) -> Step:
     """Fold the layers into one: their mean, or the one of them that changes the output least; `best` tries all of these."""
     depth = len(work.net.layers)
     require_several(depth)
-    names = {"mean": ["mean"], "one": list(range(depth)), "best": ["mean", *range(depth)]}[rule]
+    each: list[str | int] = list(range(depth))
+    names: list[str | int] = {"mean": ["mean"], "one": each, "best": ["mean", *each]}[rule]
     notes = []
     if not _alike(work.net) and "mean" in names:
         if rule == "mean":
