@@ -4,7 +4,10 @@ from .loop import Loop as Loop
 from .loop import Training as Training
 from .loop import autocast_of as autocast_of
 from .nets import Net as Net
+from .nets import find_layers as find_layers
 from .nets import net_of as net_of
+from .nets import tensors as tensors
+from .objective import Lesson as Lesson
 from .run import Distilled as Distilled
 from .run import Request as Request
 from .run import distill as distill
@@ -17,10 +20,15 @@ from .student import cut as cut
 from .student import keep_layers as keep_layers
 from .student import narrow as narrow
 from .teachers import Teachers as Teachers
+from .teachers import outputs_of as outputs_of
 from .teachers import teachers_of as teachers_of
 from .teaching import Taught as Taught
+from .teaching import lesson_of as lesson_of
 from .teaching import quality as quality
 from .teaching import teach as teach
+from .texts import Encoded as Encoded
+from .texts import Example as Example
 from .texts import Texts as Texts
+from .texts import encode as encode
 from .texts import read_texts as read_texts
 from .writing import write_model as write_model

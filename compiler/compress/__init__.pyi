@@ -1,0 +1,9 @@
+from .engine import Engine as Engine
+from .engine import measure as measure
+from .request import SHARING as SHARING
+from .request import STEPS as STEPS
+from .request import Request as Request
+from .run import Compressed as Compressed
+from .run import Made as Made
+from .run import compress as compress
+from .run import compressed as compressed

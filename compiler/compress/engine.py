@@ -1,0 +1,99 @@
+"""What an engine of a model is made of: FLOPs of its products, bytes of its weights, kernels. It is compiled and not timed."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import precision, targets
+from ..core import Dim, NotFused, Profile, Progress, Shape, profiles
+from ..distill import Net
+from ..fusions import engine as fusing
+from ..graph import Graph, deduplicate_initializers, save_graph
+from ..source import FactoryModel, torch_export
+from ..targets import BuildRequest
+
+SHAPE = {"batch": 8, "length": 128}
+OPSET = 20
+GPU = "sm89"  # the compiler needs one to be named; no GPU is needed to compile
+EXAMPLE = (3, 13)  # batch, length
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """FLOPs at `shape`, bytes of the weights that its compiler gets, kernels or nodes (`counted`), bytes that they move."""
+
+    flops: int
+    weight_bytes: int
+    kernels: int
+    counted: str
+    moved_bytes: int | None
+    shape: str
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def module_of(net: Net) -> FactoryModel:
+    """The module with examples and dynamic dimensions, as a checkpoint of it is exported."""
+    limit = torch_export.position_limit(net.model)
+    length = min(EXAMPLE[1], limit or EXAMPLE[1])
+    rows = int(net.model.config.vocab_size)
+    low = min(10, rows // 2)
+    ids = low + torch.arange(EXAMPLE[0] * length).reshape(EXAMPLE[0], length) % (rows - low)
+    made = {name: torch.ones_like(ids) for name in net.origin.inputs} | {"input_ids": ids}
+    if "token_type_ids" in made:
+        made["token_type_ids"] = torch.zeros_like(ids)
+    names: Any = net.module.outputs
+    inputs = {name: made[name] for name in net.origin.inputs}
+    return FactoryModel(net.module.eval(), inputs, dict.fromkeys(inputs, tuple(SHAPE)), names, {"length": (1, limit)})
+
+
+def dims_of(made: FactoryModel) -> dict[str, Dim]:
+    """Batch and length of a module of `module_of`."""
+    limits = made.limits or {}
+    return {name: Dim(name, *limits.get(name, (1, None))) for name in SHAPE}
+
+
+def measure(net: Net, log: Progress) -> Engine:
+    """Export, fuse, lower, type, compile: for TensorRT-RTX in fp16 where its package is there, else for ONNX Runtime in fp32."""
+    made = module_of(net)
+    with log.stage("compile to count kernels"):
+        graph, _ = torch_export.export_module(made, OPSET)
+        dims = dims_of(made)
+        rtx = targets.get("tensorrt-rtx").available().build
+        name, mode, sms = ("tensorrt-rtx", "fp16", (GPU,)) if rtx else ("onnxruntime", "fp32", ())
+        target = targets.get(name)
+        lowered = target.lower(_fused(graph, dims), sms)
+        given = {"kernels": target.KERNELS} if hasattr(target, "KERNELS") else {}
+        typed = precision.get(mode).apply(lowered, None, **given).graph
+        deduplicate_initializers(typed.model, made=True)
+        sizes = {axis: min(size, dims[axis].max or size) for axis, size in SHAPE.items()}
+        ranges = (_profile(sizes, dims),)
+        shape = Shape(tuple(sizes.items()))
+        with tempfile.TemporaryDirectory(prefix="bertc-") as folder:
+            path = Path(folder) / "graph.onnx"
+            save_graph(typed, path)
+            facts = target.build(BuildRequest(typed, path, Path(folder), mode, sms, ranges)).facts
+    kernels = facts.get("kernels")
+    work = targets.graph_work(typed, kernels["rows"] if kernels else None, shape, 0)
+    total = work.total()
+    counted = f"kernels of TensorRT-RTX, {mode}" if kernels else f"nodes given to ONNX Runtime, {mode}"
+    count = int(kernels["count"]) if kernels else sum(typed.op_counts().values())
+    return Engine(total.flops, typed.initializer_bytes, count, counted, total.moved, "x".join(map(str, sizes.values())))
+
+
+def _fused(graph: Graph, dims: dict[str, Dim]) -> Graph:
+    try:
+        return fusing.fuse(graph, dims, prove=False).graph
+    except NotFused:
+        return graph
+
+
+def _profile(sizes: dict[str, int], dims: dict[str, Dim]) -> Profile:
+    text = ",".join(f"{name}=1:{size}:{size}" for name, size in sizes.items())
+    return profiles.parse_profile(text, dims)
