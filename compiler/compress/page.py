@@ -44,7 +44,7 @@ def at(document: Mapping[str, Any], path: tuple[str | int, ...]) -> Any:
 def _quality(document: Mapping[str, Any]) -> page.Section:
     measures = [each["name"] for each in document["original"]["quality"]["measures"]]
     columns = ["", *(f"{name}{end}" for name in measures for end in ("", ", from", ", to"))]
-    rows = []
+    rows: list[tuple[str | tuple[str | int, ...], ...]] = []
     for name, path in stages(document):
         cells = [(*path, "quality", "measures", n, key) for n in range(len(measures)) for key in ("value", "low", "high")]
         rows.append((name, *cells))
@@ -65,7 +65,7 @@ def _quality(document: Mapping[str, Any]) -> page.Section:
 def _tasks(document: Mapping[str, Any]) -> list[page.Section]:
     tasks = document["original"]["quality"]["tasks"]
     keys = ("original", "value", "drop", "low", "high", "rows")
-    rows = [
+    rows: list[tuple[str | tuple[str | int, ...], ...]] = [
         (f"{name}: {task['name']}", *((*path, "quality", "tasks", n, key) for key in keys))
         for name, path in stages(document)[1:]
         for n, task in enumerate(tasks)

@@ -90,8 +90,8 @@ def check_family(net: Net) -> None:
 
 def width_of(module: Any) -> tuple[int, int]:
     """(columns in, columns out) of a Linear, or of two that stand for one."""
-    first, last = (module[0], module[-1]) if isinstance(module, nn.Sequential) else (module, module)
-    return int(first.in_features), int(last.out_features)
+    ends: tuple[Any, Any] = (module[0], module[-1]) if isinstance(module, nn.Sequential) else (module, module)
+    return int(ends[0].in_features), int(ends[1].out_features)
 
 
 def rows_kept(linear: nn.Linear, rows: Tensor) -> nn.Linear:

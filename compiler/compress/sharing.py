@@ -32,7 +32,8 @@ def share(work: Work, rule: str, log: Progress) -> Step:
     depth = len(work.net.layers)
     require_several(depth)
     each: list[str | int] = list(range(depth))
-    names: list[str | int] = {"mean": ["mean"], "one": each, "best": ["mean", *each]}[rule]
+    choices: dict[str, list[str | int]] = {"mean": ["mean"], "one": each, "best": ["mean", *each]}
+    names = choices[rule]
     notes = []
     if not _alike(work.net) and "mean" in names:
         if rule == "mean":

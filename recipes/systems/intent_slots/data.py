@@ -56,7 +56,9 @@ def read(seed: int, kept: int = KEPT) -> tuple[list[Sentence], list[Sentence]]:
 
     path = Path(home_assistant_intents.__file__).parent / "data" / "en.json"
     intents = Intents.from_dict(json.loads(path.read_text("utf-8")))
-    rng, learned, judged = random.Random(seed), [], []
+    rng = random.Random(seed)
+    learned: list[Sentence] = []
+    judged: list[Sentence] = []
     for name, intent in intents.intents.items():
         templates = [(each, data.expansion_rules or {}) for data in intent.data for each in data.sentences]
         rng.shuffle(templates)

@@ -41,7 +41,8 @@ class IntentSlots(nn.Module):
     def __init__(self, labels: int, intents: int, gated: bool = True) -> None:
         super().__init__()
         self.encoder, self.gated = encoder(), gated
-        hidden = self.encoder.config.hidden_size
+        config: Any = self.encoder.config
+        hidden = int(config.hidden_size)
         self.labels = nn.Embedding(labels + 1, LABEL_WIDTH)
         self.asked = nn.Linear(hidden, LABEL_WIDTH)
         self.words, self.slots = nn.Linear(hidden, WIDTH), nn.Linear(LABEL_WIDTH, WIDTH)

@@ -56,10 +56,12 @@ def train(folder: Path, budget: Budget) -> list[Module]:
         "labels": labels,
     }
     (folder / "training.json").write_text(json.dumps(facts, indent=1), "utf-8")
-    np.savez(folder / "test.npz", **{f"{kind}.{name}": array for kind, rows in test.items() for name, array in rows.items()})
+    whole: dict[str, Any] = {f"{kind}.{name}": array for kind, rows in test.items() for name, array in rows.items()}
+    np.savez(folder / "test.npz", **whole)
     seen = rows_of(learned[:: max(1, len(learned) // CALIBRATION_ROWS)][:CALIBRATION_ROWS], labels, intents, "noisy", 0)
     each = {f"{n}/{name}": array[n : n + 1] for name, array in seen.items() if name != "intent" for n in range(len(array))}
-    np.savez(folder / "rows.npz", **each)
+    kept: dict[str, Any] = dict(each)
+    np.savez(folder / "rows.npz", **kept)
     source = write_export(lambda: _factory(nets["gated"], seen), folder / "intent", profiles=["batch=1:8:64,length=4:32:48"])
     return [Module("intent", source, folder / "rows.npz", EXPECT)]
 
@@ -88,7 +90,7 @@ def _taught(learned: Sequence[data.Sentence], intents: list[str], labels: list[s
             logits = net(**_tensors(rows))
         loss = nn.functional.cross_entropy(logits.float(), torch.from_numpy(rows["intent"]))
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
     return net.eval()

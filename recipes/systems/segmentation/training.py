@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,10 +48,12 @@ def train(folder: Path, budget: Budget) -> list[Module]:
     found["a word a character"] = scores(_singles, test)
     facts = {"sentences": len(learned), "test": len(judged), "characters": len(known.characters), "seconds": took, "torch": found}
     (folder / "training.json").write_text(json.dumps(facts, indent=1), "utf-8")
-    np.savez(folder / "test.npz", **test)
+    whole: dict[str, Any] = dict(test)
+    np.savez(folder / "test.npz", **whole)
     seen = learned[:CALIBRATION_ROWS]
     halves = [rows_of(seen[at::2], known, tag, tag) for at, tag in enumerate(data.GRANULARITIES)]
-    np.savez(folder / "rows.npz", **_single_rows(halves))
+    rows: dict[str, Any] = dict(_single_rows(halves))
+    np.savez(folder / "rows.npz", **rows)
     source = write_export(
         lambda: _factory(nets["whole"], seen, known), folder / "segmenter", profiles=["batch=1:8:64,length=4:48:64"]
     )
@@ -85,7 +88,7 @@ def _taught(learned: Sequence[data.Sentence], known: data.Vocabulary, budget: Bu
         if joint:
             loss = loss + JOINT * nn.functional.cross_entropy(granularity.float(), rows["granularity"])
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimiser.step()
         schedule.step()

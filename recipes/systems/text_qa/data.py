@@ -17,6 +17,7 @@ import unicodedata
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 HELD_OUT = 5  # one source in so many is held out, by the hash of its name
 DPKG = Path("/var/lib/dpkg/status")
@@ -71,8 +72,9 @@ def load_pairs(path: Path) -> list[Pair]:
 def _sources() -> Iterator[tuple[str, list[Pair]]]:
     """(name of a source, its pairs), in an order that depends on names alone."""
     for package in sorted(metadata.distributions(), key=lambda each: str(each.metadata["Name"]).lower()):
-        described = str(package.metadata.get_payload() or package.metadata.get("Description") or "")
-        yield f"package/{package.metadata['Name']}", _pair(str(package.metadata.get("Summary") or ""), described.split("\n\n"))
+        said: Any = package.metadata  # an email.message.Message, which its declared type does not say
+        described = str(said.get_payload() or said.get("Description") or "")
+        yield f"package/{said['Name']}", _pair(str(said.get("Summary") or ""), described.split("\n\n"))
     if DPKG.is_file():
         yield from _debian(DPKG)
     files = dict(_files())
