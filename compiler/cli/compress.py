@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 SECTION = "Build"
 EXAMPLES = (
-    "bertc compress minilm -o out/smaller --prune-ffn 0.25 --data texts.txt --recover 300",
-    "bertc compress MODEL -o out/smaller --drop-layers 2 --prune-heads 0.25 --data texts.txt",
+    "bertc compress MODEL -o out/small --prune-ffn 0.5 --data t.txt --recover 2m",
+    "bertc compress minilm -o out/small --drop-layers 2 --data texts.txt",
 )
 
 
@@ -45,9 +45,11 @@ def _sharing() -> Sequence[str]:
     "--share-layers", is_flag=False, flag_value="best", type=OneOf("rule", _sharing), help="One layer for all; default: best."
 )
 @click.option("--recover", metavar="STEPS|TIME", help="Train what is left, the original as teacher: 300 steps, or 120s.")
-@click.option("--multiple", type=COUNT, default=64, help="Widths are multiples of it; default: 64.")
+@click.option("--multiple", type=COUNT, default=64, metavar="NUMBER", help="Widths are multiples of it; default: 64.")
 @click.option("--max-length", type=COUNT, help="Tokens of a text, at most; default: 128.")
-@click.option("--seed", type=SEED, default=0, help="Of the texts that are measured on, and of the training; default: 0.")
+@click.option(
+    "--seed", type=SEED, default=0, metavar="NUMBER", help="Of the texts that are measured on, and of the training; default: 0."
+)
 @shared.recipe_options("task", *shared.GIVEN_OPTIONS)
 @shared.JSON
 def compress(reference: str, out: Path, force: bool, as_json: bool, **given: Any) -> None:
