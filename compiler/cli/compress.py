@@ -46,7 +46,7 @@ def _sharing() -> Sequence[str]:
 )
 @click.option("--recover", metavar="STEPS|TIME", help="Train what is left, the original as teacher: 300 steps, or 120s.")
 @click.option("--multiple", type=COUNT, default=64, metavar="NUMBER", help="Widths are multiples of it; default: 64.")
-@click.option("--max-length", type=COUNT, help="Tokens of a text, at most; default: 128.")
+@click.option("--max-length", type=COUNT, metavar="NUMBER", help="Tokens of a text, at most; default: 128.")
 @click.option(
     "--seed", type=SEED, default=0, metavar="NUMBER", help="Of the texts that are measured on, and of the training; default: 0."
 )
