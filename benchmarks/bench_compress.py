@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import texts
+from benchmarks.tools import bar_cell, interval, ranking
 
 RESULTS = Path(__file__).parent / "results" / "compress.jsonl"
 LENGTH = 48  # tokens of a text
@@ -192,10 +193,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     ]
     for name in filter(last.__contains__, ROWS):
         each = last[name]
-        measures = [f"{v[0]:.3f} ± {(v[2] - v[1]) / 2:.3f}" for v in each["measures"].values()]
-        mrr, missed = each["mrr"], misses(each)
-        bar = ("missed: " + "; ".join(missed) if missed else "kept") if name in BARS else ""
-        drop = f"{mrr['value']:.3f} ({mrr['drop']:+.3f}, {mrr['low']:+.3f} to {mrr['high']:+.3f})"
+        measures = [interval(*found) for found in each["measures"].values()]
+        bar, drop = bar_cell(misses(each), name in BARS), ranking(each["mrr"]["value"], each["mrr"])
         size = f"{each['parameters'][1] / each['parameters'][0]:.1%}"
         lines.append(f"| {name} | {each['cpu_seconds']:.0f} | {size} | {' | '.join(measures)} | {drop} | {bar} |")
     return "\n".join(lines)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import texts
+from benchmarks.tools import bar_cell, interval, ranking
 
 RESULTS = Path(__file__).parent / "results" / "distill.jsonl"
 LENGTH = 48  # tokens of a text
@@ -110,17 +111,16 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     for name in filter(last.__contains__, ROWS):
         each = last[name]
         cosine, near, rank = (each["student"][key] for key in ("mean cosine", "neighbour kept", "Spearman"))
-        mrr, missed = each["mrr"], misses(each)
-        bar = ("missed: " + "; ".join(missed) if missed else "kept") if name in BARS else ""
+        mrr = each["mrr"]
         cells = [
             name,
             f"{each['texts']:,}",
             f"{each['cpu_seconds']:.0f}",
-            f"{cosine[0]:.3f} ± {(cosine[2] - cosine[1]) / 2:.3f} ({each['untrained']['mean cosine']:.3f})",
-            f"{near[0]:.3f} ± {(near[2] - near[1]) / 2:.3f}",
-            f"{rank[0]:.3f} ± {(rank[2] - rank[1]) / 2:.3f}",
-            f"{mrr['student']:.3f} ({mrr['drop']:+.3f}, {mrr['low']:+.3f} to {mrr['high']:+.3f})",
-            bar,
+            f"{interval(*cosine)} ({each['untrained']['mean cosine']:.3f})",
+            interval(*near),
+            interval(*rank),
+            ranking(mrr["student"], mrr),
+            bar_cell(misses(each), name in BARS),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

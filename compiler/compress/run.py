@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from ..artifact import staging
-from ..core import VERSION, Progress, counted, hash_file, versions
+from ..core import VERSION, Progress, counted, hash_file, silent, versions
 from ..distill import Example, Net, Teachers, Texts, encode, net_of, read_texts, teachers_of
-from ..recipe import resolve
+from ..recipe import resolve, with_permissions
 from ..source import open_trainable
 from . import ffn, heads, low_rank, sharing
 from .engine import measure
@@ -80,7 +80,7 @@ def compressed(request: Request, log: Progress, *, count: bool = True) -> Made:
     pairs = read_pairs(request.pairs, original.task, log)
     with log.stage("judge the original"):
         judge = judge_of(original, teachers, texts, pairs, log)
-    encoded = encode(_some(texts, request), original.encoder, lambda done, total: None)
+    encoded = encode(_some(texts, request), original.encoder, silent)
     work = Work(_copy(original), original, tuple(range(len(original.layers))), encoded, request.seed)
     start = {"quality": judge(original), **_shape_facts(original, log, count)}
     steps = []
@@ -114,13 +114,8 @@ def compressed(request: Request, log: Progress, *, count: bool = True) -> Made:
 def _open(request: Request, log: Progress) -> tuple[Net, Texts, Teachers]:
     with log.stage("open the model"):
         found, _ = resolve(request.model)
-        options = dataclasses.replace(
-            request.options,
-            task=request.options.task or found.task,
-            allow_pickle=request.options.allow_pickle or found.allow_pickle,
-            trust_remote_code=request.options.trust_remote_code or found.trust_remote_code,
-            revision=request.options.revision or found.revision,
-        )
+        options = dataclasses.replace(request.options, task=request.options.task or found.task)
+        options = with_permissions(options, found)
         original = net_of(open_trainable(found.source, options), request.max_length)
     check_family(original)
     whole = original.task not in ("sentence-embedding", "token-embedding")

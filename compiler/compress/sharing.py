@@ -10,7 +10,7 @@ import copy
 import torch
 from torch import nn
 
-from ..core import InputError, Progress
+from ..core import InputError, Progress, silent
 from ..distill import Net, find_layers
 from .importance import change
 from .step import Step, Work
@@ -43,7 +43,7 @@ def share(work: Work, rule: str, log: Progress) -> Step:
     with log.stage("fold layers") as advance:
         changes = {}
         for at, name in enumerate(names):
-            changes[str(name)] = change(folded(work.net, name), work.original, work.encoded, lambda done, total: None)
+            changes[str(name)] = change(folded(work.net, name), work.original, work.encoded, silent)
             advance(at + 1, len(names))
     best = min(names, key=lambda name: changes[str(name)])
     what = "the mean of all" if best == "mean" else f"layer {best}"

@@ -56,6 +56,7 @@ from .profiles import read_ranges as read_ranges
 from .profiles import with_computed as with_computed
 from .progress import Advance as Advance
 from .progress import Progress as Progress
+from .progress import silent as silent
 from .reachable import check_reachable as check_reachable
 from .references import expand as expand
 from .references import is_path as is_path

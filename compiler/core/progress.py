@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 Advance = Callable[[int, int], None]
+
+
+def silent(done: int, total: int) -> None:
+    """An Advance that shows nothing: the stage around has the bar, or it is a moment."""
+
+
 LOG = logging.getLogger("bertc")  # nothing here configures it: that is for who uses the package
 
 
@@ -49,7 +55,7 @@ class Progress:
     @contextlib.contextmanager
     def _bar(self, name: str) -> Iterator[Advance]:
         if self.console is None or self.quiet or not self.console.is_terminal:
-            yield lambda done, total: None
+            yield silent
             return
         from rich import progress as bars
 

@@ -25,6 +25,7 @@ from .teachers import teachers_of as teachers_of
 from .teaching import Taught as Taught
 from .teaching import lesson_of as lesson_of
 from .teaching import quality as quality
+from .teaching import ranks_of as ranks_of
 from .teaching import teach as teach
 from .texts import Encoded as Encoded
 from .texts import Example as Example

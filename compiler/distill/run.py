@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from ..artifact import staging
-from ..core import VERSION, ArtifactError, DataError, Progress, counted, hash_file, versions
+from ..core import VERSION, ArtifactError, DataError, Progress, counted, hash_file, silent, versions
 from ..data import tables
-from ..recipe import resolve
+from ..recipe import resolve, with_permissions
 from ..source import SourceOptions, open_trainable
 from . import checkpoints, judge, losses
 from .nets import Net, net_of, tensors
@@ -24,7 +24,7 @@ from .objective import CACHED
 from .settings import Settings, check
 from .student import Cut, cut
 from .teachers import Teachers, outputs_of, teachers_of
-from .teaching import Taught, labelled_share, quality, teach
+from .teaching import Taught, labelled_share, quality, ranks_of, teach
 from .texts import Example, Texts, encode, read_texts
 from .writing import write_student
 
@@ -102,18 +102,12 @@ def _check_training(folder: Path, force: bool, resume: bool) -> None:
 
 
 def _open(request: Request, settings: Settings, log: Progress) -> tuple[Texts, Teachers]:
-
     # With a reranker a row is a pair, and so it is for a model that takes pairs: known when the teachers are open.
     nets = []
     with log.stage("open teachers"):
         for reference in request.teachers:
             found, _ = resolve(reference)
-            options = dataclasses.replace(
-                request.options,
-                allow_pickle=request.options.allow_pickle or found.allow_pickle,
-                trust_remote_code=request.options.trust_remote_code or found.trust_remote_code,
-                revision=request.options.revision or found.revision,
-            )
+            options = with_permissions(request.options, found)
             nets.append(net_of(open_trainable(found.source, options), settings.max_length))
     teachers = teachers_of(nets, settings.teacher_weights)
     with log.stage("read texts"):
@@ -132,12 +126,10 @@ def _state_of(net: Net) -> dict[str, torch.Tensor]:
 def _score(net: Net, teachers: Teachers, held_out: Sequence[Example]) -> float:
     """How close a student without training is: the mean cosine of its vectors, or of what its last layer gives."""
     few = held_out[:SCORED]
-    encoded = encode(few, net.encoder, lambda done, total: None)
+    encoded = encode(few, net.encoder, silent)
     device = torch.device("cpu")
     if net.task == "sentence-embedding":
-        one, other = (
-            outputs_of(each, encoded, device, contextlib.nullcontext, lambda d, t: None) for each in (net, teachers.first)
-        )
+        one, other = (outputs_of(each, encoded, device, contextlib.nullcontext, silent) for each in (net, teachers.first))
         return 1 - float(losses.cosine(torch.from_numpy(one), torch.from_numpy(other)))
 
     order, total = np.argsort(encoded.lengths, kind="stable"), 0.0
@@ -165,7 +157,7 @@ def _judged(
     held_out = taught.held_out
     flat = [Example(text) for each in held_out.examples for text in each.text] if held_out.pairs else held_out.examples
     cached = student.task in CACHED
-    exact = teachers.vectors(flat, held_out.encoded, lambda done, total: None, exact=True) if cached else []
+    exact = teachers.vectors(flat, held_out.encoded, silent, exact=True) if cached else []
     pairs = _pairs(request, texts, log)
     trained = _state_of(student)
     made: dict[str, Any] = {"tasks": []}
@@ -204,13 +196,7 @@ def _pairs(request: Request, texts: Texts, log: Progress) -> list[tuple[str, str
 
 
 def _ranks(net: Net, pairs: Sequence[tuple[str, str]], teachers: Teachers) -> np.ndarray | None:
-    if not pairs or net.task != "sentence-embedding":
-        return None
-    both = []
-    for side in (0, 1):
-        encoded = encode([Example(pair[side]) for pair in pairs], net.encoder, lambda done, total: None)
-        both.append(outputs_of(net, encoded, teachers.device, contextlib.nullcontext, lambda done, total: None))
-    return judge.reciprocal_ranks(*both)
+    return ranks_of(net, pairs, teachers.device) if pairs and net.task == "sentence-embedding" else None
 
 
 # ---- what is written -------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import Advance, CheckFailed, InputError
+from ..core import Advance, CheckFailed, InputError, silent
 from ..source import torch_export
 from .nets import Net, Seen, tensors
 from .settings import shares
@@ -80,7 +80,7 @@ class Teachers:
         for at, net in enumerate(self.nets):
             same = same_tokens(net, self.first) and net.encoder.max_length == student.encoder.max_length
             encoded = (
-                student if same and set(net.origin.inputs) == set(student.rows[0]) else encode(examples, net.encoder, _quiet)
+                student if same and set(net.origin.inputs) == set(student.rows[0]) else encode(examples, net.encoder, silent)
             )
             context = contextlib.nullcontext if exact else self.autocast
 
@@ -172,7 +172,3 @@ def outputs_of(
 def _chunks(order: np.ndarray) -> Iterator[np.ndarray]:
     for start in range(0, len(order), AT_ONCE):
         yield order[start : start + AT_ONCE]
-
-
-def _quiet(done: int, total: int) -> None:
-    """Tokenising is a moment beside the model."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..core import InputError, Progress, counted
+from ..core import InputError, Progress, counted, silent
 from ..data import Labels
 from . import judge, losses
 from .loop import Loop, Training, autocast_of, device_of
@@ -172,7 +173,7 @@ def held_out_value(objective: Objective, held_out: Lesson) -> float:
     few = np.arange(min(WATCHED, len(held_out)))
     if "cosine" in objective.weights and not held_out.pairs:
         part = Lesson(held_out.examples, dataclasses.replace(held_out.encoded, rows=held_out.encoded.rows[: len(few)]))
-        found = outputs_of(objective.student, part.encoded, objective.teachers.device, objective.teachers.autocast, _quiet)
+        found = outputs_of(objective.student, part.encoded, objective.teachers.device, objective.teachers.autocast, silent)
         targets = [torch.from_numpy(each[: len(few)]) for each in held_out.targets]
         return 1 - float(losses.cosine(torch.from_numpy(found), mean_vectors(targets, objective.teachers.shares)))
     order = few[np.argsort(held_out.lengths[few], kind="stable")]
@@ -182,10 +183,6 @@ def held_out_value(objective: Objective, held_out: Lesson) -> float:
         with objective.teachers.autocast():
             total += float(objective(held_out, chosen, FIXED + start)[0]) * len(chosen)
     return -total / len(order)
-
-
-def _quiet(done: int, total: int) -> None:
-    """The bar is that of the training."""
 
 
 # ---- judging ---------------------------------------------------------------------------------------------------------
@@ -204,7 +201,7 @@ def quality(net: Net, teachers: Teachers, held_out: Lesson, exact: Sequence[np.n
 
 
 def _exact(net: Net, lesson: Lesson, teachers: Teachers) -> np.ndarray:
-    return outputs_of(net, lesson.encoded, teachers.device, _plainly, _quiet)
+    return outputs_of(net, lesson.encoded, teachers.device, _plainly, silent)
 
 
 def _plainly() -> torch.autocast:
@@ -244,6 +241,15 @@ def _by_text(task: str, one: object, other: object, mask: torch.Tensor) -> list[
         same = (first.argmax(-1) == second.argmax(-1)).float()
     kept = mask.any(1)
     return ((same * mask).sum(1)[kept] / mask.sum(1)[kept]).tolist()
+
+
+def ranks_of(net: Net, pairs: Sequence[tuple[str, str]], device: torch.device) -> np.ndarray:
+    """The reciprocal rank [pairs] of each query's passage among all of them, by vectors in float32."""
+    both = []
+    for side in (0, 1):
+        encoded = encode([Example(pair[side]) for pair in pairs], net.encoder, silent)
+        both.append(outputs_of(net, encoded, device, contextlib.nullcontext, silent))
+    return judge.reciprocal_ranks(*both)
 
 
 def labelled_share(net: Net, lesson: Lesson, teachers: Teachers) -> np.ndarray | None:

@@ -8,15 +8,8 @@ from pathlib import Path
 
 import models
 
-SHAPE = {
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "vocab_size": 120,
-    "max_position_embeddings": 40,
-}
-DISTIL = {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 64, "vocab_size": 120, "max_position_embeddings": 40}
+SHAPE = {**models.TEXT, "num_hidden_layers": 3, "num_attention_heads": 4}
+DISTIL = {**models.DISTIL, "n_layers": 3, "n_heads": 4}
 FAMILIES = {
     "bert": ("BertModel", "BertConfig", SHAPE),
     "roberta": ("RobertaModel", "RobertaConfig", {**SHAPE, "type_vocab_size": 1}),

@@ -6,7 +6,7 @@ position without one that of the first, which nobody sees. That number is the sa
 
 TensorRT's own packed attention (TRT_Attention, form "packed_nhd") is not written: it has no decomposition, so a builder without a
 kernel of it fails, and for which GPUs there is one is said nowhere; TensorRT-RTX 1.7 has it for none. With `--plugin
-packed_attention` it is a kernel of ours, over tokens alone (`plugin_packed.py`).
+packed_attention` it is a kernel of ours, over tokens alone (`plugin_attention.py`).
 """
 
 from __future__ import annotations

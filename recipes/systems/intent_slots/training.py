@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def train(folder: Path, budget: Budget) -> list[Module]:
-    """Both networks get the same steps, each at most 45 % of the budget."""
+    """Both networks get the same steps unless their time ends first, 45 % of the budget each."""
     learned, judged = data.read(budget.seed, 3 if budget.quick else data.KEPT)
     intents, labels = _names(learned)
     judged = random.Random(budget.seed).sample(judged, min(QUICK_ROWS if budget.quick else TEST_ROWS, len(judged)))
@@ -82,8 +83,9 @@ def _taught(learned: Sequence[data.Sentence], intents: list[str], labels: list[s
     ]
     optimiser = torch.optim.AdamW(groups, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, [RATE, ENCODER_RATE], total_steps=steps, pct_start=0.1)
-    for _ in range(steps):
+    for step in range(steps):
         if time.process_time() > end:
+            sys.stderr.write(f"training ends at its time, after {step} of {steps} steps\n")
             break
         rows = rows_of(rng.sample(learned, BATCH), labels, intents, rng.choices(KINDS, MIX)[0], rng.randrange(2**30))
         with torch.autocast("cpu", torch.bfloat16):

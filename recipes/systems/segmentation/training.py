@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def train(folder: Path, budget: Budget) -> list[Module]:
-    """All three get the same steps, each at most 30 % of the budget; a quick training makes the whole one alone."""
+    """All three get the same steps unless their time ends first (30 % of the budget each); a quick one makes the whole alone."""
     learned, judged = data.read(budget.seed)
     judged = judged[: QUICK_ROWS if budget.quick else TEST_ROWS]
     known = data.vocabulary(learned)
@@ -73,8 +74,9 @@ def _taught(learned: Sequence[data.Sentence], known: data.Vocabulary, budget: Bu
     steps, end = QUICK_STEPS if budget.quick else STEPS, time.process_time() + 0.3 * budget.seconds
     optimiser = torch.optim.AdamW(net.parameters(), RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=steps, pct_start=0.1)
-    for _ in range(steps):
+    for step in range(steps):
         if time.process_time() > end:
+            sys.stderr.write(f"training ends at its time, after {step} of {steps} steps\n")
             break
         chosen = rng.sample(learned, BATCH)
         halves = [rows_of(chosen[at::2], known, tag, tag, data.LONGEST + 1) for at, tag in enumerate(tags)]

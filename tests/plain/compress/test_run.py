@@ -18,14 +18,6 @@ from bertc.core import BertcError, DataError, InputError, Progress
 from bertc.distill import tensors
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def request(folder, layers: int = 3, **steps) -> Request:
     return Request(str(compressing.checkpoint("bert", layers)), compressing.text_file(folder), multiple=8, **steps)
 

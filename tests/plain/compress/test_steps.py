@@ -9,21 +9,13 @@ import pytest
 import torch
 
 from bertc.compress import ffn, heads, low_rank, sharing
-from bertc.compress.importance import Moments, change, silent, taylor, worth
+from bertc.compress.importance import Moments, change, taylor, worth
 from bertc.compress.layers import drop
 from bertc.compress.parts import check_family, linear_of, parts_of, rounded
-from bertc.core import InputError, Progress
+from bertc.core import InputError, Progress, silent
 from bertc.distill import Net
 
 CLOSE = {"rtol": 0.0, "atol": 2e-5}  # float32, summed in another order
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def net_of(family: str = "bert") -> Net:

@@ -40,14 +40,7 @@ def both(request: pytest.FixtureRequest) -> tuple[ReferenceRunner, ReferenceRunn
 @given(st.data())
 def test_any_mask(both: tuple[ReferenceRunner, ReferenceRunner], data: st.DataObject) -> None:
     """A head reads position 0, so that masked rows are kept with a mask of keys, and rows without a token are what they were."""
-    padded, packed = both
-    rows, length = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 12))
-    mask = np.array(
-        data.draw(st.lists(st.lists(st.integers(0, 1), min_size=length, max_size=length), min_size=rows, max_size=rows))
-    )
-    feeds = {"input_ids": np.random.default_rng(rows * length).integers(0, 50, mask.shape), "attention_mask": mask}
-    (wanted,), (got,) = padded.run(feeds).values(), packed.run(feeds).values()
-    assert np.abs(wanted - got).max() < 2e-5 * max(1, np.abs(wanted).max())
+    fused.assert_equal_for_any_mask(*both, data)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
