@@ -34,6 +34,7 @@ from .tools import MODEL, table
 VARIABLE = "BERTC_SERVING_PEERS"
 ROUNDS, REQUESTS, ROWS, WAIT = 3, 300, 8, 0.005
 PEERS = {"LitServe, count 8": "litserve", "Ray Serve, count 8": "ray"}
+ABOUT = __doc__.split("\n", 2)[2].strip()
 CORES = f"workers = {WORKERS}\nthreads = 1\n"
 TEI = "text-embeddings-inference's policy"
 OURS = {
@@ -51,7 +52,7 @@ def lacking() -> str:
 
 def empty() -> str:
     """The table without figures."""
-    return f"{__doc__.split(chr(10), 2)[2].strip()}\n\n" + table(["server", "requests/s"], [[n, ""] for n in (*OURS, *PEERS)])
+    return f"{ABOUT}\n\n" + table(["server", "requests/s"], [[n, ""] for n in (*OURS, *PEERS)])
 
 
 def run() -> str:
@@ -86,7 +87,7 @@ def run() -> str:
         ]
         for title, runs in found.items()
     ]
-    return table(["server", "requests/s", "over none", "p50, ms", "p99, ms"], rows)
+    return f"{ABOUT}\n\n" + table(["server", "requests/s", "over none", "p50, ms", "p99, ms"], rows)
 
 
 @contextlib.contextmanager

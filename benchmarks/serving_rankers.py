@@ -9,8 +9,8 @@ import bertc
 from .tools import MODEL
 
 
-def ranker(folder: Path) -> Path:
-    """The artifact of a ranker, built for ONNX Runtime below `folder`."""
+def rankers(folder: Path) -> dict[str, Path]:
+    """The artifacts of a ranker, padded and packed, built for ONNX Runtime below `folder`."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -18,5 +18,7 @@ def ranker(folder: Path) -> Path:
     source = folder / "ranker-source"
     AutoModelForSequenceClassification.from_pretrained(MODEL, num_labels=1).save_pretrained(source)
     AutoTokenizer.from_pretrained(MODEL).save_pretrained(source)
-    bertc.build(str(source), folder / "ranker", precision="fp32", targets=["onnxruntime"], packed=True)
-    return folder / "ranker"
+    made = {form: folder / f"ranker-{form}" for form in ("padded", "packed")}
+    for form, out in made.items():
+        bertc.build(str(source), out, precision="fp32", targets=["onnxruntime"], packed=form == "packed")
+    return made
