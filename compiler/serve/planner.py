@@ -166,7 +166,7 @@ def _work_in_time(
 ) -> np.ndarray:
     """The seconds that those rows of each window would take one by one that are answered in time when it ends at `ends`.
 
-    Their number will not do: short rows in the batch of a long one are many a second, and padding that a batch of their own has not.
+    Their number will not do: short rows in the batch of a long one are many a second, and mostly padding.
     """
     sums = np.concatenate([[0], np.cumsum(alone)])
     work = sums[highs + 1] - sums[lows]
