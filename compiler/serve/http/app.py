@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from ...core import BertcError, printable
 from ..errors import Refused
-from . import gone, oip, openai, tei
+from . import gone, oip, openai, openapi, tei
 from .bodies import answer, refusal, server_of
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ async def metrics(request: HttpRequest) -> Response:
 def application(server: Server) -> Starlette:
     """The routes of all protocols over a started server."""
     routes = [*tei.ROUTES, *openai.ROUTES, *oip.ROUTES, Route("/metrics", metrics)]
+    routes.append(openapi.route_over(routes.copy(), {**tei.BODIES, **openai.BODIES, **oip.BODIES}))
     app = Starlette(routes=[_counted(route) for route in routes], exception_handlers={404: _no_route, 405: _no_route})
     app.state.server = server
     return app
