@@ -1,3 +1,4 @@
+from . import checkpoints as checkpoints
 from . import judge as judge
 from . import losses as losses
 from .loop import Loop as Loop
