@@ -36,11 +36,11 @@ def judged(opened: Opened, chosen: Finalist, request: Request) -> dict[str, Any]
     """The chosen student on held-out texts, as a module in float32 and, where it runs here, in its engine."""
     found = opened.judge(chosen.net)
     precision = chosen.measured.trial.candidate.precision
-    if not opened.bench.times or opened.original.task != "sentence-embedding":
-        why = "its target does not run here" if not opened.bench.times else "only vectors of texts are judged so"
+    if not opened.bench.runs or opened.original.task != "sentence-embedding":
+        why = "its target does not run here" if not opened.bench.runs else "only vectors of texts are judged so"
         return {**found, "engine": None, "engine_why": f"{why}; bertc verify judges what is built"}
-    runner = engines.made(chosen.net, (precision,), opened.bench)[precision].runner
-    assert runner is not None, "made() opens sessions of a target that runs here"
+    runner = engines.made(chosen.net, (precision,), opened.bench, opened=True)[precision].runner
+    assert runner is not None, "it was to be opened"
     lesson = opened.judge.lesson
     measures = judge.of_vectors(engines.outputs(runner, lesson.encoded), lesson.targets[0])
     return {**found, "engine": [each.to_json() for each in measures], "engine_why": ""}

@@ -32,14 +32,15 @@ class Bench:
     shape: Shape
     threads: int
     seed: int
+    times: bool  # whether a latency is asked for
 
     @property
-    def times(self) -> bool:
+    def runs(self) -> bool:
         """Whether engines run here, and not only compile."""
         return self.target == "onnxruntime"
 
     def facts(self) -> dict[str, Any]:
-        return {"target": self.target, "shape": dict(self.shape.sizes), "threads": self.threads if self.times else None}
+        return {"target": self.target, "shape": dict(self.shape.sizes), "threads": self.threads if self.runs else None}
 
 
 def bench_of(net: Net, request: Request) -> Bench:
@@ -55,7 +56,7 @@ def bench_of(net: Net, request: Request) -> Bench:
         if size < 1 or size > (dims[name].max or size):
             raise InputError(f"--shape {request.shape}: {name} {size}; the model takes 1 to {dims[name].max or 'any number'}")
     threads = request.threads or wanted_threads() or len(allowed_cores())
-    return Bench(request.target, shape[0], threads, request.seed)
+    return Bench(request.target, shape[0], threads, request.seed, request.latency is not None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +67,11 @@ class Made:
     runner: Runner | None
 
 
-def made(net: Net, precisions: Sequence[str], bench: Bench, *, opened: bool = True) -> dict[str, Made]:
-    """Export a net once and compile it in each precision; nothing of it stays on disk. The cost has no seconds yet."""
+def made(net: Net, precisions: Sequence[str], bench: Bench, *, opened: bool | None = None) -> dict[str, Made]:
+    """Export a net once and compile it in each precision; nothing of it stays on disk. The cost has no seconds yet.
+
+    `opened`: with sessions; by default where they will be timed.
+    """
     graph, dims = engine.fused(net)
     plain = engine.typed(graph, bench.target, "fp32")  # the products are the same in every precision
     flops = targets.graph_work(plain, None, bench.shape, 0).total().flops
@@ -75,13 +79,13 @@ def made(net: Net, precisions: Sequence[str], bench: Bench, *, opened: bool = Tr
     for mode in precisions:
         typed = engine.typed(graph, bench.target, mode)
         count = _kernels(typed, dims, mode, bench)
-        runner = _opened(typed, bench) if bench.times and opened else None
+        runner = _opened(typed, bench) if (bench.times if opened is None else opened) else None
         found[mode] = Made(Cost(float("nan"), typed.initializer_bytes, flops, count), runner)
     return found
 
 
 def _kernels(typed: Graph, dims: Mapping[str, Dim], mode: str, bench: Bench) -> int:
-    if bench.times:
+    if bench.runs:
         return sum(typed.op_counts().values())
     return engine.count(typed, dict(dims), bench.target, mode, dict(bench.shape.sizes)).kernels
 

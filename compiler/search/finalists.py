@@ -53,7 +53,7 @@ def measured(net: Net, trials: Sequence[Trial], space: Space, table: Table, benc
         return [Measured(trial, each.cost, float("nan")) for trial, each in zip(trials, made, strict=True)]
     beside = engines.made(cut_out(net, table_stack(space)), space.precisions[:1], bench)[space.precisions[0]].runner
     runners = {str(at): each.runner for at, each in enumerate(made) if each.runner is not None}
-    assert beside is not None, "made() opens sessions of a target that runs here"
+    assert beside is not None, "made() opens sessions that are timed"
     taken = engines.seconds({**runners, "reference": beside}, net, bench, lambda done, total: None)
     drift = float(np.median(taken["reference"])) / table.reference
     return [

@@ -70,18 +70,8 @@ def _cells(document: Mapping[str, Any], each: Mapping[str, Any]) -> tuple[Any, .
 
 
 def _chosen(document: Mapping[str, Any]) -> page.Section:
-    columns = (
-        "trial",
-        "layers",
-        "heads",
-        "FFN",
-        "precision",
-        "before",
-        "after",
-        *_columns(document),
-        "by the table",
-        "over it by",
-    )
+    words = ("trial", "layers", "heads", "FFN", "precision", "before", "after")
+    columns = (*words, *_columns(document), "by the table", "over it by")
     key, _, _ = axis(document)
     rows: list[Any] = []
     for at, each in enumerate(document["finalists"]):

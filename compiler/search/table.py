@@ -127,7 +127,7 @@ def _timed(
         return {key: each.cost for key, each in named.items()}, float("nan")
     runners = {str(key): each.runner for key, each in named.items() if each.runner is not None}
     beside = reference[space.precisions[0]].runner
-    assert beside is not None, "made() opens sessions of a target that runs here"
+    assert beside is not None, "made() opens sessions that are timed"
     taken = engines.seconds({**runners, "reference": beside}, net, bench, lambda done, total: None)
     base = taken["reference"]
     middle = float(np.median(base))

@@ -46,6 +46,7 @@ WATCHED = 256  # texts that trials are judged on: none of them is learned, and t
 RANDOM = 2  # random candidates a step
 TRIES = 32  # draws for one that a budget allows
 EVALUATIONS = 4
+Allowed = Callable[[Candidate], bool]
 
 
 @dataclasses.dataclass
@@ -98,7 +99,7 @@ def _rounded(precision: str, target: str) -> contextlib.AbstractContextManager[A
 
 
 def train_supernet(
-    net: Net, room: Room, space: Space, allowed: Callable[[Candidate], bool], facts: Any, folder: Path, resume: bool, log: Progress
+    net: Net, room: Room, space: Space, allowed: Allowed, facts: Any, folder: Path, resume: bool, log: Progress
 ) -> Training:  # fmt: skip
     """Train in place. `facts` are what, besides texts and settings, the training depends on: a checkpoint holds for them."""
     settings, lengths = room.settings, room.learned.lengths
@@ -118,18 +119,18 @@ def train_supernet(
             total, parts[name] = total + loss, float(loss.detach())
         return total / len(parts), parts
 
+    def judge() -> float:
+        return float(np.mean([value(net, room, each, "") for each in judged]))
+
     judged = list(picked(space, allowed, settings.seed, -1).values())[1:]
     module = nn.ModuleDict({"student": net.module})
-    loop = Loop(
-        module, loss_of, lambda: float(np.mean([value(net, room, each, "") for each in judged])), settings, room.settings.steps or 1,
-        folder, _fingerprint(room, facts), room.teachers.autocast,
-    )  # fmt: skip
+    loop = Loop(module, loss_of, judge, settings, settings.steps or 1, folder, _fingerprint(room, facts), room.teachers.autocast)
     found = loop.run(log, resume=resume)
     room.teachers.check_untouched()
     return found
 
 
-def picked(space: Space, allowed: Callable[[Candidate], bool], seed: int, step: int) -> dict[str, Candidate]:
+def picked(space: Space, allowed: Allowed, seed: int, step: int) -> dict[str, Candidate]:
     """Who learns in a step: the sandwich. Of a pair of seed and step it is always the same."""
     random = np.random.default_rng((seed, step + 1))
     found = {"largest": space.largest(), "smallest": space.smallest(space.precisions[0])}

@@ -17,8 +17,8 @@ COMPILER = ROOT / "compiler"
 # From top to bottom: a file imports from its own room and from rooms below it, late imports and those for types counted.
 # `bertc` is the Python API (`__init__.py`), which a room never imports.
 ORDER = (
-    "__main__ cli fleet search compress distill bertc pipeline report bench serve quant recipe verification targets fusions packing "
-    "precision source runtime ops artifact data graph core"
+    "__main__ cli fleet search compress distill bertc pipeline report bench serve quant recipe verification targets fusions "
+    "packing precision source runtime ops artifact data graph core"
 ).split()
 AT_THE_ROOT = {"__init__.py", "__main__.py", "pipeline.py", "recipe.py"}
 TORCH_ALLOWED = {
