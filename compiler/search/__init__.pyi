@@ -1,3 +1,4 @@
+from . import engines as engines
 from .request import PRECISIONS as PRECISIONS
 from .request import TARGETS as TARGETS
 from .request import Budget as Budget

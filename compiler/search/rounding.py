@@ -1,7 +1,8 @@
 """int8-dynamic as ONNX Runtime computes it, simulated in PyTorch: candidates are judged with it before any engine is made.
 
 Weights of a GEMM: symmetric, a scale for each output. Its input: unsigned, one scale for the batch, from the smallest and largest
-value (ONNX, DynamicQuantizeLinear). What is multiplied is rounded so; sums are exact in both.
+value (ONNX, DynamicQuantizeLinear). What is multiplied is rounded so. It ranks
+candidates; the chosen one is judged in its engine.
 """
 
 from __future__ import annotations
