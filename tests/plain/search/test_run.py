@@ -17,7 +17,16 @@ from bertc.cli.search import search as command
 from bertc.core import ArtifactError, DataError, InputError
 from bertc.search import Request, run, search
 
-QUICK = {"multiple": 32, "shape": "2x8", "threads": 1, "trials": 14, "steps": 6, "finish": 6, "batch": 16, "precisions": ("fp32",)}
+QUICK = {
+    "multiple": 32,
+    "shape": "2x8",
+    "threads": 1,
+    "trials": 14,
+    "steps": 6,
+    "finish": 6,
+    "batch": 16,
+    "precisions": ("fp32",),
+}
 
 
 def request(folder: Path, **more) -> Request:
@@ -46,7 +55,9 @@ def test_the_budget_holds_and_what_is_written_builds(found, tmp_path) -> None:
     build(found.path, tmp_path / "built", targets=["onnxruntime"], precision="fp32")
     stored = json.loads((tmp_path / "built" / "manifest.json").read_text("utf-8"))["graph"]["initializer_bytes"]
     assert stored == chosen["measured"]["weight_bytes"] == pytest.approx(chosen["table"]["weight_bytes"], rel=0.01)
-    vectors = load(tmp_path / "built").run({k: np.ones((2, 5), np.int64) for k in ("input_ids", "attention_mask", "token_type_ids")})
+    vectors = load(tmp_path / "built").run(
+        {k: np.ones((2, 5), np.int64) for k in ("input_ids", "attention_mask", "token_type_ids")}
+    )
     assert next(iter(vectors.values())).shape == (2, 32)
 
 
@@ -54,7 +65,9 @@ def test_the_document_holds_trials_front_and_what_is_not_searched(found) -> None
     document = told(found.path)
     assert [each["number"] for each in document["trials"]] == list(range(14))
     best = [document["trials"][number] for number in document["front"]]
-    assert all(a["quality"] < b["quality"] and a["weight_bytes"] < b["weight_bytes"] for a, b in zip(best, best[1:], strict=False))
+    assert all(
+        a["quality"] < b["quality"] and a["weight_bytes"] < b["weight_bytes"] for a, b in zip(best, best[1:], strict=False)
+    )
     assert document["chosen"]["trial"] in {each["number"] for each in document["trials"] if each["within"]}
     assert document["chosen"]["after"] >= document["chosen"]["before"] or not document["chosen"]["kept"]
     assert "heads" in document["space"]["not_searched"]
@@ -100,7 +113,7 @@ def test_a_latency_is_measured_and_layers_may_differ(tmp_path) -> None:
 
 def test_an_impossible_budget_names_the_smallest_that_is_possible(tmp_path) -> None:
     given = [str(distilling.teacher()), "--data", str(distilling.text_file(tmp_path / "t.txt")), "-o", str(tmp_path / "out")]
-    words = [*given, "--multiple", "32", "--uniform", "--precision", "fp32"]
+    words = [*given, "--multiple", "32", "--uniform", "--precision", "fp32", "--shape", "2x8"]
     refused = CliRunner().invoke(command, [*words, "--size", "1kB"])
     assert isinstance(refused.exception, InputError) and refused.exception.exit_code == 2
     told_size = re.search(r"--size ([\d.]+MB) or more", str(refused.exception))[1]

@@ -67,7 +67,14 @@ def test_limits() -> None:
     assert quantity("latency", "2ms") == pytest.approx(0.002)
     assert quantity("latency", "1.5 s") == 1.5
     assert (quantity("size", "20MB"), quantity("size", "20MiB")) == (20e6, 20 * 2**20)
-    for kind, text in (("latency", "2"), ("latency", "0ms"), ("latency", "2MB"), ("size", "-1MB"), ("size", "2 ms"), ("size", "")):
+    for kind, text in (
+        ("latency", "2"),
+        ("latency", "0ms"),
+        ("latency", "2MB"),
+        ("size", "-1MB"),
+        ("size", "2 ms"),
+        ("size", ""),
+    ):
         with pytest.raises(InputError, match="as in"):
             quantity(kind, text)
 
