@@ -36,7 +36,8 @@ from ..graph import load_graph as load_graph
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-STUDENT = "distillation.json"  # in a folder of weights that bertc made: what compiler/distill writes
+# In a folder of weights that bertc made: what distill, compress and search write.
+STUDENT, COMPRESSION, SEARCH = "distillation.json", "compression.json", "search.json"
 GRAPH = "graph.onnx"
 GOLDENS = "goldens.npz"
 REPORT = "report.json"
@@ -320,7 +321,7 @@ def _check_free(out: Path, force: bool) -> None:
 
 def _made_here(folder: Path) -> bool:
     """Whether bertc wrote this folder. Other programs have a manifest.json too; a damaged artifact still has its graph."""
-    for name in (MANIFEST, STUDENT):
+    for name in (MANIFEST, STUDENT, COMPRESSION, SEARCH):
         try:
             manifest = json.loads((folder / name).read_text("utf-8"))
         except OSError:
