@@ -1,4 +1,4 @@
-"""dialogue: replies, token by token: a decoder made of an encoder's layers, its caches in and out, greedy and beam search around it."""
+"""dialogue: replies, token by token: a decoder made of an encoder, its caches in and out, greedy and beam search around it."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ def read(seed: int) -> tuple[list[Pair], list[Pair]]:
     judged: dict[Pair, None] = {}
     for lines in _conversations():
         side = judged if _number(lines[0]) % HELD_OUT == 0 else learned
-        side.update(dict.fromkeys(Pair(a, b) for a, b in zip(lines, lines[1:], strict=False)))
+        side.update(dict.fromkeys(Pair(a, b) for a, b in itertools.pairwise(lines)))
     replies, rng = {each.reply for each in learned}, random.Random(seed)
     others = [each for each in judged if each.reply not in replies]
     found = list(learned)
