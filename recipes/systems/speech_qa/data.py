@@ -1,7 +1,7 @@
 """Questions of chatterbot-corpus (BSD, as its package states) as espeak-ng (GPL-3, a program that is called) says them.
 
 Some of the questions are the list that is answered; some are only learned to be told apart; two other parts, never learned,
-set the threshold and judge the rejection. Voices, speeds, pitches and noise are drawn by a seed; the voices that judge are others than
+set the threshold and judge the rejection. Voices, speeds, pitches and noise are drawn by a seed; the voices that judge are not
 those that teach. Every clip is a window of two seconds, as a microphone gives it: quiet noise around the words.
 """
 
@@ -80,7 +80,7 @@ def questions(seed: int, listed: int = 40, learned: int = 120, unknown: int = 40
 
 
 def clips(texts: Iterable[str], voices: Sequence[str], each: int, rng: random.Random) -> tuple[np.ndarray, list[str]]:
-    """`each` clips a text [clips, WINDOW], clean, the words at the start; and their texts. What is longer than a window is left out."""
+    """`each` clips a text [clips, WINDOW], clean, words at the start; their texts. Longer ones are left out."""
     made: list[np.ndarray] = []
     said: list[str] = []
     with tempfile.TemporaryDirectory(prefix="bertc-speech-") as folder:
