@@ -14,7 +14,6 @@ from bertc.quant.engine_choice import EngineChoice, EngineEstimate, bytes_moved,
 from bertc.source.opening import open_source
 from bertc.targets._tensorrt.kernel_log import Kernel, Tensor
 
-
 PROFILE = {"batch": Range(1, 8, 32), "length": Range(8, 128, 256)}
 HALF = EngineEstimate(52, 90_000_000, 24e9)
 
