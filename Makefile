@@ -20,6 +20,7 @@ $(VENV)/demo.done: pyproject.toml constraints.txt
 
 $(VENV)/test.done: $(VENV)/demo.done
 	$(PIP) pytest pytest-xdist hypothesis aiohttp sentence-transformers tensorrt-cu13-bindings ray markdown-it-py pyyaml ruff mypy
+	$(PIP) home-assistant-intents hassil snownlp jieba chatterbot-corpus
 	@touch $@
 
 $(VENV)/docs.done: pyproject.toml constraints.txt
@@ -76,7 +77,6 @@ triton: $(VENV)/test.done ## packages for Triton in a real tritonserver, without
 	BERTC_TRITON=out/triton-server OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/triton tests/plain/serve/test_triton.py
 
 systems: $(VENV)/test.done ## train, build and judge the systems of recipes/systems (8 minutes each), and write their table
-	$(PIP) home-assistant-intents hassil snownlp jieba
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks systems
 
 ray: $(VENV)/test.done ## bertc serve on a real Ray Serve on the loopback, a replica killed under load (a minute; 110 MB)
