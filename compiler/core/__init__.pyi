@@ -5,6 +5,11 @@ from . import processes as processes
 from . import profiles as profiles
 from . import tensors as tensors
 from .discovery import module_names as module_names
+from .durable import copy_file as copy_file
+from .durable import exchange as exchange
+from .durable import sync_folder as sync_folder
+from .durable import sync_tree as sync_tree
+from .durable import write_durably as write_durably
 from .errors import ArtifactError as ArtifactError
 from .errors import BertcError as BertcError
 from .errors import BuildFailed as BuildFailed
