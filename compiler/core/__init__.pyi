@@ -48,6 +48,7 @@ from .machine import processor as processor
 from .machine import versions as versions
 from .machine import wanted_threads as wanted_threads
 from .processes import die_with_parent as die_with_parent
+from .processes import started_at as started_at
 from .profiles import AUDIO_DIM as AUDIO_DIM
 from .profiles import UNBOUNDED_LENGTH as UNBOUNDED_LENGTH
 from .profiles import Dim as Dim
