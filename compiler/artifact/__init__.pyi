@@ -14,4 +14,5 @@ from .manifest import find_artifacts as find_artifacts
 from .manifest import listed_file as listed_file
 from .manifest import open_artifact as open_artifact
 from .manifest import open_stamped as open_stamped
-from .manifest import staging as staging
+from .manifest import read_listed as read_listed
+from .staged import staging as staging
