@@ -1,8 +1,9 @@
-"""The command as a whole, tiny: the budget holds by what is measured, seeds repeat, interruptions go on, refusals say what works."""
+"""The command as a whole, tiny: the budget holds by what is measured, seeds repeat, interruptions go on, refusals work."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
 from pathlib import Path
@@ -65,9 +66,7 @@ def test_the_document_holds_trials_front_and_what_is_not_searched(found) -> None
     document = told(found.path)
     assert [each["number"] for each in document["trials"]] == list(range(14))
     best = [document["trials"][number] for number in document["front"]]
-    assert all(
-        a["quality"] < b["quality"] and a["weight_bytes"] < b["weight_bytes"] for a, b in zip(best, best[1:], strict=False)
-    )
+    assert all(a["quality"] < b["quality"] and a["weight_bytes"] < b["weight_bytes"] for a, b in itertools.pairwise(best))
     assert document["chosen"]["trial"] in {each["number"] for each in document["trials"] if each["within"]}
     assert document["chosen"]["after"] >= document["chosen"]["before"] or not document["chosen"]["kept"]
     assert "heads" in document["space"]["not_searched"]
