@@ -181,7 +181,7 @@ def _names(axes: Axes, series: Series) -> None:
 
 def _points(axes: Axes, series: Series, index: int, count: int) -> None:
     """Points over numbers, the first series joined by steps: a front among what it beats."""
-    style = {"linestyle": "-", "drawstyle": "steps-post"} if index == 0 else {"linestyle": "none"}
+    style: dict[str, Any] = {"linestyle": "-", "drawstyle": "steps-post"} if index == 0 else {"linestyle": "none"}
     axes.plot(series.xs, series.ys, color=COLOURS[index % len(COLOURS)], marker="o", markersize=3, label=series.name, **style)
 
 

@@ -49,7 +49,7 @@ def search(
     trials.require_optuna()
     folder = out.with_name(out.name + ".search")
     _check_folder(folder, force, resume)
-    with staging(out, force) as stage, _told(folder):
+    with staging(out, force) as stage, _told(folder, resume):
         opened = open_all(request, log)
         found, room = _searched(opened, request, folder, resume, log)
         room.teachers.autocast = contextlib.nullcontext  # judged in float32
@@ -75,10 +75,14 @@ def _check_folder(folder: Path, force: bool, resume: bool) -> None:
 
 
 @contextlib.contextmanager
-def _told(folder: Path) -> Iterator[None]:
-    """Ctrl-C says what is kept."""
+def _told(folder: Path, resume: bool) -> Iterator[None]:
+    """Ctrl-C says what is kept; a limit that is refused leaves nothing that the next try would stumble over."""
     try:
         yield
+    except InputError:
+        if not resume:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     except KeyboardInterrupt as error:
         if error.args or not (folder / COSTS).is_file():
             raise
