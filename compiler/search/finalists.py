@@ -115,7 +115,7 @@ def trained(net: Net, chosen: Sequence[Measured], room: Room, request: Request, 
         own = cut_out(net, candidate)
         log.say(f"trial {each.trial.number}: {candidate}")
         found.append(Finalist(each, own, finish(own, room, candidate, request.target, request.finish, log)))
-    for each in found:
-        if request.finish and not each.training["kept"]:
-            log.note(f"the training of trial {each.measured.trial.number} was thrown away: it made it no better")
+    for made in found:
+        if request.finish and not made.training["kept"]:
+            log.note(f"the training of trial {made.measured.trial.number} was thrown away: it made it no better")
     return sorted(found, key=lambda each: -max(each.training["before"], each.training["after"]))

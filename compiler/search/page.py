@@ -80,8 +80,8 @@ def _chosen(document: Mapping[str, Any]) -> page.Section:
         rows.append(((*path, "trial"), *shape(each), *cells, (*path, "table", key), (*path, "error")))
     chosen = document["chosen"]
     lines = ["The best, with costs of their own engines; the first was chosen. Quality on texts that nobody learned."]
-    for where, path in (("module, float32", "measures"), ("engine", "engine")):
-        found = chosen["quality"][path]
+    for where, name in (("module, float32", "measures"), ("engine", "engine")):
+        found = chosen["quality"][name]
         if found:
             lines.append(
                 f"On held-out texts ({where}): " + ", ".join(f"{each['name']} {each['value']:.4f}" for each in found) + "."

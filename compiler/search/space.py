@@ -61,7 +61,7 @@ class Space:
     def made(self, layers: Sequence[int], heads: Sequence[int], ffn: Sequence[int], precision: str) -> Candidate:
         """A candidate of sizes by layer of the model; those of layers that it has not say nothing."""
         taken = tuple(layers) or (self.depth - 1,)
-        return Candidate(taken, *(tuple(each[at] for at in taken) for each in (heads, ffn)), precision)
+        return Candidate(taken, tuple(heads[at] for at in taken), tuple(ffn[at] for at in taken), precision)
 
     def largest(self) -> Candidate:
         return self.whole(range(self.depth), self.precisions[0])

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,12 +113,15 @@ def train_supernet(
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         rows = epoch(step // each)[step % each]
-        total, parts = 0.0, {}
+        losses: list[Tensor] = []
+        parts: dict[str, float] = {}
         for name, candidate in picked(space, allowed, settings.seed, step).items():
             with active(net, candidate):
                 loss, _ = room.objective(net, candidate.layers)(room.learned, rows, step)
-            total, parts[name] = total + loss, float(loss.detach())
-        return total / len(parts), parts
+            losses.append(loss)
+            parts[name] = float(loss.detach())
+        total = functools.reduce(operator.add, losses)
+        return total / len(losses), parts
 
     def judge() -> float:
         return float(np.mean([value(net, room, each, "") for each in judged]))

@@ -102,7 +102,7 @@ async def info(request: HttpRequest) -> Response:
     return answer(server.describe())
 
 
-BODIES = {"/embed": EmbedBody, "/rerank": RerankBody, "/predict": PredictBody}
+BODIES: dict[str, type[msgspec.Struct]] = {"/embed": EmbedBody, "/rerank": RerankBody, "/predict": PredictBody}
 ROUTES = [
     Route("/embed", embed, methods=["POST"]),
     Route("/rerank", rerank, methods=["POST"]),

@@ -52,7 +52,7 @@ class Decoder(nn.Module):
         rows = torch.stack([table.mean(0) if at is None else table[at] for at in known])
         new = torch.tensor([at is None for at in known])
         rows[new] += 0.02 * torch.randn(int(new.sum()), rows.shape[1])
-        self.words = nn.Embedding.from_pretrained(rows, freeze=False)
+        self.words = nn.Embedding.from_pretrained(rows, freeze=False)  # type: ignore[no-untyped-call]
         self.places, self.norm = bert.embeddings.position_embeddings, bert.embeddings.LayerNorm
         self.kind = nn.Parameter(bert.embeddings.token_type_embeddings.weight.detach()[0].clone())
         heads = int(bert.config.num_attention_heads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,7 @@ def test_a_beam_finds_what_greed_misses() -> None:
     assert decoding.beam(scorer, [2], 4) == [6, data.END]
 
 
+@pytest.mark.skipif(not os.environ.get("BERTC_TRAINING"), reason="trains and builds for minutes: make training")
 def test_the_built_steps_say_what_pytorch_says_for_64_tokens(tmp_path: Path) -> None:
     budget = running.Budget(quick=True)
     found = running.run(system("dialogue"), tmp_path, budget, targets=["onnxruntime"], precisions=["fp32"], say=lambda _: None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from pathlib import Path
@@ -55,6 +56,7 @@ def test_clips_are_seeded_and_noise_is_as_loud_as_it_says() -> None:
     assert not np.array_equal(heard, data.heard(first, np.random.default_rng(1)))
 
 
+@pytest.mark.skipif(not os.environ.get("BERTC_TRAINING"), reason="trains and builds for minutes: make training")
 @spoken
 def test_it_learns_and_builds(tmp_path: Path) -> None:
     budget = running.Budget(quick=True)
