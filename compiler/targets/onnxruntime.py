@@ -63,6 +63,9 @@ def lowerings(sms: tuple[str, ...] = (), *, quantised: bool = False) -> Mapping[
     return ort.LOWERINGS
 
 
+EMBEDDED = 2**31 - 1  # bytes of the largest initializer that a session takes from memory
+
+
 def build(request: BuildRequest) -> Built:
     """`model.onnx` is `graph.onnx` under the name a deployment looks for.
 
@@ -84,6 +87,9 @@ def load(directory: Path, manifest: Mapping[str, Any]) -> Runner:
     """A CPU session over model.onnx with the session options of the manifest; `intra_op_num_threads` among them is heeded."""
     path, data = engine_file(directory, manifest, MODEL), engine_bytes(directory, manifest, MODEL)
     weights = weights_beside(directory, manifest)
+    if any(len(each) > EMBEDDED for each in weights.values()):
+        # ONNX Runtime takes no initializer of 2 GiB from memory: such a graph opens its weights again, after their hash was checked.
+        return OnnxRuntimeRunner(path, manifest, _nothing)
 
     def give(options: Any) -> None:
         sizes = [len(each) for each in weights.values()]
