@@ -88,7 +88,7 @@ def load(directory: Path, manifest: Mapping[str, Any]) -> Runner:
     path, data = engine_file(directory, manifest, MODEL), engine_bytes(directory, manifest, MODEL)
     weights = weights_beside(directory, manifest)
     if any(len(each) > EMBEDDED for each in weights.values()):
-        # ONNX Runtime takes no initializer of 2 GiB from memory: such a graph opens its weights again, after their hash was checked.
+        # ONNX Runtime takes no initializer of 2 GiB from memory: such a graph opens its weights again, their hash checked.
         return OnnxRuntimeRunner(path, manifest, _nothing)
 
     def give(options: Any) -> None:
