@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -148,23 +148,22 @@ def _stamp(file: Path) -> list[int]:
     return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
 
-def open_artifact(path: Path, seen: Stamps | None = None, later: Collection[str] = ()) -> Artifact:
+def open_artifact(path: Path, seen: Stamps | None = None) -> Artifact:
     """Read and check an artifact. ArtifactError when it is none, of a newer format, or not what its hashes say.
 
-    `seen`: the stamps of files that this user's own process has hashed; what still has its stamp is not hashed again. `later`:
-    files that the caller is about to read by `read_listed`, which hashes the bytes that it gives.
+    `seen`: the stamps of files that this user's own process has hashed; what still has its stamp is not hashed again.
     """
     for _ in range(REPLACED):
         before = _stamp(path / MANIFEST)
         try:
-            return _opened(path, seen, later)
+            return _opened(path, seen)
         except ArtifactError:
             if before == _stamp(path / MANIFEST):
                 raise  # else a build has replaced the artifact meanwhile, and the new one is looked at
-    return _opened(path, seen, later)
+    return _opened(path, seen)
 
 
-def _opened(path: Path, seen: Stamps | None, later: Collection[str]) -> Artifact:
+def _opened(path: Path, seen: Stamps | None) -> Artifact:
     manifest = _read_manifest(path)
     sums: dict[tuple[int, int], str] = {}
     trusted = dict(seen) if seen and list(seen.get(MANIFEST, [])) == _stamp(path / MANIFEST) else {}
@@ -172,7 +171,7 @@ def _opened(path: Path, seen: Stamps | None, later: Collection[str]) -> Artifact
         file = listed_file(path, manifest, name)
         if not file.is_file():
             raise ArtifactError(f"{path}: {name} is missing; copy the whole directory or build it again")
-        known = name in later or (name in trusted and list(trusted[name]) == _stamp(file))
+        known = name in trusted and list(trusted[name]) == _stamp(file)
         inode = (file.stat().st_dev, file.stat().st_ino)  # model.onnx is graph.onnx under a second name: read once
         if not known and (sums.get(inode) or sums.setdefault(inode, hash_file(file))) != entry["sha256"]:
             raise ArtifactError(DIFFERS.format(path, name))
