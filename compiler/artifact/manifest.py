@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
 from ..core import (
@@ -148,24 +149,30 @@ def _stamp(file: Path) -> list[int]:
     return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
 
-def open_artifact(path: Path, seen: Stamps | None = None) -> Artifact:
+def open_artifact(path: Path, seen: Stamps | None = None, later: Mapping[str, str] = MappingProxyType({})) -> Artifact:
     """Read and check an artifact. ArtifactError when it is none, of a newer format, or not what its hashes say.
 
-    `seen`: the stamps of files that this user's own process has hashed; what still has its stamp is not hashed again.
+    `seen`: the stamps of files that this user's own process has hashed; what still has its stamp is not hashed again. `later`:
+    by target, the file that the caller is about to read by `read_listed`, which hashes the bytes that it gives. A graph that
+    keeps its weights beside it is hashed here: a session may open both by their paths.
     """
     for _ in range(REPLACED):
         before = _stamp(path / MANIFEST)
         try:
-            return _opened(path, seen)
+            return _opened(path, seen, later)
         except ArtifactError:
             if before == _stamp(path / MANIFEST):
                 raise  # else a build has replaced the artifact meanwhile, and the new one is looked at
-    return _opened(path, seen)
+    return _opened(path, seen, later)
 
 
-def _opened(path: Path, seen: Stamps | None) -> Artifact:
+def _opened(path: Path, seen: Stamps | None, later: Mapping[str, str]) -> Artifact:
     manifest = _read_manifest(path)
     sums: dict[tuple[int, int], str] = {}
+    read = later.get(str(manifest["target"]["name"]), "")
+    whole = read in manifest["files"] and f"{GRAPH}.data" not in manifest["files"]
+    if whole and (unread := _stamp(listed_file(path, manifest, read))):
+        sums[(unread[0], unread[1])] = manifest["files"][read]["sha256"]
     trusted = dict(seen) if seen and list(seen.get(MANIFEST, [])) == _stamp(path / MANIFEST) else {}
     for name, entry in manifest["files"].items():
         file = listed_file(path, manifest, name)
