@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import json
 import os
@@ -11,7 +12,17 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..core import ArtifactError, disk_errors, exchange, output_errors, resolved, started_at, sync_folder, sync_tree
+from ..core import (
+    ArtifactError,
+    disk_errors,
+    exchange,
+    output_errors,
+    resolved,
+    started_at,
+    sweep_scratch,
+    sync_folder,
+    sync_tree,
+)
 
 MANIFEST = "manifest.json"
 # In a folder of weights that bertc made: what distill, compress and search write.
@@ -35,13 +46,14 @@ def staging(out: Path, force: bool) -> Iterator[Path]:
     out = resolved(out)  # a link stays a link: what it points to is built or replaced
     with output_errors(out):
         _recover(out)
+        sweep_scratch()
         _check_free(out, force)
         out.parent.mkdir(parents=True, exist_ok=True)
         stage = _new_folder(out)
     try:
         with disk_errors(out):
             yield stage
-            _install(stage, out)
+            _install(stage, out, force)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 
@@ -85,15 +97,31 @@ def _new_folder(out: Path) -> Path:
     raise ArtifactError(f"cannot write {out}: {out.parent} is full of half-made folders (.{out.name}.tmp-...); remove them")
 
 
-def _install(stage: Path, out: Path) -> None:
-    """Bytes and names to the disk, then the rename, then the new name to the disk: a crash leaves the old artifact or the new."""
+def _install(stage: Path, out: Path, force: bool) -> None:
+    """Bytes and names to the disk, then the rename, then the new name to the disk: a crash leaves the old artifact or the new.
+
+    What another build has put there since this one began is replaced with `force` alone.
+    """
     sync_tree(stage)
-    if not out.exists():
-        stage.rename(out)
-    elif not _swap(stage, out):
-        _rename_twice(stage, out)
-        return
+    if out.exists() or not _placed(stage, out):
+        if not force and out.is_dir() and any(out.iterdir()):
+            raise ArtifactError(f"another build wrote {out} meanwhile; --force replaces it, or choose another -o")
+        _check_free(out, force)
+        if not _swap(stage, out):
+            _rename_twice(stage, out)
+            return
     sync_folder(out.parent)
+
+
+def _placed(stage: Path, out: Path) -> bool:
+    """Rename to a name that nothing has; False where something has it by now."""
+    try:
+        stage.rename(out)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
 
 
 def _swap(stage: Path, out: Path) -> bool:
