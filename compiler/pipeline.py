@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import packing, precision, targets
-from .artifact import Artifact, goldens
+from .artifact import Artifact, goldens, read_in_place
 from .artifact import manifest as artifact
 from .core import VERSION, InputError, NotFused, Profile, Progress, VerifyFailed, machine, profiles, scratch
 from .data import index_bounds, mask_kinds, preprocess
@@ -71,7 +71,8 @@ def build_recipe(recipe: Recipe, out: Path, *, force: bool = False, progress: Pr
             directory = stage if len(builds) == 1 else stage / build.name
             directory.mkdir(exist_ok=True)
             build_artifact(build, job, directory, log)
-    return tuple(artifact.open_artifact(path) for path in artifact.find_artifacts(out))
+    with artifact.already_written(out):
+        return read_in_place(out, lambda: tuple(artifact.open_artifact(path) for path in artifact.find_artifacts(out)))
 
 
 def choose_profiles(recipe: Recipe, source: Source) -> tuple[Profile, ...]:

@@ -9,11 +9,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from ..core import (
     ArtifactError,
+    BertcError,
     disk_errors,
     exchange,
     output_errors,
@@ -29,12 +31,44 @@ MANIFEST = "manifest.json"
 STUDENT, COMPRESSION, SEARCH = "distillation.json", "compression.json", "search.json"
 GRAPH = "graph.onnx"
 HALF_MADE = re.compile(r"\..+\.(tmp|old)-(\d+-)?\d+")
+TRIES = 3  # times that an output may be replaced while it is read
 COARSE = 2.0  # seconds by which the clocks of processes and of file systems may differ
 
 
 def half_made(path: Path) -> bool:
     """Whether a folder is named as what `staging` writes in, or moves aside: never an artifact, whatever lies in it."""
     return HALF_MADE.fullmatch(path.name or path.resolve().name) is not None
+
+
+Answer = TypeVar("Answer")
+
+
+def read_in_place(out: Path, work: Callable[[], Answer]) -> Answer:
+    """What `work` makes of the files at `out`, which it reads by their names one after another.
+
+    Once more where a build replaced `out` meanwhile: its answer, or its error, is of one build, never of parts of two.
+    """
+    for _ in range(TRIES):
+        before = _identity(out)
+        try:
+            answer = work()
+        except (BertcError, OSError, ValueError, KeyError):
+            if _identity(out) == before:
+                raise
+            continue
+        if _identity(out) == before:
+            return answer
+    raise ArtifactError(
+        f"{out} was replaced {TRIES} times while it was read; try again when the builds that write there are done"
+    )
+
+
+def _identity(out: Path) -> tuple[int, ...]:
+    try:
+        found = out.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 @contextlib.contextmanager
@@ -54,8 +88,20 @@ def staging(out: Path, force: bool) -> Iterator[Path]:
         with disk_errors(out):
             yield stage
             _install(stage, out, force)
-    finally:
+    except BaseException:
         shutil.rmtree(stage, ignore_errors=True)
+        raise
+    with already_written(out):
+        shutil.rmtree(stage, ignore_errors=True)  # what was there before
+
+
+@contextlib.contextmanager
+def already_written(out: Path) -> Iterator[None]:
+    """Ctrl-C in this block says that the output is there."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(str(error) or f"{out} was written before") from error
 
 
 def _check_free(out: Path, force: bool) -> None:
@@ -103,14 +149,29 @@ def _install(stage: Path, out: Path, force: bool) -> None:
     What another build has put there since this one began is replaced with `force` alone.
     """
     sync_tree(stage)
-    if out.exists() or not _placed(stage, out):
+    new = stage.stat().st_ino
+    try:
+        if not out.exists() and _placed(stage, out):
+            sync_folder(out.parent)
+            return
         if not force and out.is_dir() and any(out.iterdir()):
             raise ArtifactError(f"another build wrote {out} meanwhile; --force replaces it, or choose another -o")
         _check_free(out, force)
-        if not _swap(stage, out):
+        if exchange(stage, out):  # at no moment is there nothing at `out`
+            sync_folder(out.parent)
+        else:
             _rename_twice(stage, out)
-            return
-    sync_folder(out.parent)
+    except BaseException:
+        if out.exists() and out.stat().st_ino == new:  # just behind it: who is told that nothing was written finds nothing
+            _take_back(stage, out)
+        raise
+
+
+def _take_back(stage: Path, out: Path) -> None:
+    if stage.exists():
+        exchange(stage, out)
+    else:
+        out.rename(stage)
 
 
 def _placed(stage: Path, out: Path) -> bool:
@@ -124,17 +185,6 @@ def _placed(stage: Path, out: Path) -> bool:
     return True
 
 
-def _swap(stage: Path, out: Path) -> bool:
-    """Exchange the two names: at no moment is there nothing at `out`. False where the file system cannot."""
-    new = stage.stat().st_ino
-    try:
-        return exchange(stage, out)
-    except BaseException:
-        if out.stat().st_ino == new:  # Ctrl-C just behind it: who is told that nothing was written finds nothing
-            exchange(stage, out)
-        raise
-
-
 def _rename_twice(stage: Path, out: Path) -> None:
     """A folder that is in the way moves aside first, comes back on any failure, and goes when the new one is in place."""
     aside = out.parent / f".{out.name}.old-{os.getpid()}"
@@ -142,11 +192,13 @@ def _rename_twice(stage: Path, out: Path) -> None:
         out.rename(aside)
         stage.rename(out)
         sync_folder(out.parent)  # before the old one goes
-    finally:
-        # Also after Ctrl-C between the two renames, or just behind either of them.
-        if aside.exists() and not out.exists():
+    except BaseException:
+        if aside.exists():  # also after Ctrl-C between the two renames, or just behind either of them
+            if out.exists():
+                out.rename(stage)
             aside.rename(out)
-        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    aside.rename(stage)  # and goes with the folder that was built in
 
 
 def _recover(out: Path) -> None:
