@@ -15,4 +15,6 @@ from .manifest import listed_file as listed_file
 from .manifest import open_artifact as open_artifact
 from .manifest import open_stamped as open_stamped
 from .manifest import read_listed as read_listed
+from .staged import already_written as already_written
+from .staged import read_in_place as read_in_place
 from .staged import staging as staging

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core import check_link, first_line, machine
+from ..core import check_link, first_line, machine, scratch
 from ..data import AUDIO_FILES, SENTENCE_FILES, Encoder, audio_settings, image_files, settings_files
 from ..data import tokenizer as text
 
@@ -160,9 +160,10 @@ def _written(name: str, content: str) -> Path:
 
 
 def _folder() -> Path:
-    target = Path(tempfile.mkdtemp(prefix="bertc-tokenizer-"))
-    atexit.register(shutil.rmtree, target, ignore_errors=True)
-    return target
+    """One that lives as long as this process."""
+    kept = contextlib.ExitStack()
+    atexit.register(kept.close)
+    return kept.enter_context(scratch())
 
 
 def _without_names(config: Path) -> str:
