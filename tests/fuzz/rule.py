@@ -1,7 +1,7 @@
 """The rule for every file that a stranger may have written, whatever is wrong with it.
 
-A command ends with a documented exit code (0, 1, 2 or 3: 4 is a bug), its message names the file, no traceback is shown, nothing is
-left at the output or beside it, and it takes less than 20 s and 1.5 GB. In this process: a try costs milliseconds.
+A command ends with a documented exit code (0, 1, 2 or 3: 4 is a bug), its message names the file, no traceback is shown, nothing
+is left at the output or beside it, and it takes less than 20 s and 1.5 GB. In this process: a try costs milliseconds.
 """
 
 from __future__ import annotations
