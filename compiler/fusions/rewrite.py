@@ -15,6 +15,7 @@ from onnxscript.rewriter import pattern
 
 from ..graph import DOMAIN, Graph
 from ..graph import provenance as origin
+from .searched import Searched
 
 RULE = "bertc.rule"
 # Rules that look at one node: one node that fails the check is a candidate, too.
@@ -96,12 +97,13 @@ def apply_rules(
     refusals: dict[tuple[str, ir.Node], tuple[float, Refusal]] = {}
     for name, rule in rules:
         tracer = _Tracer(name, refusals)
+        searched = Searched(rule, copy.model.graph)
         for node in list(copy.model.graph):
             if node.graph is not copy.model.graph:
                 continue  # taken away by a match before
             if not _may_start(rule, node):
                 continue
-            delta = rule.try_rewrite(copy.model, copy.model.graph, node, tracer=tracer)
+            delta = rule.try_rewrite(copy.model, searched.near(node), node, tracer=tracer)
             if delta is not None:
                 _keep(copy.model, name, node, delta, prove, applied, refusals)
     if applied:
