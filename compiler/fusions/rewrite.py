@@ -88,10 +88,13 @@ Prove = Callable[[Match], float | str]
 
 
 def apply_rules(
-    graph: Graph, rules: Sequence[tuple[str, pattern.RewriteRule]], prove: Prove | None = None
+    graph: Graph, rules: Sequence[tuple[str, pattern.RewriteRule]], prove: Prove | None = None, in_place: bool = False
 ) -> tuple[Graph, Change]:
-    """Apply rules in order, each over the whole graph, to a copy of `graph`."""
-    copy = graph.copy()
+    """Apply rules in order, each over the whole graph, to a copy of `graph`.
+
+    `in_place`: to the graph itself, which is the caller's own: a copy for each of many rules is a third of the time.
+    """
+    copy = graph if in_place else graph.copy()
     _measure_results(copy.model.graph)
     applied: list[Applied] = []
     refusals: dict[tuple[str, ir.Node], tuple[float, Refusal]] = {}

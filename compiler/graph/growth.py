@@ -1,0 +1,163 @@
+"""How much a small file would become: functions that call functions, and nodes that make large values out of constants.
+
+27 functions that call the next one twice are 2^27 nodes; a ConstantOfShape of [10^9] is 4 GB out of 200 bytes. Both are counted
+before anything expands or computes them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import onnx
+
+from ..core import SourceError
+
+MOST_NODES = 100_000  # after functions are expanded
+# Numbers of one value by its fixed sizes (512 MB of float32), or as many as eight times the bytes of the file: weights in four
+# bits are widened by nodes.
+MOST_MADE = 2**27
+MOST_ROUNDS = 2**20  # of a Loop whose count is a constant
+SMALL = 1024  # bytes of an initializer that may say a size
+Key = tuple[str, str]
+
+
+def check_functions(proto: onnx.ModelProto, path: Path) -> None:
+    """Raises SourceError for functions that call themselves, and for calls that expand to too many nodes."""
+    bodies: dict[Key, onnx.FunctionProto] = {}
+    for function in proto.functions:
+        if bodies.setdefault((function.domain, function.name), function) is not function and not function.overload:
+            raise SourceError(
+                f"{path}: function {function.name!r} of domain {function.domain!r} is there twice; names are unique"
+            )
+    if not bodies:
+        return
+    sizes = _expanded_sizes(bodies, path)
+    total = sum(sizes.get(_key(node), 1) for node in _all_nodes(proto.graph.node))
+    if total > MOST_NODES:
+        worst = max(bodies, key=lambda key: sizes[key])
+        raise SourceError(
+            f"{path}: its functions expand to {total:.3g} nodes (a call of {worst[1]!r} alone to {sizes[worst]:.3g}); "
+            f"at most {MOST_NODES} are expanded"
+        )
+
+
+def _expanded_sizes(bodies: dict[Key, onnx.FunctionProto], path: Path) -> dict[Key, int]:
+    """How many nodes a call of each function becomes. Without recursion: a chain of functions may be long."""
+    calls = {key: [_key(node) for node in _all_nodes(function.node)] for key, function in bodies.items()}
+    sizes: dict[Key, int] = {}
+    for root in calls:
+        path_down, todo = set[Key](), [(root, False)]
+        while todo:
+            key, leaving = todo.pop()
+            if leaving:
+                sizes[key] = max(1, sum(sizes.get(each, 1) for each in calls[key]))
+                path_down.discard(key)
+            elif key not in sizes:
+                if key in path_down:
+                    raise SourceError(f"{path}: function {key[1]!r} of domain {key[0]!r} calls itself; ONNX has no recursion")
+                path_down.add(key)
+                todo.append((key, True))
+                inner = dict.fromkeys(each for each in calls[key] if each in calls and each not in sizes)
+                if loop := next((each for each in inner if each in path_down), None):
+                    raise SourceError(f"{path}: function {loop[1]!r} of domain {loop[0]!r} calls itself; ONNX has no recursion")
+                todo += [(each, False) for each in inner]
+    return sizes
+
+
+def check_made(proto: onnx.ModelProto, path: Path) -> None:
+    """Raises SourceError for a node whose result is too large by what constants say, whatever the file writes beside it."""
+    size = path.stat().st_size + sum(file.stat().st_size for file in _beside(proto, path))
+    allowed = max(MOST_MADE, 8 * size)
+    bare = _without_claims(proto)
+    try:
+        found = onnx.shape_inference.infer_shapes(bare, data_prop=True)
+    except Exception:  # noqa: BLE001 - whatever onnx's C++ throws; onnx's checker names what is wrong with the graph, later
+        found = bare
+    makers = {name: node for node in _all_nodes(found.graph.node) for name in node.output}
+    for value in _values(found.graph):
+        fixed = [dim.dim_value for dim in value.type.tensor_type.shape.dim if dim.dim_value > 0]
+        if math.prod(fixed) > allowed and value.name in makers:
+            node = makers[value.name]
+            raise SourceError(
+                f"{path}: node {node.name!r} ({node.op_type}) makes {value.name!r} of the fixed sizes {fixed}, "
+                f"{math.prod(fixed):.3g} numbers; at most {allowed:.3g} are computed for a file of {size} bytes"
+            )
+    _check_constants(proto, path, allowed)
+
+
+def _check_constants(proto: onnx.ModelProto, path: Path, allowed: int) -> None:
+    """What onnx's inference does not count: ranges, and rounds of loops, both by their constants."""
+    numbers = {t.name: t for t in _small(proto.graph)}
+    numbers |= {
+        n.output[0]: a.t for n in _all_nodes(proto.graph.node) if n.op_type == "Constant" for a in n.attribute if a.HasField("t")
+    }
+    for node in _all_nodes(proto.graph.node):
+        wanted = node.input[:1] if node.op_type == "Loop" else node.input[:3] if node.op_type == "Range" else ()
+        if not wanted or any(name not in numbers for name in wanted):
+            continue
+        values = [float(array.reshape(-1)[0]) for name in wanted if (array := onnx.numpy_helper.to_array(numbers[name])).size]
+        if len(values) == 3 and values[2] and (values[1] - values[0]) / values[2] > allowed:
+            count, most, what = (values[1] - values[0]) / values[2], allowed, "numbers"
+        elif len(values) == 1 and values[0] > MOST_ROUNDS and len(node.input) > 1:
+            count, most, what = values[0], MOST_ROUNDS, "rounds"
+        else:
+            continue
+        raise SourceError(
+            f"{path}: node {node.name!r} ({node.op_type}) makes {count:.3g} {what} by its constants; at most {most:.3g}"
+        )
+
+
+def _small(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from (
+        t for t in graph.initializer if t.data_location != t.EXTERNAL and t.ByteSize() <= SMALL and t.data_type != t.STRING
+    )
+
+
+def _without_claims(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The nodes with what is known of inputs and weights alone: a file may write any shape beside a value."""
+    bare = onnx.ModelProto()
+    bare.ir_version = proto.ir_version
+    bare.opset_import.extend(proto.opset_import)
+    bare.functions.extend(proto.functions)
+    graph = bare.graph
+    graph.name = "bare"
+    graph.node.extend(proto.graph.node)
+    graph.input.extend(proto.graph.input)
+    graph.output.extend(onnx.ValueInfoProto(name=value.name) for value in proto.graph.output)
+    kept = {tensor.name for tensor in _small(proto.graph)}
+    given = {value.name for value in proto.graph.input}
+    for tensor in proto.graph.initializer:
+        if tensor.name in kept:
+            graph.initializer.append(tensor)
+        elif tensor.name not in given:
+            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    return bare
+
+
+def _values(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
+    yield from (*graph.value_info, *graph.output)
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _values(inner)
+
+
+def _beside(proto: onnx.ModelProto, path: Path) -> set[Path]:
+    names = {e.value for t in proto.graph.initializer for e in t.external_data if e.key == "location"}
+    return {path.parent / name for name in names} - {path}
+
+
+def _all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    todo = list(nodes)
+    while todo:
+        node = todo.pop()
+        yield node
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                todo += inner.node
+
+
+def _key(node: onnx.NodeProto) -> Key:
+    return node.domain, node.op_type
