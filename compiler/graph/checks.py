@@ -28,6 +28,7 @@ FIELDS = {
 
 def check_message(proto: onnx.ModelProto, path: Path) -> None:
     """Raises SourceError naming the node, the tensor or the import, what was found, and what is allowed."""
+    _check_texts(proto, path)
     _check_opsets(proto, path)
     for value in proto.graph.input:
         _check_value(value, path)
@@ -41,6 +42,20 @@ def check_message(proto: onnx.ModelProto, path: Path) -> None:
 
 def _fail(path: Path, said: str) -> NoReturn:
     raise SourceError(f"{path}: {said}")
+
+
+def _check_texts(proto: onnx.ModelProto, path: Path) -> None:
+    """protobuf hands over as bytes what is no UTF-8, in the place of a name."""
+    todo: list[Any] = [proto]
+    while todo:
+        for field, value in todo.pop().ListFields():
+            several = value if isinstance(value, Iterable) and not isinstance(value, str | bytes) else (value,)
+            if field.message_type is not None:
+                todo += several
+            elif field.type == field.TYPE_STRING and (bad := next((each for each in several if isinstance(each, bytes)), None)):
+                _fail(
+                    path, f"{field.full_name} is {bad[:40]!r}, which is no UTF-8; names are texts in UTF-8; is the file damaged?"
+                )
 
 
 def _check_opsets(proto: onnx.ModelProto, path: Path) -> None:
