@@ -18,7 +18,8 @@ MOST_NODES = 100_000  # after functions are expanded
 # Numbers of one value by its fixed sizes (512 MB of float32), or as many as eight times the bytes of the file: weights in four
 # bits are widened by nodes.
 MOST_MADE = 2**27
-MOST_ROUNDS = 2**20  # of a Loop whose count is a constant
+MOST_RUN = 2**31  # numbers of one value that an input takes part in: sizes are fixed in many files, and batches are large
+MOST_ROUNDS = 2**20  # of a Loop whose count is a constant, and whose condition never changes
 SMALL = 1024  # bytes of an initializer that may say a size
 Key = tuple[str, str]
 
@@ -69,7 +70,7 @@ def _expanded_sizes(bodies: dict[Key, onnx.FunctionProto], path: Path) -> dict[K
 def check_made(proto: onnx.ModelProto, path: Path) -> None:
     """Raises SourceError for a node whose result is too large by what constants say, whatever the file writes beside it."""
     size = path.stat().st_size + sum(file.stat().st_size for file in _beside(proto, path))
-    allowed = max(MOST_MADE, 8 * size)
+    constant, fed = max(MOST_MADE, 8 * size), _fed(proto)
     bare = _without_claims(proto)
     try:
         found = onnx.shape_inference.infer_shapes(bare, data_prop=True)
@@ -78,13 +79,25 @@ def check_made(proto: onnx.ModelProto, path: Path) -> None:
     makers = {name: node for node in _all_nodes(found.graph.node) for name in node.output}
     for value in _values(found.graph):
         fixed = [dim.dim_value for dim in value.type.tensor_type.shape.dim if dim.dim_value > 0]
+        allowed = max(constant, MOST_RUN) if value.name in fed else constant
         if math.prod(fixed) > allowed and value.name in makers:
             node = makers[value.name]
             raise SourceError(
                 f"{path}: node {node.name!r} ({node.op_type}) makes {value.name!r} of the fixed sizes {fixed}, "
                 f"{math.prod(fixed):.3g} numbers; at most {allowed:.3g} are computed for a file of {size} bytes"
             )
-    _check_constants(proto, path, allowed)
+    _check_constants(proto, path, constant)
+
+
+def _fed(proto: onnx.ModelProto) -> set[str]:
+    """The values that an input of the model takes part in; all others are the same at every call, and may be folded."""
+    weights = {tensor.name for tensor in proto.graph.initializer}
+    fed = {value.name for value in proto.graph.input} - weights
+    for node in proto.graph.node:  # in order: the checker refuses a file that has them in another
+        inner = [each for each in _all_nodes([node]) if each is not node]
+        if fed.intersection(node.input) or any(fed.intersection(each.input) for each in inner):
+            fed.update(node.output, *(each.output for each in inner))
+    return fed
 
 
 def _check_constants(proto: onnx.ModelProto, path: Path, allowed: int) -> None:
@@ -100,13 +113,25 @@ def _check_constants(proto: onnx.ModelProto, path: Path, allowed: int) -> None:
         values = [float(array.reshape(-1)[0]) for name in wanted if (array := onnx.numpy_helper.to_array(numbers[name])).size]
         if len(values) == 3 and values[2] and (values[1] - values[0]) / values[2] > allowed:
             count, most, what = (values[1] - values[0]) / values[2], allowed, "numbers"
-        elif len(values) == 1 and values[0] > MOST_ROUNDS and len(node.input) > 1:
+        elif len(values) == 1 and values[0] > MOST_ROUNDS and not _may_stop(node):
             count, most, what = values[0], MOST_ROUNDS, "rounds"
         else:
             continue
         raise SourceError(
             f"{path}: node {node.name!r} ({node.op_type}) makes {count:.3g} {what} by its constants; at most {most:.3g}"
         )
+
+
+def _may_stop(loop: onnx.NodeProto) -> bool:
+    """Whether a Loop's body decides when it ends: torch writes `while` with 2^63 - 1 rounds at most."""
+    body = next((attribute.g for attribute in loop.attribute if attribute.name == "body"), None)
+    if body is None or not body.output or len(loop.input) < 2 or not loop.input[1]:
+        return False
+    made = {name: node for node in body.node for name in node.output}
+    name = body.output[0].name
+    while name in made and made[name].op_type == "Identity":
+        name = made[name].input[0]
+    return name in made and made[name].op_type != "Constant"
 
 
 def _small(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
