@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import onnx
 
 from ..core import SourceError
-from .growth import check_functions
+from .growth import all_nodes, check_functions
 
 MOST_ELEMENTS = 2**31  # of one row of an input, by its fixed sizes
 DEEPEST = 16  # graphs inside graphs; exporters write three or four
@@ -45,6 +45,7 @@ def check_message(proto: onnx.ModelProto, path: Path) -> None:
             check_tensor(tensor, path)
         _check_edges(function.node, [*function.input], [*function.output], path, f"function {function.name!r}", frozenset())
     check_functions(proto, path)
+    _check_attributes(proto, path)
 
 
 def _fail(path: Path, said: str) -> NoReturn:
@@ -78,6 +79,24 @@ def _check_opsets(proto: onnx.ModelProto, path: Path) -> None:
             _fail(
                 path, f"opset {entry.version} of domain 'ai.onnx'; {known}: export it with one of these, or install a newer onnx"
             )
+
+
+def _check_attributes(proto: onnx.ModelProto, path: Path) -> None:
+    """Each of the type that its operator gives it: passes ask for a number where a number must be."""
+    version = {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import}.get("ai.onnx", 0)
+    bodies = (proto.graph.node, *(function.node for function in proto.functions))
+    schemas: dict[str, Any] = {}
+    for node in (each for nodes in bodies for each in all_nodes(nodes) if each.domain in ("", "ai.onnx")):
+        if node.op_type not in schemas:
+            known = version and onnx.defs.has(node.op_type, max_inclusive_version=version)
+            schemas[node.op_type] = onnx.defs.get_schema(node.op_type, version).attributes if known else {}
+        for attribute in node.attribute:
+            asked = schemas[node.op_type].get(attribute.name)
+            if asked is None or attribute.ref_attr_name or int(asked.type) == attribute.type:
+                continue
+            found = onnx.AttributeProto.AttributeType.Name(attribute.type)
+            wanted = onnx.AttributeProto.AttributeType.Name(int(asked.type))
+            _fail(path, f"{_called(node)}: its attribute {attribute.name!r} has the type {found}; {wanted} is what it takes")
 
 
 def _check_value(value: onnx.ValueInfoProto, path: Path) -> None:

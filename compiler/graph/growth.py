@@ -35,7 +35,7 @@ def check_functions(proto: onnx.ModelProto, path: Path) -> None:
     if not bodies:
         return
     sizes = _expanded_sizes(bodies, path)
-    total = sum(sizes.get(_key(node), 1) for node in _all_nodes(proto.graph.node))
+    total = sum(sizes.get(_key(node), 1) for node in all_nodes(proto.graph.node))
     if total > MOST_NODES:
         worst = max(bodies, key=lambda key: sizes[key])
         raise SourceError(
@@ -46,7 +46,7 @@ def check_functions(proto: onnx.ModelProto, path: Path) -> None:
 
 def _expanded_sizes(bodies: dict[Key, onnx.FunctionProto], path: Path) -> dict[Key, int]:
     """How many nodes a call of each function becomes. Without recursion: a chain of functions may be long."""
-    calls = {key: [_key(node) for node in _all_nodes(function.node)] for key, function in bodies.items()}
+    calls = {key: [_key(node) for node in all_nodes(function.node)] for key, function in bodies.items()}
     sizes: dict[Key, int] = {}
     for root in calls:
         path_down, todo = set[Key](), [(root, False)]
@@ -76,7 +76,7 @@ def check_made(proto: onnx.ModelProto, path: Path) -> None:
         found = onnx.shape_inference.infer_shapes(bare, data_prop=True)
     except Exception:  # noqa: BLE001 - whatever onnx's C++ throws; onnx's checker names what is wrong with the graph, later
         found = bare
-    makers = {name: node for node in _all_nodes(found.graph.node) for name in node.output}
+    makers = {name: node for node in all_nodes(found.graph.node) for name in node.output}
     for value in _values(found.graph):
         fixed = [dim.dim_value for dim in value.type.tensor_type.shape.dim if dim.dim_value > 0]
         allowed = max(constant, MOST_RUN) if value.name in fed else constant
@@ -87,6 +87,29 @@ def check_made(proto: onnx.ModelProto, path: Path) -> None:
                 f"{math.prod(fixed):.3g} numbers; at most {allowed:.3g} are computed for a file of {size} bytes"
             )
     _check_constants(proto, path, constant)
+    _check_conditions(found.graph, path)
+
+
+def _check_conditions(graph: onnx.GraphProto, path: Path) -> None:
+    """A condition of any number of elements but one: ONNX Runtime reads the first of none there, which ends the process."""
+    sizes = {value.name: [dim.dim_value if dim.HasField("dim_value") else -1 for dim in _dims(value)] for value in _values(graph)}
+    sizes |= {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    sizes |= {value.name: [dim.dim_value if dim.HasField("dim_value") else -1 for dim in _dims(value)] for value in graph.input}
+    for node in all_nodes(graph.node):
+        if node.op_type not in ("If", "Loop") or node.domain not in ("", "ai.onnx"):
+            continue
+        bodies = [a.g for a in node.attribute if a.name == "body" and node.op_type == "Loop"]
+        read = [*node.input[: 2 if bodies else 1], *(body.output[0].name for body in bodies if body.output)]
+        wrong = next((name for name in read if any(size not in (1, -1) for size in sizes.get(name, ()))), None)
+        if wrong is not None:
+            raise SourceError(
+                f"{path}: node {node.name!r} ({node.op_type}) takes {wrong!r} of the sizes {sizes[wrong]} for its condition or "
+                "count; these are one number"
+            )
+
+
+def _dims(value: onnx.ValueInfoProto) -> Iterable[onnx.TensorShapeProto.Dimension]:
+    return value.type.tensor_type.shape.dim
 
 
 def _fed(proto: onnx.ModelProto) -> set[str]:
@@ -94,7 +117,7 @@ def _fed(proto: onnx.ModelProto) -> set[str]:
     weights = {tensor.name for tensor in proto.graph.initializer}
     fed = {value.name for value in proto.graph.input} - weights
     for node in proto.graph.node:  # in order: the checker refuses a file that has them in another
-        inner = [each for each in _all_nodes([node]) if each is not node]
+        inner = [each for each in all_nodes([node]) if each is not node]
         if fed.intersection(node.input) or any(fed.intersection(each.input) for each in inner):
             fed.update(node.output, *(each.output for each in inner))
     return fed
@@ -104,9 +127,9 @@ def _check_constants(proto: onnx.ModelProto, path: Path, allowed: int) -> None:
     """What onnx's inference does not count: ranges, and rounds of loops, both by their constants."""
     numbers = {t.name: t for t in _small(proto.graph)}
     numbers |= {
-        n.output[0]: a.t for n in _all_nodes(proto.graph.node) if n.op_type == "Constant" for a in n.attribute if a.HasField("t")
+        n.output[0]: a.t for n in all_nodes(proto.graph.node) if n.op_type == "Constant" for a in n.attribute if a.HasField("t")
     }
-    for node in _all_nodes(proto.graph.node):
+    for node in all_nodes(proto.graph.node):
         wanted = node.input[:1] if node.op_type == "Loop" else node.input[:3] if node.op_type == "Range" else ()
         if not wanted or any(name not in numbers for name in wanted):
             continue
@@ -149,6 +172,12 @@ def _without_claims(proto: onnx.ModelProto) -> onnx.ModelProto:
     graph = bare.graph
     graph.name = "bare"
     graph.node.extend(proto.graph.node)
+    for node in all_nodes(graph.node):
+        for inner in (a.g for a in node.attribute if a.HasField("g")):
+            del inner.value_info[:]
+            outputs = [value.name for value in inner.output]
+            del inner.output[:]
+            inner.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
     graph.input.extend(proto.graph.input)
     graph.output.extend(onnx.ValueInfoProto(name=value.name) for value in proto.graph.output)
     kept = {tensor.name for tensor in _small(proto.graph)}
@@ -174,7 +203,7 @@ def _beside(proto: onnx.ModelProto, path: Path) -> set[Path]:
     return {path.parent / name for name in names} - {path}
 
 
-def _all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     todo = list(nodes)
     while todo:
         node = todo.pop()

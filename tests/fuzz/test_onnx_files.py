@@ -90,6 +90,18 @@ def loop(condition: str, decides: onnx.NodeProto) -> onnx.ModelProto:
     return model(helper.make_node("Loop", ["most", condition, "x"], ["y"], name="loop", body=body), weights=constants)
 
 
+def no_condition() -> onnx.ModelProto:
+    made = loop("true", node("Less", "i five", "on"))
+    made.graph.initializer[2].CopyFrom(numpy_helper.from_array(np.zeros((5, 0), np.int64), "five"))
+    return made
+
+
+def typed_attribute(kind: int) -> onnx.ModelProto:
+    made = model(node("Cast", "x", "y", to=TensorProto.FLOAT))
+    made.graph.node[0].attribute[0].type = kind
+    return made
+
+
 def imports(*entries: tuple[str, int]) -> onnx.ModelProto:
     made = model()
     del made.opset_import[:]
@@ -149,6 +161,9 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "an expansion": (lambda: from_constants("Expand", {"v": np.ones(1, np.float32), "s": np.array([HUGE])}), "Expand"),
     "a loop without end": (lambda: loop("true", node("Identity", "c", "on")), "Loop"),
     "a loop that asks nobody": (lambda: loop("", node("Less", "i five", "on")), "Loop"),
+    "a condition without a value": (no_condition, "'on'"),
+    "an attribute of no type": (lambda: typed_attribute(0), "'to'"),
+    "an attribute of another type": (lambda: typed_attribute(onnx.AttributeProto.STRINGS), "'to'"),
     "a tiling": (lambda: from_constants("Tile", {"v": np.ones(1, np.float32), "s": np.array([HUGE])}), "Tile"),
 }  # fmt: skip
 
