@@ -20,7 +20,7 @@ MOST_NODES = 100_000  # after functions are expanded
 MOST_MADE = 2**27
 MOST_RUN = 2**31  # numbers of one value that an input takes part in: sizes are fixed in many files, and batches are large
 MOST_ROUNDS = 2**20  # of a Loop whose count is a constant, and whose condition never changes
-SMALL = 1024  # bytes of an initializer that may say a size
+SMALL = 128  # elements of an initializer that may say a size
 Key = tuple[str, str]
 
 
@@ -159,7 +159,7 @@ def _may_stop(loop: onnx.NodeProto) -> bool:
 
 def _small(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     yield from (
-        t for t in graph.initializer if t.data_location != t.EXTERNAL and t.ByteSize() <= SMALL and t.data_type != t.STRING
+        t for t in graph.initializer if t.data_location != t.EXTERNAL and math.prod(t.dims) <= SMALL and t.data_type != t.STRING
     )
 
 
