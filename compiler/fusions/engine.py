@@ -101,14 +101,14 @@ def fuse(
         clean, change = (
             module.apply(clean, prover)
             if hasattr(module, "apply")
-            else apply_rules(clean, named_rules(name, module.RULES), prover)
+            else apply_rules(clean, named_rules(name, module.RULES), prover, in_place=True)
         )
         applied += change.applied
         refusals += change.refusals
         if name == SWAPPED:
             clean = sink_swaps(clean)
     if rules_file is not None:
-        clean, change = apply_rules(clean, named_rules(rules_file.stem, rules_from_file(rules_file)), prover)
+        clean, change = apply_rules(clean, named_rules(rules_file.stem, rules_from_file(rules_file)), prover, in_place=True)
         applied += change.applied
         refusals += change.refusals
     return Fused(clean, Change(tuple(applied), tuple(refusals)), (*upgraded.notes, *notes))

@@ -80,6 +80,7 @@ def load_graph(path: Path, mapped: bool = False) -> Graph:
     import onnx
     import onnx_ir as ir
 
+    from . import checks, growth
     from . import stream as onnx_file
 
     if not path.is_file():
@@ -90,7 +91,9 @@ def load_graph(path: Path, mapped: bool = False) -> Graph:
         raise SourceError(f"{path} is not a readable ONNX file ({error}); is the download complete?") from error
     if not proto.HasField("graph") or not proto.graph.output:
         raise SourceError(f"{path} holds no ONNX graph with outputs; is the download complete?")
+    checks.check_message(proto, path)
     _check_external_data(proto, path)
+    growth.check_made(proto, path)
     files = _locations(proto)
     _embed_external(proto, path)
     try:
@@ -199,7 +202,7 @@ def _extent(tensor: Any, info: Mapping[str, str], path: Path) -> tuple[int, int,
     import onnx_ir as ir
 
     texts = info.get("offset", "0"), info.get("length", "0")
-    if not all(text.isdecimal() for text in texts):
+    if not all(text.isdecimal() and len(text) < 20 for text in texts):
         raise SourceError(
             f"{path}: tensor {tensor.name!r} has external data at offset {texts[0]!r} of length {texts[1]!r}, not whole numbers"
         )

@@ -21,6 +21,7 @@ from onnxscript.rewriter import RewriteRuleSet, pattern
 
 from . import projections
 from .dims import constant_number, same_shape, share_dims, unify_dims
+from .inference_log import in_one_line
 from .io_names import restore_io
 from .model import Graph
 from .provenance import keep_origins, uniting_origins
@@ -86,6 +87,7 @@ def _reduce(model: ir.Model) -> None:
 
 def infer_shapes(model: ir.Model, loose: frozenset[str] = frozenset()) -> dict[str, str | int]:
     """Shapes of every value, and one name for equal dims; what became of the `loose` names of inputs (`unify_dims`)."""
+    in_one_line()
     common.ShapeInferencePass(data_prop=True)(model)
     return unify_dims(model, loose)
 
