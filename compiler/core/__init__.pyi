@@ -29,6 +29,9 @@ from .errors import what_is_wrong as what_is_wrong
 from .escaping import message_lines as message_lines
 from .escaping import one_line as one_line
 from .escaping import printable as printable
+from .exhausted import more_memory as more_memory
+from .exhausted import ran_out as ran_out
+from .exhausted import ran_out_in as ran_out_in
 from .files import check_writable as check_writable
 from .files import disk_errors as disk_errors
 from .files import hash_file as hash_file

@@ -11,7 +11,6 @@ import dataclasses
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -31,6 +30,7 @@ from . import kernel_log as _kernels
 from . import plugin_nodes as _plugins
 from . import quantised_check as _int8
 from . import weight_check as _weights
+from .shortage import ending, raise_shortage
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -232,9 +232,11 @@ def _compile(module: str, request: BuildRequest, workspace: int | None, folder: 
     sms = f" for {', '.join(request.sms)}" if request.sms else ""
     what = f"{module} ({request.precision}{sms})"
     if code != 0:
-        raise BuildFailed(f"{what} crashed: {_ending(code)}. {_last_words(log)}{_hint(log)}")
+        raise_shortage(what, code, log)
+        raise BuildFailed(f"{what} crashed: {ending(code)}. {_last_words(log)}{_hint(log)}")
     result = json.loads(Path(paths["result"]).read_text(encoding="utf-8"))
     if result["stage"] != "done":
+        raise_shortage(what, code, "\n".join(str(error["message"]) for error in result["errors"]))
         raise _refusal(what, result, request.graph)
     return result, log
 
@@ -254,15 +256,6 @@ def _run_worker(job_path: Path, stderr: Any) -> int:
 def _environment() -> dict[str, str]:
     """A child must find the same packages, however this one was put on the path: wheel, editable install or PYTHONPATH."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
-
-
-def _ending(code: int) -> str:
-    if code > 0:
-        return f"its process ended with exit code {code}"
-    try:
-        return f"its process was ended by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"its process was ended by signal {-code}"
 
 
 def _last_words(log: str) -> str:
@@ -306,7 +299,7 @@ def try_import(module: str) -> tuple[str, str]:
     if done.returncode == 0:
         return done.stdout.split()[-1], ""
     lines = done.stderr.strip().splitlines()
-    return "", lines[-1] if lines else _ending(done.returncode)
+    return "", lines[-1] if lines else ending(done.returncode)
 
 
 def load(module: str, directory: Path, manifest: Mapping[str, Any]) -> Runner:

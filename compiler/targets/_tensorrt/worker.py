@@ -13,9 +13,11 @@ take its caller along. Reads a job, writes the engine, the builder's log (as it 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib
 import json
+import os
 import sys
 import time
 import uuid
@@ -36,6 +38,7 @@ RTX_ONLY = frozenset(
 )
 
 
+NO_ROOM = 28  # the exit code that says that the disk is full
 MOST_CACHE = 256 * 2**20  # bytes of a timing cache: those of many large models have a few MiB
 
 
@@ -52,7 +55,12 @@ def main(job_path: str) -> None:
     """Run the job in a file; a refusal is a result, only a crash is an exit code."""
     job = json.loads(Path(job_path).read_text(encoding="utf-8"))
     die_with_parent(job["parent"])
-    Path(job["result"]).write_text(json.dumps(_run(job)), encoding="utf-8")
+    try:
+        Path(job["result"]).write_text(json.dumps(_run(job)), encoding="utf-8")
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            os._exit(NO_ROOM)  # at once: a log that cannot be flushed would say so in its place
+        raise
 
 
 def _run(job: Mapping[str, Any]) -> dict[str, Any]:

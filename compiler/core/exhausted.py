@@ -1,0 +1,53 @@
+"""Memory that ran out: how Python and the libraries say it, and what a user is told."""
+
+from __future__ import annotations
+
+import errno
+import re
+import sys
+
+from .machine import available_bytes
+
+# Of C++, the loader, glibc, PyTorch, ONNX Runtime, TensorRT, and Python's threads, which need address space for their stacks.
+_SAID = re.compile(
+    r"bad_alloc|bad allocation|failed to map segment|[Cc]annot allocate memory|can't allocate memory|[Ff]ailed to allocate memory"
+    r"|can't start new thread|Resource temporarily unavailable|[Oo]ut of memory|OutOfMemory|OUT_OF_MEMORY"
+)
+
+
+def ran_out(error: BaseException) -> str:
+    """What of an error, or of one that caused it, says that memory ran out; '' where none does."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, MemoryError) or (isinstance(seen, OSError) and seen.errno == errno.ENOMEM):
+            return str(seen) or type(seen).__name__
+        of_library = isinstance(seen, RuntimeError | ImportError | OSError) or type(seen).__module__.startswith("onnxruntime")
+        if of_library and (found := ran_out_in(str(seen))):
+            return found
+        seen = seen.__cause__ or seen.__context__
+    return ""
+
+
+def ran_out_in(text: str) -> str:
+    """The first line that says that memory ran out; '' where none does."""
+    return next((line.strip()[:300] for line in text.splitlines() if _SAID.search(line)), "")
+
+
+def more_memory() -> str:
+    """How much there is, and what to do."""
+    free = available_bytes()
+    known = [f"{free / 2**20:.0f} MiB are free"] if free is not None else []
+    limit = _limit()
+    known += [f"a process may take {limit / 2**20:.0f} MiB (ulimit -v)"] if limit else []
+    return f"{', '.join(known) or 'memory is short'}; give it more, or build for a smaller batch or length (--profile)"
+
+
+def _limit() -> int:
+    if sys.platform == "win32":
+        return 0
+    try:
+        import resource
+    except ImportError:  # not even its file can be mapped
+        return 0
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return 0 if limit == resource.RLIM_INFINITY else limit
