@@ -13,3 +13,7 @@ from .manifest import listed_file as listed_file
 from .manifest import open_artifact as open_artifact
 from .manifest import open_stamped as open_stamped
 from .manifest import staging as staging
+from .schema import Verdicts as Verdicts
+from .schema import Verification as Verification
+from .schema import check_verification as check_verification
+from .schema import read_report as read_report

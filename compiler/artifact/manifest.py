@@ -33,6 +33,7 @@ from ..core import profiles_from_json as profiles_from_json
 from ..data import AUDIO_FILES
 from ..graph import Graph, external_files
 from ..graph import load_graph as load_graph
+from . import schema
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -207,17 +208,14 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         found = ", ".join(sorted(p.name for p in path.iterdir())[:5]) if path.is_dir() else "no such directory"
         raise ArtifactError(f"{path} is not a bertc artifact: no {MANIFEST} (found: {found or 'nothing'})")
     advice = "copy or build the artifact again"
-    try:
-        manifest = json.loads(file.read_text("utf-8"))
-        if not isinstance(manifest, dict) or type(version := manifest["format"]) is not int:
-            raise ValueError("it is no JSON object with a whole number as `format`")
-    except (ValueError, KeyError, RecursionError, OSError) as error:
-        raise ArtifactError(f"{file} is damaged: {what_is_wrong(error)}; {advice}") from error
+    manifest = schema.read_manifest(file)
+    version = manifest["format"]
     if version > FORMAT:
         raise ArtifactError(f"{path} has artifact format {version}, this bertc reads up to {FORMAT}: pip install -U bertc")
     missing = [key for key in REQUIRED if key not in manifest]
     if missing:
         raise ArtifactError(f"{file} is damaged: it lacks {', '.join(missing)}; {advice}")
+    schema.check_manifest(manifest, file)
     if wrong := _wrong_part(Artifact(path, manifest)):
         raise ArtifactError(f"{file} is damaged: {wrong}; {advice}")
     return dict(manifest)
@@ -325,7 +323,7 @@ def _made_here(folder: Path) -> bool:
             manifest = json.loads((folder / name).read_text("utf-8"))
         except OSError:
             continue
-        except ValueError:
+        except (ValueError, RecursionError):
             return (folder / GRAPH).is_file()
         return isinstance(manifest, dict) and "format" in manifest and "bertc" in manifest
     return False

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from ..artifact import MANIFEST, Artifact
-from ..core import ArtifactError, allowed_cores, hash_file, processor, write_text
+from ..core import ArtifactError, allowed_cores, hash_file, processor, read_json, require, write_text
 
 FORMAT = 2
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
@@ -125,10 +125,8 @@ def read_cost(found: Artifact) -> tuple[CostModel | None, str]:
     path = cost_path(found.path)
     if not path.is_file():
         return None, f"no times at {path.name}"
-    try:
-        read = msgspec.json.decode(path.read_bytes(), type=CostFile)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OSError) as error:
-        raise ArtifactError(f"{path}: {error}; {AGAIN}") from error
+    plain = read_json(path, advice=AGAIN, error=ArtifactError)
+    read: CostFile = require(plain, CostFile, where=str(path), advice=AGAIN, error=ArtifactError)
     if read.format != FORMAT:
         return None, f"{path.name} was measured by another version of bertc"
     if read.manifest != hash_file(found.path / MANIFEST):
