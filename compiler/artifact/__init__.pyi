@@ -1,10 +1,12 @@
 from . import goldens as goldens
 from . import manifest as manifest
+from .manifest import COMPRESSION as COMPRESSION
 from .manifest import GOLDENS as GOLDENS
 from .manifest import GRAPH as GRAPH
 from .manifest import MANIFEST as MANIFEST
 from .manifest import PAGE as PAGE
 from .manifest import REPORT as REPORT
+from .manifest import SEARCH as SEARCH
 from .manifest import STUDENT as STUDENT
 from .manifest import Artifact as Artifact
 from .manifest import Stamps as Stamps
@@ -12,8 +14,9 @@ from .manifest import find_artifacts as find_artifacts
 from .manifest import listed_file as listed_file
 from .manifest import open_artifact as open_artifact
 from .manifest import open_stamped as open_stamped
-from .manifest import staging as staging
+from .manifest import read_listed as read_listed
 from .schema import Verdicts as Verdicts
 from .schema import Verification as Verification
 from .schema import check_verification as check_verification
 from .schema import read_report as read_report
+from .staged import staging as staging

@@ -1,19 +1,18 @@
 """The artifact: a directory with a manifest and hashes, written whole or not at all.
 
-Everything is written into a hidden sibling folder and renamed at the end, so a build that is killed leaves the old artifact
-or none. Loading checks every hash first: a TensorRT plan is executable code.
+Everything is written into a hidden sibling folder and renamed at the end (staged.py), so a build that is killed leaves the old
+artifact or none. Loading checks every hash first, and an engine is made of the very bytes that were hashed (`read_listed`): a
+TensorRT plan is executable code.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import glob
-import json
+import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,10 +21,7 @@ from ..core import (
     Dim,
     Profile,
     TensorSpec,
-    disk_errors,
     hash_file,
-    output_errors,
-    resolved,
     what_is_wrong,
     write_json,
 )
@@ -34,11 +30,15 @@ from ..data import AUDIO_FILES
 from ..graph import Graph, external_files
 from ..graph import load_graph as load_graph
 from . import schema
+from .staged import COMPRESSION as COMPRESSION
+from .staged import GRAPH as GRAPH
+from .staged import MANIFEST as MANIFEST
+from .staged import SEARCH as SEARCH
+from .staged import STUDENT as STUDENT
+from .staged import half_made
+from .staged import staging as staging
 
 FORMAT = 1
-MANIFEST = "manifest.json"
-STUDENT = "distillation.json"  # in a folder of weights that bertc made: what compiler/distill writes
-GRAPH = "graph.onnx"
 GOLDENS = "goldens.npz"
 REPORT = "report.json"
 PAGE = "report.html"  # made of report.json, and like it holds the times of the build
@@ -124,6 +124,8 @@ class Artifact:
 
 
 SETTLED = 2 * 10**9  # nanoseconds
+REPLACED = 3  # times that an artifact may be replaced by others while it is opened
+DIFFERS = "{}: {} differs from the file that was built (sha256); copy or build it again"
 Stamps = Mapping[str, Sequence[int]]  # what changes when a file is written or replaced, by the file's name in the artifact
 
 
@@ -146,23 +148,49 @@ def _stamp(file: Path) -> list[int]:
     return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
 
-def open_artifact(path: Path, seen: Stamps | None = None) -> Artifact:
+def open_artifact(path: Path, seen: Stamps | None = None, later: Collection[str] = ()) -> Artifact:
     """Read and check an artifact. ArtifactError when it is none, of a newer format, or not what its hashes say.
 
-    `seen`: the stamps of files that this user's own process has hashed; what still has its stamp is not hashed again.
+    `seen`: the stamps of files that this user's own process has hashed; what still has its stamp is not hashed again. `later`:
+    files that the caller is about to read by `read_listed`, which hashes the bytes that it gives.
     """
+    for _ in range(REPLACED):
+        before = _stamp(path / MANIFEST)
+        try:
+            return _opened(path, seen, later)
+        except ArtifactError:
+            if before == _stamp(path / MANIFEST):
+                raise  # else a build has replaced the artifact meanwhile, and the new one is looked at
+    return _opened(path, seen, later)
+
+
+def _opened(path: Path, seen: Stamps | None, later: Collection[str]) -> Artifact:
     manifest = _read_manifest(path)
+    sums: dict[tuple[int, int], str] = {}
     trusted = dict(seen) if seen and list(seen.get(MANIFEST, [])) == _stamp(path / MANIFEST) else {}
     for name, entry in manifest["files"].items():
         file = listed_file(path, manifest, name)
         if not file.is_file():
             raise ArtifactError(f"{path}: {name} is missing; copy the whole directory or build it again")
-        if not (name in trusted and list(trusted[name]) == _stamp(file)) and hash_file(file) != entry["sha256"]:
-            raise ArtifactError(f"{path}: {name} differs from the file that was built (sha256); copy or build it again")
+        known = name in later or (name in trusted and list(trusted[name]) == _stamp(file))
+        inode = (file.stat().st_dev, file.stat().st_ino)  # model.onnx is graph.onnx under a second name: read once
+        if not known and (sums.get(inode) or sums.setdefault(inode, hash_file(file))) != entry["sha256"]:
+            raise ArtifactError(DIFFERS.format(path, name))
     found = Artifact(path, manifest)
     _refuse_unlisted(found)
     _check_weights(found)
     return found
+
+
+def read_listed(path: Path, manifest: Mapping[str, Any], name: str) -> bytes:
+    """The bytes of a file of an artifact, which have the hash that the manifest says: nothing is opened after the check."""
+    try:
+        data = listed_file(path, manifest, name).read_bytes()
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: {name} is missing; copy the whole directory or build it again") from error
+    if hashlib.sha256(data).hexdigest() != manifest["files"][name]["sha256"]:
+        raise ArtifactError(DIFFERS.format(path, name))
+    return data
 
 
 def listed_file(path: Path, manifest: Mapping[str, Any], name: str) -> Path:
@@ -202,6 +230,8 @@ def _refuse_unlisted(found: Artifact) -> None:
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     file = path / MANIFEST
+    if half_made(path):
+        raise ArtifactError(f"{path} is no artifact: a build writes there, or was killed; name what it builds, or build again")
     if not file.is_file():
         if path.is_file():
             raise ArtifactError(f"{path} is a file; an artifact is the directory that bertc build or bertc export wrote")
@@ -277,103 +307,6 @@ def write_manifest(directory: Path, facts: Mapping[str, Any], hashes: Mapping[st
         name = file.relative_to(directory).as_posix()
         files[name] = {"sha256": hashes.get(name) or hash_file(file), "bytes": file.stat().st_size}
     write_json(directory / MANIFEST, {"format": FORMAT, **facts, "files": files})
-
-
-@contextlib.contextmanager
-def staging(out: Path, force: bool) -> Iterator[Path]:
-    """A folder to build in that becomes `out` when the block ends, and vanishes when it raises.
-
-    Raises ArtifactError when `out` exists and may not be replaced, Missing when the disk is full.
-    """
-    out = resolved(out)  # a link stays a link: what it points to is built or replaced
-    with output_errors(out):
-        _recover(out)
-        _check_free(out, force)
-        stage = out.parent / f".{out.name}.tmp-{os.getpid()}"
-        out.parent.mkdir(parents=True, exist_ok=True)
-        stage.mkdir()
-    try:
-        with disk_errors(out):
-            yield stage
-            _install(stage, out)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-
-
-def _check_free(out: Path, force: bool) -> None:
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise ArtifactError(f"the output {out} is a file; name a directory")
-    if out.is_mount():
-        raise ArtifactError(f"the output {out} is a mount point, which cannot be renamed; name a folder in it: -o {out / 'NAME'}")
-    if not any(out.iterdir()):
-        return
-    if not force:
-        raise ArtifactError(f"the output {out} exists; --force replaces it, or choose another -o")
-    # A folder of artifacts holds nothing else: one artifact among a user's other folders must not cost them those.
-    if not _made_here(out) and not all(map(_made_here, out.iterdir())):
-        raise ArtifactError(f"the output {out} holds files that bertc did not write; --force replaces artifacts only")
-
-
-def _made_here(folder: Path) -> bool:
-    """Whether bertc wrote this folder. Other programs have a manifest.json too; a damaged artifact still has its graph."""
-    for name in (MANIFEST, STUDENT):
-        try:
-            manifest = json.loads((folder / name).read_text("utf-8"))
-        except OSError:
-            continue
-        except (ValueError, RecursionError):
-            return (folder / GRAPH).is_file()
-        return isinstance(manifest, dict) and "format" in manifest and "bertc" in manifest
-    return False
-
-
-def _install(stage: Path, out: Path) -> None:
-    """Rename; a folder that is in the way moves aside first, comes back on any failure, and goes when the new one is in place."""
-    if not out.exists():
-        stage.rename(out)
-        return
-    aside = out.parent / f".{out.name}.old-{os.getpid()}"
-    try:
-        out.rename(aside)
-        stage.rename(out)
-    finally:
-        # Also after Ctrl-C between the two renames, or just behind either of them.
-        if aside.exists() and not out.exists():
-            aside.rename(out)
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _recover(out: Path) -> None:
-    """Clear what a killed build left: its half-written folder goes, an artifact it had moved aside comes back."""
-    for aside in _leftovers(out, "old"):
-        if out.exists():
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            aside.rename(out)
-    for stage in _leftovers(out, "tmp"):
-        shutil.rmtree(stage, ignore_errors=True)
-
-
-def _leftovers(out: Path, kind: str) -> list[Path]:
-    """Folders of builds that are no longer running, by the process number in their name; any other name is a user's."""
-    found = out.parent.glob(f".{glob.escape(out.name)}.{kind}-*")
-    return sorted(p for p in found if (pid := p.name.rpartition("-")[2]).isdecimal() and not _alive(int(pid)))
-
-
-def _alive(pid: int) -> bool:
-    if pid == os.getpid():
-        return False  # in a container every build may have the same number
-    if os.name == "nt":
-        return True  # os.kill would send a signal there; better a folder too many than a running build's folder gone
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
 
 
 def copy_assets(assets: tuple[Path, ...], directory: Path) -> None:

@@ -141,7 +141,7 @@ def time_artifact(found: Artifact, request: BenchRequest, progress: Progress | N
             calls = {each.name: [each.prepare(sample.feeds) for sample in samples] for each in contenders}
             agreement, told = _agree(contenders, samples, calls, found)
             load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-        with log.stage("time") as advance, _others() as busy:
+        with log.stage("time") as advance, others() as busy:
             seconds = _rounds(calls, len(samples), request, advance)
     timed = tuple(Timing(c.name, shape, seconds[c.name][at]) for at, shape in enumerate(request.shapes) for c in contenders)
     conditions = _conditions(request, count, load, busy["share"])
@@ -241,6 +241,12 @@ def _rounds(calls: Mapping[str, Sequence[Any]], shapes: int, request: BenchReque
     return taken
 
 
+def in_turns(calls: Mapping[str, Any], rounds: int, seed: int, advance: Any) -> dict[str, np.ndarray]:
+    """Seconds [rounds] of each call, in a random order in every round."""
+    found = _rounds({name: [call] for name, call in calls.items()}, 1, BenchRequest(rounds=rounds, seed=seed), advance)
+    return {name: taken[0] for name, taken in found.items()}
+
+
 def _timed(call: Any) -> float:
     time.sleep(PAUSE)
     call()
@@ -256,7 +262,7 @@ def _ratios(timed: Sequence[Timing], contenders: Sequence[Contender]) -> tuple[t
 
 
 @contextlib.contextmanager
-def _others() -> Iterator[dict[str, float | None]]:
+def others() -> Iterator[dict[str, float | None]]:
     """The share of all cores that other processes took in the block; None where the system does not say (no /proc/stat)."""
     found: dict[str, float | None] = {"share": None}
     before = _cpu()

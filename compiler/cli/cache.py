@@ -64,7 +64,7 @@ def ls(store: Path, as_json: bool) -> None:
         rows.add(each.key[:12], each.stage, each.slot, size, f"{age:.1f} h" if age < 48 else f"{age / 24:.0f} d")
     console().print(rows)
     total = sum(each.bytes for each in held) / 2**20
-    print_result(f"{counted(len(held), 'stage')}, {total:.0f} MiB (artifacts link to the same files)")
+    print_result(f"{counted(len(held), 'stage')}, {total:.0f} MiB")
     if as_json:
         print_json({"store": str(store), "stages": [each.to_json() for each in held]})
 
@@ -86,7 +86,7 @@ def ls(store: Path, as_json: bool) -> None:
 @click.option("--size", metavar="SIZE", help="Remove the oldest until so much is left, as in 20GB.")
 @click.option("--dry-run", is_flag=True, help="Only list what would be removed.")
 def gc(store: Path, locks: Sequence[Path], older: float | None, size: str | None, dry_run: bool, as_json: bool) -> None:
-    """Remove finished stages that nobody needs. Artifacts stay: they link to the files by their own names."""
+    """Remove finished stages that nobody needs. Artifacts stay: they are copies."""
     from ..core import InputError
     from ..fleet import config
     from ..fleet import store_cleaning as cleaning

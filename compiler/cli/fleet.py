@@ -37,18 +37,23 @@ def fleet() -> None:
     """Build many models for many GPUs: plan, build, status, verify."""
 
 
+VERIFY_BYTES = click.option(
+    "--verify-bytes", is_flag=True, help="Read every file; else those alone whose size or time moved since they were last read."
+)
+
+
 def fleet_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (shared.JSON, STORE, ENTRIES, FLEET_TOML):
         command = option(command)
     return command
 
 
-def open_fleet(file: Path, entries: Sequence[str], store: Path | None) -> tuple[Fleet, Fleet, Store]:
+def open_fleet(file: Path, entries: Sequence[str], store: Path | None, verify_bytes: bool = False) -> tuple[Fleet, Fleet, Store]:
     """(the selected part of a fleet, the whole of it, its store)."""
     from ..fleet import Store, config
 
     whole = config.read(file)
-    return config.select(whole, entries), whole, Store((store or whole.store).resolve())
+    return config.select(whole, entries), whole, Store((store or whole.store).resolve(), verify_bytes)
 
 
 @fleet.command(
@@ -123,6 +128,7 @@ def plan_summary(steps: Sequence[Step]) -> str:
 )
 @fleet_arguments
 @click.option("--locked", is_flag=True, help="Refuse to build anything but what fleet.lock.json names.")
+@VERIFY_BYTES
 @click.option("--fail-fast", is_flag=True, help="Stop at the first failure.")
 @click.option(
     "--until", type=click.Choice(["export", "fuse", "quantise", "build"]), default="build", help="Stop after this stage."
@@ -135,6 +141,7 @@ def build(
     entries: Sequence[str],
     store: Path | None,
     locked: bool,
+    verify_bytes: bool,
     fail_fast: bool,
     until: str,
     jobs: int | None,
@@ -142,10 +149,13 @@ def build(
     address: str | None,
     as_json: bool,
 ) -> None:
-    """Build what is not cached, and put every artifact in its place. Exits as the worst failure does."""
+    """Build what is not cached, and put every artifact in its place. Exits as the worst failure does.
+
+    What is damaged in the store is made again, what differs in its place is placed again; both are said.
+    """
     from ..fleet import config, lock, run, status
 
-    chosen, whole, kept = open_fleet(file, entries, store)
+    chosen, whole, kept = open_fleet(file, entries, store, verify_bytes)
     kept.sweep()
     if locked:
         lock.require_same(chosen, kept)
@@ -158,7 +168,7 @@ def build(
         lock.write(chosen, kept, outcomes, whole)
     code = run.worst_exit_code(o.exit_code for o in outcomes) or exit_code_of_requested(outcomes, entries)
     document = built_document(chosen, kept, outcomes, code)
-    for line in (*status.precision_notes(document["entries"]), *build_summary(outcomes, placed)):
+    for line in (*status.precision_notes(document["entries"]), *repairs(outcomes, placed), *build_summary(outcomes, len(placed))):
         print_result(line)
     if as_json:
         print_json(document)
@@ -209,12 +219,23 @@ def pool_of(address: str | None, jobs: int | None, memory: int | None) -> Pool:
     return LocalPool(jobs, memory)
 
 
-def place(chosen: Fleet, kept: Store, outcomes: Sequence[Outcome]) -> int:
-    """Artifacts into their places; how many were not there yet."""
+def place(chosen: Fleet, kept: Store, outcomes: Sequence[Outcome]) -> dict[str, str]:
+    """Artifacts into their places: {slot: why} of those that were not there, or not as they were built."""
     from ..fleet import outputs
 
     built = [o for o in outcomes if o.task.entry and o.key and o.digest]
-    return sum(outputs.place(kept, str(o.key), chosen.place_of(o.task.slot)) for o in built)
+    why = {o.task.slot: outputs.place(kept, str(o.key), chosen.place_of(o.task.slot)) for o in built}
+    return {slot: each for slot, each in why.items() if each is not None}
+
+
+def repairs(outcomes: Sequence[Outcome], placed: dict[str, str]) -> list[str]:
+    """What was made or placed again because what lay there was not what was built."""
+    again = [
+        f"{o.task.slot} was damaged in the store ({o.reason}): made again" for o in outcomes if o.state == "made" and o.reason
+    ]
+    cached = [o.task.slot for o in outcomes if o.state == "cached"]
+    moved = {slot: why for slot, why in placed.items() if slot in cached and why != "it was not there"}
+    return again + [f"{slot}: in its place {why}: placed again" for slot, why in moved.items()]
 
 
 def exit_code_of_requested(outcomes: Sequence[Outcome], entries: Sequence[str]) -> int:
@@ -243,7 +264,8 @@ def build_summary(outcomes: Sequence[Outcome], placed: int) -> list[str]:
     examples=("bertc fleet status", "bertc fleet status fleet.toml --json"),
 )
 @fleet_arguments
-def show_status(file: Path, entries: Sequence[str], store: Path | None, as_json: bool) -> None:
+@VERIFY_BYTES
+def show_status(file: Path, entries: Sequence[str], store: Path | None, verify_bytes: bool, as_json: bool) -> None:
     """Show what is built, cached, stale or failed, with sizes, kernels and accuracy.
 
     Exits as the worst of the sources that cannot be read: 2 for one that is not there.
@@ -252,7 +274,7 @@ def show_status(file: Path, entries: Sequence[str], store: Path | None, as_json:
     from ..fleet import state_words, status
     from ..report import Table
 
-    chosen, _, kept = open_fleet(file, entries, store)
+    chosen, _, kept = open_fleet(file, entries, store, verify_bytes)
     steps = plans.plan_fleet(chosen, kept)
     found = status.status_document(chosen, kept, steps)
     columns = ("entry", "GPUs", "state", "size", "kernels", "cosine (min)", "rel. error", "verified", "why")

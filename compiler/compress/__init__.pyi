@@ -1,3 +1,9 @@
+from . import engine as engine
+from . import ffn as ffn
+from . import heads as heads
+from . import importance as importance
+from . import judging as judging
+from . import parts as parts
 from .engine import Engine as Engine
 from .engine import measure as measure
 from .request import SHARING as SHARING
@@ -7,3 +13,9 @@ from .run import Compressed as Compressed
 from .run import Made as Made
 from .run import compress as compress
 from .run import compressed as compressed
+from .run import open_model as open_model
+from .run import some as some
+from .writing import EXPORT as EXPORT
+from .writing import HUGGING_FACE as HUGGING_FACE
+from .writing import form_of as form_of
+from .writing import write_net as write_net

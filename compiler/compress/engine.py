@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..core import Dim, NotFused, Profile, Progress, Shape, profiles
 from ..distill import Net
 from ..fusions import engine as fusing
 from ..graph import Graph, deduplicate_initializers, save_graph
+from ..quant import dynamic_int8, weight_bits
 from ..source import FactoryModel, torch_export
 from ..targets import BuildRequest
 
@@ -59,32 +61,52 @@ def dims_of(made: FactoryModel) -> dict[str, Dim]:
     return {name: Dim(name, *limits.get(name, (1, None))) for name in SHAPE}
 
 
+def fused(net: Net) -> tuple[Graph, dict[str, Dim]]:
+    """The graph of a net with its fusions, and its dimensions: what `typed` and `count` begin with."""
+    made = module_of(net)
+    graph, _ = torch_export.export_module(made, OPSET)
+    dims = dims_of(made)
+    return _fused(graph, dims), dims
+
+
+def typed(graph: Graph, name: str, mode: str) -> Graph:
+    """A fused graph as the compiler of target `name` gets it in precision `mode`."""
+    target = targets.get(name)
+    lowered = target.lower(graph, _sms(name))
+    if mode == "int8-dynamic":
+        lowered = dynamic_int8(lowered, weight_bits(name))
+    given = {"kernels": target.KERNELS} if hasattr(target, "KERNELS") else {}
+    made = precision.get(mode).apply(lowered, None, **given).graph
+    deduplicate_initializers(made.model, made=True)
+    return made
+
+
+def count(typed: Graph, dims: dict[str, Dim], name: str, mode: str, sizes: Mapping[str, int] = SHAPE) -> Engine:
+    """What the engine of a typed graph is made of, at `sizes` or the largest that the model takes."""
+    sizes = {axis: min(size, dims[axis].max or size) for axis, size in sizes.items()}
+    with tempfile.TemporaryDirectory(prefix="bertc-") as folder:
+        path = Path(folder) / "graph.onnx"
+        save_graph(typed, path)
+        request = BuildRequest(typed, path, Path(folder), mode, _sms(name), (_profile(sizes, dims),))
+        facts = targets.get(name).build(request).facts
+    kernels = facts.get("kernels")
+    total = targets.graph_work(typed, kernels["rows"] if kernels else None, Shape(tuple(sizes.items())), 0).total()
+    counted = f"kernels of TensorRT-RTX, {mode}" if kernels else f"nodes given to ONNX Runtime, {mode}"
+    number = int(kernels["count"]) if kernels else sum(typed.op_counts().values())
+    return Engine(total.flops, typed.initializer_bytes, number, counted, total.moved, "x".join(map(str, sizes.values())))
+
+
 def measure(net: Net, log: Progress) -> Engine:
     """Export, fuse, lower, type, compile: for TensorRT-RTX in fp16 where its package is there, else for ONNX Runtime in fp32."""
-    made = module_of(net)
     with log.stage("compile to count kernels"):
-        graph, _ = torch_export.export_module(made, OPSET)
-        dims = dims_of(made)
+        graph, dims = fused(net)
         rtx = targets.get("tensorrt-rtx").available().build
-        name, mode, sms = ("tensorrt-rtx", "fp16", (GPU,)) if rtx else ("onnxruntime", "fp32", ())
-        target = targets.get(name)
-        lowered = target.lower(_fused(graph, dims), sms)
-        given = {"kernels": target.KERNELS} if hasattr(target, "KERNELS") else {}
-        typed = precision.get(mode).apply(lowered, None, **given).graph
-        deduplicate_initializers(typed.model, made=True)
-        sizes = {axis: min(size, dims[axis].max or size) for axis, size in SHAPE.items()}
-        ranges = (_profile(sizes, dims),)
-        shape = Shape(tuple(sizes.items()))
-        with tempfile.TemporaryDirectory(prefix="bertc-") as folder:
-            path = Path(folder) / "graph.onnx"
-            save_graph(typed, path)
-            facts = target.build(BuildRequest(typed, path, Path(folder), mode, sms, ranges)).facts
-    kernels = facts.get("kernels")
-    work = targets.graph_work(typed, kernels["rows"] if kernels else None, shape, 0)
-    total = work.total()
-    counted = f"kernels of TensorRT-RTX, {mode}" if kernels else f"nodes given to ONNX Runtime, {mode}"
-    count = int(kernels["count"]) if kernels else sum(typed.op_counts().values())
-    return Engine(total.flops, typed.initializer_bytes, count, counted, total.moved, "x".join(map(str, sizes.values())))
+        name, mode = ("tensorrt-rtx", "fp16") if rtx else ("onnxruntime", "fp32")
+        return count(typed(graph, name, mode), dims, name, mode)
+
+
+def _sms(name: str) -> tuple[str, ...]:
+    return (GPU,) if targets.get(name).SMS else ()
 
 
 def _fused(graph: Graph, dims: dict[str, Dim]) -> Graph:
@@ -94,6 +116,6 @@ def _fused(graph: Graph, dims: dict[str, Dim]) -> Graph:
         return graph
 
 
-def _profile(sizes: dict[str, int], dims: dict[str, Dim]) -> Profile:
+def _profile(sizes: Mapping[str, int], dims: dict[str, Dim]) -> Profile:
     text = ",".join(f"{name}=1:{size}:{size}" for name, size in sizes.items())
     return profiles.parse_profile(text, dims)

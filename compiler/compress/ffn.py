@@ -17,6 +17,8 @@ from .importance import taylor, worth
 from .parts import columns_kept, parts_of, rounded, rows_kept
 from .step import Step, Work
 
+WIDTHS = ("intermediate_size", "hidden_dim")  # in a config; DistilBERT has its own name
+
 
 def neurons_kept(whole: int, share: float, multiple: int) -> tuple[int, str]:
     """(how many stay, what rounding did). InputError where all would."""
@@ -45,5 +47,8 @@ def with_neurons(net: Net, kept: Sequence[Tensor]) -> Net:
     for parts, rows in zip(parts_of(made), kept, strict=True):
         parts.set(parts.first, rows_kept(parts.get(parts.first), rows))
         parts.set(parts.second, columns_kept(parts.get(parts.second), rows))
-    made.model.config.intermediate_size = len(kept[0])
+    config = made.model.config
+    for name in WIDTHS:
+        if hasattr(config, name):
+            setattr(config, name, len(kept[0]))
     return made

@@ -75,12 +75,12 @@ def compressed(request: Request, log: Progress, *, count: bool = True) -> Made:
     """The compressed model, in memory. Without `count` no engine is compiled: for who looks at quality alone."""
     began = time.monotonic()
     check(request)
-    original, texts, teachers = _open(request, log)
+    original, texts, teachers = open_model(request, log)
     _require_fitting(original, request)
     pairs = read_pairs(request.pairs, original.task, log)
     with log.stage("judge the original"):
         judge = judge_of(original, teachers, texts, pairs, log)
-    encoded = encode(_some(texts, request), original.encoder, silent)
+    encoded = encode(some(texts, request), original.encoder, silent)
     work = Work(_copy(original), original, tuple(range(len(original.layers))), encoded, request.seed)
     start = {"quality": judge(original), **_shape_facts(original, log, count)}
     steps = []
@@ -111,7 +111,8 @@ def compressed(request: Request, log: Progress, *, count: bool = True) -> Made:
     return Made(work.net, original, {**document, "summary": _summary(document), "notes": _notes(document, log)})
 
 
-def _open(request: Request, log: Progress) -> tuple[Net, Texts, Teachers]:
+def open_model(request: Request, log: Progress) -> tuple[Net, Texts, Teachers]:
+    """The model, the texts, and the model once more as the frozen teacher of what is left of it."""
     with log.stage("open the model"):
         found, _ = resolve(request.model)
         options = dataclasses.replace(request.options, task=request.options.task or found.task)
@@ -149,7 +150,7 @@ def _copy(net: Net) -> Net:
     return Net(copy.deepcopy(net.module), net.origin, net.encoder)
 
 
-def _some(texts: Texts, request: Request) -> list[Example]:
+def some(texts: Texts, request: Request) -> list[Example]:
     """The texts that importance is measured on: none that is held out."""
     count = min(request.samples, len(texts.learned))
     chosen = np.random.default_rng(request.seed).permutation(len(texts.learned))[:count]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import pipeline
+from ..artifact import COMPRESSION
 from ..core import Progress, disk_errors, write_json, write_text
 from ..distill import Net, write_model
 from ..recipe import Recipe, plan_builds
@@ -20,31 +21,36 @@ from ..verification import check_export, check_inputs
 from .engine import OPSET, dims_of, module_of
 from .heads import uniform
 from .page import render
-from .parts import parts_of
+from .parts import all_the_same, parts_of
 from .sharing import apart, is_shared
 
-DOCUMENT, PAGE = "compression.json", "compression.html"
+PAGE = "compression.html"
 HUGGING_FACE, EXPORT = "huggingface", "export"
 
 
 def form_of(net: Net) -> str:
     """What a model can be written as: by its shapes, not by what was asked for."""
     plain = all(hasattr(each.get(name), "in_features") for each in parts_of(net) for name in (each.first, each.second))
-    return HUGGING_FACE if plain and uniform(net) else EXPORT
+    return HUGGING_FACE if plain and uniform(net) and all_the_same([each.neurons for each in parts_of(net)]) else EXPORT
 
 
 def write(net: Net, folder: Path, document: Mapping[str, Any], reference: str, seed: int, log: Progress) -> None:
     """The model, its document and its page into an empty folder."""
-    if document["form"] == HUGGING_FACE:
-        write_model(apart(net) if is_shared(net) else net, folder)
-    else:
-        _write_export(net, folder, reference, seed, log)
+    write_net(net, folder, reference, seed, log)
     with disk_errors(folder):
-        write_json(folder / DOCUMENT, document)
+        write_json(folder / COMPRESSION, document)
         if why := page.why_no_page():
             log.note(why.replace("report.html", PAGE))
         else:
             write_text(folder / PAGE, render(document), "-o")
+
+
+def write_net(net: Net, folder: Path, reference: str, seed: int, log: Progress) -> None:
+    """The model alone, in the form that its shapes allow (`form_of`)."""
+    if form_of(net) == HUGGING_FACE:
+        write_model(apart(net) if is_shared(net) else net, folder)
+    else:
+        _write_export(net, folder, reference, seed, log)
 
 
 def _write_export(net: Net, folder: Path, reference: str, seed: int, log: Progress) -> None:

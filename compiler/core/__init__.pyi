@@ -5,6 +5,11 @@ from . import processes as processes
 from . import profiles as profiles
 from . import tensors as tensors
 from .discovery import module_names as module_names
+from .durable import copy_file as copy_file
+from .durable import exchange as exchange
+from .durable import sync_folder as sync_folder
+from .durable import sync_tree as sync_tree
+from .durable import write_durably as write_durably
 from .errors import ArtifactError as ArtifactError
 from .errors import BertcError as BertcError
 from .errors import BuildFailed as BuildFailed
@@ -43,6 +48,7 @@ from .machine import processor as processor
 from .machine import versions as versions
 from .machine import wanted_threads as wanted_threads
 from .processes import die_with_parent as die_with_parent
+from .processes import started_at as started_at
 from .profiles import AUDIO_DIM as AUDIO_DIM
 from .profiles import UNBOUNDED_LENGTH as UNBOUNDED_LENGTH
 from .profiles import Dim as Dim

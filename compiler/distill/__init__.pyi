@@ -1,3 +1,4 @@
+from . import checkpoints as checkpoints
 from . import judge as judge
 from . import losses as losses
 from .loop import Loop as Loop
@@ -8,6 +9,7 @@ from .nets import find_layers as find_layers
 from .nets import net_of as net_of
 from .nets import tensors as tensors
 from .objective import Lesson as Lesson
+from .objective import Objective as Objective
 from .run import Distilled as Distilled
 from .run import Request as Request
 from .run import distill as distill
@@ -15,7 +17,9 @@ from .settings import LOSSES as LOSSES
 from .settings import MAPPINGS as MAPPINGS
 from .settings import PRECISIONS as PRECISIONS
 from .settings import Settings as Settings
+from .settings import losses_of as losses_of
 from .student import Cut as Cut
+from .student import choose as choose
 from .student import cut as cut
 from .student import keep_layers as keep_layers
 from .student import narrow as narrow
@@ -23,13 +27,17 @@ from .teachers import Teachers as Teachers
 from .teachers import outputs_of as outputs_of
 from .teachers import teachers_of as teachers_of
 from .teaching import Taught as Taught
+from .teaching import held_out_value as held_out_value
 from .teaching import lesson_of as lesson_of
+from .teaching import prepare as prepare
 from .teaching import quality as quality
 from .teaching import ranks_of as ranks_of
 from .teaching import teach as teach
+from .teaching import train as train
 from .texts import Encoded as Encoded
 from .texts import Example as Example
 from .texts import Texts as Texts
+from .texts import batches_of as batches_of
 from .texts import encode as encode
 from .texts import read_texts as read_texts
 from .writing import write_model as write_model

@@ -69,7 +69,7 @@ def teach(
     learned = lesson_of(student, teachers, texts.learned, log, "learned texts", labelled=labelled, pairs=pairs)
     held_out = lesson_of(student, teachers, texts.held_out, log, "held-out texts", labelled=labelled, pairs=pairs)
     notes = _cut_note(learned, student)
-    training = _run(objective, learned, held_out, texts, settings, folder, resume, log)
+    training = train(objective, learned, held_out, texts, settings, folder, resume, log)
     teachers.check_untouched()
     return Taught(training, objective, held_out, notes)
 
@@ -120,7 +120,7 @@ def _cut_note(lesson: Lesson, student: Net) -> tuple[str, ...]:
     return (f"{counted(cut, 'text')} of {total} cut at {student.encoder.max_length} tokens (--max-length)",) if cut else ()
 
 
-def _run(
+def train(
     objective: Objective,
     learned: Lesson,
     held_out: Lesson,
@@ -130,6 +130,7 @@ def _run(
     resume: bool,
     log: Progress,
 ) -> Training:
+    """The loop over lessons that are encoded already, so that several students of one teacher share them."""
     lengths = learned.lengths
 
     @functools.lru_cache(maxsize=1)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..artifact import STUDENT
+from ..artifact import COMPRESSION, SEARCH, STUDENT
 from ..core import disk_errors, write_json, write_text
 from ..report import page
 from ..source import heads, quiet
@@ -23,8 +23,7 @@ NOT_THE_STUDENTS = (
     "openvino",
     "model.safetensors.index.json",
     "pytorch_model.bin.index.json",
-    STUDENT,
-    PAGE,
+    *(each for name in (STUDENT, COMPRESSION, SEARCH) for each in (name, name.replace(".json", ".html"))),
 )
 
 

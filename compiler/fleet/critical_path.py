@@ -40,8 +40,8 @@ def longest_path_first(tasks: Sequence[Task], store: Store) -> list[Task]:
 def expected_seconds(task: Task, store: Store) -> float:
     """What a task took last time, or may take."""
     known = store.slot(task.slot)
-    if "key" in known and store.has(known["key"]):
-        return float(store.record(known["key"])["seconds"])
+    if last := store.known_record(known.get("key")):
+        return float(last["seconds"])
     times = QUANTISED if task.stage == "build" and task.recipe.precision in precisions.QUANTISED else 1.0
     try:
         weights = plan.source_bytes(task.recipe)

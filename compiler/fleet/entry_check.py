@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from ..core import BertcError, CheckFailed, gpu_models
+from ..core import ArtifactError, BertcError, CheckFailed, gpu_models
 from ..verification import verdict as verification
 from . import content_digest as contents
 from . import lock
@@ -35,16 +36,18 @@ def verify_fleet(fleet: Fleet, require_engine: bool = False) -> Iterator[EntryCh
             yield EntryCheck(entry.name, f"not here: needs a host with {entry.host}", 0)
             continue
         try:
-            yield _checked(entry, fleet, locked, require_engine)
+            yield _checked(fleet.place_of(entry.name), entry, fleet, locked, require_engine)
         except BertcError as error:
             yield EntryCheck(entry.name, f"FAILED: {error}", error.exit_code)
 
 
-def _checked(entry: Entry, fleet: Fleet, locked: dict[str, Any], require_engine: bool) -> EntryCheck:
-    path = fleet.place_of(entry.name)
+def _checked(path: Path, entry: Entry, fleet: Fleet, locked: dict[str, Any], require_engine: bool) -> EntryCheck:
     if not path.exists():
         raise CheckFailed(f"not built: there is no {path}")
-    (verdict,) = verification.verify(path, require_engine=require_engine, budget=None)
+    try:
+        (verdict,) = verification.verify(path, require_engine=require_engine, budget=None)
+    except ArtifactError as error:  # a wrong artifact is what is looked for here: no bad input, but a failed check
+        raise CheckFailed(f"{error}; bertc fleet build puts it in its place again") from error
     wanted = locked.get(entry.name, {}).get("digest")
     # TensorRT chooses kernels by how long they take: what another host built of the same inputs may differ.
     if wanted is not None and entry.host is None and contents.digest(path) != wanted:

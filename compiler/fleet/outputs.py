@@ -1,51 +1,69 @@
-"""From the store to where artifacts are wanted: hard links, or copies where the file system has none; whole or not at all."""
+"""From the store to where artifacts are wanted: copies of their own, whole or not at all."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..artifact import MANIFEST
 from ..artifact import manifest as artifact
+from ..core import copy_file, hash_file
 from ..report import document as reports
-from .content_digest import RECORD
-from .store import Store
+from .store import Store, what_differs
 from .travelled import shown
 
 
-def place(store: Store, key: str, out: Path) -> bool:
-    """Make `out` the artifact of a key; False where it is that already. Raises ArtifactError where something else is there."""
-    source = store.folder(key)
-    if holds_stage(source, out):
-        return False
+def place(store: Store, key: str, out: Path) -> str | None:
+    """Make `out` the artifact of a key; returns why that was necessary, None where it is that already.
+
+    Raises ArtifactError where something else is there, and for a stage that is not what was made: the copies are hashed.
+    """
+    why = difference(store, key, out)
+    if why is None:
+        return None
     mine = hashlib.sha256(str(out.resolve()).encode()).hexdigest()
     with store.lock(f"out-{mine[:16]}"), artifact.staging(out, force=True) as stage:
-        for name in sorted(store.whole_record(key)["files"]):
-            file, wanted = source / name, stage / name
-            wanted.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(file, wanted)
-            except OSError:  # another disk, or a file system without links
-                shutil.copy2(file, wanted)
-    return True
+        if damage := store.damage(key):
+            raise store.damaged(key, damage)
+        _copy(store, key, store.record(key)["files"], stage)
+    return why
 
 
-def holds_stage(source: Path, out: Path) -> bool:
-    """Whether `out` holds the files of a finished stage: links to them, or copies of their size and time."""
+def _copy(store: Store, key: str, files: Mapping[str, Mapping[str, Any]], stage: Path) -> None:
+    """What a build wrote under two names (model.onnx is graph.onnx) stays one file with two names, of the copy."""
+    source, copied = store.folder(key), dict[tuple[int, int], Path]()
+    for name in sorted(files):
+        file, wanted = source / name, stage / name
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        inode = (file.stat().st_dev, file.stat().st_ino)
+        if inode in copied:
+            os.link(copied[inode], wanted)
+            continue
+        copy_file(file, wanted)
+        if hash_file(wanted) != files[name]["sha256"]:
+            why = store.damage(key, anew=True) or f"{shown(name)} changed while it was copied"
+            raise store.damaged(key, why)
+        copied[inode] = wanted
+
+
+def difference(store: Store, key: str, out: Path) -> str | None:
+    """What of `out` is not as the finished stage; None where all of it is. (By sizes and times first: `Store.sum_of`.)"""
     if not (out / MANIFEST).is_file():
-        return False
-    wanted = {p.relative_to(source): p.stat() for p in source.rglob("*") if p.is_file() and p.name != RECORD}
-    found = {p.relative_to(out): p.stat() for p in out.rglob("*") if p.is_file()}
-    if wanted.keys() != found.keys():
-        return False
-    return all(
-        os.path.samestat(stat, found[name]) or (stat.st_size, stat.st_mtime_ns) == (found[name].st_size, found[name].st_mtime_ns)
-        for name, stat in wanted.items()
-    )
+        return f"there is no {MANIFEST}" if out.exists() else "it was not there"
+    files, source = store.record(key)["files"], store.folder(key)
+    for name in files:
+        if (source / name).exists() and (out / name).exists() and os.path.samefile(source / name, out / name):
+            return f"{shown(name)} is a hard link to the store"  # as they were placed once
+    return what_differs(out, files, store.sum_of)
+
+
+def holds_stage(store: Store, key: str, out: Path) -> bool:
+    """Whether `out` is the artifact of a finished stage."""
+    return difference(store, key, out) is None
 
 
 def artifact_facts(path: Path) -> dict[str, Any]:

@@ -49,10 +49,10 @@ class Task:
 class Step:
     """A task and its state.
 
-    cached: finished. new: never made. stale: made once, of other inputs; `reasons` say which. failed: tried with these very
-    inputs. pending: what comes before it is not finished, so its inputs are not known (it may still turn out to be cached).
-    other-host: only a host with that GPU can make it. `seconds` is what it took last time, None where it never ran. A source that
-    cannot be read is failed, with no key and the exit code of its error.
+    cached: finished. new: never made. stale: made once, of other inputs, or damaged since; `reasons` say which. failed: tried
+    with these very inputs. pending: what comes before it is not finished, so its inputs are not known (it may still turn out
+    to be cached). other-host: only a host with that GPU can make it. `seconds` is what it took last time, None where it never
+    ran. A source that cannot be read is failed, with no key and the exit code of its error.
     """
 
     task: Task
@@ -137,7 +137,7 @@ def upstream_digests(task: Task, steps: Mapping[str, Step], store: Store) -> dic
 def plan_task(task: Task, store: Store, upstream: Mapping[str, str] | None, here: tuple[str, ...]) -> Step:
     """The state of one task, with the digests of what it takes."""
     known = store.slot(task.slot)
-    last = store.record(known["key"]) if "key" in known and store.has(known["key"]) else None
+    last = store.known_record(known.get("key"))
     seconds = last["seconds"] if last else None
     other_host = task.host is not None and task.host not in here
     reason = f"no {task.host} here: this machine has {', '.join(here) or 'no NVIDIA GPU'}"
@@ -152,10 +152,14 @@ def plan_task(task: Task, store: Store, upstream: Mapping[str, str] | None, here
             return Step(task, "other-host", None, None, (reason, *changed), seconds)
         return Step(task, "pending", None, None, (*changed, waiting), seconds)
     key = keys.key_of(document)
-    if store.has(key):
+    damage = store.damage(key) if store.has(key) else None
+    if store.has(key) and damage is None:
         return Step(task, "cached", key, document, (), store.record(key)["seconds"])
+    damaged = (f"damaged in the store: {damage}",) if damage else ()
     if other_host:
-        return Step(task, "other-host", key, document, (reason,), seconds)
+        return Step(task, "other-host", key, document, (reason, *damaged), seconds)
+    if damaged:
+        return Step(task, "stale", key, document, damaged, seconds)
     failure = known.get("failure", {})
     if failure.get("key") == key:
         return Step(task, "failed", key, document, (f"failed last time: {first_line(failure.get('error', ''))}",), seconds)
@@ -183,7 +187,7 @@ def memory_of(task: Task, store: Store, before: Mapping[str, str]) -> int:
     if task.entry and task.entry.memory is not None:
         return task.entry.memory
     known = store.slot(task.slot)
-    peak = store.record(known["key"]).get("peak_bytes", 0) if "key" in known and store.has(known["key"]) else 0
+    peak = (store.known_record(known.get("key")) or {}).get("peak_bytes", 0)
     if peak:
         return int(peak * 1.1)
     graph = store.record(before["export"])["files"]["graph.onnx"] if "export" in before else None

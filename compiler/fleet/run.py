@@ -31,7 +31,8 @@ class Pool(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a task ended: made, cached (finished before, or by another fleet meanwhile), failed, skipped or other-host; and why."""
+    """How a task ended: made, cached (finished before, or by another fleet meanwhile), failed, skipped or other-host; and why:
+    of one that was made, what was wrong with the one that lay in the store."""
 
     task: Task
     state: str
@@ -143,7 +144,7 @@ class _State:
         for future in ended:
             task, key = self.running.pop(future), self.keys.pop(future)
             found = self.pool.result(future)
-            error, code = found.get("error", ""), found.get("exit_code", 0)
+            error, code = found.get("error", "") or found.get("repaired", ""), found.get("exit_code", 0)
             self.end(Outcome(task, found["state"], key, found.get("digest"), error, code, found["seconds"]))
 
 

@@ -72,9 +72,11 @@ def _entry(step: Step, fleet: Fleet, store: Store, locked: Mapping[str, Any]) ->
     assert entry is not None
     path = fleet.place_of(entry.name)
     state, known = _state(step, store), outputs.artifact_facts(path)
-    if state == "cached" and step.key and outputs.holds_stage(store.folder(step.key), path):
-        state = "built"
     stage = _stage(step, store)
+    if state == "cached" and step.key:
+        why = outputs.difference(store, step.key, path)
+        state = state if why else "built"
+        stage["reasons"] += [f"in its place {why}"] if why and path.exists() else []
     return {
         "name": entry.name,
         "model": entry.model,

@@ -8,8 +8,9 @@
     sums/                   hashes of files by size and time, so that weights are not read again to see that they are the same
     timing/                 TensorRT's timing caches, by GPU model and version
 
-A folder appears by one rename, whole or not at all, and is never written again: its files are read-only, because artifacts are
-hard links to them.
+A folder appears by one rename, whole or not at all, on the disk before it has its name, and is never written again. Artifacts are
+copies of its files: what becomes of a copy changes nothing here. A stage is used only while it is what was made: by the sizes and
+times of its files, and by their bytes where one of these moved.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import filelock
 
-from ..core import ArtifactError, disk_errors, hash_file, output_errors
+from ..core import ArtifactError, disk_errors, hash_file, output_errors, sync_folder, sync_tree, write_durably
 from . import content_digest as contents
 from . import travelled
 from .content_digest import RECORD
@@ -42,8 +43,10 @@ FRESH = 2.0  # seconds: a file that was written this recently may be written aga
 class Store:
     """A folder of finished stages. Every method may be called by many processes at once."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, verify_bytes: bool = False) -> None:
+        """`verify_bytes`: read every file that is asked about, whatever its size and time say."""
+        self.path, self.verify_bytes = path, verify_bytes
+        self._read: dict[Path, tuple[list[int], str]] = {}  # by this process: once is enough
 
     def folder(self, key: str) -> Path:
         """The folder of a key. ArtifactError for what is no key, which a damaged file may say, and for a link."""
@@ -64,11 +67,24 @@ class Store:
             raise ArtifactError(f"{file} is damaged: {error}; {advice}") from error
         return found
 
+    def known_record(self, key: str | None) -> dict[str, Any] | None:
+        """The record of a stage that only tells what was; None where there is none to read."""
+        if key is None or not self.has(key):
+            return None
+        with contextlib.suppress(ArtifactError):
+            return self.record(key)
+        return None
+
     def whole_record(self, key: str) -> dict[str, Any]:
         """The record of a stage whose files are about to be used, every one of them hashed. ArtifactError where one differs."""
-        if why := self.damage(key):
-            raise ArtifactError(f"{self.folder(key)}: {why}; run bertc cache verify --repair {self.path}")
+        if why := self.damage(key, anew=True):
+            raise self.damaged(key, why)
         return self.record(key)
+
+    def damaged(self, key: str, why: str) -> ArtifactError:
+        """The error of a stage that is not what was made, after its bytes were read: the next build knows of it."""
+        advice = f"bertc fleet build makes it again; bertc cache verify --repair {self.path} checks and clears the whole store"
+        return ArtifactError(f"{self.folder(key)}: {why}; {advice}")
 
     def finished(self) -> list[str]:
         """The key of every finished stage."""
@@ -137,12 +153,15 @@ class Store:
         folder = self.folder(key)
         folder.parent.mkdir(parents=True, exist_ok=True)
         staged.chmod(stat.S_IMODE(folder.parent.stat().st_mode))
+        sync_tree(staged)
         try:
             staged.rename(folder)
         except OSError:
             if not self.has(key):
                 raise
             return self.record(key)
+        for each in (folder.parent, folder.parent.parent, self.path):
+            sync_folder(each)
         self._append_journal({"key": key, **{name: record[name] for name in ("slot", "seconds", "made") if name in record}})
         return record
 
@@ -180,46 +199,41 @@ class Store:
     def _slot(self, name: str) -> Path:
         return travelled.below(self.path, "slots", f"{name.replace('/', '@')}.json")
 
-    def sum_of(self, path: Path) -> str:
-        """sha256 of a file anywhere, remembered by its path, size and time."""
+    def sum_of(self, path: Path, anew: bool = False) -> str:
+        """sha256 of a file anywhere, remembered by its path, size, times and inode; `anew`: its bytes are read all the same.
+
+        What is read is remembered too: damage that a size and a time do not show is known from then on.
+        """
         path = path.resolve()
         facts = path.stat()
-        seen = [facts.st_size, facts.st_mtime_ns, facts.st_ino]
+        seen = [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino]
+        known = self._read.get(path)
+        if known is not None and known[0] == seen and not anew:
+            return known[1]
         file = travelled.below(self.path, "sums", hashlib.sha256(str(path).encode()).hexdigest()[:32])
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            remembered = json.loads(file.read_text("utf-8"))
-            if remembered["seen"] == seen and travelled.is_hash(remembered["sha256"]):
-                return str(remembered["sha256"])
+        if not (anew or self.verify_bytes) and (remembered := _remembered(file, seen)):
+            return remembered
         found = hash_file(path)
         if time.time() - facts.st_mtime > FRESH:
-            write_whole(file, {"path": str(path), "seen": seen, "sha256": found})
+            self._read[path] = (seen, found)
+            write_whole(file, {"path": str(path), "seen": seen, "sha256": found}, durable=False)
         return found
 
-    def damage(self, key: str) -> str | None:
-        """What is wrong with a finished stage, by the hash of every file; None when it is what was made.
+    def damage(self, key: str, anew: bool = False) -> str | None:
+        """What is wrong with a finished stage; None when it is what was made, by the hash of every file (see `sum_of`).
 
         A file that the record does not name, a link, and a digest that is not that of the files are damage, too: a lock is
         compared with the digest.
         """
         try:
             record = self.record(key)
+            folder, known = self.folder(key), record["files"]
+            if why := what_differs(folder, known, lambda file: self.sum_of(file, anew)):
+                return why
+            if contents.digest(folder, {name: entry["sha256"] for name, entry in known.items()}) != record["digest"]:
+                return "the record's digest is not that of its files"
         except ArtifactError as error:
             return str(error)
-        folder, known = self.folder(key), record["files"]
-        for path in sorted(folder.rglob("*")):
-            name = path.relative_to(folder).as_posix()
-            if path.is_symlink():
-                return f"{travelled.shown(name)} is a link"
-            if not path.is_dir() and name not in (*known, RECORD):
-                return f"{travelled.shown(name)} is not among the files that were made"
-        for name, entry in known.items():
-            file = folder / name
-            if not file.is_file():
-                return f"{travelled.shown(name)} is missing"
-            if file.stat().st_size != entry["bytes"] or hash_file(file) != entry["sha256"]:
-                return f"{travelled.shown(name)} changed since it was written (its sha256 differs)"
-        if contents.digest(folder, {name: entry["sha256"] for name, entry in known.items()}) != record["digest"]:
-            return "the record's digest is not that of its files"
         return None
 
     def remove(self, key: str) -> None:
@@ -252,11 +266,40 @@ class Store:
         return folder
 
 
-def write_whole(file: Path, document: Mapping[str, Any]) -> None:
-    """Write JSON beside the file and rename it: nobody ever reads a half of it."""
+def what_differs(folder: Path, files: Mapping[str, Mapping[str, Any]], hashed: Callable[[Path], str]) -> str | None:
+    """The first file of a folder that is not as `files` says: a link, unknown, missing, changed. None where all are."""
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            return f"{travelled.shown(name)} is a link"
+        if not path.is_dir() and name not in (*files, RECORD):
+            return f"{travelled.shown(name)} is not among the files that were made"
+    for name, entry in files.items():
+        file = folder / name
+        if not file.is_file():
+            return f"{travelled.shown(name)} is missing"
+        if file.stat().st_size != entry["bytes"] or hashed(file) != entry["sha256"]:
+            return f"{travelled.shown(name)} changed since it was written (its sha256 differs)"
+    return None
+
+
+def _remembered(file: Path, seen: list[int]) -> str | None:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        found = json.loads(file.read_text("utf-8"))
+        if found["seen"] == seen and travelled.is_hash(found["sha256"]):
+            return str(found["sha256"])
+    return None
+
+
+def write_whole(file: Path, document: Mapping[str, Any], durable: bool = True) -> None:
+    """Write JSON beside the file and rename it: nobody ever reads a half of it, also after a crash where it is `durable`."""
+    text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
     with disk_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         beside = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
-        with beside.open("x", encoding="utf-8") as handle:  # new, and no link that someone left there
-            handle.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+        if durable:
+            write_durably(file, text, beside)
+            return
+        with beside.open("x", encoding="utf-8") as handle:
+            handle.write(text)
         beside.replace(file)

@@ -17,7 +17,7 @@ DAY = 86400.0
 
 @dataclasses.dataclass(frozen=True)
 class StoredStage:
-    """One finished stage. `made` is a time in seconds since 1970; `bytes` counts files that artifacts link to as well."""
+    """One finished stage. `made` is a time in seconds since 1970."""
 
     key: str
     slot: str
@@ -100,7 +100,7 @@ def damaged_stages(store: Store) -> Iterator[tuple[str, str, str]]:
     for name in store.strays():
         yield travelled.shown(name), "?", "is a link, or is not named by a key: no stage of bertc"
     for key in store.finished():
-        if why := store.damage(key):
+        if why := store.damage(key, anew=True):
             try:
                 slot = store.record(key)["slot"]
             except ArtifactError:

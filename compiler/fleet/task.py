@@ -5,6 +5,7 @@ A process a stage: one that crashes or runs out of memory takes no other along.
     job     {"store", "stage", "slot", "key", "inputs", "recipe", "gpu": GPU model or null, "before": {stage: key}, "cwd",
              "parent": process to die with, "result": file, "began": time}
     result  {"state": "made" | "cached" | "failed", "key", "digest", "seconds", "peak_bytes",
+             "repaired": what was wrong with one that lay in the store, or "",
              and when failed: "error", "exit_code"}
 """
 
@@ -37,6 +38,7 @@ def run(job: Mapping[str, Any]) -> dict[str, Any]:
     store = Store(Path(job["store"]))
     try:
         with store.lock(job["key"]):
+            repaired = _clear_damaged(store, job["key"])
             state = "cached" if store.has(job["key"]) else "made"
             record = store.record(job["key"]) if state == "cached" else _make(store, job, started)
         store.set_slot(job["slot"], {"key": job["key"]})
@@ -46,7 +48,15 @@ def run(job: Mapping[str, Any]) -> dict[str, Any]:
         traceback.print_exc()
         message = f"this is a bug in bertc ({type(error).__name__}: {error})\n{traceback.format_exc()}"
         return _failed(store, job, message, 4, started)
-    return {"state": state, "key": job["key"], "digest": record["digest"], **_spent(started)}
+    return {"state": state, "key": job["key"], "digest": record["digest"], "repaired": repaired, **_spent(started)}
+
+
+def _clear_damaged(store: Store, key: str) -> str:
+    """What was wrong with a stage that lies there and is not what was made: it goes, and is made again. '' for any other."""
+    why = store.damage(key) if store.folder(key).exists() else None
+    if why:
+        store.remove(key)
+    return why or ""
 
 
 def _make(store: Store, job: Mapping[str, Any], started: float) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 from . import engine_choice as engine_choice
+from .dynamic import dynamic_int8 as dynamic_int8
 from .forms import LowBitGraph as LowBitGraph
 from .forms import held_out_truth as held_out_truth
 from .forms import observe_part as observe_part

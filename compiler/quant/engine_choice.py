@@ -125,10 +125,10 @@ def _tensors(kernel: Kernel) -> Iterator[Tensor]:
 
 def graph_at_opt(graph: Graph, profile: Profile) -> Graph:
     """The graph for a profile's best shape alone; all other shapes are left to the compiler."""
-    copy = graph.copy()
+    copy, sizes = graph.copy(), {name: dim.opt for name, dim in profile.items()}
+    shapes = {spec.name: spec.shape_at(sizes) for spec in graph.inputs}  # `past + 1` too
     for value in copy.model.graph.inputs:
-        dims = [dim if isinstance(dim, int) else profile[str(dim.value)].opt for dim in value.shape or ()]
-        value.shape = ir.Shape(dims)
+        value.shape = ir.Shape(shapes[str(value.name)])
     for node in copy.model.graph.all_nodes():
         for value in node.outputs:
             value.shape = None

@@ -40,7 +40,7 @@ class Plot:
     x: str
     y: str
     series: Sequence[Series]
-    kind: str = "line"  # or bar, dots
+    kind: str = "line"  # or bar, dots, points
     limit: float | None = None
     log: bool = False
     size: tuple[float, float] = SIZE
@@ -179,4 +179,10 @@ def _names(axes: Axes, series: Series) -> None:
         axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
 
 
-DRAWN = {"line": _line, "bar": _bars, "dots": _dots}
+def _points(axes: Axes, series: Series, index: int, count: int) -> None:
+    """Points over numbers, the first series joined by steps: a front among what it beats."""
+    style: dict[str, Any] = {"linestyle": "-", "drawstyle": "steps-post"} if index == 0 else {"linestyle": "none"}
+    axes.plot(series.xs, series.ys, color=COLOURS[index % len(COLOURS)], marker="o", markersize=3, label=series.name, **style)
+
+
+DRAWN = {"line": _line, "bar": _bars, "dots": _dots, "points": _points}

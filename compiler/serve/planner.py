@@ -6,9 +6,11 @@ its simulation. Policies, one function each:
 none    the oldest row alone.
 count   the first `max_rows` in the order of arrival, or all there are when the oldest has waited `max_wait`.
 tokens  the oldest row and its neighbours in length, while the batch stays within a budget of tokens.
-cost    the row that is due first, with those neighbours in length that make the most rows finish in time a second, by the
-        measured time of each batch. Where a batch takes as long as its rows one by one, it is one row: no batching.
-        In time is within `target` of its arrival, and before its deadline.
+cost    the row that is due first, with those neighbours in length that make the most work finish in time a second, by the
+        measured time of each batch: the work of a row is the time that it takes alone. Where a batch takes as long as its rows
+        one by one, it is one row: no batching.
+        In time is within `target` of its arrival, and before its deadline. Without a target a batch takes no longer than its
+        rows gain by it, or than its first row has waited.
 
 No more than the WINDOW oldest rows are looked at, so that a decision costs the same whatever waits.
 """
@@ -149,22 +151,44 @@ def _cost(waiting: Sequence[Row], now: float, cost: Cost, policy: Policy) -> Dec
     sums = np.concatenate([[0], np.cumsum(lengths)])
     rows = highs - lows + 1
     seconds = cost.seconds(rows, lengths[highs], sums[highs + 1] - sums[lows])
-    in_time = _in_time(ordered, lows, highs, now + seconds, policy.target)
-    rate = in_time / seconds
-    best = int(np.argmax(rate))
-    if not rate[best]:  # nothing can be answered in time: the least work that gets rid of the first
+    alone = cost.seconds(np.ones_like(lengths), lengths, lengths)
+    gain = _work_in_time(ordered, alone, lows, highs, now + seconds, policy.target) / seconds
+    if math.isinf(policy.target):
+        gain = np.where(seconds <= _patience(alone, lows, highs, now - first.arrived), gain, 0.0)
+    best = int(np.argmax(gain))
+    if not gain[best]:  # nothing can be answered in time: the least work that gets rid of the first
         best = int(np.argmin(seconds))
     return Decision(tuple(row.key for row in ordered[int(lows[best]) : int(highs[best]) + 1]))
 
 
-def _in_time(ordered: Sequence[Row], lows: np.ndarray, highs: np.ndarray, ends: np.ndarray, target: float) -> np.ndarray:
-    """How many rows of each window are answered in time when it ends at `ends`."""
+def _work_in_time(
+    ordered: Sequence[Row], alone: np.ndarray, lows: np.ndarray, highs: np.ndarray, ends: np.ndarray, target: float
+) -> np.ndarray:
+    """The seconds that those rows of each window would take one by one that are answered in time when it ends at `ends`.
+
+    Their number will not do: short rows in the batch of a long one are many a second, and mostly padding.
+    """
+    sums = np.concatenate([[0], np.cumsum(alone)])
+    work = sums[highs + 1] - sums[lows]
     deadlines = np.array([row.due(target) for row in ordered])
     if np.all(np.isinf(deadlines)) or ends.max() <= deadlines.min():
-        return highs - lows + 1
+        return np.asarray(work)
     met = deadlines[None, :] >= ends[:, None]
     places = np.arange(len(ordered))[None, :]
-    return np.asarray((met & (places >= lows[:, None]) & (places <= highs[:, None])).sum(1))
+    return np.asarray((alone * (met & (places >= lows[:, None]) & (places <= highs[:, None]))).sum(1))
+
+
+def _patience(alone: np.ndarray, lows: np.ndarray, highs: np.ndarray, waited: float) -> np.ndarray:
+    """The longest that each window may take, where no target says it: seconds [windows].
+
+    That is the mean time at which its rows would be done one by one, the shortest first: where the batch is sooner, its own
+    rows gain by it. Or as long as the first row has `waited`: batches are short while there is no queue, and the most work a
+    second counts where there is one. Rows that come while a batch runs wait for all of it.
+    """
+    sums = np.concatenate([[0], np.cumsum(alone)])
+    turns = np.concatenate([[0], np.cumsum(alone * np.arange(len(alone)))])  # each by the place at which it is run
+    mean = ((highs + 1) * (sums[highs + 1] - sums[lows]) - (turns[highs + 1] - turns[lows])) / (highs - lows + 1)
+    return np.asarray(np.maximum(mean * (1 + 1e-9), waited))  # of one row the mean is its own time, but for rounding
 
 
 def _by_length(waiting: Sequence[Row], chosen: Row) -> tuple[list[Row], int]:

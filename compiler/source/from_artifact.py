@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
 
 def open_export(path: Path, options: SourceOptions) -> Source:
-    """An artifact as a source. What its own export decided cannot be asked for again; int32 ids can."""
+    """An artifact as a source. What its own export decided cannot be asked for again; int32 ids can, and the task of a model
+    that had none: it says what is compared, and changes nothing in the graph."""
     source = open_artifact_source(path)
+    if source.task == "custom" and options.task is not None:
+        source = dataclasses.replace(source, task=options.task)
     fixed: dict[str, tuple[Any, Any]] = {"task": (options.task, source.task), "revision": (options.revision, source.revision)}
     fixed["opset"] = (options.opset if options.opset != SourceOptions.opset else None, source.graph.opset)
     for name, (requested, found) in fixed.items():

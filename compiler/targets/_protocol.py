@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from ..runtime import Runner
 
 
+WEIGHTS = "graph.onnx.data"  # as graph.save_graph names it; model.onnx is the same graph, and reads the same file
+
+
 @dataclasses.dataclass(frozen=True)
 class Availability:
     """What a target can do on this machine; `reason` says why not, and what to install, where it cannot."""
@@ -89,6 +92,22 @@ def place_graph(request: BuildRequest, name: str) -> str:
     except OSError:
         model.write_bytes(request.graph_path.read_bytes())
     return hash_file(model)
+
+
+def engine_bytes(directory: Path, manifest: Mapping[str, Any], name: str) -> bytes:
+    """The engine's bytes, of which the hash was checked: what is loaded is what was hashed, whatever is written there meanwhile.
+
+    Raises ArtifactError as `engine_file`, and for other bytes than the manifest's.
+    """
+    from ..artifact import read_listed
+
+    return read_listed(directory, manifest, name) if "files" in manifest else (directory / name).read_bytes()
+
+
+def weights_beside(directory: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
+    """The bytes of the weights that a graph of 2 GB keeps in a file of their own, by its name; {} for any other."""
+    there = WEIGHTS in manifest["files"] if "files" in manifest else (directory / WEIGHTS).is_file()
+    return {WEIGHTS: engine_bytes(directory, manifest, WEIGHTS)} if there else {}
 
 
 def engine_file(directory: Path, manifest: Mapping[str, Any], name: str) -> Path:

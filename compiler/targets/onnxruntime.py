@@ -10,7 +10,7 @@ from ..core import ArtifactError, Feeds, Outputs, TensorSpec, did_you_mean, prof
 from ..core import machine as packages
 from ..graph import Graph
 from ..runtime import Runner
-from ._protocol import Availability, BuildRequest, Built, engine_file, place_graph
+from ._protocol import Availability, BuildRequest, Built, engine_bytes, engine_file, place_graph, weights_beside
 
 FUSES = True  # what ONNX Runtime makes of the source's own graph when it loads it is slower: benchmarks/bench_ort.py
 PACKS = True  # _onnxruntime/lower_packed.py
@@ -82,7 +82,18 @@ def build(request: BuildRequest) -> Built:
 
 def load(directory: Path, manifest: Mapping[str, Any]) -> Runner:
     """A CPU session over model.onnx with the session options of the manifest; `intra_op_num_threads` among them is heeded."""
-    return OnnxRuntimeRunner(engine_file(directory, manifest, MODEL), manifest)
+    path, data = engine_file(directory, manifest, MODEL), engine_bytes(directory, manifest, MODEL)
+    weights = weights_beside(directory, manifest)
+
+    def give(options: Any) -> None:
+        sizes = [len(each) for each in weights.values()]
+        options.add_external_initializers_from_files_in_memory(list(weights), list(weights.values()), sizes)
+
+    return OnnxRuntimeRunner(path, manifest, give if weights else _nothing, data)
+
+
+def _nothing(options: Any) -> None:
+    """The session options as they are."""
 
 
 def save_mapped(directory: Path, manifest: Mapping[str, Any], out: Path) -> Runner:
@@ -119,7 +130,10 @@ def open_file(path: Path, described: Mapping[str, Any]) -> Runner:
 class OnnxRuntimeRunner(Runner):
     """One ONNX Runtime session. Not bound to the profiles, which are its buckets: ONNX Runtime takes any size the model takes."""
 
-    def __init__(self, path: Path, manifest: Mapping[str, Any], configure: Callable[[Any], None] = lambda options: None) -> None:
+    def __init__(
+        self, path: Path, manifest: Mapping[str, Any], configure: Callable[[Any], None] = _nothing, data: bytes | None = None
+    ) -> None:
+        """`data`: the bytes of the file, where they were read and checked; the path is then for messages alone."""
         inputs, outputs = ([TensorSpec.from_json(d) for d in manifest[kind]] for kind in ("inputs", "outputs"))
         super().__init__(inputs, outputs)
         self.buckets = profiles.profiles_from_json(manifest["profiles"])
@@ -136,7 +150,7 @@ class OnnxRuntimeRunner(Runner):
             raise ArtifactError(f"{path}: engine.session.intra_op_num_threads is {threads!r}; it is 0 to {MOST_THREADS}")
         options.intra_op_num_threads = threads
         configure(options)
-        self._session = open_session(path, options)
+        self._session = open_session(path if data is None else data, options)
 
     def _run(self, feeds: Feeds) -> Outputs:
         names = [spec.name for spec in self.outputs]

@@ -23,6 +23,7 @@ from .table import render
 
 TRAINED = "trained"  # among what `judge` gets, the folder that `train` wrote
 BASELINE = "baseline "  # what begins a metric that no artifact changes: the same without training, by chance, by the majority
+AGREEMENT = "same as PyTorch: "  # what begins a share of equal choices: all of them in float32, said and without a bar below
 RUNS_HERE = "onnxruntime"  # the target whose artifacts are judged; the others' engines are verified as far as bertc can
 MAX_DROP = 0.01  # of any metric against float32
 _HANDED: list[Callable[[], Any]] = []
@@ -114,14 +115,17 @@ def run(
 
 
 def misses(found: Mapping[str, Any]) -> list[str]:
-    """Where a system falls short: a build that failed, fusions that are not there, a metric that fell by more than MAX_DROP."""
+    """Where a system falls short: a build that failed, fusions that are not there, a metric that fell by more than MAX_DROP,
+    choices of float32 that are not PyTorch's."""
     short = [f"{_name(row)}: {row['failed']}" for row in found["rows"] if row.get("failed")]
     short += [f"{_name(row)}: {row['unfused']}" for row in found["rows"] if row.get("unfused")]
     exact = found["metrics"].get("fp32", {})
     for precision, values in found["metrics"].items():
         for name, value in values.items():
             drop = exact.get(name, value) - value
-            if drop > MAX_DROP and not name.startswith(BASELINE):
+            if name.startswith(AGREEMENT):
+                short += [f"{RUNS_HERE} fp32: {name} {value:.4f}, not 1"] if precision == "fp32" and value < 1 else []
+            elif drop > MAX_DROP and not name.startswith(BASELINE):
                 short.append(f"{RUNS_HERE} {precision}: {name} {value:.4f} is {drop:.4f} below float32's")
     return short
 

@@ -27,6 +27,8 @@ from bertc.cli import _main as cli
 def paused(module: str, name: str, when: str, ready: Connection, words: list[str]) -> None:
     """A process: a real build that stops at a chosen moment, says so, and waits for its end."""
     owner = Path if module == "Path" else importlib.import_module(f"bertc.{module}")
+    if module == "Path":  # as on a file system that cannot exchange two names
+        importlib.import_module("bertc.artifact.staged").exchange = lambda one, other: False  # type: ignore[attr-defined]
     real = getattr(owner, name)
 
     def pausing(*arguments: Any, **options: Any) -> Any:
@@ -48,6 +50,8 @@ MOMENTS = [
     ("artifact.goldens", "_write", "after"),
     ("verification.verdict", "run_and_judge", "before"),
     ("artifact.manifest", "write_manifest", "after"),
+    ("artifact.staged", "exchange", "before"),
+    ("artifact.staged", "exchange", "after"),
     ("Path", "rename", "before"),
     ("Path", "rename", "after"),
 ]
@@ -101,7 +105,8 @@ def test_stopped_over_an_old_artifact(
     code, err = stop(moment, number, build(model, out))
     if number == signal.SIGKILL:
         assert code == -signal.SIGKILL
-        assert check_whole(out) in ("null", None)
+        whole = {"exchange": ("null", "onnxruntime"), "rename": ("null", None)}.get(moment[1], ("null",))
+        assert check_whole(out) in whole
     else:
         assert code == 130
         assert "interrupted: nothing was written" in err.splitlines()[-1]

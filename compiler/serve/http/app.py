@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect
@@ -19,7 +20,7 @@ from starlette.routing import Route
 
 from ...core import BertcError, printable
 from ..errors import Refused
-from . import gone, oip, openai, tei
+from . import gone, oip, openai, openapi, tei
 from .bodies import answer, refusal, server_of
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ async def metrics(request: HttpRequest) -> Response:
 def application(server: Server) -> Starlette:
     """The routes of all protocols over a started server."""
     routes = [*tei.ROUTES, *openai.ROUTES, *oip.ROUTES, Route("/metrics", metrics)]
+    bodies: dict[str, type[msgspec.Struct]] = {**tei.BODIES, **openai.BODIES, **oip.BODIES}
+    routes.append(openapi.route_over(routes.copy(), bodies))
     app = Starlette(routes=[_counted(route) for route in routes], exception_handlers={404: _no_route, 405: _no_route})
     app.state.server = server
     return app

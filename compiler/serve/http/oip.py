@@ -196,6 +196,7 @@ def _spec(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": NAMES.get(spec.dtype, spec.dtype), "shape": shape}
 
 
+BODIES: dict[str, type[msgspec.Struct]] = {"/v2/models/{model}/infer": InferBody}
 ROUTES = [
     Route("/v2", metadata),
     Route("/v2/health/live", live),

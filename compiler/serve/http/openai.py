@@ -47,4 +47,5 @@ async def models(request: HttpRequest) -> Response:
     return answer({"object": "list", "data": data})
 
 
+BODIES: dict[str, type[msgspec.Struct]] = {"/v1/embeddings": EmbeddingsBody}
 ROUTES = [Route("/v1/embeddings", embeddings, methods=["POST"]), Route("/v1/models", models)]

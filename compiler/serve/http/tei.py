@@ -102,6 +102,7 @@ async def info(request: HttpRequest) -> Response:
     return answer(server.describe())
 
 
+BODIES: dict[str, type[msgspec.Struct]] = {"/embed": EmbedBody, "/rerank": RerankBody, "/predict": PredictBody}
 ROUTES = [
     Route("/embed", embed, methods=["POST"]),
     Route("/rerank", rerank, methods=["POST"]),

@@ -26,7 +26,7 @@ from ...graph import DOMAIN, Graph, module_path
 from ...runtime import PLUGIN_DOMAIN, Runner
 from ...source import carry_quantisation
 from .._fourier import rewrite_fourier
-from .._protocol import BuildRequest, Built, engine_file
+from .._protocol import BuildRequest, Built, engine_bytes, engine_file
 from . import branches as _branches
 from . import kernel_log as _kernels
 from . import plugin_nodes as _plugins
@@ -319,7 +319,7 @@ def load(module: str, directory: Path, manifest: Mapping[str, Any]) -> Runner:
     if not plan.is_file():
         raise ArtifactError(f"{directory} holds no {PLAN}; was it built for {module}?")
     try:
-        return TrtRunner(plan, manifest)
+        return TrtRunner(engine_bytes(directory, manifest, PLAN), manifest)
     except PolygraphyException as error:
         raise Missing(
             f"{plan} does not load on {_names(packages.gpus())} with {module} {packages.installed_version(module)}: {error}. "
@@ -346,7 +346,7 @@ def _point_polygraphy_at(module: str) -> None:
 class TrtRunner(Runner):
     """Runs an engine through Polygraphy, on the first profile whose ranges hold the sizes of the feeds."""
 
-    def __init__(self, plan: Path, manifest: Mapping[str, Any]) -> None:
+    def __init__(self, plan: bytes, manifest: Mapping[str, Any]) -> None:
         from polygraphy.backend.trt import EngineFromBytes
         from polygraphy.backend.trt import TrtRunner as Polygraphy
 
@@ -355,7 +355,7 @@ class TrtRunner(Runner):
             [TensorSpec.from_json(s) for s in manifest["outputs"]],
             profiles_.profiles_from_json(manifest["profiles"]),
         )
-        self._engine = Polygraphy(EngineFromBytes(plan.read_bytes()))
+        self._engine = Polygraphy(EngineFromBytes(plan))
         self._engine.activate()
         self._profile = 0
 

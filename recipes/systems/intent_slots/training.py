@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ from torch import nn
 
 from bertc import FactoryModel
 
+from ..learning import fit, write_rows
 from ..running import Budget, Module, write_export
 from . import data
 from .modules import IntentSlots
@@ -27,6 +26,7 @@ RATE, ENCODER_RATE = 1e-3, 2e-4
 KINDS = ("right", "noisy", "none")
 MIX = (0.5, 0.3, 0.2)  # of KINDS, in training
 TEST_ROWS, QUICK_ROWS, CALIBRATION_ROWS = 1500, 150, 256
+PROFILE = "batch=1:8:64,length=4:32:48"
 EXPECT = {
     "attention": 3,
     "embeddings": 1,
@@ -42,9 +42,7 @@ def train(folder: Path, budget: Budget) -> list[Module]:
     test = {kind: rows_of(judged, labels, intents, kind, budget.seed + 1) for kind in KINDS}
     nets, took = {}, {}
     for name in ("gated", "ungated"):
-        began = time.process_time()
-        nets[name] = _taught(learned, intents, labels, budget, name == "gated")
-        took[name] = time.process_time() - began
+        nets[name], took[name] = _taught(learned, intents, labels, budget, name == "gated")
     found = {f"{name}, {kind} slots": accuracy(net, rows) for name, net in nets.items() for kind, rows in test.items()}
     most = Counter(each.intent for each in learned).most_common(1)[0][0]
     found["majority"] = float(np.mean([each.intent == most for each in judged]))
@@ -60,11 +58,11 @@ def train(folder: Path, budget: Budget) -> list[Module]:
     whole: dict[str, Any] = {f"{kind}.{name}": array for kind, rows in test.items() for name, array in rows.items()}
     np.savez(folder / "test.npz", **whole)
     seen = rows_of(learned[:: max(1, len(learned) // CALIBRATION_ROWS)][:CALIBRATION_ROWS], labels, intents, "noisy", 0)
-    each = {f"{n}/{name}": array[n : n + 1] for name, array in seen.items() if name != "intent" for n in range(len(array))}
-    kept: dict[str, Any] = dict(each)
-    np.savez(folder / "rows.npz", **kept)
-    source = write_export(lambda: _factory(nets["gated"], seen), folder / "intent", profiles=["batch=1:8:64,length=4:32:48"])
-    return [Module("intent", source, folder / "rows.npz", EXPECT)]
+    samples = [{name: array[n : n + 1] for name, array in seen.items() if name != "intent"} for n in range(len(seen["intent"]))]
+    rows = write_rows(folder / "rows.npz", samples)
+    made = _factory(nets["gated"], seen)
+    source = write_export(lambda: made, folder / "intent", profiles=[PROFILE], task="sequence-classification")
+    return [Module("intent", source, rows, EXPECT)]
 
 
 def _names(sentences: Sequence[data.Sentence]) -> tuple[list[str], list[str]]:
@@ -72,30 +70,21 @@ def _names(sentences: Sequence[data.Sentence]) -> tuple[list[str], list[str]]:
     return sorted({each.intent for each in sentences}), sorted(labels)
 
 
-def _taught(learned: Sequence[data.Sentence], intents: list[str], labels: list[str], budget: Budget, gated: bool) -> IntentSlots:
+def _taught(
+    learned: Sequence[data.Sentence], intents: list[str], labels: list[str], budget: Budget, gated: bool
+) -> tuple[IntentSlots, float]:
+    """A network, and the CPU seconds that it took."""
     torch.manual_seed(budget.seed)
     net, rng = IntentSlots(len(labels), len(intents), gated), random.Random(budget.seed)
-    steps, end = QUICK_STEPS if budget.quick else STEPS, time.process_time() + 0.45 * budget.seconds
-    own = [value for name, value in net.named_parameters() if value.requires_grad and not name.startswith("encoder")]
-    groups = [
-        {"params": own, "lr": RATE},
-        {"params": [v for v in net.encoder.parameters() if v.requires_grad], "lr": ENCODER_RATE},
-    ]
-    optimiser = torch.optim.AdamW(groups, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, [RATE, ENCODER_RATE], total_steps=steps, pct_start=0.1)
-    for step in range(steps):
-        if time.process_time() > end:
-            sys.stderr.write(f"training ends at its time, after {step} of {steps} steps\n")
-            break
+
+    def loss_of() -> torch.Tensor:
         rows = rows_of(rng.sample(learned, BATCH), labels, intents, rng.choices(KINDS, MIX)[0], rng.randrange(2**30))
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = net(**_tensors(rows))
-        loss = nn.functional.cross_entropy(logits.float(), torch.from_numpy(rows["intent"]))
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        schedule.step()
-    return net.eval()
+        return nn.functional.cross_entropy(net(**_tensors(rows)).float(), torch.from_numpy(rows["intent"]))
+
+    own = [value for name, value in net.named_parameters() if value.requires_grad and not name.startswith("encoder")]
+    groups = {RATE: own, ENCODER_RATE: [value for value in net.encoder.parameters() if value.requires_grad]}
+    seconds = fit(groups, loss_of, QUICK_STEPS if budget.quick else STEPS, 0.45 * budget.seconds)
+    return net.eval(), seconds
 
 
 def rows_of(sentences: Sequence[data.Sentence], labels: list[str], intents: list[str], kind: str, seed: int) -> Arrays:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from torch import nn
 
 from bertc import FactoryModel
 
+from ..learning import fit, write_rows
 from ..running import Budget, Module, write_export
 from . import data
 from .judging import INPUTS, Run, scores
@@ -26,6 +25,7 @@ RATE = 2e-3
 JOINT = 0.1  # the weight of the granularity's loss
 IGNORED = -100
 TEST_ROWS, QUICK_ROWS, CALIBRATION_ROWS = 1000, 150, 128
+PROFILE = "batch=1:8:64,length=4:48:64"
 EXPECT = {"attention": 3}
 KINDS = {"whole": (True, True), "without bigrams": (False, True), "without joint loss": (True, False)}  # paired, joint
 Arrays = dict[str, np.ndarray]
@@ -39,9 +39,7 @@ def train(folder: Path, budget: Budget) -> list[Module]:
     test = {f"{tag}.{name}": array for tag in data.GRANULARITIES for name, array in rows_of(judged, known, tag, tag).items()}
     nets, took = {}, {}
     for name, (paired, joint) in KINDS.items() if not budget.quick else [("whole", KINDS["whole"])]:
-        began = time.process_time()
-        nets[name] = _taught(learned, known, budget, paired, joint)
-        took[name] = time.process_time() - began
+        nets[name], took[name] = _taught(learned, known, budget, paired, joint)
     found = {name: scores(_run(net), test) for name, net in nets.items()}
     swapped = {f"{tag}.{name}": array for tag, other in zip(data.GRANULARITIES, reversed(data.GRANULARITIES), strict=True)
                for name, array in rows_of(judged, known, tag, other).items()}  # fmt: skip
@@ -53,48 +51,34 @@ def train(folder: Path, budget: Budget) -> list[Module]:
     np.savez(folder / "test.npz", **whole)
     seen = learned[:CALIBRATION_ROWS]
     halves = [rows_of(seen[at::2], known, tag, tag) for at, tag in enumerate(data.GRANULARITIES)]
-    rows: dict[str, Any] = dict(_single_rows(halves))
-    np.savez(folder / "rows.npz", **rows)
-    source = write_export(
-        lambda: _factory(nets["whole"], seen, known), folder / "segmenter", profiles=["batch=1:8:64,length=4:48:64"]
-    )
-    return [Module("segmenter", source, folder / "rows.npz", EXPECT)]
-
-
-def _single_rows(halves: Sequence[Arrays]) -> Arrays:
-    """As `--data` takes them: "<n>/<input>", each a batch of one."""
     samples = [{name: half[name][at : at + 1] for name in INPUTS} for half in halves for at in range(len(half["input_ids"]))]
-    return {f"{at}/{name}": array for at, sample in enumerate(samples) for name, array in sample.items()}
+    rows = write_rows(folder / "rows.npz", samples)
+    made = _factory(nets["whole"], seen, known)
+    source = write_export(lambda: made, folder / "segmenter", profiles=[PROFILE], task="token-classification")
+    return [Module("segmenter", source, rows, EXPECT)]
 
 
-def _taught(learned: Sequence[data.Sentence], known: data.Vocabulary, budget: Budget, paired: bool, joint: bool) -> Segmenter:
+def _taught(
+    learned: Sequence[data.Sentence], known: data.Vocabulary, budget: Budget, paired: bool, joint: bool
+) -> tuple[Segmenter, float]:
+    """A network, and the CPU seconds that it took."""
     torch.manual_seed(budget.seed)
     rng, tags = random.Random(budget.seed), data.GRANULARITIES
     net = Segmenter(len(known.characters) + data.FIRST, len(known.bigrams) + 1, len(data.LETTERS), len(tags), paired)
-    steps, end = QUICK_STEPS if budget.quick else STEPS, time.process_time() + 0.3 * budget.seconds
-    optimiser = torch.optim.AdamW(net.parameters(), RATE, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=steps, pct_start=0.1)
-    for step in range(steps):
-        if time.process_time() > end:
-            sys.stderr.write(f"training ends at its time, after {step} of {steps} steps\n")
-            break
+
+    def loss_of() -> torch.Tensor:
         chosen = rng.sample(learned, BATCH)
         halves = [rows_of(chosen[at::2], known, tag, tag, data.LONGEST + 1) for at, tag in enumerate(tags)]
         rows = {name: torch.from_numpy(np.concatenate([half[name] for half in halves])) for name in halves[0]}
         longest = int(rows["attention_mask"].sum(1).max())
-        with torch.autocast("cpu", torch.bfloat16):
-            letters, granularity = net(*(rows[name][:, :longest] for name in INPUTS))
-        loss = nn.functional.cross_entropy(
-            letters.float().flatten(0, 1), rows["letters"][:, :longest].flatten(), ignore_index=IGNORED
-        )
-        if joint:
-            loss = loss + JOINT * nn.functional.cross_entropy(granularity.float(), rows["granularity"])
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-    return net.eval()
+        letters, granularity = net(*(rows[name][:, :longest] for name in INPUTS))
+        wanted = rows["letters"][:, :longest].flatten()
+        loss = nn.functional.cross_entropy(letters.float().flatten(0, 1), wanted, ignore_index=IGNORED)
+        return loss + JOINT * nn.functional.cross_entropy(granularity.float(), rows["granularity"]) if joint else loss
+
+    steps = QUICK_STEPS if budget.quick else STEPS
+    seconds = fit({RATE: list(net.parameters())}, loss_of, steps, 0.3 * budget.seconds)
+    return net.eval(), seconds
 
 
 def rows_of(sentences: Sequence[data.Sentence], known: data.Vocabulary, wanted: str, tag: str, length: int = 0) -> Arrays:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import tiny
 
+from bertc import targets
 from bertc.artifact import manifest as artifact
 from bertc.artifact.manifest import open_artifact, staging
 from bertc.cli import _main as cli
@@ -162,6 +164,7 @@ def test_a_parent_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_failures_of_the_second_rename_bring_the_old_one_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, rename = fake(tmp_path / "out", "old"), Path.rename
+    monkeypatch.setattr("bertc.artifact.staged.exchange", lambda one, other: False)  # a file system that cannot
 
     for error, wanted in ((OSError(28, "full"), Missing), (KeyboardInterrupt(), KeyboardInterrupt)):
 
@@ -170,10 +173,10 @@ def test_failures_of_the_second_rename_bring_the_old_one_back(tmp_path: Path, mo
                 raise error
             return rename(self, target)
 
-        monkeypatch.setattr(Path, "rename", fails)
-        with pytest.raises(wanted):
-            stage_one(out, force=True)
-        monkeypatch.undo()
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", fails)
+            with pytest.raises(wanted):
+                stage_one(out, force=True)
         assert mark(out) == "old"
         assert os.listdir(tmp_path) == ["out"]
 
@@ -205,6 +208,57 @@ def test_live_builds_and_folders_of_a_user_are_left_alone(tmp_path: Path) -> Non
         fake(tmp_path / name)
     stage_one(tmp_path / "out")
     assert set(os.listdir(tmp_path)) == names | {"out"}
+
+
+def test_the_number_of_a_dead_build_was_given_to_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder was last touched before the process of that number began: it is not its folder."""
+    for pid in (os.getppid(), os.getpid()):
+        fake(tmp_path / f".out.tmp-{pid}")
+    monkeypatch.setattr("bertc.artifact.staged.started_at", lambda pid: time.time() + 60)
+    stage_one(tmp_path / "out")
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_build_of_the_same_number_in_another_container_is_left_alone(tmp_path: Path) -> None:
+    fake(tmp_path / f".out.tmp-{os.getpid()}")
+    stage_one(tmp_path / "out")
+    assert set(os.listdir(tmp_path)) == {"out", f".out.tmp-{os.getpid()}"}
+
+
+@pytest.mark.parametrize("kind", ["tmp-1", "tmp-2-34", "old-7"])
+def test_what_a_killed_build_left_is_no_artifact(
+    built: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left = Path(shutil.copytree(built, tmp_path / f".out.{kind}"))
+    refused(lambda: open_artifact(left), "build writes there, or was killed")
+    assert artifact.find_artifacts(tmp_path) == (tmp_path,)
+    assert cli.run(["verify", str(left)]) == 2
+    assert "was killed" in capsys.readouterr().err
+
+
+def test_an_engine_is_made_of_the_bytes_that_were_hashed(copy: Path) -> None:
+    """Whoever writes between the check and the load is found: there is no second opening."""
+    found = open_artifact(copy)
+    data = bytearray((copy / "model.onnx").read_bytes())
+    data[-1] ^= 1
+    (copy / "model.onnx").write_bytes(data)
+    refused(lambda: targets.get(found.target).load(copy, found.manifest), "model.onnx", "differs")
+
+
+def test_an_artifact_that_is_replaced_while_it_is_opened(built: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`verify` during `build --force`: a manifest of the old one and files of the new one are no damage."""
+    rewrite(copy, lambda m: m["files"]["graph.onnx"].update(sha256="0" * 64))
+    whole, first = artifact._opened, [True]
+
+    def replaced(path: Path, *more: Any) -> artifact.Artifact:
+        try:
+            return whole(path, *more)
+        finally:
+            if first.pop() if first else False:
+                shutil.copy(built / "manifest.json", copy / "manifest.json")
+
+    monkeypatch.setattr(artifact, "_opened", replaced)
+    assert open_artifact(copy).target == "onnxruntime"
 
 
 # Hashes and the manifest

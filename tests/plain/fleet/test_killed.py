@@ -53,7 +53,7 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     fleet, store = fleets.opened(path)
     assert lock.read(fleet) == lock.read(calm)
     for entry, told in lock.read(fleet)["entries"].items():
-        assert outputs.holds_stage(store.folder(told["key"]), fleet.out / entry)
+        assert outputs.holds_stage(store, told["key"], fleet.out / entry)
     made = [line["key"] for line in store.journal()]
     assert len(made) == len(set(made)), "nothing was made twice to the end"
     assert [name for name in os.listdir(store.path / "tmp") if not name.endswith(".lock")] == []

@@ -11,6 +11,7 @@ import tiny
 from bertc.core.profiles import Range
 from bertc.graph.model import load_graph
 from bertc.quant.engine_choice import EngineChoice, EngineEstimate, bytes_moved, graph_at_opt
+from bertc.source.opening import open_source
 from bertc.targets._tensorrt.kernel_log import Kernel, Tensor
 
 PROFILE = {"batch": Range(1, 8, 32), "length": Range(8, 128, 256)}
@@ -76,3 +77,10 @@ def test_the_graph_for_one_shape_has_no_named_size(tmp_path: Path) -> None:
     fixed = graph_at_opt(graph, PROFILE)
     assert [tuple(spec.dims) for spec in fixed.inputs] == [(8, 128)] * 2
     assert [tuple(spec.dims) for spec in graph.inputs] == [("batch", "length")] * 2, "the graph itself is as it was"
+
+
+def test_the_graph_for_one_shape_has_the_sizes_that_follow_from_others() -> None:
+    """A decoder's step: its mask is one longer than its cache, which begins empty."""
+    graph = open_source("steps:from_nothing").graph
+    fixed = graph_at_opt(graph, {"batch": Range(1, 4, 8), "past": Range(0, 0, 64)})
+    assert {spec.name: spec.dims[-2:] for spec in fixed.inputs} == {"input_ids": (4, 1), "mask": (4, 1), "past": (0, 16)}

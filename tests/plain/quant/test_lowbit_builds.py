@@ -287,3 +287,15 @@ def test_what_nothing_can_judge_is_refused_before_any_work(mode: str, tmp_path: 
     err = " ".join(capsys.readouterr().err.split())
     assert "cannot be judged" in err and "--task" in err
     assert "check export" not in err, "refused before any work"
+
+
+def test_an_export_without_a_task_may_be_given_one_and_is_built_then(tmp_path: Path, texts: Path, capsys: Capture) -> None:
+    """The advice of the refusal works on an export as on its source, and one that has a task keeps it."""
+    model = tiny.encoder(tmp_path / "m.onnx", tokenizer=True)
+    assert cli.run(["export", str(model), "-o", str(tmp_path / "plain")]) == 0
+    words = ["build", str(tmp_path / "plain"), "--target", "onnxruntime", "-o"]
+    assert cli.run([*words, str(tmp_path / "a"), "--task", "token-classification"]) == 0
+    assert open_artifact(tmp_path / "a").manifest["source"]["task"] == "token-classification"
+    assert cli.run(["export", str(model), "--task", "token-classification", "-o", str(tmp_path / "tasked")]) == 0
+    assert cli.run(["build", str(tmp_path / "tasked"), "--task", "masked-lm", "-o", str(tmp_path / "b")]) == 2
+    assert "with task token-classification, not masked-lm" in " ".join(capsys.readouterr().err.split())

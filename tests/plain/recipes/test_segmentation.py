@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,7 @@ def test_lines_that_judge_are_others_and_both_granularities_spell_one_text() -> 
     assert 0.05 < np.mean([each.fine != each.coarse for each in judged]) < 0.95
 
 
+@pytest.mark.skipif(not os.environ.get("BERTC_TRAINING"), reason="trains and builds for minutes: make training")
 def test_it_learns_and_builds(tmp_path: Path) -> None:
     budget = running.Budget(quick=True)
     found = running.run(

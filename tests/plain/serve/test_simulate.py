@@ -98,3 +98,22 @@ def test_an_answer_after_the_deadline_is_none() -> None:
 def test_padding_is_counted() -> None:
     found = simulate.simulate(Load([[10, 30]], clients=1), COST, Policy("count", 2, 0.0), 1)
     assert (found.tokens, found.computed, found.waste) == (40, 60, pytest.approx(1 / 3))
+
+
+@pytest.mark.parametrize("gain", [1.0, 1.25, 3.0], ids=lambda gain: f"eight-together-{gain}-times-as-fast")
+@pytest.mark.parametrize("share", [0.5, 0.8])
+def test_batching_by_cost_makes_no_answer_later_than_without(share: float, gain: float) -> None:
+    """At shares of what is served without batching, on a machine where batches pay little and on one where they pay much."""
+    one = np.array([3e-3, 3e-2, 9e-2])
+    cost = CostModel(np.array([1, 8]), np.array([8, 128, 512]), np.stack([one, one * 8 / gain], 1))
+    drawn = np.clip(np.random.default_rng(0).lognormal(3.2, 0.6, 600), 3, 512)
+    lengths = [[int(n)] for n in drawn]
+
+    def served(name: str, **load: float) -> simulate.Simulated:
+        return simulate.simulate(Load(lengths, **load), cost, Policy(name), 2)  # type: ignore[arg-type]
+
+    capacity = served("none", clients=64).throughput
+    assert served("cost", clients=64).throughput >= 0.99 * capacity * (1 if gain < 2 else 1.5)
+    for percent in (50, 99):
+        by_cost, without = (served(name, rate=share * capacity).percentile(percent) for name in ("cost", "none"))
+        assert by_cost <= without * 1.15
