@@ -12,8 +12,9 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
 from ..core import (
@@ -148,11 +149,12 @@ def _stamp(file: Path) -> list[int]:
     return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
 
-def open_artifact(path: Path, seen: Stamps | None = None, later: Collection[str] = ()) -> Artifact:
+def open_artifact(path: Path, seen: Stamps | None = None, later: Mapping[str, str] = MappingProxyType({})) -> Artifact:
     """Read and check an artifact. ArtifactError when it is none, of a newer format, or not what its hashes say.
 
     `seen`: the stamps of files that this user's own process has hashed; what still has its stamp is not hashed again. `later`:
-    files that the caller is about to read by `read_listed`, which hashes the bytes that it gives.
+    by target, the file that the caller is about to read by `read_listed`, which hashes the bytes that it gives. A graph that
+    keeps its weights beside it is hashed here: a session may open both by their paths.
     """
     for _ in range(REPLACED):
         before = _stamp(path / MANIFEST)
@@ -164,15 +166,19 @@ def open_artifact(path: Path, seen: Stamps | None = None, later: Collection[str]
     return _opened(path, seen, later)
 
 
-def _opened(path: Path, seen: Stamps | None, later: Collection[str]) -> Artifact:
+def _opened(path: Path, seen: Stamps | None, later: Mapping[str, str]) -> Artifact:
     manifest = _read_manifest(path)
     sums: dict[tuple[int, int], str] = {}
+    read = later.get(str(manifest["target"]["name"]), "")
+    whole = read in manifest["files"] and f"{GRAPH}.data" not in manifest["files"]
+    if whole and (unread := _stamp(listed_file(path, manifest, read))):
+        sums[(unread[0], unread[1])] = manifest["files"][read]["sha256"]
     trusted = dict(seen) if seen and list(seen.get(MANIFEST, [])) == _stamp(path / MANIFEST) else {}
     for name, entry in manifest["files"].items():
         file = listed_file(path, manifest, name)
         if not file.is_file():
             raise ArtifactError(f"{path}: {name} is missing; copy the whole directory or build it again")
-        known = name in later or (name in trusted and list(trusted[name]) == _stamp(file))
+        known = name in trusted and list(trusted[name]) == _stamp(file)
         inode = (file.stat().st_dev, file.stat().st_ino)  # model.onnx is graph.onnx under a second name: read once
         if not known and (sums.get(inode) or sums.setdefault(inode, hash_file(file))) != entry["sha256"]:
             raise ArtifactError(DIFFERS.format(path, name))

@@ -63,6 +63,9 @@ def lowerings(sms: tuple[str, ...] = (), *, quantised: bool = False) -> Mapping[
     return ort.LOWERINGS
 
 
+EMBEDDED = 2**31 - 1  # bytes of the largest initializer that a session takes from memory
+
+
 def build(request: BuildRequest) -> Built:
     """`model.onnx` is `graph.onnx` under the name a deployment looks for.
 
@@ -82,14 +85,20 @@ def build(request: BuildRequest) -> Built:
 
 def load(directory: Path, manifest: Mapping[str, Any]) -> Runner:
     """A CPU session over model.onnx with the session options of the manifest; `intra_op_num_threads` among them is heeded."""
-    path, data = engine_file(directory, manifest, MODEL), engine_bytes(directory, manifest, MODEL)
-    weights = weights_beside(directory, manifest)
+    path, beside = engine_file(directory, manifest, MODEL), weights_beside(directory, manifest)
+    if beside is not None and beside.stat().st_size > EMBEDDED:
+        # ONNX Runtime takes no initializer of 2 GiB from memory: such a graph opens its weights again, their hash checked.
+        return OnnxRuntimeRunner(path, manifest, _nothing)
+
+    data = engine_bytes(directory, manifest, MODEL)
+    if beside is None:
+        return OnnxRuntimeRunner(path, manifest, _nothing, data)
+    weights = engine_bytes(directory, manifest, beside.name)
 
     def give(options: Any) -> None:
-        sizes = [len(each) for each in weights.values()]
-        options.add_external_initializers_from_files_in_memory(list(weights), list(weights.values()), sizes)
+        options.add_external_initializers_from_files_in_memory([beside.name], [weights], [len(weights)])
 
-    return OnnxRuntimeRunner(path, manifest, give if weights else _nothing, data)
+    return OnnxRuntimeRunner(path, manifest, give, data)
 
 
 def _nothing(options: Any) -> None:

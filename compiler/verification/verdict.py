@@ -347,9 +347,13 @@ def run_once(directory: Path, samples: Sequence[Sample]) -> str:
     return "its graph was run once"
 
 
+# Engines that `load` makes of bytes whose hash it checks itself: they are read once.
+READ_WHEN_LOADED = {"onnxruntime": "model.onnx", "tensorrt": "engine.plan", "tensorrt-rtx": "engine.plan"}
+
+
 def load_runner(path: Path) -> Runner:
     """The runner of an artifact, hashes checked first. Missing when this machine cannot run its engine."""
-    found = artifact.open_artifact(path)
+    found = artifact.open_artifact(path, later=READ_WHEN_LOADED)
     ready = targets.get(found.target).available()
     if not ready.run:
         raise Missing(f"the engine of {path} (target {found.target}) cannot run here: {ready.reason}. {ready.install}")
