@@ -18,6 +18,7 @@ from benchmarks import texts
 from benchmarks.tools import bar_cell, interval, ranking
 
 RESULTS = Path(__file__).parent / "results" / "distill.jsonl"
+WHOLE = RESULTS.with_name("distilled.md")  # of `python -m benchmarks.distilled OUT --keep`
 LENGTH = 48  # tokens of a text
 TINYBERT = {"embedding": 1.0, "hidden": 1.0, "attention": 0.1, "cosine": 1.0}
 BARS = {"ci": {"mean cosine": 0.78}} | {
@@ -50,6 +51,11 @@ ROWS: Mapping[str, Row] = {
     "loss cosine and relations": _row(3000, **SMALL, losses={"cosine": 1.0, "relations": 1.0}),
     "loss of TinyBERT": _row(3000, **SMALL, losses=TINYBERT),
     **{f"layers {rule}": _row(3000, **SMALL, layer_map=rule) for rule in ("first", "last", "search")},
+    **{
+        f"{layers} layers, {name}": _row(20_000, layers=layers, **chosen)
+        for layers in (3, 2)
+        for name, chosen in (("losses of TinyBERT", {"losses": TINYBERT}), ("layers by search", {"layer_map": "search"}))
+    },
     "width 256": _row(3000, **SMALL, width=256),
     "60 minutes": _row(60_000, epochs=6.0, learning_rate=6e-4),
 }
@@ -139,12 +145,14 @@ def text() -> str:
     """The section of benchmarks/README.md, of what was measured so far."""
     rows = read()
     teacher = rows[-1]["mrr"]["teacher"] if rows else float("nan")
+    whole = WHOLE.read_text("utf-8") if WHOLE.is_file() else "not measured"
     return (
         "all-MiniLM-L6-v2 (6 layers) teaches students that begin as some of its layers. Texts: sentences of docstrings, package "
         f"descriptions and licences, at most {LENGTH} tokens, judged on those of other files (2,000 texts; MRR@10 on pairs of a "
         f"docstring's summary and its next paragraph, teacher {teacher:.3f}). One thread, bfloat16 where the CPU has it; CPU "
         "seconds of the whole command, intervals of 95 %. Rows are measured one by one: `python -m benchmarks.bench_distill "
-        f"--only ROW`.\n\n{table(rows)}"
+        f"--only ROW`.\n\n{table(rows)}\n\nFrom the teacher to the student in int8, by `make distilled` (ONNX Runtime on one "
+        f"thread, one text at a time, every model in every turn):\n\n{whole}"
     )
 
 

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import packing, precision, targets
-from .artifact import Artifact, goldens
+from .artifact import Artifact, goldens, read_in_place
 from .artifact import manifest as artifact
-from .core import VERSION, InputError, NotFused, Profile, Progress, VerifyFailed, machine, profiles
+from .core import VERSION, InputError, NotFused, Profile, Progress, VerifyFailed, machine, profiles, scratch
 from .data import index_bounds, mask_kinds, preprocess
 from .fusions import Fused
 from .fusions import engine as fusing
@@ -72,7 +71,8 @@ def build_recipe(recipe: Recipe, out: Path, *, force: bool = False, progress: Pr
             directory = stage if len(builds) == 1 else stage / build.name
             directory.mkdir(exist_ok=True)
             build_artifact(build, job, directory, log)
-    return tuple(artifact.open_artifact(path) for path in artifact.find_artifacts(out))
+    with artifact.already_written(out):
+        return read_in_place(out, lambda: tuple(artifact.open_artifact(path) for path in artifact.find_artifacts(out)))
 
 
 def choose_profiles(recipe: Recipe, source: Source) -> tuple[Profile, ...]:
@@ -283,8 +283,8 @@ def keep_better_engine(
     from .quant import engine_choice as worth
 
     base = in_base_precision(compiled.build)
-    with tempfile.TemporaryDirectory(prefix="bertc-") as folder:
-        other = compile_graph(base, job, lower_graph(base, job), Path(folder), watch)
+    with scratch() as folder:
+        other = compile_graph(base, job, lower_graph(base, job), folder, watch)
         with watch.stage(f"{compiled.build.name}: compare with {base.precision}"):
             int8 = worth.estimate_engine(
                 compiled.typed.graph, compiled.built.facts, compiled.request, quantised.document["share"]
@@ -293,7 +293,7 @@ def keep_better_engine(
         found = worth.EngineChoice(int8, beside, base.precision, job.ranges[0])
         if found.kept != compiled.build.precision:
             for name in other.hashes:
-                shutil.copyfile(Path(folder) / name, directory / name)
+                shutil.copyfile(folder / name, directory / name)
     watch.note(found.summary())
     quantised = dataclasses.replace(quantised, document={**quantised.document, "worth": found.to_json()})
     return (compiled if found.kept == compiled.build.precision else other), quantised

@@ -19,4 +19,6 @@ from .schema import Verdicts as Verdicts
 from .schema import Verification as Verification
 from .schema import check_verification as check_verification
 from .schema import read_report as read_report
+from .staged import already_written as already_written
+from .staged import read_in_place as read_in_place
 from .staged import staging as staging

@@ -36,6 +36,7 @@ from .staged import GRAPH as GRAPH
 from .staged import MANIFEST as MANIFEST
 from .staged import SEARCH as SEARCH
 from .staged import STUDENT as STUDENT
+from .staged import already_written as already_written
 from .staged import half_made
 from .staged import staging as staging
 

@@ -3,27 +3,72 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
-from ..core import ArtifactError, disk_errors, exchange, output_errors, resolved, started_at, sync_folder, sync_tree
+from ..core import (
+    ArtifactError,
+    BertcError,
+    disk_errors,
+    exchange,
+    output_errors,
+    resolved,
+    started_at,
+    sweep_scratch,
+    sync_folder,
+    sync_tree,
+)
 
 MANIFEST = "manifest.json"
 # In a folder of weights that bertc made: what distill, compress and search write.
 STUDENT, COMPRESSION, SEARCH = "distillation.json", "compression.json", "search.json"
 GRAPH = "graph.onnx"
 HALF_MADE = re.compile(r"\..+\.(tmp|old)-(\d+-)?\d+")
+TRIES = 3  # times that an output may be replaced while it is read
 COARSE = 2.0  # seconds by which the clocks of processes and of file systems may differ
 
 
 def half_made(path: Path) -> bool:
     """Whether a folder is named as what `staging` writes in, or moves aside: never an artifact, whatever lies in it."""
     return HALF_MADE.fullmatch(path.name or path.resolve().name) is not None
+
+
+Answer = TypeVar("Answer")
+
+
+def read_in_place(out: Path, work: Callable[[], Answer]) -> Answer:
+    """What `work` makes of the files at `out`, which it reads by their names one after another.
+
+    Once more where a build replaced `out` meanwhile: its answer, or its error, is of one build, never of parts of two.
+    """
+    for _ in range(TRIES):
+        before = _identity(out)
+        try:
+            answer = work()
+        except (BertcError, OSError, ValueError, KeyError):
+            if _identity(out) == before:
+                raise
+            continue
+        if _identity(out) == before:
+            return answer
+    raise ArtifactError(
+        f"{out} was replaced {TRIES} times while it was read; try again when the builds that write there are done"
+    )
+
+
+def _identity(out: Path) -> tuple[int, ...]:
+    try:
+        found = out.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 @contextlib.contextmanager
@@ -35,15 +80,28 @@ def staging(out: Path, force: bool) -> Iterator[Path]:
     out = resolved(out)  # a link stays a link: what it points to is built or replaced
     with output_errors(out):
         _recover(out)
+        sweep_scratch()
         _check_free(out, force)
         out.parent.mkdir(parents=True, exist_ok=True)
         stage = _new_folder(out)
     try:
         with disk_errors(out):
             yield stage
-            _install(stage, out)
-    finally:
+            _install(stage, out, force)
+    except BaseException:
         shutil.rmtree(stage, ignore_errors=True)
+        raise
+    with already_written(out):
+        shutil.rmtree(stage, ignore_errors=True)  # what was there before
+
+
+@contextlib.contextmanager
+def already_written(out: Path) -> Iterator[None]:
+    """Ctrl-C in this block says that the output is there."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(str(error) or f"{out} was written before") from error
 
 
 def _check_free(out: Path, force: bool) -> None:
@@ -85,26 +143,46 @@ def _new_folder(out: Path) -> Path:
     raise ArtifactError(f"cannot write {out}: {out.parent} is full of half-made folders (.{out.name}.tmp-...); remove them")
 
 
-def _install(stage: Path, out: Path) -> None:
-    """Bytes and names to the disk, then the rename, then the new name to the disk: a crash leaves the old artifact or the new."""
+def _install(stage: Path, out: Path, force: bool) -> None:
+    """Bytes and names to the disk, then the rename, then the new name to the disk: a crash leaves the old artifact or the new.
+
+    What another build has put there since this one began is replaced with `force` alone.
+    """
     sync_tree(stage)
-    if not out.exists():
-        stage.rename(out)
-    elif not _swap(stage, out):
-        _rename_twice(stage, out)
-        return
-    sync_folder(out.parent)
-
-
-def _swap(stage: Path, out: Path) -> bool:
-    """Exchange the two names: at no moment is there nothing at `out`. False where the file system cannot."""
     new = stage.stat().st_ino
     try:
-        return exchange(stage, out)
+        if not out.exists() and _placed(stage, out):
+            sync_folder(out.parent)
+            return
+        if not force and out.is_dir() and any(out.iterdir()):
+            raise ArtifactError(f"another build wrote {out} meanwhile; --force replaces it, or choose another -o")
+        _check_free(out, force)
+        if exchange(stage, out):  # at no moment is there nothing at `out`
+            sync_folder(out.parent)
+        else:
+            _rename_twice(stage, out)
     except BaseException:
-        if out.stat().st_ino == new:  # Ctrl-C just behind it: who is told that nothing was written finds nothing
-            exchange(stage, out)
+        if out.exists() and out.stat().st_ino == new:  # just behind it: who is told that nothing was written finds nothing
+            _take_back(stage, out)
         raise
+
+
+def _take_back(stage: Path, out: Path) -> None:
+    if stage.exists():
+        exchange(stage, out)
+    else:
+        out.rename(stage)
+
+
+def _placed(stage: Path, out: Path) -> bool:
+    """Rename to a name that nothing has; False where something has it by now."""
+    try:
+        stage.rename(out)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
 
 
 def _rename_twice(stage: Path, out: Path) -> None:
@@ -114,11 +192,13 @@ def _rename_twice(stage: Path, out: Path) -> None:
         out.rename(aside)
         stage.rename(out)
         sync_folder(out.parent)  # before the old one goes
-    finally:
-        # Also after Ctrl-C between the two renames, or just behind either of them.
-        if aside.exists() and not out.exists():
+    except BaseException:
+        if aside.exists():  # also after Ctrl-C between the two renames, or just behind either of them
+            if out.exists():
+                out.rename(stage)
             aside.rename(out)
-        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    aside.rename(stage)  # and goes with the folder that was built in
 
 
 def _recover(out: Path) -> None:

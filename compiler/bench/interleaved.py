@@ -12,7 +12,6 @@ import dataclasses
 import os
 import platform
 import random
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy as np
 
 from .. import targets
 from ..artifact import Artifact
-from ..core import Dim, InputError, Missing, Progress, Shape, VerifyFailed, allowed_cores, counted, wanted_threads
+from ..core import Dim, InputError, Missing, Progress, Shape, VerifyFailed, allowed_cores, counted, scratch, wanted_threads
 from ..data import Layout, Sample, padded_sample
 from ..data import synthetic as data
 from ..graph import Graph
@@ -132,9 +131,9 @@ def time_artifact(found: Artifact, request: BenchRequest, progress: Progress | N
     if request.rounds < 1 or count < 1:
         raise InputError(f"asked for {request.rounds} rounds on {count} threads; both are whole numbers from 1 on")
     samples = _samples(found, request)
-    with tempfile.TemporaryDirectory(prefix="bertc-bench-") as folder, baselines.torch_threads(count, bool(request.against)):
+    with scratch() as folder, baselines.torch_threads(count, bool(request.against)):
         with log.stage("open"):
-            contenders, skipped = _contenders(found, request, samples, count, Path(folder))
+            contenders, skipped = _contenders(found, request, samples, count, folder)
         for name, reason in skipped.items():
             log.note(f"not timed: {name}: {reason}")
         with log.stage("compare outputs and warm up"):

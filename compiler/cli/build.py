@@ -67,13 +67,15 @@ def build(
     SOURCE is a path (checkpoint directory, .onnx, export, recipe.toml), a recipe's name, package.module:factory, or a hub id.
     """
     from .. import pipeline
+    from ..artifact import already_written
 
     options["precision"] = _precision({name: options.pop(name) for name in FLAGS}, int8)
     log = output.progress()
     if max_drop is not None:
         options["budget"] = (*options["budget"], f"max_drop={max_drop}")
     made = pipeline.build_recipe(shared.recipe_of(reference, log, options), out, force=force, progress=log)
-    shared.show_artifacts(made, as_json)
+    with already_written(out):
+        shared.show_artifacts(made, as_json)
 
 
 def _precision(flags: Mapping[str, bool], int8: str | None) -> str | None:

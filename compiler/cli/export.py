@@ -28,7 +28,9 @@ EXAMPLES = (
 def export(reference: str, out: Path, force: bool, as_json: bool, **options: Any) -> None:
     """Export SOURCE to a checked ONNX graph with goldens. `bertc build` starts from it without PyTorch."""
     from .. import pipeline
+    from ..artifact import already_written
 
     log = progress()
     made = pipeline.export(shared.recipe_of(reference, log, options), out, force=force, progress=log)
-    shared.show_artifacts((made,), as_json)
+    with already_written(out):
+        shared.show_artifacts((made,), as_json)

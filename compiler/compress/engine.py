@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from .. import precision, targets
-from ..core import Dim, NotFused, Profile, Progress, Shape, profiles
+from ..core import Dim, NotFused, Profile, Progress, Shape, profiles, scratch
 from ..distill import Net
 from ..fusions import engine as fusing
 from ..graph import Graph, deduplicate_initializers, save_graph
@@ -84,10 +82,10 @@ def typed(graph: Graph, name: str, mode: str) -> Graph:
 def count(typed: Graph, dims: dict[str, Dim], name: str, mode: str, sizes: Mapping[str, int] = SHAPE) -> Engine:
     """What the engine of a typed graph is made of, at `sizes` or the largest that the model takes."""
     sizes = {axis: min(size, dims[axis].max or size) for axis, size in sizes.items()}
-    with tempfile.TemporaryDirectory(prefix="bertc-") as folder:
-        path = Path(folder) / "graph.onnx"
+    with scratch() as folder:
+        path = folder / "graph.onnx"
         save_graph(typed, path)
-        request = BuildRequest(typed, path, Path(folder), mode, _sms(name), (_profile(sizes, dims),))
+        request = BuildRequest(typed, path, folder, mode, _sms(name), (_profile(sizes, dims),))
         facts = targets.get(name).build(request).facts
     kernels = facts.get("kernels")
     total = targets.graph_work(typed, kernels["rows"] if kernels else None, Shape(tuple(sizes.items())), 0).total()

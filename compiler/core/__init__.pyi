@@ -77,6 +77,8 @@ from .sizes import affine as affine
 from .sizes import derived as derived
 from .sizes import names_of as names_of
 from .sizes import size_at as size_at
+from .temporary import scratch as scratch
+from .temporary import sweep_scratch as sweep_scratch
 from .tensors import Feeds as Feeds
 from .tensors import Outputs as Outputs
 from .tensors import TensorSpec as TensorSpec

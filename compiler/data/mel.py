@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import functools
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..core import ArtifactError, DataError, Missing, TensorSpec, first_line
+from ..core import ArtifactError, DataError, Missing, TensorSpec, first_line, scratch
 
 
 def mel_feeds(
@@ -51,10 +50,10 @@ def _extractor(kind: str, files: tuple[tuple[str, Path], ...]) -> Any:
             "pip install 'bertc[export]', or give the model's inputs as .npz"
         ) from error
     auto: Any = AutoFeatureExtractor
-    with tempfile.TemporaryDirectory(prefix="bertc-features-") as folder:
+    with scratch() as folder:
         # A copy of these files alone: whatever else lies beside them is not looked at.
         for name, path in files:
-            shutil.copyfile(path, Path(folder) / name)
+            shutil.copyfile(path, folder / name)
         try:
             # trust_remote_code is said: else transformers asks on the terminal, and a "y" in a pipe runs the code.
             return auto.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import onnx_ir as ir
 
-from ..core import Missing, RecipeError
+from ..core import Missing, RecipeError, scratch
 from ..graph import EXTERNAL_DATA_THRESHOLD, Graph, load_graph, save_graph
 from .saturation import REDUCED
 
@@ -32,8 +30,8 @@ def dynamic_int8(graph: Graph, bits: int = 8) -> Graph:
     except ImportError as error:
         raise Missing(f"dynamic int8 needs onnxruntime's quantiser ({error}): pip install 'bertc[cpu]'") from error
     large = graph.initializer_bytes >= EXTERNAL_DATA_THRESHOLD
-    with tempfile.TemporaryDirectory(prefix="bertc-") as folder, _quiet():
-        given, made = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+    with scratch() as folder, _quiet():
+        given, made = folder / "float.onnx", folder / "int8.onnx"
         save_graph(graph, given)
         quantize_dynamic(given, made, op_types_to_quantize=list(OPS), per_channel=True, reduce_range=bits == REDUCED,
                          weight_type=QuantType.QInt8, use_external_data_format=large)  # fmt: skip

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import tempfile
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core import Feeds
+from ..core import Feeds, scratch
 from ..data import Layout
 from ..graph import Graph, save_graph
 from ..runtime import Runner, time_call
@@ -86,8 +85,8 @@ def time_forms(graph: Graph, source: Source, made: StaticGraph, request: LowBitR
     """
     graphs = {FLOAT: graph, **({STATIC: made.graph} if made.chosen else {}), DYNAMIC: dynamic_int8(graph, request.bits)}
     feeds = opt_feeds(graph, source, request.profiles)
-    with tempfile.TemporaryDirectory(prefix="bertc-") as folder:
-        runners = {name: _runner(each, Path(folder) / f"{name}.onnx") for name, each in graphs.items()}
+    with scratch() as folder:
+        runners = {name: _runner(each, folder / f"{name}.onnx") for name, each in graphs.items()}
         seconds = _time_in_turns(runners, feeds)
         points = {name: point_of(made.judge.compare(runner.run)) for name, runner in runners.items() if name != FLOAT}
         broken = {name: _what_breaks(runners[name], source, made.truth, request) for name in points}

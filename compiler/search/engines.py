@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,7 @@ import numpy as np
 from .. import targets
 from ..bench import interleaved
 from ..compress import engine
-from ..core import Advance, Dim, InputError, Missing, Shape, allowed_cores, wanted_threads
+from ..core import Advance, Dim, InputError, Missing, Shape, allowed_cores, scratch, wanted_threads
 from ..distill import Encoded, Net
 from ..graph import Graph, save_graph
 from ..runtime import Runner
@@ -99,9 +97,9 @@ def _opened(typed: Graph, bench: Bench) -> Runner:
         "profiles": [],
         "engine": {"session": {**found.SESSION, "intra_op_num_threads": bench.threads}},
     }
-    with tempfile.TemporaryDirectory(prefix="bertc-") as folder:
-        save_graph(typed, Path(folder) / "graph.onnx")
-        return found.OnnxRuntimeRunner(Path(folder) / "graph.onnx", described)
+    with scratch() as folder:
+        save_graph(typed, folder / "graph.onnx")
+        return found.OnnxRuntimeRunner(folder / "graph.onnx", described)
 
 
 def seconds(runners: Mapping[str, Runner], net: Net, bench: Bench, advance: Advance) -> dict[str, np.ndarray]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
-from ..core import check_link, first_line, machine, read_json
+from ..core import check_link, first_line, machine, read_json, scratch
 from ..data import AUDIO_FILES, SENTENCE_FILES, Encoder, audio_settings, image_files, settings_files
 from ..data import tokenizer as text
 
@@ -26,7 +26,6 @@ FILES = (
     "merges.txt",
     *AUDIO_FILES,
 )
-PREFIX = "bertc-tokenizer-"
 SLOW = ("vocab.txt", "vocab.json")
 STATE = ("truncation", "padding")  # of a tokenizer.json: what a call was last asked for, not what texts become
 
@@ -77,12 +76,12 @@ def _as_transformers(found: Mapping[str, Path]) -> tuple[dict[str, Path], list[s
 
         from .silence import quiet
 
-        with tempfile.TemporaryDirectory(prefix=PREFIX) as made, quiet():
+        with scratch() as made, quiet():
             for name, path in found.items():
-                shutil.copyfile(path, Path(made) / name)
-            dropped = _without_names(Path(made) / TOKENIZER_CONFIG)
+                shutil.copyfile(path, made / name)
+            dropped = _without_names(made / TOKENIZER_CONFIG)
             # trust_remote_code is said: else transformers asks on the terminal, and a "y" in a pipe runs the code.
-            theirs = AutoTokenizer.from_pretrained(made, local_files_only=True, trust_remote_code=False)
+            theirs = AutoTokenizer.from_pretrained(str(made), local_files_only=True, trust_remote_code=False)
             content = theirs.backend_tokenizer.to_str()
     except Exception as error:  # noqa: BLE001 - a tokenizer nobody can convert is no reason to refuse the model
         return {}, [_not_read(error, found)]
@@ -160,11 +159,10 @@ def _written(name: str, content: str) -> Path:
 
 
 def _folder() -> Path:
-    """Of a file that travels with the model: it is read until the artifact is written. Removed when this process ends, one of
-    multiprocessing too, where atexit does not run."""
-    target = Path(tempfile.mkdtemp(prefix=PREFIX))
-    Finalize(None, shutil.rmtree, (target,), {"ignore_errors": True}, exitpriority=0)
-    return target
+    """One that lives as long as this process, one of multiprocessing too, where atexit does not run."""
+    kept = contextlib.ExitStack()
+    Finalize(None, kept.close, exitpriority=0)
+    return kept.enter_context(scratch())
 
 
 def _without_names(config: Path) -> str:

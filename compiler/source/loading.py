@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core import SourceError, counted
+from ..core import SourceError, counted, scratch
 from . import adapter as adapters
 from . import inventory
 from .chain import EMBEDDINGS, read_chain
@@ -152,11 +151,11 @@ def _plain_folder(folder: Path) -> Iterator[Path]:
     if not (folder / adapters.CONFIG).is_file():
         yield folder
         return
-    with tempfile.TemporaryDirectory(prefix="bertc-base-") as made:
+    with scratch() as made:
         for file in folder.iterdir():
             if file.is_file() and not file.name.startswith("adapter_"):
-                (Path(made) / file.name).symlink_to(file.resolve())
-        yield Path(made)
+                (made / file.name).symlink_to(file.resolve())
+        yield made
 
 
 def _without_wrapper(checkpoint: Checkpoint, task: str, trust_remote_code: bool, saved: list[str]) -> Loaded | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import targets
-from ..artifact import Artifact, goldens
+from ..artifact import Artifact, goldens, read_in_place
 from ..artifact import manifest as artifact
 from ..core import Advance, DataError, Feeds, InputError, Missing, Outputs, Progress, VerifyFailed
 from ..data import Labels, Layout, Sample, read_data
@@ -157,11 +157,21 @@ def verify(
     labels and no `against`, Missing (exit 3) where PyTorch for it is not there; and for `require_engine` where the engine
     cannot run.
     """
-    log = progress or Progress()
-    from ..source import open_reference
-
     if against is not None and against.teacher and not budget:
         raise InputError("--teacher: nothing would be judged; give --max-drop NUMBER (2 only measures)")
+    log = progress or Progress()
+    return read_in_place(path, lambda: _verify_all(path, data_path, against, require_engine, budget, log))
+
+
+def _verify_all(
+    path: Path,
+    data_path: Path | None,
+    against: GivenSource | None,
+    require_engine: bool,
+    budget: Mapping[str, float] | None,
+    log: Progress,
+) -> tuple[Verdict, ...]:
+    from ..source import open_reference
 
     verdicts = []
     open_cached = functools.cache(open_reference)  # several artifacts have one source: it is loaded once

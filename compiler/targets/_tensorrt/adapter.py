@@ -14,12 +14,11 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...core import ArtifactError, BuildFailed, Feeds, Missing, Outputs, Profile, TensorSpec
+from ...core import ArtifactError, BuildFailed, Feeds, Missing, Outputs, Profile, TensorSpec, scratch
 from ...core import machine as packages
 from ...core import profiles as profiles_
 from ...graph import DOMAIN, Graph, module_path
@@ -161,9 +160,9 @@ def build(module: str, request: BuildRequest, workspace: int | None = None, note
     _require_unique_names(request.graph)
     _branches.require_half_outside(request.graph, request.precision)
     plan = request.directory / PLAN
-    with tempfile.TemporaryDirectory(prefix="bertc-") as folder:
+    with scratch() as folder:
         try:
-            result, log = _compile(module, request, workspace, Path(folder))
+            result, log = _compile(module, request, workspace, folder)
             kernels = _kernels.parse_kernels(log)
             facts = _facts(request, result, log, kernels)
         except BaseException:
@@ -174,8 +173,8 @@ def build(module: str, request: BuildRequest, workspace: int | None = None, note
 
 def list_kernels(module: str, request: BuildRequest) -> tuple[_kernels.Kernel, ...]:
     """Build an engine, list its kernels, discard it; of a graph of fixed sizes every dimension is a number. Raises as build."""
-    with tempfile.TemporaryDirectory(prefix="bertc-") as folder:
-        _, log = _compile(module, dataclasses.replace(request, directory=Path(folder)), None, Path(folder))
+    with scratch() as folder:
+        _, log = _compile(module, dataclasses.replace(request, directory=folder), None, folder)
     return _kernels.parse_kernels(log)
 
 

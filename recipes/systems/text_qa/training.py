@@ -151,7 +151,7 @@ def _vectors(texts: list[str], net: distill.Net) -> np.ndarray:
 def _loss(lists: _Lists, chosen: np.ndarray, model: Any, tokenizer: Any) -> Tensor:
     asked = [lists.pairs[at].question for at in chosen for _ in lists.own[at]]
     given = [lists.pairs[number].passage for at in chosen for number in lists.own[at]]
-    feeds = tokenizer(asked, given, truncation="only_second", max_length=LENGTH, padding=True, return_tensors="pt")
+    feeds = tokenizer(asked, given, truncation="longest_first", max_length=LENGTH, padding=True, return_tensors="pt")
     scores = model(**feeds).logits.float().view(len(chosen), -1)
     soft = torch.softmax(torch.from_numpy(lists.near[chosen]).float() / TEMPERATURE, -1)
     right = torch.zeros(len(chosen), dtype=torch.int64)
