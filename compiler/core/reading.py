@@ -58,7 +58,18 @@ def parse_json(text: bytes | str, kind: Any = Any, *, where: str, advice: str = 
         _check_depth(found)
     except (ValueError, RecursionError) as why:
         raise error(_joined(f"{_begun(where, error)} {_not_json(why)}", advice)) from why
-    require(found, kind, where=where, advice=advice, error=error)
+    require(_whole(found), kind, where=where, advice=advice, error=error)
+    return found
+
+
+def _whole(found: Any) -> Any:
+    """`found` as msgspec can take it: a name of a file that is no UTF-8 is half of a character in JSON, and bertc writes it."""
+    try:
+        msgspec.json.encode(found)
+    except UnicodeEncodeError:
+        return json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
+    except (OverflowError, RecursionError):  # `require` says it
+        pass
     return found
 
 

@@ -74,3 +74,12 @@ def test_what_is_right_is_read(tmp_path: Path) -> None:
     assert read_json(tmp_path / "a.json", Row) == found
     (tmp_path / "a.toml").write_text("policy = 'x.y.z'\ncount = 3")
     assert read_toml(tmp_path / "a.toml", Settings) == Settings("x.y.z", 3)
+
+
+def test_half_a_character_in_a_name_is_read(tmp_path: Path) -> None:
+    """A file name that is no UTF-8 stands so in what bertc itself writes."""
+    (tmp_path / "a.json").write_text(r'{"name": "\udcff", "\udcfe": 1}')
+    assert read_json(tmp_path / "a.json", Row) == {"name": "\udcff", "\udcfe": 1}
+    (tmp_path / "a.json").write_text(r'{"name": "a", "sizes": "\udcff"}')
+    with pytest.raises(InputError, match=r"\$\.sizes is a text"):
+        read_json(tmp_path / "a.json", Row)
