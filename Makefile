@@ -19,7 +19,7 @@ $(VENV)/demo.done: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/test.done: $(VENV)/demo.done
-	$(PIP) pytest pytest-xdist hypothesis aiohttp sentence-transformers tensorrt-cu13-bindings ray markdown-it-py pyyaml ruff mypy
+	$(PIP) pytest pytest-xdist hypothesis aiohttp sentence-transformers tensorrt-cu13-bindings ray markdown-it-py pyyaml jsonschema ruff mypy
 	$(PIP) schemathesis home-assistant-intents hassil snownlp jieba chatterbot-corpus
 	@touch $@
 

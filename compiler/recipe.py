@@ -6,7 +6,6 @@ The fields of the dataclass are the keys of the file; an unknown key is an error
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -16,6 +15,7 @@ from . import data as samples
 from . import fusions, targets, verification
 from . import precision as precisions
 from .core import InputError, Missing, RecipeError, did_you_mean, expand, is_path, read_ranges, why_broken
+from .core import read_toml as read_toml_file
 from .targets import TargetSpec
 
 if TYPE_CHECKING:
@@ -128,12 +128,7 @@ def _beside(recipe: Path, given: str | None) -> str | None:
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:
     """The tables of a file; RecipeError, naming `what` it should be, where it cannot be read."""
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise RecipeError(f"cannot read the {what} {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"the {what} {path} is not TOML: {error}") from error
+    return dict(read_toml_file(path, advice=f"it is the {what}", error=RecipeError))
 
 
 def from_mapping(data: Mapping[str, Any], where: str) -> Recipe:

@@ -15,6 +15,10 @@ from .manifest import listed_file as listed_file
 from .manifest import open_artifact as open_artifact
 from .manifest import open_stamped as open_stamped
 from .manifest import read_listed as read_listed
+from .schema import Verdicts as Verdicts
+from .schema import Verification as Verification
+from .schema import check_verification as check_verification
+from .schema import read_report as read_report
 from .staged import already_written as already_written
 from .staged import read_in_place as read_in_place
 from .staged import staging as staging

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import shutil
 import time
@@ -31,6 +30,7 @@ from ..core import profiles_from_json as profiles_from_json
 from ..data import AUDIO_FILES
 from ..graph import Graph, external_files
 from ..graph import load_graph as load_graph
+from . import schema
 from .staged import COMPRESSION as COMPRESSION
 from .staged import GRAPH as GRAPH
 from .staged import MANIFEST as MANIFEST
@@ -245,17 +245,14 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         found = ", ".join(sorted(p.name for p in path.iterdir())[:5]) if path.is_dir() else "no such directory"
         raise ArtifactError(f"{path} is not a bertc artifact: no {MANIFEST} (found: {found or 'nothing'})")
     advice = "copy or build the artifact again"
-    try:
-        manifest = json.loads(file.read_text("utf-8"))
-        if not isinstance(manifest, dict) or type(version := manifest["format"]) is not int:
-            raise ValueError("it is no JSON object with a whole number as `format`")
-    except (ValueError, KeyError, RecursionError, OSError) as error:
-        raise ArtifactError(f"{file} is damaged: {what_is_wrong(error)}; {advice}") from error
+    manifest = schema.read_manifest(file)
+    version = manifest["format"]
     if version > FORMAT:
         raise ArtifactError(f"{path} has artifact format {version}, this bertc reads up to {FORMAT}: pip install -U bertc")
     missing = [key for key in REQUIRED if key not in manifest]
     if missing:
         raise ArtifactError(f"{file} is damaged: it lacks {', '.join(missing)}; {advice}")
+    schema.check_manifest(manifest, file)
     if wrong := _wrong_part(Artifact(path, manifest)):
         raise ArtifactError(f"{file} is damaged: {wrong}; {advice}")
     return dict(manifest)

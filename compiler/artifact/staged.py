@@ -127,7 +127,7 @@ def _made_here(folder: Path) -> bool:
             manifest = json.loads((folder / name).read_text("utf-8"))
         except OSError:
             continue
-        except ValueError:
+        except (ValueError, RecursionError):
             return (folder / GRAPH).is_file()
         return isinstance(manifest, dict) and "format" in manifest and "bertc" in manifest
     return False

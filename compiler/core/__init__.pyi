@@ -67,6 +67,11 @@ from .progress import Advance as Advance
 from .progress import Progress as Progress
 from .progress import silent as silent
 from .reachable import check_reachable as check_reachable
+from .reading import field_names as field_names
+from .reading import parse_json as parse_json
+from .reading import read_json as read_json
+from .reading import read_toml as read_toml
+from .reading import require as require
 from .references import expand as expand
 from .references import is_path as is_path
 from .sizes import ALLOWED_SIZES as ALLOWED_SIZES

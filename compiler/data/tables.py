@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core import DataError
+from ..core import DataError, parse_json
 from .tokenizer import Text
 
 SUFFIXES = (".jsonl", ".csv", ".tsv")
@@ -82,15 +82,8 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def _jsonl(path: Path) -> Iterator[tuple[int, Fields]]:
     for at, line in lines(path):
-        try:
-            fields = json.loads(line)
-        except ValueError as error:
-            raise DataError(
-                f'{path.name}:{at} is not a line of JSON ({error}); expected an object like {{"text": ...}}'
-            ) from error
-        if not isinstance(fields, dict):
-            raise DataError(f"{path.name}:{at} has no string 'text' (found {type(fields).__name__}); expected a JSON object")
-        yield at, fields
+        advice = 'expected a JSON object on each line, like {"text": ...}'
+        yield at, parse_json(line, dict[str, Any], where=f"{path.name}:{at}", advice=advice, error=DataError)
 
 
 def _separated(path: Path) -> Iterator[tuple[int, Fields]]:
@@ -124,7 +117,7 @@ def _cells(where: str, fields: dict[Any, Any]) -> Fields:
 def _json_cell(where: str, name: str, cell: str) -> Any:
     try:
         return json.loads(cell)
-    except ValueError:
+    except (ValueError, RecursionError):
         if name == "tokens":
             return cell.split()  # a text that begins with a bracket
         raise DataError(f"{where}: {name} {cell!r:.60} begins like JSON but is not valid; quote it in JSON") from None

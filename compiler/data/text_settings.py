@@ -7,12 +7,11 @@ sentence-transformers itself does not know; what changes nothing is told in a no
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core import ArtifactError, DataError, did_you_mean
+from ..core import ArtifactError, DataError, did_you_mean, read_json
 
 # In the order in which sentence-transformers looks for the settings of its first module.
 MODULE_CONFIGS = tuple(
@@ -100,13 +99,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """A JSON object of the model's assets, {} where there is no file. Raises ArtifactError for a damaged one."""
     if not path.is_file():
         return {}
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path} is not valid JSON ({error}); copy it again from the source model") from error
-    if not isinstance(data, dict):
-        raise ArtifactError(f"{path} holds {type(data).__name__}, not a JSON object; copy it again from the source model")
-    return data
+    return dict(read_json(path, dict[str, Any], advice="copy it again from the source model", error=ArtifactError))
 
 
 # ---- config_sentence_transformers.json -------------------------------------------------------------------------------

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core import ArtifactError, InputError
+from ..core import ArtifactError, InputError, read_json
 from . import travelled
 from .store import Store
 
@@ -48,7 +47,7 @@ def locked_keys(locks: Sequence[Path]) -> set[str]:
     found: set[str] = set()
     for path in locks:
         try:
-            document = json.loads(path.read_text("utf-8"))
+            document = read_json(path, dict[str, Any])
             named = {stage["key"] for stage in document["stages"].values()}
             travelled.require(all(map(travelled.is_hash, named)), "a key in it is no sha256")
             found |= named

@@ -4,13 +4,12 @@ used: it is data, never a path out of its folder, and never code.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from ..core import ArtifactError, what_is_wrong
+from ..core import ArtifactError, read_json, what_is_wrong
 
 HASH = re.compile(r"[0-9a-f]{64}")
 SLOT = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.,-]*")
@@ -52,14 +51,9 @@ def read_object(file: Path, advice: str) -> dict[str, Any]:
     try:
         if file.is_symlink():
             raise ValueError("it is a link")
-        if file.stat().st_size > MOST_BYTES:
-            raise ValueError(f"it is larger than {MOST_BYTES // 2**20} MiB")
-        found = json.loads(file.read_text("utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("it is no JSON object")
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ArtifactError(f"{file} cannot be read ({what_is_wrong(error)}); {advice}") from error
-    return found
+    return dict(read_json(file, dict[str, Any], advice=advice, error=ArtifactError, most=MOST_BYTES))
 
 
 def require(holds: bool, what: str) -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..artifact import manifest as artifact
+from ..artifact import read_report
 from ..core import InputError
 from . import inspect as inspection
 
@@ -92,7 +92,7 @@ def _differences(name: str, a: Facts, b: Facts) -> Iterator[Difference]:
 def artifact_facts(found: artifact.Artifact) -> Facts:
     """What is compared of an artifact."""
     manifest = found.manifest
-    report = json.loads((found.path / artifact.REPORT).read_text("utf-8"))
+    report = read_report(found.path / artifact.REPORT)
     source = {key: value for key, value in manifest["source"].items() if key != "notes"}
     values: Facts = _section("source", source)
     values |= _section("recipe", {k: manifest[k] for k in ("recipe", "seed", "budget", "dims") if k in manifest})
@@ -101,14 +101,14 @@ def artifact_facts(found: artifact.Artifact) -> Facts:
     values |= _section("target", manifest["target"])
     values |= {("io", spec["name"]): f"{spec['dtype']}{spec['dims']}" for spec in [*manifest["inputs"], *manifest["outputs"]]}
     values |= _of_passes(manifest.get("passes"))
-    graph = manifest["graph"]
+    graph = manifest.get("graph", {"ops": {}})
     values |= _section("operators", {"all": sum(graph["ops"].values()), **graph["ops"]})
     values |= _section("operators", {key: value for key, value in graph.items() if key != "ops"})
     values |= _of_precision(manifest["precision"])
     values |= _of_engine(manifest["engine"])
     values |= _of_accuracy(report["verification"])
     values |= _of_files(manifest["files"])
-    return values | _section("tools", {"bertc": manifest["bertc"], **manifest["tools"]})
+    return values | _section("tools", {"bertc": manifest.get("bertc"), **manifest.get("tools", {})})
 
 
 def _of_graph(found: Mapping[str, Any]) -> Facts:
@@ -133,7 +133,7 @@ def _of_precision(plan: Mapping[str, Any]) -> Facts:
     found = _section("precision", {key: value for key, value in plan.items() if key not in lists})
     found |= {("precision", "float32 islands"): len(plan["islands"])}
     found |= {("precision", f"island {each['node']}"): each["reason"] for each in plan["islands"]}
-    return found | {("precision", f"constant {each['constant']}"): each["now"] for each in plan["clamps"]}
+    return found | {("precision", f"constant {each['constant']}"): each["now"] for each in plan.get("clamps", ())}
 
 
 def _of_engine(engine: Mapping[str, Any]) -> Facts:

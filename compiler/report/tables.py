@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 def artifacts_table(found: Iterable[Artifact]) -> Table:
     """One row an artifact: what it is, how large, how many kernels, how close to its source."""
-    import json
+    from ..artifact import read_report
 
     columns = ("artifact", "target", "precision", "size", "kernels", "fp32 islands", "cosine (min)", "rel. error", "verified")
     rows = Table(*columns, wrap=("verified",))
     for each in found:
-        report = json.loads((each.path / "report.json").read_text("utf-8"))
+        report = read_report(each.path / "report.json")
         verdict = report["verification"]
         engine = each.manifest["engine"]
         kernels = str(engine["kernels"]["count"]) if "kernels" in engine else "-"

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import msgspec
 
-from ..core import InputError, allowed_cores, did_you_mean, write_text
+from ..core import InputError, allowed_cores, did_you_mean, read_toml, write_text
 from .planner import POLICIES, Policy
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**20)]
@@ -83,27 +83,12 @@ class ServingConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 def read_config(path: Path) -> ServingConfig:
     """Read serving.toml, artifacts relative to its folder. InputError naming the key, what was found and what may be."""
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
-    try:
-        found = msgspec.toml.decode(text, type=ServingConfig)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: {_hint(str(error))}") from error
+    found: ServingConfig = read_toml(path, ServingConfig)
     check(found, str(path))
     models = {
         name: msgspec.structs.replace(each, artifact=str(path.parent / each.artifact)) for name, each in found.models.items()
     }
     return msgspec.structs.replace(found, models=models)
-
-
-def _hint(message: str) -> str:
-    """The message of the schema, with the nearest key where one is unknown."""
-    found = re.search(r"unknown field `(\w+)`", message)
-    fields = [*ServingConfig.__struct_fields__, *Limits.__struct_fields__, *ModelConfig.__struct_fields__]
-    fields += RayConfig.__struct_fields__
-    return message + (did_you_mean(found[1], fields) if found else "")
 
 
 def check(config: ServingConfig, where: str) -> None:

@@ -11,10 +11,11 @@ import msgspec
 import numpy as np
 
 from ..artifact import MANIFEST, Artifact
-from ..core import ArtifactError, allowed_cores, hash_file, processor, write_text
+from ..core import ArtifactError, allowed_cores, hash_file, processor, read_json, require, write_text
 
 FORMAT = 2
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
+Seconds = Annotated[float, msgspec.Meta(ge=1e-9, le=3600)]  # of a batch: what is longer than an hour was not measured
 AGAIN = "delete it, and it is measured again when the artifact is served"
 
 
@@ -29,9 +30,9 @@ class CostFile(msgspec.Struct, forbid_unknown_fields=True):
     packed: bool
     batches: list[Count]  # rows; tokens of a batch where packed
     lengths: list[Count]
-    seconds: list[list[Annotated[float, msgspec.Meta(gt=0)]]]
+    seconds: list[list[Seconds]]
     # Seconds of the server's own work for a row, which takes a core from the workers; null where it is not measured.
-    per_row: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    per_row: Annotated[float, msgspec.Meta(ge=0, le=3600)] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,10 +126,8 @@ def read_cost(found: Artifact) -> tuple[CostModel | None, str]:
     path = cost_path(found.path)
     if not path.is_file():
         return None, f"no times at {path.name}"
-    try:
-        read = msgspec.json.decode(path.read_bytes(), type=CostFile)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OSError) as error:
-        raise ArtifactError(f"{path}: {error}; {AGAIN}") from error
+    plain = read_json(path, advice=AGAIN, error=ArtifactError)
+    read: CostFile = require(plain, CostFile, where=str(path), advice=AGAIN, error=ArtifactError)
     if read.format != FORMAT:
         return None, f"{path.name} was measured by another version of bertc"
     if read.manifest != hash_file(found.path / MANIFEST):

@@ -6,15 +6,14 @@ import asyncio
 import concurrent.futures
 import contextlib
 import dataclasses
-import json
 import math
 from collections.abc import Hashable, Iterator, Mapping, MutableMapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..artifact import Artifact
-from ..core import Feeds, Outputs, Profile, TensorSpec
+from ..core import ArtifactError, Feeds, Outputs, Profile, TensorSpec, read_json
 from ..data import Encoder, Labels, Text
 from .batches import Batching, joined
 from .errors import Refused, TooLong
@@ -208,7 +207,7 @@ class ServedModel:
 def problem_type(found: Artifact) -> str:
     """What config.json says that a classifier's logits are, "" where it says nothing."""
     config = next((path for path in found.assets if path.name == "config.json"), None)
-    return str((json.loads(config.read_bytes()).get("problem_type") if config else None) or "")
+    return str((read_json(config, dict[str, Any], error=ArtifactError).get("problem_type") if config else None) or "")
 
 
 def _longest(profiles: Sequence[Profile]) -> int | None:

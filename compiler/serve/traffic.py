@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core import DataError, InputError
+from ..core import DataError, InputError, parse_json
 from ..data import Text, preprocess, tables
 
 if TYPE_CHECKING:
@@ -133,13 +132,8 @@ def _json_requests(path: Path, texts: _PendingTexts) -> Iterator[tuple[int, Requ
 
 
 def _object(where: str, line: str) -> Mapping[str, Any]:
-    try:
-        fields = json.loads(line)
-    except ValueError as error:
-        raise DataError(f'{where} is not a line of JSON ({error}); wanted an object like {{"length": 17}}') from error
-    if not isinstance(fields, dict):
-        raise DataError(f'{where} is a JSON {type(fields).__name__}; wanted an object like {{"length": 17}}')
-    return fields
+    advice = 'wanted an object on each line, like {"length": 17}'
+    return dict(parse_json(line, dict[str, Any], where=where, advice=advice, error=DataError))
 
 
 def _form(where: str, fields: Mapping[str, Any]) -> str:

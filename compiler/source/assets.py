@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
-from ..core import check_link, first_line, machine, scratch
+from ..core import check_link, first_line, machine, read_json, scratch
 from ..data import AUDIO_FILES, SENTENCE_FILES, Encoder, audio_settings, image_files, settings_files
 from ..data import tokenizer as text
 
@@ -71,18 +71,17 @@ def _as_transformers(found: Mapping[str, Path]) -> tuple[dict[str, Path], list[s
     transformers sees a copy: nothing but what was found, with no path and no code named in it.
     """
     fast = TOKENIZER in found
-    copy = _folder()
     try:
         from transformers import AutoTokenizer
 
         from .silence import quiet
 
-        for name, path in found.items():
-            shutil.copyfile(path, copy / name)
-        dropped = _without_names(copy / TOKENIZER_CONFIG)
-        with quiet():
+        with scratch() as made, quiet():
+            for name, path in found.items():
+                shutil.copyfile(path, made / name)
+            dropped = _without_names(made / TOKENIZER_CONFIG)
             # trust_remote_code is said: else transformers asks on the terminal, and a "y" in a pipe runs the code.
-            theirs = AutoTokenizer.from_pretrained(str(copy), local_files_only=True, trust_remote_code=False)
+            theirs = AutoTokenizer.from_pretrained(str(made), local_files_only=True, trust_remote_code=False)
             content = theirs.backend_tokenizer.to_str()
     except Exception as error:  # noqa: BLE001 - a tokenizer nobody can convert is no reason to refuse the model
         return {}, [_not_read(error, found)]
@@ -101,7 +100,7 @@ def _as_transformers(found: Mapping[str, Path]) -> tuple[dict[str, Path], list[s
         notes.append(f"the tokenizer is taken as transformers' own class{dropped}")
     changed = dict(_settings(theirs, {**found, **files}))
     if changed:
-        old = json.loads(found[TOKENIZER_CONFIG].read_text("utf-8")) if TOKENIZER_CONFIG in found else {}
+        old = read_json(found[TOKENIZER_CONFIG]) if TOKENIZER_CONFIG in found else {}
         files[TOKENIZER_CONFIG] = _written(TOKENIZER_CONFIG, json.dumps(old | changed, indent=2))
         told = ", ".join(f"{name} {value!r}" for name, value in changed.items() if name not in text.SPECIAL_TOKENS)
         notes += [f"{TOKENIZER_CONFIG} is written as transformers takes it: {told}"] if told else []
@@ -160,9 +159,9 @@ def _written(name: str, content: str) -> Path:
 
 
 def _folder() -> Path:
-    """One that lives as long as this process."""
+    """One that lives as long as this process, one of multiprocessing too, where atexit does not run."""
     kept = contextlib.ExitStack()
-    atexit.register(kept.close)
+    Finalize(None, kept.close, exitpriority=0)
     return kept.enter_context(scratch())
 
 
@@ -170,7 +169,7 @@ def _without_names(config: Path) -> str:
     """Take out of tokenizer_config.json what names other files and Python classes; returns the rest of a note that says so."""
     if not config.is_file():
         return ""
-    settings = json.loads(config.read_text("utf-8"))
+    settings = read_json(config, dict[str, Any])
     named = sorted(key for key in settings if key == "auto_map" or (key.endswith("_file") and settings[key] is not None))
     config.write_text(json.dumps({key: value for key, value in settings.items() if key not in named}), "utf-8")
     return f", without {', '.join(named)} of tokenizer_config.json" if named else ""

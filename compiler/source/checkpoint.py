@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..core import SourceError, check_link, counted, did_you_mean, hash_file
+from ..core import read_json as read_json_file
 from ..data import AUDIO_FILES, audio_settings, settings_files
 from . import config_check
 from .mel import MelInput, frames_of_table, mel_input, refusal
@@ -192,10 +193,7 @@ def _read_any_json(path: Path, what: str) -> Any:
     if not path.is_file():
         found = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
         raise SourceError(f"{path} ({what}) is missing; the folder holds {', '.join(found[:12]) or 'nothing'}")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{path} ({what}) is not valid JSON: {error}; is the download complete?") from error
+    return read_json_file(path, advice=f"it is {what}: is the download complete?", error=SourceError)
 
 
 # ---- weights ---------------------------------------------------------------------------------------------------------
@@ -253,7 +251,7 @@ def safetensors_header(path: Path) -> dict[str, Any]:
         header = json.loads(raw)
         tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
         end = max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError) as error:
         raise SourceError(f"{path} has an unreadable safetensors header ({error}); is the download complete?") from error
     if 8 + length + end != size:
         raise SourceError(f"{path} should have {8 + length + end} bytes by its header, it has {size}; is the download complete?")

@@ -68,7 +68,7 @@ def test_wrong_files(tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    refused(lambda: recipe.read(tmp_path / "none.toml"), "cannot read the recipe", "none.toml", "No such file")
+    refused(lambda: recipe.read(tmp_path / "none.toml"), "cannot read", "it is the recipe", "none.toml", "No such file")
     (tmp_path / "latin.toml").write_bytes(b'source = "caf\xe9"')
     refused(lambda: recipe.read(tmp_path / "latin.toml"), "is not TOML")
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...artifact import Verdicts, Verification, check_verification, read_report
 from ...artifact import manifest as artifact
-from ...core import ArtifactError, InputError
+from ...core import ArtifactError, InputError, read_json, require
 from .. import document as report
 
 NOT_FACTS = ("format", "files")  # of a manifest: the hashes, which no page shows
@@ -18,7 +18,7 @@ def artifact_document(path: Path) -> dict[str, Any]:
     """The report of an artifact, hashes checked. What report.json of an older bertc lacks is taken from its manifest."""
     found = artifact.open_artifact(path)
     facts = {key: value for key, value in found.manifest.items() if key not in NOT_FACTS}
-    merged = facts | _json(path / artifact.REPORT)
+    merged = facts | read_report(path / artifact.REPORT)
     sizes = {name: entry["bytes"] for name, entry in found.manifest["files"].items() if not name.startswith("report.")}
     older = {"size": {"files": sizes, "total": report.directory_bytes(path)}, "summary": report.summary_counts(merged)}
     return older | merged
@@ -27,16 +27,15 @@ def artifact_document(path: Path) -> dict[str, Any]:
 def with_verdict(document: Mapping[str, Any], path: Path, file: Path) -> dict[str, Any]:
     """The report with what `bertc verify --json` printed into a file: a verdict in place of that of the build, or the drift
     of `--layers` beside it. InputError for a file without this artifact."""
-    found = _json(file)
-    listed = found.get("artifacts") if isinstance(found, Mapping) else None
-    if not isinstance(listed, list):
-        raise InputError(f"{file} is not from `bertc verify --json`: no list of artifacts in it")
+    listed = read_json(file, Verdicts, advice="write it again with bertc verify --json")["artifacts"]
     named = {Path(str(each.get("artifact") or each.get("path"))).resolve(): each for each in listed}
     verified = named.get(path.resolve())
     if verified is None:
         raise InputError(f"{file} has no verdict of {path}, only of: {', '.join(map(str, named)) or 'nothing'}")
     before = document["verification"]
     if "layers" not in verified:
+        require(verified, Verification, where=f"{file}, {path.name}")
+        check_verification(verified, file)
         return {**document, "verification": {**verified, **({"drift": before["drift"]} if before and "drift" in before else {})}}
     if before is None:
         raise InputError(f"{path} was built with --no-verify: give --verdict a `bertc verify --json` first, then {file}")
@@ -52,7 +51,7 @@ def fleet_documents(path: Path, status: Mapping[str, Any] | None = None) -> tupl
     if path.is_dir():
         found = [artifact_document(each) for each in artifact.find_artifacts(path)]
         return {"entries": [_entry(each) for each in found]}, list(found)
-    told, status = status, _json(path) if status is None else status
+    told, status = status, read_json(path) if status is None else status
     root = Path(str(told["out"])) if told is not None else path.parent
     listed = status.get("entries") if isinstance(status, Mapping) else None
     if isinstance(listed, Mapping):  # a lock file: by name, each where `bertc fleet build` puts it
@@ -103,12 +102,3 @@ def _entry(document: Mapping[str, Any]) -> dict[str, Any]:
     sms = ", ".join(target["sms"])
     entry = {"model": source["reference"], "sm": sms, "target": target["name"], "precision": document["precision"]["mode"]}
     return entry | {"gpu": sms or target["name"], "state": "built"}
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}") from error

@@ -71,7 +71,7 @@ def test_names_and_the_number_of_classes_come_from_the_assets(tmp_path):
     assert Labels.from_assets("sequence-classification", [config], [logits]).classes == 1
     assert Labels.from_assets("features", []).unused().startswith("labels are ignored: task 'features' has no metric")
     config.write_text("{")
-    with pytest.raises(ArtifactError, match="not valid JSON"):
+    with pytest.raises(ArtifactError, match="is no JSON"):
         Labels.from_assets("sequence-classification", [config])
 
 

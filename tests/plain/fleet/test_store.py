@@ -90,7 +90,7 @@ def test_damage_is_found_and_repaired(tmp_path: Path, capsys: pytest.CaptureFixt
     told = {each["key"]: each["why"] for each in json.loads(capsys.readouterr().out)["damaged"]}
     assert "sha256 differs" in told[K1]
     assert "is missing" in told[K2]
-    assert "cannot be read" in told[K3]
+    assert "is damaged" in told[K3]
     with pytest.raises(ArtifactError, match="bertc cache verify --repair"):
         store.record(K3)
     assert cli.run(["cache", "verify", str(tmp_path), "--repair"]) == 0

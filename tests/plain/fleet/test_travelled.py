@@ -105,7 +105,7 @@ def test_a_record_that_was_not_written_for_its_key(change: Callable[[Any], Any],
 def test_a_record_that_is_no_object(text: str, tmp_path: Path) -> None:
     store = Store(tmp_path)
     (put(store) / "record.json").write_text(text)
-    with pytest.raises(ArtifactError, match="cannot be read"):
+    with pytest.raises(ArtifactError, match="is damaged"):
         store.record(KEY)
 
 

@@ -96,8 +96,9 @@ def edited(source: Path, out: Path, change: Any) -> Path:
 
 def test_kernels_and_refusals(folder: Path, tmp_path: Path, capsys: Capture) -> None:
     def kernels(*layers: str) -> Any:
-        rows = [{"type": "gemm", "dtype": "Half", "layer": layer, "profile": p} for layer in layers for p in (0, 1)]
-        return lambda facts: facts["engine"].update(kernels={"count": len(layers), "rows": rows})
+        one = {"name": "k", "type": "gemm", "dtype": "Half", "onnx_nodes": []}
+        rows = [{**one, "layer": layer, "profile": p} for layer in layers for p in (0, 1)]
+        return lambda facts: facts["engine"].update(kernels={"count": len(layers), "layers": [], "rest": {}, "rows": rows})
 
     a = edited(folder / "m.onnx", tmp_path / "a", kernels("e.layer.0", "e.layer.0", "e.layer.1", ""))
     b = edited(folder / "m.onnx", tmp_path / "b", kernels("e.layer.0", "e.layer.1", ""))

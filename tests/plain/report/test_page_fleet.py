@@ -199,11 +199,11 @@ def test_the_command(built_pages: Path, tmp_path: Path, capsys: Capture) -> None
 @pytest.mark.parametrize(
     ("words_", "said"),
     [
-        ("{m} -o {o}", "is not JSON"),
+        ("{m} -o {o}", "no text in UTF-8"),
         ("{m}x -o {o}", "there is no"),
         ("{a} -o {a}/x.html", "whose hashes it would break"),
         ("{t} -o {o} --verdict {j}", "--verdict goes with one artifact"),
-        ("{a} -o {o} --verdict {j}", "is not from `bertc verify --json`"),
+        ("{a} -o {o} --verdict {j}", "lacks 'artifacts'; write it again with bertc verify --json"),
         ("{j} -o {o}", "lists no entries"),
     ],
 )

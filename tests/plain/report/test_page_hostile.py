@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pages import Report
 
+from bertc.artifact import read_report
 from bertc.core import printable
 from bertc.report import page
 
@@ -90,9 +91,7 @@ def test_a_file_name_that_is_no_text(full: Report, tmp_path: Path) -> None:
     document = poisoned(full, "\udcff")
     assert set(page.write_report(tmp_path, document)) == {"report.json", "report.html"}
     assert r"\udcff" in (tmp_path / "report.html").read_text("utf-8")
-    from bertc.report.page import sources
-
-    assert sources._json(tmp_path / "report.json") == document
+    assert read_report(tmp_path / "report.json") == document
 
 
 @pytest.mark.parametrize("name", ["a = 1; import os", "x}\nimport os", "class", "ünïcode", "a b", '"'])

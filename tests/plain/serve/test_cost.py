@@ -88,7 +88,7 @@ WRONG: list[tuple[str, Any]] = [
     ("packed", "no"), ("packed", True), ("batches", []), ("batches", [3, 1, 8]), ("batches", [0, 1]), ("batches", [1, 2, 2**70]),
     ("lengths", [8, 8, 64]), ("lengths", [-8, 20, 64]), ("lengths", "8"), ("seconds", []), ("seconds", [[1.0] * 3] * 2),
     ("seconds", [[1.0] * 2] * 3), ("seconds", [[1.0, 2.0, 0.0]] * 3), ("seconds", [[1.0, 2.0, -1.0]] * 3), ("per_row", -1),
-    ("seconds", [[1.0, 2.0, "3"]] * 3), ("per_row", "x"), ("more", 1),
+    ("seconds", [[1.0, 2.0, "3"]] * 3), ("per_row", "x"), ("more", 1), ("seconds", [[1.0, 2.0, 1e308]] * 3), ("per_row", 1e308),
 ]  # fmt: skip
 
 

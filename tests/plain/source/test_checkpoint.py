@@ -39,7 +39,7 @@ def refused(path, *words, **options):
 def test_config_missing_or_truncated(directory):
     text = (directory / "config.json").read_text()
     (directory / "config.json").write_text(text[: len(text) // 2])
-    refused(directory, "config.json", "not valid JSON", "download complete")
+    refused(directory, "config.json", "no JSON", "download complete")
     (directory / "config.json").write_text("[]")
     refused(directory, "holds a list")
     (directory / "config.json").unlink()

@@ -194,7 +194,7 @@ def test_assets_are_no_links_to_files_elsewhere(tmp_path, name):
 
 def test_json_that_is_too_deep_is_refused(directory):
     (directory / "config.json").write_text('{"a":' * 100_000 + "1" + "}" * 100_000)
-    refused(directory, "config.json", "not valid JSON")
+    refused(directory, "config.json", "nested too deeply")
 
 
 class Payload:
