@@ -40,7 +40,7 @@ test: $(VENV)/test.done ## run all tests that this machine can run
 	$(PYTEST) $(ARGS)
 
 SECONDS ?= 600
-fuzz: $(VENV)/test.done ## random encoders against what bertc makes of them: SECONDS=600, FUZZ_SEED=1 for another first seed
+fuzz: $(VENV)/test.done ## random encoders and damaged .onnx files: SECONDS=600, FUZZ_SEED=1 for another first seed
 	FUZZ_SECONDS=$(SECONDS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz
 
 check: $(VENV)/test.done ## ruff and mypy
