@@ -228,10 +228,10 @@ def text() -> str:
         f"thread, ONNX Runtime), against `bertc distill --layers {UNIFORM}`. Both learn from the same {TEXTS:,} texts with the "
         "same loss, in the same number of steps: a step is a forward and a backward pass of 32 texts through one student, and "
         "all that the search trains counts, the shared network and every finalist. Every engine is built by `bertc build`; "
-        "latencies are medians, the engines of a row in turns in one process; quality is that of the engines' vectors on 2,000 texts of "
-        "other files, MRR@10 on pairs as of the distillation. The bar is the searched student against `uniform, fp32`; where "
-        "int8 may be chosen, the teacher and the uniform student in int8, which nobody needs to search for, stand beside it. CPU "
-        "seconds of whole commands. One row: `OMP_NUM_THREADS=1 python -m benchmarks.bench_search --only ROW`."
+        "latencies are medians, the engines of a row in turns in one process; quality is that of the engines' vectors on 2,000 "
+        "texts of other files, MRR@10 on pairs as of the distillation. The bar is the searched student against `uniform, fp32`; "
+        "where int8 may be chosen, the teacher and the uniform student in int8, which nobody needs to search for, stand beside "
+        "it. CPU seconds of whole commands. One row: `OMP_NUM_THREADS=1 python -m benchmarks.bench_search --only ROW`."
     )
     return f"{said}\n\n{table(rows)}\n\n{costs(rows)}"
 
