@@ -24,7 +24,8 @@ Machine: {machine}. {tools}.
 # `gpu` needs a GPU, servers and trainings need the machine for themselves for many minutes.
 APART = {
     "bench_coverage", "bench_compress", "bench_distill", "bench_gpu", "bench_hardening", "bench_lowbit", "bench_many_models",
-    "bench_placement", "bench_real", "bench_serving", "bench_serving_peers", "bench_soak", "bench_systems", "bench_triton",
+    "bench_placement", "bench_real", "bench_search", "bench_serving", "bench_serving_peers", "bench_soak", "bench_systems",
+    "bench_triton",
 }  # fmt: skip
 MISSING = """
 ## Missing

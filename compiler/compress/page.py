@@ -13,15 +13,7 @@ ENGINE = ("flops", "weight_bytes", "kernels", "moved_bytes")
 def render(document: Mapping[str, Any]) -> str:
     """The page as HTML text. Raises Missing without the extra `report`."""
     sections = [_quality(document), *_tasks(document), _engine(document), _steps(document), *_curve(document)]
-    sections.append(page.Section("Notes", notes=document["notes"] or ("none",)))
-    return page.sections_page(
-        document,
-        kicker=f"Compression by bertc {document['bertc']}",
-        title=str(document["model"]["reference"]),
-        verdict=document["summary"],
-        tone="good",
-        sections=sections,
-    )
+    return page.made_page(document, "Compression", str(document["model"]["reference"]), sections)
 
 
 def stages(document: Mapping[str, Any]) -> list[tuple[str, tuple[str | int, ...]]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from .. import pipeline
 from ..artifact import COMPRESSION
-from ..core import Progress, disk_errors, write_json, write_text
+from ..core import Progress, disk_errors
 from ..distill import Net, write_model
 from ..recipe import Recipe, plan_builds
 from ..report import page
@@ -24,7 +24,6 @@ from .page import render
 from .parts import all_the_same, parts_of
 from .sharing import apart, is_shared
 
-PAGE = "compression.html"
 HUGGING_FACE, EXPORT = "huggingface", "export"
 
 
@@ -38,11 +37,8 @@ def write(net: Net, folder: Path, document: Mapping[str, Any], reference: str, s
     """The model, its document and its page into an empty folder."""
     write_net(net, folder, reference, seed, log)
     with disk_errors(folder):
-        write_json(folder / COMPRESSION, document)
-        if why := page.why_no_page():
-            log.note(why.replace("report.html", PAGE))
-        else:
-            write_text(folder / PAGE, render(document), "-o")
+        for note in page.write_document(folder, COMPRESSION, document, render):
+            log.note(note)
 
 
 def write_net(net: Net, folder: Path, reference: str, seed: int, log: Progress) -> None:

@@ -5,6 +5,8 @@ from .loop import Loop as Loop
 from .loop import Training as Training
 from .loop import autocast_of as autocast_of
 from .nets import Net as Net
+from .nets import Seen as Seen
+from .nets import copied as copied
 from .nets import find_layers as find_layers
 from .nets import net_of as net_of
 from .nets import tensors as tensors

@@ -33,15 +33,9 @@ def render(document: Mapping[str, Any]) -> str:
                 ],
             )
         )
-    sections += [_shape_section(document), *_curves(document), page.Section("Notes", notes=document["notes"] or ("none",))]
-    return page.sections_page(
-        document,
-        kicker=f"Distillation by bertc {document['bertc']}",
-        title=" + ".join(each["reference"] for each in document["teachers"]),
-        verdict=document["summary"],
-        tone="good",
-        sections=sections,
-    )
+    sections += [_shape_section(document), *_curves(document)]
+    title = " + ".join(each["reference"] for each in document["teachers"])
+    return page.made_page(document, "Distillation", title, sections)
 
 
 ENDS = ("value", "low", "high", "rows")

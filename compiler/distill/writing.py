@@ -15,7 +15,6 @@ from ..source import heads, quiet
 from .nets import Net
 from .page import render
 
-PAGE = "distillation.html"
 WEIGHTS = (".safetensors", ".bin", ".onnx", ".pt", ".pth", ".h5", ".msgpack", ".ot", ".gguf")
 NOT_THE_STUDENTS = (
     "README.md",
@@ -29,15 +28,9 @@ NOT_THE_STUDENTS = (
 
 def write_student(net: Net, folder: Path, document: Mapping[str, Any]) -> tuple[str, ...]:
     """Write weights, config, tokenizer, pooling, distillation.json and its page into an empty folder; returns notes."""
-    notes = []
     with disk_errors(folder):
         write_model(net, folder)
-        write_json(folder / STUDENT, document)
-        if why := page.why_no_page():
-            notes.append(why.replace("report.html", PAGE))
-        else:
-            write_text(folder / PAGE, render(document), "-o")
-    return tuple(notes)
+        return page.write_document(folder, STUDENT, document, render)
 
 
 def write_model(net: Net, folder: Path) -> None:

@@ -18,14 +18,15 @@ from .space import Candidate, Space
 from .supernet import cut_out
 from .table import Table, stacks
 from .training import Room, finish
-from .trials import Trial
+from .trials import Starts, Trial
 
 ROUNDS = 3  # of engines, when those before were over the budget
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A trial with what its own engine costs. `drift`: the reference's time then, over that when the table was made."""
+    """A trial with what its own engine costs. Its seconds are those at the table's pace: by its ratio to the table's reference,
+    timed beside it. `drift`: the reference's time then, over that in the table."""
 
     trial: Trial
     cost: Cost
@@ -44,6 +45,10 @@ class Finalist:
     net: Net
     training: dict[str, Any]
 
+    @property
+    def value(self) -> float:
+        return float(self.training["after"])
+
 
 def measured(net: Net, trials: Sequence[Trial], space: Space, table: Table, bench: Bench) -> list[Measured]:
     """Compile the candidates of some trials and time them in turns, with the reference of the table beside them."""
@@ -55,11 +60,13 @@ def measured(net: Net, trials: Sequence[Trial], space: Space, table: Table, benc
     runners = {str(at): each.runner for at, each in enumerate(made) if each.runner is not None}
     assert beside is not None, "made() opens sessions that are timed"
     taken = engines.seconds({**runners, "reference": beside}, net, bench, lambda done, total: None)
-    drift = float(np.median(taken["reference"])) / table.reference
-    return [
-        Measured(trial, dataclasses.replace(each.cost, seconds=float(np.median(taken[str(at)]))), drift)
-        for at, (trial, each) in enumerate(zip(trials, made, strict=True))
-    ]
+    reference = taken["reference"]
+    drift = float(np.median(reference)) / table.reference
+    found = []
+    for at, (trial, each) in enumerate(zip(trials, made, strict=True)):
+        ratio = float(np.median(taken[str(at)] / reference))
+        found.append(Measured(trial, dataclasses.replace(each.cost, seconds=ratio * table.reference), drift))
+    return found
 
 
 def table_stack(space: Space) -> Candidate:
@@ -99,23 +106,53 @@ def choose(
 
 
 def _best(trials: Sequence[Trial]) -> Iterator[Trial]:
-    """Trials within the budget, the best first, each candidate once."""
-    seen: set[Candidate] = set()
-    for each in sorted(trials, key=lambda trial: (-trial.quality, trial.number)):
-        if each.within and each.candidate not in seen:
-            seen.add(each.candidate)
-            yield each
+    """Trials within the budget, each candidate once: the best of each set of layers first, then the others.
+
+    The network ranks candidates of the same layers better than it can tell how far two of them will come by themselves.
+    """
+    ordered = sorted((each for each in trials if each.within), key=lambda trial: (-trial.quality, trial.number))
+    once = list({each.candidate: each for each in reversed(ordered)}.values())[::-1]
+    first = list({(each.candidate.layers, each.candidate.precision): each for each in reversed(once)}.values())[::-1]
+    first.sort(key=once.index)
+    yield from first
+    yield from (each for each in once if each not in first)
 
 
-def trained(net: Net, chosen: Sequence[Measured], room: Room, request: Request, log: Progress) -> list[Finalist]:
-    """Each of the best as a net of its own, trained on; the best of them first."""
-    found = []
-    for each in chosen:
-        candidate = each.trial.candidate
-        own = cut_out(net, candidate)
-        log.say(f"trial {each.trial.number}: {candidate}")
-        found.append(Finalist(each, own, finish(own, room, candidate, request.target, request.finish, log)))
-    for made in found:
-        if request.finish and not made.training["kept"]:
-            log.note(f"the training of trial {made.measured.trial.number} was thrown away: it made it no better")
-    return sorted(found, key=lambda each: -max(each.training["before"], each.training["after"]))
+def trained(nets: Starts, chosen: Sequence[Measured], room: Room, request: Request, log: Progress) -> list[Finalist]:
+    """Each of the best as a net of its own, trained on; the best of them first.
+
+    Successive halving (Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter Optimization", 2016,
+    section 3): all of them train for a part of the steps, the better half for as many again, and so on to one.
+    """
+    found = [Finalist(each, cut_out(nets[each.trial.start], each.trial.candidate), {}) for each in chosen]
+    for turn, (count, steps) in enumerate(turns(len(found), request.finish)):
+        for each in found[:count]:
+            candidate = each.measured.trial.candidate
+            log.say(f"trial {each.measured.trial.number}: {candidate}: {steps} steps")
+            told = finish(each.net, room, candidate, request.target, steps, log, turn=turn)
+            each.training = _joined(each.training, told)
+        found = sorted(found[:count], key=lambda each: -each.value) + found[count:]
+    for each in found:
+        if request.finish and not each.training["kept"]:
+            log.note(f"the training of trial {each.measured.trial.number} was thrown away: it made it no better")
+    # Who was left behind may have been better than who went on and became worse: that is seen here.
+    return sorted(found, key=lambda each: -each.value)
+
+
+def turns(count: int, steps: int) -> list[tuple[int, int]]:
+    """(how many train, for how many steps) of each turn: `steps` in all for who is left, half of them in the last turn."""
+    counts = [count]
+    while counts[-1] > 1:
+        counts.append((counts[-1] + 1) // 2)
+    if not steps:
+        return [(count, 0)]
+    early = steps // 2 // max(1, len(counts) - 1) if len(counts) > 1 else 0
+    last = steps - early * (len(counts) - 1)
+    return [(each, early) for each in counts[:-1] if early] + [(counts[-1], last)]
+
+
+def _joined(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """The facts of several turns as those of one."""
+    turned = [*before.get("turns", ()), now["training"]] if now["training"] else []
+    told = {"before": before.get("before", now["before"]), "after": max(now["before"], now["after"])}
+    return {**told, "kept": before.get("kept", False) or now["kept"], "turns": turned}

@@ -15,15 +15,7 @@ MEBI = 1e6
 def render(document: Mapping[str, Any]) -> str:
     """The page as HTML text. Raises Missing without the extra `report`."""
     sections = [_front(document), _chosen(document), _costs(document), _curve(document), _trials(document), _fixed(document)]
-    sections.append(page.Section("Notes", notes=document["notes"] or ("none",)))
-    return page.sections_page(
-        document,
-        kicker=f"Architecture search by bertc {document['bertc']}",
-        title=str(document["model"]["reference"]),
-        verdict=document["summary"],
-        tone="good",
-        sections=sections,
-    )
+    return page.made_page(document, "Architecture search", str(document["model"]["reference"]), sections)
 
 
 def axis(document: Mapping[str, Any]) -> tuple[str, str, float]:

@@ -26,7 +26,7 @@ TARGETS = tuple(PRECISIONS)
 class Request:
     """What is searched: in `trials` trials the best student of `model` within `latency` or `size`, for a `target`.
 
-    `steps` train the network that all candidates are parts of, `finish` each of the `finalists`. `uniform`: one FFN width and
+    `steps` train the network that all candidates are parts of, `finish` the best of the `finalists`. `uniform`: one FFN width and
     all heads, which a Hugging Face config can hold. `shape`: batch x length that costs hold for.
     """
 
@@ -42,15 +42,15 @@ class Request:
     threads: int = 0
     trials: int = 100
     steps: int = 300
-    finish: int = 300
-    finalists: int = 2
+    finish: int = 600
+    finalists: int = 4
     uniform: bool = False
     multiple: int = 64
     max_length: int | None = None
     seed: int = 0
     batch: int = 32
     learning_rate: float = 4e-4
-    samples: int = 512  # texts that importance is measured on
+    samples: int = 128  # texts that importance is measured on
     options: SourceOptions = dataclasses.field(default_factory=SourceOptions)
 
     @property

@@ -13,13 +13,13 @@ from typing import Any
 
 from ..artifact import staging
 from ..core import ArtifactError, InputError, Progress, disk_errors, write_json
-from ..distill import checkpoints
+from ..distill import checkpoints, copied
 from . import document, finalists, table, training, trials
 from .document import Searched
 from .engines import Bench
 from .opened import Opened, open_all
 from .request import Budget, Request, check
-from .space import Space
+from .space import Candidate, Space
 from .table import Table
 from .training import Room
 from .writing import write
@@ -99,14 +99,11 @@ def _searched(opened: Opened, request: Request, folder: Path, resume: bool, log:
     room = training.room_of(opened.original, net, opened.teachers, opened.texts, request, log)
     facts = {"space": space.to_json(), "costs": costs.state(), "budget": [budget.kind, budget.limit]}
     again = resume and (folder / checkpoints.NAME).is_file()
-    learned = training.train_supernet(
-        net, room, space, lambda each: budget.holds(costs.of(each)), facts, folder, again, log
-    )  # fmt: skip
-    tried = trials.run(
-        space, costs, budget, lambda each: training.value(net, room, each, request.target), request, log
-    )  # fmt: skip
+    nets = {training.TRAINED: net, training.MODEL: copied(net)}
+    learned = training.train_supernet(net, room, space, lambda each: spent(each, space, costs, budget), facts, folder, again, log)
+    tried = trials.run(space, costs, budget, lambda each: training.better(nets, room, each, request.target), request, log)
     kept, _ = finalists.choose(net, tried, space, costs, budget, bench, request, log)
-    return Searched(costs, learned, tried, finalists.trained(net, kept, room, request, log)), room
+    return Searched(costs, learned, tried, finalists.trained(nets, kept, room, request, log)), room
 
 
 def _costs(opened: Opened, folder: Path, resume: bool, log: Progress) -> Table:
@@ -127,6 +124,12 @@ def _costs(opened: Opened, folder: Path, resume: bool, log: Progress) -> Table:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, {"of": facts, "costs": made.state()})
     return made
+
+
+def spent(candidate: Candidate, space: Space, costs: Table, budget: Budget) -> float:
+    """The share of the budget that a candidate uses, in the precision in which it uses least: all have the same weights."""
+    modes = (dataclasses.replace(candidate, precision=each) for each in space.precisions)
+    return min(budget.of(costs.of(each)) for each in modes) / budget.limit
 
 
 def require_possible(space: Space, costs: Table, budget: Budget, bench: Bench) -> None:

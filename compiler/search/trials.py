@@ -8,22 +8,27 @@ x (latency / limit)^w, is that of Tan et al., "MnasNet", 2019, section 3.1: it n
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..core import Missing, Progress
+from ..distill import Net
 from .cost import Cost
 from .request import Budget, Request
 from .space import Candidate, Space
 from .table import Table
 
+Starts = Mapping[str, Net]  # the networks that a candidate can be a part of, by name
+Judged = tuple[float, str]  # a quality, and the network in which it is that good
 HINTED = 0.4  # of the trials, at most, are students that one would try by hand
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """A candidate with its quality in the trained network and its cost by the table. `within`: the budget holds."""
+    """A candidate with its quality without training and its cost by the table. `within`: the budget holds. `start`: the network
+    in which it is better, the one that was trained for all, or the model as it is: of some little is left out."""
 
     number: int
     candidate: Candidate
@@ -31,10 +36,11 @@ class Trial:
     cost: Cost
     within: bool
     hinted: bool
+    start: str
 
     def to_json(self) -> dict[str, Any]:
         facts = {"number": self.number, "quality": self.quality, **self.cost.to_json()}
-        return {**facts, "within": self.within, "hinted": self.hinted, **self.candidate.to_json()}
+        return {**facts, "within": self.within, "hinted": self.hinted, "start": self.start, **self.candidate.to_json()}
 
 
 def require_optuna() -> Any:
@@ -49,12 +55,12 @@ def require_optuna() -> Any:
 
 
 def run(
-    space: Space, table: Table, budget: Budget, judge: Callable[[Candidate], float], request: Request, log: Progress
+    space: Space, table: Table, budget: Budget, judge: Callable[[Candidate], Judged], request: Request, log: Progress
 ) -> list[Trial]:
     """All trials, in their order. The same seed, table and qualities give the same ones; a candidate is judged once."""
     optuna = require_optuna()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    qualities: dict[Candidate, float] = {}
+    found: dict[Candidate, Judged] = {}
     trials: list[Trial] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -67,24 +73,28 @@ def run(
             for number in range(request.trials):
                 trial = study.ask()
                 candidate = space.suggested(trial)
-                if candidate not in qualities:
-                    qualities[candidate] = judge(candidate)
+                if candidate not in found:
+                    found[candidate] = judge(candidate)
+                quality, start = found[candidate]
                 cost = table.of(candidate)
                 trial.set_constraint("budget", budget.of(cost) / budget.limit - 1)
-                study.tell(trial, (qualities[candidate], budget.of(cost)))
-                trials.append(Trial(number, candidate, qualities[candidate], cost, budget.holds(cost), number < len(hints)))
+                study.tell(trial, (quality, budget.of(cost)))
+                trials.append(Trial(number, candidate, quality, cost, budget.holds(cost), number < len(hints), start))
                 advance(number + 1, request.trials)
     return trials
 
 
 def hinted(space: Space, table: Table, budget: Budget, most: int) -> list[Candidate]:
-    """Students that one would try by hand, those nearest to the budget from below first, then those above it."""
+    """Students that one would try by hand, of each precision in turns those nearest to the budget from below first."""
 
     def far(each: Candidate) -> tuple[bool, float]:
         over = budget.of(table.of(each)) / budget.limit - 1
         return over > 0, abs(over)
 
-    return sorted(dict.fromkeys(space.anchors()), key=far)[:most]
+    ordered = sorted(dict.fromkeys(space.anchors()), key=far)
+    by_precision = [[each for each in ordered if each.precision == mode] for mode in space.precisions]
+    in_turns = itertools.chain.from_iterable(itertools.zip_longest(*by_precision))
+    return [each for each in in_turns if each is not None][:most]
 
 
 def front(trials: Sequence[Trial], budget: Budget) -> list[Trial]:

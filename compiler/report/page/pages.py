@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,18 @@ def write_report(directory: Path, document: Mapping[str, Any]) -> dict[str, str]
     if not why_no_page():
         hashes[artifact.PAGE] = write_hashed(directory / artifact.PAGE, artifact_page(document).encode())
     return hashes
+
+
+def write_document(
+    folder: Path, name: str, document: Mapping[str, Any], render: Callable[[Mapping[str, Any]], str]
+) -> tuple[str, ...]:  # fmt: skip
+    """Write a document `NAME.json`, and beside it `NAME.html` where this machine can; returns why it could not."""
+    files.write_json(folder / name, document)
+    page = name.replace(".json", ".html")
+    if why := why_no_page():
+        return (why.replace(artifact.PAGE, page),)
+    files.write_text(folder / page, render(document), "-o")
+    return ()
 
 
 def artifact_page(document: Mapping[str, Any]) -> str:

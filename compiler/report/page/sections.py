@@ -26,6 +26,18 @@ class Section:
     notes: Sequence[str] = ()
 
 
+def made_page(document: Mapping[str, Any], what: str, title: str, sections: Sequence[Section]) -> str:
+    """The page of a model that was made: `document` has bertc, summary and notes. Raises Missing without the extra `report`."""
+    return sections_page(
+        document,
+        kicker=f"{what} by bertc {document['bertc']}",
+        title=title,
+        verdict=document["summary"],
+        tone="good",
+        sections=[*sections, Section("Notes", notes=document["notes"] or ("none",))],
+    )
+
+
 def sections_page(
     document: Mapping[str, Any], *, kicker: str, title: str, verdict: str, tone: str, sections: Sequence[Section]
 ) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import re
@@ -15,8 +16,10 @@ from click.testing import CliRunner
 
 from bertc import build, load
 from bertc.cli.search import search as command
-from bertc.core import DataError, InputError
-from bertc.search import Request, search
+from bertc.core import ArtifactError, DataError, InputError
+from bertc.distill import Loop
+from bertc.search import Request, search, training, trials
+from bertc.search.request import quantity
 
 QUICK = {
     "multiple": 32,
@@ -70,9 +73,99 @@ def test_the_document_holds_trials_front_and_what_is_not_searched(found) -> None
     assert document["chosen"]["trial"] in {each["number"] for each in document["trials"] if each["within"]}
     assert document["chosen"]["after"] >= document["chosen"]["before"] or not document["chosen"]["kept"]
     assert "heads" in document["space"]["not_searched"]
-    assert len(document["supernet"]["losses"][0]) == 2 + 4  # step, loss; largest, smallest, two at random
+    assert {"near the limit 1", "near the limit 2", "below it"} < set(document["supernet"]["losses"][0])
     assert "Quality by cost" in (found.path / "search.html").read_text("utf-8")
     assert not found.path.with_name("out.search").exists()
+
+
+def facts_of(path: Path) -> dict:
+    """What a search found, without what a clock says."""
+    document = told(path)
+    names = ("before", "after", "kept", "layers", "heads", "ffn", "start", "measured", "table", "trial", "quality")
+    chosen = {name: document["chosen"][name] for name in names}
+    losses = document["supernet"]["losses"]
+    return {"trials": document["trials"], "front": document["front"], "chosen": chosen, "losses": losses}
+
+
+@pytest.mark.parametrize("where", ["network", "trials"])
+def test_resumed_it_finds_what_an_unbroken_search_finds(found, where: str, tmp_path, monkeypatch) -> None:
+    asked = request(tmp_path, uniform=True)
+    with monkeypatch.context() as broken:
+        if where == "network":
+            broken.setattr(training, "Settings", functools.partial(training.Settings, checkpoint_seconds=0.0))
+            stopped_at(broken, step=3)
+        else:
+            broken.setattr(trials, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt, match="--resume"):
+            search(asked, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    table = json.loads((tmp_path / "out.search" / "costs.json").read_text("utf-8"))
+    for given, match in (({"resume": False}, "--resume"), ({"resume": True, "shape": "4x8"}, "another model, shape")):
+        other = dataclasses.replace(asked, shape=given.pop("shape", asked.shape))
+        with pytest.raises(ArtifactError, match=match):
+            search(other, tmp_path / "out", **given)
+    assert json.loads((tmp_path / "out.search" / "costs.json").read_text("utf-8")) == table
+    again = search(asked, tmp_path / "out", resume=True)
+    assert facts_of(again.path) == facts_of(found.path)
+    assert (again.path / "model.safetensors").read_bytes() == (found.path / "model.safetensors").read_bytes()
+    assert not (tmp_path / "out.search").exists()
+
+
+def interrupted(*given) -> None:
+    raise KeyboardInterrupt
+
+
+def stopped_at(patch: pytest.MonkeyPatch, step: int) -> None:
+    """Training is interrupted before it takes a step."""
+    run = Loop._step
+
+    def stopping(self: Loop) -> None:
+        if self.found.steps == step:
+            raise KeyboardInterrupt
+        run(self)
+
+    patch.setattr(Loop, "_step", stopping)
+
+
+def test_resume_without_a_search_that_stopped(tmp_path) -> None:
+    with pytest.raises(ArtifactError, match="leave --resume out"):
+        search(request(tmp_path), tmp_path / "out", resume=True)
+
+
+def test_a_latency_is_measured_and_held(tmp_path) -> None:
+    """On this machine's clock: the limit comes from what the refusal of an impossible one says."""
+    asked = {"shape": "16x64", "trials": 20, "finalists": 2, "size": None}
+    with pytest.raises(InputError, match="--latency") as refused:
+        search(request(tmp_path, latency="1us", **asked), tmp_path / "out")
+    least = quantity("latency", re.search(r"give --latency (\S+) or more", str(refused.value))[1])
+    found = search(request(tmp_path, latency=f"{1.5e3 * least:.4f}ms", **asked), tmp_path / "out")
+    document = told(found.path)
+    chosen, limit = document["chosen"], document["budget"]["limit"]
+    assert limit == pytest.approx(1.5e3 * least, rel=1e-3)
+    assert 0 < chosen["measured"]["milliseconds"] <= limit < document["original"]["milliseconds"]
+    assert chosen["table"]["milliseconds"] <= limit
+    assert all(each["within"] == (each["milliseconds"] <= limit) for each in document["trials"])
+    assert chosen["drift"] > 0 and any("of the table" in note for note in document["notes"])
+    assert chosen["quality"]["engine"] and len(load_rows(document)) > 3
+
+
+def load_rows(document: dict) -> list[float]:
+    """Times of the table's layers, all of them measured."""
+    return [each["milliseconds"] for each in document["costs"] if each["milliseconds"] is not None]
+
+
+def test_a_size_for_tensorrt_rtx(tmp_path) -> None:
+    """Engines are compiled, counted and not run: nothing has a time."""
+    pytest.importorskip("tensorrt_rtx")
+    given = {"target": "tensorrt-rtx", "precisions": ("fp16",), "size": "30kB", "uniform": True, "trials": 10, "finalists": 1}
+    document = told(search(request(tmp_path, **given), tmp_path / "out").path)
+    chosen = document["chosen"]
+    assert document["bench"] == {"target": "tensorrt-rtx", "shape": {"batch": 2, "sequence": 8}, "threads": None}
+    assert chosen["precision"] == "fp16" and chosen["measured"]["weight_bytes"] <= 30_000
+    assert 0 < chosen["measured"]["kernels"] < document["original"]["kernels"]
+    assert chosen["measured"]["kernels"] == pytest.approx(chosen["table"]["kernels"], abs=2)
+    assert all(each["milliseconds"] is None for each in (*document["trials"], *document["costs"], chosen["measured"]))
+    assert chosen["quality"]["engine"] is None and "does not run here" in chosen["quality"]["engine_why"]
 
 
 def test_an_impossible_budget_names_the_smallest_that_is_possible(tmp_path) -> None:

@@ -11,7 +11,7 @@ from bertc.compress import HUGGING_FACE, form_of, write_net
 from bertc.core import Progress
 from bertc.distill import Net
 from bertc.search import Request, engines
-from bertc.search.rounding import Int8Dynamic
+from bertc.search.rounding import Int8Dynamic, rounded
 from bertc.search.space import Candidate, Space, space_of
 from bertc.search.supernet import active, cut_out, supernet_of
 
@@ -91,3 +91,16 @@ def test_simulated_int8_is_what_the_engine_computes() -> None:
     assert rounding > 1e-8
     assert float((told - found).pow(2).mean()) < 0.6 * rounding
     assert 0.7 * rounding < float((told - exact).pow(2).mean()) < 1.4 * rounding
+
+
+def test_a_rounded_student_learns_and_its_teacher_is_not_rounded() -> None:
+    net = compressing.opened(compressing.checkpoint("bert", 1))
+    given = {name: torch.from_numpy(each) for name, each in compressing.encoded(net).batch(range(4)).items()}
+    assert rounded(net, "fp32", "onnxruntime") is net
+    view = rounded(net, "int8-dynamic", "onnxruntime")
+    net.module.requires_grad_(True)
+    told, exact = view.run(given).output[0], net.run(given).output[0]
+    assert not torch.equal(told, exact)  # and the module that both share computes as before outside of view.run
+    slopes = [torch.autograd.grad(each.pow(3).sum(), net.layers[0].output.dense.weight)[0] for each in (told, exact)]
+    # Straight through: about the slope of what is not rounded, and not 0 as that of a staircase.
+    assert torch.cosine_similarity(slopes[0].flatten(), slopes[1].flatten(), dim=0) > 0.95
