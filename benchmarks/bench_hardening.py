@@ -134,6 +134,7 @@ def many_writers(made: stopping.Case) -> list[Row]:
     (last,) = writers(place, 1, ENTRIES)
     failed += last.wait() != 0
     store = Store(place)
+    store.sweep()  # as a fleet's next build does
     lost, damaged = ENTRIES - len(store.finished()), len(list(cleaning.damaged_stages(store)))
     left = [name for name in os.listdir(place / "tmp") if not name.endswith(".lock")]
     told = f"failed {failed}, lost {lost}, damaged {damaged}, left over {len(left)}"
