@@ -169,12 +169,15 @@ def test_json_on_a_closed_stdout(capsys: Capture, monkeypatch: pytest.MonkeyPatc
 # Manifests that cannot be read
 
 DAMAGE: dict[str, tuple[Callable[[dict], object], str]] = {  # type: ignore[type-arg]
-    "a file without its hash": (lambda m: m["files"].update({"graph.onnx": {}}), "files: it lacks 'sha256'"),
+    "a file without its hash": (lambda m: m["files"].update({"graph.onnx": {}}), "$.files[\"graph.onnx\"] lacks 'sha256'"),
     "no graph": (lambda m: m["files"].pop("graph.onnx"), "files: it lacks 'graph.onnx'"),
-    "inputs of another type": (lambda m: m.update(inputs=["x"]), "inputs: a value in it is of another type"),
-    "a task that is a number": (lambda m: m["source"].update(task=7), "source: task is no text"),
-    "bounds that are words": (lambda m: m.update(index_bounds={"input_ids": "many"}), "index_bounds: 'many' is no number"),
-    "a format that is a word": (lambda m: m.update(format="new"), "no JSON object with a whole number as `format`"),
+    "inputs of another type": (lambda m: m.update(inputs=["x"]), "$.inputs[0] is a text"),
+    "a task that is a number": (lambda m: m["source"].update(task=7), "$.source.task is a whole number (7)"),
+    "bounds that are words": (
+        lambda m: m.update(index_bounds={"input_ids": "many"}),
+        "$.index_bounds.input_ids is a text ('many')",
+    ),
+    "a format that is a word": (lambda m: m.update(format="new"), "$.format is a text ('new'), wants a whole number"),
 }
 
 
