@@ -105,3 +105,11 @@ def with_noise(sentence: Sentence, labels: list[str], rng: random.Random) -> tup
     if rng.random() < 0.5 and words:
         found.append(Slot(*rng.choice(words), rng.choice(labels)))
     return tuple(found)
+
+
+def all_wrong(sentence: Sentence, labels: list[str], rng: random.Random) -> tuple[Slot, ...]:
+    """What the worst dictionary finds: no slot has its own label, and three words in ten have a label that nobody asked for."""
+    others = [[label for label in labels if label != each.label] for each in sentence.slots]
+    found = [Slot(each.start, each.end, rng.choice(other)) for each, other in zip(sentence.slots, others, strict=True)]
+    words = [each.span() for each in re.finditer(r"\w+", sentence.text)]
+    return (*found, *(Slot(*span, rng.choice(labels)) for span in words if rng.random() < 0.3))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ from .modules import IntentSlots
 SLOTS, LENGTH = 3, 48  # slots that a token may have, tokens of a sentence with its labels
 BATCH, STEPS, QUICK_STEPS = 32, 600, 50
 RATE, ENCODER_RATE = 1e-3, 2e-4
-KINDS = ("right", "noisy", "none")
-MIX = (0.5, 0.3, 0.2)  # of KINDS, in training
+KINDS = ("right", "noisy", "wrong", "none")
+MIX = (0.5, 0.3, 0.0, 0.2)  # of KINDS, in training: slots that are all wrong are for the test alone
 TEST_ROWS, QUICK_ROWS, CALIBRATION_ROWS = 1500, 150, 256
 PROFILE = "batch=1:8:64,length=4:32:48"
 EXPECT = {
@@ -40,10 +40,7 @@ def train(folder: Path, budget: Budget) -> list[Module]:
     intents, labels = _names(learned)
     judged = random.Random(budget.seed).sample(judged, min(QUICK_ROWS if budget.quick else TEST_ROWS, len(judged)))
     test = {kind: rows_of(judged, labels, intents, kind, budget.seed + 1) for kind in KINDS}
-    nets, took = {}, {}
-    for name in ("gated", "ungated"):
-        nets[name], took[name] = _taught(learned, intents, labels, budget, name == "gated")
-    found = {f"{name}, {kind} slots": accuracy(net, rows) for name, net in nets.items() for kind, rows in test.items()}
+    nets, took, found = both(learned, test, intents, labels, budget)
     most = Counter(each.intent for each in learned).most_common(1)[0][0]
     found["majority"] = float(np.mean([each.intent == most for each in judged]))
     facts = {
@@ -63,6 +60,29 @@ def train(folder: Path, budget: Budget) -> list[Module]:
     made = _factory(nets["gated"], seen)
     source = write_export(lambda: made, folder / "intent", profiles=[PROFILE], task="sequence-classification")
     return [Module("intent", source, rows, EXPECT)]
+
+
+def both(
+    learned: Sequence[data.Sentence], test: Mapping[str, Arrays], intents: list[str], labels: list[str], budget: Budget
+) -> tuple[dict[str, IntentSlots], dict[str, float], dict[str, float]]:
+    """The network with the gate and the one without, what they took, and their accuracy on each kind of slots."""
+    nets, took = {}, {}
+    for name in ("gated", "ungated"):
+        nets[name], took[name] = _taught(learned, intents, labels, budget, name == "gated")
+    found = {f"{name}, {kind} slots": accuracy(net, rows) for name, net in nets.items() for kind, rows in test.items()}
+    return nets, took, found
+
+
+def gate(seeds: Sequence[int]) -> list[dict[str, float]]:
+    """What both networks reach by each seed, the data and the noise drawn anew: whether noise costs less with the gate."""
+    rows = []
+    for seed in seeds:
+        learned, judged = data.read(seed)
+        judged = random.Random(seed).sample(judged, min(TEST_ROWS, len(judged)))
+        intents, labels = _names(learned)
+        test = {kind: rows_of(judged, labels, intents, kind, seed + 1) for kind in KINDS}
+        rows.append(both(learned, test, intents, labels, Budget(seed=seed))[2])
+    return rows
 
 
 def _names(sentences: Sequence[data.Sentence]) -> tuple[list[str], list[str]]:
@@ -91,9 +111,7 @@ def rows_of(sentences: Sequence[data.Sentence], labels: list[str], intents: list
     """Sentences as the arrays that the network reads, and their intents, padded to the longest."""
     rng, words = random.Random(seed), _tokenizer()
     number = {label: at + 1 for at, label in enumerate(labels)}
-    found = [
-        () if kind == "none" else each.slots if kind == "right" else data.with_noise(each, labels, rng) for each in sentences
-    ]
+    found = [_found(each, labels, kind, rng) for each in sentences]
     behind = [" ".join(dict.fromkeys(slot.label.replace("_", " ") for slot in slots)) for slots in found]
     coded = words([each.text for each in sentences], behind, truncation="longest_first", max_length=LENGTH, padding=True,
                   return_offsets_mapping=True, return_tensors="np")  # fmt: skip
@@ -108,6 +126,13 @@ def rows_of(sentences: Sequence[data.Sentence], labels: list[str], intents: list
                     at[row, token, free[0]] = number[slot.label]
     inputs = {name: coded[name].astype(np.int64) for name in ("input_ids", "attention_mask", "token_type_ids")}
     return {**inputs, "slots": at, "intent": np.array([intents.index(each.intent) for each in sentences])}
+
+
+def _found(sentence: data.Sentence, labels: list[str], kind: str, rng: random.Random) -> tuple[data.Slot, ...]:
+    if kind == "none":
+        return ()
+    noise = {"noisy": data.with_noise, "wrong": data.all_wrong}
+    return sentence.slots if kind == "right" else noise[kind](sentence, labels, rng)
 
 
 def _tokenizer() -> Any:
