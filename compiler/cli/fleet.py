@@ -81,10 +81,10 @@ def plan(file: Path, entries: Sequence[str], store: Path | None, ci: str | None,
         print_result(line)
     if as_json:
         print_json(status.status_document(chosen, kept, steps))
-    fail_unreadable(steps)
+    fail_unreadable(steps, file)
 
 
-def fail_unreadable(steps: Sequence[Step]) -> None:
+def fail_unreadable(steps: Sequence[Step], file: Path) -> None:
     """Exit as the worst of the sources that cannot be read, each named with what waits for it; the table may be long."""
     from ..fleet import worst_exit_code
 
@@ -94,7 +94,7 @@ def fail_unreadable(steps: Sequence[Step]) -> None:
         for each in steps:  # those that a stage needs stand before it
             slots |= {each.task.slot} if slots & set(each.task.needs.values()) else set()
         entries = [each.task.slot for each in steps if each.task.entry and each.task.slot in slots]
-        print_error(f"error: {step.task.slot}: {'; '.join(step.reasons)} (entries: {', '.join(entries) or 'none'})")
+        print_error(f"error: {file}: {step.task.slot}: {'; '.join(step.reasons)} (entries: {', '.join(entries) or 'none'})")
     raise click.exceptions.Exit(worst_exit_code(step.exit_code for step in unread))
 
 
@@ -288,7 +288,7 @@ def show_status(file: Path, entries: Sequence[str], store: Path | None, verify_b
     print_result(", ".join(f"{count} {state_words(state)}" for state, count in found["counts"].items()))
     if as_json:
         print_json(found)
-    fail_unreadable(steps)
+    fail_unreadable(steps, file)
 
 
 def entry_cells(entry: dict[str, Any]) -> tuple[str, ...]:

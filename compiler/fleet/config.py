@@ -136,8 +136,9 @@ def _runners(given: Any, where: str) -> dict[str, tuple[str, ...]]:
         raise RecipeError(f"{where}: runners is {given!r}, expected a table: [runners], then h100 = ['self-hosted', 'h100']")
     found = {}
     for name, labels in given.items():
-        if name != "any":
-            gpu_models.get(name)
+        if name != "any" and name not in gpu_models.names():
+            known = ("any", *gpu_models.names())
+            raise RecipeError(f"{where}: [runners] has the unknown GPU model {name!r}{did_you_mean(name, known)}")
         listed = [labels] if isinstance(labels, str) else labels
         if not isinstance(listed, list) or not listed:
             raise RecipeError(f"{where}: runners.{name} is {labels!r}, expected a label or a list of labels")

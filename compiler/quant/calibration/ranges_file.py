@@ -140,10 +140,17 @@ def parse(data: Mapping[str, Any], path: Path) -> Ranges:
         number(settings.outlier, "outlier")
         facts = {key: data[key] for key in HEAD if key not in ("settings", "tensors", *TOTALS)}
         _check_head(facts)
-        check_settings(settings)
+        _check_settings(settings, path)
         return Ranges(facts, settings, tensors, {key: whole(data, key) for key in TOTALS})
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, MemoryError) as error:
         raise DataError(f"{path} is damaged: {what_is_wrong(error)}; calibrate again") from error
+
+
+def _check_settings(settings: Settings, path: Path) -> None:
+    try:
+        check_settings(settings)
+    except DataError as error:
+        raise DataError(f"{path}, settings: {error}; calibrate again") from error
 
 
 def _tensor(name: str, data: Any) -> Statistics:

@@ -122,7 +122,10 @@ def test_what_cannot_be_built_says_how_to_leave_it_out(tmp_path: Path) -> None:
         ('targets = ["null=fp32"]\noverride = [{ budget = { cosin = 1 } }]', "unknown budget 'cosin'"),
         ('gpus = ["l4", "a10"]\nprecisions = ["fp16"]\noverride = [{ gpu = "l4", verify = false }]', "share the plan"),
         ('precisions = ["fp16"]', "describes nothing to build"),
-        ('targets = ["null=fp32"]\nrunners = { h1000 = ["x"] }', "unknown GPU model 'h1000'"),
+        (
+            'targets = ["null=fp32"]\nrunners = { h1000 = ["x"] }',
+            "fleet.toml: .runners. has the unknown GPU model 'h1000'; did you mean 'h100'",
+        ),
     ],
 )
 def test_mistakes_are_named(text: str, said: str, tmp_path: Path) -> None:

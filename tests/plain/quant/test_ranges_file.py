@@ -135,3 +135,11 @@ def test_nothing_that_a_file_names_is_opened(healthy: dict[str, Any], tmp_path: 
     monkeypatch.setattr("io.open", builtins.open)
     calibrate.merge([first, second], tmp_path / "out.json")
     assert str(first) in opened and secret not in opened
+
+
+@pytest.mark.parametrize(("key", "value"), [("percentile", -1), ("percentile", 101), ("outlier", 0.5)])
+def test_settings_out_of_range_name_the_file(healthy: dict[str, Any], tmp_path: Path, key: str, value: float) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(changed(healthy, ("settings", key), value)))
+    with pytest.raises(DataError, match=rf"r\.json, settings: .*{key}"):
+        ranges.read(path)
