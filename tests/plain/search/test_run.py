@@ -132,6 +132,20 @@ def test_resume_without_a_search_that_stopped(tmp_path) -> None:
         search(request(tmp_path), tmp_path / "out", resume=True)
 
 
+def test_a_size_for_tensorrt_rtx(tmp_path) -> None:
+    """Engines are compiled, counted and not run: nothing has a time."""
+    pytest.importorskip("tensorrt_rtx")
+    given = {"target": "tensorrt-rtx", "precisions": ("fp16",), "size": "30kB", "uniform": True, "trials": 10, "finalists": 1}
+    document = told(search(request(tmp_path, **given), tmp_path / "out").path)
+    chosen = document["chosen"]
+    assert document["bench"] == {"target": "tensorrt-rtx", "shape": {"batch": 2, "length": 8}, "threads": None}
+    assert chosen["precision"] == "fp16" and chosen["measured"]["weight_bytes"] <= 30_000
+    assert 0 < chosen["measured"]["kernels"] < document["original"]["kernels"]
+    assert chosen["measured"]["kernels"] == pytest.approx(chosen["table"]["kernels"], abs=2)
+    assert all(each["milliseconds"] is None for each in (*document["trials"], *document["costs"], chosen["measured"]))
+    assert chosen["quality"]["engine"] is None and "does not run here" in chosen["quality"]["engine_why"]
+
+
 def test_an_impossible_budget_names_the_smallest_that_is_possible(tmp_path) -> None:
     given = [str(distilling.teacher()), "--data", str(distilling.text_file(tmp_path / "t.txt")), "-o", str(tmp_path / "out")]
     words = [*given, "--multiple", "32", "--uniform", "--precision", "fp32", "--shape", "2x8"]
