@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "systems.jsonl"
+GATE = RESULTS.with_name("slots_gate.md")
 
 
 def measure(name: str, out: Path | None = None) -> dict[str, Any]:
@@ -51,6 +52,10 @@ def text(rows: Sequence[Mapping[str, Any]]) -> str:
         f"### {name}\n\nTrained in {each['train_seconds']:.0f} CPU seconds of one thread.\n\n{table.render(each)}"
         for name, each in sorted(last.items())
     ]
+    if GATE.is_file():
+        parts.append(
+            f"### What the gate of intent-slots saves\n\n`python -m benchmarks.slots_gate`\n\n{GATE.read_text('utf-8').strip()}"
+        )
     return "\n\n".join(parts)
 
 

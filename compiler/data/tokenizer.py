@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,9 @@ class Encoder:
             self.tokenizer.enable_truncation(self.max_length, strategy="longest_first", direction=self.truncation_side)
         try:
             return list(self.tokenizer.encode_batch(texts))
-        except Exception as error:  # the package raises bare Exception, also for a vocabulary without its own unknown token
+        except BaseException as error:  # bare Exception, also for a vocabulary without its unknown token; a panic of Rust is none
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             raise DataError(
                 f"the tokenizer cannot encode these texts: {error}; copy {TOKENIZER} again from the source"
             ) from error
@@ -232,10 +235,34 @@ def load_tokenizer(path: Path) -> Any:
 
     if not path.is_file():
         raise _no_tokenizer(path.parent)
+    damaged = "{} is not a readable tokenizer ({}); copy it again from the source model"
     try:
-        return Tokenizer.from_file(str(path))
+        found = Tokenizer.from_file(str(path))
     except Exception as error:  # the package raises bare Exception for whatever it cannot parse
-        raise ArtifactError(f"{path} is not a readable tokenizer ({error}); copy it again from the source model") from error
+        raise ArtifactError(damaged.format(path, error)) from error
+    if lacking := _without_ids(found):
+        raise ArtifactError(damaged.format(path, f"its template has {lacking[0]!r}, which is none of its special_tokens"))
+    return found
+
+
+def _without_ids(tokenizer: Any) -> list[str]:
+    """Special tokens of a template that have no ids there: the package panics when it encodes with such a one."""
+    from tokenizers import processors
+
+    def parts(found: Any) -> Iterator[dict[str, Any]]:
+        for each in found.get("processors", [found]):
+            yield from parts(each) if each is not found else [each]
+
+    if not isinstance(tokenizer.post_processor, processors.TemplateProcessing | processors.Sequence):
+        return []
+    known = parts(json.loads(tokenizer.post_processor.__getstate__()))
+    return [
+        piece["SpecialToken"]["id"]
+        for part in known
+        if part["type"] == "TemplateProcessing"
+        for piece in (*part["single"], *part["pair"])
+        if "SpecialToken" in piece and piece["SpecialToken"]["id"] not in part["special_tokens"]
+    ]
 
 
 def _lower(tokenizer: Any) -> None:

@@ -29,16 +29,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import precision as precisions
 from .. import recipe as recipes
 from .. import targets
-from ..core import RecipeError, did_you_mean, gpu_models
+from ..core import BertcError, RecipeError, did_you_mean, gpu_models
 from ..recipe import Recipe
 from ..targets import TargetSpec
 from ..verification import budgets
@@ -122,13 +123,25 @@ def read(path: Path) -> Fleet:
     data = recipes.read_toml(path, "fleet")
     _known(data, KEYS, str(path))
     models = _models(data.get("models"), path)
-    cells = _cells(data, models, str(path))
+    with _named(path):
+        cells = _cells(data, models, str(path))
     entries = _entries(cells, models, _tables(data, "override", str(path)), str(path))
     if not entries:
         raise RecipeError(f"{path} describes nothing to build: it needs models, precisions, and gpus or targets")
     runners = _runners(data.get("runners", {}), str(path))
     out, store = (_folder(data, name, default, path) for name, default in (("out", "out"), ("store", ".bertc-store")))
     return Fleet(path, out, store, models, entries, runners, _shards(data.get("shards", 1), str(path)))
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """What rooms below say of a GPU, target or precision: they do not know whose it is."""
+    try:
+        yield
+    except BertcError as error:
+        if str(path) in str(error):
+            raise
+        raise RecipeError(f"{path}: {error}") from error
 
 
 def _runners(given: Any, where: str) -> dict[str, tuple[str, ...]]:

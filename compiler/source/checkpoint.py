@@ -278,7 +278,7 @@ def _read_chain(root: Path, allow_pickle: bool) -> tuple[ModuleSpec, ...]:
     first = _module(root, entries[0], allow_pickle)
     if first.kind not in ENCODER_KINDS:
         raise SourceError(
-            f"{root}: its first module is {first.kind!r}; bertc reads chains that begin with a Transformer of "
+            f"{root / 'modules.json'}: the first module is {first.kind!r}; bertc reads chains that begin with a Transformer of "
             "sentence-transformers"
         )
     return (first, *(_module(root, entry, allow_pickle) for entry in entries[1:]))

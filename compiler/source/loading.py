@@ -62,8 +62,8 @@ def load_model(checkpoint: Checkpoint, task: str, trust_remote_code: bool) -> tu
     if absent := _absent(missing, task):
         raise SourceError(
             f"{checkpoint.folder} ({checkpoint.architecture}) lacks {counted(len(missing), 'weight')} that task {task!r} needs: "
-            f"{', '.join(sorted(missing)[:3])}; they would be random{_elsewhere(absent, saved)}. Choose the task the model was "
-            "trained for with --task"
+            f"{', '.join(sorted(missing)[:3])}; they would be random{_elsewhere(absent, saved)}. "
+            + (_layers(absent, saved) or "Choose the task the model was trained for with --task")
         )
     unexpected = set(info["unexpected_keys"]) - brought
     inventory.check_twice(str(checkpoint.folder), _places(saved, known, prefix, set(info["unexpected_keys"])))
@@ -90,6 +90,20 @@ def _elsewhere(absent: list[str], saved: list[str]) -> str:
     name, other = next(iter(found.items()))
     count = f"all {len(absent)}" if len(found) == len(absent) else f"{len(found)} of {len(absent)}"
     return f" ({count} are there under other names, {name} as {other}: save the state_dict of the model inside its wrapper)"
+
+
+def _layers(absent: list[str], saved: list[str]) -> str:
+    """What to do where all that is missing is of layers behind those that the weights have."""
+    numbers = [re.match(r"(.*?\.)(\d+)\.", name) for name in absent]
+    stems = {found[1] for found in numbers if found}
+    if len(stems) != 1 or not all(numbers):
+        return ""
+    stem, first = stems.pop(), min(int(found[2]) for found in numbers if found)
+    there = {int(found[1]) for name in saved if (found := re.search(rf"(?:^|\.){re.escape(stem)}(\d+)\.", name))}
+    if not there or there != set(range(first)):
+        return ""
+    last = max(int(found[2]) for found in numbers if found)
+    return f"The weights have {first} of {last + 1} layers ({stem}0 to {first - 1}): correct config.json's number of layers"
 
 
 # ---- transformers ----------------------------------------------------------------------------------------------------
@@ -129,7 +143,9 @@ def _from_pretrained(checkpoint: Checkpoint, task: str, trust_remote_code: bool,
                     f"{type(model).__name__} has no eager attention; exported with {model.config._attn_implementation!r}"
                 )
     except Exception as error:  # transformers raises anything from KeyError to ImportError for a model it cannot build
-        raise SourceError(f"transformers cannot load {checkpoint.folder} as {name}: {root_cause(error)}") from error
+        raise SourceError(
+            f"transformers cannot load {checkpoint.folder} as {name} by its config.json: {root_cause(error)}"
+        ) from error
     return model, info, notes
 
 

@@ -25,6 +25,7 @@ BATCH, STEPS, QUICK_STEPS = 32, 600, 50
 RATE, ENCODER_RATE = 1e-3, 2e-4
 KINDS = ("right", "noisy", "wrong", "none")
 MIX = (0.5, 0.3, 0.0, 0.2)  # of KINDS, in training: slots that are all wrong are for the test alone
+CLEAN = (0.8, 0.0, 0.0, 0.2)  # for comparison: of slots that are right, or not there
 TEST_ROWS, QUICK_ROWS, CALIBRATION_ROWS = 1500, 150, 256
 PROFILE = "batch=1:8:64,length=4:32:48"
 EXPECT = {
@@ -63,17 +64,22 @@ def train(folder: Path, budget: Budget) -> list[Module]:
 
 
 def both(
-    learned: Sequence[data.Sentence], test: Mapping[str, Arrays], intents: list[str], labels: list[str], budget: Budget
+    learned: Sequence[data.Sentence],
+    test: Mapping[str, Arrays],
+    intents: list[str],
+    labels: list[str],
+    budget: Budget,
+    mix: Sequence[float] = MIX,
 ) -> tuple[dict[str, IntentSlots], dict[str, float], dict[str, float]]:
     """The network with the gate and the one without, what they took, and their accuracy on each kind of slots."""
     nets, took = {}, {}
     for name in ("gated", "ungated"):
-        nets[name], took[name] = _taught(learned, intents, labels, budget, name == "gated")
+        nets[name], took[name] = _taught(learned, intents, labels, budget, name == "gated", mix)
     found = {f"{name}, {kind} slots": accuracy(net, rows) for name, net in nets.items() for kind, rows in test.items()}
     return nets, took, found
 
 
-def gate(seeds: Sequence[int]) -> list[dict[str, float]]:
+def gate(seeds: Sequence[int], mix: Sequence[float]) -> list[dict[str, float]]:
     """What both networks reach by each seed, the data and the noise drawn anew: whether noise costs less with the gate."""
     rows = []
     for seed in seeds:
@@ -81,7 +87,7 @@ def gate(seeds: Sequence[int]) -> list[dict[str, float]]:
         judged = random.Random(seed).sample(judged, min(TEST_ROWS, len(judged)))
         intents, labels = _names(learned)
         test = {kind: rows_of(judged, labels, intents, kind, seed + 1) for kind in KINDS}
-        rows.append(both(learned, test, intents, labels, Budget(seed=seed))[2])
+        rows.append(both(learned, test, intents, labels, Budget(seed=seed), mix)[2])
     return rows
 
 
@@ -91,14 +97,14 @@ def _names(sentences: Sequence[data.Sentence]) -> tuple[list[str], list[str]]:
 
 
 def _taught(
-    learned: Sequence[data.Sentence], intents: list[str], labels: list[str], budget: Budget, gated: bool
+    learned: Sequence[data.Sentence], intents: list[str], labels: list[str], budget: Budget, gated: bool, mix: Sequence[float]
 ) -> tuple[IntentSlots, float]:
     """A network, and the CPU seconds that it took."""
     torch.manual_seed(budget.seed)
     net, rng = IntentSlots(len(labels), len(intents), gated), random.Random(budget.seed)
 
     def loss_of() -> torch.Tensor:
-        rows = rows_of(rng.sample(learned, BATCH), labels, intents, rng.choices(KINDS, MIX)[0], rng.randrange(2**30))
+        rows = rows_of(rng.sample(learned, BATCH), labels, intents, rng.choices(KINDS, mix)[0], rng.randrange(2**30))
         return nn.functional.cross_entropy(net(**_tensors(rows)).float(), torch.from_numpy(rows["intent"]))
 
     own = [value for name, value in net.named_parameters() if value.requires_grad and not name.startswith("encoder")]

@@ -157,6 +157,19 @@ def test_corrupt_tokenizer(folder, content):
         Encoder.from_directory(folder)
 
 
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("token", ["[CLS]", "[SEP]"])
+def test_a_template_with_an_unknown_special_token(folder, token, nested):
+    """The package reads such a file and panics when it encodes."""
+    path = folder / "tokenizer.json"
+    template = json.loads(path.read_text())["post_processor"]
+    del template["special_tokens"][token]
+    edit(path, post_processor={"type": "Sequence", "processors": [template]} if nested else template)
+    with pytest.raises(ArtifactError) as caught:
+        Encoder.from_directory(folder)
+    assert token in str(caught.value) and str(path) in str(caught.value)
+
+
 @pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff\xfe"])
 def test_corrupt_configuration(folder, content):
     (folder / "tokenizer_config.json").write_bytes(content)

@@ -128,6 +128,15 @@ def test_a_head_that_is_not_in_the_checkpoint_is_refused(directory):
     refused(directory, "lacks", "classifier.weight", "random", task="sequence-classification")
 
 
+@pytest.mark.parametrize("more", [1, 10])
+def test_more_layers_in_config_json_than_in_the_weights_are_told_as_such(directory, more):
+    """Choosing another task would not help."""
+    there = json.loads((directory / "config.json").read_text())["num_hidden_layers"]
+    edit_config(directory, num_hidden_layers=there + more)
+    said = refused(directory, "lacks", "config.json", f"{there} of {there + more} layers")
+    assert "--task" not in said
+
+
 def test_a_missing_pooler_is_dropped_and_said(directory):
     from safetensors.torch import load_file, save_file
 
