@@ -84,7 +84,8 @@ def read_chain(checkpoint: Checkpoint, task: str) -> Chain:
 def _check_modules(checkpoint: Checkpoint) -> None:
     for spec in checkpoint.chain:
         if spec.kind not in KEYS:
-            raise SourceError(f"{checkpoint.root}: unsupported module {spec.kind!r}{did_you_mean(spec.kind, KEYS)}")
+            where = checkpoint.root / "modules.json"
+            raise SourceError(f"{where}: unsupported module {spec.kind!r}{did_you_mean(spec.kind, KEYS)}")
         unknown = [key for key, value in spec.config.items() if key not in KEYS[spec.kind] and value not in (None, False)]
         if unknown:
             raise SourceError(

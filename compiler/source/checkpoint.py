@@ -310,7 +310,7 @@ def task_of(checkpoint: Checkpoint, tasks: Sequence[str]) -> str:
         if name.endswith(suffix):
             return AUDIO_TASKS.get(task, task) if checkpoint.is_audio else task
     raise SourceError(
-        f"{checkpoint.folder}: architecture {name!r} has no task that bertc knows; choose one with --task "
+        f"{checkpoint.folder / 'config.json'}: architecture {name!r} has no task that bertc knows; choose one with --task "
         f"({', '.join(tasks)}), or write a Python factory (package.module:function)"
     )
 
@@ -321,7 +321,7 @@ def check_task(checkpoint: Checkpoint, task: str) -> None:
     encoder = checkpoint.config.get("model_type") in ENCODER_CLASSES and task in ("features", "sentence-embedding")
     if checkpoint.config.get("is_encoder_decoder") and not encoder and checkpoint.mel is None:
         raise SourceError(
-            f"{checkpoint.folder}: {checkpoint.architecture} is an encoder-decoder; write a Python factory "
+            f"{checkpoint.folder}: {checkpoint.architecture} is an encoder-decoder by its config.json; write a Python factory "
             "(package.module:function) that returns its encoder"
         )
     why = "" if checkpoint.is_audio else refusal(checkpoint.config, checkpoint.architecture, _extractor(checkpoint)[1])
