@@ -7,8 +7,10 @@ before anything expands or computes them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -92,20 +94,40 @@ def check_made(proto: onnx.ModelProto, path: Path) -> None:
 
 def _check_conditions(graph: onnx.GraphProto, path: Path) -> None:
     """A condition of any number of elements but one: ONNX Runtime reads the first of none there, which ends the process."""
-    sizes = {value.name: [dim.dim_value if dim.HasField("dim_value") else -1 for dim in _dims(value)] for value in _values(graph)}
-    sizes |= {tensor.name: list(tensor.dims) for tensor in graph.initializer}
-    sizes |= {value.name: [dim.dim_value if dim.HasField("dim_value") else -1 for dim in _dims(value)] for value in graph.input}
-    for node in all_nodes(graph.node):
-        if node.op_type not in ("If", "Loop") or node.domain not in ("", "ai.onnx"):
-            continue
-        bodies = [a.g for a in node.attribute if a.name == "body" and node.op_type == "Loop"]
-        read = [*node.input[: 2 if bodies else 1], *(body.output[0].name for body in bodies if body.output)]
-        wrong = next((name for name in read if any(size not in (1, -1) for size in sizes.get(name, ()))), None)
-        if wrong is not None:
-            raise SourceError(
-                f"{path}: node {node.name!r} ({node.op_type}) takes {wrong!r} of the sizes {sizes[wrong]} for its condition or "
-                "count; these are one number"
-            )
+    for scope, sizes in _scopes(graph, _sizes_of):
+        for node in scope.node:
+            if node.op_type not in ("If", "Loop") or node.domain not in ("", "ai.onnx"):
+                continue
+            read = [(name, sizes.get(name)) for name in node.input[: 2 if node.op_type == "Loop" else 1]]
+            for body in (a.g for a in node.attribute if a.name == "body" and node.op_type == "Loop" and a.g.output):
+                read.append((body.output[0].name, _sizes_of(body).get(body.output[0].name)))
+            for name, found in read:
+                if any(size not in (1, -1) for size in found or ()):
+                    raise SourceError(
+                        f"{path}: node {node.name!r} ({node.op_type}) takes {name!r} of the sizes {found} for its condition or "
+                        "count; these are one number"
+                    )
+
+
+def _sizes_of(graph: onnx.GraphProto) -> dict[str, list[int] | None]:
+    """The sizes of what a graph itself names, -1 for those that are free; None where nothing is known."""
+    sizes: dict[str, list[int] | None] = {name: None for node in graph.node for name in node.output}
+    for value in (*graph.value_info, *graph.output, *graph.input):
+        if value.type.tensor_type.HasField("shape") or value.name not in sizes:
+            sizes[value.name] = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in _dims(value)]
+    return sizes | {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+
+
+def _scopes(
+    graph: onnx.GraphProto, named: Callable[[onnx.GraphProto], Mapping[str, Any]]
+) -> Iterator[tuple[onnx.GraphProto, Any]]:
+    """Each graph with what `named` says of its names and of those around it: a name inside hides the same one outside."""
+    todo: list[tuple[onnx.GraphProto, ChainMap[str, Any]]] = [(graph, ChainMap(dict(named(graph))))]
+    while todo:
+        scope, names = todo.pop()
+        yield scope, names
+        inner = [each for node in scope.node for a in node.attribute for each in (*([a.g] if a.HasField("g") else []), *a.graphs)]
+        todo += [(each, names.new_child(dict(named(each)))) for each in inner]
 
 
 def _dims(value: onnx.ValueInfoProto) -> Iterable[onnx.TensorShapeProto.Dimension]:
@@ -125,13 +147,9 @@ def _fed(proto: onnx.ModelProto) -> set[str]:
 
 def _check_constants(proto: onnx.ModelProto, path: Path, allowed: int) -> None:
     """What onnx's inference does not count: ranges, and rounds of loops, both by their constants."""
-    numbers = {t.name: t for t in _small(proto.graph)}
-    numbers |= {
-        n.output[0]: a.t for n in all_nodes(proto.graph.node) if n.op_type == "Constant" for a in n.attribute if a.HasField("t")
-    }
-    for node in all_nodes(proto.graph.node):
+    for node, numbers in ((each, found) for scope, found in _scopes(proto.graph, _numbers_of) for each in scope.node):
         wanted = node.input[:1] if node.op_type == "Loop" else node.input[:3] if node.op_type == "Range" else ()
-        if not wanted or any(name not in numbers for name in wanted):
+        if not wanted or any(numbers.get(name) is None for name in wanted):
             continue
         values = [float(array.reshape(-1)[0]) for name in wanted if (array := onnx.numpy_helper.to_array(numbers[name])).size]
         if len(values) == 3 and values[2] and (values[1] - values[0]) / values[2] > allowed:
@@ -143,6 +161,14 @@ def _check_constants(proto: onnx.ModelProto, path: Path, allowed: int) -> None:
         raise SourceError(
             f"{path}: node {node.name!r} ({node.op_type}) makes {count:.3g} {what} by its constants; at most {most:.3g}"
         )
+
+
+def _numbers_of(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto | None]:
+    """The constants that a graph itself names, None for its other names."""
+    found: dict[str, onnx.TensorProto | None] = {value.name: None for value in graph.input}
+    found |= {name: None for node in graph.node for name in node.output}
+    found |= {n.output[0]: a.t for n in graph.node if n.op_type == "Constant" for a in n.attribute if a.HasField("t")}
+    return found | {tensor.name: tensor for tensor in _small(graph)}
 
 
 def _may_stop(loop: onnx.NodeProto) -> bool:
