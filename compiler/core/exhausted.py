@@ -14,6 +14,9 @@ _SAID = re.compile(
     r"|can't start new thread|Resource temporarily unavailable|[Oo]ut of memory|OutOfMemory|OUT_OF_MEMORY"
 )
 
+# Given back before the first word about it is made: what ran out leaves no room for a message. Address space, never touched.
+_RESERVE = bytearray(4 * 2**20)
+
 
 def ran_out(error: BaseException) -> str:
     """What of an error, or of one that caused it, says that memory ran out; '' where none does."""
@@ -35,6 +38,7 @@ def ran_out_in(text: str) -> str:
 
 def more_memory() -> str:
     """How much there is, and what to do."""
+    _RESERVE.clear()
     free = available_bytes()
     known = [f"{free / 2**20:.0f} MiB are free"] if free is not None else []
     limit = _limit()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 
 import pytest
 
@@ -50,3 +52,32 @@ def test_what_is_none(error: Exception) -> None:
 def test_the_line_of_a_log_that_says_it() -> None:
     assert ran_out_in("[VERBOSE] fine\n[ERROR] std::bad_alloc\n") == "[ERROR] std::bad_alloc"
     assert ran_out_in("Assertion failed") == ""
+
+
+# All address space taken in pieces down to 64 bytes, held by the frame of the exception as a build's arrays are.
+TAKEN = """
+import resource, sys
+from pathlib import Path
+from bertc.cli import _main as cli
+
+def take(**options):
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + 2**20, size + 2**20))
+    held, piece = [], 2**20
+    while True:
+        try:
+            held.append(bytes(piece))
+        except MemoryError:
+            if piece == 64:
+                raise
+            piece //= 2
+
+cli.cli.main = take
+sys.exit(cli.run(["list"]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of processes are those of Linux")
+def test_nothing_is_left_for_the_message() -> None:
+    done = subprocess.run([sys.executable, "-c", TAKEN], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 3 and "error: out of memory: " in done.stderr and "Traceback" not in done.stderr, done.stderr
