@@ -76,8 +76,8 @@ triton: $(VENV)/test.done ## packages for Triton in a real tritonserver, without
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target out/triton-server nvidia-pytriton==0.7.0
 	BERTC_TRITON=out/triton-server OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/triton tests/plain/serve/test_triton.py
 
-training: $(VENV)/test.done ## the tests that train the systems of recipes/systems and build them (minutes each)
-	BERTC_TRAINING=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -q tests/plain/recipes
+training: $(VENV)/test.done ## the tests that train the systems of recipes/systems and build them, or search by latency (minutes each)
+	BERTC_TRAINING=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -q tests/plain/recipes tests/plain/search/test_latency.py
 
 systems: $(VENV)/test.done ## train, build and judge the systems of recipes/systems (8 minutes each), and write their table
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks systems
