@@ -72,6 +72,7 @@ from .reading import parse_json as parse_json
 from .reading import read_json as read_json
 from .reading import read_toml as read_toml
 from .reading import require as require
+from .reading import shown_value as shown_value
 from .references import expand as expand
 from .references import is_path as is_path
 from .sizes import ALLOWED_SIZES as ALLOWED_SIZES

@@ -116,13 +116,15 @@ def _several(value: Any) -> Iterable[Any]:
 
 def _bytes(path: Path, most: int, advice: str, error: type[BertcError]) -> bytes:
     try:
-        with path.open("rb") as file:  # what is no file, or grows, is no more than this
-            text = file.read(most + 1)
+        with path.open("rb") as file:  # in pieces: what is no file, or grows, has no size to ask for, and a read takes all it may
+            text = bytearray()
+            while len(text) <= most and (piece := file.read(2**20)):
+                text += piece
     except OSError as why:
         raise error(_joined(f"cannot read {path}: {why.strerror}", advice)) from why
     if len(text) > most:
         raise error(_joined(f"{path} cannot be read: it is larger than {most // 2**20} MiB", advice))
-    return text
+    return bytes(text)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
