@@ -50,7 +50,6 @@ class TextSettings:
 
     model_type: str = ""
     max_length: int | None = None
-    max_length_in: str = ""
     lower_case: bool = False
     prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     default_prompt_name: str | None = None
@@ -58,6 +57,7 @@ class TextSettings:
     similarity_fn_name: str | None = None
     tokenizer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    max_length_in: str = ""
 
     def prompt(self, prompt_name: str | None = None, prompt: str | None = None) -> str:
         """What is put before each text: `prompt`, else the prompt of that name, else the default; "" for none.
