@@ -70,6 +70,7 @@ from .reachable import check_reachable as check_reachable
 from .reading import field_names as field_names
 from .reading import parse_json as parse_json
 from .reading import read_json as read_json
+from .reading import read_json_lines as read_json_lines
 from .reading import read_toml as read_toml
 from .reading import require as require
 from .reading import shown_value as shown_value
