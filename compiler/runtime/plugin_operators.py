@@ -25,7 +25,7 @@ class Meaning(TypedDict):
     operator: str
     count: Annotated[int, Meta(ge=0, le=64)]
     slots: list[Annotated[int, Meta(ge=0, le=63)]]
-    attributes: NotRequired[dict[str, int | float | str | list[int] | list[float] | list[str]] | None]
+    attributes: NotRequired[dict[str, int | float | str | list[int | float | str]] | None]
     turned: NotRequired[dict[str, list[int]] | None]
 
 
