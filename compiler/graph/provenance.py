@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 ORIGIN = "bertc.origin"
-EXPORTER = "an exporter wrote it; take the metadata_props off the node, or export the model again"
+ADVICE = "an exporter wrote it; take the metadata_props off the node, or export the model again"
 WEIGHT_ORIGINS = "bertc.origin.weights"  # of a fused node, until its body takes its place: the origins of its weights, by input
 SCOPES, CLASSES, TRACE = (f"pkg.torch.onnx.{name}" for name in ("name_scopes", "class_hierarchy", "stack_trace"))
 EXPORTER_KEYS = (SCOPES, CLASSES, TRACE, "namespace")
@@ -176,7 +176,7 @@ def _listed(node: ir.Node, key: str) -> list[str]:
     if not text:
         return []
     where = f"{key} of node {node.name!r:.200}"
-    return [str(each) for each in parse_json(text.replace("'", '"'), list[Any], where=where, advice=EXPORTER)]
+    return [str(each) for each in parse_json(text.replace("'", '"'), list[Any], where=where, advice=ADVICE)]
 
 
 def _weight_origins(node: ir.Node) -> dict[str, list[str]]:

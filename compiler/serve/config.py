@@ -6,7 +6,7 @@ import math
 import os
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -14,7 +14,7 @@ from ..core import InputError, allowed_cores, did_you_mean, read_toml, write_tex
 from .planner import POLICIES, Policy
 
 
-def _told(description: str, **ranges: float) -> msgspec.Meta:
+def _told(description: str, **ranges: Any) -> msgspec.Meta:
     """What `bertc schema` says of a key."""
     return msgspec.Meta(description=description, **ranges)
 
