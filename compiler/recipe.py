@@ -9,12 +9,14 @@ import dataclasses
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
 
 from . import data as samples
 from . import fusions, targets, verification
 from . import precision as precisions
-from .core import InputError, Missing, RecipeError, did_you_mean, expand, is_path, read_ranges, why_broken
+from .core import BertcError, InputError, Missing, RecipeError, did_you_mean, expand, is_path, read_ranges, why_broken
 from .core import read_toml as read_toml_file
 from .targets import TargetSpec
 
@@ -144,7 +146,10 @@ def from_mapping(data: Mapping[str, Any], where: str) -> Recipe:
         raise RecipeError(f"{where}: no source; name a checkpoint directory, a hub id, a factory or an .onnx file")
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
     recipe = Recipe(**values)
-    check(recipe)
+    try:
+        check(recipe)
+    except BertcError as error:  # it names the value
+        raise type(error)(f"{where}: {error}") from error
     return recipe
 
 
@@ -164,6 +169,33 @@ def _in_words(wanted: str) -> str:
     """The type of a field in words: nobody who writes TOML knows Mapping[str, float]."""
     words = {"tuple": "a list of strings", "Mapping": "a table of numbers", "bool": "true or false", "int": "a whole number"}
     return next((word for kind, word in words.items() if wanted.startswith(kind)), "a string")
+
+
+def file_keys() -> list[tuple[str, Any]]:
+    """The keys of a recipe file with their types for msgspec, which hold the ranges that `check` does and the help texts."""
+    # TOML has no null, and what a list holds may be no more than text.
+    kinds = {"tuple": list[str], "Mapping": dict[str, float], "bool": bool, "int": int}
+    narrower: dict[str, Any] = {
+        "ids": Literal["int64", "int32"],
+        "goldens": Literal["synthetic", "data"],
+        "opset": Annotated[int, msgspec.Meta(ge=20)],
+        "seed": Annotated[int, msgspec.Meta(ge=0)],
+        "precision": Literal[precisions.names()],
+    }
+    found = []
+    for field in dataclasses.fields(Recipe):
+        kind = next((kind for name, kind in kinds.items() if str(field.type).startswith(name)), str)
+        meta = msgspec.Meta(description=field.metadata["help"])
+        found.append((field.name, Annotated[narrower.get(field.name, kind), meta]))
+    return found
+
+
+def file_type() -> Any:
+    """A recipe file as a type of msgspec: `source` must be there, and no other key may be."""
+    keys: list[Any] = [
+        (name, kind) if name == "source" else (name, kind | msgspec.UnsetType, msgspec.UNSET) for name, kind in file_keys()
+    ]
+    return msgspec.defstruct("Recipe", keys, kw_only=True, forbid_unknown_fields=True)
 
 
 def names() -> dict[str, Path]:

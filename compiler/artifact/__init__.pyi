@@ -17,6 +17,7 @@ from .manifest import open_stamped as open_stamped
 from .manifest import read_listed as read_listed
 from .schema import Verdicts as Verdicts
 from .schema import Verification as Verification
+from .schema import check_facts as check_facts
 from .schema import check_verification as check_verification
 from .schema import read_report as read_report
 from .staged import already_written as already_written

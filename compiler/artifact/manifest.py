@@ -248,7 +248,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     manifest = schema.read_manifest(file)
     version = manifest["format"]
     if version > FORMAT:
-        raise ArtifactError(f"{path} has artifact format {version}, this bertc reads up to {FORMAT}: pip install -U bertc")
+        raise ArtifactError(f"{file} has artifact format {version}, this bertc reads up to {FORMAT}: pip install -U bertc")
     missing = [key for key in REQUIRED if key not in manifest]
     if missing:
         raise ArtifactError(f"{file} is damaged: it lacks {', '.join(missing)}; {advice}")

@@ -221,6 +221,11 @@ def read_report(file: Path) -> dict[str, Any]:
     return report
 
 
+def check_facts(facts: dict[str, Any], file: Path) -> None:
+    """ArtifactError naming the key of facts that are not as in a manifest, whose hashes are not among them."""
+    require({"format": 1, "files": {}, **facts}, Manifest, where=str(file), advice=AGAIN, error=ArtifactError)
+
+
 def check_verification(found: Any, where: Path | str) -> None:
     """One of the engine and its graph was measured."""
     if found and not found["engine"] and not found["graph"]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
-import json
 import os
 import re
 import shutil
@@ -16,9 +15,11 @@ from typing import TypeVar
 from ..core import (
     ArtifactError,
     BertcError,
+    InputError,
     disk_errors,
     exchange,
     output_errors,
+    read_json,
     resolved,
     started_at,
     sweep_scratch,
@@ -123,11 +124,11 @@ def _check_free(out: Path, force: bool) -> None:
 def _made_here(folder: Path) -> bool:
     """Whether bertc wrote this folder. Other programs have a manifest.json too; a damaged artifact still has its graph."""
     for name in (MANIFEST, STUDENT, COMPRESSION, SEARCH):
-        try:
-            manifest = json.loads((folder / name).read_text("utf-8"))
-        except OSError:
+        if not (folder / name).is_file():
             continue
-        except (ValueError, RecursionError):
+        try:
+            manifest = read_json(folder / name)
+        except InputError:
             return (folder / GRAPH).is_file()
         return isinstance(manifest, dict) and "format" in manifest and "bertc" in manifest
     return False

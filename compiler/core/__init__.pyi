@@ -70,8 +70,10 @@ from .reachable import check_reachable as check_reachable
 from .reading import field_names as field_names
 from .reading import parse_json as parse_json
 from .reading import read_json as read_json
+from .reading import read_json_lines as read_json_lines
 from .reading import read_toml as read_toml
 from .reading import require as require
+from .reading import shown_value as shown_value
 from .references import expand as expand
 from .references import is_path as is_path
 from .sizes import ALLOWED_SIZES as ALLOWED_SIZES

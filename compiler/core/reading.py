@@ -8,6 +8,7 @@ the nearest one, by a struct that forbids them.
 from __future__ import annotations
 
 import json
+import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -44,17 +45,43 @@ KINDS = (
 
 
 def read_json(
-    path: Path, kind: Any = Any, *, advice: str = "", error: type[BertcError] = InputError, most: int = MOST_BYTES
+    path: Path,
+    kind: Any = Any,
+    *,
+    advice: str = "",
+    error: type[BertcError] = InputError,
+    most: int = MOST_BYTES,
+    finite: bool = False,
 ) -> Any:
-    """What a JSON file says, as plain Python; held against `kind`. Raises `error` ending in `advice`."""
+    """What a JSON file says, as plain Python; held against `kind`. Raises `error` ending in `advice`.
+
+    `finite`: NaN, Infinity and 1e999 are no numbers of a file that was measured.
+    """
     text = _bytes(path, most, advice, error)
-    return parse_json(text, kind, where=str(path), advice=advice, error=error)
+    return parse_json(text, kind, where=str(path), advice=advice, error=error, finite=finite)
 
 
-def parse_json(text: bytes | str, kind: Any = Any, *, where: str, advice: str = "", error: type[BertcError] = InputError) -> Any:
+def read_json_lines(
+    path: Path, kind: Any = Any, *, advice: str = "", error: type[BertcError] = InputError, most: int = MOST_BYTES
+) -> list[Any]:
+    """The values of a file with one in each line, each held against `kind`."""
+    lines = enumerate(_bytes(path, most, advice, error).splitlines(), 1)
+    return [parse_json(line, kind, where=f"{path}, line {at}", advice=advice, error=error) for at, line in lines if line.strip()]
+
+
+def parse_json(
+    text: bytes | str,
+    kind: Any = Any,
+    *,
+    where: str,
+    advice: str = "",
+    error: type[BertcError] = InputError,
+    finite: bool = False,
+) -> Any:
     """The same of a text; `where` is what an error names."""
+    numbers: dict[str, Any] = {"parse_constant": _finite, "parse_float": _finite} if finite else {}
     try:
-        found = json.loads(text if isinstance(text, str) else text.decode("utf-8"), object_pairs_hook=_once)
+        found = json.loads(text if isinstance(text, str) else text.decode("utf-8"), object_pairs_hook=_once, **numbers)
         _check_depth(found)
     except (ValueError, RecursionError) as why:
         raise error(_joined(f"{_begun(where, error)} {_not_json(why)}", advice)) from why
@@ -116,13 +143,15 @@ def _several(value: Any) -> Iterable[Any]:
 
 def _bytes(path: Path, most: int, advice: str, error: type[BertcError]) -> bytes:
     try:
-        with path.open("rb") as file:  # what is no file, or grows, is no more than this
-            text = file.read(most + 1)
+        with path.open("rb") as file:  # in pieces: what is no file, or grows, has no size to ask for, and a read takes all it may
+            text = bytearray()
+            while len(text) <= most and (piece := file.read(2**20)):
+                text += piece
     except OSError as why:
         raise error(_joined(f"cannot read {path}: {why.strerror}", advice)) from why
     if len(text) > most:
         raise error(_joined(f"{path} cannot be read: it is larger than {most // 2**20} MiB", advice))
-    return text
+    return bytes(text)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -133,6 +162,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"the key {twice!r:.80} stands in it twice")
     return made
+
+
+def _finite(literal: str) -> float:
+    if not math.isfinite(float(literal)):
+        raise ValueError(f"{literal[:40]} is not a finite number")
+    return float(literal)
 
 
 def _check_depth(value: Any) -> None:

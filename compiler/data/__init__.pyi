@@ -15,6 +15,7 @@ from .labels import Labels as Labels
 from .labels import PairText as PairText
 from .labels import Tags as Tags
 from .mask_kinds import dead_rows_of as dead_rows_of
+from .model_files import ModelConfig as ModelConfig
 from .npz import read_npz as read_npz
 from .preprocess import read_data as read_data
 from .readers import AUDIO_FILES as AUDIO_FILES

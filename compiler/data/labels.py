@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core import ArtifactError, DataError, TensorSpec, did_you_mean
+from .model_files import ModelConfig, TokenizerConfig
 from .tables import Row
 from .text_settings import read_config
 
@@ -70,7 +71,7 @@ class Labels:
     def from_assets(task: str, assets: Sequence[Path], outputs: Sequence[TensorSpec] = ()) -> Labels:
         """Read config.json's id2label, and vocab.json for CTC. Raises ArtifactError for a damaged file."""
         files = {path.name: path for path in assets}
-        config = read_config(files["config.json"]) if "config.json" in files else {}
+        config = read_config(files["config.json"], ModelConfig) if "config.json" in files else {}
         try:
             names = {int(key): str(name) for key, name in (config.get("id2label") or {}).items()}
         except (ValueError, AttributeError) as error:
@@ -80,7 +81,7 @@ class Labels:
         classes = widths[0] if len(widths) == 1 and isinstance(widths[0], int) else len(names) or None
         if task != "ctc" or "vocab.json" not in files:
             return Labels(task, names, classes)
-        settings = read_config(files["tokenizer_config.json"]) if "tokenizer_config.json" in files else {}
+        settings = read_config(files["tokenizer_config.json"], TokenizerConfig) if "tokenizer_config.json" in files else {}
         vocabulary = read_config(files["vocab.json"])
         pads = [number for number in (config.get("pad_token_id"), vocabulary.get("<pad>")) if isinstance(number, int)]
         delimiter = str(settings.get("word_delimiter_token") or "|")

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core import ArtifactError, DataError, Dim, Missing, TensorSpec, derived, is_mask
+from ..core import ArtifactError, DataError, Dim, Missing, TensorSpec, derived, is_mask, require
 from . import tables
 from .image_settings import prepares_images
 from .mel import mel_feeds
+from .model_files import Extractor
 from .npz import read_npz
 from .samples import Data, Layout, Sample, dead_rows
 from .tables import Row
@@ -59,21 +60,17 @@ class Audio:
         file, config = audio_settings(files)
         if file is None:
             raise ArtifactError(f"no {AUDIO_FILES[1]} in {folder}; copy it from the source model")
-        kind = str(config.get("feature_extractor_type", RAW_AUDIO))
+        kind = config.get("feature_extractor_type") or RAW_AUDIO
         if kind == RAW_AUDIO and config.get("feature_size", 1) != 1:
             raise ArtifactError(f"{file}: {kind} makes {config.get('feature_size', 1)} features per frame; give .npz data")
-        try:
-            rate, value = int(config["sampling_rate"]), float(config.get("padding_value", 0.0))
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            raise ArtifactError(
-                f"{file} has no readable sampling_rate or padding_value ({error!r}); copy it from the source model"
-            ) from error
+        if "sampling_rate" not in config:
+            raise ArtifactError(f"{file} has no sampling_rate; copy it from the source model")
         # What the file leaves out is as in the class.
         return Audio(
-            rate,
+            config["sampling_rate"],
             bool(config.get("do_normalize", True)),
             config.get("padding_side", "right"),
-            value,
+            float(config.get("padding_value", 0.0)),
             bool(config.get("return_attention_mask")),
             kind,
             {} if kind == RAW_AUDIO else {name: path for name, path in files.items() if name in AUDIO_FILES},
@@ -88,9 +85,16 @@ def audio_settings(files: Mapping[str, Path]) -> tuple[Path | None, dict[str, An
     nested = read_config(files[AUDIO_FILES[0]]) if AUDIO_FILES[0] in files else {}
     found = nested.get("feature_extractor", nested.get("audio_processor"))
     if isinstance(found, dict) and not prepares_images(found):
-        return files[AUDIO_FILES[0]], found
+        return files[AUDIO_FILES[0]], _extractor(found, files[AUDIO_FILES[0]])
     own = read_config(files[AUDIO_FILES[1]]) if AUDIO_FILES[1] in files else {}
-    return (None, {}) if AUDIO_FILES[1] not in files or prepares_images(own) else (files[AUDIO_FILES[1]], own)
+    if AUDIO_FILES[1] not in files or prepares_images(own):
+        return None, {}
+    return files[AUDIO_FILES[1]], _extractor(own, files[AUDIO_FILES[1]])
+
+
+def _extractor(settings: dict[str, Any], file: Path) -> dict[str, Any]:
+    require(settings, Extractor, where=str(file), advice="copy it again from the source model", error=ArtifactError)
+    return settings
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,7 +42,8 @@ TASK_OUTPUTS = {
 
 @dataclasses.dataclass(frozen=True)
 class TextSettings:
-    """`max_length` in tokens, None: the tokenizer's own. `model_type` is the class of sentence-transformers, "" for none.
+    """`max_length` in tokens, None: the tokenizer's own; `max_length_in` names the file. `model_type` is the class of
+    sentence-transformers, "" for none.
 
     `tokenizer`: what goes over tokenizer_config.json.
     """
@@ -56,6 +57,7 @@ class TextSettings:
     similarity_fn_name: str | None = None
     tokenizer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    max_length_in: str = ""
 
     def prompt(self, prompt_name: str | None = None, prompt: str | None = None) -> str:
         """What is put before each text: `prompt`, else the prompt of that name, else the default; "" for none.
@@ -95,11 +97,11 @@ def settings_files(*folders: Path) -> dict[str, Path]:
     return {name: path for folder in folders for name in SENTENCE_FILES if (path := folder / name).is_file()}
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """A JSON object of the model's assets, {} where there is no file. Raises ArtifactError for a damaged one."""
+def read_config(path: Path, kind: Any = dict[str, Any]) -> dict[str, Any]:
+    """A JSON object of the model's assets, {} where there is no file. Raises ArtifactError for one that is no `kind`."""
     if not path.is_file():
         return {}
-    return dict(read_json(path, dict[str, Any], advice="copy it again from the source model", error=ArtifactError))
+    return dict(read_json(path, kind, advice="copy it again from the source model", error=ArtifactError))
 
 
 # ---- config_sentence_transformers.json -------------------------------------------------------------------------------
@@ -176,7 +178,7 @@ def _of_module(made: TextSettings, config: Mapping[str, Any], path: Path, notes:
     # The arguments of the tokenizer go over max_seq_length, those of its call over both.
     length = next((limit for limit in reversed(limits) if limit is not None), None)
     lower = bool(_typed(config, "do_lower_case", bool, where))
-    return dataclasses.replace(made, max_length=length, lower_case=lower, tokenizer=tokenizer)
+    return dataclasses.replace(made, max_length=length, max_length_in=path.name, lower_case=lower, tokenizer=tokenizer)
 
 
 def _check_task(config: Mapping[str, Any], where: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..core import ArtifactError, DataError
+from .model_files import TokenizerConfig
 from .text_settings import PROMPT_MASK, TextSettings, read_config, read_settings
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -37,6 +38,7 @@ class Encoder:
     """Texts or pairs of texts to the arrays a graph wants. `notes` say what was overridden in tokenizer.json.
 
     `rows`: of the model's word table, where known; a token beyond them is an error. `typed`: whether the tokenizer makes types.
+    `max_length_in`: the file that `max_length` is from, "" where it is the graph's.
     Not for use from several threads: truncation is a state of the tokenizer below.
     """
 
@@ -52,6 +54,7 @@ class Encoder:
     rows: int | None = None
     typed: bool = True
     special_ids: frozenset[int] = frozenset()
+    max_length_in: str = ""
 
     @staticmethod
     def from_directory(
@@ -84,14 +87,16 @@ class Encoder:
         settings = read_settings(files)
         config: dict[str, Any] = {}
         for name in ("special_tokens_map.json", TOKENIZER_CONFIG):
-            config |= read_config(files[name]) if name in files else {}
+            config |= read_config(files[name], TokenizerConfig) if name in files else {}
         config |= settings.tokenizer
         if settings.lower_case:
             _lower(tokenizer)
         padding, truncation = tokenizer.padding or {}, tokenizer.truncation or {}
         longest = _whole(config, "model_max_length", 0, 2.0**1000, path.parent)
         own = longest if 0 < longest < UNLIMITED else None
-        max_length = _shorter(max_length, settings.max_length or own)
+        of_texts, of_graph = settings.max_length or own, max_length
+        max_length = _shorter(of_graph, of_texts)
+        said_in = (settings.max_length_in if settings.max_length else TOKENIZER_CONFIG) if max_length != of_graph else ""
         notes = _notes(padding, truncation, max_length)
         tokenizer.no_padding()
         pad_id, missing = _pad_id(tokenizer, config, padding)
@@ -109,6 +114,7 @@ class Encoder:
             rows,
             not isinstance(names, list) or "token_type_ids" in names,
             _special_ids(tokenizer, config),
+            said_in,
         )
 
     def encode(
@@ -208,7 +214,10 @@ class Encoder:
             pairs |= pair
         special = self.tokenizer.num_special_tokens_to_add(pairs)
         if self.max_length is not None and self.max_length <= special:
-            raise DataError(f"max length {self.max_length} leaves no room for text: the tokenizer adds {special} special tokens")
+            where = f" of {self.max_length_in}" if self.max_length_in else ""
+            raise DataError(
+                f"max length {self.max_length}{where} leaves no room for text: the tokenizer adds {special} special tokens"
+            )
 
     def _fill(self, rows: Sequence[Sequence[int]], length: int, pad: int) -> np.ndarray:
         array = np.full((len(rows), length), pad, np.int64)

@@ -6,10 +6,10 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from ..artifact import COMPRESSION, SEARCH, STUDENT
-from ..core import disk_errors, write_json, write_text
+from ..core import disk_errors, read_json, write_json, write_text
 from ..report import page
 from ..source import heads, quiet
 from .nets import Net
@@ -63,8 +63,15 @@ def _copy_settings(root: Path, folder: Path) -> None:
         shutil.copyfile(file, folder / where)
 
 
+class Module(TypedDict):
+    """An entry of modules.json, which was checked when the teacher was opened."""
+
+    type: str
+    path: str
+
+
 def _is_encoder(folder: Path) -> bool:
-    return "model_type" in json.loads((folder / "config.json").read_text("utf-8"))
+    return "model_type" in read_json(folder / "config.json", dict[str, Any])
 
 
 def _write_after(net: Net, folder: Path) -> None:
@@ -76,7 +83,7 @@ def _write_after(net: Net, folder: Path) -> None:
         return
     from safetensors.torch import save_file
 
-    entries = json.loads((folder / "modules.json").read_text("utf-8"))
+    entries = read_json(folder / "modules.json", list[Module])
     at = next(i for i, each in enumerate(entries) if str(each["type"]).endswith("Pooling"))
     name, linear = "student_dense", modules[0].linear
     place = folder / name
@@ -97,7 +104,7 @@ def _write_after(net: Net, folder: Path) -> None:
 
 def _set_pooling_width(folder: Path, path: str, width: int) -> None:
     file = folder / path / "config.json"
-    settings = json.loads(file.read_text("utf-8"))
+    settings = read_json(file, dict[str, Any])
     for name in ("word_embedding_dimension", "embedding_dimension"):
         if name in settings:
             settings[name] = width
@@ -112,7 +119,7 @@ def _write_dense(modules: Any, folder: Path) -> None:
     if not file.is_file():
         return
     kinds = ("Dense", "LayerNorm")
-    entries = [each for each in json.loads(file.read_text("utf-8")) if str(each["type"]).endswith(kinds)]
+    entries = [each for each in read_json(file, list[Module]) if str(each["type"]).endswith(kinds)]
     learned = [each for each in modules if isinstance(each, heads.Dense) or type(each).__name__ == "LayerNorm"]
     for entry, module in zip(entries, learned, strict=False):
         prefix = "" if isinstance(module, heads.Dense) else "norm."

@@ -1,6 +1,7 @@
 from . import ci as ci
 from . import config as config
 from . import entry_check as entry_check
+from . import file_type as file_type
 from . import lock as lock
 from . import outputs as outputs
 from . import plan as plan

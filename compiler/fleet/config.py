@@ -53,7 +53,7 @@ MOST_SHARDS = 16  # calibration takes up to 1,000 rows in blocks of 64
 # and ${{ }}.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ .:/=+,@-]{0,255}")
-SIZE = re.compile(r"([\d.]+)\s*([KMGT]?)(i?)B", re.IGNORECASE)
+SIZE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([KMGT]?)(i?)B", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,7 @@ def read(path: Path) -> Fleet:
     models = _models(data.get("models"), path)
     with _named(path):
         cells = _cells(data, models, str(path))
-    entries = _entries(cells, models, _tables(data, "override", str(path)), str(path))
+        entries = _entries(cells, models, _tables(data, "override", str(path)), str(path))
     if not entries:
         raise RecipeError(f"{path} describes nothing to build: it needs models, precisions, and gpus or targets")
     runners = _runners(data.get("runners", {}), str(path))
@@ -229,7 +229,9 @@ def _model(name: str, table: Mapping[str, Any], path: Path) -> Recipe:
             raise RecipeError(f"{path}: models.{name} has {key}; set them in the fleet's gpus, targets and precisions")
     base: dict[str, Any] = {}
     if "recipe" in table:
-        reference = str(table["recipe"])
+        reference = table["recipe"]
+        if not isinstance(reference, str):
+            raise RecipeError(f"{path}: models.{name} has recipe = {reference!r}, expected a recipe's name or file, or a source")
         beside = path.parent / reference
         found, _ = recipes.resolve(str(beside) if beside.exists() else reference)
         base = found.to_json()
@@ -241,7 +243,9 @@ def _model(name: str, table: Mapping[str, Any], path: Path) -> Recipe:
 
 
 def _cells(data: Mapping[str, Any], models: Mapping[str, Recipe], where: str) -> list[_Cell]:
-    wanted, per_sm = _strings(data, "precisions", where), bool(data.get("per_sm", False))
+    wanted, per_sm = _strings(data, "precisions", where), data.get("per_sm", False)
+    if not isinstance(per_sm, bool):
+        raise RecipeError(f"{where}: per_sm is {per_sm!r}, expected true or false")
     excluded = _tables(data, "exclude", where)
     for rule in excluded:
         _known(rule, MATCH, f"{where}: [[exclude]]")

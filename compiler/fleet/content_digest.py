@@ -10,14 +10,22 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from ..artifact import MANIFEST, PAGE, REPORT
-from ..core import ArtifactError, hash_file, what_is_wrong
+from ..core import ArtifactError, hash_file, read_json
 
 RECORD = "record.json"
 NOTES = "notes.json"  # of a fused graph: what was said, and how long it took
 DIGESTED_FIELDS = ("target", "precision", "inputs", "outputs", "dims", "profiles", "budget")
+
+
+class Origin(TypedDict):
+    options: NotRequired[dict[str, Any]]
+
+
+class Manifest(TypedDict):
+    source: Origin
 
 
 def digest(directory: Path, known: Mapping[str, str] | None = None) -> str:
@@ -31,13 +39,9 @@ def digest(directory: Path, known: Mapping[str, str] | None = None) -> str:
     names = {path.relative_to(directory).as_posix(): path for path in files if path.name not in left_out}
     found: dict[str, Any] = {name: sums.get(name) or hash_file(path) for name, path in names.items()}
     if (directory / MANIFEST).is_file():
-        try:
-            manifest = json.loads((directory / MANIFEST).read_text("utf-8"))
-            found["manifest"] = {name: manifest.get(name) for name in DIGESTED_FIELDS}
-            found["source"] = {name: manifest["source"].get(name) for name in ("sha256", "task")}
-            found["source"]["options"] = {k: v for k, v in manifest["source"].get("options", {}).items() if k != "adapter"}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ArtifactError(
-                f"{directory / MANIFEST} is damaged: {what_is_wrong(error)}; copy or build the artifact again"
-            ) from error
+        advice = "copy or build the artifact again"
+        manifest = read_json(directory / MANIFEST, Manifest, advice=advice, error=ArtifactError)
+        found["manifest"] = {name: manifest.get(name) for name in DIGESTED_FIELDS}
+        found["source"] = {name: manifest["source"].get(name) for name in ("sha256", "task")}
+        found["source"]["options"] = {k: v for k, v in manifest["source"].get("options", {}).items() if k != "adapter"}
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()

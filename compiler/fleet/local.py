@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ..core import allowed_cores, gpu_models
+from ..core import ArtifactError, allowed_cores, gpu_models, read_json
 from .plan import GB, Task
 from .store import Store
 
@@ -89,7 +89,7 @@ def run_process(job: Mapping[str, Any], running: set[subprocess.Popen[bytes]] | 
                     process.kill()
                     process.wait()
         if code == 0:
-            return dict(json.loads(result.read_text("utf-8")))
+            return dict(read_json(result, dict[str, Any], error=ArtifactError))
         return {"state": "failed", "key": job["key"], "exit_code": 1, "error": _crash(code, stderr_file), "seconds": 0.0}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from ..artifact import MANIFEST
 from ..artifact import manifest as artifact
-from ..core import copy_file, hash_file
+from ..core import InputError, copy_file, hash_file, read_json
 from ..report import document as reports
 from .store import Store, what_differs
 from .travelled import shown
@@ -69,10 +68,9 @@ def holds_stage(store: Store, key: str, out: Path) -> bool:
 def artifact_facts(path: Path) -> dict[str, Any]:
     """What a table wants to know of an artifact: bytes, kernels, how close it is, its precision. {} where it cannot be read."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text("utf-8"))
-        report = json.loads((path / artifact.REPORT).read_text("utf-8"))
+        manifest, report = (read_json(path / name, dict[str, Any]) for name in (MANIFEST, artifact.REPORT))
         return _facts(path, manifest, report)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (InputError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from .. import pipeline, targets
 from .. import precision as precisions
-from ..artifact import GOLDENS, GRAPH, REPORT, goldens
-from ..core import ArtifactError, Progress, what_is_wrong, write_json
+from ..artifact import GOLDENS, GRAPH, REPORT, goldens, read_report
+from ..core import ArtifactError, Progress, read_json, what_is_wrong, write_json
 from ..data import Layout
 from ..fusions import Applied, Change, Fused, Refusal
 from ..graph import load_graph, save_graph
@@ -35,6 +34,36 @@ if TYPE_CHECKING:
 FUSED = "fused.json"
 QUANTISED = "quantised.json"
 OBSERVED = "observed.safetensors"
+
+
+class Notes(TypedDict):
+    """How long the parts of a stage took, in seconds, and what it said."""
+
+    stages: dict[str, float]
+    notes: list[str]
+
+
+class NotesOfExport(Notes):
+    export_check: dict[str, Any] | None
+
+
+class NotesOfQuantised(Notes):
+    measured: Any
+
+
+class Quantised(TypedDict):
+    precision: str
+    document: Any
+
+
+class Changes(TypedDict):
+    applied: list[dict[str, Any]]
+    refusals: list[dict[str, Any]]
+
+
+class FusedFile(TypedDict):
+    change: Changes | None
+    notes: NotRequired[list[str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +86,7 @@ def run(work: StageJob, directory: Path, log: Progress) -> None:
 def export(work: StageJob, directory: Path, log: Progress) -> None:
     """`bertc export`, its graph not run a second time: checking the export did that."""
     pipeline.export(dataclasses.replace(work.recipe, budget={}, verify=False), directory, progress=log)
-    checked = json.loads((directory / REPORT).read_text("utf-8"))["export_check"]
+    checked = read_report(directory / REPORT)["export_check"]
     write_json(directory / NOTES, {"stages": log.stages, "notes": log.notes, "export_check": checked})
 
 
@@ -107,10 +136,9 @@ def build(work: StageJob, directory: Path, log: Progress) -> None:
     job = _job(work, log)
     targets.require_takes(job.source.graph, [(wanted.spec, wanted.precision)])
     for before in work.before.values():
-        with _reading(before / NOTES):
-            written = json.loads((before / NOTES).read_text("utf-8"))
-            log.stages.update({str(name): float(seconds) for name, seconds in written["stages"].items()})
-            log.notes.extend(str(note) for note in written["notes"] if note not in log.notes)
+        written = _read(before / NOTES, Notes)
+        log.stages.update(written["stages"])
+        log.notes.extend(note for note in written["notes"] if note not in log.notes)
     quantised = _quantised(work.before["quantise"], wanted, job) if "quantise" in work.before else None
     pipeline.build_artifact(wanted, job, directory, log, quantised)
 
@@ -136,9 +164,8 @@ def _quantised(path: Path, wanted: Build, job: pipeline.Job) -> LowBitGraph:
     """What `quantise` wrote; where it quantised, the held-out rows are read again and the float32 graph is run on them."""
     from .. import quant
 
-    with _reading(path / QUANTISED):
-        written, notes = (json.loads((path / name).read_text("utf-8")) for name in (QUANTISED, NOTES))
-        precision, document, measured = str(written["precision"]), written["document"], notes["measured"]
+    written, measured = _read(path / QUANTISED, Quantised), _read(path / NOTES, NotesOfQuantised)["measured"]
+    precision, document = written["precision"], written["document"]
     precisions.get(precision)  # a name that becomes a module: one that there is
     judged = precision in precisions.QUANTISED
     truth = (
@@ -153,20 +180,25 @@ def _exported(path: Path) -> tuple[Source, ExportCheck]:
     """An export as a source, and its check as it was measured then."""
     samples, outputs = goldens.load_goldens(path / GOLDENS)
     source = open_artifact_source(path)
+    written = _read(path / NOTES, NotesOfExport)
     with _reading(path / NOTES):
-        written = json.loads((path / NOTES).read_text("utf-8"))
         layout = Layout.of(source.graph.inputs, source.graph.outputs)
         return source, ExportCheck(samples, outputs, Comparison(source.task, layout=layout), measured=written["export_check"])
 
 
 def _fused(path: Path) -> Fused | None:
+    written = _read(path / FUSED, FusedFile)
+    if written["change"] is None:
+        return None
     with _reading(path / FUSED):
-        written: Any = json.loads((path / FUSED).read_text("utf-8"))
-        if written["change"] is None:
-            return None
         applied = tuple(Applied(**each) for each in written["change"]["applied"])
         refusals = tuple(Refusal(**each) for each in written["change"]["refusals"])
         return Fused(load_graph(path / GRAPH), Change(applied, refusals), tuple(written["notes"]))
+
+
+def _read(file: Path, kind: Any) -> Any:
+    advice = f"remove the folder {file.parent} and build again"
+    return read_json(file, kind, advice=advice, error=ArtifactError)
 
 
 @contextlib.contextmanager

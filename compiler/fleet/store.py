@@ -30,7 +30,7 @@ from typing import Any
 
 import filelock
 
-from ..core import ArtifactError, disk_errors, hash_file, output_errors, sync_folder, sync_tree, write_durably
+from ..core import ArtifactError, disk_errors, hash_file, output_errors, read_json_lines, sync_folder, sync_tree, write_durably
 from . import content_digest as contents
 from . import travelled
 from .content_digest import RECORD
@@ -177,7 +177,8 @@ class Store:
     def journal(self) -> list[dict[str, Any]]:
         """What was made, in order."""
         file = self.path / "journal.jsonl"
-        return [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.is_file() else []
+        advice = "remove the line: it only says what was made"
+        return read_json_lines(file, dict[str, Any], advice=advice, error=ArtifactError) if file.is_file() else []
 
     def slot(self, name: str) -> dict[str, Any]:
         """The last key of a cell of the matrix ("key") and what failed there since ("failure"); {} for a new one."""
@@ -284,8 +285,8 @@ def what_differs(folder: Path, files: Mapping[str, Mapping[str, Any]], hashed: C
 
 
 def _remembered(file: Path, seen: list[int]) -> str | None:
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        found = json.loads(file.read_text("utf-8"))
+    with contextlib.suppress(ArtifactError, KeyError):
+        found = travelled.read_object(file, "it is written again")
         if found["seen"] == seen and travelled.is_hash(found["sha256"]):
             return str(found["sha256"])
     return None

@@ -20,13 +20,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core import ArtifactError, BertcError, Missing, processes
+from ..core import ArtifactError, BertcError, Missing, processes, read_json
 from .store import Store
 
 
 def main(path: str) -> None:
     """Do the job in a file; a failed stage is a result, only a crash is an exit code."""
-    job = json.loads(Path(path).read_text("utf-8"))
+    job = read_json(Path(path), dict[str, Any])
     processes.die_with_parent(job["parent"])
     result = run(job)
     Path(job["result"]).write_text(json.dumps(result), encoding="utf-8")

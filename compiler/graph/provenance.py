@@ -15,14 +15,17 @@ import functools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from ..core import InputError
+from msgspec import Meta
+
+from ..core import parse_json
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 ORIGIN = "bertc.origin"
+ADVICE = "an exporter wrote it; take the metadata_props off the node, or export the model again"
 WEIGHT_ORIGINS = "bertc.origin.weights"  # of a fused node, until its body takes its place: the origins of its weights, by input
 SCOPES, CLASSES, TRACE = (f"pkg.torch.onnx.{name}" for name in ("name_scopes", "class_hierarchy", "stack_trace"))
 EXPORTER_KEYS = (SCOPES, CLASSES, TRACE, "namespace")
@@ -172,10 +175,15 @@ def _listed(node: ir.Node, key: str) -> list[str]:
     text = node.metadata_props.get(key, "")
     if not text:
         return []
-    try:
-        return [str(each) for each in json.loads(text.replace("'", '"'))]
-    except json.JSONDecodeError as error:
-        raise InputError(f"node {node.name!r} has unreadable exporter metadata: {text[:80]}") from error
+    where = f"{key} of node {node.name!r:.200}"
+    return [str(each) for each in parse_json(text.replace("'", '"'), list[Any], where=where, advice=ADVICE)]
+
+
+def _weight_origins(node: ir.Node) -> dict[str, list[str]]:
+    """{index of an input: where the parts of that weight were read}; an .onnx file may say anything of it."""
+    where = f"{WEIGHT_ORIGINS} of node {node.name!r:.200}"
+    text = node.metadata_props.get(WEIGHT_ORIGINS, "{}")
+    return dict(parse_json(text, dict[Annotated[str, Meta(pattern="^[0-9]{1,6}$")], list[str]], where=where))
 
 
 def _frames(node: ir.Node) -> list[tuple[str, str]]:
@@ -209,7 +217,7 @@ def take_over_origins(old: Sequence[ir.Node], new: Sequence[ir.Node]) -> Origin:
     origin = unite_origins(map(origin_of, old))
     readers: dict[str, list[Origin]] = {}
     for node in old:
-        given = json.loads(node.metadata_props.get(WEIGHT_ORIGINS, "{}"))
+        given = _weight_origins(node)
         for index, value in enumerate(node.inputs):
             if value is not None and value.const_value is not None:
                 parts = [parse_origin(text) for text in given.get(str(index), ())] or [origin_of(node)]
@@ -237,10 +245,7 @@ def spread_origin(node: ir.Node, body: Sequence[ir.Node]) -> None:
     """Give the nodes of a fused operator's body what of its origin is theirs: that of the reader of the same weight, else of the
     source nodes of the same type, else all of it."""
     whole = origin_of(node)
-    weights = {
-        int(i): [parse_origin(text) for text in texts]
-        for i, texts in json.loads(node.metadata_props.get(WEIGHT_ORIGINS, "{}")).items()
-    }
+    weights = {int(i): [parse_origin(text) for text in texts] for i, texts in _weight_origins(node).items()}
     by_weight = {new: _by_weight(node, new, weights) for new in body}
     claimed = unite_origins(by_weight.values())
     for new in body:

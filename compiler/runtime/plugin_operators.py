@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import numpy as np
 import onnx_ir as ir
+from msgspec import Meta
 
+from ..core import ArtifactError, parse_json
 from ..graph import DOMAIN, MASK_LOW
 from ..ops import BODIES, Body, add_all, constant, padded_inputs, replace_node, scaled_dot_product, taken_names
 
@@ -16,6 +17,16 @@ PLUGIN_DOMAIN = "bertc.plugins"
 # Metadata: {"operator", "slots": which of its `count` inputs are there; "attributes" where they are not the node's, "turned":
 # inputs that the kernel has transposed, and how}
 PLUGIN = "bertc.plugin"
+
+
+class Meaning(TypedDict):
+    """The metadata of a node: which of `count` inputs of the operator are there."""
+
+    operator: str
+    count: Annotated[int, Meta(ge=0, le=64)]
+    slots: list[Annotated[int, Meta(ge=0, le=63)]]
+    attributes: NotRequired[dict[str, int | float | str | list[int | float | str]] | None]
+    turned: NotRequired[dict[str, list[int]] | None]
 
 
 def spell_plugins(model: ir.Model) -> None:
@@ -27,15 +38,19 @@ def spell_plugins(model: ir.Model) -> None:
 
 
 def _meaning(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    meant = json.loads(node.metadata_props[PLUGIN])
+    where = f"{PLUGIN} of node {node.name!r:.200}"
+    meant = parse_json(node.metadata_props.get(PLUGIN, ""), Meaning, where=where, error=ArtifactError)
+    slots, known = meant["slots"], {**BODIES, **OWN}
+    if meant["operator"] not in known or len(slots) != len(node.inputs) or max(slots, default=0) >= meant["count"]:
+        raise ArtifactError(f"{where} is damaged: an operator that bertc does not have, or inputs that the node has not")
     given: list[ir.Value | None] = [None] * meant["count"]
-    for slot, value in zip(meant["slots"], node.inputs, strict=True):
-        perm = meant.get("turned", {}).get(str(slot))
+    for slot, value in zip(slots, node.inputs, strict=True):
+        perm = (meant.get("turned") or {}).get(str(slot))
         given[slot] = value if perm is None else op.Transpose(value, perm=perm)
     stated = meant.get("attributes")
     attributes = list(node.attributes.values()) if stated is None else ir.convenience.convert_attributes(stated)
     stand_in = ir.Node(DOMAIN, meant["operator"], given, attributes, num_outputs=len(node.outputs))
-    made = {**BODIES, **OWN}[meant["operator"]](op, stand_in)
+    made = known[meant["operator"]](op, stand_in)
     for index in range(len(given)):
         stand_in.replace_input_with(index, None)  # it is no node of the graph
     return made

@@ -9,10 +9,10 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from ..artifact import staging
-from ..core import ArtifactError, InputError, Progress, disk_errors, write_json
+from ..core import ArtifactError, InputError, Progress, disk_errors, read_json, what_is_wrong, write_json
 from ..distill import checkpoints, copied
 from . import document, finalists, table, training, trials
 from .document import Searched
@@ -106,19 +106,29 @@ def _searched(opened: Opened, request: Request, folder: Path, resume: bool, log:
     return Searched(costs, learned, tried, finalists.trained(nets, kept, room, request, log)), room
 
 
+class Costs(TypedDict):
+    """What the layers cost, and of which model and space."""
+
+    of: dict[str, Any]
+    costs: dict[str, Any]
+
+
 def _costs(opened: Opened, folder: Path, resume: bool, log: Progress) -> Table:
     """The table, measured now or by the search that goes on: with other times it would have had other trials."""
     facts = {"model": opened.original.origin.sha256, "bench": opened.bench.facts(), "space": opened.space.to_json()}
     facts = json.loads(json.dumps(facts))
     path = folder / COSTS
     if resume:
-        state = json.loads(path.read_text("utf-8"))
+        state = read_json(path, Costs, advice="begin again with --force", error=ArtifactError)
         if state["of"] != facts:
             raise ArtifactError(
                 f"{path} is of another model, shape, target or space than this command: give the same, or --force to begin again"
             )
         log.say(f"costs of layers as in {path}")
-        return Table.of_state(state["costs"])
+        try:
+            return Table.of_state(state["costs"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ArtifactError(f"{path} is damaged: {what_is_wrong(error)}; begin again with --force") from error
     made = table.measure(opened.net, opened.space, opened.bench, log)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

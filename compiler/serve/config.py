@@ -6,12 +6,18 @@ import math
 import os
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
 from ..core import InputError, allowed_cores, did_you_mean, read_toml, write_text
 from .planner import POLICIES, Policy
+
+
+def _told(description: str, **ranges: Any) -> msgspec.Meta:
+    """What `bertc schema` says of a key."""
+    return msgspec.Meta(description=description, **ranges)
+
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**20)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=3600)]
@@ -22,11 +28,11 @@ SIZES = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**2
 class Limits(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """What one request may be, and how long it waits."""
 
-    queue: Count = 1024  # rows that wait, of one model
-    deadline_ms: Annotated[float, msgspec.Meta(gt=0, le=3_600_000)] = 10_000.0
-    rows: Count = 1024  # of one request
+    queue: Annotated[Count, _told("Rows that wait, of one model.")] = 1024
+    deadline_ms: Annotated[float, _told("What a request waits at most.", gt=0, le=3_600_000)] = 10_000.0
+    rows: Annotated[Count, _told("Rows of one request.")] = 1024
     body_bytes: Count = 2**20
-    truncate: bool = False  # cut texts that are too long; otherwise they are refused
+    truncate: Annotated[bool, _told("Cut texts that are too long; otherwise they are refused.")] = False
 
 
 class ModelConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -42,11 +48,11 @@ class RayConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Replicas on a Ray cluster (`bertc serve --ray`), and what each takes of a node."""
 
     replicas: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
-    max_replicas: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0  # above `replicas`: as many as the load asks for, up to it
-    target_requests: Annotated[float, msgspec.Meta(gt=0, le=2**20)] = 16.0  # under way in a replica, at which one more starts
-    cpus: Annotated[float, msgspec.Meta(ge=0, le=4096)] = 0.0  # of one replica; 0: workers times threads
-    gpus: Annotated[float, msgspec.Meta(ge=0, le=64)] = 0.0  # of one replica; 0.25: four share a GPU
-    accelerator: str = ""  # the GPU model, as `l4`
+    max_replicas: Annotated[int, _told("Above `replicas`: as many as the load asks for, up to it.", ge=0, le=4096)] = 0
+    target_requests: Annotated[float, _told("Under way in a replica, at which one more starts.", gt=0, le=2**20)] = 16.0
+    cpus: Annotated[float, _told("Of one replica; 0: workers times threads.", ge=0, le=4096)] = 0.0
+    gpus: Annotated[float, _told("Of one replica; 0.25: four share a GPU.", ge=0, le=64)] = 0.0
+    accelerator: Annotated[str, _told("The GPU model, as `l4`.")] = ""
     route: Annotated[str, msgspec.Meta(pattern="^/[A-Za-z0-9._/-]*$")] = "/"
 
 
@@ -57,14 +63,14 @@ class ServingConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     port: Port = 8080
     workers: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
     threads: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
-    policy: str = "cost"
+    policy: Annotated[str, _told(f"How batches are made: {', '.join(POLICIES)}.")] = "cost"
     max_rows: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 32
     max_wait_ms: Annotated[float, msgspec.Meta(ge=0, le=60_000)] = 5.0
     budget: Count = 512
-    target_ms: Annotated[float, msgspec.Meta(ge=0, le=3_600_000)] = 0.0  # the cost policy's; 0: none
-    worker_timeout_ms: Annotated[float, msgspec.Meta(gt=0, le=86_400_000)] = 60_000.0  # of one batch; then the worker is replaced
-    memory: str = ""  # of the models that are loaded at a time, as in 8GB; '': all of them
-    share: bool = True  # weights that are equal are held once for all models and workers
+    target_ms: Annotated[float, _told("The cost policy's; 0: none.", ge=0, le=3_600_000)] = 0.0
+    worker_timeout_ms: Annotated[float, _told("Of one batch; then the worker is replaced.", gt=0, le=86_400_000)] = 60_000.0
+    memory: Annotated[str, _told("Of the models that are loaded at a time, as in 8GB; '': all of them.")] = ""
+    share: Annotated[bool, _told("Weights that are equal are held once for all models and workers.")] = True
     limits: Limits = Limits()
     ray: RayConfig = RayConfig()
     models: dict[str, ModelConfig] = {}

@@ -9,11 +9,11 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from .. import targets
 from ..artifact import GOLDENS, MANIFEST, Artifact, Stamps, goldens, open_artifact
-from ..core import ArtifactError, BuildFailed, Feeds, Missing, Outputs, hash_file
+from ..core import ArtifactError, BuildFailed, Feeds, Missing, Outputs, hash_file, read_json
 from . import memory
 
 if TYPE_CHECKING:
@@ -131,13 +131,23 @@ def _on_disk(found: Artifact) -> int:
     return max(sizes.values(), default=0)
 
 
+class SavedTarget(TypedDict):
+    name: str
+
+
+class Saved(TypedDict):
+    """The manifest beside a model that the server saved to be mapped: of an artifact that was checked then."""
+
+    target: SavedTarget
+
+
 def load(facts: Mapping[str, Any]) -> tuple[Runner, float]:
     """(the runner of a prepared model, the seconds that it took). ArtifactError where the artifact is another one by now."""
     start = time.perf_counter()
     path = Path(facts["path"])
     if facts.get("saved"):
         saved = Path(facts["saved"])
-        manifest = json.loads(saved.with_suffix(".json").read_text("utf-8"))
+        manifest = read_json(saved.with_suffix(".json"), Saved, error=ArtifactError)
         target: Any = targets.get(str(manifest["target"]["name"]))
         return target.load_mapped(saved, manifest), time.perf_counter() - start
     found = open_artifact(path, facts.get("seen"))

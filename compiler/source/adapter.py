@@ -9,9 +9,10 @@ from typing import Any
 
 from ..core import Missing, SourceError, counted
 from . import hub
-from .checkpoint import read_json, safetensors_header
+from .model_json import AdapterConfig, read_json
 from .modules import merging
 from .types import Adapter, SourceOptions
+from .weight_files import safetensors_header
 
 CONFIG = "adapter_config.json"
 WEIGHTS, PICKLE = "adapter_model.safetensors", "adapter_model.bin"
@@ -65,7 +66,7 @@ def read_adapter(folder: Path, allow_pickle: bool) -> Adapter:
             f"{folder} has no {CONFIG}; {counted(len(inner), 'folder')} in it {'has' if len(inner) == 1 else 'have'} one: choose "
             f"with --adapter {' or '.join(map(str, inner[:3]))}"
         )
-    config = read_json(folder / CONFIG, "the adapter's config")
+    config = read_json(folder / CONFIG, "the adapter's config", AdapterConfig)
     if not config.get("peft_type"):
         raise SourceError(f"{folder / CONFIG} names no peft_type: it is no adapter of PEFT, and bertc merges no others")
     if (folder / WEIGHTS).is_file():
@@ -83,7 +84,7 @@ def read_adapter(folder: Path, allow_pickle: bool) -> Adapter:
 
 def refuse_unasked(folder: Path, has_base: bool) -> None:
     """A folder with an adapter that was not asked for: with and without it are two models, so the user chooses."""
-    config = read_json(folder / CONFIG, "the adapter's config")
+    config = read_json(folder / CONFIG, "the adapter's config", AdapterConfig)
     kind, base = config.get("peft_type") or "an unknown kind", config.get("base_model_name_or_path") or "an unnamed model"
     if has_base:
         raise SourceError(

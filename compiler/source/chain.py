@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..core import SourceError, did_you_mean
-from .checkpoint import POOLING_KEYS, Checkpoint, ModuleSpec, read_json
+from .checkpoint import POOLING_KEYS, Checkpoint, ModuleSpec
+from .model_json import read_json
 
 TOKENS, SENTENCE = "token_embeddings", "sentence_embedding"
 PORTS = ("module_input_name", "module_output_name")

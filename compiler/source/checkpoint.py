@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..core import SourceError, check_link, counted, did_you_mean, hash_file
-from ..core import read_json as read_json_file
-from ..data import AUDIO_FILES, audio_settings, settings_files
+from ..core import SourceError, check_link, did_you_mean, hash_file
+from ..data import AUDIO_FILES, ModelConfig, audio_settings, settings_files
 from . import config_check
 from .mel import MelInput, frames_of_table, mel_input, refusal
+from .model_json import MODULE_CONFIGS, Modules, read_json
 from .types import Adapter
+from .weight_files import dtype_notes, find_weights
 
 ENCODER_KINDS = ("Transformer", "MLMTransformer")
 CONFIGURED = ("Pooling", "SpladePooling", "Dense", "LayerNorm")  # modules that have no meaning without a config
@@ -46,10 +46,8 @@ TASK_OF_SUFFIX = {
 AUDIO_TASKS = {"features": "audio-features", "sequence-classification": "audio-classification"}
 # transformers has no AutoModel that gives the encoder alone of these.
 ENCODER_CLASSES = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
+MOST_SAMPLES = 2**20  # of a frame, a minute at 16 kHz: an example of some frames is made before anything is known of the model
 ADAPTER_CONFIG = "adapter_config.json"
-SAFETENSORS = "model.safetensors"
-PICKLE = "pytorch_model.bin"
-MAX_HEADER = 100_000_000  # the limit of the safetensors format
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +101,7 @@ class Checkpoint:
     @property
     def is_audio(self) -> bool:
         """Recordings in: raw samples through strided convolutions (wav2vec2, HuBERT, WavLM, SEW ...), or mel frames."""
-        return self.mel is not None or ("conv_kernel" in self.config and "conv_stride" in self.config)
+        return self.mel is not None or all(isinstance(self.config.get(key), list) for key in ("conv_kernel", "conv_stride"))
 
     @property
     def mel(self) -> MelInput | None:
@@ -164,9 +162,8 @@ def read_checkpoint(
     specs = _read_chain(root, allow_pickle)
     place = specs[0].folder if specs else root
     folder = folder or place
-    config = read_json(folder / "config.json", "the model's config")
-    architectures = config.get("architectures")
-    if not isinstance(architectures, list) or not architectures:
+    config = read_json(folder / "config.json", "the model's config", ModelConfig)
+    if not config.get("architectures"):
         raise SourceError(
             f"{folder / 'config.json'} names no `architectures`, so the model's class is unknown; "
             'save the model with save_pretrained, or add e.g. "architectures": ["BertModel"]'
@@ -177,93 +174,23 @@ def read_checkpoint(
             f"{folder} holds quantised weights (quantization_config); give the float model, bertc quantises it itself"
         )
     weights = find_weights(folder, allow_pickle)
+    config_check.check_counts(folder / "config.json", config, weights)
     kind = specs[0].kind if specs else ""
-    return Checkpoint(root, folder, config, weights, specs[1:], tuple(_dtype_notes(weights)), place, kind, adapter)
+    made = Checkpoint(root, folder, config, weights, specs[1:], tuple(dtype_notes(weights)), place, kind, adapter)
+    if made.is_audio and made.mel is None:
+        _check_convolutions(folder / "config.json", config)
+    return made
 
 
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """A JSON object from a file; raises SourceError when it is missing, truncated or something else."""
-    value = _read_any_json(path, what)
-    if not isinstance(value, dict):
-        raise SourceError(f"{path} ({what}) holds a {type(value).__name__}, not an object")
-    return value
-
-
-def _read_any_json(path: Path, what: str) -> Any:
-    if not path.is_file():
-        found = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
-        raise SourceError(f"{path} ({what}) is missing; the folder holds {', '.join(found[:12]) or 'nothing'}")
-    return read_json_file(path, advice=f"it is {what}: is the download complete?", error=SourceError)
-
-
-# ---- weights ---------------------------------------------------------------------------------------------------------
-
-
-def find_weights(folder: Path, allow_pickle: bool) -> tuple[Path, ...]:
-    """The weight files of a folder: one safetensors file, its shards, or a pickle where that is allowed. All checked."""
-    if (folder / SAFETENSORS).is_file():
-        return _checked([folder / SAFETENSORS])
-    if (folder / f"{SAFETENSORS}.index.json").is_file():
-        return _checked(_shards(folder / f"{SAFETENSORS}.index.json"))
-    pickles = [f for f in (folder / PICKLE, folder / f"{PICKLE}.index.json") if f.is_file()]
-    if pickles and not allow_pickle:
+def _check_convolutions(path: Path, config: Mapping[str, Any]) -> None:
+    kernels, strides = config["conv_kernel"], config["conv_stride"]
+    if not kernels or len(kernels) != len(strides):
+        raise SourceError(f"{path} has {len(kernels)} sizes in conv_kernel and {len(strides)} in conv_stride; one for each layer")
+    if (samples := smallest_samples(config, 1)) > MOST_SAMPLES:
         raise SourceError(
-            f"{folder} has its weights only as a pickle ({pickles[0].name}), which can run any code when it is read; convert "
-            "it (model.save_pretrained(folder) writes safetensors), or pass --allow-pickle if you trust it"
+            f"{path} makes one frame of {samples} samples (conv_kernel {kernels!r:.80}, conv_stride {strides!r:.80}); bertc "
+            f"takes up to {MOST_SAMPLES}"
         )
-    if pickles:
-        return tuple(_shards(pickles[0])) if pickles[0].suffix == ".json" else (pickles[0],)
-    found = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-    raise SourceError(f"{folder} has no {SAFETENSORS}; it holds {', '.join(found[:12]) or 'nothing'}; is the download complete?")
-
-
-def _shards(index: Path) -> list[Path]:
-    mapping = read_json(index, "the index of the weight shards").get("weight_map")
-    if not isinstance(mapping, dict) or not mapping:
-        raise SourceError(f"{index} has no weight_map; is the download complete?")
-    names = sorted({str(name) for name in mapping.values()})
-    for name in names:
-        if PurePosixPath(name).name != name:
-            raise SourceError(f"{index} points to {name!r}, outside its own folder")
-    missing = [name for name in names if not (index.parent / name).is_file()]
-    if missing:
-        raise SourceError(
-            f"{index} needs {counted(len(names), 'shard')}, missing: {', '.join(missing[:3])}; is the download complete?"
-        )
-    return [index.parent / name for name in names]
-
-
-def _checked(files: Sequence[Path]) -> tuple[Path, ...]:
-    for file in files:
-        safetensors_header(file)
-    return tuple(files)
-
-
-def safetensors_header(path: Path) -> dict[str, Any]:
-    """The header of a safetensors file, {tensor: {dtype, shape, data_offsets}}; raises SourceError if truncated or damaged."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(MAX_HEADER, size - 8):
-            raise SourceError(f"{path} is truncated or no safetensors file: {size} bytes, header of {length}")
-        raw = file.read(length)
-    try:
-        header = json.loads(raw)
-        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        end = max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError) as error:
-        raise SourceError(f"{path} has an unreadable safetensors header ({error}); is the download complete?") from error
-    if 8 + length + end != size:
-        raise SourceError(f"{path} should have {8 + length + end} bytes by its header, it has {size}; is the download complete?")
-    return tensors
-
-
-def _dtype_notes(weights: Sequence[Path]) -> Iterator[str]:
-    files = [file for file in weights if file.suffix == ".safetensors"]
-    dtypes = {str(entry["dtype"]) for file in files for entry in safetensors_header(file).values()}
-    half = sorted(dtypes & {"F16", "BF16"})
-    if half:
-        yield f"weights saved as {' and '.join(half)} are read as float32"
 
 
 # ---- sentence-transformers -------------------------------------------------------------------------------------------
@@ -272,9 +199,7 @@ def _dtype_notes(weights: Sequence[Path]) -> Iterator[str]:
 def _read_chain(root: Path, allow_pickle: bool) -> tuple[ModuleSpec, ...]:
     if not (root / "modules.json").is_file():
         return ()
-    entries = _read_any_json(root / "modules.json", "the sentence-transformers modules")
-    if not isinstance(entries, list) or not entries or not all(isinstance(e, dict) and "type" in e for e in entries):
-        raise SourceError(f"{root / 'modules.json'} is not a list of modules with a type each")
+    entries = read_json(root / "modules.json", "the sentence-transformers modules", Modules)
     first = _module(root, entries[0], allow_pickle)
     if first.kind not in ENCODER_KINDS:
         raise SourceError(
@@ -286,17 +211,21 @@ def _read_chain(root: Path, allow_pickle: bool) -> tuple[ModuleSpec, ...]:
 
 def _module(root: Path, entry: Mapping[str, Any], allow_pickle: bool) -> ModuleSpec:
     kind = str(entry["type"]).rpartition(".")[2]
-    path = PurePosixPath(str(entry.get("path", "")))
+    path = PurePosixPath(entry.get("path", ""))
     if path.is_absolute() or ".." in path.parts:
         raise SourceError(f"{root / 'modules.json'} points to {path}, outside its own folder")
-    folder = check_link(root / path, root)
+    try:
+        folder = check_link(root / path, root)
+    except ValueError as error:  # a null byte, half of a character
+        raise SourceError(f"{root / 'modules.json'} points to {str(path)!r}, which is no name of a folder: {error}") from error
     if folder.is_dir():
         config_check.check_links(folder, root)
     package = str(entry["type"]).partition(".")[0]
     if package not in KNOWN_PACKAGES:
         kind = str(entry["type"])  # the name alone would make another author's class one of theirs
     if kind in CONFIGURED or (kind not in ENCODER_KINDS and (folder / "config.json").is_file()):
-        return ModuleSpec(kind, folder, read_json(folder / "config.json", f"the {kind} module"), allow_pickle, package)
+        config = read_json(folder / "config.json", f"the {kind} module", MODULE_CONFIGS.get(kind, dict[str, Any]))
+        return ModuleSpec(kind, folder, config, allow_pickle, package)
     return ModuleSpec(kind, folder, {}, allow_pickle, package)
 
 
@@ -354,7 +283,7 @@ def largest_samples(config: Mapping[str, Any]) -> int | None:
 
 def frames_squeezed(config: Mapping[str, Any]) -> int:
     """How many frames become one before the encoder: 2 of SEW, which takes no fewer."""
-    return int(config.get("squeeze_factor", 1))
+    return int(config.get("squeeze_factor") or 1)
 
 
 def takes_audio_mask(checkpoint: Checkpoint) -> bool:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core import SourceError, check_link
+from ..core import SourceError, check_link, counted, shown_value
+from .weight_files import longest, tensor_count
 
 # transformers reads the file named here in place of config.json, or of the weights.
 REDIRECTS = {"configuration_files": "another config", "transformers_weights": "another file of weights"}
 KERNEL_KEYS = ("attn_implementation", "experts_implementation")  # "ORG/NAME" in one of them is code on the hub, which is run
+# What a model has so many of: transformers and torch make a list, or go round a loop, for each before the first weight is read.
+LAYERS = re.compile(r"(^|_)(layers?|blocks|depths?)$")
+COUNTS = re.compile(r"(^|_)(num|n)_(\w+_)?(heads?|groups?|experts|labels|buckets)$")
+FEW, MANY = 100, 10**5
 READ = (".json", ".txt", ".model", ".safetensors", ".bin", ".jinja", ".py")
 
 
@@ -37,6 +43,25 @@ def check_config(path: Path, config: Mapping[str, Any], trust_remote_code: bool)
                 f"{path} names a kernel of the hub ({key}: {str(value)!r:.100}), which transformers would download and run; "
                 "remove the key: bertc exports the eager attention"
             )
+
+
+def check_counts(path: Path, config: Mapping[str, Any], weights: Sequence[Path]) -> None:
+    """Raises SourceError for more layers than tensors in the weights, for more heads, groups or classes than their tensors are
+    long (100 and 100,000 are taken in any case), and for less than none."""
+    tensors = tensor_count(weights)
+    layers, others = max(FEW, tensors or 0), max(MANY, longest(weights))
+    for key, value in _entries(config):
+        most, what = (layers, "layers") if LAYERS.search(str(key)) else (others, "")
+        if not what and not COUNTS.search(str(key)):
+            continue
+        numbers = value if isinstance(value, list) else [value]
+        counts = [each for each in numbers if isinstance(each, int) and not isinstance(each, bool)]
+        found = sum(counts)
+        if min(counts, default=0) < 0:
+            raise SourceError(f"{path}: {key} is {shown_value(min(counts))}, less than none: correct it")
+        if found > most:
+            held = f"; the weights have {counted(tensors, 'tensor')}" if what and tensors is not None else ""
+            raise SourceError(f"{path}: {key} is {shown_value(found)}, bertc takes up to {most}{held}: correct it")
 
 
 def _entries(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

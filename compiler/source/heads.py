@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..core import Feeds, Outputs, SourceError, did_you_mean
 from .chain import Chain
 from .checkpoint import ModuleSpec
+from .weight_files import elements
 
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -292,13 +293,15 @@ def _after(spec: ModuleSpec) -> nn.Module:
         return Normalize()
     if spec.kind == "Dense":
         return _dense(spec)
-    norm = nn.LayerNorm(int(spec.config["dimension"]))
+    _check_size(spec, spec.config["dimension"])
+    norm = nn.LayerNorm(spec.config["dimension"])
     _load(norm, {k.removeprefix("norm."): v for k, v in _weights(spec).items()}, spec)
     return norm
 
 
 def _dense(spec: ModuleSpec) -> Dense:
-    size_in, size_out = int(spec.config["in_features"]), int(spec.config["out_features"])
+    size_in, size_out = spec.config["in_features"], spec.config["out_features"]
+    _check_size(spec, size_in * size_out)
     linear = nn.Linear(size_in, size_out, bias=bool(spec.config.get("bias", True)))
     residual: nn.Module | None = None
     if spec.config.get("use_residual"):
@@ -306,6 +309,12 @@ def _dense(spec: ModuleSpec) -> Dense:
     dense = Dense(linear, _activation(spec), residual)
     _load(dense, _weights(spec), spec)
     return dense
+
+
+def _check_size(spec: ModuleSpec, numbers: int) -> None:
+    """Before memory is taken for them."""
+    if numbers > (held := elements([spec.weights()])):
+        raise SourceError(f"{spec.folder / 'config.json'} makes a {spec.kind} of {numbers} numbers; its weights hold {held}")
 
 
 def _activation(spec: ModuleSpec) -> nn.Module:

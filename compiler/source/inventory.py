@@ -65,7 +65,7 @@ def check_tensors(where: str, unexpected: Iterable[str], hidden: Iterable[str], 
         has = "has" if len(inside) == 1 else "have"
         raise SourceError(
             f"{where}: {_tensors(len(inside))} in the weights {has} no place in {model.name}, the class that transformers builds "
-            f"from the config: {some(inside)}. Without them the result is another one. Set the config as the model was trained, "
+            f"from config.json: {some(inside)}. Without them the result is another one. Set the config as the model was trained, "
             "load it with the transformers version that it was saved with and write a Python factory "
             "(package.module:function), or remove these tensors from the weights if they are not needed"
         )

@@ -16,8 +16,9 @@ from ..core import SourceError, counted, scratch
 from . import adapter as adapters
 from . import inventory
 from .chain import EMBEDDINGS, read_chain
-from .checkpoint import ENCODER_CLASSES, Checkpoint, safetensors_header
+from .checkpoint import ENCODER_CLASSES, Checkpoint
 from .modules import merging
+from .weight_files import safetensors_header
 
 AUTO_CLASSES = {
     "features": "AutoModel",
@@ -129,10 +130,12 @@ def _from_pretrained(checkpoint: Checkpoint, task: str, trust_remote_code: bool,
     }
     if (labels := adapters.label_count(checkpoint.adapter)) and labels != len(checkpoint.config.get("id2label") or (0, 1)):
         arguments["num_labels"] = labels
+    from .bounded import built_within
+
     build = getattr(transformers, name).from_pretrained
     notes: list[str] = []
     try:
-        with _plain_folder(checkpoint.folder) as folder:
+        with _plain_folder(checkpoint.folder) as folder, built_within(checkpoint.weights, checkpoint.folder / "config.json"):
             try:
                 model, info = build(str(folder), **_attention("eager"), **arguments)
             except ValueError as error:
@@ -142,6 +145,8 @@ def _from_pretrained(checkpoint: Checkpoint, task: str, trust_remote_code: bool,
                 notes.append(
                     f"{type(model).__name__} has no eager attention; exported with {model.config._attn_implementation!r}"
                 )
+    except SourceError:
+        raise
     except Exception as error:  # transformers raises anything from KeyError to ImportError for a model it cannot build
         raise SourceError(
             f"transformers cannot load {checkpoint.folder} as {name} by its config.json: {root_cause(error)}"
@@ -198,7 +203,8 @@ def _check_shapes(checkpoint: Checkpoint, info: dict[str, Any], brought: set[str
     ]
     wrong = [*sorted(wrong), *map(str, info["error_msgs"])]
     if wrong:
-        raise SourceError(f"{checkpoint.folder}: {counted(len(wrong), 'weight')} not as the config says: {'; '.join(wrong[:3])}")
+        where = checkpoint.folder / "config.json"
+        raise SourceError(f"{where} does not fit {counted(len(wrong), 'weight')} beside it: {'; '.join(wrong[:3])}")
 
 
 # ---- tensors ---------------------------------------------------------------------------------------------------------

@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
-from ..core import SourceError
+from ..core import SourceError, require
+from .model_json import Size
 
 FRAMES = "frames"
 Config = Mapping[str, Any]
+
+
+class MelEncoder(TypedDict, total=False):
+    num_mel_bins: Size
+    max_position_embeddings: Size
+    subsampling_factor: Size
+
+
+class MelConfig(MelEncoder, total=False):
+    """The sizes of mel frames in config.json."""
+
+    encoder_config: MelEncoder
+    feature_projection_input_dim: Size
+    max_length: Size
+    max_source_positions: Size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +41,7 @@ class MelInput:
 def frames_of_table(config: Config) -> int | None:
     """How many frames the table of a conformer's relative positions has; a clipped distance ("relative_key") and rotations have
     no end. PyTorch makes a longer one when it needs to, a graph has the one that was there."""
-    return int(config.get("max_source_positions", 5000)) if config.get("position_embeddings_type") == "relative" else None
+    return int(config.get("max_source_positions") or 5000) if config.get("position_embeddings_type") == "relative" else None
 
 
 def _wav2vec2_bert(config: Config) -> MelInput:
@@ -67,14 +83,8 @@ def mel_input(config: Config, architecture: str) -> MelInput | None:
     kind = str(config.get("model_type"))
     if kind not in TAKEN or (kind == "whisper" and not architecture.endswith("ForAudioClassification")):
         return None
-    try:
-        found = TAKEN[kind](config)
-        sizes = [int(size) for size in found.dims if size not in ("batch", FRAMES)]
-    except (TypeError, ValueError, AttributeError) as error:
-        raise SourceError(f"config.json of a {kind} model has no readable sizes of its mel frames: {error}") from error
-    if min(sizes) < 1:
-        raise SourceError(f"config.json of a {kind} model makes its {found.name} {list(found.dims)}; expected sizes of 1 or more")
-    return found
+    require(dict(config), MelConfig, where=f"config.json of a {kind} model", error=SourceError)
+    return TAKEN[kind](config)
 
 
 def refusal(config: Config, architecture: str, extractor: Config) -> str:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..core import SourceError
-from ..data import settings_files
+from ..data import ModelConfig, settings_files
 from ..graph import load_graph
 from . import assets, checkpoint, onnx_file
+from .model_json import read_json
 
 INNER = "onnx"
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
@@ -91,8 +92,8 @@ def task_of(folder: Path, outputs: Sequence[str], tasks: Sequence[str]) -> str |
         return "sentence-embedding"
     if not (folder / "config.json").is_file():
         return None
-    config = checkpoint.read_json(folder / "config.json", "the model's config")
-    if not isinstance(config.get("architectures"), list) or not config["architectures"]:
+    config = read_json(folder / "config.json", "the model's config", ModelConfig)
+    if not config.get("architectures"):
         return None
     try:
         found = checkpoint.task_of(checkpoint.Checkpoint(folder, folder, config, ()), tasks)

@@ -27,6 +27,7 @@ class Kind:
     file: str
     commands: tuple[str, ...]
     listed: bool = False  # the artifact's manifest has its hash, which a sender writes too
+    exported: str = ""  # of a checkpoint: "module" where the file decides what is traced, "texts" where it does not
 
     @property
     def format(self) -> str:
@@ -259,15 +260,15 @@ KINDS = {
         ),
         Kind("requests", requests, "requests.jsonl", ("profile {file}",)),
         Kind("texts", texts, "texts.jsonl", ("calibrate {root}/art --data {file} -o {out}",)),
-        Kind("config", checkpoint, "model/config.json", EXPORT),
-        Kind("tokenizer", checkpoint, "model/tokenizer.json", EXPORT),
-        Kind("tokenizer_config", checkpoint, "model/tokenizer_config.json", EXPORT),
-        Kind("classifier's config", classifier, "model/config.json", EXPORT),
-        Kind("modules", sentences, "model/modules.json", EXPORT),
-        Kind("pooling", sentences, "model/1_Pooling/config.json", EXPORT),
-        Kind("sentence_bert_config", sentences, "model/sentence_bert_config.json", EXPORT),
-        Kind("config_sentence_transformers", sentences, "model/config_sentence_transformers.json", EXPORT),
-        Kind("preprocessor_config", audio, "model/preprocessor_config.json", EXPORT),
-        Kind("audio config", audio, "model/config.json", EXPORT),
+        Kind("config", checkpoint, "model/config.json", EXPORT, exported="module"),
+        Kind("tokenizer", checkpoint, "model/tokenizer.json", EXPORT, exported="texts"),
+        Kind("tokenizer_config", checkpoint, "model/tokenizer_config.json", EXPORT, exported="texts"),
+        Kind("classifier's config", classifier, "model/config.json", EXPORT, exported="module"),
+        Kind("modules", sentences, "model/modules.json", EXPORT, exported="module"),
+        Kind("pooling", sentences, "model/1_Pooling/config.json", EXPORT, exported="module"),
+        Kind("sentence_bert_config", sentences, "model/sentence_bert_config.json", EXPORT, exported="texts"),
+        Kind("config_sentence_transformers", sentences, "model/config_sentence_transformers.json", EXPORT, exported="texts"),
+        Kind("preprocessor_config", audio, "model/preprocessor_config.json", EXPORT, exported="texts"),
+        Kind("audio config", audio, "model/config.json", EXPORT, exported="module"),
     )
 }

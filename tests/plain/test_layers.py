@@ -23,6 +23,7 @@ ORDER = (
 AT_THE_ROOT = {"__init__.py", "__main__.py", "pipeline.py", "recipe.py"}
 TORCH_ALLOWED = {
     *("source/torch_export.py", "source/heads.py", "source/factory.py", "source/half_modules.py", "bench/baselines.py"),
+    "source/bounded.py",
     "serve/sentence_module.py",
 }
 TRANSFORMERS_ALLOWED = {"source/assets.py", "source/loading.py", "source/inputs_truth.py", "data/mel.py"}
@@ -154,3 +155,37 @@ def test_no_machine_path_in_any_file() -> None:
     for path in texts:
         if path != Path(__file__):
             assert not re.search(r"/work/|/root/|/home/", path.read_text("utf-8", "replace")), path
+
+
+# Whatever reads JSON or TOML by itself, and how often; all else goes through core/reading.py: bounded, held against a type.
+READS_ITSELF = {
+    "data/tables.py": (1, "a cell of a user's table, which is bounded; an error names its row"),
+    "data/tokenizer.py": (1, "the state of an object of the tokenizers package, no file"),
+    "fleet/keys.py": (1, "a dataclass, there and back again, no file"),
+    "search/run.py": (1, "facts, there and back again, to be compared with those of a file"),
+    "serve/http/bodies.py": (1, "a body, bounded, which msgspec has read by its type"),
+    "serve/http/knock.py": (1, "a line of the parent's pipe"),
+    "serve/recipe_edit.py": (5, "a recipe's text, which recipe.read has just read, and candidates for it"),
+    "serve/triton/artifact_model.py": (1, "runs in the Python of Triton: what the server hands over"),
+    "serve/triton/tokenizer_model.py": (1, "runs in the Python of Triton: what the server hands over"),
+    "serve/triton/verify.py": (1, "runs beside a package, without bertc"),
+    "source/assets.py": (1, "the text of a tokenizer that the tokenizers package has just written, no file"),
+    "targets/_onnxruntime_cuda/kernels.py": (1, "a table in the package itself"),
+    "targets/_tensorrt/adapter.py": (1, "what the worker process, a child, wrote before it ended"),
+    "targets/_tensorrt/plugin_nodes.py": (1, "metadata that this process has written into its own graph"),
+    "targets/_tensorrt/worker.py": (1, "the job that the parent process wrote for it"),
+}
+PARSERS = {("json", "loads"), ("json", "load"), ("tomllib", "loads"), ("tomllib", "load"), ("json", "JSONDecoder")}
+
+
+def test_json_and_toml_are_read_in_one_place() -> None:
+    found: dict[str, int] = {}
+    for path in FILES:
+        tree = ast.parse(path.read_text("utf-8"))
+        names = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
+        count = sum((node.value.id, node.attr) in PARSERS for node in names if isinstance(node.value, ast.Name))
+        imported = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module in ("json", "tomllib")]
+        assert not any(alias.name.startswith("load") for node in imported for alias in node.names), path
+        if count and path != COMPILER / "core" / "reading.py":
+            found[path.relative_to(COMPILER).as_posix()] = count
+    assert found == {place: count for place, (count, _) in READS_ITSELF.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,13 +35,6 @@ def members(value: Any, key: str, kind: type) -> Any:
     if not isinstance(value, kind):
         raise _wrong(key, value, "a list" if kind is list else "an object")
     return value
-
-
-def finite(literal: str) -> float:
-    """For json.loads: NaN, Infinity and 1e999 are no numbers of a file that was measured."""
-    if not math.isfinite(float(literal)):
-        raise ValueError(f"{literal[:40]} is not a finite number")
-    return float(literal)
 
 
 def _wrong(key: str, value: Any, wanted: str) -> ValueError:

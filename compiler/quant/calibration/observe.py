@@ -14,11 +14,11 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
-from ...core import Advance, DataError
+from ...core import Advance, DataError, parse_json
 from ...data import UnpaddedSample
 from ...graph import Graph
 from ..sites import GEMM, Sites
@@ -188,13 +188,19 @@ def save(seen: Observed, path: Path) -> None:
     save_file(arrays, path, {"observed": json.dumps(head)})
 
 
+class Head(TypedDict):
+    samples: int
+    tokens: int
+    tensors: dict[str, Any]
+
+
 def load(path: Path) -> Observed:
     """Read what `save` wrote. DataError for a file that is damaged, or none of these."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "np") as file:
-            head = json.loads(file.metadata()["observed"])
+            head = parse_json(file.metadata()["observed"], Head, where=str(path), error=DataError)
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
         groups: dict[str, dict[str, np.ndarray]] = {}
         for key, array in arrays.items():

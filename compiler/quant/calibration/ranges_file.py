@@ -25,13 +25,17 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
+
+from msgspec import Meta
 
 from ...core import DataError, available_bytes, disk_errors, what_is_wrong
-from .json_values import finite, members, number, text, whole
+from ...core import read_json as read_json_file
+from .json_values import members, number, text, whole
 from .statistics import Settings, Statistics, check_settings
 
 FORMAT = 1
+MOST_BYTES = 2**30  # per channel, of a large model; less where the memory is smaller
 PARSED = 8  # bytes of memory that a byte of JSON takes while it is read: every number is an object
 TOTALS = ("samples", "tokens", "truncated", "dead")
 HEAD = ("bertc", "tools", "source", "graph", "settings", "data", *TOTALS, "tensors")
@@ -107,6 +111,13 @@ def _readable(value: Any, depth: int = 0) -> str:
     return "{\n" + ",\n".join(lines) + "\n" + " " * depth + "}"
 
 
+class File(TypedDict):
+    """What must be there before the format is known; `parse` looks at the rest."""
+
+    format: Annotated[int, Meta(ge=1, le=2**53)]
+    tensors: dict[str, Any]
+
+
 def read(path: Path) -> Ranges:
     """Read a file of ranges. DataError when it is missing, damaged, none, or of a newer format."""
     return parse(read_json(path), path)
@@ -120,13 +131,10 @@ def read_json(path: Path) -> dict[str, Any]:
                 f"{path} has {size / 2**20:.0f} MiB, which takes {size * PARSED / 2**30:.1f} GiB to read; this machine has "
                 f"{free / 2**30:.1f} GiB of memory free"
             )
-        data = json.loads(path.read_text("utf-8"), parse_constant=finite, parse_float=finite)
     except OSError as error:
         raise DataError(f"cannot read the ranges {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not a file of ranges ({what_is_wrong(error)}); calibrate again") from error
-    if not isinstance(data, dict) or not isinstance(data.get("format"), int) or "tensors" not in data:
-        raise DataError(f"{path} is not a file of ranges: it has no format and tensors; bertc calibrate writes one")
+    advice = "it is not a file of ranges, which bertc calibrate writes"
+    data: dict[str, Any] = read_json_file(path, File, advice=advice, error=DataError, most=MOST_BYTES, finite=True)
     if data["format"] > FORMAT:
         raise DataError(f"{path} has format {data['format']}, this bertc reads up to {FORMAT}: pip install -U bertc")
     return data

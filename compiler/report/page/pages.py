@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ...artifact import manifest as artifact
-from ...core import InputError, Missing, files, write_hashed
+from ...core import ArtifactError, InputError, Missing, files, what_is_wrong, write_hashed
 
 
 def why_no_page() -> str:
@@ -87,12 +88,26 @@ def save_page(
         document = sources.artifact_document(path)
         for file in verdicts:
             document = sources.with_verdict(document, path, file)
-        html = artifact_page(document)
+        with _as_written(path / artifact.REPORT):
+            html = artifact_page(document)
     else:
         status, reports = sources.fleet_documents(path, status)
-        document, html = fleet.fleet_document(status, reports), fleet_page(status, reports)
+        with _as_written(path):
+            document, html = fleet.fleet_document(status, reports), fleet_page(status, reports)
     files.write_text(out, html, "-o")
     return document
+
+
+@contextlib.contextmanager
+def _as_written(file: Path) -> Iterator[None]:
+    """ArtifactError for a document without what a page shows, or with something else in its place: a page goes through hundreds
+    of keys, and who changes one must know which file it was."""
+    from jinja2 import UndefinedError
+
+    try:
+        yield
+    except (UndefinedError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{file} is not as bertc wrote it, no page can be made: {what_is_wrong(error)}") from error
 
 
 def _check_out(out: Path, force: bool) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...artifact import Verdicts, Verification, check_verification, read_report
+from ...artifact import Verdicts, Verification, check_facts, check_verification, read_report
 from ...artifact import manifest as artifact
 from ...core import ArtifactError, InputError, read_json, require
 from .. import document as report
@@ -19,6 +19,7 @@ def artifact_document(path: Path) -> dict[str, Any]:
     found = artifact.open_artifact(path)
     facts = {key: value for key, value in found.manifest.items() if key not in NOT_FACTS}
     merged = facts | read_report(path / artifact.REPORT)
+    check_facts({key: value for key, value in merged.items() if key not in NOT_FACTS}, path / artifact.REPORT)
     sizes = {name: entry["bytes"] for name, entry in found.manifest["files"].items() if not name.startswith("report.")}
     older = {"size": {"files": sizes, "total": report.directory_bytes(path)}, "summary": report.summary_counts(merged)}
     return older | merged

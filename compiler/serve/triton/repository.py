@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from ...artifact import MANIFEST, Artifact, manifest, open_artifact
-from ...core import VERSION, InputError, Missing, write_json
+from ...core import VERSION, ArtifactError, InputError, Missing, read_json, write_json
 from ...graph import external_files
 from ..config import ModelConfig, ServingConfig, check_name
 from . import ragged
@@ -230,6 +229,10 @@ def _write_config(folder: Path, message: Any) -> None:
     (folder / "config.pbtxt").write_text(text_format.MessageToString(message), "utf-8")
 
 
+class Notes(TypedDict):
+    notes: dict[str, list[str]]
+
+
 def notes_of(path: Path) -> Mapping[str, Sequence[str]]:
     """What a package says of its models."""
-    return dict(json.loads((path / MANIFEST).read_text("utf-8"))["notes"])
+    return dict(read_json(path / MANIFEST, Notes, advice="package the model again", error=ArtifactError)["notes"])

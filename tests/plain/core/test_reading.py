@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
 
 import msgspec
 import pytest
 
-from bertc.core import InputError, read_json, read_toml
+from bertc.core import InputError, read_json, read_json_lines, read_toml
 
 Positive = Annotated[int, msgspec.Meta(ge=1, le=10)]
 
@@ -83,3 +84,36 @@ def test_half_a_character_in_a_name_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(r'{"name": "a", "sizes": "\udcff"}')
     with pytest.raises(InputError, match=r"\$\.sizes is a text"):
         read_json(tmp_path / "a.json", Row)
+
+
+def test_a_file_without_an_end_is_not_read_whole(tmp_path: Path) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="/dev/zero cannot be read: it is larger than 2 MiB"):
+            read_json(Path("/dev/zero"), most=2**21)
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+        (tmp_path / "a.json").write_text("{}")
+        tracemalloc.reset_peak()
+        assert read_json(tmp_path / "a.json") == {}
+        assert tracemalloc.get_traced_memory()[1] < 2**23, "a small file takes no buffer of the largest one"
+    finally:
+        tracemalloc.stop()
+
+
+def test_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1}\n\n{"a": 2}\n')
+    assert read_json_lines(path, dict[str, int]) == [{"a": 1}, {"a": 2}]
+    for line, said in (('{"a": ', "line 3 cannot be read"), ('{"a": "x"}', r"line 3: \$\.a is a text"), ("[" * 10**5, "line 3")):
+        path.write_text(f'{{"a": 1}}\n\n{line}\n')
+        with pytest.raises(InputError, match=said):
+            read_json_lines(path, dict[str, int])
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_what_was_measured_is_finite(number: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(f'{{"a": [{number}]}}')
+    with pytest.raises(InputError, match=r"a\.json cannot be read: .* is not a finite number"):
+        read_json(path, finite=True)
+    assert len(read_json(path)["a"]) == 1

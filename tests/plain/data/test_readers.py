@@ -211,7 +211,8 @@ def test_preprocessor_configuration(tmp_path):
     write(file, '{"sampling_rate": 8000, "do_normalize": true, "padding_side": "left"}')
     assert Audio.from_directory(tmp_path) == Audio(8000, True, "left", 0.0)
     for content in ("{", "{}", "[]", '{"sampling_rate": null}', b"\xff"):
-        with pytest.raises(ArtifactError, match=r"readable sampling_rate|JSON|UTF-8|wants an object"):
+        said = r"no sampling_rate|sampling_rate is null, wants a whole number|JSON|UTF-8|wants an object"
+        with pytest.raises(ArtifactError, match=said):
             Audio.from_directory(Path(write(file, content)).parent)
     write(file, '{"sampling_rate": 16000, "feature_size": 80}')
     with pytest.raises(ArtifactError, match="80 features"):

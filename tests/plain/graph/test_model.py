@@ -233,7 +233,7 @@ def test_module_path(scopes: str | None, path: str) -> None:
 
 def test_module_path_that_cannot_be_read() -> None:
     node = ir.Node("", "MatMul", [], name="odd", metadata_props={"pkg.torch.onnx.name_scopes": "['', "})
-    with pytest.raises(InputError, match="'odd' has unreadable exporter metadata"):
+    with pytest.raises(InputError, match="of node 'odd' cannot be read"):
         provenance.module_path(node)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -154,3 +156,52 @@ def test_a_bias_filled_where_nobody_looks_is_a_bias_and_a_mask() -> None:
         assert (graph.op_counts()["Add"] == 2) == split
         found = [reference.ReferenceRunner(g).run(feeds)["y"] for g in (source, graph)]
         np.testing.assert_array_equal(*found)
+
+
+FILLS = {  # operator: what it reads, by the number of elements that it makes
+    "ConstantOfShape": lambda n: [np.array([n])],
+    "Expand": lambda n: [np.ones(1, np.float32), np.array([n])],
+    "Tile": lambda n: [np.ones(1, np.float32), np.array([n])],
+    "Range": lambda n: [np.array(0), np.array(n), np.array(1)],
+    "Pad": lambda n: [np.ones(1, np.float32), np.array([0, n - 1])],
+    "Pad with axes": lambda n: [np.ones(1, np.float32), np.array([0, n - 1]), None, np.array([0])],
+    "OneHot": lambda n: [np.array([0]), np.array(n), np.array([0, 1], np.float32)],
+    "HannWindow": lambda n: [np.array(n)],
+    "Sum": lambda n: [np.ones([1] * i + [64] + [1] * (3 - i), np.float32) for i in range(4)],
+}
+
+
+def filled(kind: str, count: int) -> Graph:
+    """x plus the sum of what the operator makes of constants."""
+    op = kind.partition(" ")[0]
+    arrays = FILLS[kind](count)
+    inputs = [None if a is None else ir.Value(name=f"c{i}", const_value=ir.tensor(a, name=f"c{i}")) for i, a in enumerate(arrays)]
+    x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(["B", 4]))
+    made = ir.node(op, inputs)
+    nodes = [made, ir.node("ReduceSum", made.outputs, {"keepdims": 0})]
+    nodes += [ir.node("Cast", nodes[-1].outputs, {"to": ir.DataType.FLOAT})]
+    nodes += [ir.node("Add", [x, nodes[-1].outputs[0]])]
+    y = nodes[-1].outputs[0]
+    y.name, y.type, y.shape = "y", ir.TensorType(ir.DataType.FLOAT), ir.Shape(["B", 4])
+    weights = [value for value in inputs if value is not None]
+    return Graph(ir.Model(ir.Graph([x], [y], nodes=nodes, initializers=weights, opset_imports={"": 20}), ir_version=10))
+
+
+@pytest.mark.parametrize("kind", FILLS)
+def test_what_would_be_large_is_not_folded(kind: str) -> None:
+    """Billions of elements, which the check of a file refuses, and millions, which it lets through: none are made."""
+    for count in (2_000_000_000, 20_000_000) if kind != "Sum" else (0,):
+        graph = filled(kind, count)
+        tracemalloc.start()
+        try:
+            made = cleanup.normalize(graph)
+            assert tracemalloc.get_traced_memory()[1] < 4 * 2**20
+        finally:
+            tracemalloc.stop()
+        assert kind.partition(" ")[0] in made.op_counts()
+
+
+@pytest.mark.parametrize("kind", ["Expand", "Tile", "Range", "Pad", "OneHot"])
+def test_what_is_small_is_folded(kind: str) -> None:
+    assert set(cleanup.normalize(filled(kind, 10)).op_counts()) == {"Add"}
+    assert kind in cleanup.normalize(filled(kind, 2000)).op_counts()

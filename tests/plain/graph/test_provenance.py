@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from bertc import precision, targets
+from bertc.core import InputError
 from bertc.core.profiles import Dim
 from bertc.fusions import engine as fuse
 from bertc.graph import normalization as cleanup
@@ -185,3 +186,13 @@ def test_casts_of_inputs_have_the_origin_of_their_readers() -> None:
     graph = precision.get("fp16").apply(with_int32_ids(graph_of(text, {"e": "m.words", "y": "m.sum"}))).graph
     casts = {n.inputs[0].name: origin.origin_of(n).module for n in graph.model.graph if n.op_type == "Cast"}  # type: ignore[union-attr]
     assert casts == {"ids": "m.words", "x": "m.sum", "y.fp16": "m.sum"}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"x": ["a"]}', '{"0": "a"}', '{"0": [1]}', "[" * 10**5, '{"0": 1, "0": 2}'])
+def test_origins_of_weights_that_somebody_else_wrote(text: str) -> None:
+    """The metadata of a node is a part of the file: what is no record of origins names the node."""
+    node = ir.Node("d", "Fused", [], name="odd", metadata_props={origin.WEIGHT_ORIGINS: text})
+    with pytest.raises(InputError, match=r"bertc\.origin\.weights of node 'odd'"):
+        origin.take_over_origins([node], [])
+    with pytest.raises(InputError, match=r"bertc\.origin\.weights of node 'odd'"):
+        origin.spread_origin(node, [])

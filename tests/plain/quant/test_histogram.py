@@ -152,7 +152,12 @@ def test_statistics_read_back_as_they_were(by_channel: bool) -> None:
 
 def test_a_damaged_file_is_one_error(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
-    for text, said in [("{", "not a file of ranges"), ("[]", "no format"), ('{"format": 99, "tensors": {}}', "format 99")]:
+    for text, said in [
+        ("{", "not a file of ranges"),
+        ("[]", "wants an object"),
+        ("{}", "lacks 'format'"),
+        ('{"format": 99, "tensors": {}}', "format 99"),
+    ]:
         path.write_text(text)
         with pytest.raises(DataError, match=said):
             ranges.read(path)

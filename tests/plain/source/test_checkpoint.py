@@ -11,9 +11,10 @@ import models
 import pytest
 
 from bertc.core.errors import SourceError
-from bertc.source.checkpoint import read_checkpoint, safetensors_header
+from bertc.source.checkpoint import read_checkpoint
 from bertc.source.opening import open_source
 from bertc.source.types import SourceOptions
+from bertc.source.weight_files import safetensors_header
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_config_missing_or_truncated(directory):
     (directory / "config.json").write_text(text[: len(text) // 2])
     refused(directory, "config.json", "no JSON", "download complete")
     (directory / "config.json").write_text("[]")
-    refused(directory, "holds a list")
+    refused(directory, "$ is a list", "wants an object")
     (directory / "config.json").unlink()
     refused(directory, "is not a source", "model.safetensors")
 
@@ -61,7 +62,7 @@ def test_weights_missing_or_truncated(directory):
     weights.write_bytes(b"")
     refused(directory, "truncated")
     weights.write_bytes((8).to_bytes(8, "little") + b"not json")
-    refused(directory, "unreadable safetensors header")
+    refused(directory, "safetensors header", "cannot be read")
     weights.unlink()
     refused(directory, "has no model.safetensors", "tokenizer.json")
 
@@ -80,7 +81,7 @@ def test_pickle_needs_permission(directory):
     import torch
     from safetensors.torch import load_file
 
-    from bertc.source.checkpoint import find_weights
+    from bertc.source.weight_files import find_weights
 
     torch.save(load_file(directory / "model.safetensors"), directory / "pytorch_model.bin")
     (directory / "model.safetensors").unlink()
