@@ -8,7 +8,7 @@ from typing import Any
 from ..core import BuildFailed, Missing, wanted_threads
 
 
-def open_session(model: Path | bytes, options: Any) -> Any:
+def open_session(model: Path | str | bytes, options: Any) -> Any:
     """An ONNX Runtime CPU session over a file or its bytes; BuildFailed with its message when it refuses the graph."""
     ort = import_onnxruntime()
     if not options.intra_op_num_threads:  # 0: nobody said how many. PyTorch and numpy keep to it, ONNX Runtime takes all cores
