@@ -69,9 +69,12 @@ def _expanded_sizes(bodies: dict[Key, onnx.FunctionProto], path: Path) -> dict[K
     return sizes
 
 
-def check_made(proto: onnx.ModelProto, path: Path) -> None:
-    """Raises SourceError for a node whose result is too large by what constants say, whatever the file writes beside it."""
-    size = path.stat().st_size + sum(file.stat().st_size for file in _beside(proto, path))
+def check_made(proto: onnx.ModelProto, path: Path, size: int | None = None) -> None:
+    """Raises SourceError for a node whose result is too large by what constants say, whatever the file writes beside it.
+
+    `size`: bytes of the file and of those beside it, where they were read already.
+    """
+    size = size or path.stat().st_size + sum(file.stat().st_size for file in _beside(proto, path))
     constant, fed = max(MOST_MADE, 8 * size), _fed(proto)
     bare = _without_claims(proto)
     try:

@@ -119,7 +119,7 @@ def graph_of_bytes(data: bytes, path: Path, beside: Mapping[str, bytes]) -> Grap
 
     with _readable(path):
         proto = onnx.load_model_from_string(data)
-    model = _checked_model(proto, path, beside)
+    model = _checked_model(proto, path, beside, len(data) + sum(map(len, beside.values())))
     for value in model.graph.initializers.values():
         value.const_value = _held(value.const_value, beside)
     return Graph(model)
@@ -144,7 +144,7 @@ def _readable(path: Path) -> Iterator[None]:
         raise SourceError(f"{path} is not a readable ONNX file ({error}); is the download complete?") from error
 
 
-def _checked_model(proto: Any, path: Path, beside: Mapping[str, bytes] | None) -> ir.Model:
+def _checked_model(proto: Any, path: Path, beside: Mapping[str, bytes] | None, size: int | None = None) -> ir.Model:
     """The model of a message. `beside`: external data that was read; None where it lies in files beside `path`."""
     import onnx_ir as ir
 
@@ -154,7 +154,7 @@ def _checked_model(proto: Any, path: Path, beside: Mapping[str, bytes] | None) -
         raise SourceError(f"{path} holds no ONNX graph with outputs; is the download complete?")
     checks.check_message(proto, path)
     _check_external_data(proto, path, beside)
-    growth.check_made(proto, path)
+    growth.check_made(proto, path, size)
     _embed_external(proto, path, beside)
     try:
         return ir.from_proto(proto)
