@@ -82,3 +82,16 @@ def test_what_fits_is_folded(name: str, tmp_path: Path) -> None:
     assert cli.run(["fuse", str(tmp_path / "m.onnx"), "-o", str(tmp_path / "f.onnx")]) == 0
     assert [node.op_type for node in onnx.load(tmp_path / "f.onnx").graph.node] == ["Add", "Relu"]
     assert np.array_equal(answer(tmp_path / "m.onnx"), answer(tmp_path / "f.onnx"))
+
+
+@pytest.mark.parametrize("op", ["Div", "Mod"])
+@pytest.mark.parametrize("dtype", [I32, I64])
+def test_a_division_that_would_end_the_process_is_refused(
+    op: str, dtype: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    least = np.iinfo(dtype).min
+    write(tmp_path / "m.onnx", op, {}, [np.array([least, 2], dtype), np.array([-1, 1], dtype)])
+    assert cli.run(["fuse", str(tmp_path / "m.onnx"), "-o", str(tmp_path / "f.onnx")]) == 2
+    assert f"({op}) divides {least} by -1" in capsys.readouterr().err
+    write(tmp_path / "m.onnx", op, {}, [np.array([least + 1, 2], dtype), np.array([-1, 1], dtype)])
+    assert cli.run(["fuse", str(tmp_path / "m.onnx"), "-o", str(tmp_path / "f.onnx"), "--force"]) == 0
