@@ -125,6 +125,8 @@ class OnnxRuntimeRunner(Runner):
     """One ONNX Runtime session. Not bound to the profiles, which are its buckets: ONNX Runtime takes any size the model takes."""
 
     def __init__(self, model: Path | ModelFile, manifest: Mapping[str, Any], configure: Callable[[Any], None] = _nothing) -> None:
+        """`model`: a file of this user's own, or one of an artifact, whose bytes were checked and are not read again."""
+        file = ModelFile(model) if isinstance(model, Path) else model
         inputs, outputs = ([TensorSpec.from_json(d) for d in manifest[kind]] for kind in ("inputs", "outputs"))
         super().__init__(inputs, outputs)
         self.buckets = profiles.profiles_from_json(manifest["profiles"])
@@ -134,15 +136,15 @@ class OnnxRuntimeRunner(Runner):
         options = ort.SessionOptions()
         options.log_severity_level = 4  # its log goes past every console, names as they are; what it refuses is raised
         chosen = SESSION | dict(manifest["engine"]["session"])
-        options.graph_optimization_level = _member(ort.GraphOptimizationLevel, chosen, "graph_optimization_level", model.path)
-        options.execution_mode = _member(ort.ExecutionMode, chosen, "execution_mode", model.path)
+        options.graph_optimization_level = _member(ort.GraphOptimizationLevel, chosen, "graph_optimization_level", file.path)
+        options.execution_mode = _member(ort.ExecutionMode, chosen, "execution_mode", file.path)
         threads = chosen.get("intra_op_num_threads", 0)  # 0: as many as there are cores
         if type(threads) is not int or not 0 <= threads <= MOST_THREADS:
-            raise ArtifactError(f"{model.path}: engine.session.intra_op_num_threads is {threads!r}; it is 0 to {MOST_THREADS}")
+            raise ArtifactError(f"{file.path}: engine.session.intra_op_num_threads is {threads!r}; it is 0 to {MOST_THREADS}")
         options.intra_op_num_threads = threads
         configure(options)
-        held = model.configure(options)
-        self._session = open_session(model.given, options)
+        held = file.configure(options)
+        self._session = open_session(file.given, options)
         del held  # ONNX Runtime has its own copy by now
 
     def _run(self, feeds: Feeds) -> Outputs:

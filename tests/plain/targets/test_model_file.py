@@ -128,6 +128,13 @@ def test_a_file_that_was_not_read_is_not_looked_for(location: str, tmp_path: Pat
         read.configure(SimpleNamespace())
 
 
+def test_a_file_of_one_s_own_is_opened_by_its_path(tmp_path: Path) -> None:
+    manifest = write(tmp_path / "art", 1, beside=True)
+    path = tmp_path / "art" / "model.onnx"
+    for runner in (cpu.OnnxRuntimeRunner(path, manifest), cpu.open_file(path, manifest)):
+        assert runner.run(FEEDS)["y"].tolist() == [4097.0, 4097.0]
+
+
 def test_weights_that_end_too_early_are_told(tmp_path: Path) -> None:
     manifest = write(tmp_path / "art", 1, beside=True)
     read = read_model(tmp_path / "art", manifest, "model.onnx")
