@@ -2,12 +2,13 @@
 
 Clean-up, rules, the proof of every match with the forms that TensorRT gets, and the check of the whole graph, on an ONNX file
 with random weights and random biases; each stage of one process, with its own peak. Then `bertc fuse` on a file of more than
-2 GB.
+2 GB; then `bertc fuse` on graphs of up to 20,000 nodes and next to no weights.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -17,11 +18,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from . import long_graphs, pass_times
 from .models import MODELS
 from .tools import BERTC, table
 from .tools import run as process
 
 WANTED = {"BERT-base": 20, "BERT-large": 60}  # seconds for all of it, on two cores
+LONG = (
+    *(("chain", count, False) for count in (1_000, 5_000, 20_000)), ("chain", 5_000, True), ("wide", 20_000, False),
+    ("encoder", 200 * len(long_graphs.LAYER), False), ("encoder", 200 * len(long_graphs.LAYER), True),
+)  # fmt: skip
+LONG_ABOUT = """What a node costs in graphs of any number of them, on one thread, with reading, writing and running the file: a
+`chain` of Tanh, Add and Mul, in which nothing fuses; a `wide` graph, one value that a third of the nodes read; an `encoder` of
+200 layers of width 8. "To the least": what a node takes, to what it takes in the graph of that kind where it takes least; 1 is
+linear."""
 STAGES = ("read", "clean up", "rules and proofs", "whole-graph check")
 
 
@@ -45,7 +55,20 @@ def run() -> str:
     stages = table(["model", "weights MiB", "stage", "s", "CPU s", "wanted s", "peak MiB", "matches proven"], rows)
     settings = ", ".join(f"{key} {value}" for key, value in MODELS["3 GB"][1].items())
     fused = table(["weights MiB", "s", "peak MiB, mapped files counted", "peak / weights", "wanted"], [large])
-    return f"{about}\n\n{stages}\n\n`bertc fuse` of a BERT with {settings}:\n\n{fused}"
+    return (
+        f"{about}\n\n{stages}\n\n`bertc fuse` of a BERT with {settings}:\n\n{fused}\n\n{LONG_ABOUT}\n\n{pass_times.rows(_long())}"
+    )
+
+
+def _long() -> list[dict[str, Any]]:
+    """Each graph in a process of its own, on one thread: CPU seconds, which other work on the machine moves little."""
+    command, one = [sys.executable, "-m", "benchmarks.pass_times"], {**os.environ, "OMP_NUM_THREADS": "1"}
+    found = []
+    for shape, count, prove in LONG:
+        given = [*command, shape, str(count), *(["prove"] if prove else [])]
+        done = subprocess.run(given, check=True, capture_output=True, text=True, env=one)
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    return found
 
 
 def _rows(name: str, found: dict[str, Any], wanted: int) -> list[list[str]]:

@@ -28,7 +28,7 @@ from ..core import (
 )
 from ..core import profiles_from_json as profiles_from_json
 from ..data import AUDIO_FILES
-from ..graph import Graph, external_files
+from ..graph import Graph, external_files, graph_of_bytes
 from ..graph import load_graph as load_graph
 from . import schema
 from .staged import COMPRESSION as COMPRESSION
@@ -121,8 +121,16 @@ class Artifact:
         return tuple(self.path / name for name in sorted(listed))
 
     def graph(self, mapped: bool = False) -> Graph:
-        """The exact graph that was given to the target's compiler; `mapped`: its weights stay in the file."""
-        return load_graph(self.path / GRAPH, mapped)
+        """The exact graph that was given to the target's compiler. Raises ArtifactError for other bytes than the manifest's.
+
+        `mapped`: its weights stay in the file, which is opened again for them: for what looks at a graph and runs no model.
+        """
+        if mapped:
+            return load_graph(self.path / GRAPH, mapped)
+        beside = {
+            name: read_listed(self.path, self.manifest, name) for name in (f"{GRAPH}.data",) if name in self.manifest["files"]
+        }
+        return graph_of_bytes(read_listed(self.path, self.manifest, GRAPH), self.path / GRAPH, beside)
 
 
 SETTLED = 2 * 10**9  # nanoseconds
@@ -154,8 +162,7 @@ def open_artifact(path: Path, seen: Stamps | None = None, later: Mapping[str, st
     """Read and check an artifact. ArtifactError when it is none, of a newer format, or not what its hashes say.
 
     `seen`: the stamps of files that this user's own process has hashed; what still has its stamp is not hashed again. `later`:
-    by target, the file that the caller is about to read by `read_listed`, which hashes the bytes that it gives. A graph that
-    keeps its weights beside it is hashed here: a session may open both by their paths.
+    by target, the file that the caller is about to read by `read_listed`, which hashes the bytes that it gives.
     """
     for _ in range(REPLACED):
         before = _stamp(path / MANIFEST)
@@ -171,8 +178,7 @@ def _opened(path: Path, seen: Stamps | None, later: Mapping[str, str]) -> Artifa
     manifest = _read_manifest(path)
     sums: dict[tuple[int, int], str] = {}
     read = later.get(str(manifest["target"]["name"]), "")
-    whole = read in manifest["files"] and f"{GRAPH}.data" not in manifest["files"]
-    if whole and (unread := _stamp(listed_file(path, manifest, read))):
+    if read in manifest["files"] and (unread := _stamp(listed_file(path, manifest, read))):
         sums[(unread[0], unread[1])] = manifest["files"][read]["sha256"]
     trusted = dict(seen) if seen and list(seen.get(MANIFEST, [])) == _stamp(path / MANIFEST) else {}
     for name, entry in manifest["files"].items():

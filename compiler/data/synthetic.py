@@ -34,6 +34,10 @@ PADDINGS = {
     "dead": "one row all masked",
 }
 
+MIXED = "mixed"  # all of them in one batch, for graphs of one large size: each more sample costs what the first does
+_CYCLE = ("right", "left", "holes", "random")
+_LABELS = PADDINGS | {MIXED: "each row padded in another way"}
+
 ORDINARY = ("full", "right")  # masks that every user's batch has; the others show what an exporter got wrong
 
 # Ops that index a table, as (position of the indices, position of the table).
@@ -127,7 +131,7 @@ class _Plan:
     @property
     def label(self) -> str:
         shape = ", ".join(f"{name} {size}" for name, size in self.sizes) or "the graph's fixed shape"
-        return shape + self.cut + (f", {PADDINGS[self.kind]}" if self.kind else "")
+        return shape + self.cut + (f", {_LABELS[self.kind]}" if self.kind else "")
 
 
 def synthetic_samples(
@@ -152,12 +156,14 @@ def synthetic_samples(
     samples: list[Sample] = []
     choices = choices_of(graph)
     plans = _plans(used, batch_dims(graph.inputs, used), bool(masks), max_elements)
+    if not used and _is_large([spec for spec in graph.inputs if spec.name in masks], graph.inputs, max_elements):
+        plans = (_Plan((), "full"), _Plan((), MIXED))
     for plan in plans * -(-turns(choices) // len(plans)):  # of one fixed size, as often as there are choices
         feeds = sprinkle_ids(_feeds(graph.inputs, plan, used, bounds, masks, rng), bounds, special, other)
         feeds = chosen(feeds, choices, len(samples))
         dead = rows_masked(feeds, masks, layout)
         if plan.kind != "dead" or dead:
-            made_up = PADDINGS[plan.kind] if masks and plan.kind not in ORDINARY else ""
+            made_up = _LABELS[plan.kind] if masks and plan.kind not in ORDINARY else ""
             samples.append(Sample(plan.label, feeds, dead, made_up=made_up))
     return tuple(samples)
 
@@ -208,6 +214,13 @@ def _plans(used: Mapping[str, Dim], batches: Sequence[str], masked: bool, max_el
         cut = _cut(sizes, used, batches, max_elements)
         plans[_Plan(tuple(sizes.items()), kind if masked else "", cut)] = None
     return tuple(plans)
+
+
+def _is_large(masks: Sequence[TensorSpec], inputs: Sequence[TensorSpec], max_elements: int) -> bool:
+    """Whether a graph of fixed sizes has rows for every kind of padding, and more numbers in its inputs than a sample should."""
+    rows = [spec.dims[0] for spec in masks if len(spec.dims) > 1]
+    sizes = [math.prod(dim for dim in spec.dims if isinstance(dim, int)) for spec in inputs]
+    return bool(rows) and all(isinstance(n, int) and n >= len(PADDINGS) for n in rows) and max(sizes) > max_elements
 
 
 def _rows(dim: Dim, rows: int, which: str, at: int) -> int:
@@ -282,10 +295,10 @@ def _mask_axes(spec: TensorSpec, batches: Sequence[str]) -> tuple[int, ...]:
 def _pattern(kind: str, shape: tuple[int, ...], least: int, rng: np.random.Generator) -> np.ndarray:
     """`mask_pattern` of a shape [rows..., length]: each row has its own, and a dead row is one of axis 0."""
     rows, length = shape[:-1], shape[-1]
-    if len(rows) < 2:
+    if len(rows) < 2 and kind != MIXED:
         return mask_pattern(kind, math.prod(rows), length, least, rng).reshape(shape)
     pattern = mask_pattern("right" if kind == "dead" else kind, math.prod(rows), length, least, rng).reshape(shape)
-    if kind == "dead" and rows[0] > 1:
+    if kind in ("dead", MIXED) and rows and rows[0] > 1:
         pattern[1] = 0
     return pattern
 
@@ -326,10 +339,11 @@ def mask_pattern(kind: str, rows: int, length: int, least: int, rng: np.random.G
     """A mask [rows, length] of 0 and 1 (int64). In a batch row 0 is full; every live row keeps `least` places or more.
 
     "dead" clears row 1 and pads the others on the right; with one row there is nothing beside it to disturb, so none is cleared.
+    "mixed" pads row by row on the right, on the left, with holes and at random.
     """
     mask = np.ones((rows, length), np.int64)
     for row in range(min(1, rows - 1), rows):
-        mask[row] = _mask_row(kind, length, least, rng)
+        mask[row] = _mask_row(_CYCLE[row % len(_CYCLE)] if kind == MIXED else kind, length, least, rng)
     if kind == "dead" and rows > 1:
         mask[1] = 0
     return mask

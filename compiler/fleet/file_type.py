@@ -27,15 +27,15 @@ def fleet_type() -> Any:
     taken = {"targets", "precision"}  # the fleet says them
     of_model = [key for key in recipes.file_keys() if key[0] not in taken]
     overridden = [key for key in of_model if key[0] not in {*EXPORT_FIELDS, *FUSE_FIELDS}]
-    size = Annotated[str, Meta(pattern=f"^\\s*{_plain(SIZE.pattern)}\\s*$", description="What a build needs, as in 8 GB.")]
-    cores = Annotated[int, Meta(ge=1, description="Cores that a build gets.")]
-    rule = _table("Rule", match)
-    model = _table("Model", [("recipe", _told(str, "A recipe's name or file, or any source.")), *of_model])
-    override = _table("Override", [*match, ("memory", size), ("cores", cores), *overridden])
-    label = Annotated[str, Meta(pattern=f"^{LABEL.pattern}$")]
-    name = Annotated[str, Meta(pattern=f"^{NAME.pattern}$")]
-    runner = Literal[("any", *gpu_models.names())]
-    folder = Annotated[str, Meta(min_length=1)]
+    size: Any = Annotated[str, Meta(pattern=f"^\\s*{_plain(SIZE.pattern)}\\s*$", description="What a build needs, as in 8 GB.")]
+    cores: Any = Annotated[int, Meta(ge=1, description="Cores that a build gets.")]
+    rule: Any = _table("Rule", match)
+    model: Any = _table("Model", [("recipe", _told(str, "A recipe's name or file, or any source.")), *of_model])
+    override: Any = _table("Override", [*match, ("memory", size), ("cores", cores), *overridden])
+    label: Any = Annotated[str, Meta(pattern=f"^{LABEL.pattern}$")]
+    name: Any = Annotated[str, Meta(pattern=f"^{NAME.pattern}$")]
+    runner: Any = Literal[("any", *gpu_models.names())]
+    folder: Any = Annotated[str, Meta(min_length=1)]
     return _table(
         "Fleet",
         [

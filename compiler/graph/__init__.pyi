@@ -13,9 +13,12 @@ from .model import DATA_FILES as DATA_FILES
 from .model import DOMAIN as DOMAIN
 from .model import EXTERNAL_DATA_THRESHOLD as EXTERNAL_DATA_THRESHOLD
 from .model import GEMM_OPS as GEMM_OPS
+from .model import ExternalWeight as ExternalWeight
 from .model import Graph as Graph
 from .model import drop_unused_initializers as drop_unused_initializers
 from .model import external_files as external_files
+from .model import external_weights as external_weights
+from .model import graph_of_bytes as graph_of_bytes
 from .model import load_graph as load_graph
 from .model import save_graph as save_graph
 from .normalization import MASK_LOW as MASK_LOW

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from ..core import SourceError
@@ -69,9 +70,12 @@ def _expanded_sizes(bodies: dict[Key, onnx.FunctionProto], path: Path) -> dict[K
     return sizes
 
 
-def check_made(proto: onnx.ModelProto, path: Path) -> None:
-    """Raises SourceError for a node whose result is too large by what constants say, whatever the file writes beside it."""
-    size = path.stat().st_size + sum(file.stat().st_size for file in _beside(proto, path))
+def check_made(proto: onnx.ModelProto, path: Path, size: int | None = None) -> None:
+    """Raises SourceError for a node whose result is too large by what constants say, whatever the file writes beside it.
+
+    `size`: bytes of the file and of those beside it, where they were read already.
+    """
+    size = size or path.stat().st_size + sum(file.stat().st_size for file in _beside(proto, path))
     constant, fed = max(MOST_MADE, 8 * size), _fed(proto)
     bare = _without_claims(proto)
     try:
@@ -148,6 +152,7 @@ def _fed(proto: onnx.ModelProto) -> set[str]:
 def _check_constants(proto: onnx.ModelProto, path: Path, allowed: int) -> None:
     """What onnx's inference does not count: ranges, and rounds of loops, both by their constants."""
     for node, numbers in ((each, found) for scope, found in _scopes(proto.graph, _numbers_of) for each in scope.node):
+        _check_division(node, numbers, path)
         wanted = node.input[:1] if node.op_type == "Loop" else node.input[:3] if node.op_type == "Range" else ()
         if not wanted or any(numbers.get(name) is None for name in wanted):
             continue
@@ -161,6 +166,17 @@ def _check_constants(proto: onnx.ModelProto, path: Path, allowed: int) -> None:
         raise SourceError(
             f"{path}: node {node.name!r} ({node.op_type}) makes {count:.3g} {what} by its constants; at most {most:.3g}"
         )
+
+
+def _check_division(node: onnx.NodeProto, numbers: Mapping[str, onnx.TensorProto | None], path: Path) -> None:
+    """The least number of a type by -1 has no answer in it, and ends the process that divides: ONNX Runtime does not look."""
+    read = [numbers.get(name) for name in node.input] if node.op_type in ("Div", "Mod") else []
+    if len(read) != 2 or read[0] is None or read[1] is None:
+        return
+    top, bottom = (onnx.numpy_helper.to_array(tensor) for tensor in (read[0], read[1]))
+    if top.dtype.kind == "i" and bottom.dtype.kind == "i" and (top == np.iinfo(top.dtype).min).any() and (bottom == -1).any():
+        least = np.iinfo(top.dtype).min
+        raise SourceError(f"{path}: node {node.name!r} ({node.op_type}) divides {least} by -1, which {top.dtype} does not hold")
 
 
 def _numbers_of(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto | None]:

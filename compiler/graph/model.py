@@ -5,9 +5,11 @@ Everything that reads or writes an .onnx file goes through here, so that the rul
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import math
+import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -25,6 +27,17 @@ DOMAIN = "bertc"  # of fused operators
 SMALL_EXTERNAL = 2**10
 DATA_FILES = "bertc.data_files"  # in a model's meta: the names of the files that its external data was read from
 GEMM_OPS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "Attention"})
+
+
+@dataclasses.dataclass(frozen=True)
+class ExternalWeight:
+    """Bytes of a file beside a graph, and what they mean. `dtype`: a number of onnx.TensorProto."""
+
+    file: str
+    offset: int
+    size: int
+    dtype: int
+    shape: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,26 +93,14 @@ def load_graph(path: Path, mapped: bool = False) -> Graph:
     import onnx
     import onnx_ir as ir
 
-    from . import checks, growth
     from . import stream as onnx_file
 
     if not path.is_file():
         raise SourceError(f"no ONNX file at {path}")
-    try:
+    with _readable(path):
         proto = onnx_file.load_without_weights(path) if mapped else onnx.load_model(str(path), load_external_data=False)
-    except Exception as error:  # protobuf raises DecodeError, whose class depends on its backend
-        raise SourceError(f"{path} is not a readable ONNX file ({error}); is the download complete?") from error
-    if not proto.HasField("graph") or not proto.graph.output:
-        raise SourceError(f"{path} holds no ONNX graph with outputs; is the download complete?")
-    checks.check_message(proto, path)
-    _check_external_data(proto, path)
-    growth.check_made(proto, path)
     files = _locations(proto)
-    _embed_external(proto, path)
-    try:
-        model = ir.from_proto(proto)
-    except Exception as error:
-        raise SourceError(f"{path} holds an invalid ONNX graph: {error}") from error
+    model = _checked_model(proto, path, None)
     ir.external_data.set_base_dir(model.graph, path.parent)
     _follow_links(model)
     model.meta[DATA_FILES] = [name for name in files if not mapped or name != path.name]
@@ -107,6 +108,58 @@ def load_graph(path: Path, mapped: bool = False) -> Graph:
         for value in model.graph.initializers.values():
             value.const_value = onnx_file.lazy_from_file(value.const_value, path)
     return Graph(model)
+
+
+def graph_of_bytes(data: bytes, path: Path, beside: Mapping[str, bytes]) -> Graph:
+    """The graph of an .onnx file's bytes, and of those of the files `beside` it by the names that it has for them.
+
+    Nothing is opened: `path` is what errors name. Raises SourceError as `load_graph`, and for a file that is not `beside` it.
+    """
+    import onnx
+
+    with _readable(path):
+        proto = onnx.load_model_from_string(data)
+    model = _checked_model(proto, path, beside, len(data) + sum(map(len, beside.values())))
+    for value in model.graph.initializers.values():
+        value.const_value = _held(value.const_value, beside)
+    return Graph(model)
+
+
+def _held(tensor: ir.TensorProtocol | None, beside: Mapping[str, bytes]) -> ir.TensorProtocol | None:
+    """A large weight of a file that was read, where its bytes lie: a message of them would be a copy."""
+    import numpy as np
+    import onnx_ir as ir
+
+    if not isinstance(tensor, ir.ExternalTensor):
+        return tensor
+    array = np.frombuffer(beside[str(tensor.location)], np.uint8, tensor.nbytes, tensor.offset or 0)
+    return ir.Tensor(array.view(tensor.dtype.numpy()).reshape(tensor.shape.numpy()), name=tensor.name)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # protobuf raises DecodeError, whose class depends on its backend
+        raise SourceError(f"{path} is not a readable ONNX file ({error}); is the download complete?") from error
+
+
+def _checked_model(proto: Any, path: Path, beside: Mapping[str, bytes] | None, size: int | None = None) -> ir.Model:
+    """The model of a message. `beside`: external data that was read; None where it lies in files beside `path`."""
+    import onnx_ir as ir
+
+    from . import checks, growth
+
+    if not proto.HasField("graph") or not proto.graph.output:
+        raise SourceError(f"{path} holds no ONNX graph with outputs; is the download complete?")
+    checks.check_message(proto, path)
+    _check_external_data(proto, path, beside)
+    growth.check_made(proto, path, size)
+    _embed_external(proto, path, beside)
+    try:
+        return ir.from_proto(proto)
+    except Exception as error:
+        raise SourceError(f"{path} holds an invalid ONNX graph: {error}") from error
 
 
 def external_files(path: Path) -> tuple[str, ...]:
@@ -120,10 +173,31 @@ def external_files(path: Path) -> tuple[str, ...]:
     return tuple(name for name in _locations(proto) if name != path.name)
 
 
-def _check_external_data(proto: Any, path: Path) -> None:
+def external_weights(data: bytes, path: Path) -> dict[str, ExternalWeight]:
+    """Where the initializers lie that an .onnx file's bytes do not hold, by name. SourceError for bytes that are no model."""
+    from . import stream as onnx_file
+
+    own = secrets.token_hex(16)  # where large weights lie that are in the bytes themselves: no file is called so
+    with _readable(path):
+        proto = onnx_file.without_weights(data, own)
+    found = {}
+    for tensor in _external(proto):
+        info = {entry.key: entry.value for entry in tensor.external_data}
+        if info.get("location") != own:
+            offset, _, size = _extent(tensor, info, path)
+            found[tensor.name] = ExternalWeight(info.get("location", ""), offset, size, tensor.data_type, tuple(tensor.dims))
+    return found
+
+
+def _check_external_data(proto: Any, path: Path, beside: Mapping[str, bytes] | None) -> None:
     for tensor in _external(proto):
         info = {entry.key: entry.value for entry in tensor.external_data}
         location = info.get("location", "")
+        if beside is not None:
+            if location not in beside:
+                raise SourceError(f"{path}: tensor {tensor.name!r} lies in {location!r}, which was not read beside it")
+            _check_extent(tensor, info, path, len(beside[location]))
+            continue
         pure = PurePosixPath(location.replace("\\", "/"))
         file = path.parent / location
         if not location or pure.is_absolute() or ".." in pure.parts:
@@ -139,13 +213,17 @@ def _check_external_data(proto: Any, path: Path) -> None:
             _refuse_link(path, tensor.name, f"{location!r}, a link to {file.resolve()}, outside the model's folder")
         if not file.is_file():
             raise SourceError(f"{path}: tensor {tensor.name!r} needs the external data file {location!r}, which is missing")
-        start, length, size = _extent(tensor, info, path)
-        end = start + length
-        if length < size:
-            raise SourceError(f"{path}: tensor {tensor.name!r} needs {size} bytes, its external data has {length}; export again")
-        if end > file.stat().st_size:
-            found = file.stat().st_size
-            raise SourceError(f"{path}: external data {location!r} has {found} bytes, {tensor.name!r} ends at {end}; copy again")
+        _check_extent(tensor, info, path, file.stat().st_size)
+
+
+def _check_extent(tensor: Any, info: Mapping[str, str], path: Path, found: int) -> None:
+    """`found`: the bytes of the file that the tensor lies in."""
+    start, length, size = _extent(tensor, info, path)
+    if length < size:
+        raise SourceError(f"{path}: tensor {tensor.name!r} needs {size} bytes, its external data has {length}; export again")
+    if (end := start + length) > found:
+        where = info.get("location", "")
+        raise SourceError(f"{path}: external data {where!r} has {found} bytes, {tensor.name!r} ends at {end}; copy again")
 
 
 def _refuse_link(path: Path, name: str, found: str) -> NoReturn:
@@ -155,21 +233,26 @@ def _refuse_link(path: Path, name: str, found: str) -> NoReturn:
     )
 
 
-def _embed_external(proto: Any, path: Path) -> None:
-    """Read external data of attributes, subgraphs and small initializers now: only large weights stay on disk."""
+def _embed_external(proto: Any, path: Path, beside: Mapping[str, bytes] | None) -> None:
+    """Read external data of attributes, subgraphs and small initializers now: only large weights stay where they are."""
     import onnx_ir as ir
 
     weights = len(proto.graph.initializer)  # the first ones
     for place, tensor in enumerate(itertools.chain(_tensors(proto.graph), *map(_tensors, proto.functions))):
         if tensor.data_location != tensor.EXTERNAL:
             continue
-        if place < weights and math.prod(tensor.dims) * ir.DataType(tensor.data_type).bitwidth > SMALL_EXTERNAL * 8:
+        bits = ir.DataType(tensor.data_type).bitwidth
+        large = place < weights and math.prod(tensor.dims) * bits > SMALL_EXTERNAL * 8
+        if large and (beside is None or bits >= 8):  # numpy has no view of less than a byte
             continue
         info = {entry.key: entry.value for entry in tensor.external_data}
         start, length, _ = _extent(tensor, info, path)
-        with (path.parent / info["location"]).open("rb") as file:
-            file.seek(start)
-            tensor.raw_data = file.read(length)
+        if beside is not None:
+            tensor.raw_data = beside[info["location"]][start : start + length]
+        else:
+            with (path.parent / info["location"]).open("rb") as file:
+                file.seek(start)
+                tensor.raw_data = file.read(length)
         tensor.data_location = tensor.DEFAULT
         del tensor.external_data[:]
 

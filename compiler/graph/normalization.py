@@ -24,6 +24,7 @@ from .dims import constant_number, same_shape, share_dims, unify_dims
 from .inference_log import in_one_line
 from .io_names import restore_io
 from .model import Graph
+from .overflow import may_overflow
 from .provenance import keep_origins, uniting_origins
 from .scopes import eliminate_identities, name_apart, within_one_graph
 
@@ -98,6 +99,7 @@ def infer_shapes(model: ir.Model, loose: frozenset[str] = frozenset()) -> dict[s
 
 
 def _is_small(node: ir.Node) -> bool | None:
+<<<<<<< HEAD
     """False for a node that reads a large constant, or that makes one: the folder looks at a result when it is there.
 
     None leaves the choice to the folder.
@@ -123,6 +125,11 @@ def _made(node: ir.Node) -> float:
     shapes = [value.shape for value in node.outputs]
     known = [shape.numpy() for shape in shapes if shape is not None and shape.is_static()]
     return max(map(math.prod, known)) if len(known) == len(shapes) else math.inf
+=======
+    """False for a node that reads a large constant or overflows; None leaves the choice to the folder."""
+    sizes = [value.const_value.size for value in node.inputs if value is not None and value.const_value is not None]
+    return None if all(size <= FOLD_LIMIT for size in sizes) and not may_overflow(node) else False
+>>>>>>> onnx2
 
 
 def deduplicate_initializers(model: ir.Model, made: bool = False) -> int:

@@ -63,13 +63,18 @@ def load_without_weights(path: Path) -> onnx.ModelProto:
     if not path.stat().st_size:
         raise ValueError("empty file")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        parts: list[bytes] = []
-        for number, start, begin, end in _fields(data, 0, len(data)):
-            if number != MODEL_GRAPH:
-                parts.append(data[start:end])
-                continue
-            graph = b"".join(_stub(data, start, begin, end, path.name) for start, begin, end in _numbered(data, begin, end))
-            parts += [_tag(MODEL_GRAPH, len(graph)), graph]
+        return without_weights(data, path.name)
+
+
+def without_weights(data: mmap.mmap | bytes, name: str) -> onnx.ModelProto:
+    """The same of bytes. `name`: of the file that large weights then refer to."""
+    parts: list[bytes] = []
+    for number, start, begin, end in _fields(data, 0, len(data)):
+        if number != MODEL_GRAPH:
+            parts.append(data[start:end])
+            continue
+        graph = b"".join(_stub(data, start, begin, end, name) for start, begin, end in _numbered(data, begin, end))
+        parts += [_tag(MODEL_GRAPH, len(graph)), graph]
     return onnx.ModelProto.FromString(b"".join(parts))
 
 
@@ -94,13 +99,13 @@ def lazy_from_file(tensor: ir.TensorProtocol | None, path: Path) -> ir.TensorPro
     return ir.LazyTensor(load, dtype=dtype, shape=ir.Shape(shape), name=name, cache=False)
 
 
-def _numbered(data: mmap.mmap, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
+def _numbered(data: mmap.mmap | bytes, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Fields of a graph; what is no initializer has no `begin`."""
     for number, start, first, last in _fields(data, begin, end):
         yield start, first if number == GRAPH_INITIALIZER else -1, last
 
 
-def _stub(data: mmap.mmap, start: int, begin: int, end: int, name: str) -> bytes:
+def _stub(data: mmap.mmap | bytes, start: int, begin: int, end: int, name: str) -> bytes:
     """A field of a graph as it is, or a large initializer as a reference to its bytes."""
     if begin < 0 or end - begin < LARGE:
         return data[start:end]
@@ -120,7 +125,7 @@ def _stub(data: mmap.mmap, start: int, begin: int, end: int, name: str) -> bytes
     return _tag(GRAPH_INITIALIZER, len(made)) + made
 
 
-def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+def _fields(data: mmap.mmap | bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
     """(field number, where its tag begins, where its payload begins, where it ends) of each field of a message."""
     sizes = {FIXED64: 8, FIXED32: 4}
     while at < end:
@@ -141,7 +146,7 @@ def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int,
         yield tag >> 3, start, first, at
 
 
-def _read_varint(data: mmap.mmap, at: int) -> tuple[int, int]:
+def _read_varint(data: mmap.mmap | bytes, at: int) -> tuple[int, int]:
     value = shift = 0
     while shift < 70 and at < len(data):
         byte = data[at]

@@ -104,12 +104,6 @@ def engine_bytes(directory: Path, manifest: Mapping[str, Any], name: str) -> byt
     return read_listed(directory, manifest, name) if "files" in manifest else (directory / name).read_bytes()
 
 
-def weights_beside(directory: Path, manifest: Mapping[str, Any]) -> Path | None:
-    """The file of the weights that a graph of 2 GB keeps beside it; None for any other."""
-    there = WEIGHTS in manifest["files"] if "files" in manifest else (directory / WEIGHTS).is_file()
-    return engine_file(directory, manifest, WEIGHTS) if there else None
-
-
 def engine_file(directory: Path, manifest: Mapping[str, Any], name: str) -> Path:
     """The engine's file in an artifact, which its manifest must list: what was not hashed is not loaded.
 

@@ -11,6 +11,7 @@ from ..core import profiles_from_json
 from ..graph import Graph
 from ..runtime import ReferenceRunner, Runner
 from ..source import describe_quantised, runner_of
+from ._model_file import read_model
 from ._protocol import Availability, BuildRequest, Built
 
 FUSES = False
@@ -40,9 +41,10 @@ def build(request: BuildRequest) -> Built:
 def load(directory: Path, manifest: Mapping[str, Any]) -> Runner:
     """The reference runner, with emulated fp16 and bf16 rounding."""
     from ..artifact import GRAPH
-    from ..graph import load_graph as load_graph
+    from ..graph import graph_of_bytes, load_graph
 
-    graph = load_graph(directory / GRAPH)
+    read = read_model(directory, manifest, GRAPH)
+    graph = load_graph(read.path) if read.data is None else graph_of_bytes(read.data, read.path, read.beside)
     if manifest["precision"]["mode"] == "fp32" and describe_quantised(graph):  # its source was: not what bertc quantised
         return runner_of(graph)
     return ReferenceRunner(graph, profiles_from_json(manifest["profiles"]))

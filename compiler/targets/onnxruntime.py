@@ -10,7 +10,8 @@ from ..core import ArtifactError, Feeds, Outputs, TensorSpec, did_you_mean, prof
 from ..core import machine as packages
 from ..graph import Graph
 from ..runtime import Runner
-from ._protocol import Availability, BuildRequest, Built, engine_bytes, engine_file, place_graph, weights_beside
+from ._model_file import ModelFile, read_model
+from ._protocol import Availability, BuildRequest, Built, place_graph
 
 FUSES = True  # what ONNX Runtime makes of the source's own graph when it loads it is slower: benchmarks/bench_ort.py
 PACKS = True  # _onnxruntime/lower_packed.py
@@ -63,9 +64,6 @@ def lowerings(sms: tuple[str, ...] = (), *, quantised: bool = False) -> Mapping[
     return ort.LOWERINGS
 
 
-EMBEDDED = 2**31 - 1  # bytes of the largest initializer that a session takes from memory
-
-
 def build(request: BuildRequest) -> Built:
     """`model.onnx` is `graph.onnx` under the name a deployment looks for.
 
@@ -85,20 +83,7 @@ def build(request: BuildRequest) -> Built:
 
 def load(directory: Path, manifest: Mapping[str, Any]) -> Runner:
     """A CPU session over model.onnx with the session options of the manifest; `intra_op_num_threads` among them is heeded."""
-    path, beside = engine_file(directory, manifest, MODEL), weights_beside(directory, manifest)
-    if beside is not None and beside.stat().st_size > EMBEDDED:
-        # ONNX Runtime takes no initializer of 2 GiB from memory: such a graph opens its weights again, their hash checked.
-        return OnnxRuntimeRunner(path, manifest, _nothing)
-
-    data = engine_bytes(directory, manifest, MODEL)
-    if beside is None:
-        return OnnxRuntimeRunner(path, manifest, _nothing, data)
-    weights = engine_bytes(directory, manifest, beside.name)
-
-    def give(options: Any) -> None:
-        options.add_external_initializers_from_files_in_memory([beside.name], [weights], [len(weights)])
-
-    return OnnxRuntimeRunner(path, manifest, give, data)
+    return OnnxRuntimeRunner(read_model(directory, manifest, MODEL), manifest)
 
 
 def _nothing(options: Any) -> None:
@@ -115,7 +100,7 @@ def save_mapped(directory: Path, manifest: Mapping[str, Any], out: Path) -> Runn
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", str(MAPPED_FROM))
         options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
 
-    return OnnxRuntimeRunner(engine_file(directory, manifest, MODEL), manifest, save)
+    return OnnxRuntimeRunner(read_model(directory, manifest, MODEL), manifest, save)
 
 
 def load_mapped(saved: Path, manifest: Mapping[str, Any]) -> Runner:
@@ -128,21 +113,20 @@ def load_mapped(saved: Path, manifest: Mapping[str, Any]) -> Runner:
     def configure(options: Any) -> None:
         options.enable_cpu_mem_arena = options.enable_mem_pattern = False
 
-    return OnnxRuntimeRunner(saved, manifest, configure)
+    return OnnxRuntimeRunner(ModelFile(saved), manifest, configure)
 
 
 def open_file(path: Path, described: Mapping[str, Any]) -> Runner:
     """A session over an ONNX file that is no artifact yet. `described`: its "inputs" and "outputs" as a manifest has them."""
-    return OnnxRuntimeRunner(path, {**described, "profiles": [], "engine": {"session": SESSION}})
+    return OnnxRuntimeRunner(ModelFile(path), {**described, "profiles": [], "engine": {"session": SESSION}})
 
 
 class OnnxRuntimeRunner(Runner):
     """One ONNX Runtime session. Not bound to the profiles, which are its buckets: ONNX Runtime takes any size the model takes."""
 
-    def __init__(
-        self, path: Path, manifest: Mapping[str, Any], configure: Callable[[Any], None] = _nothing, data: bytes | None = None
-    ) -> None:
-        """`data`: the bytes of the file, where they were read and checked; the path is then for messages alone."""
+    def __init__(self, model: Path | ModelFile, manifest: Mapping[str, Any], configure: Callable[[Any], None] = _nothing) -> None:
+        """`model`: a file of this user's own, or one of an artifact, whose bytes were checked and are not read again."""
+        file = ModelFile(model) if isinstance(model, Path) else model
         inputs, outputs = ([TensorSpec.from_json(d) for d in manifest[kind]] for kind in ("inputs", "outputs"))
         super().__init__(inputs, outputs)
         self.buckets = profiles.profiles_from_json(manifest["profiles"])
@@ -152,14 +136,16 @@ class OnnxRuntimeRunner(Runner):
         options = ort.SessionOptions()
         options.log_severity_level = 4  # its log goes past every console, names as they are; what it refuses is raised
         chosen = SESSION | dict(manifest["engine"]["session"])
-        options.graph_optimization_level = _member(ort.GraphOptimizationLevel, chosen, "graph_optimization_level", path)
-        options.execution_mode = _member(ort.ExecutionMode, chosen, "execution_mode", path)
+        options.graph_optimization_level = _member(ort.GraphOptimizationLevel, chosen, "graph_optimization_level", file.path)
+        options.execution_mode = _member(ort.ExecutionMode, chosen, "execution_mode", file.path)
         threads = chosen.get("intra_op_num_threads", 0)  # 0: as many as there are cores
         if type(threads) is not int or not 0 <= threads <= MOST_THREADS:
-            raise ArtifactError(f"{path}: engine.session.intra_op_num_threads is {threads!r}; it is 0 to {MOST_THREADS}")
+            raise ArtifactError(f"{file.path}: engine.session.intra_op_num_threads is {threads!r}; it is 0 to {MOST_THREADS}")
         options.intra_op_num_threads = threads
         configure(options)
-        self._session = open_session(path if data is None else data, options)
+        held = file.configure(options)
+        self._session = open_session(file.given, options)
+        del held  # ONNX Runtime has its own copy by now
 
     def _run(self, feeds: Feeds) -> Outputs:
         names = [spec.name for spec in self.outputs]

@@ -13,8 +13,9 @@ from ..core import machine as packages
 from ..graph import Graph
 from ..precision import Kernels
 from ..runtime import Runner
+from ._model_file import read_model
 from ._onnxruntime_cuda import kernels, placement
-from ._protocol import Availability, BuildRequest, Built, engine_file, place_graph
+from ._protocol import Availability, BuildRequest, Built, place_graph
 
 FUSES = True
 PACKS = True  # _onnxruntime_cuda/lower_packed.py
@@ -151,4 +152,4 @@ def load(directory: Path, manifest: Mapping[str, Any]) -> Runner:
         raise Missing(f"target onnxruntime-cuda cannot run here: {able.reason}; {able.install}")
     from ._onnxruntime_cuda.session import CudaRunner
 
-    return CudaRunner(engine_file(directory, manifest, MODEL), manifest)
+    return CudaRunner(read_model(directory, manifest, MODEL), manifest)

@@ -14,8 +14,9 @@ from ..core import Missing
 from ..core import machine as packages
 from ..runtime import Runner
 from . import onnxruntime_cuda as cuda
+from ._model_file import read_model
 from ._onnxruntime_cuda import tensorrt_options
-from ._protocol import Availability, BuildRequest, Built, engine_file, place_graph
+from ._protocol import Availability, BuildRequest, Built, place_graph
 from ._tensorrt import adapter as _trt
 from ._tensorrt.adapter import CARRIES as CARRIES
 from ._tensorrt.adapter import FUSES as FUSES
@@ -65,4 +66,4 @@ def load(directory: Path, manifest: Mapping[str, Any]) -> Runner:
         raise Missing(f"target onnxruntime-tensorrt cannot run here: {able.reason}; {able.install}")
     from ._onnxruntime_cuda.tensorrt_session import TensorrtRunner
 
-    return TensorrtRunner(engine_file(directory, manifest, MODEL), manifest)
+    return TensorrtRunner(read_model(directory, manifest, MODEL), manifest)

@@ -358,7 +358,11 @@ def run_once(directory: Path, samples: Sequence[Sample]) -> str:
 
 
 # Engines that `load` makes of bytes whose hash it checks itself: they are read once.
-READ_WHEN_LOADED = {"onnxruntime": "model.onnx", "tensorrt": "engine.plan", "tensorrt-rtx": "engine.plan"}
+READ_WHEN_LOADED = {
+    "null": "graph.onnx",
+    **dict.fromkeys(("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt"), "model.onnx"),
+    **dict.fromkeys(("tensorrt", "tensorrt-rtx"), "engine.plan"),
+}
 
 
 def load_runner(path: Path) -> Runner:

@@ -19,11 +19,12 @@ RUN = """
 import json, sys
 import numpy as np
 from pathlib import Path
+from bertc.targets._model_file import ModelFile
 from bertc.targets._onnxruntime_cuda import session
 
 path = Path(sys.argv[1])
 manifest = json.loads(path.with_name("manifest.json").read_text())
-runner = session.CudaRunner(path, manifest)
+runner = session.CudaRunner(ModelFile(path, path.read_bytes(), {}), manifest)
 shapes = []
 for length in (8, 8, 8, 5, 16, 16, 7):
     feeds = {spec.name: np.ones((2, length), np.int64) for spec in runner.inputs}
@@ -123,7 +124,7 @@ def test_the_tensorrt_provider_s_own_parser_takes_our_options_and_no_others(tmp_
     given = {"enable": ["fp16", "bf16", "int8"], "max_workspace_size": 2**30, "cuda_graph": 1, "engine_cache": str(tmp_path)}
     chosen = tensorrt_options.checked_options(given, path)
     (_, options), (_, cuda) = tensorrt_options.provider_list(
-        path, chosen, inputs, profiles.profiles_from_json(manifest["profiles"])
+        "0" * 64, chosen, inputs, profiles.profiles_from_json(manifest["profiles"])
     )
     assert tensorrt_says(options, path) == "taken" and cuda["use_tf32"] == "0"
     for name in ("trt_profile_min_shapes", "trt_engine_cache_path"):

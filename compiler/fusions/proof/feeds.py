@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -18,6 +20,7 @@ from ..rewrite import Match
 
 LOW = -3.4028234663852886e38  # the lowest float32, where the graph tells of no other
 IR_VERSION = 10
+MUCH = 2**20  # numbers fed to one replay; each of a dozen of that many takes a second or more
 ROWS, DEAD = 3, 1  # row 0 of a batch is never padded, row 1 is the dead one
 # Beside -10000 float32 keeps three digits of a score, and another order of sums rounds to others. A row that is masked whole is
 # the softmax of its scores whatever number they all get, so it is proven with one that leaves them their digits. A low that
@@ -93,9 +96,11 @@ class Feeder:
         match: Match,
         constants: Mapping[ir.Value, np.ndarray],
         shared: Iterable[ir.Value],
+        fixed: int | None = None,
     ) -> Iterator[Case]:
         """`values` are what is to be fed, `shared` what both sides read: vectors that both sides read are scaled along with the
-        activations, or a bias would hide what an epsilon does to small ones. Raises Refused."""
+        activations, or a bias would hide what an epsilon does to small ones. Of a batch of `fixed` rows, ROWS are made. Raises
+        Refused."""
         for value in values:
             _check(value)
         masks = find_masks(nodes, values, match)
@@ -105,21 +110,34 @@ class Feeder:
         batches = {str(v.shape[0].value) for v in values if len(v.shape) > 1 and isinstance(v.shape[0], ir.SymbolicDim)}  # type: ignore
         batches -= self.lengths  # of what runs length first
         batch = _batch_of(masks)
-        for plan in (*PLANS, *MASKED) if patterned else PLANS:
+        for plan, shapes in self._plans(values, batches, (*PLANS, *MASKED) if patterned else PLANS, bool(vectors)):
             rng = np.random.default_rng(self.seed)
-            sizes = _Sizes(self.dims, batches, plan)
-            feeds = {v: self._feed(v, sizes, plan, v in masks, bounds.get(v), rng) for v in values}
+            if fixed:
+                shapes = [(ROWS, *shape[1:]) if shape[:1] == (fixed,) else shape for shape in shapes]
+            pairs = zip(values, shapes, strict=True)
+            feeds = {v: self._feed(v, shape, plan, v in masks, bounds.get(v), rng) for v, shape in pairs}
             if plan.weights:
                 feeds |= {v: constants[v] * np.asarray(plan.size, constants[v].dtype) for v in vectors}
             rounded = plan.kind == "dead" and not self.unread and not masks and self.low > SWALLOWS
             dead = DEAD if plan.kind == "dead" and self.unread else None
             yield Case(plan.label, feeds, plan.step < 2, plan.weights, dead, rounded, batch)
 
+    def _plans(
+        self, values: Sequence[ir.Value], batches: set[str], plans: Sequence[_Plan], vectors: bool
+    ) -> list[tuple[_Plan, list[tuple[int, ...]]]]:
+        """Plans with the shapes of the values under them; of those that are the same, as all lengths of a fixed one, the last."""
+        found: dict[Any, tuple[_Plan, list[tuple[int, ...]]]] = {}
+        for plan in plans:
+            sizes = _Sizes(self.dims, batches, plan)
+            shapes = [tuple(sizes[dim] for dim in value.shape or ()) for value in values]
+            if vectors or not plan.weights:
+                found[tuple(shapes), plan.kind, plan.size, plan.weights] = plan, shapes
+        return list(found.values())
+
     def _feed(
-        self, value: ir.Value, sizes: _Sizes, plan: _Plan, mask: bool, bound: int | None, rng: np.random.Generator
+        self, value: ir.Value, shape: tuple[int, ...], plan: _Plan, mask: bool, bound: int | None, rng: np.random.Generator
     ) -> np.ndarray:
-        assert value.shape is not None and value.dtype is not None
-        shape = tuple(sizes[dim] for dim in value.shape)
+        assert value.dtype is not None
         dtype = value.dtype.numpy()
         if mask and dtype.kind == "f":
             return self._score_mask(shape, plan.kind, rng).astype(dtype)
@@ -186,6 +204,17 @@ def keep_digits(added: np.ndarray) -> np.ndarray:
     """What is added to scores, with SHALLOW in the rows that are masked whole by a low beside which the scores lose digits."""
     deep = ((added <= LOST) & (added > SWALLOWS)).all(axis=-1, keepdims=True)
     return np.where(deep, np.asarray(SHALLOW, added.dtype), added)
+
+
+def fixed_rows(values: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> int | None:
+    """The rows of a batch that the graph fixes, where fewer of them are much less to replay: axis 0 of all that is fed, but of
+    what all rows share, and of all that is made."""
+    firsts = [v.shape[0] if v.shape is not None and v.shape.rank() else None for v in (*values, *outputs)]
+    rows = max((each for each in firsts if isinstance(each, int)), default=0)
+    if rows <= ROWS or any(each not in (1, rows) for each in firsts) or any(each != rows for each in firsts[len(values) :]):
+        return None
+    sizes = [math.prod(dim if isinstance(dim, int) else 1 for dim in v.shape or ()) for v in values]
+    return rows if sum(sizes) > MUCH else None
 
 
 def _batch_of(masks: Iterable[ir.Value]) -> str | None:

@@ -7,8 +7,10 @@ itself: the two sides share no node. The feeds are made in `feeds.py`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,11 +23,12 @@ from ...ops import Body
 from ...ops import expansion as canonical
 from ...runtime import open_session, reference_options
 from ..rewrite import Match
-from .feeds import DEAD, ROWS, Case, Feeder, find_masks, keep_digits
+from .feeds import DEAD, ROWS, Case, Feeder, find_masks, fixed_rows, keep_digits
 
 Arrays = Mapping[ir.Value, np.ndarray]
 
 LOWEST = -1e4  # what a mask writes where nobody looks is this or less; -inf may become such a number
+BLOCK = 2**18  # numbers
 EXTREME = 1e9  # such values are compared apart: beside -3.4e38 a mask of 1 in place of 0 is no error at all
 
 
@@ -36,6 +39,7 @@ class _Side:
     what: str
     inputs: tuple[ir.Value, ...]
     session: Any
+    model: ir.Model
 
     def run(self, feeds: Arrays) -> list[np.ndarray]:
         return self.session.run(None, {f"i{index}": feeds[value] for index, value in enumerate(self.inputs)})
@@ -88,9 +92,16 @@ class Prover:
         new += [self._side(f"{target}'s lowering", match.new_nodes, match.new_outputs, t) for target, t in self.lowerings.items()]
         shared = [v for v in given if v in read]
         fed = [v for v in given if v not in constants]
+        masks = find_masks(nodes, fed, match)
+        if fixed := fixed_rows(fed, match.outputs):
+            with contextlib.suppress(Refused):  # then a size is written into one of the sides, and all cases are replayed at it
+                first = itertools.islice(self._feeder.cases(nodes, fed, match, constants, shared), 1)
+                own = self._compare(itertools.chain(first, self._captured(fed, masks)), constants, old, _unlike(new), match)
+                free = [self._of_any_rows(side, fed, fixed) for side in (old, *_unlike(new))]
+                few = self._feeder.cases(nodes, fed, match, constants, shared, fixed)
+                return max(own, self._compare(few, constants, free[0], free[1:], match))
         cases = self._feeder.cases(nodes, fed, match, constants, shared)
-        captured = self._captured(fed, find_masks(nodes, fed, match))
-        return self._compare([*cases, *captured], constants, old, _unlike(new), match)
+        return self._compare(itertools.chain(cases, self._captured(fed, masks)), constants, old, _unlike(new), match)
 
     def _captured(self, values: Sequence[ir.Value], masks: set[ir.Value]) -> Iterator[Case]:
         arrays = [self.activations.get(str(v.name)) for v in values]
@@ -142,7 +153,15 @@ class Prover:
             inputs.append(value)
         for index, value in enumerate(model.graph.inputs):
             value.name = f"i{index}"
-        return _Side(what, tuple(inputs), self._session(model, what))
+        return _Side(what, tuple(inputs), self._session(model, what), model)
+
+    def _of_any_rows(self, side: _Side, fed: Sequence[ir.Value], rows: int) -> _Side:
+        """The same nodes with inputs that take any number of rows."""
+        model = side.model.clone()
+        for value, given in zip(side.inputs, model.graph.inputs, strict=True):
+            if value in fed and value.shape is not None and value.shape[0] == rows:
+                given.shape = ir.Shape(["rows", *value.shape.dims[1:]])
+        return dataclasses.replace(side, session=self._session(model, side.what), model=model)
 
     def _session(self, model: ir.Model, what: str) -> Any:
         _rename(model.graph)
@@ -214,18 +233,32 @@ def distance(got: np.ndarray, wanted: np.ndarray, what: str = "the new form") ->
         raise Refused(f"{what} gives {got.dtype}{list(got.shape)}, the original {wanted.dtype}{list(wanted.shape)}")
     if wanted.dtype.kind != "f":
         return 0.0 if np.array_equal(got, wanted) else np.inf
-    if (np.isfinite(wanted) & ~np.isfinite(got)).any() or (np.isnan(got) & ~np.isnan(wanted)).any():
-        raise Refused(f"{what} gives NaN or Inf; a fully masked row must stay finite")
-    if (np.isinf(wanted) & ~(got * np.sign(wanted) >= -LOWEST)).any():
-        raise Refused(f"{what} gives ordinary numbers where the original is infinite")
-    b, a = wanted.astype(np.float64), got.astype(np.float64)
-    extreme = np.isfinite(b) & (np.abs(b) >= EXTREME)
-    return max(_relative(a[part], b[part]) for part in (extreme, np.isfinite(b) & ~extreme))
+    if np.array_equal(got, wanted):  # no NaN in either
+        return 0.0
+    differences, peaks = [0.0, 0.0], [0.0, 0.0]
+    for a, b in zip(_blocks(got), _blocks(wanted), strict=True):
+        finite = np.isfinite(b)
+        if (finite & ~np.isfinite(a)).any() or (np.isnan(a) & ~np.isnan(b)).any():
+            raise Refused(f"{what} gives NaN or Inf; a fully masked row must stay finite")
+        if (np.isinf(b) & ~(a * np.sign(b) >= -LOWEST)).any():
+            raise Refused(f"{what} gives ordinary numbers where the original is infinite")
+        extreme = finite & (np.abs(b) >= EXTREME)
+        for at, part in enumerate((extreme, finite & ~extreme)):
+            kept = b[part]
+            differences[at] = max(differences[at], float(np.abs(a[part] - kept).max(initial=0)))
+            peaks[at] = max(peaks[at], float(np.abs(kept).max(initial=0)))
+    return max(map(_relative, differences, peaks))
 
 
-def _relative(a: np.ndarray, b: np.ndarray) -> float:
-    difference = float(np.abs(a - b).max(initial=0))
-    return difference / peak if (peak := float(np.abs(b).max(initial=0))) else (np.inf if difference else 0.0)
+def _blocks(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Its numbers in float64, a few at a time: activations of a fixed size take gigabytes."""
+    flat = array.reshape(-1)
+    for start in range(0, flat.size, BLOCK):
+        yield flat[start : start + BLOCK].astype(np.float64)
+
+
+def _relative(difference: float, peak: float) -> float:
+    return difference / peak if peak else (np.inf if difference else 0.0)
 
 
 def _line(error: BaseException | None) -> str:

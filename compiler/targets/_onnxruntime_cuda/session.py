@@ -17,6 +17,7 @@ import numpy as np
 
 from ...core import ArtifactError, BuildFailed, Feeds, Missing, Outputs, TensorSpec, did_you_mean, profiles
 from ...runtime import Runner, import_onnxruntime
+from .._model_file import ModelFile
 from .placement import ARITHMETIC
 
 PROVIDER = "CUDAExecutionProvider"
@@ -44,12 +45,12 @@ LIBRARIES = "its libraries of CUDA 13 and cuDNN 9 are missing or too old: pip in
 class CudaRunner(Runner):
     """One session on one GPU. Not bound to the profiles: they are the buckets, and the shapes that a CUDA graph is kept of."""
 
-    def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
+    def __init__(self, model: ModelFile, manifest: Mapping[str, Any]) -> None:
         inputs, outputs = ([TensorSpec.from_json(d) for d in manifest[kind]] for kind in ("inputs", "outputs"))
         super().__init__(inputs, outputs)
         self.buckets = profiles.profiles_from_json(manifest["profiles"])
-        self._options = checked_options(manifest["engine"]["session"], path)
-        self._session = open_cuda_session(path, self._options)
+        self._options = checked_options(manifest["engine"]["session"], model.path)
+        self._session = open_cuda_session(model, self._options)
         self._graphs: dict[tuple[tuple[int, ...], ...], _Recorded] = {}
         self._lock = threading.Lock()  # one recording at a time; a recorded graph has one set of buffers
 
@@ -160,7 +161,7 @@ def checked_options(given: Any, path: Path) -> dict[str, Any]:
     return chosen
 
 
-def open_cuda_session(path: Path, chosen: Mapping[str, Any]) -> Any:
+def open_cuda_session(model: ModelFile, chosen: Mapping[str, Any]) -> Any:
     """A session whose nodes are on the GPU.
 
     Raises Missing where the provider does not load, BuildFailed where ONNX Runtime refuses the model or leaves nodes to the CPU.
@@ -174,18 +175,20 @@ def open_cuda_session(path: Path, chosen: Mapping[str, Any]) -> Any:
     options.graph_optimization_level = ort.GraphOptimizationLevel.__members__[chosen["graph_optimization_level"]]
     options.intra_op_num_threads = chosen.get("intra_op_num_threads", 0)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    held = model.configure(options)
     try:
-        session = ort.InferenceSession(str(path), options, providers=[(PROVIDER, provider_options(chosen))], enable_fallback=0)
+        session = ort.InferenceSession(model.given, options, providers=[(PROVIDER, provider_options(chosen))], enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions share no public base class
         if PROVIDER not in ort.get_available_providers() or "Failed to load" in str(error):
             raise Missing(f"the CUDA provider of onnxruntime-gpu does not load: {LIBRARIES} ({error})") from error
-        raise BuildFailed(f"ONNX Runtime refuses {path}: {error}") from error
+        raise BuildFailed(f"ONNX Runtime refuses {model.path}: {error}") from error
+    del held  # ONNX Runtime has its own copy by now
     if PROVIDER not in session.get_providers():
         raise Missing(f"the CUDA provider of onnxruntime-gpu did not load, ONNX Runtime would run on the CPU: {LIBRARIES}")
     if found := nodes_on_cpu(session):
         raise BuildFailed(
-            f"{path}: this onnxruntime-gpu ({ort.__version__}) has no CUDA kernel for {len(found)} nodes and would run them "
-            f"on the CPU: {', '.join(found[:5])}; use the version in the manifest (engine.onnxruntime_gpu) or newer"
+            f"{model.path}: this onnxruntime-gpu ({ort.__version__}) has no CUDA kernel for {len(found)} nodes and would run "
+            f"them on the CPU: {', '.join(found[:5])}; use the version in the manifest (engine.onnxruntime_gpu) or newer"
         )
     return session
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...core import ArtifactError, Profile, TensorSpec, did_you_mean, hash_file, profiles
+from ...core import ArtifactError, Profile, TensorSpec, did_you_mean, profiles
 from .._protocol import BuildRequest
 
 PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider")
@@ -53,10 +53,10 @@ def checked_options(given: Any, path: Path) -> dict[str, Any]:
 
 
 def provider_list(
-    path: Path, chosen: Mapping[str, Any], inputs: Sequence[TensorSpec], ranges: Sequence[Profile]
+    sha256: str, chosen: Mapping[str, Any], inputs: Sequence[TensorSpec], ranges: Sequence[Profile]
 ) -> list[tuple[str, dict[str, str]]]:
     """The providers of an InferenceSession, in order: TensorRT, and CUDA for what TensorRT leaves."""
-    kept = str(cache_folder(path, chosen))
+    kept = str(cache_folder(sha256, chosen))
     options = {
         "device_id": str(chosen["device_id"]),
         **{f"trt_{kind}_enable": "True" for kind in chosen["enable"]},
@@ -86,9 +86,9 @@ def profile_options(inputs: Sequence[TensorSpec], ranges: Sequence[Profile]) -> 
     return {f"trt_profile_{which}_shapes": ",".join(texts) for which, texts in found.items()}
 
 
-def cache_folder(path: Path, chosen: Mapping[str, Any]) -> Path:
+def cache_folder(sha256: str, chosen: Mapping[str, Any]) -> Path:
     """Where engines are kept: another model has another folder, since ONNX Runtime's own name for it is short."""
     if chosen["engine_cache"]:
         return Path(chosen["engine_cache"]).expanduser()
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "bertc" / "onnxruntime-tensorrt" / hash_file(path)[:16]
+    return base / "bertc" / "onnxruntime-tensorrt" / sha256[:16]

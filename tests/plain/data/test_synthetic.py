@@ -204,6 +204,20 @@ def test_fixed_shapes_keep_the_paddings():
     assert all(0 < sample.feeds["attention_mask"].sum() < 8 for sample in samples[1:])
 
 
+def test_a_large_fixed_batch_has_every_padding_in_one_sample():
+    """A sample of 8 x 8 places: no more than these two where it is over the limit, six of them below it or with few rows."""
+    large = of_inputs("int64[8, 8] input_ids, int64[8, 8] attention_mask")
+    first, mixed = synthetic_samples(large, {}, max_elements=63)
+    assert first.feeds["attention_mask"].all() and mixed.label.endswith("each row padded in another way")
+    mask, steps = mixed.feeds["attention_mask"], np.diff(mixed.feeds["attention_mask"], axis=1)
+    assert mask[0].all() and not mask[1].any() and mixed.dead_rows == (1,) and mixed.made_up
+    assert (steps[4] <= 0).all() and (steps[5] >= 0).all(), "right, left"
+    assert (mask[2:].sum(1) < 8).all() and (mask[2:].sum(1) > 0).all() and mask[6, [0, -1]].all(), "holes"
+    assert len(synthetic_samples(large, {}, max_elements=64)) == len(data.PADDINGS)
+    few = of_inputs("int64[5, 8] input_ids, int64[5, 8] attention_mask")
+    assert len(synthetic_samples(few, {}, max_elements=1)) == len(data.PADDINGS)
+
+
 def test_synthetic_refuses_what_it_cannot_make():
     with pytest.raises(DataError, match="unknown dimension 'legnth'; did you mean 'length'"):
         synthetic_samples(of_inputs("int64[batch, legnth] x"), DIMS)

@@ -242,9 +242,10 @@ def test_module_path_that_cannot_be_read() -> None:
 BUILD = textwrap.dedent("""
     import resource, sys
     from bertc import cli
-    code = cli.run(["build", "big.onnx", "--fp32", "--target", "onnxruntime", "-o", "out"]) or cli.run(["verify", "out"])
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-    sys.exit(code)
+    for command in (["build", "big.onnx", "--fp32", "--target", "onnxruntime", "-o", "out"], ["verify", "out"]):
+        if code := cli.run(command):
+            sys.exit(code)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """)
 ROWS = 2_200_000  # times 256 float32: 2.25 GB
 
@@ -273,11 +274,13 @@ def test_more_than_two_gigabytes(tmp_path: Path, record_property: Callable[[str,
     big(tmp_path / "big.onnx")
     done = subprocess.run([sys.executable, "-c", BUILD], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    peak = int(done.stdout)
-    record_property("peak_bytes", peak)
+    build, verify = map(int, done.stdout.split())
+    record_property("peak_bytes", build)
     files = json.loads((tmp_path / "out" / "manifest.json").read_text())["files"]
     assert files["graph.onnx.data"]["bytes"] >= ROWS * 1024
     assert files["graph.onnx"]["bytes"] < 10_000
-    assert peak < 3 * ROWS * 1024, f"peak memory {peak / 2**30:.1f} GiB for {ROWS * 1024 / 2**30:.1f} GiB of weights"
+    # verify: the graph's, those that were hashed, and two copies that ONNX Runtime makes of what it is given in memory.
+    for peak, times in ((build, 3), (verify, 4.3)):
+        assert peak < times * ROWS * 1024, f"peak memory {peak / 2**30:.1f} GiB for {ROWS * 1024 / 2**30:.1f} GiB of weights"
     for file in (tmp_path / "out" / "graph.onnx.data", tmp_path / "big.bin"):
         file.unlink()  # pytest keeps the folders of its last runs

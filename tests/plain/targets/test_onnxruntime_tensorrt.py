@@ -47,16 +47,15 @@ def test_every_profile_is_given_with_each_dynamic_input_once() -> None:
 def test_tensorrt_is_asked_first_and_each_model_keeps_engines_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     found = []
-    for name in ("a", "b"):
-        (tmp_path / name).write_text(name, "utf-8")
-        chosen = options.checked_options({"enable": ["fp16"], "max_workspace_size": 2**30}, tmp_path / name)
-        (first, given), (second, _) = options.provider_list(tmp_path / name, chosen, IDS, RANGES)
+    for sha256 in ("a" * 64, "b" * 64):
+        chosen = options.checked_options({"enable": ["fp16"], "max_workspace_size": 2**30}, tmp_path / "model.onnx")
+        (first, given), (second, _) = options.provider_list(sha256, chosen, IDS, RANGES)
         assert (first, second) == options.PROVIDERS and given["trt_fp16_enable"] == "True" and "trt_int8_enable" not in given
         assert given["trt_max_workspace_size"] == str(2**30)
         found.append(given["trt_engine_cache_path"])
     assert len(set(found)) == 2 and all(path.startswith(str(tmp_path)) for path in found)
     own = options.checked_options({"engine_cache": "~/kept"}, tmp_path)
-    assert options.cache_folder(tmp_path / "a", own) == Path.home() / "kept"
+    assert options.cache_folder("a" * 64, own) == Path.home() / "kept"
 
 
 OPTIONS: dict[str, tuple[Any, str]] = {
