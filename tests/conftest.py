@@ -32,6 +32,7 @@ def _remembering(load: Callable[[], ModuleType]) -> Callable[[], ModuleType]:
     def loaded() -> ModuleType:
         module = load()
         if not hasattr(module.export_module, "remembers"):
+            exported.read_once()
             module.export_module = exported.remembering(module.export_module)
         return module
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import copyreg
+import functools
 import hashlib
 import io
 import pickle
@@ -48,6 +49,23 @@ def remembering(export: Export) -> Export:
 
     export_module.remembers = True  # type: ignore[attr-defined]
     return export_module
+
+
+def read_once() -> None:
+    """What torch.onnx.export makes anew for each model, and never changes: its table of operators and torch's list of those."""
+    from torch._export import utils
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    utils._materialize_cpp_cia_ops = functools.cache(utils._materialize_cpp_cia_ops)  # type: ignore[assignment]
+    whole = functools.cache(ONNXRegistry.from_torchlib)
+
+    def from_torchlib(cls: Any, **opset: int) -> Any:
+        own, made = cls(), whole(**opset)
+        own._opset_version = made.opset_version
+        own.functions = {name: list(found) for name, found in made.functions.items()}  # an export adds its own
+        return own
+
+    ONNXRegistry.from_torchlib = classmethod(from_torchlib)  # type: ignore[method-assign,assignment]
 
 
 def describe(made: Any, opset: int) -> tuple[bytes, int] | None:
