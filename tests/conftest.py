@@ -5,16 +5,41 @@ from __future__ import annotations
 
 import functools
 import gc
+import os
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
+import exported
 import pytest
 from onnxscript.values import TracedOnnxFunction
+
+from bertc.source import opening
+
+# torch's cache of what operators do to shapes pays from three layers on; before, it costs a sixth of an export. Read on import.
+os.environ.setdefault("TORCH_FAKE_TENSOR_DISPATCH_CACHE", "0")
 
 HERE = Path(__file__).parent
 
 # Every torch.onnx.export asks for this of 500 functions, and reads the source of each again: a fifth of the export of a tiny
 # model. The source does not change while the tests run.
 TracedOnnxFunction.function_ir = property(functools.cache(TracedOnnxFunction.function_ir.fget))
+
+
+def _remembering(load: Callable[[], ModuleType]) -> Callable[[], ModuleType]:
+    """torch is imported by the first test that exports; from then on equal modules are exported once."""
+
+    def loaded() -> ModuleType:
+        module = load()
+        if not hasattr(module.export_module, "remembers"):
+            exported.read_once()
+            module.export_module = exported.remembering(module.export_module)
+        return module
+
+    return loaded
+
+
+opening._torch_export = _remembering(opening._torch_export)
 
 
 def pytest_collection_finish() -> None:
@@ -35,6 +60,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _own_width(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is printed is as wide as a pipe, whatever the terminal of the tests, or a library, set."""
     monkeypatch.delenv("COLUMNS", raising=False)
+    exported.patches[:] = [monkeypatch]
 
 
 @pytest.fixture(scope="session")

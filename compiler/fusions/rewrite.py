@@ -13,7 +13,7 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
-from ..graph import DOMAIN, Graph
+from ..graph import DOMAIN, Graph, may_start
 from ..graph import provenance as origin
 from .searched import Searched
 
@@ -100,11 +100,11 @@ def apply_rules(
     refusals: dict[tuple[str, ir.Node], tuple[float, Refusal]] = {}
     for name, rule in rules:
         tracer = _Tracer(name, refusals)
-        searched = Searched(rule, copy.model.graph)
+        searched, starts = Searched(rule, copy.model.graph), may_start(rule)
         for node in list(copy.model.graph):
             if node.graph is not copy.model.graph:
                 continue  # taken away by a match before
-            if not _may_start(rule, node):
+            if not starts(node):
                 continue
             delta = rule.try_rewrite(copy.model, searched.near(node), node, tracer=tracer)
             if delta is not None:
@@ -115,18 +115,6 @@ def apply_rules(
     kept = tuple(r for _, r in refusals.values())
     copy.model.opset_imports.setdefault(DOMAIN, 1)
     return copy, Change(tuple(applied), kept)
-
-
-def _may_start(rule: pattern.RewriteRule, node: ir.Node) -> bool:
-    """Whether a rule's pattern can begin at a node of this type.
-
-    Asked before onnxscript is: its matcher lists the whole graph at every node for a pattern of several outputs, and tries each
-    node in the place of the others, before it looks at the type of the first. Nothing is refused here that had begun to match.
-    Without that attribute, which is onnxscript's own, it is only slower.
-    """
-    target = getattr(rule, "_target_pattern", None)
-    roots = target.output_nodes if target is not None else ()
-    return not roots or bool(roots[0].op.matches(node.op_type))
 
 
 def _keep(

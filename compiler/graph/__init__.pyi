@@ -40,6 +40,7 @@ from .provenance import spread_origin as spread_origin
 from .scopes import eliminate_identities as eliminate_identities
 from .scopes import name_apart as name_apart
 from .scopes import subgraphs as subgraphs
+from .starting import may_start as may_start
 from .subgraph import Refused as Refused
 from .subgraph import constant_of as constant_of
 from .subgraph import extend_match as extend_match

@@ -16,26 +16,17 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
-from onnxscript.optimizer import fold_constants
 from onnxscript.rewriter import RewriteRuleSet, pattern
 
 from . import projections
 from .dims import constant_number, same_shape, share_dims, unify_dims
+from .folding import FOLD_LIMIT, fold_small
 from .inference_log import in_one_line
 from .io_names import restore_io
 from .model import Graph
-from .overflow import may_overflow
 from .provenance import keep_origins, uniting_origins
 from .scopes import eliminate_identities, name_apart, within_one_graph
 
-# Elements. Shape arithmetic is smaller; weights are larger, and folding would load and copy them.
-FOLD_LIMIT = 64
-FOLDED_LIMIT = 1024
-# Operators whose result may be larger than all that they read.
-GROWING = frozenset(
-    "Expand Tile ConstantOfShape Range Pad Resize Upsample OneHot EyeLike CenterCropPad Col2Im MaxUnpool ConvTranspose STFT DFT "
-    "BlackmanWindow HannWindow HammingWindow MelWeightMatrix RandomNormal RandomUniform Einsum Sum Mean Max Min".split()
-)
 # What stands for -inf in a mask: fits fp16 with room for a negative score (reference/kernels.md), and exp(LOW) is 0.
 MASK_LOW = -30000.0
 # Each round can uncover the next (a dead Shape keeps a Transpose from being merged); real graphs settle in two or three.
@@ -83,7 +74,7 @@ def _settle(model: ir.Model) -> bool:
 
 
 def _reduce(model: ir.Model) -> None:
-    fold_constants(model, input_size_limit=FOLD_LIMIT, output_size_limit=FOLDED_LIMIT, should_fold=_is_small)
+    fold_small(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     eliminate_identities(model)
     common.DeduplicateInitializersPass(size_limit=FOLD_LIMIT)(model)
@@ -96,40 +87,6 @@ def infer_shapes(model: ir.Model, loose: frozenset[str] = frozenset()) -> dict[s
     in_one_line()
     common.ShapeInferencePass(data_prop=True)(model)
     return unify_dims(model, loose)
-
-
-def _is_small(node: ir.Node) -> bool | None:
-<<<<<<< HEAD
-    """False for a node that reads a large constant, or that makes one: the folder looks at a result when it is there.
-
-    None leaves the choice to the folder.
-    """
-    sizes = [value.const_value.size for value in node.inputs if value is not None and value.const_value is not None]
-    if any(size > FOLD_LIMIT for size in sizes) or (node.op_type in GROWING and _made(node) > FOLDED_LIMIT):
-        return False
-    return None
-
-
-def _made(node: ir.Node) -> float:
-    """How many elements a node of GROWING makes, at most; infinity where nothing says so. 0 where it is not folded anyway."""
-    values = [value.const_value for value in node.inputs if value is not None]
-    numbers = [value.numpy() for value in values if value is not None]
-    if len(numbers) < len(values):
-        return 0
-    if node.op_type == "Range" and all(array.size == 1 for array in numbers):
-        start, end, step = (float(array.reshape(-1)[0]) for array in numbers)
-        return max(0.0, (end - start) / step) if step else math.inf
-    if node.op_type in ("Expand", "Tile", "ConstantOfShape"):
-        one = numbers[0].size if node.op_type != "ConstantOfShape" else 1
-        return one * math.prod(max(1.0, float(each)) for each in numbers[-1].reshape(-1))
-    shapes = [value.shape for value in node.outputs]
-    known = [shape.numpy() for shape in shapes if shape is not None and shape.is_static()]
-    return max(map(math.prod, known)) if len(known) == len(shapes) else math.inf
-=======
-    """False for a node that reads a large constant or overflows; None leaves the choice to the folder."""
-    sizes = [value.const_value.size for value in node.inputs if value is not None and value.const_value is not None]
-    return None if all(size <= FOLD_LIMIT for size in sizes) and not may_overflow(node) else False
->>>>>>> onnx2
 
 
 def deduplicate_initializers(model: ir.Model, made: bool = False) -> int:

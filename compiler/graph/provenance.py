@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from msgspec import Meta
 
 from ..core import parse_json
+from .starting import may_start
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -272,9 +273,10 @@ def _by_weight(node: ir.Node, new: ir.Node, weights: Mapping[int, Sequence[Origi
 
 def uniting_origins(rule: Any) -> Any:
     """An onnxscript rule that unites the origins of what it matched onto what it puts there (its own merger keeps the first)."""
+    starts = may_start(rule)
 
-    def try_rewrite(*args: Any, **named: Any) -> Any:
-        delta = rule.try_rewrite(*args, **named)
+    def try_rewrite(model: ir.Model, graph: Any, node: ir.Node, **named: Any) -> Any:
+        delta = rule.try_rewrite(model, graph, node, **named) if starts(node) else None
         if delta is not None:
             take_over_origins(delta.match.nodes, delta.new_nodes)
         return delta
