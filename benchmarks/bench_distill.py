@@ -54,10 +54,14 @@ ROWS: Mapping[str, Row] = {
     **{
         f"{layers} layers, {name}": _row(20_000, layers=layers, **chosen)
         for layers in (3, 2)
-        for name, chosen in (("losses of TinyBERT", {"losses": TINYBERT}), ("layers by search", {"layer_map": "search"}))
+        for name, chosen in (
+            ("losses of TinyBERT", {"losses": TINYBERT}),
+            ("layers by search", {"layer_map": "search"}),
+            ("both", {"losses": TINYBERT, "layer_map": "search"}),
+        )
     },
     "width 256": _row(3000, **SMALL, width=256),
-    "60 minutes": _row(60_000, epochs=6.0, learning_rate=6e-4),
+    "60 minutes": _row(60_000, epochs=6.0, learning_rate=6e-4, losses=TINYBERT),
 }
 
 

@@ -34,6 +34,7 @@ def fleet_type() -> Any:
     override: Any = _table("Override", [*match, ("memory", size), ("cores", cores), *overridden])
     label: Any = Annotated[str, Meta(pattern=f"^{LABEL.pattern}$")]
     name: Any = Annotated[str, Meta(pattern=f"^{NAME.pattern}$")]
+    models: Any = dict[name, model] | list[str]  # type: ignore[misc]  # types made at run time
     runner: Any = Literal[("any", *gpu_models.names())]
     folder: Any = Annotated[str, Meta(min_length=1)]
     return _table(
@@ -41,7 +42,7 @@ def fleet_type() -> Any:
         [
             ("out", _told(folder, "Where artifacts go: OUT/MODEL/PLAN-OR-GPU-PRECISION/.")),
             ("store", _told(folder, "Finished stages; a folder that many machines may share.")),
-            ("models", _told(dict[name, model] | list[str], "[models.NAME] with recipe = ... and fields of a recipe; or names.")),
+            ("models", _told(models, "[models.NAME] with recipe = ... and fields of a recipe; or names.")),
             ("gpus", _told(list[str], "GPU models: NAME, or NAME/TARGET.")),
             ("targets", _told(list[str], "What needs no GPU model: TARGET[:SM,...][=PRECISION].")),
             ("precisions", _told(list[_precision()], "Precisions of targets that fix none.")),
