@@ -34,7 +34,8 @@ def fleet_type() -> Any:
     override: Any = _table("Override", [*match, ("memory", size), ("cores", cores), *overridden])
     label: Any = Annotated[str, Meta(pattern=f"^{LABEL.pattern}$")]
     name: Any = Annotated[str, Meta(pattern=f"^{NAME.pattern}$")]
-    models: Any = dict[name, model] | list[str]  # type: ignore[misc]  # types made at run time
+    precision: Any = _precision()
+    models: Any = dict[name, model] | list[str]
     runner: Any = Literal[("any", *gpu_models.names())]
     folder: Any = Annotated[str, Meta(min_length=1)]
     return _table(
@@ -45,7 +46,7 @@ def fleet_type() -> Any:
             ("models", _told(models, "[models.NAME] with recipe = ... and fields of a recipe; or names.")),
             ("gpus", _told(list[str], "GPU models: NAME, or NAME/TARGET.")),
             ("targets", _told(list[str], "What needs no GPU model: TARGET[:SM,...][=PRECISION].")),
-            ("precisions", _told(list[_precision()], "Precisions of targets that fix none.")),
+            ("precisions", _told(list[precision], "Precisions of targets that fix none.")),
             ("per_sm", _told(bool, "A TensorRT-RTX plan for each SM, not one for sm86, 89, 120 and 121.")),
             ("shards", Annotated[int, Meta(ge=1, le=MOST_SHARDS, description="Calibration is split in so many tasks.")]),
             ("exclude", _told(list[rule], "Leaves out what has all of these.")),
