@@ -12,10 +12,7 @@ from ._output import print_json
 from ._types import OneOf
 
 SECTION = "Look"
-EXAMPLES = (
-    "bertc schema recipe > recipe.schema.json",
-    "bertc schema fleet > fleet.schema.json",
-)
+EXAMPLES = ("bertc schema recipe", "bertc schema fleet")
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
