@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from ..core import BertcError, CheckFailed, InputError, Missing, more_memory, ran_out
+from ..core import BertcError, InputError, Missing, at_limit, more_memory, ran_out
 from . import _completion as _completion
 from ._group import Commands
 from ._output import print_error, print_json, print_usage_error, printable_warnings
@@ -81,7 +81,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         print_usage_error(error)
         return _failed(words, error.format_message(), 2)
     except BertcError as error:
-        if isinstance(error, Missing | CheckFailed) and (why := ran_out(error)):  # not a package, nor the model
+        if why := ran_out(error):  # not a package, nor the model, nor a file
             return _no_memory(words, why)
         print_error(f"error: {error}")
         return _failed(words, str(error), error.exit_code)
@@ -140,6 +140,8 @@ def _disk_full(words: Sequence[str], error: OSError) -> int:
 
 def _unexpected(words: Sequence[str], error: Exception) -> int:
     why = ran_out(error)
+    if not why and (taken := at_limit()):
+        why = f"{taken}, and then {type(error).__name__}: {error}"
     return _no_memory(words, why) if why else _bug(words, error)
 
 

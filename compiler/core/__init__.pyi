@@ -29,9 +29,11 @@ from .errors import what_is_wrong as what_is_wrong
 from .escaping import message_lines as message_lines
 from .escaping import one_line as one_line
 from .escaping import printable as printable
+from .exhausted import at_limit as at_limit
 from .exhausted import more_memory as more_memory
 from .exhausted import ran_out as ran_out
 from .exhausted import ran_out_in as ran_out_in
+from .exhausted import stop_if_exhausted as stop_if_exhausted
 from .files import check_writable as check_writable
 from .files import disk_errors as disk_errors
 from .files import hash_file as hash_file

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import re
 import sys
+from pathlib import Path
 
+from .errors import InputError
 from .machine import available_bytes
 
 # Of C++, the loader, glibc, PyTorch, ONNX Runtime, TensorRT, and Python's threads, which need address space for their stacks.
@@ -15,14 +17,20 @@ _SAID = re.compile(
 )
 
 # Given back before the first word about it is made: what ran out leaves no room for a message. Address space, never touched.
-_RESERVE = bytearray(4 * 2**20)
+RESERVE = 4 * 2**20
+_RESERVE = bytearray(RESERVE)
 
 
 def ran_out(error: BaseException) -> str:
-    """What of an error, or of one that caused it, says that memory ran out; '' where none does."""
+    """What of an error, or of one that caused it, says that memory ran out; '' where none does.
+
+    Of an InputError a MemoryError of Python does not: that is how a file that claims too much is found.
+    """
+    of_input = isinstance(error, InputError)
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, MemoryError) or (isinstance(seen, OSError) and seen.errno == errno.ENOMEM):
+        python = isinstance(seen, MemoryError) and not of_input
+        if python or (isinstance(seen, OSError) and seen.errno == errno.ENOMEM):
             return str(seen) or type(seen).__name__
         of_library = isinstance(seen, RuntimeError | ImportError | OSError) or type(seen).__module__.startswith("onnxruntime")
         if of_library and (found := ran_out_in(str(seen))):
@@ -31,9 +39,25 @@ def ran_out(error: BaseException) -> str:
     return ""
 
 
+def stop_if_exhausted(error: BaseException) -> None:
+    """Raises MemoryError from `error` where memory ran out: what a handler says of a model or a fusion would not be true."""
+    if why := ran_out(error):
+        raise MemoryError(why) from error
+
+
 def ran_out_in(text: str) -> str:
     """The first line that says that memory ran out; '' where none does."""
     return next((line.strip()[:300] for line in text.splitlines() if _SAID.search(line)), "")
+
+
+def at_limit() -> str:
+    """That this process took all the address space it may, if so: libraries then fail in ways that do not say it."""
+    limit, status = _limit(), Path("/proc/self/status")
+    if not limit or not status.is_file():
+        return ""
+    _RESERVE.clear()
+    peak = next((int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmPeak:")), 0)
+    return f"{peak / 2**20:.0f} MiB of address space were taken" if peak > limit - 2 * RESERVE else ""
 
 
 def more_memory() -> str:

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..artifact import goldens
-from ..core import Advance, BertcError, DataError, ExportFailed, Feeds, Outputs, Profile, RecipeError, first_line
+from ..core import (
+    Advance,
+    BertcError,
+    DataError,
+    ExportFailed,
+    Feeds,
+    Outputs,
+    Profile,
+    RecipeError,
+    first_line,
+    stop_if_exhausted,
+)
 from ..data import Layout, Sample, dead_rows_of, live_rows, special_ids
 from ..data import synthetic as data
 from ..runtime import ReferenceRunner, Runner
@@ -230,6 +241,7 @@ def _what_differs(runner: Runner, sample: Sample, expected: Outputs, comparison:
     except DataError:
         raise
     except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no public base class
+        stop_if_exhausted(error)
         return f"ONNX Runtime cannot run it: {str(error).strip().splitlines()[0]}"
     one = Comparison(comparison.task, layout=comparison.layout, ties=comparison.ties)
     try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..core import BertcError, ExportFailed, Outputs, first_line
+from ..core import BertcError, ExportFailed, Outputs, first_line, stop_if_exhausted
 from ..data import Layout, Sample, live_rows
 from . import budgets
 from .budgets import Budget
@@ -39,6 +39,7 @@ def check_given(source: Source, samples: Sequence[Sample], outputs: Sequence[Out
         except (BertcError, OSError, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001 - PyTorch's and onnxruntime's exceptions share no public base class
+            stop_if_exhausted(error)
             failed = first_line(error)
             continue
         if not _finite(wanted, sample, layout):

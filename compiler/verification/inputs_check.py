@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core import BertcError, ExportFailed, Missing, Outputs, Progress, first_line
+from ..core import BertcError, ExportFailed, Missing, Outputs, Progress, first_line, stop_if_exhausted
 from ..data import Audio, Encoder, Layout, Sample, Text, audio_feeds, index_bounds, preprocess
 from ..runtime import ReferenceRunner
 from ..source import InputTruth, Source
@@ -102,6 +102,7 @@ def _check(source: Source) -> InputsCheck:
     except BertcError:
         raise
     except Exception as error:  # noqa: BLE001 - a library that fails on a text is no truth; it raises whatever it likes
+        stop_if_exhausted(error)
         return InputsCheck(reason=f"{truth.name} fails on a text or a recording ({_line(error)})", notes=notes)
     return InputsCheck(reason=f"{truth.name} makes no inputs of this kind", notes=notes)
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ...core import BertcError, BuildFailed, Dim
+from ...core import BertcError, BuildFailed, Dim, stop_if_exhausted
 from ...graph import DOMAIN, OPSET, Graph, Refused, constant_of, extend_match, model_from_nodes, outer_values
 from ...ops import Body
 from ...ops import expansion as canonical
@@ -120,6 +120,7 @@ class Prover:
             try:
                 wanted = old.run(feeds)
             except Exception as reason:
+                stop_if_exhausted(reason)
                 failed = f"{case.label}: {_line(reason)}"
                 if case.may_fail:
                     continue
@@ -192,6 +193,7 @@ def _run(side: _Side, case: Case, feeds: Arrays, wanted: Sequence[np.ndarray], o
     try:
         got = side.run({**feeds, **made})
     except Exception as error:
+        stop_if_exhausted(error)
         raise Refused(f"{side.what} does not run where the original does ({case.label}): {_line(error)}") from error
     what = f"{side.what} ({case.label})"
     return max(distance(*_living(a, b, case, v, what), what) for a, b, v in zip(got, wanted, outputs, strict=True))
