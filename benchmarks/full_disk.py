@@ -27,9 +27,10 @@ SHIM = r"""
 #include <sys/uio.h>
 #include <unistd.h>
 
-static long count, failing = -1;
-void full_disk_arm(long at) { count = 0; failing = at; }
+static long count, failing = -1, swap;
+void full_disk_arm(long at) { count = 0; failing = at; swap = 0; }
 long full_disk_count(void) { return count; }
+long full_disk_swap(void) { return swap; }
 
 __attribute__((constructor)) static void started(void) {
   const char *at = getenv("FULL_DISK_STARTED");
@@ -72,7 +73,7 @@ OF_PATH(mkdir, (const char *path, mode_t mode), (path, mode))
 int link(const char *from, const char *path) { REAL(link); return fails(inside(path), 1) ? -1 : real(from, path); }
 int rename(const char *from, const char *path) { REAL(rename); return fails(inside(path), 0) ? -1 : real(from, path); }
 int renameat2(int a, const char *from, int b, const char *path, unsigned flags) {
-  REAL(renameat2); return fails(inside(path), 0) ? -1 : real(a, from, b, path, flags);
+  REAL(renameat2); return fails(inside(path), 0) ? swap = 1, -1 : real(a, from, b, path, flags);
 }
 ssize_t copy_file_range(int from, off64_t *a, int fd, off64_t *b, size_t n, unsigned flags) {
   REAL(copy_file_range); return fails(open_on(fd), 1) ? -1 : real(from, a, fd, b, n, flags);
@@ -100,13 +101,13 @@ for line in sys.stdin:
         own, os.environ["FULL_DISK_STARTED"] = line.split()
         disk.full_disk_arm(int(own))
         code = cli.run(command)
-        made = disk.full_disk_count()
+        made, swap = disk.full_disk_count(), disk.full_disk_swap()
         disk.full_disk_arm(-1)
-        os.write(write, json.dumps([code, made]).encode())
+        os.write(write, json.dumps([code, made, swap]).encode())
         os._exit(0)
     os.close(write)
     _, status = os.waitpid(pid, 0)
-    print(os.read(read, 99).decode() or json.dumps([f"status {status}", 0]), flush=True)
+    print(os.read(read, 99).decode() or json.dumps([f"status {status}", 0, 0]), flush=True)
     os.close(read)
 """
 
@@ -123,6 +124,7 @@ class Disk:
 
     def __init__(self, folder: Path, words: Sequence[str], temporary: Path) -> None:
         """`folder` holds the output and the folder for temporary files, and nothing else that is written."""
+        self.swap_failed = False  # in the last run, the exchange of two folders: it has another way, two renames
         work = folder.parent / "full-disk"
         work.mkdir(exist_ok=True)
         self.said, source, library = work / "said", work / "shim.c", work / "shim.so"
@@ -143,7 +145,8 @@ class Disk:
         """
         self._process.stdin.write(f"{write} {compiler}\n")
         self._process.stdin.flush()
-        code, writes = json.loads(self._process.stdout.readline())
+        code, writes, swap = json.loads(self._process.stdout.readline())
+        self.swap_failed = bool(swap)
         return code, writes, self.said.read_text("utf-8", "replace")
 
     def close(self) -> None:

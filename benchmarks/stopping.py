@@ -278,7 +278,11 @@ def full_at(write: int, disk: Disk, made: Case, existing: bool, compiler: bool =
     if code == 0 and (compiler or tried < write):
         return Outcome(UNREACHED, ())
     found, last = made.found(), (said.splitlines() or [""])[-1]
-    wrong = [] if code == 3 and "no room" in last and "Traceback" not in said else [f"exit code {code}: {said[-1000:]}"]
-    wrong += [] if found == before else [f"at the output: {found}"]
+    if code == 0 and disk.swap_failed:  # the folders were renamed instead
+        before, wrong = "new", []
+    else:
+        told = code == 3 and "no room" in last and "Traceback" not in said
+        wrong = [] if told else [f"write {write}: exit code {code}: {said[-1000:]}"]
+    wrong += [] if found == before else [f"write {write}: at the output: {found}"]
     wrong += [f"left {left}" for left in _left(made, {"out"} if existing else set())]
     return Outcome(found, tuple(wrong))
