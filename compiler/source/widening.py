@@ -160,9 +160,18 @@ def _widen_node(node: ir.Node) -> None:
             node.attributes[name] = ir.AttrTensor(name, ir.tensor(restored(attribute.as_tensor())))
     for value in node.outputs:
         _widen_value(value)
+        _forget_half(value, node)
     source = node.inputs[0] if node.inputs else None
     if node.op_type == "Cast" and node.domain == "" and source is not None and source.dtype == FLOAT and _casts_to_float(node):
         _drop_cast(node, source)
+
+
+def _forget_half(value: ir.Value, node: ir.Node) -> None:
+    """What was known of a value in half: a Constant's is its tensor, anything else is computed anew in float32."""
+    if value.const_value is None or value.const_value.dtype not in HALVES:
+        return
+    held = node.attributes.get("value") if node.op_type == "Constant" and node.domain == "" else None
+    value.const_value = None if held is None else ir.tensor(held.as_tensor().numpy(), name=value.name)
 
 
 def _casts_to_float(node: ir.Node) -> bool:

@@ -101,6 +101,8 @@ def check_export(
             meter.add(sample, expected)
     if said := _still_wrong(wrong, comparison):
         raise ExportFailed(_explain(samples, said, source))
+    if not wrong and not comparison.result(part=True).outputs:
+        raise ExportFailed(f"nothing was compared with the source: no row of {len(samples)} samples is without a mask")
     notes = (*notes, *unanswered)
     wanted = len(samples) - requested.first_golden - len(unanswered)
     if len(kept) < wanted:
@@ -249,7 +251,10 @@ def _what_differs(runner: Runner, sample: Sample, expected: Outputs, comparison:
         comparison.add(expected, got, sample)
     except BertcError as error:
         return str(error)
-    return one if budgets.find_violations(one.result(part=True), EXPORT_BUDGET) else None
+    found = one.result(part=True)
+    if not found.outputs and not found.decisions:
+        return None  # every row of it is masked; whether anything was compared at all is asked of the whole
+    return one if budgets.find_violations(found, EXPORT_BUDGET) else None
 
 
 def _still_wrong(wrong: Mapping[int, str | Comparison], comparison: Comparison) -> dict[int, str]:

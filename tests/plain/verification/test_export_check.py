@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from bertc.core import Dim, ExportFailed
+from bertc.data import Sample
 from bertc.runtime import ReferenceRunner
 from bertc.source import Source
-from bertc.verification import check_export
+from bertc.verification import check_export, export_check
 
 # Softmax of a row of -inf is NaN, and the mean over the batch takes it to every row.
 CENTRED = """<ir_version: 10, opset_import: ["" : 20]>
@@ -86,3 +87,18 @@ def test_each_mask_of_its_own_making_is_told_of(kind):
 
     notes = checked(dataclasses.replace(made, run=run)).notes
     assert any("not checked" in note and kind in note for note in notes)
+
+
+def test_a_sample_whose_rows_are_all_masked_differs_from_nothing():
+    made = source(last="Identity (p)")
+    feeds = {"x": np.ones((1, 3), np.float32), "attention_mask": np.zeros((1, 3), np.int64)}
+    check = checked(dataclasses.replace(made, samples=(Sample("brought", feeds),)))
+    assert any(sample.label == "brought" and sample.dead_rows == (0,) for sample in check.samples)
+
+
+def test_where_no_sample_has_a_row_to_compare_it_is_said(monkeypatch):
+    monkeypatch.setattr(export_check.data, "synthetic_samples", lambda *args, **options: ())
+    made = source(last="Identity (p)")
+    feeds = {"x": np.ones((1, 3), np.float32), "attention_mask": np.zeros((1, 3), np.int64)}
+    with pytest.raises(ExportFailed, match="nothing was compared with the source: no row of 1 samples"):
+        checked(dataclasses.replace(made, samples=(Sample("brought", feeds),)))
