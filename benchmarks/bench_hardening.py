@@ -3,7 +3,8 @@
 `bertc build` of a BERT of 2 layers for ONNX Runtime (fp32) and TensorRT-RTX (fp16, in a process of its own), over an artifact of
 two other targets or with nothing there. A try is kept where all of this holds: the exit code and the last line are the documented
 ones, the output is the old build or the new one in every byte (or nothing, where nothing was), no process lives on, and the next
-build leaves nothing beside its output and no temporary files. "TensorRT's process": the n-th write of the process that compiles.
+build leaves nothing beside its output and no temporary files. "TensorRT's process": the n-th write of the process that compiles,
+each up to the hundredth and then 2 % further each time. A swap of two folders that fails is done in two renames: the new build.
 """
 
 from __future__ import annotations
@@ -93,17 +94,16 @@ def full(made: stopping.Case) -> list[Row]:
             raise RuntimeError(said)
         every = (stopping.full_at(n, disk, made, existing=n % 2 == 0) for n in range(1, writes + 1, EVERY))
         own = row(f"disk full at {'each' if EVERY == 1 else f'each {EVERY}th'} of {writes} writes", every)
-        theirs = row("the same of TensorRT's process", until_done(disk, made))
+        theirs = row("the same of TensorRT's process, some of its writes", until_done(disk, made))
     return [own, theirs]
 
 
 def until_done(disk: full_disk.Disk, made: stopping.Case) -> Iterable[stopping.Outcome]:
-    """Each write of the process that compiles, until it has no more."""
-    for write in range(1, 1000):
-        outcome = stopping.full_at(write, disk, made, existing=True, compiler=True)
-        if outcome.found == stopping.UNREACHED:
-            return
+    """The first writes of the process that compiles, then ever fewer of them, until it has no more."""
+    write = 1
+    while (outcome := stopping.full_at(write, disk, made, existing=True, compiler=True)).found != stopping.UNREACHED:
         yield outcome
+        write += max(EVERY, write // 50)
 
 
 def met(made: stopping.Case) -> list[Row]:
