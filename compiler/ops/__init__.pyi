@@ -7,6 +7,10 @@ from .builder import constant as constant
 from .builder import gelu as gelu
 from .builder import padded_inputs as padded_inputs
 from .builder import scaled_dot_product as scaled_dot_product
+from .declared import ATTRIBUTES as ATTRIBUTES
+from .declared import FLOAT as FLOAT
+from .declared import check_attributes as check_attributes
+from .declared import given_inputs as given_inputs
 from .expansion import expand as expand
 from .expansion import free_name as free_name
 from .expansion import replace_node as replace_node

@@ -26,6 +26,8 @@ class Builder(Tape):
             raise AttributeError(op_type)  # no operator: copy and pickle ask for many names
 
         def make(*inputs: Input, _domain: str = "", _outputs: int = 1, **attributes: Any) -> Any:
+            if not _domain and any(value is None for value in inputs[:2]):  # none of what is made here is optional
+                raise InputError(f"an input is absent that its {op_type} needs")
             made = self.op_multi_out(op_type, inputs, attributes, num_outputs=_outputs, domain=_domain)
             return made[0] if _outputs == 1 else made
 
@@ -69,7 +71,7 @@ def gelu(op: Any, x: ir.Value, form: str) -> ir.Value:
         return op.Mul(x, op.Sigmoid(op.Mul(x, constant(op, 1.702))))
     known = {"erf": "none", "tanh": "tanh"}
     if form not in known:
-        raise InputError(f"unknown GELU form {form!r}{did_you_mean(form, [*known, 'quick'])}")
+        raise InputError(f"unknown GELU form {form[:80]!r}{did_you_mean(form, [*known, 'quick'])}")
     return op.Gelu(x, approximate=known[form])
 
 
@@ -89,7 +91,7 @@ def scaled_dot_product(op: Any, q: ir.Value, k_t: ir.Value, v: ir.Value, mask: I
 def head_count(node: ir.Node) -> int:
     """The attribute num_heads. Raises InputError without it."""
     if not (heads := node.attributes.get_int("num_heads", 0)):
-        raise InputError(f"{node.op_type} {node.name!r} has no attribute num_heads")
+        raise InputError("it has no attribute num_heads")
     return heads
 
 

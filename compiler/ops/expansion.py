@@ -11,9 +11,10 @@ from typing import Any
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
-from ..core import CheckFailed, InputError, did_you_mean
+from ..core import CheckFailed, InputError, counted, did_you_mean
 from ..graph import DOMAIN, OPSET, ORIGIN, WEIGHT_ORIGINS, Graph, spread_origin
 from .builder import Body, Builder, Speller
+from .declared import check_attributes, of_node, told
 from .registry import BODIES
 
 
@@ -44,6 +45,7 @@ def inline(model: ir.Model, lowerings: Mapping[str, Body] = {}) -> None:
     nodes = [node for node in model.graph.all_nodes() if node.domain == DOMAIN and node.op_identifier() not in model.functions]
     taken = taken_names(model)
     for node in nodes:
+        check_attributes(node)
         replace_node(model, node, lowerings.get(node.op_type) or _body(node), taken)
     model.opset_imports.pop(DOMAIN, None)
     if any(function.domain == DOMAIN for function in model.functions.values()):
@@ -65,10 +67,11 @@ def _body(node: ir.Node) -> Body:
 def replace_node(model: ir.Model, node: ir.Node, body: Body, taken: set[str | None]) -> None:
     """Put a body in the place of a node; new names are added to those `taken`."""
     op = Builder()
-    made = list(body(op, node))
+    with of_node(node):
+        made = list(body(op, node))
     if len(made) != len(node.outputs) or any(value.producer() not in op.nodes for value in made):
-        found = f"it gave {len(made)}, of {len(op.nodes)} new nodes"
-        raise CheckFailed(f"{body} of {node.domain}.{node.op_type} must make {len(node.outputs)} outputs of its own; {found}")
+        wanted, found = counted(len(node.outputs), "output"), f"it gave {len(made)}, of {len(op.nodes)} new nodes"
+        raise CheckFailed(f"what stands for {told(node)} must make {wanted} of its own; {found}")
     for value in op.initializers:
         value.name = free_name(f"{node.name}/{value.name}", taken)
         model.graph.register_initializer(value)
@@ -143,7 +146,9 @@ def _function(node: ir.Node, name: str) -> ir.Function:
     given = [value if actual is not None else None for value, actual in zip(formal, node.inputs, strict=True)]
     stand_in = ir.Node(DOMAIN, node.op_type, given, list(node.attributes.values()), num_outputs=len(node.outputs), name=name)
     op = Speller()
-    made = _body(node)(op, stand_in)
+    check_attributes(node)
+    with of_node(node):
+        made = _body(node)(op, stand_in)
     for index in range(len(given)):
         stand_in.replace_input_with(index, None)  # it is no node of the body
     for index, value in enumerate(v for new in op.nodes for v in new.outputs):

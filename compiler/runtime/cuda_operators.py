@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from ..core import InputError
 from ..graph import MASK_LOW
-from ..ops import constant, padded_inputs, replace_node, taken_names
+from ..ops import check_attributes, constant, given_inputs, replace_node, taken_names
 
 DOMAIN = "com.microsoft"
 
@@ -28,12 +29,13 @@ def spell_cuda_operators(model: ir.Model) -> None:
     nodes = [node for node in model.graph.all_nodes() if node.domain == DOMAIN and node.op_type in BODIES]
     taken = taken_names(model) if nodes else set()
     for node in nodes:
+        check_attributes(node)
         replace_node(model, node, BODIES[node.op_type], taken)
 
 
 def remove_padding(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     """The first `counts` tokens of each row."""
-    x, counts = padded_inputs(node, 2)
+    x, counts = given_inputs(node, 2, 2)
     grid = op.Shape(x, start=0, end=2)
     inside = op.Reshape(_before(op, counts, _at(op, grid, 1)), _ints(op, -1))
     places = [op.Squeeze(op.NonZero(each), _ints(op, 0)) for each in (inside, op.Not(inside))]
@@ -45,16 +47,16 @@ def remove_padding(op: Any, node: ir.Node) -> Sequence[ir.Value]:
 
 def packed_attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     """Projected first."""
-    x, w, b, offset, ends, bias = padded_inputs(node, 6)
+    x, w, b, offset, ends, bias = given_inputs(node, 6)
     if "qkv_hidden_sizes" in node.attributes:
-        raise NotImplementedError("bertc writes no PackedAttention with qkv_hidden_sizes")
+        raise InputError("it has qkv_hidden_sizes, which bertc does not read")
     parts = op.Split(op.MatMul(x, w), axis=1, num_outputs=3, _outputs=3)
     return [_attended(op, node, parts, b, offset, ends, bias)]
 
 
 def packed_multi_head_attention(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     """Of projections that lie apart."""
-    q, k, v, b, offset, ends, bias = padded_inputs(node, 7)
+    q, k, v, b, offset, ends, bias = given_inputs(node, 7)
     return [_attended(op, node, [q, k, v], b, offset, ends, bias)]
 
 

@@ -11,7 +11,19 @@ from msgspec import Meta
 
 from ..core import ArtifactError, parse_json
 from ..graph import DOMAIN, MASK_LOW
-from ..ops import BODIES, Body, add_all, constant, padded_inputs, replace_node, scaled_dot_product, taken_names
+from ..ops import (
+    ATTRIBUTES,
+    BODIES,
+    FLOAT,
+    Body,
+    add_all,
+    check_attributes,
+    constant,
+    given_inputs,
+    replace_node,
+    scaled_dot_product,
+    taken_names,
+)
 
 PLUGIN_DOMAIN = "bertc.plugins"
 # Metadata: {"operator", "slots": which of its `count` inputs are there; "attributes" where they are not the node's, "turned":
@@ -46,19 +58,31 @@ def _meaning(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     given: list[ir.Value | None] = [None] * meant["count"]
     for slot, value in zip(slots, node.inputs, strict=True):
         perm = (meant.get("turned") or {}).get(str(slot))
+        if perm is not None and sorted(perm) != list(range(len(perm))):
+            raise ArtifactError(f"{where} is damaged: 'turned' is no order of axes")
         given[slot] = value if perm is None else op.Transpose(value, perm=perm)
     stated = meant.get("attributes")
-    attributes = list(node.attributes.values()) if stated is None else ir.convenience.convert_attributes(stated)
-    stand_in = ir.Node(DOMAIN, meant["operator"], given, attributes, num_outputs=len(node.outputs))
+    attributes = list(node.attributes.values()) if stated is None else _attributes(stated, where)
+    stand_in = ir.Node(DOMAIN, meant["operator"], given, attributes, num_outputs=len(node.outputs), name=node.name)
+    check_attributes(stand_in)
     made = known[meant["operator"]](op, stand_in)
     for index in range(len(given)):
         stand_in.replace_input_with(index, None)  # it is no node of the graph
     return made
 
 
+def _attributes(stated: Mapping[str, Any], where: str) -> Sequence[ir.Attr]:
+    """As the node would hold them: JSON has one kind of number, and writes 1.0 as 1."""
+    real = {name: float(v) if ATTRIBUTES.get(name, ("",))[0] == FLOAT and isinstance(v, int) else v for name, v in stated.items()}
+    try:
+        return ir.convenience.convert_attributes(real)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ArtifactError(f"{where} is damaged: its attributes are none that a node has: {error}") from error
+
+
 def packed_tokens(op: Any, node: ir.Node) -> Sequence[ir.Value]:
     """qkv [T,3,h,d], ends [B+1], bias (none yet), keys [T]? -> [T,h,d]: rows padded to the longest, attended, their tokens."""
-    qkv, ends, _, keys = padded_inputs(node, 4)
+    qkv, ends, _, keys = given_inputs(node, 4, 2)
     starts = op.Slice(ends, _ints(op, 0), _ints(op, -1))
     lengths = op.Sub(op.Slice(ends, _ints(op, 1), op.Shape(ends)), starts)
     places = op.Range(_int(op, 0), op.ReduceMax(lengths, keepdims=0), _int(op, 1))

@@ -10,11 +10,12 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ..builder import gelu, padded_inputs
+from ..builder import gelu
+from ..declared import given_inputs
 
 OP = "FusedBiasGelu"
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    x, b = padded_inputs(node, 2)
+    x, b = given_inputs(node, 2)
     return [gelu(op, op.Add(x, b), node.attributes.get_string("form", "erf"))]

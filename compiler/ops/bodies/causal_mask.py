@@ -13,13 +13,14 @@ import numpy as np
 import onnx_ir as ir
 
 from ...core import InputError
-from ..builder import constant, padded_inputs
+from ..builder import constant
+from ..declared import given_inputs
 
 OP = "FusedCausalMask"
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    mask, queries = padded_inputs(node, 2)
+    mask, queries = given_inputs(node, 2, needed=0)
     low = node.attributes.get_float("low")
     if low is None or not np.isfinite(low):
         raise InputError(f"FusedCausalMask {node.name!r} has low {low}; it takes a finite number, or a fully masked row is NaN")

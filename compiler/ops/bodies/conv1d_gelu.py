@@ -14,13 +14,14 @@ from typing import Any
 import onnx_ir as ir
 
 from ...core import InputError, did_you_mean
-from ..builder import EPSILON, gelu, layer_norm, padded_inputs
+from ..builder import EPSILON, gelu, layer_norm
+from ..declared import given_inputs
 
 OP = "FusedConv1dGelu"
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    x, w, b, gamma, beta = padded_inputs(node, 5)
+    x, w, b, gamma, beta = given_inputs(node, 5)
     get = node.attributes
     made = op.Conv(
         *([x, w] if b is None else [x, w, b]),

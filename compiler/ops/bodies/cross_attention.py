@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ..builder import add_all, constant, head_count, merge_heads, padded_inputs, scaled_dot_product, split_heads
+from ..builder import add_all, constant, head_count, merge_heads, scaled_dot_product, split_heads
+from ..declared import given_inputs
 
 OP = "FusedCrossAttention"
 MASK_INPUT = 2  # the input that is added to the scores
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    x, memory, mask, wq, bq, wkv, bkv, wo, bo = padded_inputs(node, 9)
+    x, memory, mask, wq, bq, wkv, bkv, wo, bo = given_inputs(node, 9)
     heads = head_count(node)
     q = op.Reshape(add_all(op, op.MatMul(x, wq), bq), constant(op, [0, 0, heads, -1], np.int64))
     k, v = split_heads(op, memory, wkv, bkv, heads, 2)

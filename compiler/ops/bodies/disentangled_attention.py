@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ..builder import add_all, constant, head_count, merge_heads, padded_inputs, split_heads
+from ..builder import add_all, constant, head_count, merge_heads, split_heads
+from ..declared import given_inputs
 
 OP = "FusedDisentangledAttention"
 MASK_INPUT = 1  # the input that is added to the scores
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    x, mask, wqkv, bqkv, wo, bo, pos_k, c2p, pos_q, p2c = padded_inputs(node, 10)
+    x, mask, wqkv, bqkv, wo, bo, pos_k, c2p, pos_q, p2c = given_inputs(node, 10)
     q, k, v = (op.Transpose(part, perm=[0, 2, 1, 3]) for part in split_heads(op, x, wqkv, bqkv, head_count(node), 3))
     positions = op.Add(
         looked_up_positions(op, q, pos_k, c2p), op.Transpose(looked_up_positions(op, k, pos_q, p2c), perm=[0, 1, 3, 2])

@@ -12,19 +12,20 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ..builder import EPSILON, add_all, constant, layer_norm, padded_inputs
+from ..builder import EPSILON, add_all, constant, layer_norm
+from ..declared import given_inputs
 
 OP = "FusedEmbeddings"
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    *_, gamma, beta = padded_inputs(node, 8)
+    *_, gamma, beta = given_inputs(node, 8)
     return [layer_norm(op, looked_up(op, node), gamma, beta, node.attributes.get_float("epsilon", EPSILON))]
 
 
 def looked_up(op: Any, node: ir.Node) -> ir.Value:
     """The sum of the lookups, [B,S,H]."""
-    ids, positions, types, word, position, type_, *_ = padded_inputs(node, 8)
+    ids, positions, types, word, position, type_, *_ = given_inputs(node, 8)
     terms = [op.Gather(word, ids)]
     if position is not None and positions is not None:
         terms.append(op.Gather(position, positions))

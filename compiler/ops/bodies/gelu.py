@@ -11,9 +11,11 @@ from typing import Any
 import onnx_ir as ir
 
 from ..builder import gelu
+from ..declared import given_inputs
 
 OP = "FusedGelu"
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    return [gelu(op, node.inputs[0], node.attributes.get_string("form", "erf"))]  # type: ignore[arg-type]
+    (x,) = given_inputs(node, 1)
+    return [gelu(op, x, node.attributes.get_string("form", "erf"))]

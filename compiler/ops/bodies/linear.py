@@ -10,11 +10,12 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ..builder import add_all, padded_inputs
+from ..builder import add_all
+from ..declared import given_inputs
 
 OP = "FusedLinear"
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    x, w, b = padded_inputs(node, 3)
+    x, w, b = given_inputs(node, 3)
     return [add_all(op, op.MatMul(x, w), b)]

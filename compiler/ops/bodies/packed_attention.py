@@ -18,14 +18,15 @@ import numpy as np
 import onnx_ir as ir
 
 from ...graph import MASK_LOW
-from ..builder import constant, head_count, merge_heads, padded_inputs, scaled_dot_product, split_heads
+from ..builder import constant, head_count, merge_heads, scaled_dot_product, split_heads
+from ..declared import given_inputs
 from .rotary import rotate
 
 OP = "FusedPackedAttention"
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    x, mask, wqkv, bqkv, wo, bo, tokens, _, grid, cos, sin = padded_inputs(node, 11)
+    x, mask, wqkv, bqkv, wo, bo, tokens, _, grid, cos, sin = given_inputs(node, 11)
     zero, shape, places = constant(op, [0], np.int64), op.Shape(grid), op.Unsqueeze(tokens, constant(op, [1], np.int64))
 
     def padded(packed: ir.Value) -> ir.Value:

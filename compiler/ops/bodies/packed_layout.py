@@ -17,12 +17,13 @@ import numpy as np
 import onnx_ir as ir
 
 from ..builder import constant
+from ..declared import given_inputs
 
 OP = "FusedPackedLayout"
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    shape = op.Shape(node.inputs[0])
+    shape = op.Shape(given_inputs(node, 1)[0])
     kept = kept_positions(op, node)
     counts = op.ReduceSum(op.Cast(kept, to=ir.DataType.INT64), constant(op, [1], np.int64), keepdims=0)
     lengths, order = op.TopK(counts, op.Slice(shape, *(constant(op, [at], np.int64) for at in (0, 1))), axis=0, _outputs=2)

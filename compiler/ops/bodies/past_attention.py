@@ -11,14 +11,15 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ..builder import head_count, merge_heads, padded_inputs, scaled_dot_product, split_heads
+from ..builder import head_count, merge_heads, scaled_dot_product, split_heads
+from ..declared import given_inputs
 
 OP = "FusedPastAttention"
 MASK_INPUT = 1  # the input that is added to the scores
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    x, mask, past_k, past_v, wqkv, bqkv, wo, bo = padded_inputs(node, 8)
+    x, mask, past_k, past_v, wqkv, bqkv, wo, bo = given_inputs(node, 8)
     q, k, v = (op.Transpose(t, perm=[0, 2, 1, 3]) for t in split_heads(op, x, wqkv, bqkv, head_count(node), 3))
     keys, values = op.Concat(past_k, k, axis=2), op.Concat(past_v, v, axis=2)
     k_t = op.Transpose(keys, perm=[0, 1, 3, 2])

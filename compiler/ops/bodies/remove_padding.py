@@ -15,12 +15,13 @@ import numpy as np
 import onnx_ir as ir
 
 from ..builder import constant
+from ..declared import given_inputs
 
 OP = "FusedRemovePadding"
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    x, tokens, rows, places, _ = node.inputs
+    x, tokens, rows, places, _ = given_inputs(node, 5)
     spread = node.attributes.get_string("spread", "")
     index = {"positions": places, "rows": rows}.get(spread, tokens)
     flat = op.Reshape(x, op.Concat(constant(op, [-1], np.int64), op.Shape(x, start=2), axis=0))

@@ -14,12 +14,13 @@ import numpy as np
 import onnx_ir as ir
 
 from ..builder import constant
+from ..declared import given_inputs
 
 OP = "FusedRestorePadding"
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    x, tokens, _, _, grid = node.inputs
+    x, tokens, _, _, grid = given_inputs(node, 5)
     shape, rest = op.Shape(grid), op.Shape(x, start=2)
     empty = op.Expand(constant(op, 0.0), op.Concat(op.ReduceProd(shape), rest, axis=0))
     index = op.Unsqueeze(tokens, constant(op, [1], np.int64))

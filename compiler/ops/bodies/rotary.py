@@ -10,11 +10,13 @@ from typing import Any
 
 import onnx_ir as ir
 
+from ..declared import given_inputs
+
 OP = "FusedRotary"
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    x, cos, sin = node.inputs
+    x, cos, sin = given_inputs(node, 3)
     return [rotate(op, x, cos, sin)]
 
 

@@ -13,12 +13,13 @@ import onnx_ir as ir
 
 from ...core import InputError
 from ..builder import constant
+from ..declared import given_inputs
 
 OP = "FusedScoreMask"
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    mask = node.inputs[0]
+    (mask,) = given_inputs(node, 1)
     low = node.attributes.get_float("low")
     if low is None or not np.isfinite(low):
         raise InputError(f"FusedScoreMask {node.name!r} has low {low}; it takes a finite number, or a fully masked row is NaN")

@@ -10,12 +10,13 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ..builder import padded_inputs, scaled_dot_product
+from ..builder import scaled_dot_product
+from ..declared import given_inputs
 
 OP = "FusedSdpa"
 MASK_INPUT = 3  # the input that is added to the scores
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    q, k_t, v, mask = padded_inputs(node, 4)
+    q, k_t, v, mask = given_inputs(node, 4)
     return [scaled_dot_product(op, q, k_t, v, mask, node.attributes.get_float("scale", 1.0))]

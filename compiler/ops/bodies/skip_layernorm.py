@@ -10,12 +10,13 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ..builder import EPSILON, add_all, layer_norm, padded_inputs
+from ..builder import EPSILON, add_all, layer_norm
+from ..declared import given_inputs
 
 OP = "FusedSkipLayerNorm"
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    x, skip, b, gamma, beta = padded_inputs(node, 5)
+    x, skip, b, gamma, beta = given_inputs(node, 5)
     total = add_all(op, x, b, skip)
     return [layer_norm(op, total, gamma, beta, node.attributes.get_float("epsilon", EPSILON)), total][: len(node.outputs)]

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ..builder import EPSILON, add_all, constant, padded_inputs
+from ..builder import EPSILON, add_all, constant
+from ..declared import given_inputs
 
 OP = "FusedSkipRmsNorm"
 
 
 def body(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    x, skip, b, gamma = padded_inputs(node, 4)
+    x, skip, b, gamma = given_inputs(node, 4)
     total = add_all(op, x, b, skip)
     mean = op.ReduceMean(op.Mul(total, total), constant(op, [-1], np.int64), keepdims=1)
     root = op.Sqrt(op.Add(mean, constant(op, node.attributes.get_float("epsilon", EPSILON))))

@@ -289,7 +289,7 @@ def test_a_table_comes_before_the_body() -> None:
 
 
 def test_a_lowering_that_hands_an_input_through_is_named() -> None:
-    with pytest.raises(CheckFailed, match="must make 1 outputs of its own"):
+    with pytest.raises(CheckFailed, match="must make 1 output of its own"):
         canonical.expand(two(), {"FusedLinear": lambda op, node: [node.inputs[0]]})
 
 
