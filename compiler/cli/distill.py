@@ -49,7 +49,7 @@ def _precisions() -> Sequence[str]:
 @click.option("--width", type=COUNT, metavar="NUMBER", help="Width of its hidden states; default: the teacher's.")
 @click.option("--ffn", type=COUNT, metavar="NUMBER", help="Neurons of its feed-forward networks; default: the teacher's.")
 @click.option("--layer-map", metavar="RULE|N,N", help="Which layers: even, first, last, search, or 1,3,5; default: even.")
-@click.option("--loss", multiple=True, metavar="NAME=WEIGHT", help="In place of the default losses; repeatable. See below.")
+@click.option("--loss", multiple=True, metavar="NAME=WEIGHT", help="In place of the default losses; repeatable. See above.")
 @click.option("--weights", metavar="W,W", help="Weights of several teachers; default: all the same.")
 @click.option("--temperature", type=Number(0.001, 1000), metavar="NUMBER", help="Of softened logits; default: 2.")
 @click.option("--epochs", type=Number(0), metavar="NUMBER", help="Passes over the texts; default: 1.")
@@ -58,7 +58,7 @@ def _precisions() -> Sequence[str]:
 @click.option("--max-length", type=COUNT, metavar="NUMBER", help="Tokens of a text, at most; default: 128.")
 @click.option("--learning-rate", type=Number(0, 1), metavar="NUMBER", help="The highest one; default: 4e-4.")
 @click.option(
-    "--patience", type=COUNT, metavar="NUMBER", help="Evaluations (10 in all) without progress that end it; default: 4."
+    "--patience", type=COUNT, metavar="NUMBER", help="Evaluations (10 at most) without progress that end it; default: 4."
 )
 @click.option("--precision", type=OneOf("precision", _precisions), help="Of the training; auto: bf16 where it is fast.")
 @click.option("--device", metavar="NAME", help="auto, cpu or cuda; default: auto.")

@@ -125,11 +125,16 @@ class Loop:
             self.running = []
 
     def _evaluate_where_due(self) -> None:
-        every = max(1, self.steps // self.settings.evaluations)
+        every = math.ceil(self.steps / self.settings.evaluations)  # so many evaluations at most
         if self.found.steps % every and self.found.steps < self.steps:
             return
         self.module.eval()
         value = self.judge()
+        if not math.isfinite(value):
+            raise CheckFailed(
+                f"the held-out measure is {value} after step {self.found.steps}: the training diverged. Give a smaller "
+                f"--learning-rate (now {self.settings.learning_rate:g}), or --precision fp32"
+            )
         self.found.evaluations.append({"step": self.found.steps, "value": value})
         if value > self.found.best or not self.best_state:
             self.found.best, self.found.best_step = value, self.found.steps

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ DEFAULT_LOSSES: Mapping[str, Mapping[str, float]] = {
     "question-answering": {"logits": 1.0},
     "masked-lm": {"logits": 1.0, "masked-lm": 1.0, "tokens": 1.0},
 }
+MOST_WEIGHT = 1e6  # beyond, gradients overflow and nothing is learned
 OUTPUT_LOSSES = ("cosine", "similarity", "margin")
 PRECISIONS, MAPPINGS = ("auto", "bf16", "fp32"), ("even", "first", "last", "search")
 
@@ -66,12 +66,15 @@ def check(settings: Settings) -> None:
     for name, weight in settings.losses.items():
         if name not in LOSSES:
             raise InputError(f"no loss is called {name!r}{did_you_mean(name, LOSSES)}")
-        if not (math.isfinite(weight) and weight >= 0):
-            raise InputError(f"the weight of loss {name!r} is {weight}; it is a number of 0 or more")
+        if not 0 <= weight <= MOST_WEIGHT:
+            raise InputError(f"the weight of loss {name!r} is {weight}; it is a number of 0 or more, up to {MOST_WEIGHT:g}")
     if settings.losses and not any(settings.losses.values()):
         raise InputError("every loss has the weight 0: nothing would be learned; give one of them more")
-    if any(not (math.isfinite(each) and each > 0) for each in settings.teacher_weights):
-        raise InputError(f"the weights of the teachers are {list(settings.teacher_weights)}; each is a number above 0")
+    if any(not 1 / MOST_WEIGHT <= each <= MOST_WEIGHT for each in settings.teacher_weights):
+        raise InputError(
+            f"the weights of the teachers are {list(settings.teacher_weights)}; each is a number above 0, {1 / MOST_WEIGHT:g} to "
+            f"{MOST_WEIGHT:g}"
+        )
     _check_ranges(settings)
     if settings.precision not in PRECISIONS:
         raise InputError(f"precision is {settings.precision!r}{did_you_mean(settings.precision, PRECISIONS)}")

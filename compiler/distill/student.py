@@ -23,6 +23,7 @@ from .settings import Settings, layer_numbers
 
 TRIALS = 64  # mappings that a search tries one by one; above, it drops the layer that is missed least, again and again
 OUT = ("out_lin", "out_proj", "o_proj", "o")  # what brings heads together again; in a BERT it is attention.output.dense
+NOT_BY_LAYER = ("_token_id", "_token_ids", "_tokens", "_words_ids", "architectures")  # lists that are as long by chance
 SIZES = {"width": ("hidden_size", "embedding_size", "dim"), "ffn": ("intermediate_size", "hidden_dim")}
 
 
@@ -114,7 +115,8 @@ def keep_layers(net: Net, layers: Sequence[int]) -> Net:
     setattr(parent, name.rpartition(".")[2], nn.ModuleList(found[at] for at in layers))
     config.num_hidden_layers = len(layers)
     for key, value in vars(config).items():
-        if isinstance(value, list | tuple) and len(value) == depth:  # a list by layer, as ModernBERT's layer_types
+        by_layer = not key.endswith(NOT_BY_LAYER) and not key.startswith("conv_")
+        if by_layer and isinstance(value, list | tuple) and len(value) == depth:  # as ModernBERT's layer_types
             setattr(config, key, [value[at] for at in layers])
     return Net(module, net.origin, net.encoder)
 

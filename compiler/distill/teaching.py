@@ -225,6 +225,8 @@ def by_token(net: Net, teachers: Teachers, lesson: Lesson) -> tuple[judge.Measur
             feeds["input_ids"], words = mask_words(feeds, net.encoder, 0.15, (0, FIXED + start))
             mask = words != losses.IGNORED
         one, other = net.run(feeds).output, teachers.see(feeds, (), ()).output
+        for each in one if isinstance(one, tuple) else (one,):
+            judge.require_finite(each.float().cpu().flatten(1).numpy())
         values += _by_text(net.task, one, other, mask)
     names = {"question-answering": "same answer", "features": "mean cosine of tokens", "token-embedding": "mean cosine of tokens"}
     return (judge.mean_of(names.get(net.task, "same class of tokens"), np.array(values)),)
@@ -245,12 +247,13 @@ def _by_text(task: str, one: object, other: object, mask: torch.Tensor) -> list[
 
 
 def ranks_of(net: Net, pairs: Sequence[tuple[str, str]], device: torch.device) -> np.ndarray:
-    """The reciprocal rank [pairs] of each query's passage among all of them, by vectors in float32."""
+    """The reciprocal rank [pairs] of each query's passage among all different ones, by vectors in float32."""
+    places = {passage: at for at, passage in enumerate(dict.fromkeys(pair[1] for pair in pairs))}
     both = []
-    for side in (0, 1):
-        encoded = encode([Example(pair[side]) for pair in pairs], net.encoder, silent)
+    for texts in ([pair[0] for pair in pairs], places):
+        encoded = encode([Example(text) for text in texts], net.encoder, silent)
         both.append(outputs_of(net, encoded, device, contextlib.nullcontext, silent))
-    return judge.reciprocal_ranks(*both)
+    return judge.reciprocal_ranks(*both, np.array([places[pair[1]] for pair in pairs]))
 
 
 def labelled_share(net: Net, lesson: Lesson, teachers: Teachers) -> np.ndarray | None:

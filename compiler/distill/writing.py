@@ -51,8 +51,14 @@ def write_model(net: Net, folder: Path) -> None:
 
 
 def _copy_settings(root: Path, folder: Path) -> None:
-    """Everything of the teacher's folder but the weights of its encoder, and what is written or made for the teacher alone."""
-    for file in sorted(root.rglob("*")):
+    """The files of the teacher's folder and of its modules but the weights of its encoder, and what is for the teacher alone.
+
+    Other folders are none of the model: they may be students that were written there, this one among them.
+    """
+    entries = read_json(root / "modules.json", list[Module]) if (root / "modules.json").is_file() else []
+    modules = {Path(str(each["path"])).parts[0] for each in entries if each["path"]}
+    files = [file for file in sorted(root.iterdir()) if file.is_file()]
+    for file in (*files, *(file for name in sorted(modules) for file in sorted((root / name).rglob("*")))):
         where = file.relative_to(root)
         own_module = len(where.parts) > 1 and (file.parent / "config.json").is_file() and not _is_encoder(file.parent)
         if not file.is_file() or any(part in NOT_THE_STUDENTS or part.startswith(".") for part in where.parts):
@@ -78,11 +84,10 @@ def _write_after(net: Net, folder: Path) -> None:
     """A linear module between pooling and what follows, where the student is narrower than its teacher."""
     modules: Any = getattr(net.module, "after", ())
     old = getattr(net.origin.module, "after", ())
+    learned = [*getattr(net.module, "tokens", ()), *modules]  # before the pooling and behind it, as in modules.json
     if len(modules) == len(old):
-        _write_dense(modules, folder)
+        _write_dense(learned, folder)
         return
-    from safetensors.torch import save_file
-
     entries = read_json(folder / "modules.json", list[Module])
     at = next(i for i, each in enumerate(entries) if str(each["type"]).endswith("Pooling"))
     name, linear = "student_dense", modules[0].linear
@@ -95,11 +100,11 @@ def _write_after(net: Net, folder: Path) -> None:
         "activation_function": "torch.nn.modules.linear.Identity",
     }
     write_json(place / "config.json", settings)
-    save_file({"linear.weight": linear.weight.detach().cpu().contiguous()}, place / "model.safetensors", {"format": "pt"})
     entries.insert(at + 1, {"name": "", "path": name, "type": "sentence_transformers.models.Dense"})
     renamed = [{**each, "idx": i, "name": str(i)} for i, each in enumerate(entries)]
     write_text(folder / "modules.json", json.dumps(renamed, indent=2) + "\n", "-o")
     _set_pooling_width(folder, str(entries[at]["path"]), linear.in_features)
+    _write_dense(learned, folder)
 
 
 def _set_pooling_width(folder: Path, path: str, width: int) -> None:
@@ -112,7 +117,7 @@ def _set_pooling_width(folder: Path, path: str, width: int) -> None:
 
 
 def _write_dense(modules: Any, folder: Path) -> None:
-    """The teacher's own Dense and LayerNorm modules, which learned with the student."""
+    """The Dense and LayerNorm modules, which learned with the student."""
     from safetensors.torch import save_file
 
     file = folder / "modules.json"
@@ -121,7 +126,7 @@ def _write_dense(modules: Any, folder: Path) -> None:
     kinds = ("Dense", "LayerNorm")
     entries = [each for each in read_json(file, list[Module]) if str(each["type"]).endswith(kinds)]
     learned = [each for each in modules if isinstance(each, heads.Dense) or type(each).__name__ == "LayerNorm"]
-    for entry, module in zip(entries, learned, strict=False):
+    for entry, module in zip(entries, learned, strict=True):
         prefix = "" if isinstance(module, heads.Dense) else "norm."
         place = folder / str(entry["path"])
         for old in place.iterdir():

@@ -135,3 +135,15 @@ def test_a_loss_that_is_no_number_ends_it() -> None:
     made.loss_of = lambda step: (made.module[0].weight.sum() * float("nan"), {})
     with pytest.raises(CheckFailed, match="learning-rate"):
         made.run(Progress())
+
+
+@pytest.mark.parametrize(("evaluations", "made"), [(10, 10), (16, 15), (20, 15), (29, 15), (30, 30), (100, 30)])
+def test_there_are_so_many_evaluations_at_most(evaluations: int, made: int) -> None:
+    found = loop(None, evaluations=evaluations, patience=1000).run(Progress())
+    assert len(found.evaluations) == made <= evaluations
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_held_out_measure_that_is_not_finite_keeps_no_state(value: float) -> None:
+    with pytest.raises(CheckFailed, match=r"held-out measure is (nan|inf) after step 3"):
+        loop(None, judge=lambda: value).run(Progress())

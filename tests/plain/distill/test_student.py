@@ -9,6 +9,7 @@ import torch
 
 from bertc.core import InputError, Progress
 from bertc.distill import Settings, cut, keep_layers, narrow, net_of
+from bertc.distill.settings import check
 from bertc.distill.student import choose
 from bertc.source import open_trainable
 
@@ -103,3 +104,16 @@ def test_dead_neurons_go_first() -> None:
     with torch.no_grad():
         one, other = (each.run(feeds()).output for each in (student, teacher))
     assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_lists_that_are_as_long_as_the_teacher_by_chance_stay() -> None:
+    teacher = net()
+    teacher.model.config.eos_token_id, teacher.model.config.layer_kinds = [1, 2, 3, 4], ["a", "b", "c", "d"]
+    config = keep_layers(teacher, (1, 3)).model.config
+    assert config.eos_token_id == [1, 2, 3, 4] and config.layer_kinds == ["b", "d"]
+
+
+@pytest.mark.parametrize("weights", [{"losses": {"cosine": 1e30}}, {"teacher_weights": (1e308, 1e308)}])
+def test_weights_that_overflow_are_refused(weights) -> None:
+    with pytest.raises(InputError, match=r"1e\+06"):
+        check(Settings(**weights))
