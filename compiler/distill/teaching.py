@@ -253,7 +253,8 @@ def ranks_of(net: Net, pairs: Sequence[tuple[str, str]], device: torch.device) -
     for texts in ([pair[0] for pair in pairs], places):
         encoded = encode([Example(text) for text in texts], net.encoder, silent)
         both.append(outputs_of(net, encoded, device, contextlib.nullcontext, silent))
-    return judge.reciprocal_ranks(*both, np.array([places[pair[1]] for pair in pairs]))
+    queries, passages = both
+    return judge.reciprocal_ranks(queries, passages, np.array([places[pair[1]] for pair in pairs]))
 
 
 def labelled_share(net: Net, lesson: Lesson, teachers: Teachers) -> np.ndarray | None:
