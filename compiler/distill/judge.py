@@ -7,7 +7,7 @@ takes all its pairs with it (pairs are no independent evidence).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ from ..verification import intervals
 MOST_RANKED = 1000  # texts whose pairs are ranked: half a million pairs
 RESAMPLES = 999
 DEPTH = 10  # of MRR@10
-TIE = 1e-6  # cosines that differ by less are equal: copies of a text, or a student that tells nothing apart, within fp32 rounding
+DIGITS = 6  # of cosines: copies of a text, or a student that tells nothing apart, differ by fp32 rounding behind them
+TIE = 10.0**-DIGITS
 BLOCK = 512  # rows of a table of cosines that are held at a time
 
 
@@ -107,7 +108,7 @@ def spearman(one: np.ndarray, other: np.ndarray) -> Measure:
     tables = []
     for each in (one[:rows], other[:rows]):
         ranks = np.zeros((rows, rows))
-        ranks[upper] = intervals.scipy_stats().rankdata((each @ each.T)[upper].round(6))  # TIE
+        ranks[upper] = intervals.scipy_stats().rankdata((each @ each.T)[upper].round(DIGITS))
         ranks = ranks / len(upper[0]) - 0.5
         ranks[np.tril_indices(rows)] = 0
         tables.append(ranks)
@@ -148,6 +149,11 @@ def mean_of(name: str, values: np.ndarray) -> Measure:
     return Measure(name, float(values.mean()), low, high, rows)
 
 
+def different(passages: Iterable[str]) -> dict[str, int]:
+    """{passage: its number} of passages that several queries may share."""
+    return {passage: at for at, passage in enumerate(dict.fromkeys(passages))}
+
+
 def reciprocal_ranks(queries: np.ndarray, passages: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:
     """1 / rank of each query's own passage among all of them by cosine, 0 beyond rank DEPTH. `own` is the number of its passage;
     default: its own number.
@@ -160,7 +166,7 @@ def reciprocal_ranks(queries: np.ndarray, passages: np.ndarray, own: np.ndarray 
     asked, given = (unit(each.astype(np.float64)) for each in (queries, passages))
     found = []
     for start in range(0, len(asked), BLOCK):
-        scores = (asked[start : start + BLOCK] @ given.T).round(6)  # TIE
+        scores = (asked[start : start + BLOCK] @ given.T).round(DIGITS)
         right = scores[np.arange(len(scores)), own[start : start + BLOCK]][:, None]
         found.append((~(scores < right)).sum(1))  # NaN, too, is no worse than the right one
     ranks = np.concatenate(found)

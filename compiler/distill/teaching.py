@@ -248,13 +248,13 @@ def _by_text(task: str, one: object, other: object, mask: torch.Tensor) -> list[
 
 def ranks_of(net: Net, pairs: Sequence[tuple[str, str]], device: torch.device) -> np.ndarray:
     """The reciprocal rank [pairs] of each query's passage among all different ones, by vectors in float32."""
-    places = {passage: at for at, passage in enumerate(dict.fromkeys(pair[1] for pair in pairs))}
+    places = judge.different(passage for _, passage in pairs)
     both = []
     for texts in ([pair[0] for pair in pairs], places):
         encoded = encode([Example(text) for text in texts], net.encoder, silent)
         both.append(outputs_of(net, encoded, device, contextlib.nullcontext, silent))
     queries, passages = both
-    return judge.reciprocal_ranks(queries, passages, np.array([places[pair[1]] for pair in pairs]))
+    return judge.reciprocal_ranks(queries, passages, np.array([places[passage] for _, passage in pairs]))
 
 
 def labelled_share(net: Net, lesson: Lesson, teachers: Teachers) -> np.ndarray | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from ..artifact import COMPRESSION, SEARCH, STUDENT
-from ..core import disk_errors, read_json, write_json, write_text
+from ..core import InputError, counted, disk_errors, read_json, write_json, write_text
 from ..report import page
 from ..source import heads, quiet
 from .nets import Net
@@ -126,6 +126,11 @@ def _write_dense(modules: Any, folder: Path) -> None:
     kinds = ("Dense", "LayerNorm")
     entries = [each for each in read_json(file, list[Module]) if str(each["type"]).endswith(kinds)]
     learned = [each for each in modules if isinstance(each, heads.Dense) or type(each).__name__ == "LayerNorm"]
+    if len(entries) != len(learned):
+        raise InputError(
+            f"{file} names {counted(len(entries), 'Dense or LayerNorm module')}, and the student has {len(learned)}: bertc "
+            "cannot tell which file is whose"
+        )
     for entry, module in zip(entries, learned, strict=True):
         prefix = "" if isinstance(module, heads.Dense) else "norm."
         place = folder / str(entry["path"])

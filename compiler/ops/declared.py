@@ -12,6 +12,7 @@ from typing import Any
 import onnx_ir as ir
 
 from ..core import InputError, counted
+from .builder import padded_inputs
 
 INT, INTS, FLOAT, TEXT = (getattr(ir.AttributeType, name) for name in ("INT", "INTS", "FLOAT", "STRING"))
 SIZE = 1 << 20  # heads, groups, steps and padding of a convolution: no model comes near it
@@ -39,10 +40,9 @@ def of_node(node: ir.Node) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        where = told(node)
         if str(error).startswith("node "):  # the body's own stand-in said so
             raise
-        raise type(error)(f"{where}: {error}") from error
+        raise type(error)(f"{told(node)}: {error}") from error
 
 
 def check_attributes(node: ir.Node) -> None:
@@ -68,7 +68,7 @@ def _numbers(value: Any) -> tuple[float, ...]:
 def given_inputs(node: ir.Node, count: int, needed: int = 1) -> list[Any]:
     """The inputs of a node that takes so many at most, None where one is absent; InputError for more, or where one of the first
     that are `needed` is absent."""
-    given = [*node.inputs, *[None] * (count - len(node.inputs))]
+    given = padded_inputs(node, count)
     if len(given) > count:
         raise InputError(f"{told(node)} has {counted(len(given), 'input')}; it takes {count} at most")
     if absent := [index for index in range(needed) if given[index] is None]:
