@@ -75,8 +75,10 @@ def table(out: Path, data: Path) -> list[str]:
     held_out = (data / "held_out.txt").read_text("utf-8").splitlines()
     rows = [json.loads(line) for line in (data / "pairs.jsonl").read_text("utf-8").splitlines()]
     vectors = {name: _vectors(runner, held_out) for name, runner in runners.items()}
+    places_of = judge.different(row["text_pair"] for row in rows)
+    own = np.array([places_of[row["text_pair"]] for row in rows])
     ranks = {
-        name: judge.reciprocal_ranks(*(_vectors(runner, [row[key] for row in rows]) for key in ("text", "text_pair")))
+        name: judge.reciprocal_ranks(_vectors(runner, [row["text"] for row in rows]), _vectors(runner, [*places_of]), own)
         for name, runner in runners.items()
     }
     times = _times(runners, held_out)
