@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
-from ..core import did_you_mean
+from ..core import ArtifactError, CheckFailed, SourceError, did_you_mean, naming
 from ._output import logging_to_stderr, verbosity_options
+
+OF_FILES = (ArtifactError, CheckFailed, SourceError)  # the others are of options, data, or the machine
 
 
 def write_examples(formatter: click.HelpFormatter, examples: Sequence[str]) -> None:
@@ -42,8 +47,16 @@ class Command(click.Command):
         write_examples(formatter, self.examples)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with logging_to_stderr(ctx):
+        with logging_to_stderr(ctx), self._naming(ctx):
             return super().invoke(ctx)
+
+    def _naming(self, ctx: click.Context) -> contextlib.AbstractContextManager[None]:
+        """What fails of a file or folder that a command takes as its one argument is told with its name."""
+        arguments = [ctx.params.get(str(each.name)) for each in self.params if isinstance(each, click.Argument)]
+        given = [value for value in ctx.params.values() if isinstance(value, str | Path) and os.fspath(value)]
+        if len(arguments) != 1 or not isinstance(arguments[0], str | Path) or not Path(arguments[0]).exists():
+            return contextlib.nullcontext()
+        return naming(Path(arguments[0]), [Path(value) for value in given], OF_FILES)
 
 
 class Group(click.Group):

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from ..core import BertcError, InputError, Missing, at_limit, more_memory, ran_out
+from ..core import BertcError, InputError, Missing, RunFailed, at_limit, more_memory, ran_out
 from . import _completion as _completion
 from ._group import Commands
 from ._output import print_error, print_json, print_usage_error, printable_warnings
@@ -82,7 +82,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _failed(words, error.format_message(), 2)
     except BertcError as error:
         if why := ran_out(error):  # not a package, nor the model, nor a file
-            return _no_memory(words, why)
+            return _no_memory(words, str(error) if isinstance(error, RunFailed) else why)
         print_error(f"error: {error}")
         return _failed(words, str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import os
@@ -9,7 +10,8 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
 
 class BertcError(Exception):
@@ -64,8 +66,28 @@ class BuildFailed(CheckFailed):
     """The target's compiler refused or crashed, or built something else than was asked."""
 
 
+class RunFailed(CheckFailed):
+    """A runtime that took the graph fails when it runs it: sizes or values that the nodes do not take."""
+
+
 class VerifyFailed(CheckFailed):
     """An artifact is further from its source than its budget allows."""
+
+
+@contextlib.contextmanager
+def naming(
+    path: Path, others: Iterable[Path] = (), of: type[BertcError] | tuple[type[BertcError], ...] = BertcError
+) -> Iterator[None]:
+    """Put a path before the message of what fails inside, where that names neither it nor one of `others`.
+
+    Of the classes `of`, but not of what the machine lacks (Missing), nor of data (DataError): the path is not at fault there.
+    """
+    try:
+        yield
+    except of as error:
+        if not isinstance(error, Missing | DataError) and not any(each.name in str(error) for each in (path, *others)):
+            error.args = (f"{path}: {error}",)
+        raise
 
 
 def first_line(error: BaseException) -> str:

@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from .errors import InputError
+from .errors import BertcError, InputError, RunFailed
 from .machine import available_bytes
 
 # Of C++, the loader, glibc, PyTorch, ONNX Runtime, TensorRT, and Python's threads, which need address space for their stacks.
@@ -43,6 +43,13 @@ def stop_if_exhausted(error: BaseException) -> None:
     """Raises MemoryError from `error` where memory ran out: what a handler says of a model or a fusion would not be true."""
     if why := ran_out(error):
         raise MemoryError(why) from error
+
+
+def raise_unless_of_run(error: Exception) -> None:
+    """Raises what says nothing of a model that was run: the system's errors, memory that ran out, bertc's own but RunFailed."""
+    if isinstance(error, BertcError | OSError | MemoryError) and not isinstance(error, RunFailed):
+        raise error
+    stop_if_exhausted(error)
 
 
 def ran_out_in(text: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ..core import InputError, counted
+from ..core import ArtifactError, InputError, SourceError, counted
 from .builder import padded_inputs
 
 INT, INTS, FLOAT, TEXT = (getattr(ir.AttributeType, name) for name in ("INT", "INTS", "FLOAT", "STRING"))
@@ -36,27 +36,28 @@ def told(node: ir.Node) -> str:
 
 @contextlib.contextmanager
 def of_node(node: ir.Node) -> Iterator[None]:
-    """What is wrong with a node, by a body that reads it, with the node's name."""
+    """What is wrong with a node, by a body that reads it, with the node's name: a SourceError, or the body's ArtifactError."""
     try:
         yield
     except InputError as error:
         if str(error).startswith("node "):  # the body's own stand-in said so
             raise
-        raise type(error)(f"{told(node)}: {error}") from error
+        kind = ArtifactError if isinstance(error, ArtifactError) else SourceError
+        raise kind(f"{told(node)}: {error}") from error
 
 
 def check_attributes(node: ir.Node) -> None:
-    """InputError for an attribute of another type than the operators take, or outside its range."""
+    """SourceError for an attribute of another type than the operators take, or outside its range."""
     for name, attribute in node.attributes.items():
         if name not in ATTRIBUTES:
             continue
         kind, least, most = ATTRIBUTES[name]
         if attribute.type != kind or attribute.value is None:
-            raise InputError(f"{told(node)}: its attribute {name} is of type {attribute.type.name}; it takes {kind.name}")
+            raise SourceError(f"{told(node)}: its attribute {name} is of type {attribute.type.name}; it takes {kind.name}")
         for number in _numbers(attribute.value):
             if not least <= number <= most:  # NaN, too
-                allowed = f"a finite number from {least:g} to {most:g}" if kind == FLOAT else f"{least:g} to {most:g}"
-                raise InputError(f"{told(node)}: its attribute {name} is {number:g}; it takes {allowed}")
+                allowed = f"a finite number from {least:g} to {most:g}" if kind == FLOAT else f"{least:.0f} to {most:.0f}"
+                raise SourceError(f"{told(node)}: its attribute {name} is {number:g}; it takes {allowed}")
 
 
 def _numbers(value: Any) -> tuple[float, ...]:
@@ -66,11 +67,11 @@ def _numbers(value: Any) -> tuple[float, ...]:
 
 
 def given_inputs(node: ir.Node, count: int, needed: int = 1) -> list[Any]:
-    """The inputs of a node that takes so many at most, None where one is absent; InputError for more, or where one of the first
+    """The inputs of a node that takes so many at most, None where one is absent; SourceError for more, or where one of the first
     that are `needed` is absent."""
     given = padded_inputs(node, count)
     if len(given) > count:
-        raise InputError(f"{told(node)} has {counted(len(given), 'input')}; it takes {count} at most")
+        raise SourceError(f"{told(node)} has {counted(len(given), 'input')}; it takes {count} at most")
     if absent := [index for index in range(needed) if given[index] is None]:
-        raise InputError(f"{told(node)} has no input {absent[0]}, which it needs")
+        raise SourceError(f"{told(node)} has no input {absent[0]}, which it needs")
     return given

@@ -11,7 +11,7 @@ from typing import Any
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
-from ..core import CheckFailed, InputError, counted, did_you_mean
+from ..core import CheckFailed, InputError, SourceError, counted, did_you_mean
 from ..graph import DOMAIN, OPSET, ORIGIN, WEIGHT_ORIGINS, Graph, spread_origin
 from .builder import Body, Builder, Speller
 from .declared import check_attributes, of_node, told
@@ -23,7 +23,8 @@ def expand(graph: Graph, lowerings: Mapping[str, Body] = {}) -> Graph:
 
     New nodes and values are named after the node and the output they come from, and carry the node's metadata. Outputs keep their
     type and shape; the other new values get theirs from ONNX's shape inference (values of foreign operators have none unless the
-    lowering sets them). Raises InputError for an opset below 20 or an operator that nobody defines.
+    lowering sets them). Raises InputError for an opset below 20, SourceError for an operator that nobody
+    defines.
     """
     copy = _copy_at_opset(graph)
     known = {value.name: (value.type, value.shape) for node in copy.model.graph.all_nodes() for value in node.outputs}
@@ -60,7 +61,7 @@ def taken_names(model: ir.Model) -> set[str | None]:
 
 def _body(node: ir.Node) -> Body:
     if node.op_type not in BODIES:
-        raise InputError(f"node {node.name!r}: unknown operator bertc.{node.op_type}{did_you_mean(node.op_type, BODIES)}")
+        raise SourceError(f"{told(node)} has an unknown operator{did_you_mean(node.op_type, BODIES)}")
     return BODIES[node.op_type]
 
 

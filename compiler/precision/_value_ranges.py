@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ..core import DataError
+from ..core import DataError, RunFailed
 from ..data import Sample
 from ..graph import Graph, drop_unused_initializers, subgraphs
 from ..runtime import reference
@@ -251,8 +251,8 @@ class _Part:
         feeds = {name: values[name] for name in self._names}
         try:
             found = self._session.run(self._outputs, {**self._weights, **feeds})
-        except Exception as error:  # onnxruntime's exceptions share no public base class
-            raise DataError(f"the float32 graph does not run on {label}: {str(error).strip().splitlines()[0]}") from error
+        except RunFailed as error:
+            raise DataError(f"the float32 graph on {label}: {error}") from error
         return dict(zip(self._outputs, found, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""A session whose runs end: a Loop that computes its condition may go on for ever, and ONNX Runtime has no limit of its own."""
+"""Sessions whose runs fail in words, and end: a Loop may go on for ever, and ONNX Runtime has no limit of its own."""
 
 from __future__ import annotations
 
@@ -9,21 +9,36 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core import BuildFailed, InputError
+from ..core import BuildFailed, InputError, RunFailed, first_line
 
 LIMIT = "BERTC_LOOP_SECONDS"
 SECONDS = 300.0  # of one run; a decoder's loop over 512 tokens takes some tens
 NAME = b"Loop"  # as the operator's name lies in a file
 
 
-class BoundedSession:
-    """An ONNX Runtime session; `run` raises BuildFailed after the limit, and from then on at once."""
+class Session:
+    """An ONNX Runtime session whose `run` raises RunFailed with ONNX Runtime's words: its own exceptions share no base class."""
 
-    def __init__(self, session: Any, seconds: float) -> None:
-        self._session, self._seconds, self._hung = session, seconds, False
+    def __init__(self, session: Any) -> None:
+        self._session = session
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
+
+    def run(self, names: Sequence[str] | None, feeds: Mapping[str, Any], options: Any = None) -> Any:
+        """As the session's."""
+        try:
+            return self._session.run(names, feeds, options)
+        except Exception as error:
+            raise RunFailed(f"ONNX Runtime loads the graph and cannot run it: {first_line(error)}") from error
+
+
+class BoundedSession(Session):
+    """A session whose `run` raises BuildFailed after the limit, and from then on at once."""
+
+    def __init__(self, session: Any, seconds: float) -> None:
+        super().__init__(session)
+        self._seconds, self._hung = seconds, False
 
     def run(self, names: Sequence[str] | None, feeds: Mapping[str, Any], options: Any = None) -> Any:
         """As the session's. ONNX Runtime looks at `terminate` before each node, of the bodies of loops too."""
@@ -35,8 +50,8 @@ class BoundedSession:
         if not self._hung:
             timer.start()
             try:
-                return self._session.run(names, feeds, options)
-            except Exception:  # onnxruntime's exceptions share no public base class
+                return super().run(names, feeds, options)
+            except RunFailed:
                 if not options.terminate:
                     raise
                 self._hung = True

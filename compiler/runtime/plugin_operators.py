@@ -50,7 +50,7 @@ def spell_plugins(model: ir.Model) -> None:
 
 
 def _meaning(op: Any, node: ir.Node) -> Sequence[ir.Value]:
-    where = f"{PLUGIN} of node {node.name!r:.200}"
+    where = f"its metadata {PLUGIN}"  # replace_node names the node
     meant = parse_json(node.metadata_props.get(PLUGIN, ""), Meaning, where=where, error=ArtifactError)
     slots, known = meant["slots"], {**BODIES, **OWN}
     if meant["operator"] not in known or len(slots) != len(node.inputs) or max(slots, default=0) >= meant["count"]:

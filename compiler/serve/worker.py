@@ -11,10 +11,11 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core import BertcError, Missing, die_with_parent, profiles
+from ..core import BertcError, Missing, RunFailed, die_with_parent, profiles
 from . import memory
 from .frames import MOST_HEAD, SIZES, Head, pack, unpack_arrays, unpack_head
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ..runtime import Runner
 
 LOG = logging.getLogger("bertc.serve")
+KINDS: Mapping[type[BertcError], str] = {Missing: "missing", RunFailed: ""}  # any other is "ours"
 TRIM_EVERY = 32  # requests: what batches of many models freed lies between what sessions keep, and grows without it
 
 
@@ -45,7 +47,9 @@ class Worker:
             try:
                 answer, outputs = getattr(self, f"_{head.op}")(head, arrays)
             except BertcError as error:
-                kind = "missing" if isinstance(error, Missing) else "ours"
+                if isinstance(error, RunFailed):  # the engine's fault or the request's: nobody can tell
+                    LOG.error("a batch failed: %s", error)
+                kind = KINDS.get(type(error), "ours")
                 answer, outputs = Head("failed", facts={"error": str(error), "kind": kind}), {}
             except Exception as error:  # a batch that fails must not take the worker down: the cause goes to who asked
                 LOG.exception("a batch failed")

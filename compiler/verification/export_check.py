@@ -14,13 +14,14 @@ from ..artifact import goldens
 from ..core import (
     Advance,
     BertcError,
-    DataError,
     ExportFailed,
     Feeds,
     Outputs,
     Profile,
     RecipeError,
+    RunFailed,
     first_line,
+    raise_unless_of_run,
     stop_if_exhausted,
 )
 from ..data import Layout, Sample, dead_rows_of, live_rows, special_ids
@@ -197,9 +198,8 @@ def _run_source(source: Source, sample: Sample) -> Outputs:
     assert source.run is not None
     try:
         outputs = source.run(sample.feeds)
-    except (BertcError, OSError, MemoryError):
-        raise
-    except Exception as error:  # PyTorch's and onnxruntime's exceptions share no public base class
+    except Exception as error:  # PyTorch's exceptions share no public base class
+        raise_unless_of_run(error)
         why = first_line(error)
         raise ExportFailed(
             f"the source fails at {sample.label}: {why}. It must take every size of its dynamic dimensions: "
@@ -240,11 +240,9 @@ def _what_differs(runner: Runner, sample: Sample, expected: Outputs, comparison:
     """What is wrong with the graph at this sample; its comparison where it is too far away, judged alone; or None."""
     try:
         got = runner.run(sample.feeds)
-    except DataError:
-        raise
-    except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no public base class
+    except RunFailed as error:
         stop_if_exhausted(error)
-        return f"ONNX Runtime cannot run it: {str(error).strip().splitlines()[0]}"
+        return str(error)
     one = Comparison(comparison.task, layout=comparison.layout, ties=comparison.ties)
     try:
         one.add(expected, got, sample)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..core import BertcError, ExportFailed, Outputs, first_line, stop_if_exhausted
+from ..core import ExportFailed, Outputs, first_line, raise_unless_of_run
 from ..data import Layout, Sample, live_rows
 from . import budgets
 from .budgets import Budget
@@ -36,10 +36,8 @@ def check_given(source: Source, samples: Sequence[Sample], outputs: Sequence[Out
     for sample, made in zip(samples, outputs, strict=True):
         try:
             wanted = given.run(sample.feeds)
-        except (BertcError, OSError, MemoryError):
-            raise
-        except Exception as error:  # noqa: BLE001 - PyTorch's and onnxruntime's exceptions share no public base class
-            stop_if_exhausted(error)
+        except Exception as error:  # noqa: BLE001 - PyTorch's exceptions share no public base class
+            raise_unless_of_run(error)
             failed = first_line(error)
             continue
         if not _finite(wanted, sample, layout):

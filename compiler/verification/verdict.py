@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .. import targets
 from ..artifact import Artifact, goldens, read_in_place
 from ..artifact import manifest as artifact
-from ..core import Advance, DataError, Feeds, InputError, Missing, Outputs, Progress, VerifyFailed
+from ..core import Advance, DataError, Feeds, InputError, Missing, Outputs, Progress, RunFailed, VerifyFailed, naming
 from ..data import Labels, Layout, Sample, read_data
 from ..graph import Graph, load_graph, short_reason
 from ..packing import zero_padding
@@ -177,7 +177,7 @@ def _verify_all(
     open_cached = functools.cache(open_reference)  # several artifacts have one source: it is loaded once
     for each in artifact.find_artifacts(path):
         found = artifact.open_artifact(each)
-        with log.stage(f"verify {each.name}") as advance:
+        with log.stage(f"verify {each.name}") as advance, naming(each):
             truth = find_truth(found, data_path, against, open_cached)
             graph = found.graph()
             recorded, carried = recorded_limits(found.manifest), _carries(found.manifest, graph)
@@ -350,9 +350,7 @@ def run_once(directory: Path, samples: Sequence[Sample]) -> str:
     sample = min(samples, key=lambda each: sum(array.size for array in each.feeds.values()))
     try:
         ReferenceRunner(load_graph(directory / artifact.GRAPH)).run(sample.feeds)
-    except (DataError, Missing):
-        raise
-    except Exception as error:  # onnxruntime's exceptions share no public base class
+    except RunFailed as error:
         raise VerifyFailed(f"the graph does not run at {sample.label}: {short_reason(error)}; nothing was written") from error
     return "its graph was run once"
 
@@ -371,6 +369,7 @@ def load_runner(path: Path) -> Runner:
     ready = targets.get(found.target).available()
     if not ready.run:
         raise Missing(f"the engine of {path} (target {found.target}) cannot run here: {ready.reason}. {ready.install}")
-    runner = targets.get(found.target).load(path, found.manifest)
+    with naming(path):
+        runner = targets.get(found.target).load(path, found.manifest)
     runner.tokenizer, runner.index_bounds, runner.masks = found.tokenizer, found.index_bounds, found.masks
     return runner

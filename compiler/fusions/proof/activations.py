@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from ...core import BertcError, DataError, Feeds, stop_if_exhausted
+from ...core import BertcError, DataError, Feeds, RunFailed, stop_if_exhausted
 from ...data import Sample, dead_rows
 from ...graph import Graph
 from ...runtime import reference_session
@@ -51,7 +51,7 @@ def _run(graph: Graph, names: Sequence[str], candidates: Iterator[Feeds]) -> tup
     for feeds in candidates:
         try:
             return feeds, runner.run(names, {**weights, **feeds})
-        except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no public base class
+        except RunFailed as error:
             stop_if_exhausted(error)
             why = str(error).strip().splitlines()[0]
     raise DataError(why)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from ...core import BertcError, CheckFailed, DataError, Dim, Feeds, Outputs, SourceError, stop_if_exhausted
+from ...core import CheckFailed, DataError, Dim, Feeds, Outputs, SourceError, raise_unless_of_run, stop_if_exhausted
 from ...data import Sample
 from ...data import synthetic as data
 from ...graph import Graph, Refused, short_reason
@@ -53,10 +53,8 @@ def check_written(
     for sample in samples:
         try:
             wanted = run(sample.feeds)
-        except BertcError:
-            raise
-        except Exception as error:  # noqa: BLE001 - a table shorter than the sample; onnxruntime has no public base class
-            stop_if_exhausted(error)
+        except Exception as error:  # noqa: BLE001 - a table shorter than the sample
+            raise_unless_of_run(error)
             failed = f"{sample.label}: {short_reason(error)}"
             continue
         got = _answer(fused, sample)
@@ -114,7 +112,7 @@ class Nudges:
                 try:
                     right, moved = wanted(sample.feeds), runner.run(sample.feeds)
                     each = {n: _difference(moved, n, array, sample.label, sample.dead_rows) for n, array in right.items()}
-                except Exception as error:  # noqa: BLE001 - a table shorter than the sample; onnxruntime has no public base class
+                except Exception as error:  # noqa: BLE001 - a table shorter than the sample
                     stop_if_exhausted(error)
                     continue  # the samples that run are told by the caller
                 self.moved = {name: max(size, self.moved.get(name, 0.0)) for name, size in each.items()}

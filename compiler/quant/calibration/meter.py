@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from ...core import DataError
+from ...core import DataError, RunFailed
 from ...data import RealPositions, UnpaddedSample
 from ...graph import Graph
 from ...runtime import reference, with_outputs
@@ -37,8 +37,8 @@ class Meter:
             return fed
         try:
             return dict(zip(self._run, self._session.run(self._run, {**self._weights, **row.feeds}), strict=True)) | fed
-        except Exception as error:  # onnxruntime's exceptions share no public base class
-            raise DataError(f"the float32 graph does not run on {row.label}: {str(error).strip().splitlines()[0]}") from error
+        except RunFailed as error:
+            raise DataError(f"the float32 graph on {row.label}: {error}") from error
 
     def ahead(self, samples: Iterator[UnpaddedSample]) -> Iterator[list[tuple[UnpaddedSample, Arrays]]]:
         """Samples with their tensors, some short ones at a time; the next one runs while these are counted."""

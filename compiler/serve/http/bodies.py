@@ -12,7 +12,7 @@ import msgspec
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from ...core import BertcError, printable
+from ...core import BertcError, RunFailed, printable
 from ..errors import NotFound, Refused, TooLong, TooSlow, WrongMedia
 from ..model import Request, ServedModel
 
@@ -124,6 +124,6 @@ def refusal(error: BaseException) -> Response:
         headers = {} if error.retry_after is None else {"retry-after": str(math.ceil(max(error.retry_after, 0.001)))}
         headers |= {"connection": "close"} if isinstance(error, TooSlow) else {}
         return answer({"error": printable(str(error)), "error_type": error.kind}, error.status, headers)
-    if isinstance(error, BertcError):
+    if isinstance(error, BertcError) and not isinstance(error, RunFailed):
         return answer({"error": printable(str(error)), "error_type": "bad_request"}, 400)
     return answer({"error": "the server failed; its log has the cause", "error_type": "internal"}, 500)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core import ArtifactError, BuildFailed, Feeds, Missing, Outputs, TensorSpec, did_you_mean, profiles
+from ...core import ArtifactError, BuildFailed, Feeds, Missing, Outputs, RunFailed, TensorSpec, did_you_mean, profiles
 from ...runtime import Runner, import_onnxruntime
 from .._model_file import ModelFile
 from .placement import ARITHMETIC
@@ -121,7 +121,7 @@ class _Recorded:
 
 
 def _run(session: Any, binding: Any, options: Any) -> None:
-    """Raises Missing where cuDNN or device memory is missing, BuildFailed with ONNX Runtime's words where it fails else."""
+    """Raises Missing where cuDNN or device memory is missing, RunFailed with ONNX Runtime's words where it fails else."""
     try:
         session.run_with_iobinding(binding, options)
     except Exception as error:  # onnxruntime's exceptions share no public base class
@@ -130,7 +130,7 @@ def _run(session: Any, binding: Any, options: Any) -> None:
             raise Missing(f"cuDNN 9 does not load, which reductions and convolutions need: {LIBRARIES} ({text})") from error
         if "allocate" in text or "out of memory" in text:
             raise Missing(f"too little device memory: run fewer rows, or raise gpu_mem_limit in the manifest ({text})") from error
-        raise BuildFailed(f"ONNX Runtime fails on the GPU: {text}") from error
+        raise RunFailed(f"ONNX Runtime loads the graph and cannot run it on the GPU: {text}") from error
 
 
 def run_options(graph: str | None) -> Any:

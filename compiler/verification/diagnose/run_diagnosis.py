@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...artifact import Artifact, goldens
 from ...artifact import manifest as artifact
-from ...core import Progress, counted
+from ...core import Progress, counted, naming
 from ...data import Sample, preprocess
 from ...graph import Graph
 from ...runtime import emulate_rounding
@@ -40,7 +40,7 @@ def measure_artifact_drift(
     graph = found.graph(mapped=True)
     with log.stage("open the source"):
         plain, name, more = _float32_graph(found, graph, against)
-    with log.stage(f"drift of {path.name}") as advance:
+    with log.stage(f"drift of {path.name}") as advance, naming(path):
         return drift.measure_drift(plain, graph, samples, name, advance, (*notes, *more))
 
 
@@ -94,5 +94,5 @@ def bisect_artifact(
     notes = [note] if note else []
     notes += [f"used: {len(pairs)} of {counted(len(truth.samples), 'sample')}"] if len(pairs) < len(truth.samples) else []
     allowed = budget_for(found.precision, verification.recorded_limits(found.manifest), budget)
-    with log.stage(f"bisect {path.name}") as advance:
+    with log.stage(f"bisect {path.name}") as advance, naming(path):
         return bisection.bisect_graph(path, graph, found.task, allowed, pairs, weights, advance, tuple(notes))

@@ -47,11 +47,11 @@ def test_a_meaning_is_spelt_out() -> None:
     ],
 )
 def test_another_meaning_is_damage(change: dict[str, object]) -> None:
-    with pytest.raises(ArtifactError, match=f"{PLUGIN} of node 'odd'"):
+    with pytest.raises(ArtifactError, match=rf"^node 'odd' \(bertc.plugins.anything\): its metadata {PLUGIN}"):
         spell_plugins(model(json.dumps({**MEANT, **change})))
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "[]", "null", "[" * 10**5])
 def test_no_meaning_is_damage(text: str | None) -> None:
-    with pytest.raises(ArtifactError, match=f"{PLUGIN} of node 'odd'"):
+    with pytest.raises(ArtifactError, match=rf"^node 'odd' \(bertc.plugins.anything\): its metadata {PLUGIN}"):
         spell_plugins(model(text))
