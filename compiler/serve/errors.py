@@ -42,6 +42,13 @@ class WrongMedia(Refused):
     kind = "wrong_media_type"
 
 
+class Poisonous(Refused):
+    """A request that ended the workers which ran it."""
+
+    status = 422
+    kind = "poisonous"
+
+
 class Overloaded(Refused):
     """As many rows wait as may."""
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..artifact import MANIFEST, Stamps
 from ..core import BertcError, Feeds, Missing, Outputs, hash_file
 from . import memory
+from .deaths import WINDOW, Recent, reason
 from .errors import Unavailable, WorkerDied
 from .frames import SIZES, Head, pack, unpack_arrays, unpack_head
 
@@ -110,7 +111,7 @@ class ProcessPool:
         self._idle: collections.deque[_Worker] = collections.deque()
         self._workers: list[_Worker] = []
         self._wanted: collections.deque[asyncio.Future[_Worker]] = collections.deque()
-        self._jobs = 0
+        self._jobs, self._deaths = 0, Recent()
         self._closing = False
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -361,8 +362,9 @@ class ProcessPool:
 
     async def _revive(self, dead: _Worker) -> None:
         """Start another worker, again and again with longer pauses: what is wrong may be mended while the server runs."""
-        code = await asyncio.to_thread(_end, dead.process)
-        LOG.warning("worker %d ended (exit %d); another is started", dead.process.pid, code)
+        often = self._deaths.count(asyncio.get_running_loop().time())
+        why = reason(await asyncio.to_thread(_end, dead.process))
+        LOG.warning("worker %d ended (%s), %d within %g s; another is started", dead.process.pid, why, often, WINDOW)
         pause, most = PAUSES
         while not self._closing:
             try:

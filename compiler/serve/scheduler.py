@@ -16,7 +16,8 @@ from ..core import BertcError, Feeds, Outputs
 from . import planner
 from .batches import Batching
 from .cost import CostModel
-from .errors import DeadlinePassed, Overloaded, Refused, TooLong, Unavailable, WorkerDied
+from .deaths import Deadly
+from .errors import DeadlinePassed, Overloaded, Poisonous, Refused, TooLong, Unavailable, WorkerDied
 from .planner import Policy, Row
 from .pool import Pool
 
@@ -70,6 +71,7 @@ class Scheduler:
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting = 0  # batches that have a worker each, and have not asked the pool for it yet
         self._open = 0  # requests that are not answered
+        self._deadly = Deadly()
         self.stopped = False
 
     @property
@@ -85,7 +87,7 @@ class Scheduler:
     async def submit(self, model: str, rows: Sequence[Feeds], deadline: float = math.inf) -> list[Outputs]:
         """The outputs of each row. `deadline`: seconds from now.
 
-        Raises TooLong, Overloaded, DeadlinePassed, Unavailable, BertcError.
+        Raises TooLong, Overloaded, DeadlinePassed, Poisonous, Unavailable, BertcError.
 
         Rows of a request that is given up, by its deadline or because the caller went away, leave the queue.
         """
@@ -101,6 +103,8 @@ class Scheduler:
                 lane.wait_estimate(self.free + lane.running),
             )
         now = loop.time()
+        if any(self._deadly.holds(lane.name, feeds, now) for feeds in rows):
+            raise Poisonous(f"this request ended {TRIES} workers a short while ago; {model!r} does not run it again")
         made = [self._enqueue(lane, feeds, now, deadline, loop.create_future()) for feeds in rows]
         answers = [each.answer for each in made]
         self._open += 1
@@ -178,8 +182,7 @@ class Scheduler:
                 each.tries += 1
             for each in rows:
                 if each.tries >= TRIES:
-                    why = f": {error}" if str(error) else ""
-                    _settle(each, Unavailable(f"{TRIES} workers ended while they ran this request{why}"))
+                    self._give_up(lane, each, f": {error}" if str(error) else "")
             self._again(lane, rows)
         except Exception as error:  # whatever went wrong in a row is the answer of its request; the scheduler goes on
             if len(rows) > 1:
@@ -192,6 +195,11 @@ class Scheduler:
         finally:
             lane.running -= 1
             self._turn()
+
+    def _give_up(self, lane: Lane, waiting: _Waiting, why: str) -> None:
+        self._deadly.add(lane.name, waiting.feeds, asyncio.get_running_loop().time())
+        LOG.error("%d workers ended while they ran a request for %s%s; it is not run again", TRIES, lane.name, why)
+        _settle(waiting, Unavailable(f"{TRIES} workers ended while they ran this request{why}"))
 
     def _again(self, lane: Lane, rows: list[_Waiting]) -> None:
         """Back into the queue, before what came later. Each runs by itself now: one may be at fault, the others are not."""

@@ -11,10 +11,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ...core import VERSION
-from ..errors import DeadlinePassed, NotFound, Overloaded, Refused, TooLong, TooSlow, Unavailable, WrongMedia
+from ..errors import DeadlinePassed, NotFound, Overloaded, Poisonous, Refused, TooLong, TooSlow, Unavailable, WrongMedia
 from .bodies import DEADLINE, answer, server_of
 
-REFUSALS = (Refused, NotFound, TooSlow, TooLong, WrongMedia, Overloaded, Unavailable, DeadlinePassed)
+REFUSALS = (Refused, NotFound, TooSlow, TooLong, WrongMedia, Poisonous, Overloaded, Unavailable, DeadlinePassed)
 SCHEMAS = "#/components/schemas/{name}"
 
 

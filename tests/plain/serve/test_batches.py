@@ -19,7 +19,7 @@ from bertc.core import BertcError, DataError, Dim, Feeds, Outputs, Range, Tensor
 from bertc.serve import batches, measure, trial
 from bertc.serve.batches import Batching
 from bertc.serve.cost import CostModel
-from bertc.serve.errors import DeadlinePassed, Overloaded, Refused, TooLong, Unavailable, WorkerDied
+from bertc.serve.errors import DeadlinePassed, Overloaded, Poisonous, Refused, TooLong, Unavailable, WorkerDied
 from bertc.serve.model import Request, ServedModel
 from bertc.serve.planner import Policy
 from bertc.serve.pool import ThreadPool
@@ -229,6 +229,10 @@ def test_a_row_that_ends_its_workers_takes_two_with_it_and_no_neighbour(runner: 
         pool.kills = 39
         scheduler = queue(runner, pool, Policy("count", max_rows=3, max_wait=1.0))
         found = await asyncio.gather(*(scheduler.submit("m", [row]) for row in (good, bad, good)), return_exceptions=True)
+        for rows in ([bad], [good, bad]):  # a client that tries again
+            with pytest.raises(Poisonous, match="ended 2 workers a short while ago; 'm' does not run it again"):
+                await scheduler.submit("m", rows)
+        assert len(await scheduler.submit("m", [good])) == 1
         return found, pool.deaths
 
     (one, failed, other), deaths = asyncio.run(asked())
