@@ -43,7 +43,7 @@ class WrongMedia(Refused):
 
 
 class Poisonous(Refused):
-    """A request that ended the workers which ran it."""
+    """A request on which its workers crashed."""
 
     status = 422
     kind = "poisonous"

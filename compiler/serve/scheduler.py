@@ -104,7 +104,7 @@ class Scheduler:
             )
         now = loop.time()
         if any(self._deadly.holds(lane.name, feeds, now) for feeds in rows):
-            raise Poisonous(f"this request ended {TRIES} workers a short while ago; {model!r} does not run it again")
+            raise Poisonous(f"{TRIES} workers crashed on this request a short while ago; {model!r} does not run it again")
         made = [self._enqueue(lane, feeds, now, deadline, loop.create_future()) for feeds in rows]
         answers = [each.answer for each in made]
         self._open += 1
@@ -182,7 +182,7 @@ class Scheduler:
                 each.tries += 1
             for each in rows:
                 if each.tries >= TRIES:
-                    self._give_up(lane, each, f": {error}" if str(error) else "")
+                    self._give_up(lane, each, str(error))
             self._again(lane, rows)
         except Exception as error:  # whatever went wrong in a row is the answer of its request; the scheduler goes on
             if len(rows) > 1:
@@ -197,9 +197,12 @@ class Scheduler:
             self._turn()
 
     def _give_up(self, lane: Lane, waiting: _Waiting, why: str) -> None:
-        self._deadly.add(lane.name, waiting.feeds, asyncio.get_running_loop().time())
-        LOG.error("%d workers ended while they ran a request for %s%s; it is not run again", TRIES, lane.name, why)
-        _settle(waiting, Unavailable(f"{TRIES} workers ended while they ran this request{why}"))
+        """`why`: we ended the worker, as one that hangs. The machine may have stood still; a crash is the request's."""
+        if not why:
+            self._deadly.add(lane.name, waiting.feeds, asyncio.get_running_loop().time())
+        told = f": {why}" if why else ""
+        LOG.error("%d workers ended while they ran a request for %s%s", TRIES, lane.name, told or ", which is not run again")
+        _settle(waiting, Unavailable(f"{TRIES} workers ended while they ran this request{told}"))
 
     def _again(self, lane: Lane, rows: list[_Waiting]) -> None:
         """Back into the queue, before what came later. Each runs by itself now: one may be at fault, the others are not."""

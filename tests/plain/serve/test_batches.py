@@ -230,7 +230,7 @@ def test_a_row_that_ends_its_workers_takes_two_with_it_and_no_neighbour(runner: 
         scheduler = queue(runner, pool, Policy("count", max_rows=3, max_wait=1.0))
         found = await asyncio.gather(*(scheduler.submit("m", [row]) for row in (good, bad, good)), return_exceptions=True)
         for rows in ([bad], [good, bad]):  # a client that tries again
-            with pytest.raises(Poisonous, match="ended 2 workers a short while ago; 'm' does not run it again"):
+            with pytest.raises(Poisonous, match="2 workers crashed on this request a short while ago; 'm' does not run it again"):
                 await scheduler.submit("m", rows)
         assert len(await scheduler.submit("m", [good])) == 1
         return found, pool.deaths
