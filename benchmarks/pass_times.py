@@ -28,7 +28,7 @@ FUNCTIONS = {
     "bertc.source": ("settle_sizes", "truth_of_file"),
     "bertc.graph.opset": ("upgrade_opset",),
     "bertc.graph.normalization": (
-        "normalize", "fold_constants", "eliminate_identities", "share_dims", "unify_dims", "deduplicate_initializers",
+        "normalize", "fold_small", "eliminate_identities", "share_dims", "unify_dims", "deduplicate_initializers",
         "restore_io", "name_apart",
     ),
     "bertc.fusions.engine": ("mark_origins", "sink_swaps", "_activations"),

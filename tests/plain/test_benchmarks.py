@@ -22,3 +22,13 @@ def test_they_import() -> None:
     assert len(names) > 20
     for name in names:
         importlib.import_module(f"benchmarks.{name}")
+
+
+def test_the_passes_that_are_timed_are_there() -> None:
+    """A function that moved would end the benchmark after minutes."""
+    from benchmarks.pass_times import FUNCTIONS
+
+    gone = [
+        f"{module}.{n}" for module, names in FUNCTIONS.items() for n in names if not hasattr(importlib.import_module(module), n)
+    ]
+    assert FUNCTIONS and not gone
