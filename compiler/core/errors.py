@@ -85,9 +85,14 @@ def naming(
     try:
         yield
     except of as error:
-        if not isinstance(error, Missing | DataError) and not any(each.name in str(error) for each in (path, *others)):
+        if not isinstance(error, Missing | DataError) and not any(_names(str(error), each) for each in (path, *others)):
             error.args = (f"{path}: {error}",)
         raise
+
+
+def _names(message: str, path: Path) -> bool:
+    """Whether a message has the last part of a path as a word: a folder may be called `o`."""
+    return re.search(rf"(?<![\w.]){re.escape(path.name)}(?!\w)", message) is not None
 
 
 def first_line(error: BaseException) -> str:

@@ -46,4 +46,5 @@ def test_a_path_is_named_once_and_only_where_it_is_at_fault() -> None:
     assert said(RunFailed("it does not run")) == "out/art: it does not run"
     assert said(ArtifactError("out/art lacks a file")) == "out/art lacks a file"
     assert said(ArtifactError("out/other is no artifact")) == "out/other is no artifact"
+    assert said(RunFailed("a part of others.onnx")).startswith("out/art: "), "art is no word there"
     assert said(Missing("no GPU")) == "no GPU" and said(DataError("texts.txt is empty")) == "texts.txt is empty"
