@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ..core import ArtifactError, InputError, SourceError, counted
+from ..core import InputError, SourceError, counted
 from .builder import padded_inputs
 
 INT, INTS, FLOAT, TEXT = (getattr(ir.AttributeType, name) for name in ("INT", "INTS", "FLOAT", "STRING"))
@@ -36,13 +36,13 @@ def told(node: ir.Node) -> str:
 
 @contextlib.contextmanager
 def of_node(node: ir.Node) -> Iterator[None]:
-    """What is wrong with a node, by a body that reads it, with the node's name: a SourceError, or the body's ArtifactError."""
+    """What is wrong with a node, by a body that reads it, with the node's name: a SourceError, or the body's own class."""
     try:
         yield
     except InputError as error:
         if str(error).startswith("node "):  # the body's own stand-in said so
             raise
-        kind = ArtifactError if isinstance(error, ArtifactError) else SourceError
+        kind = SourceError if type(error) is InputError else type(error)
         raise kind(f"{told(node)}: {error}") from error
 
 
