@@ -146,7 +146,7 @@ def test_no_samples_and_samples_that_do_not_fit_are_errors() -> None:
     source = graph("y = Relu (x)")
     with pytest.raises(DataError, match="no samples"):
         precision.get("fp16").apply(source, Evidence((), "nothing"))
-    with pytest.raises(DataError, match="float32 graph on sample 0: .*cannot run it"):
+    with pytest.raises(DataError, match=r"float32 graph on sample 0: .*cannot run it"):
         precision.get("fp16").apply(source, evidence({"x": np.ones((1, 3), np.float32)}))
 
 
